@@ -1,1 +1,60 @@
-"""The op table."""
+"""The op table: importing this module declares every op."""
+
+from graphsched.ops.attention import flash_attn_ext, soft_max
+from graphsched.ops.elementwise import (
+    add,
+    clamp,
+    div,
+    fused_mul_unary,
+    gelu,
+    mul,
+    relu,
+    scale,
+    sigmoid,
+    silu,
+    softcap,
+    sqr,
+    sum_rows,
+    unary,
+)
+from graphsched.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id
+from graphsched.ops.moe import grouped_top_k, multi_add, top_k
+from graphsched.ops.movement import concat, cont, get_rows, reshape, set_rows, view
+from graphsched.ops.norm import fused_rms_norm, rms_norm
+from graphsched.ops.rope import Rope, rope
+
+__all__ = [
+    "Rope",
+    "add",
+    "add_id",
+    "clamp",
+    "concat",
+    "cont",
+    "div",
+    "flash_attn_ext",
+    "fused_mul_unary",
+    "fused_rms_norm",
+    "gelu",
+    "get_rows",
+    "grouped_top_k",
+    "moe_fused_up_gate",
+    "mul",
+    "mul_mat",
+    "mul_mat_id",
+    "multi_add",
+    "relu",
+    "reshape",
+    "rms_norm",
+    "rope",
+    "scale",
+    "set_rows",
+    "sigmoid",
+    "silu",
+    "soft_max",
+    "softcap",
+    "sqr",
+    "sum_rows",
+    "top_k",
+    "unary",
+    "view",
+]

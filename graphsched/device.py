@@ -1,0 +1,66 @@
+"""What a backend offers: open a runtime, compile graphs for it, run them. Backends are found by name."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.errors import OptionError
+from graphsched.graph import Graph
+from graphsched.tensor import Extent, Tensor
+
+Raw = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+KNOWN = ("cpu", "reference")
+
+
+class Executable(Protocol):
+    """A graph ready to run."""
+
+    @property
+    def outputs(self) -> tuple[NDArray[Any], ...]:
+        """Results of the last run, cut to its actual lengths; valid until the next run."""
+
+    def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
+
+
+class Runtime(Protocol):
+    """Weights, inputs and caches of one session on one backend."""
+
+    def input(self, leaf: Tensor) -> NDArray[Any]:
+        """The host array that feeds an input, at its largest capacity."""
+
+    def compile(self, graph: Graph, progress: Progress | None = None) -> Executable: ...
+
+    def abort(self, on: bool) -> None:
+        """Makes a run in progress end early (called from another thread), or allows runs again."""
+
+
+class Backend(Protocol):
+    """A way to run graphs."""
+
+    def open(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> Runtime:
+        """A runtime over weights given as raw bytes; inputs are sized by `capacities` (extent word -> length)."""
+
+
+def get(name: str) -> Backend:
+    """The backend by name; its module is imported on use."""
+    if name not in KNOWN:
+        raise OptionError(f"no backend {name!r}; there are {', '.join(KNOWN)}")
+    module = importlib.import_module(f"graphsched.backends.{name}")
+    return module.BACKEND
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""
+
+    lengths: Mapping[str, int]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)

@@ -1,0 +1,12 @@
+"""Every GRAPHSCHED_* environment variable."""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Where compiled kernels are kept: GRAPHSCHED_CACHE_DIR, or graphsched in the user's cache folder."""
+    if own := os.environ.get("GRAPHSCHED_CACHE_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(base) / "graphsched"

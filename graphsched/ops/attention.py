@@ -1,0 +1,121 @@
+"""Attention over the KV cache, and softmax."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphsched import dtypes
+from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.tensor import Tensor, TensorType, f32, i32
+
+
+def visible(where: Array, cells: Array, window: int = 0, chunk: int = 0) -> Array:
+    """bool [tokens, cells]: which cells a token sees.
+
+    where [tokens, 2] and cells [cells, 2] hold (sequence, position); a free cell has sequence -1. A token sees its
+    own sequence up to its own position: the last `window` positions, and nothing before its own `chunk`.
+    """
+    seq, pos = where[:, :1], where[:, 1:]
+    seen = (cells[:, 0] == seq) & (cells[:, 1] <= pos)
+    if window:
+        seen &= pos - cells[:, 1] < window
+    if chunk:
+        seen &= cells[:, 1] >= pos // chunk * chunk
+    return seen
+
+
+@op(Op.FLASH_ATTN_EXT)
+def flash_attn_ext(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    where: Tensor,
+    cells: Tensor,
+    sinks: Tensor | None = None,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> TensorType:
+    """softmax(scale · q·kᵀ + mask) · v per head; the mask comes from (sequence, position) of tokens and cells"""
+    require(len(q.shape) == len(k.shape) == len(v.shape) == 3, f"flash_attn_ext: {q}, {k}, {v} need three dimensions")
+    require(q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2], f"flash_attn_ext: {k} and {v} do not fit {q}")
+    require(q.shape[1] % k.shape[1] == 0, f"flash_attn_ext: {q.shape[1]} heads do not share {k.shape[1]} KV heads")
+    require(where.shape == (q.shape[0], 2) and cells.shape == (k.shape[0], 2), f"flash_attn_ext: {where}, {cells} do not fit")
+    return f32(*q.shape[:2], v.shape[2])
+
+
+@flash_attn_ext.reference
+def _(
+    q: Array,
+    k: Array,
+    v: Array,
+    where: Array,
+    cells: Array,
+    sinks: Array | None = None,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> Array:
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    score = np.einsum("thd,chd->htc", q, k, dtype=np.float64) * scale
+    if softcap:
+        score = softcap * np.tanh(score / softcap)
+    score = np.where(visible(where, cells, window, chunk), score, -np.inf)
+    top = score.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        top = np.maximum(top, sinks[:, None, None])
+    top = np.where(np.isfinite(top), top, 0.0)
+    p = np.exp(score - top)
+    total = p.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total += np.exp(sinks[:, None, None] - top)
+    return as_f32(np.einsum("htc,chd->thd", p / np.maximum(total, 1e-300), v))
+
+
+@flash_attn_ext.flops
+def _(q: TensorType, k: TensorType, v: TensorType, *_: TensorType, **attrs: float) -> int:
+    return 2 * int(q.shape[0]) * q.shape[1] * int(k.shape[0]) * (k.shape[2] + v.shape[2])
+
+
+@flash_attn_ext.cases
+def _() -> Iterator[Case]:
+    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0)
+    for t in kv:
+        for n_tokens, n_cells in ((1, 5), (1, 300), (7, 40), (33, 290)):
+            k = TensorType(t, (n_cells, 2, 32))
+            yield case(f32(n_tokens, 6, 32), k, k, i32(n_tokens, 2), i32(n_cells, 2), scale=0.2)
+    for d in (8, 24, 33, 48):
+        yield case(f32(3, 8, d), f32(20, 4, d), f32(20, 4, d), i32(3, 2), i32(20, 2), scale=0.3)
+    k = TensorType(dtypes.F16, (70, 2, 64))
+    yield case(f32(5, 4, 64), k, TensorType(dtypes.F16, (70, 2, 32)), i32(5, 2), i32(70, 2), scale=0.2)
+    yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), f32(4), scale=0.2, softcap=5.0, window=9)
+    yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), scale=0.2, chunk=16)
+
+
+@op(Op.SOFT_MAX, rowwise=True)
+def soft_max(x: Tensor) -> TensorType:
+    """softmax over the last dimension"""
+    return x.type
+
+
+@soft_max.reference
+def _(x: Array) -> Array:
+    p = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
+    return as_f32(p / p.sum(axis=-1, keepdims=True))
+
+
+@soft_max.flops
+def _(x: TensorType) -> int:
+    return 4 * x.numel
+
+
+@soft_max.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 8))
+    yield case(f32(5, 33))
+    yield case(f32(1, 256))

@@ -1,0 +1,141 @@
+"""Matrix products: dense, per head, and by expert."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphsched import dtypes
+from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.ops.elementwise import UNARY
+from graphsched.tensor import Tensor, TensorType, f32, i32
+
+WEIGHT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
+# 8-bit activations: what the fast kernels of quantised types cost against exact activations.
+ROUNDED = {t.name: 1e-9 if t in (dtypes.F32, dtypes.F16, dtypes.BF16) else 2e-4 for t in WEIGHT_TYPES}
+
+
+@op(Op.MUL_MAT, rowwise=True)
+def mul_mat(w: Tensor, x: Tensor) -> TensorType:
+    """y[t, n] = Σ_k w[n, k] · x[t, k]; with w[h, n, k] and x[t, h, k] one matrix per head"""
+    sentence = f"mul_mat: {w} does not fit {x}"
+    require(len(w.shape) in (2, 3) and len(x.shape) == len(w.shape), sentence)
+    require(w.shape[-1] == x.shape[-1] and w.shape[:-2] == x.shape[1:-1], sentence)
+    return f32(*x.shape[:-1], w.shape[-2])
+
+
+@mul_mat.reference
+def _(w: Array, x: Array) -> Array:
+    return x @ w.T if w.ndim == 2 else np.einsum("hnk,thk->thn", w, x, dtype=np.float32)
+
+
+@mul_mat.flops
+def _(w: TensorType, x: TensorType) -> int:
+    return 2 * w.numel * int(x.shape[0])
+
+
+@mul_mat.cases
+def _() -> Iterator[Case]:
+    for t in WEIGHT_TYPES:
+        for n_tokens in (1, 2, 7, 33):
+            for rows, k in ((1, 32), (37, 64), (16, 288), (130, 1024)):
+                w = TensorType(t, (rows, k))
+                yield case(w, f32(n_tokens, k), tolerance=ROUNDED[t.name])
+    for k in (1, 8, 33, 100):  # rows that the vector width does not divide
+        yield case(f32(5, k), f32(1, k))
+        yield case(TensorType(dtypes.F16, (19, k)), f32(6, k))
+    yield case(f32(4, 12, 32), f32(5, 4, 32))
+
+
+@op(Op.MUL_MAT_ID, rowwise=True)
+def mul_mat_id(w: Tensor, x: Tensor, ids: Tensor) -> TensorType:
+    """y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]; ids outside the range give zero rows"""
+    sentence = f"mul_mat_id: {w} does not fit {x} and ids {ids}"
+    require(len(w.shape) == 3 and len(x.shape) == 3 and len(ids.shape) == 2, sentence)
+    require(w.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1]), sentence)
+    return f32(*ids.shape, w.shape[1])
+
+
+@mul_mat_id.reference
+def _(w: Array, x: Array, ids: Array) -> Array:
+    out = np.zeros((*ids.shape, w.shape[1]), np.float32)
+    for t, u in np.argwhere((ids >= 0) & (ids < len(w))):
+        out[t, u] = w[ids[t, u]] @ x[t, u % x.shape[1]]
+    return out
+
+
+@mul_mat_id.flops
+def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
+    return 2 * ids.numel * w.shape[1] * w.shape[2]
+
+
+@mul_mat_id.nbytes
+def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
+    used = min(ids.numel, w.shape[0])  # experts read at most
+    return w.nbytes // w.shape[0] * used + x.nbytes + ids.nbytes + 4 * ids.numel * w.shape[1]
+
+
+@mul_mat_id.cases
+def _() -> Iterator[Case]:
+    for t in WEIGHT_TYPES:
+        for n_tokens in (1, 2, 33):
+            w, ids = TensorType(t, (6, 24, 64)), i32(n_tokens, 2)
+            yield case(w, f32(n_tokens, 1, 64), ids, ints={2: (-1, 7)}, tolerance=ROUNDED[t.name])
+            yield case(w, f32(n_tokens, 2, 64), ids, ints={2: (0, 6)}, tolerance=ROUNDED[t.name])
+
+
+@op(Op.MOE_FUSED_UP_GATE, rowwise=True)
+def moe_fused_up_gate(up: Tensor, gate: Tensor, x: Tensor, ids: Tensor, *, kind: str) -> TensorType:
+    """y[t, u] = kind(gate[ids[t, u]] · x[t]) · (up[ids[t, u]] · x[t]); ids outside the range give zero rows"""
+    sentence = f"moe_fused_up_gate: {up}, {gate}, {x} and ids {ids} do not fit"
+    require(up.shape == gate.shape and up.dtype == gate.dtype and len(up.shape) == 3, sentence)
+    require(up.shape[2] == x.shape[2] and x.shape[1] == 1 and len(ids.shape) == 2, sentence)
+    return f32(*ids.shape, up.shape[1])
+
+
+@moe_fused_up_gate.reference
+def _(up: Array, gate: Array, x: Array, ids: Array, *, kind: str) -> Array:
+    product = mul_mat_id.run_reference
+    assert product is not None
+    return as_f32(UNARY[kind](product(gate, x, ids)) * product(up, x, ids))
+
+
+@moe_fused_up_gate.flops
+def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind: str) -> int:
+    return 4 * ids.numel * up.shape[1] * up.shape[2]
+
+
+@moe_fused_up_gate.nbytes
+def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind: str) -> int:
+    used = min(ids.numel, up.shape[0])
+    return (up.nbytes + gate.nbytes) // up.shape[0] * used + x.nbytes + ids.nbytes + 4 * ids.numel * up.shape[1]
+
+
+@moe_fused_up_gate.cases
+def _() -> Iterator[Case]:
+    for t in WEIGHT_TYPES:
+        for n_tokens in (1, 2, 33):
+            w = TensorType(t, (6, 24, 64))
+            tolerance = max(ROUNDED[t.name] * 3, 1e-9)
+            yield case(w, w, f32(n_tokens, 1, 64), i32(n_tokens, 2), ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
+
+
+@op(Op.ADD_ID, rowwise=True)
+def add_id(x: Tensor, b: Tensor, ids: Tensor) -> TensorType:
+    """y[t, u] = x[t, u] + b[ids[t, u]]: the bias of each chosen expert"""
+    require(b.shape[-1] == x.shape[-1] and ids.shape == x.shape[:-1], f"add_id: {b} does not fit {x}")
+    return x.type
+
+
+@add_id.reference
+def _(x: Array, b: Array, ids: Array) -> Array:
+    return x + b[ids]
+
+
+@add_id.flops
+def _(x: TensorType, b: TensorType, ids: TensorType) -> int:
+    return x.numel
+
+
+@add_id.cases
+def _() -> Iterator[Case]:
+    yield case(f32(3, 2, 40), f32(5, 40), i32(3, 2), ints={2: (0, 5)})

@@ -1,0 +1,76 @@
+"""Expert routing: choosing experts and joining their results."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.tensor import Tensor, TensorType, f32, i32
+
+
+@op(Op.ARGSORT, rowwise=True)
+def top_k(x: Tensor, *, k: int) -> TensorType:
+    """Indices of the k largest of each row, largest first; of equals the lower index first"""
+    require(0 < k <= x.shape[-1], f"top_k: {k} of {x}")
+    return i32(*x.shape[:-1], k)
+
+
+@top_k.reference
+def _(x: Array, *, k: int) -> Array:
+    return np.argsort(-x, axis=-1, kind="stable")[..., :k].astype(np.int32)
+
+
+@top_k.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 8), k=2)
+    yield case(f32(3, 64), k=6)
+    yield case(f32(3, 5), k=5)
+
+
+@op(Op.GROUPED_TOPK, rowwise=True)
+def grouped_top_k(x: Tensor, *, k: int, n_group: int, n_group_used: int) -> TensorType:
+    """top_k among the experts of the n_group_used best groups; a group scores the sum of its two largest"""
+    require(x.shape[-1] % n_group == 0, f"grouped_top_k: {n_group} groups do not divide {x}")
+    require(0 < k <= x.shape[-1] // n_group * n_group_used, f"grouped_top_k: {k} of {n_group_used} groups of {x}")
+    return i32(*x.shape[:-1], k)
+
+
+@grouped_top_k.reference
+def _(x: Array, *, k: int, n_group: int, n_group_used: int) -> Array:
+    groups = x.reshape(len(x), n_group, -1)
+    score = np.sort(groups, axis=-1)[..., -2:].sum(axis=-1)
+    kept = np.argsort(-score, axis=-1, kind="stable")[:, :n_group_used]
+    masked = np.full_like(groups, -np.inf)
+    np.put_along_axis(masked, kept[..., None], np.take_along_axis(groups, kept[..., None], axis=1), axis=1)
+    return np.argsort(-masked.reshape(x.shape), axis=-1, kind="stable")[:, :k].astype(np.int32)
+
+
+@grouped_top_k.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 32), k=4, n_group=4, n_group_used=2)
+
+
+@op(Op.MULTI_ADD, rowwise=True)
+def multi_add(x: Tensor) -> TensorType:
+    """y[t] = Σ_u x[t, u]"""
+    require(len(x.shape) == 3, f"multi_add: {x} must be [tokens, experts used, width]")
+    return f32(x.shape[0], x.shape[2])
+
+
+@multi_add.reference
+def _(x: Array) -> Array:
+    out = x[:, 0].copy()
+    for u in range(1, x.shape[1]):
+        out += x[:, u]
+    return as_f32(out)
+
+
+@multi_add.flops
+def _(x: TensorType) -> int:
+    return x.numel
+
+
+@multi_add.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 6, 33))
+    yield case(f32(1, 2, 64))

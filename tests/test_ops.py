@@ -1,0 +1,127 @@
+"""Every op × backend × case of the op table against its numpy reference. Never edited to add an op."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import graphsched.ops
+from graphsched import dtypes
+from graphsched.device import get
+from graphsched.graph import from_outputs
+from graphsched.opdef import OPS, Case, Op, OpDef, lowering_for
+from graphsched.tensor import Extent, Tensor, TensorType, input_tensor, weight
+
+Array = NDArray[Any]
+
+
+def all_cases() -> Iterator[Any]:
+    assert graphsched.ops.__all__
+    for definition in OPS.values():
+        assert definition.list_cases is not None, f"{definition.name} has no cases"
+        for case in definition.list_cases():
+            operands = ",".join(map(str, case.types))
+            attrs = ",".join(f"{k}={v}" for k, v in case.attrs.items())
+            yield pytest.param(definition, case, id=f"{definition.name}({operands};{attrs})")
+
+
+def draw(case: Case, definition: OpDef[Any], rng: np.random.Generator) -> tuple[list[Tensor], dict[str, bytes | Array]]:
+    """Leaves for a case and the raw values of each."""
+    tensors, values = [], {}
+    for i, (name, type) in enumerate(zip(definition.operands, case.types, strict=False)):
+        if type.dtype == dtypes.I32:
+            values[name] = draw_ints(name, type, case, i, rng)
+        else:
+            x = rng.standard_normal(type.shape).astype(np.float32)
+            values[name] = type.dtype.quantize(x)
+        tensors.append(leaf(name, type, definition))
+    return tensors, values
+
+
+def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Generator) -> Array:
+    n = type.shape[0]
+    if name == "cells":  # every cell holds its own position of sequence 0, but for a free one
+        cells = np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
+        cells[n // 2] = (-1, 0)
+        return cells
+    if name == "where":  # the last tokens of the cache
+        n_cells = case.types[4].shape[0]
+        return np.stack([np.zeros(n), np.arange(n_cells - n, n_cells)], axis=1).astype(np.int32)
+    if name == "slots":
+        return rng.permutation(case.ints[i][1])[:n].astype(np.int32)
+    return rng.integers(*case.ints[i], size=type.shape).astype(np.int32)
+
+
+def leaf(name: str, type: TensorType, definition: OpDef[Any]) -> Tensor:
+    if name in ("w", "up", "gate", "b") and definition.op in (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
+        return weight(f"{name}.weight", type)
+    return input_tensor(name, type)
+
+
+def as_reference(type: TensorType, raw: Any) -> Array:
+    return raw if type.dtype == dtypes.I32 else type.dtype.dequantize(raw, type.shape)
+
+
+def nmse(got: Array, expected: Array) -> float:
+    assert np.isfinite(got).all(), "not finite"
+    scale = float(np.sum(expected.astype(np.float64) ** 2))
+    return float(np.sum((got.astype(np.float64) - expected) ** 2)) / (scale or 1.0)
+
+
+def test_every_op_is_declared_once() -> None:
+    assert all(d.run_reference is not None and d.list_cases is not None for d in OPS.values())
+    assert len({d.name for d in OPS.values()}) == len(OPS)
+
+
+@pytest.mark.parametrize(("definition", "case"), list(all_cases()))
+def test_inference_agrees_with_reference(definition: OpDef[Any], case: Case) -> None:
+    tensors, values = draw(case, definition, np.random.default_rng(1))
+    node = definition(*tensors, **case.attrs)
+    arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
+    out = definition.run_reference(*arrays, **case.attrs)  # type: ignore[misc]  # checked above
+    assert out.shape == tuple(node.shape)
+    assert out.dtype == (np.int32 if node.dtype == dtypes.I32 else np.float32)
+
+
+@pytest.mark.target
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("definition", "case"), list(all_cases()))
+def test_cpu_agrees_with_reference(definition: OpDef[Any], case: Case, threads: int) -> None:
+    rng = np.random.default_rng(2)
+    tensors, values = draw(case, definition, rng)
+    node = definition(*tensors, **case.attrs)
+    get("cpu")
+    if lowering_for("cpu", node) is None:
+        pytest.skip("no CPU lowering for these types: runs as a python step")
+    arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
+    expected = definition.run_reference(*arrays, **case.attrs)  # type: ignore[misc]
+    got = run_on("cpu", node, tensors, values, threads)
+    if node.dtype == dtypes.I32:
+        np.testing.assert_array_equal(got, expected)
+    else:
+        assert nmse(got, expected) <= case.tolerance
+
+
+def run_on(backend: str, node: Tensor, tensors: list[Tensor], values: dict[str, Any], threads: int) -> Array:
+    raw = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]).view(np.uint8).reshape(-1) for t in tensors}
+    runtime = get(backend).open(raw, {}, threads)
+    lengths = {"n_kv": case_cells(tensors)}
+    for t in tensors:
+        if t.kind == "input":
+            runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]
+    executable = runtime.compile(from_outputs(node))
+    executable.run(lengths)
+    (out,) = executable.outputs
+    return np.asarray(out)
+
+
+def case_cells(tensors: list[Tensor]) -> int:
+    return next((int(t.shape[0]) for t in tensors if t.name == "cells"), 0)
+
+
+def test_extent_is_a_capacity() -> None:
+    e = Extent(8, "n_tokens")
+    assert e == 8
+    assert str(TensorType(dtypes.F32, (e, 3))) == "f32[n_tokens<=8,3]"
