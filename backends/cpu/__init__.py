@@ -1,1 +1,5 @@
 """The Numba CPU backend."""
+
+from graphsched.backends.cpu.runtime import CpuBackend
+
+BACKEND = CpuBackend()

@@ -1,0 +1,247 @@
+"""Flash attention over the cells of a KV cache, and softmax.
+
+Cells pass in fixed chunks, in order, whatever the thread count: each (token, head) is one unit, and a chunk's
+scores stay in cache between the two passes over it. The mask is computed, never stored.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graphsched import dtypes, ops
+from graphsched.backends.cpu.dot import dot_row
+from graphsched.backends.cpu.jit import by_literal, helper, kernel
+from graphsched.backends.cpu.layout import ABORT, N_KV
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.mathfn import exp, tanh
+from graphsched.backends.cpu.program import Out
+from graphsched.backends.cpu.simd import (
+    F16,
+    F32,
+    I8,
+    I32,
+    add,
+    fma,
+    get,
+    load,
+    load_first,
+    max_lanes,
+    maximum,
+    mul,
+    put,
+    splat,
+    store,
+    store_first,
+    sub,
+    sum_lanes,
+    to_f32,
+    word,
+)
+from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched.tensor import Tensor, f32
+
+CHUNK = 256  # cells per pass: their scores are 1 KB
+KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)
+Q8_0 = dtypes.Q8_0.id
+NEVER = np.float32(-np.inf)
+
+
+def dot_kv(kind: int, key: int, q: int, n: int) -> float:
+    """Σ key[i] · q[i] with a key of type `kind` and float32 q. For kernels."""
+    raise NotImplementedError
+
+
+def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
+    """y[i] += p · value[i]. For kernels."""
+
+
+@by_literal(dot_kv)
+def _(t: int) -> Callable[..., float]:
+    if t == Q8_0:
+        return _dot_q8
+
+    def impl(kind: int, key: int, q: int, n: int) -> float:
+        return dot_row(t, key, q, 0, 0, n)
+
+    return impl
+
+
+def _dot_q8(kind: int, key: int, q: int, n: int) -> float:
+    acc = splat(0.0, 16)
+    for b in range(n // 32):
+        low = mul(to_f32(load(key + 34 * b + 2, I8, 16)), load(q + 128 * b, F32, 16))
+        both = fma(to_f32(load(key + 34 * b + 18, I8, 16)), load(q + 128 * b + 64, F32, 16), low)
+        acc = fma(splat(get(key + 34 * b, F16), 16), both, acc)
+    return sum_lanes(acc)
+
+
+@by_literal(add_scaled)
+def _(t: int) -> Callable[..., None]:
+    return _add_q8 if t == Q8_0 else _add_float(t, 4 if t == F32 else 2)
+
+
+def _add_float(t: int, size: int) -> Callable[..., None]:
+    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
+        weight, full = splat(p, 16), n // 16 * 16
+        for i in range(0, full, 16):
+            store(y + 4 * i, fma(weight, load(value + size * i, t, 16), load(y + 4 * i, F32, 16)), F32)
+        if full < n:
+            left, at = n - full, y + 4 * full
+            new = fma(weight, load_first(value + size * full, t, 16, left), load_first(at, F32, 16, left))
+            store_first(at, new, F32, left)
+
+    return impl
+
+
+def _add_q8(kind: int, value: int, p: float, y: int, n: int) -> None:
+    for b in range(n // 32):
+        weight = splat(p * get(value + 34 * b, F16), 16)
+        for i in range(0, 32, 16):
+            at = y + 128 * b + 4 * i
+            store(at, fma(weight, to_f32(load(value + 34 * b + 2 + i, I8, 16)), load(at, F32, 16)), F32)
+
+
+@helper
+def scale_row(y: int, factor: float, n: int) -> None:
+    for i in range(0, n // 16 * 16, 16):
+        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
+    for i in range(n // 16 * 16, n):
+        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
+
+
+@helper
+def one_exp(x: float) -> float:
+    return max_lanes(exp(splat(x, 16)))
+
+
+@helper
+def to_weights(scores: int, n: int, top: float) -> float:
+    """Scores become e^(score - top) in place; returns their sum. Entries up to the next 16 are overwritten."""
+    total, peak = splat(0.0, 16), splat(top, 16)
+    for i in range(n, (n + 15) // 16 * 16):
+        put(scores + 4 * i, NEVER, F32)
+    for i in range(0, n, 16):
+        p = exp(sub(load(scores + 4 * i, F32, 16), peak))
+        store(scores + 4 * i, p, F32)
+        total = add(total, p)
+    return sum_lanes(total)
+
+
+@kernel
+def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
+    def attention(step: int, run: int, ith: int, nth: int) -> None:
+        q, k, v, where, cells, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4), arg(step, 5)
+        sinks, scores = arg(step, 6), arg(step, 7) + ith * 4 * CHUNK
+        dim, v_dim, group = arg(step, 8), arg(step, 9), arg(step, 10)
+        heads, token_stride, head_stride = arg(step, 11), arg(step, 12), arg(step, 13)
+        k_cell, k_head, v_cell, v_head = arg(step, 14), arg(step, 15), arg(step, 16), arg(step, 17)
+        window, chunk = arg(step, 18), arg(step, 19)
+        scale, cap = real_arg(step, 20), real_arg(step, 21)
+        n_kv = word(run, N_KV)
+        first, last = share(rows(step, run) * heads, ith, nth)
+        for unit in range(first, last):
+            if word(run, ABORT):
+                break
+            t, h = unit // heads, unit % heads
+            seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
+            oldest = pos - window if window else -1
+            if chunk and pos // chunk * chunk - 1 > oldest:
+                oldest = pos // chunk * chunk - 1
+            query, out = q + t * token_stride + h * head_stride, y + 4 * unit * v_dim
+            keys, values = k + h // group * k_head, v + h // group * v_head
+            top, total = NEVER, np.float32(0.0)
+            if sinks:
+                top, total = get(sinks + 4 * h, F32), np.float32(1.0)
+            for i in range(v_dim):
+                put(out + 4 * i, 0.0, F32)
+            for c in range(0, n_kv, CHUNK):
+                n = n_kv - c if n_kv - c < CHUNK else CHUNK
+                peak = NEVER
+                for j in range(n):
+                    cell = cells + 8 * (c + j)
+                    at = get(cell + 4, I32)
+                    s = NEVER
+                    if get(cell, I32) == seq and at <= pos and at > oldest:
+                        s = dot_kv(key_kind, keys + (c + j) * k_cell, query, dim) * scale
+                        if cap > 0.0:
+                            s = cap * max_lanes(tanh(splat(s / cap, 16)))
+                        if s > peak:
+                            peak = s
+                    put(scores + 4 * j, s, F32)
+                if peak == NEVER:
+                    continue
+                if peak > top:
+                    factor = one_exp(top - peak)
+                    total = total * factor
+                    scale_row(out, factor, v_dim)
+                    top = peak
+                total += to_weights(scores, n, top)
+                for j in range(n):
+                    p = get(scores + 4 * j, F32)
+                    if p > 0.0:  # free cells hold nothing that may be read
+                        add_scaled(value_kind, values + (c + j) * v_cell, p, out, v_dim)
+            if total > 0.0:
+                scale_row(out, np.float32(1.0) / total, v_dim)
+
+    return attention
+
+
+def _fits(node: Tensor) -> bool:
+    """Block types need whole blocks per head."""
+    k, v = node.sources[1:3]
+    return all(s.shape[-1] % s.dtype.block == 0 for s in (k, v))
+
+
+@ops.flash_attn_ext.lowering("cpu", when=_fits, k=KV_TYPES, v=KV_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    a = node.attrs
+    scores = low.scratch("scores", f32(low.n_threads, CHUNK))
+    sink = sinks[0] if sinks else 0
+    low.step(
+        flash_attn(k.type.dtype.id, v.type.dtype.id),
+        *(q, k, v, where, cells, Out(low.result(node)), sink, Out(scores)),
+        *(q.type.shape[2], v.type.shape[2], q.type.shape[1] // k.type.shape[1], *row_address(q)),
+        *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
+        *(float(a["scale"]), float(a["softcap"])),
+        rows=rows_of(node.sources[3].type),
+    )
+
+
+@kernel
+def soft_max_f32() -> Callable[..., None]:
+    def soft_max(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            src, dst = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
+            peak = splat(NEVER, 16)
+            for i in range(0, full, 16):
+                peak = maximum(peak, load(src + 4 * i, F32, 16))
+            top = max_lanes(peak)
+            for i in range(full, n):
+                if get(src + 4 * i, F32) > top:
+                    top = get(src + 4 * i, F32)
+            total = splat(0.0, 16)
+            for i in range(0, full, 16):
+                p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
+                store(dst + 4 * i, p, F32)
+                total = add(total, p)
+            rest = np.float32(0.0)
+            for i in range(full, n):
+                p = one_exp(get(src + 4 * i, F32) - top)
+                put(dst + 4 * i, p, F32)
+                rest += p
+            scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
+
+    return soft_max
+
+
+@ops.soft_max.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    y = Out(low.result(node, in_place_of=node.sources))
+    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), rows=rows_of(node.type))

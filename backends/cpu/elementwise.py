@@ -1,0 +1,238 @@
+"""Elementwise kernels: rows of the last dimension, 16 lanes at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from graphsched.backends.cpu.jit import helper, kernel
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.mathfn import KINDS, gated, tanh
+from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.simd import (
+    F32,
+    add,
+    div,
+    get,
+    load,
+    load_first,
+    maximum,
+    minimum,
+    mul,
+    put,
+    splat,
+    store,
+    store_first,
+    sum_lanes,
+)
+from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched import ops
+from graphsched.opdef import OpDef
+from graphsched.tensor import Tensor
+
+ADD, MUL, DIV = range(3)
+SCALE, SQR, CLAMP, SOFTCAP, UNARY0 = range(5)  # UNARY0 + i is the i-th function of mathfn.KINDS
+
+
+@helper
+def combine(what: int, a: Any, b: Any) -> Any:
+    if what == ADD:
+        return add(a, b)
+    if what == MUL:
+        return mul(a, b)
+    return div(a, b)
+
+
+@kernel
+def binary_f32(what: int, scalar: int) -> Callable[..., None]:
+    """Rows a ∘ b; with `scalar` b has one element per row."""
+
+    def binary(step: int, run: int, ith: int, nth: int) -> None:
+        a, b, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        heads, a_token, a_head = arg(step, 4), arg(step, 5), arg(step, 6)
+        b_token, b_head = arg(step, 7), arg(step, 8)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            t, h = r // heads, r % heads
+            pa, pb, py = a + t * a_token + h * a_head, b + t * b_token + h * b_head, y + r * n * 4
+            one = splat(get(pb, F32), 16)
+            for i in range(0, full, 16):
+                vb = one if scalar else load(pb + 4 * i, F32, 16)
+                store(py + 4 * i, combine(what, load(pa + 4 * i, F32, 16), vb), F32)
+            if full < n:
+                vb = one if scalar else load_first(pb + 4 * full, F32, 16, n - full)
+                va = load_first(pa + 4 * full, F32, 16, n - full)
+                store_first(py + 4 * full, combine(what, va, vb), F32, n - full)
+
+    return binary
+
+
+def _strides_as(b: Operand, heads: int) -> tuple[int, int]:
+    """(token, head) strides of b broadcast to [T, heads, n]: 0 where b has one row or lacks the dimension."""
+    shape, strides = list(b.type.shape), list(b.strides)
+    while len(shape) < 3:
+        position = 1 if len(shape) == 2 and heads == 1 else 0
+        shape.insert(position, 1)
+        strides.insert(position, 0)
+    return (strides[0] if shape[0] != 1 else 0), (strides[1] if shape[1] != 1 else 0)
+
+
+def _is_simple(node: Tensor) -> bool:
+    return len(node.shape) in (2, 3)
+
+
+def _lower_binary(definition: OpDef[Any], what: int) -> None:
+    @definition.lowering("cpu", when=_is_simple)
+    def _(low: Low, node: Tensor) -> None:
+        a, b = map(low.operand, node.sources)
+        y = Out(low.result(node, in_place_of=node.sources))
+        heads, token, head = row_address(a)
+        scalar = int(b.type.shape[-1] == 1 and node.shape[-1] != 1)
+        args = (a, b, y, node.shape[-1], heads, token, head, *_strides_as(b, heads))
+        low.step(binary_f32(what, scalar), *args, rows=rows_of(node.type))
+
+
+for _definition, _what in ((ops.add, ADD), (ops.mul, MUL), (ops.div, DIV)):
+    _lower_binary(_definition, _what)
+
+
+@helper
+def apply(what: int, x: Any, p: float, q: float) -> Any:
+    if what == SCALE:
+        return mul(x, splat(p, 16))
+    if what == SQR:
+        return mul(x, x)
+    if what == CLAMP:
+        return minimum(maximum(x, splat(p, 16)), splat(q, 16))
+    if what == SOFTCAP:
+        return mul(splat(p, 16), tanh(mul(x, splat(q, 16))))
+    return gated(what - UNARY0, x)
+
+
+@kernel
+def map_f32(what: int) -> Callable[..., None]:
+    def map_rows(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        p, q = real_arg(step, 6), real_arg(step, 7)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
+            for i in range(0, full, 16):
+                store(py + 4 * i, apply(what, load(px + 4 * i, F32, 16), p, q), F32)
+            if full < n:
+                v = load_first(px + 4 * full, F32, 16, n - full)
+                store_first(py + 4 * full, apply(what, v, p, q), F32, n - full)
+
+    return map_rows
+
+
+def _map(low: Low, node: Tensor, what: int, p: float = 0.0, q: float = 0.0) -> None:
+    x = low.operand(node.sources[0])
+    y = Out(low.result(node, in_place_of=node.sources))
+    low.step(map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), rows=rows_of(node.type))
+
+
+@ops.scale.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _map(low, node, SCALE, node.attrs["by"])
+
+
+@ops.sqr.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _map(low, node, SQR)
+
+
+@ops.clamp.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _map(low, node, CLAMP, node.attrs["low"], node.attrs["high"])
+
+
+@ops.softcap.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _map(low, node, SOFTCAP, node.attrs["cap"], 1.0 / node.attrs["cap"])
+
+
+@ops.unary.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _map(low, node, UNARY0 + KINDS[node.attrs["kind"]])
+
+
+@kernel
+def mul_unary_f32(kind: int) -> Callable[..., None]:
+    def mul_unary(step: int, run: int, ith: int, nth: int) -> None:
+        a, b, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        total = rows(step, run) * n
+        first, last = share((total + 15) // 16, ith, nth)
+        for unit in range(first, last):
+            i, left = 16 * unit, total - 16 * unit
+            if left >= 16:
+                store(y + 4 * i, mul(gated(kind, load(a + 4 * i, F32, 16)), load(b + 4 * i, F32, 16)), F32)
+            else:
+                va, vb = load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left)
+                store_first(y + 4 * i, mul(gated(kind, va), vb), F32, left)
+
+    return mul_unary
+
+
+@ops.fused_mul_unary.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    a, b = map(low.operand, node.sources)
+    y = Out(low.result(node, in_place_of=node.sources))
+    low.step(mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, y, node.shape[-1], rows=rows_of(node.type))
+
+
+@kernel
+def sum_rows_f32() -> Callable[..., None]:
+    def sum_rows(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            px = x + r // heads * token_stride + r % heads * head_stride
+            acc = splat(0.0, 16)
+            for i in range(0, full, 16):
+                acc = add(acc, load(px + 4 * i, F32, 16))
+            if full < n:
+                acc = add(acc, load_first(px + 4 * full, F32, 16, n - full))
+            put(y + 4 * r, sum_lanes(acc), F32)
+
+    return sum_rows
+
+
+@ops.sum_rows.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    y = Out(low.result(node))
+    low.step(sum_rows_f32(), x, y, x.type.shape[-1], *row_address(x), rows=rows_of(node.type))
+
+
+@kernel
+def multi_add_f32() -> Callable[..., None]:
+    def multi_add(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n, used = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            px, py = x + r * used * n * 4, y + r * n * 4
+            for i in range(0, full, 16):
+                acc = load(px + 4 * i, F32, 16)
+                for u in range(1, used):
+                    acc = add(acc, load(px + 4 * (u * n + i), F32, 16))
+                store(py + 4 * i, acc, F32)
+            if full < n:
+                acc = load_first(px + 4 * full, F32, 16, n - full)
+                for u in range(1, used):
+                    acc = add(acc, load_first(px + 4 * (u * n + full), F32, 16, n - full))
+                store_first(py + 4 * full, acc, F32, n - full)
+
+    return multi_add
+
+
+@ops.multi_add.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    low.step(multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], rows=rows_of(node.type))
+
+

@@ -1,0 +1,134 @@
+"""The one place that compiles: kernels by (template, ints), helpers, and their disk cache.
+
+Numba notices edits in the compiled function's own file only, and intrinsics live elsewhere. The locator below
+stamps every cached kernel with a digest of all sources in this folder and of the library versions.
+"""
+
+import functools
+import hashlib
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import caching, types
+from numba.extending import overload
+
+from graphsched import env
+
+HERE = Path(__file__).resolve().parent
+SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)  # step, run, ith, nth
+_LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
+OPTIONS = {"nopython": True, **_LOOSE}
+
+
+@functools.cache
+def source_digest() -> str:
+    """Digest of every kernel source and of the compiler's versions."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for file in sorted(HERE.glob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+class DigestLocator(caching._CacheLocator):  # type: ignore[misc]
+    """Caches functions of this folder in the user's cache directory, stamped with `source_digest`."""
+
+    def __init__(self, py_func: Any, py_file: str) -> None:
+        self._line = py_func.__code__.co_firstlineno
+        self._stem = Path(py_file).stem
+
+    def get_cache_path(self) -> str:
+        return str(env.cache_dir() / "kernels")
+
+    def get_source_stamp(self) -> str:
+        return source_digest()
+
+    def get_disambiguator(self) -> str:
+        return f"{self._stem}-{self._line}"
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
+        if Path(py_file).resolve().parent != HERE:
+            return None
+        self = cls(py_func, py_file)
+        try:
+            self.ensure_cache_path()
+        except OSError:
+            return None
+        return self
+
+
+caching.CompileResultCacheImpl._locator_classes.insert(0, DigestLocator)
+
+
+def helper(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A nopython function that kernels call; always inlined."""
+    return numba.njit(forceinline=True, **_LOOSE)(fn)
+
+
+def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorates `choose(kind) -> implementation` for a stub whose first argument is a literal int.
+
+    The implementation that fits the literal is inlined: how kernels pick a tensor type at compile time.
+    """
+
+    def attach(choose: Callable[[int], Callable[..., Any]]) -> Any:
+        def typed(kind: Any, *rest: Any) -> Any:
+            return choose(kind.literal_value) if isinstance(kind, types.IntegerLiteral) else None
+
+        typed.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]  # numba compares parameters
+        options = {"forceinline": True, **_LOOSE}
+        return overload(stub, prefer_literal=True, strict=False, jit_options=options)(typed)
+
+    return attach
+
+
+def entry(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A nopython function that Python calls without the GIL."""
+    return numba.njit(nogil=True, cache=True, **_LOOSE)(fn)
+
+
+class Kernel:
+    """A compiled step function `void(step, run, ith, nth)`, made on first use."""
+
+    def __init__(self, name: str, build: Callable[..., Callable[..., None]], params: tuple[int, ...]) -> None:
+        self.name = name + "".join(f"_{p}" for p in params)
+        self._build, self._params = build, params
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        return numba.cfunc(SIGNATURE, cache=True, **OPTIONS)(self._build(*self._params))
+
+    @property
+    def address(self) -> int:
+        return self.compiled.address
+
+    @property
+    def was_cached(self) -> bool:
+        return bool(self.compiled.cache_hits)
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.name})"
+
+
+def kernel(build: Callable[..., Callable[..., None]]) -> Callable[..., Kernel]:
+    """Declares a kernel family: `build(*ints)` returns the function to compile.
+
+    The function may close over those ints only: closures over functions never hit the disk cache.
+    """
+
+    @functools.cache
+    def family(*params: int) -> Kernel:
+        return Kernel(build.__name__, build, params)
+
+    return family
+
+
+def is_on_disk() -> bool:
+    """Whether any kernel has been cached for the current sources (a guess for the first-use notice)."""
+    folder = env.cache_dir() / "kernels"
+    return folder.is_dir() and any(os.scandir(folder))

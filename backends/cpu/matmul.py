@@ -1,0 +1,144 @@
+"""Matrix products: mat-vec for one token, GEMM for more, by expert."""
+
+from collections.abc import Callable
+
+from graphsched import dtypes, ops
+from graphsched.backends.cpu.dot import dot_row
+from graphsched.backends.cpu.elementwise import mul_unary_f32
+from graphsched.backends.cpu.gemm import gemm_block32, gemm_float, panel_bytes
+from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.mathfn import KINDS
+from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.quants import BLOCK32_TYPES, FLOAT_TYPES, NATIVE, q8_block
+from graphsched.backends.cpu.simd import F32, I8, I32, get, put, store, sum_lanes
+from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.dtypes import DType
+from graphsched.tensor import Tensor, TensorType, f32, i32
+
+
+@kernel
+def quantize_q8() -> Callable[..., None]:
+    """Activations to int8 per block of 32: q[t, k], scale d[t, k / 32] = max / 127, isum[t, k / 32] = Σ q."""
+
+    def quantize(step: int, run: int, ith: int, nth: int) -> None:
+        x, q, d, isum, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
+        blocks = k // 32
+        first, last = share(rows(step, run) * blocks, ith, nth)
+        for unit in range(first, last):
+            r, b = unit // blocks, unit % blocks
+            src = x + r // heads * token_stride + r % heads * head_stride + 128 * b
+            scale, low, high = q8_block(src)
+            put(d + 4 * unit, scale, F32)
+            put(isum + 4 * unit, sum_lanes(low) + sum_lanes(high), I32)
+            store(q + 32 * unit, low, I8)
+            store(q + 32 * unit + 16, high, I8)
+
+    return quantize
+
+
+@kernel
+def mat_vec(kind: int) -> Callable[..., None]:
+    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads."""
+
+    def product(step: int, run: int, ith: int, nth: int) -> None:
+        w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        n, k, row_bytes, matrices, matrix_bytes = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 9)
+        ids, per_x = arg(step, 10), arg(step, 11)
+        heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
+        blocks = k // 32
+        first, last = share(n, ith, nth)
+        for p in range(rows(step, run)):
+            e = get(ids + 4 * p, I32) if ids else p % matrices
+            out = y + 4 * n * p
+            if e < 0 or e >= matrices:  # ids outside the range mean skip
+                for r in range(first, last):
+                    put(out + 4 * r, 0.0, F32)
+                continue
+            px = p // per_x
+            src = x + px // heads * token_stride + px % heads * head_stride
+            for r in range(first, last):
+                row = w + e * matrix_bytes + r * row_bytes
+                put(out + 4 * r, dot_row(kind, row, src, d + 4 * px * blocks, isum + 4 * px * blocks, k), F32)
+
+    return product
+
+
+def activations(low: Low, x: Tensor, w: DType) -> tuple[tuple[Operand | int, ...], tuple[int, int, int]]:
+    """(values, scales, sums) of x as products with w read them, and how to address their rows."""
+    operand = low.operand(x)
+    if w in FLOAT_TYPES:
+        return (operand, 0, 0), row_address(operand)
+    made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
+    heads = int(x.shape[1]) if len(x.shape) == 3 else 1
+    return made, (heads, heads * x.shape[-1], x.shape[-1])
+
+
+def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
+    *outer, k = x.shape
+    q = low.scratch("q8", TensorType(dtypes.I8, (*outer, k)))
+    d, isum = low.scratch("q8 scales", f32(*outer, k // 32)), low.scratch("q8 sums", i32(*outer, k // 32))
+    low.step(quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type))
+    return q, d, isum
+
+
+def _is_native(node: Tensor) -> bool:
+    return node.sources[0].shape[-1] % 32 == 0 or node.sources[0].dtype in FLOAT_TYPES
+
+
+@ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    w, x = node.sources
+    if int(x.shape[0]) == 1 or len(w.shape) == 3:
+        _mat_vec(low, node, w, x, low.result(node))
+    elif w.dtype in BLOCK32_TYPES:
+        _gemm_block32(low, node)
+    else:
+        _gemm_float(low, node)
+
+
+def _mat_vec(low: Low, node: Tensor, w: Tensor, x: Tensor, y: Operand, ids: Tensor | None = None) -> None:
+    values, address = activations(low, x, w.dtype)
+    *_, n, k = w.shape
+    matrices = w.shape[0] if len(w.shape) == 3 else 1
+    chosen = low.operand(ids) if ids else 0
+    per_x = ids.shape[1] // x.shape[1] if ids else 1
+    row_bytes = w.dtype.row_bytes(k)
+    sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
+    low.step(mat_vec(w.dtype.id), low.operand(w), *values, Out(y), *sizes, *address, rows=rows_of(y.type))
+
+
+def _gemm_float(low: Low, node: Tensor) -> None:
+    w, x = map(low.operand, node.sources)
+    n, k = w.type.shape
+    y = Out(low.result(node))
+    args = (w, x, y, n, k, w.strides[0], x.strides[0])
+    low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type))
+
+
+def _gemm_block32(low: Low, node: Tensor) -> None:
+    w = low.operand(node.sources[0])
+    n, k = w.type.shape
+    values, _ = activations(low, node.sources[1], w.type.dtype)
+    panels = low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(k))))
+    args = (w, *values, Out(low.result(node)), Out(panels), n, k, w.strides[0], panel_bytes(k))
+    low.step(gemm_block32(w.type.dtype.id), *args, rows=rows_of(node.type))
+
+
+@ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    w, x, ids = node.sources
+    _mat_vec(low, node, w, x, low.result(node), ids)
+
+
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    up, gate, x, ids = node.sources
+    parts = [low.scratch(name, node.type) for name in ("gate", "up")]
+    for w, part in zip((gate, up), parts, strict=True):
+        _mat_vec(low, node, w, x, part, ids)
+    kernel = mul_unary_f32(KINDS[node.attrs["kind"]])
+    low.step(kernel, *parts, Out(low.result(node)), node.shape[-1], rows=rows_of(node.type))
+
+

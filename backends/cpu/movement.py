@@ -1,0 +1,143 @@
+"""Rows, views and copies."""
+
+from collections.abc import Callable
+
+from graphsched import dtypes, ops
+from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.lowering import Low, dense, row_address, rows_of
+from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.quants import NATIVE, dequantize_row, quantize_row
+from graphsched.backends.cpu.simd import F32, I32, get, load, load_first, put, store, store_first
+from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.tensor import Tensor
+
+@kernel
+def get_rows_to_f32(kind: int) -> Callable[..., None]:
+    def get_rows(step: int, run: int, ith: int, nth: int) -> None:
+        x, ids, y, n, stride = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            dequantize_row(kind, x + get(ids + 4 * r, I32) * stride, y + r * n * 4, n)
+
+    return get_rows
+
+
+@kernel
+def get_elements_f32() -> Callable[..., None]:
+    def get_elements(step: int, run: int, ith: int, nth: int) -> None:
+        x, ids, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            for u in range(k):
+                put(y + 4 * (r * k + u), get(x + 4 * (r * n + get(ids + 4 * (r * k + u), I32)), F32), F32)
+
+    return get_elements
+
+
+def _picks_elements(node: Tensor) -> bool:
+    x, ids = node.sources
+    return len(ids.shape) == 2 and len(x.shape) == 2
+
+
+@ops.get_rows.lowering("cpu", when=lambda node: len(node.sources[1].shape) == 1, x=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    x, ids = map(low.operand, node.sources)
+    n = node.type.numel // int(node.shape[0])
+    y = Out(low.result(node))
+    low.step(get_rows_to_f32(x.type.dtype.id), x, ids, y, n, x.strides[0], rows=rows_of(node.sources[1].type, inner=0))
+
+
+@ops.get_rows.lowering("cpu", when=_picks_elements)
+def _(low: Low, node: Tensor) -> None:
+    x, ids = map(low.operand, node.sources)
+    args = (x, ids, Out(low.result(node)), x.type.shape[-1], node.shape[-1])
+    low.step(get_elements_f32(), *args, rows=rows_of(node.type))
+
+
+@kernel
+def copy_f32() -> Callable[..., None]:
+    """Rows of n elements into rows `y_stride` bytes apart."""
+
+    def copy(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n, y_stride = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * y_stride
+            for i in range(0, full, 16):
+                store(py + 4 * i, load(px + 4 * i, F32, 16), F32)
+            if full < n:
+                store_first(py + 4 * full, load_first(px + 4 * full, F32, 16, n - full), F32, n - full)
+
+    return copy
+
+
+@ops.reshape.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    if len(x.type.shape) == 2 and len(node.shape) == 3:  # [T, n·d] -> [T, n, d] keeps the rows where they are
+        item = x.strides[-1]
+        low.alias(node, Operand(x.buffer, node.type, (x.strides[0], item * node.shape[2], item), x.offset))
+        return
+    if not x.is_contiguous:
+        x = _copied(low, x)
+    low.alias(node, Operand(x.buffer, node.type, dense(x.buffer, node.type).strides, x.offset))
+
+
+def _copied(low: Low, x: Operand) -> Operand:
+    dense_x, n = low.scratch("contiguous", x.type), x.type.shape[-1]
+    low.step(copy_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), rows=rows_of(x.type))
+    return dense_x
+
+
+@ops.view.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    low.alias(node, Operand(x.buffer, node.type, x.strides, x.offset + node.attrs["start"] * x.strides[-1]))
+
+
+@ops.cont.lowering("cpu", x=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, n = low.operand(node.sources[0]), node.shape[-1]
+    low.step(copy_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), rows=rows_of(node.type))
+
+
+@ops.concat.lowering("cpu", a=(dtypes.F32,), b=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    y, offset = low.result(node), 0
+    heads = int(node.shape[1]) if len(node.shape) == 3 else 1
+    for source in node.sources:
+        x, n = low.operand(source), source.shape[-1]
+        _, token, head = row_address(x)
+        part = Operand(y.buffer, node.type, y.strides, y.offset + offset)
+        shared = len(node.shape) == 3 and source.shape[1] == 1
+        low.step(copy_f32(), x, Out(part), n, 4 * node.shape[-1], heads, token, 0 if shared else head, rows=rows_of(node.type))
+        offset += 4 * n
+
+
+@kernel
+def set_rows_from_f32(kind: int) -> Callable[..., None]:
+    """Stores each head's row of n elements in its cell."""
+
+    def set_rows(step: int, run: int, ith: int, nth: int) -> None:
+        cache, x, slots, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
+        cell_stride, cell_head_stride = arg(step, 7), arg(step, 8)
+        first, last = share(rows(step, run) * heads, ith, nth)
+        for r in range(first, last):
+            t, h = r // heads, r % heads
+            src = x + t * token_stride + h * head_stride
+            dst = cache + get(slots + 4 * t, I32) * cell_stride + h * cell_head_stride
+            quantize_row(kind, src, dst, n)
+
+    return set_rows
+
+
+@ops.set_rows.lowering("cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), when=lambda node: len(node.shape) == 3)
+def _(low: Low, node: Tensor) -> None:
+    cache, x, slots = map(low.operand, node.sources)
+    low.alias(node, cache)
+    kernel = set_rows_from_f32(cache.type.dtype.id)
+    args = (Out(cache), x, slots, node.shape[-1], *row_address(x), cache.strides[0], cache.strides[1])
+    low.step(kernel, *args, rows=rows_of(node.sources[2].type, inner=0))

@@ -1,0 +1,71 @@
+"""Normalisation kernels."""
+
+from collections.abc import Callable
+
+from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program import Out
+from graphsched.backends.cpu.simd import (
+    F32,
+    fma,
+    load,
+    load_first,
+    mul,
+    splat,
+    sqrt,
+    store,
+    store_first,
+    sum_lanes,
+)
+from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched.ops import fused_rms_norm, rms_norm
+from graphsched.tensor import Tensor
+
+
+@kernel
+def rms_norm_f32(weighted: int) -> Callable[..., None]:
+    def rms(step: int, run: int, ith: int, nth: int) -> None:
+        x, w, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
+        eps = real_arg(step, 7)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            src = x + r // heads * token_stride + r % heads * head_stride
+            dst = y + r * n * 4
+            acc = splat(0.0, 16)
+            for i in range(0, full, 16):
+                v = load(src + 4 * i, F32, 16)
+                acc = fma(v, v, acc)
+            if full < n:
+                v = load_first(src + 4 * full, F32, 16, n - full)
+                acc = fma(v, v, acc)
+            factor = splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16)
+            for i in range(0, full, 16):
+                v = mul(load(src + 4 * i, F32, 16), factor)
+                if weighted:
+                    v = mul(load(w + 4 * i, F32, 16), v)
+                store(dst + 4 * i, v, F32)
+            if full < n:
+                v = mul(load_first(src + 4 * full, F32, 16, n - full), factor)
+                if weighted:
+                    v = mul(load_first(w + 4 * full, F32, 16, n - full), v)
+                store_first(dst + 4 * full, v, F32, n - full)
+
+    return rms
+
+
+@rms_norm.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    y = Out(low.result(node, in_place_of=node.sources))
+    n = node.shape[-1]
+    low.step(rms_norm_f32(0), x, 0, y, n, *row_address(x), float(node.attrs["eps"]), rows=rows_of(node.type))
+
+
+@fused_rms_norm.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x, w = map(low.operand, node.sources)
+    y = Out(low.result(node, in_place_of=node.sources[:1]))
+    n = node.shape[-1]
+    low.step(rms_norm_f32(1), x, w, y, n, *row_address(x), float(node.attrs["eps"]), rows=rows_of(node.type))

@@ -1,0 +1,144 @@
+"""The worker pool: persistent threads inside one nogil function, with a spin barrier that parks when idle.
+
+Pool words (int64, a cache line apart where threads write them): GEN counts programs started, ARRIVED and PHASE
+make the barrier, PARKED counts workers asleep on GEN.
+"""
+
+import ctypes
+import threading
+
+import numpy as np
+
+from graphsched.backends.cpu.atomics import (
+    FUTEX,
+    FUTEX_WAIT_PRIVATE,
+    FUTEX_WAKE_PRIVATE,
+    call_kernel,
+    fetch_add,
+    load_word,
+    pause,
+    sched_yield,
+    store_word,
+    system_call,
+)
+from graphsched.backends.cpu.jit import entry, helper
+from graphsched.backends.cpu.layout import ABORT, BARRIER_AFTER, STEP_BYTES, STEP_FLAGS
+from graphsched.backends.cpu.simd import word
+
+GEN, ARRIVED, PHASE, PARKED, STOP = (64 * i for i in range(5))
+PROGRAM, N_STEPS, RUN, N_THREADS = (320 + 8 * i for i in range(4))
+POOL_BYTES = 384
+# About 100 µs of `pause`: longer than the gap between two tokens, shorter than anyone's patience with a busy core.
+SPINS_BEFORE_PARK = 4000
+SPINS_BEFORE_YIELD = 20000  # a barrier that long means that a worker lost its core
+
+
+@helper
+def barrier(pool: int, nth: int) -> None:
+    phase = load_word(pool + PHASE)
+    if fetch_add(pool + ARRIVED, 1) == nth - 1:
+        store_word(pool + ARRIVED, 0)
+        store_word(pool + PHASE, phase + 1)
+        return
+    spins = 0
+    while load_word(pool + PHASE) == phase:
+        pause()
+        spins += 1
+        if spins > SPINS_BEFORE_YIELD:
+            sched_yield(())
+
+
+@helper
+def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int) -> None:
+    """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept."""
+    for i in range(n_steps):
+        step = program + i * STEP_BYTES
+        if load_word(run + 8 * ABORT) == 0:
+            call_kernel(word(step, 0), step, run, ith, nth)
+        if nth > 1 and word(step, STEP_FLAGS) & BARRIER_AFTER:
+            barrier(pool, nth)
+
+
+@entry
+def worker(pool: int, ith: int, seen: int) -> None:
+    """Thread ith's life; `seen` is the generation at which it was born."""
+    while True:
+        spins = 0
+        while load_word(pool + GEN) == seen:
+            pause()
+            spins += 1
+            if spins > SPINS_BEFORE_PARK:
+                if FUTEX:
+                    fetch_add(pool + PARKED, 1)
+                    system_call((FUTEX, pool + GEN, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0))
+                    fetch_add(pool + PARKED, -1)
+                else:
+                    sched_yield(())
+        seen = load_word(pool + GEN)
+        if load_word(pool + STOP):
+            return
+        if ith < word(pool + N_THREADS, 0):
+            execute(
+                word(pool + PROGRAM, 0),
+                word(pool + N_STEPS, 0),
+                word(pool + RUN, 0),
+                ith,
+                word(pool + N_THREADS, 0),
+                pool,
+            )
+
+
+@entry
+def start(pool: int, program: int, n_steps: int, run: int, nth: int) -> None:
+    """Runs a program on nth threads; the caller is thread 0."""
+    if nth > 1:
+        store_word(pool + PROGRAM, program)
+        store_word(pool + N_STEPS, n_steps)
+        store_word(pool + RUN, run)
+        store_word(pool + N_THREADS, nth)
+        publish(pool)
+    execute(program, n_steps, run, 0, nth, pool)
+
+
+@helper
+def publish(pool: int) -> None:
+    """A new generation: workers that spin see it, workers that sleep are woken."""
+    store_word(pool + GEN, load_word(pool + GEN) + 1)
+    if load_word(pool + PARKED) and FUTEX:
+        system_call((FUTEX, pool + GEN, FUTEX_WAKE_PRIVATE, 1 << 30, 0, 0, 0))
+
+
+@entry
+def stop(pool: int) -> None:
+    store_word(pool + STOP, 1)
+    publish(pool)
+
+
+class Pool:
+    """Threads 1..n-1 of the process; the thread that calls `run` is thread 0. One program at a time."""
+
+    def __init__(self) -> None:
+        self._words = np.zeros(POOL_BYTES + 64, np.uint8)
+        self._base = -(-self._words.ctypes.data // 64) * 64
+        self._threads: list[threading.Thread] = []
+        self._busy = threading.Lock()
+
+    def run(self, program: int, n_steps: int, run: int, n_threads: int) -> None:
+        with self._busy:
+            while len(self._threads) < n_threads - 1:
+                self._spawn(len(self._threads) + 1)
+            start(self._base, program, n_steps, run, n_threads)
+
+    def _spawn(self, ith: int) -> None:
+        born = ctypes.c_int64.from_address(self._base + GEN).value
+        thread = threading.Thread(target=worker, args=(self._base, ith, born), name=f"graphsched-{ith}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def close(self) -> None:
+        stop(self._base)
+        for thread in self._threads:
+            thread.join()
+
+
+POOL = Pool()
