@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from graphsched.labels import label_of, stem_of
+from graphsched.labels import label_of, named_weight, stem_of
 from graphsched.opdef import Op
 from graphsched.tensor import Tensor, layer_of
 
@@ -74,9 +74,9 @@ def from_nodes(nodes: Iterable[Tensor], outputs: Iterable[Tensor]) -> Graph:
 
 
 def _base_name(node: Tensor, label: str, layer: int) -> str:
-    weight = next((s for s in node.sources if s.kind == "weight"), None)
-    if weight is not None and _op(node) not in (Op.ADD, Op.ROPE):
-        label, layer = stem_of(weight.name), layer_of(weight.name)
+    weight = named_weight(node)
+    if weight is not None:
+        label, layer = stem_of(weight, _op(node)), layer_of(weight.name)
     return f"blk.{layer}.{label}" if layer >= 0 else label
 
 

@@ -48,6 +48,8 @@ DERIVED = {
     (Op.FUSED_MUL_UNARY, "ffn_moe_gate"): "ffn_moe_gate_par",
     (Op.MUL, "ffn_moe_down"): "ffn_moe_weighted",
     (Op.MULTI_ADD, "ffn_moe_weighted"): "ffn_moe_out",
+    (Op.GET_ROWS, "l_out"): "last_ffn_inp",
+    (Op.GET_ROWS, "fa"): "last_attn",
     (Op.UNARY, "ffn_gate"): "ffn_silu",
     (Op.MUL, "ffn_silu"): "ffn_gate_par",
     (Op.FUSED_MUL_UNARY, "ffn_gate"): "ffn_gate_par",
@@ -60,11 +62,19 @@ KEEP = {Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.CONT, Op.ROPE, Op.GET_ROWS, Op.MUL, 
 PLAIN = {Op.FLASH_ATTN_EXT: "fa", Op.RMS_NORM: "norm"}
 
 
-def stem_of(weight_name: str) -> str:
-    """blk.3.attn_q.weight -> attn_q"""
-    parts = weight_name.split(".")
-    inner = parts[2:] if parts[0] == "blk" else parts
-    return inner[0] if inner else weight_name
+def stem_of(weight: Tensor, op: Op) -> str:
+    """blk.3.attn_q.weight -> attn_q; a product with the embedding matrix is the tied output."""
+    parts = weight.name.split(".")
+    stem = parts[2 if parts[0] == "blk" else 0]
+    return "output" if stem == "token_embd" and op is Op.MUL_MAT else stem
+
+
+def named_weight(node: Tensor) -> Tensor | None:
+    """The weight that a node is named after; additions of a bias and rotations keep their operand's name."""
+    assert node.opdef is not None
+    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE):
+        return None
+    return next((s for s in node.sources if s.kind == "weight"), None)
 
 
 def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
@@ -73,14 +83,14 @@ def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
     if node.label:
         return node.label
     op = node.opdef.op
-    weight = next((s for s in node.sources if s.kind == "weight"), None)
+    weight = named_weight(node)
     first = next((labels[s] for s in node.sources if s.kind == "node"), "")
-    if weight is not None and op not in (Op.ADD, Op.ROPE):
-        stem = stem_of(weight.name)
+    if weight is not None:
+        stem = stem_of(weight, op)
         return STEMS.get(stem, stem)
     if op is Op.SET_ROWS:
         return node.sources[0].name.split(".")[-1]
-    if op is Op.ADD and len(node.sources) == 2 and weight is None:
+    if op is Op.ADD and node.sources[1].kind == "node":
         second = labels.get(node.sources[1], "")
         return RESIDUALS.get(second, DERIVED.get((op, first), first or "add"))
     if (op, first) in DERIVED:

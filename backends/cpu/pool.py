@@ -30,7 +30,7 @@ PROGRAM, N_STEPS, RUN, N_THREADS = (320 + 8 * i for i in range(4))
 POOL_BYTES = 384
 # About 100 µs of `pause`: longer than the gap between two tokens, shorter than anyone's patience with a busy core.
 SPINS_BEFORE_PARK = 4000
-SPINS_BEFORE_YIELD = 20000  # a barrier that long means that a worker lost its core
+SPINS_BEFORE_YIELD = 2000  # a barrier that long means that a worker lost its core
 
 
 @helper

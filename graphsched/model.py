@@ -1,0 +1,85 @@
+"""A model: a file, the architecture that reads it, and the graphs they build."""
+
+from functools import cached_property
+from pathlib import Path
+
+from graphsched import arch
+from graphsched.arch import Architecture, Config, Inputs, Weights
+from graphsched.errors import LoadError, ShapeError
+from graphsched.graph import Graph
+from graphsched.loader import ModelFile, open_model
+from graphsched.options import SessionOptions
+from graphsched.rewrite import fuse_all, select_outputs
+from graphsched.tensor import TensorType
+from graphsched.tokenizer import Tokenizer, from_metadata
+
+DEFAULT_MODEL = Path(__file__).resolve().parent / "data" / "stories.gguf"
+DEFAULT_CONTEXT = 4096
+
+
+class Model:
+    """A loaded model file; weights stay mapped."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self.file = file
+        self.source = file.path.name
+        self.arch_name = file.get("general.architecture", str)
+        self.name = file.get("general.name", str, self.source)
+        self.architecture: Architecture = arch.get(self.arch_name, self.source)
+        self.config: Config = arch.read_config(self.architecture.config, file, self.arch_name)
+        self.types = {t.name: TensorType(t.dtype, t.shape) for t in file.tensors.values()}
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        layers = {n.split(".")[1] for n in self.types if n.startswith("blk.")}
+        if self.config.n_layer > len(layers):
+            key = f"{self.arch_name}.block_count"
+            raise LoadError(f"{self.source}: key {key} is {self.config.n_layer}, the file has {len(layers)} layers")
+
+    @property
+    def n_ctx_train(self) -> int:
+        return self.config.n_ctx_train
+
+    @cached_property
+    def n_vocab(self) -> int:
+        """Rows of the embedding: valid token ids are below it."""
+        if "token_embd.weight" not in self.types:
+            raise LoadError(f"{self.source}: missing tensor token_embd.weight")
+        return int(self.types["token_embd.weight"].shape[0])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return from_metadata(self.file.metadata, self.source)
+
+    def context(self, options: SessionOptions) -> int:
+        """Cells of the KV cache."""
+        return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+    def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
+        """The fused graph for given capacities: logits of n_outputs rows."""
+        weights = Weights(self.types, self.source, n_layer=self.config.n_layer)
+        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types)
+        try:
+            logits = self.architecture.build(self.config, weights, inputs)
+            return fuse_all(select_outputs(logits, inputs.out_ids), options.off)
+        except ShapeError as error:
+            raise LoadError(f"{self.source}: {error}") from None
+
+    def summary(self) -> str:
+        """Name, architecture, parameters and bytes in one line."""
+        parameters = sum(t.numel for t in self.types.values())
+        size = sum(t.nbytes for t in self.types.values())
+        types = ", ".join(sorted({t.dtype.name for t in self.types.values()}))
+        return f"{self.name}: {self.arch_name}, {_short(parameters)} parameters, {size / 1e6:.1f} MB ({types})"
+
+
+def _short(n: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if n >= unit:
+            return f"{n / unit:.2f}{name}"
+    return str(n)
+
+
+def open_default_or(path: str | Path | None) -> Model:
+    """The model at path, or the one that ships with graphsched."""
+    return Model(open_model(DEFAULT_MODEL if path is None else path))

@@ -1,0 +1,75 @@
+"""Options of a session: one set, whatever command or call they come from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphsched import dtypes
+from graphsched.dtypes import DType
+from graphsched.errors import Error, OptionError
+
+KV_TYPES = ("f32", "f16", "q8_0")
+FUSIONS = ("fmoe", "fused-mul-unary", "fused-rms-norm")
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How to run a model. OptionError outside the valid ranges.
+
+    n_ctx: cells of the KV cache; 0 takes the model's training context, at most 4096. n_batch: tokens of a prompt handed
+    over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
+    type_k, type_v: types of the KV cache. off: fusions switched off.
+    """
+
+    backend: str = "cpu"
+    n_ctx: int = 0
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int = 0
+    type_k: str = "f16"
+    type_v: str = "f16"
+    off: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        _in_range("n_ctx", self.n_ctx, 0, 1 << 24)
+        _in_range("n_batch", self.n_batch, 1, 1 << 20)
+        _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
+        _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
+        for name in sorted(self.off):
+            if name not in FUSIONS:
+                raise OptionError(f"no fusion {name!r}; there are {', '.join(FUSIONS)}")
+        _ = self.kv_types
+
+    @property
+    def kv_types(self) -> tuple[DType, DType]:
+        return _kv_type(self.type_k), _kv_type(self.type_v)
+
+    @property
+    def threads(self) -> int:
+        return self.n_threads or usable_cores()
+
+
+def _in_range(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise OptionError(f"{name} is {value}, an integer from {low} to {high} is needed")
+
+
+def _kv_type(name: str) -> DType:
+    try:
+        found = dtypes.by_name(name)
+    except Error:
+        found = None
+    if found is None or found.name.lower() not in KV_TYPES:
+        raise OptionError(f"no KV cache type {name!r}; there are {', '.join(KV_TYPES)}")
+    return found
+
+
+def usable_cores() -> int:
+    """Cores that affinity and the cgroup's quota allow."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or quota "max"
+        return cores

@@ -1,0 +1,223 @@
+"""A session: one model, one KV cache, plans by capacity, and generation."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched import device
+from graphsched.arch import Inputs
+from graphsched.device import Executable, Progress
+from graphsched.errors import ContextError, OptionError
+from graphsched.model import Model, open_default_or
+from graphsched.options import SessionOptions
+from graphsched.sampling import Sampler, SamplingOptions
+from graphsched.tokenizer import Tokenizer
+
+CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
+StopReason = Literal["eog", "limit", "context", "abort", ""]
+
+
+class Aborted(Exception):
+    """A run ended early because `Session.abort` was called; the KV cache holds what was there before it."""
+
+
+@dataclass
+class Timings:
+    """Milliseconds and tokens of the last load, prompt and generation."""
+
+    load_ms: float = 0.0
+    prompt_tokens: int = 0
+    prompt_ms: float = 0.0
+    generated_tokens: int = 0
+    generate_ms: float = 0.0
+
+
+class Session:
+    """One sequence on one model. Not thread-safe, but for `abort`."""
+
+    def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
+        self.model, self.options = model, options
+        self.n_ctx, self.n_past = model.context(options), 0
+        self.timings = Timings()
+        self.stop_reason: StopReason = ""
+        self._progress, self._aborted = progress, False
+        self._n_ubatch = min(options.n_ubatch, self.n_ctx)
+        self._plans: dict[tuple[int, int], Executable] = {}
+        weights = {name: model.file.raw(name) for name in model.types}
+        capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
+        self._runtime = device.get(options.backend).open(weights, capacities, options.threads)
+        self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
+        self._plan(1, 1)  # what does not fit the architecture is found now
+
+    def _feed(self, inputs: Inputs) -> None:
+        """Host arrays of the inputs; constants of a single sequence are written once."""
+        made = self._runtime.input
+        self._tokens, self._pos, self._where = made(inputs.tokens), made(inputs.pos), made(inputs.where)
+        self._cells, self._slots, self._out_ids = made(inputs.cells), made(inputs.slots), made(inputs.out_ids)
+        self._where[:] = 0
+        self._cells[:] = -1
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.model.tokenizer
+
+    def eval(self, tokens: Sequence[int] | NDArray[Any], all_logits: bool = False) -> NDArray[np.float32]:
+        """Logits after reading tokens, which continue from the cached position `n_past`.
+
+        Returns float32 [n, n_vocab] with `all_logits`, else [1, n_vocab] for the last token. Raises ContextError if the
+        tokens do not fit the context, OptionError for an id outside the vocabulary, Aborted after `abort`.
+        """
+        ids = self._checked(tokens)
+        rows: list[NDArray[np.float32]] = []
+        pieces = list(self._pieces(ids))
+        for i, piece in enumerate(pieces):
+            wanted = len(piece) if all_logits else int(i == len(pieces) - 1)
+            rows.append(self._forward(piece, wanted))
+        return rows[-1] if len(rows) == 1 else np.concatenate(rows)
+
+    def _checked(self, tokens: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:
+        ids = np.asarray(tokens, np.int64).reshape(-1)
+        if not len(ids):
+            raise OptionError("no tokens to evaluate")
+        if ids.min() < 0 or ids.max() >= self.model.n_vocab:
+            bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
+            raise OptionError(f"token {bad} is outside the vocabulary of {self.model.n_vocab}")
+        if self.n_past + len(ids) > self.n_ctx:
+            used = f"{self.n_past} are used and {len(ids)} more do not fit"
+            raise ContextError(f"the context holds {self.n_ctx} tokens: {used}; a larger one is -c N")
+        return ids.astype(np.int32)
+
+    def _pieces(self, ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+        """Micro-batches of each batch."""
+        for b in range(0, len(ids), self.options.n_batch):
+            batch = ids[b : b + self.options.n_batch]
+            for u in range(0, len(batch), self._n_ubatch):
+                yield batch[u : u + self._n_ubatch]
+
+    def _forward(self, ids: NDArray[np.int32], n_outputs: int) -> NDArray[np.float32]:
+        """Runs one micro-batch; logits of its last n_outputs tokens, [n_outputs, n_vocab]."""
+        n, past = len(ids), self.n_past
+        capacity = self._capacity(n)
+        plan = self._plan(capacity, 1 if n_outputs <= 1 else capacity)
+        end = past + n
+        positions = np.arange(past, end, dtype=np.int32)
+        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = ids, positions, positions, positions
+        self._cells[past:end, 0], self._cells[past:end, 1] = 0, positions
+        if n_outputs:
+            self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
+        plan.run({"n_tokens": n, "n_outputs": n_outputs, "n_kv": end})
+        if self._aborted:
+            self._cells[past:end] = -1
+            self._clear_abort()
+            raise Aborted
+        self.n_past = end
+        return plan.outputs[0].copy()
+
+    def _capacity(self, n: int) -> int:
+        return next((c for c in CAPACITIES if n <= c <= self._n_ubatch), self._n_ubatch)
+
+    def _plan(self, n_tokens: int, n_outputs: int) -> Executable:
+        """The executable for these capacities, built on first use."""
+        key = n_tokens, n_outputs
+        if key not in self._plans:
+            graph = self.model.graph(n_tokens, n_outputs, self.n_ctx, self.options)
+            self._plans[key] = self._runtime.compile(graph, self._progress)
+        return self._plans[key]
+
+    def reset(self) -> None:
+        """Forgets all tokens."""
+        self.n_past = 0
+        self._cells[:] = -1
+
+    def abort(self) -> None:
+        """Ends the run in progress, or the next one, within milliseconds. For other threads and signal watchers."""
+        self._aborted = True
+        self._runtime.abort(True)
+
+    def _clear_abort(self) -> None:
+        self._aborted = False
+        self._runtime.abort(False)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n_predict: int = -1,
+        sampling: SamplingOptions | None = None,
+        stop_on_eog: bool = True,
+    ) -> Iterator[str]:
+        """Text that continues the prompt, in pieces as it is generated; `stop_reason` says why it ended.
+
+        A text prompt gets the model's special tokens when the session is empty. n_predict < 0: until an
+        end-of-generation token or a full context. A prompt that does not fit raises ContextError.
+        """
+        self._clear_abort()
+        sampler = Sampler(sampling or SamplingOptions())
+        ids = self.tokenizer.encode(prompt, add_special=self.n_past == 0) if isinstance(prompt, str) else list(prompt)
+        for token in ids:
+            sampler.accept(token)
+        self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
+        self.stop_reason = ""
+        stream = self.tokenizer.stream(continuing=True)
+        try:
+            for token in self._sampled(ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()):
+                if text := stream.push(token):
+                    yield text
+        except Aborted:
+            self.stop_reason = "abort"
+        if text := stream.flush():
+            yield text
+
+    def _sampled(
+        self, ids: Sequence[int], n_predict: int, sampler: Sampler, stop: frozenset[int]
+    ) -> Iterator[int]:
+        """Sampled tokens; the time between them counts as generation."""
+        clock = time.perf_counter()
+        logits = self.eval(ids) if ids else None
+        self.timings.prompt_ms = (time.perf_counter() - clock) * 1e3
+        while logits is not None:
+            if self.timings.generated_tokens == n_predict:
+                self.stop_reason = "limit"
+                return
+            clock = time.perf_counter()
+            token = sampler.sample(logits[-1])
+            sampler.accept(token)
+            if token in stop:
+                self.stop_reason = "eog"
+                return
+            self.timings.generated_tokens += 1
+            self.timings.generate_ms += (time.perf_counter() - clock) * 1e3
+            yield token
+            if self.n_past == self.n_ctx:
+                self.stop_reason = "context"
+                return
+            if self.timings.generated_tokens == n_predict:
+                continue
+            clock = time.perf_counter()
+            logits = self.eval((token,))
+            self.timings.generate_ms += (time.perf_counter() - clock) * 1e3
+
+    def close(self) -> None:
+        """Lets go of the file and of all memory."""
+        self._plans.clear()
+        self.model.file.close()
+
+
+def load(path: str | Path | None = None, *, progress: Progress | None = None, **options: Any) -> Session:
+    """Opens a model (None: the embedded one) and prepares a session; options as in `SessionOptions`.
+
+    Raises graphsched.Error (LoadError, OptionError) with one sentence that names the file, tensor, key or option.
+    """
+    started = time.perf_counter()
+    try:
+        chosen = SessionOptions(**options)
+    except TypeError as error:
+        raise OptionError(str(error).replace("SessionOptions.__init__()", "load()")) from None
+    session = Session(open_default_or(path), chosen, progress)
+    session.timings.load_ms = (time.perf_counter() - started) * 1e3
+    return session
