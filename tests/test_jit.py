@@ -1,0 +1,60 @@
+"""The kernel cache: an edited intrinsic recompiles, nothing else does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import graphsched
+
+PACKAGE = Path(graphsched.__file__).resolve().parent
+RUN = """
+import numpy as np
+from graphsched.backends.cpu.norm import rms_norm_f32
+kernel = rms_norm_f32(0)
+kernel.address
+print("hit" if kernel.was_cached else "miss")
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package whose sources a test may edit."""
+    root = tmp_path / "checkout"
+    shutil.copytree(PACKAGE, root / "graphsched", symlinks=False, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    if not (root / "graphsched" / "backends").exists():  # an installed mapping without symlinks
+        for name in ("backends", "models"):
+            module = __import__(f"graphsched.{name}", fromlist=["_"])
+            shutil.copytree(Path(module.__file__).parent, root / "graphsched" / name)
+    return root
+
+
+def run(root: Path, **environment: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(root), "GRAPHSCHED_CACHE_DIR": str(root / "cache"), **environment}
+    done = subprocess.run([sys.executable, "-c", RUN], env=env, cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_an_edited_intrinsic_recompiles_the_kernels(copy: Path) -> None:
+    assert run(copy) == "miss"
+    assert run(copy) == "hit"
+    simd = copy / "graphsched" / "backends" / "cpu" / "simd.py"
+    simd.write_text(simd.read_text() + "\n# an edit\n")
+    assert run(copy) == "miss"
+    assert run(copy) == "hit"
+
+
+def test_another_target_does_not_load_these_kernels(copy: Path) -> None:
+    assert run(copy) == "miss"
+    assert run(copy, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="") == "miss"
+    assert run(copy) == "hit"
+
+
+def test_nothing_compiles_at_import() -> None:
+    code = "import graphsched.backends.cpu as b, gc; from graphsched.backends.cpu.jit import Kernel; "
+    code += "print(sum('compiled' in vars(o) for o in gc.get_objects() if isinstance(o, Kernel)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"

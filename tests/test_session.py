@@ -1,0 +1,175 @@
+"""Sessions: golden text, perplexity, plans by capacity, what Python does per token, and its errors."""
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphsched
+from graphsched import SamplingOptions, Session
+from graphsched.errors import ContextError, Error, OptionError
+from graphsched.session import Aborted
+from shared import shared
+
+GREEDY = SamplingOptions(temperature=0)
+PROMPT = "Once upon a time"
+
+
+def stories(**options: Any) -> Session:
+    return graphsched.load(shared("models/stories260K.gguf"), **options)
+
+
+def text_of(session: Session, n: int) -> str:
+    return PROMPT + "".join(session.generate(PROMPT, n_predict=n, sampling=GREEDY))
+
+
+@pytest.mark.target
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_golden_text(backend: str) -> None:
+    expected = json.loads(shared("models/stories260K.json").read_text())["greedy_text_256_positions"]
+    assert text_of(stories(backend=backend), 252) == expected
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16"])
+def test_perplexity_has_the_windows_of_llama_perplexity(kv: str) -> None:
+    expected = json.loads(shared("models/stories260K.json").read_text())["perplexity"]["F32"]
+    session = stories(n_ctx=256, type_k=kv, type_v=kv)
+    ids = session.tokenizer.encode(shared("text/stories.txt").read_text(encoding="utf-8"))
+    losses = [loss for start in range(0, len(ids) - 255, 256) for loss in window_losses(session, ids[start : start + 256])]
+    assert np.exp(np.mean(losses)) == pytest.approx(expected, abs=0.003)
+
+
+def window_losses(session: Session, window: list[int]) -> list[float]:
+    """Negative log-likelihood of the second half of a window that starts with BOS."""
+    session.reset()
+    logits = session.eval([session.tokenizer.bos or 0, *window[1:]], all_logits=True).astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return [-float(log_p[i, window[i + 1]]) for i in range(128, 255)]
+
+
+def test_one_plan_per_capacity_not_per_length() -> None:
+    session = stories()
+    for n in (31, 32, 30, 33, 34, 100):
+        session.reset()
+        session.eval(list(range(3, 3 + n)))
+    assert sorted(session._plans) == [(1, 1), (32, 1), (128, 1)]
+
+
+def test_logits_do_not_depend_on_how_a_prompt_is_cut() -> None:
+    ids = list(range(5, 60))
+    whole = stories().eval(ids, all_logits=True)
+    cut = stories(n_ubatch=7, n_batch=20).eval(ids, all_logits=True)
+    assert whole.shape == cut.shape == (55, 512)
+    np.testing.assert_allclose(cut, whole, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(stories().eval(ids)[0], whole[-1], rtol=0, atol=2e-4)
+
+
+def calls_per_token(session: Session) -> int:
+    """Python and C function calls that one decode step makes."""
+    session.eval([1, 2, 3])
+    session.eval([4])
+    count = 0
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    session.eval([5])
+    sys.setprofile(None)
+    return count
+
+
+def test_python_calls_per_token_do_not_grow_with_layers() -> None:
+    five_layers = calls_per_token(stories())
+    two_layers = calls_per_token(graphsched.load(shared("conformance/llama-f16.gguf"), n_ctx=64))
+    assert five_layers == two_layers
+    assert five_layers < 80
+
+
+def test_reset_forgets() -> None:
+    session = stories()
+    first = session.eval([1, 2, 3])
+    session.eval([9, 9])
+    session.reset()
+    assert session.n_past == 0
+    np.testing.assert_array_equal(session.eval([1, 2, 3]), first)
+
+
+def test_generation_ends_at_a_full_context() -> None:
+    session = stories(n_ctx=16)
+    list(session.generate(PROMPT, sampling=GREEDY))
+    assert session.stop_reason == "context"
+    assert session.n_past == 16
+
+
+def test_seed_decides_the_text() -> None:
+    sampling = SamplingOptions(temperature=1.0, seed=7)
+    one, two = ("".join(stories().generate(PROMPT, n_predict=30, sampling=sampling)) for _ in range(2))
+    assert one == two
+
+
+def test_abort_ends_a_prompt_and_keeps_the_cache() -> None:
+    session = stories(n_ctx=4096, n_ubatch=2048)
+    before = session.eval([1, 2, 3])
+    timer = threading.Timer(0.05, session.abort)
+    timer.start()
+    with pytest.raises(Aborted):
+        while True:  # prompts of 4000 tokens, until the timer ends one
+            session.reset()
+            session.eval([1, 2, 3])
+            session.eval([7] * 4000)
+    timer.join()
+    assert session.n_past in (0, 3, 2051)  # whole micro-batches only
+    session.reset()
+    np.testing.assert_array_equal(session.eval([1, 2, 3]), before)
+
+
+BAD = [
+    (lambda s: s.eval([]), OptionError, "no tokens to evaluate"),
+    (lambda s: s.eval([512]), OptionError, "token 512 is outside the vocabulary of 512"),
+    (lambda s: s.eval([3, -1]), OptionError, "token -1 is outside the vocabulary of 512"),
+    (
+        lambda s: s.eval([1] * 33),
+        ContextError,
+        "the context holds 32 tokens: 0 are used and 33 more do not fit; a larger one is -c N",
+    ),
+    (lambda s: list(s.generate("word " * 40)), ContextError, None),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "sentence"), BAD)
+def test_bad_calls(call: Any, kind: type[Error], sentence: str | None) -> None:
+    session = stories(n_ctx=32)
+    with pytest.raises(kind) as caught:
+        call(session)
+    assert sentence is None or str(caught.value) == sentence
+    assert session.eval([1]).shape == (1, 512)  # the session lives on
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"n_ctx": -1}, "n_ctx is -1, an integer from 0 to 16777216 is needed"),
+    ({"n_threads": 5000}, "n_threads is 5000, an integer from 0 to 1024 is needed"),
+    ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
+    ({"type_k": "q4_k"}, "no KV cache type 'q4_k'; there are f32, f16, q8_0"),
+    ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
+    ({"off": frozenset({"magic"})}, "no fusion 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm"),
+    ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), BAD_OPTIONS)
+def test_bad_options(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        stories(**options)
+    assert str(caught.value) == sentence
+
+
+def test_errors_of_the_path(tmp_path: Path) -> None:
+    with pytest.raises(Error):
+        graphsched.load(tmp_path / "absent.gguf")
