@@ -78,7 +78,9 @@ def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
 class ReferenceBackend:
     """Numpy, one node after the other."""
 
-    def open(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> ReferenceRuntime:
+    def open(
+        self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int
+    ) -> ReferenceRuntime:
         return ReferenceRuntime(weights, capacities)
 
 

@@ -60,7 +60,9 @@ class _Namespace:
 class Weights:
     """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`, and absence is `"output" in w`."""
 
-    def __init__(self, types: Mapping[str, TensorType], source: str, prefix: str = "", n_layer: int = 0) -> None:
+    def __init__(
+        self, types: Mapping[str, TensorType], source: str, prefix: str = "", n_layer: int = 0
+    ) -> None:
         self._types, self._source, self._prefix, self._n_layer = types, source, prefix, n_layer
         self._leaves: dict[str, Tensor] = {}
 
@@ -114,7 +116,9 @@ class Inputs:
 
     def cache(self, blk: Weights, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""
-        return self._store(blk, "cache_k", k, self._kv_types[0]), self._store(blk, "cache_v", v, self._kv_types[1])
+        return self._store(blk, "cache_k", k, self._kv_types[0]), self._store(
+            blk, "cache_v", v, self._kv_types[1]
+        )
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType) -> Tensor:
         type = TensorType(dtype, (self.n_kv, *rows.shape[1:]))

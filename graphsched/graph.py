@@ -34,7 +34,9 @@ class Graph:
         return found
 
     def dump(self) -> str:
-        return "\n".join(f"{i:4} {_op(n).name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes))
+        return "\n".join(
+            f"{i:4} {_op(n).name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes)
+        )
 
 
 def _op(node: Tensor) -> Op:

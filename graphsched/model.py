@@ -34,7 +34,9 @@ class Model:
         layers = {n.split(".")[1] for n in self.types if n.startswith("blk.")}
         if self.config.n_layer > len(layers):
             key = f"{self.arch_name}.block_count"
-            raise LoadError(f"{self.source}: key {key} is {self.config.n_layer}, the file has {len(layers)} layers")
+            raise LoadError(
+                f"{self.source}: key {key} is {self.config.n_layer}, the file has {len(layers)} layers"
+            )
 
     @property
     def n_ctx_train(self) -> int:
@@ -70,7 +72,9 @@ class Model:
         parameters = sum(t.numel for t in self.types.values())
         size = sum(t.nbytes for t in self.types.values())
         types = ", ".join(sorted({t.dtype.name for t in self.types.values()}))
-        return f"{self.name}: {self.arch_name}, {_short(parameters)} parameters, {size / 1e6:.1f} MB ({types})"
+        return (
+            f"{self.name}: {self.arch_name}, {_short(parameters)} parameters, {size / 1e6:.1f} MB ({types})"
+        )
 
 
 def _short(n: int) -> str:

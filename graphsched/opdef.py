@@ -121,7 +121,12 @@ class Case:
     tolerance: float = 1e-9  # NMSE against the reference
 
 
-def case(*types: TensorType, ints: Mapping[int, tuple[int, int]] | None = None, tolerance: float = 1e-9, **attrs: Any) -> Case:
+def case(
+    *types: TensorType,
+    ints: Mapping[int, tuple[int, int]] | None = None,
+    tolerance: float = 1e-9,
+    **attrs: Any,
+) -> Case:
     return Case(types, attrs, ints or {}, tolerance)
 
 
@@ -148,7 +153,9 @@ class OpDef(Generic[P]):
         self.doc = (infer.__doc__ or "").strip()
         parameters = inspect.signature(infer).parameters.values()
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-        self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+        self.defaults = {
+            p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+        }
         self.lowerings: dict[str, list[Lowering]] = {}
         self.run_reference: Callable[..., Array] | None = None
         self.count_flops: Callable[..., int] = lambda *_, **__: 0

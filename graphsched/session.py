@@ -106,7 +106,12 @@ class Session:
         plan = self._plan(capacity, 1 if n_outputs <= 1 else capacity)
         end = past + n
         positions = np.arange(past, end, dtype=np.int32)
-        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = ids, positions, positions, positions
+        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = (
+            ids,
+            positions,
+            positions,
+            positions,
+        )
         self._cells[past:end, 0], self._cells[past:end, 1] = 0, positions
         if n_outputs:
             self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
@@ -158,14 +163,20 @@ class Session:
         """
         self._clear_abort()
         sampler = Sampler(sampling or SamplingOptions())
-        ids = self.tokenizer.encode(prompt, add_special=self.n_past == 0) if isinstance(prompt, str) else list(prompt)
+        ids = (
+            self.tokenizer.encode(prompt, add_special=self.n_past == 0)
+            if isinstance(prompt, str)
+            else list(prompt)
+        )
         for token in ids:
             sampler.accept(token)
         self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
         self.stop_reason = ""
         stream = self.tokenizer.stream(continuing=True)
         try:
-            for token in self._sampled(ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()):
+            for token in self._sampled(
+                ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()
+            ):
                 if text := stream.push(token):
                     yield text
         except Aborted:

@@ -1,5 +1,6 @@
 """Every architecture against the logits of independent engines, on every backend and through every way to batch."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-import graphsched
 from shared import SHARED, shared
 
+import graphsched
+
 # NMSE over all rows, and how close the reference's best two may be for the best token to differ.
-LIMITS = {"f16": (1e-5, 0.02), "BF16": (1e-4, 0.1), "Q8_0": (1e-3, 0.1), "Q6_K": (1e-3, 0.1), "other": (3e-3, 0.1)}
+LIMITS = {
+    "f16": (1e-5, 0.02),
+    "BF16": (1e-4, 0.1),
+    "Q8_0": (1e-3, 0.1),
+    "Q6_K": (1e-3, 0.1),
+    "other": (3e-3, 0.1),
+}
 CONFORMANCE = ["llama-f16", "mixtral-f16"]
 QUANTS = sorted(p.stem for p in (SHARED / "quants").glob("llama-*.gguf"))
 
@@ -32,11 +39,13 @@ def reference(name: str) -> Reference:
     return Reference(shared(f"{name}.gguf"), data["tokens"], data["logits"], int(data["n_prompt"]))
 
 
-def logits_in_pieces(path: Path, tokens: NDArray[np.int32], first: int, **options: Any) -> NDArray[np.float32]:
+def logits_in_pieces(
+    path: Path, tokens: NDArray[np.int32], first: int, **options: Any
+) -> NDArray[np.float32]:
     """A prompt of `first` tokens at once, the rest of the reference's prompt at once, then one by one."""
     session = graphsched.load(path, n_ctx=64, **options)
     cuts = sorted({0, first, 24, *range(24, len(tokens) + 1)})
-    rows = [session.eval(tokens[a:b], all_logits=True) for a, b in zip(cuts, cuts[1:], strict=False)]
+    rows = [session.eval(tokens[a:b], all_logits=True) for a, b in itertools.pairwise(cuts)]
     session.close()
     return np.concatenate(rows)
 
@@ -61,7 +70,9 @@ def check(name: str, got: NDArray[np.float32], expected: NDArray[np.float32]) ->
 @pytest.mark.parametrize("name", [f"conformance/{n}" for n in CONFORMANCE] + [f"quants/{n}" for n in QUANTS])
 def test_logits_on_cpu(name: str, first: int, n_ubatch: int, threads: int) -> None:
     ref = reference(name)
-    check(name, logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=threads), ref.logits)
+    check(
+        name, logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=threads), ref.logits
+    )
 
 
 @pytest.mark.parametrize("name", [f"conformance/{n}" for n in CONFORMANCE] + ["quants/llama-Q4_K_M"])

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from graphsched import ops
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS, gated, tanh
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.simd import (
-    F32,
     add,
     div,
     get,
@@ -24,7 +24,7 @@ from graphsched.backends.cpu.simd import (
     sum_lanes,
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched import ops
+from graphsched.backends.cpu.vector import F32
 from graphsched.opdef import OpDef
 from graphsched.tensor import Tensor
 
@@ -130,7 +130,9 @@ def map_f32(what: int) -> Callable[..., None]:
 def _map(low: Low, node: Tensor, what: int, p: float = 0.0, q: float = 0.0) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))
-    low.step(map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), rows=rows_of(node.type))
+    low.step(
+        map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), rows=rows_of(node.type)
+    )
 
 
 @ops.scale.lowering("cpu")
@@ -233,6 +235,6 @@ def multi_add_f32() -> Callable[..., None]:
 @ops.multi_add.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    low.step(multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], rows=rows_of(node.type))
-
-
+    low.step(
+        multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], rows=rows_of(node.type)
+    )

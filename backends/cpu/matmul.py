@@ -11,8 +11,9 @@ from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import BLOCK32_TYPES, FLOAT_TYPES, NATIVE, q8_block
-from graphsched.backends.cpu.simd import F32, I8, I32, get, put, store, sum_lanes
+from graphsched.backends.cpu.simd import get, put, store, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
@@ -44,7 +45,13 @@ def mat_vec(kind: int) -> Callable[..., None]:
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
         w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, k, row_bytes, matrices, matrix_bytes = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 9)
+        n, k, row_bytes, matrices, matrix_bytes = (
+            arg(step, 5),
+            arg(step, 6),
+            arg(step, 7),
+            arg(step, 8),
+            arg(step, 9),
+        )
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
         blocks = k // 32
@@ -79,7 +86,9 @@ def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
     *outer, k = x.shape
     q = low.scratch("q8", TensorType(dtypes.I8, (*outer, k)))
     d, isum = low.scratch("q8 scales", f32(*outer, k // 32)), low.scratch("q8 sums", i32(*outer, k // 32))
-    low.step(quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type))
+    low.step(
+        quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type)
+    )
     return q, d, isum
 
 
@@ -140,5 +149,3 @@ def _(low: Low, node: Tensor) -> None:
         _mat_vec(low, node, w, x, part, ids)
     kernel = mul_unary_f32(KINDS[node.attrs["kind"]])
     low.step(kernel, *parts, Out(low.result(node)), node.shape[-1], rows=rows_of(node.type))
-
-

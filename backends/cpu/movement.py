@@ -7,9 +7,11 @@ from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, dense, row_address, rows_of
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import NATIVE, dequantize_row, quantize_row
-from graphsched.backends.cpu.simd import F32, I32, get, load, load_first, put, store, store_first
+from graphsched.backends.cpu.simd import get, load, load_first, put, store, store_first
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.vector import F32, I32
 from graphsched.tensor import Tensor
+
 
 @kernel
 def get_rows_to_f32(kind: int) -> Callable[..., None]:
@@ -44,7 +46,15 @@ def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
     n = node.type.numel // int(node.shape[0])
     y = Out(low.result(node))
-    low.step(get_rows_to_f32(x.type.dtype.id), x, ids, y, n, x.strides[0], rows=rows_of(node.sources[1].type, inner=0))
+    low.step(
+        get_rows_to_f32(x.type.dtype.id),
+        x,
+        ids,
+        y,
+        n,
+        x.strides[0],
+        rows=rows_of(node.sources[1].type, inner=0),
+    )
 
 
 @ops.get_rows.lowering("cpu", when=_picks_elements)
@@ -112,7 +122,17 @@ def _(low: Low, node: Tensor) -> None:
         _, token, head = row_address(x)
         part = Operand(y.buffer, node.type, y.strides, y.offset + offset)
         shared = len(node.shape) == 3 and source.shape[1] == 1
-        low.step(copy_f32(), x, Out(part), n, 4 * node.shape[-1], heads, token, 0 if shared else head, rows=rows_of(node.type))
+        low.step(
+            copy_f32(),
+            x,
+            Out(part),
+            n,
+            4 * node.shape[-1],
+            heads,
+            token,
+            0 if shared else head,
+            rows=rows_of(node.type),
+        )
         offset += 4 * n
 
 
@@ -134,7 +154,9 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
     return set_rows
 
 
-@ops.set_rows.lowering("cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), when=lambda node: len(node.shape) == 3)
+@ops.set_rows.lowering(
+    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), when=lambda node: len(node.shape) == 3
+)
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)

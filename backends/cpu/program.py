@@ -118,7 +118,9 @@ class PackedProgram:
     segments: tuple[Segment, ...]
     arena: NDArray[np.uint8] = field(repr=False)
     plan: memory.Arena = field(repr=False)
-    items: tuple[Step | PythonStep, ...] = field(repr=False)  # whose operands keep weights and constants alive
+    items: tuple[Step | PythonStep, ...] = field(
+        repr=False
+    )  # whose operands keep weights and constants alive
 
     def address(self, segment: Segment) -> int:
         return self.words.ctypes.data + segment.first * layout.STEP_BYTES

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 
+from graphsched import ops
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.program import Operand, Out
-from graphsched.backends.cpu.simd import F32, I32, double, get, put
+from graphsched.backends.cpu.simd import double, get, put
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched import ops
+from graphsched.backends.cpu.vector import F32, I32
 from graphsched.tensor import Tensor, f32
 
 
@@ -17,7 +18,13 @@ def rope_table(factored: int) -> Callable[..., None]:
     """table[t, i] = (cos, sin) · magnitude of pos[t] · theta[i]; angles in float64."""
 
     def table(step: int, run: int, ith: int, nth: int) -> None:
-        pos, theta, factors, out, half = (arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4))
+        pos, theta, factors, out, half = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+        )
         magnitude = real_arg(step, 5)
         first, last = share(rows(step, run), ith, nth)
         for t in range(first, last):

@@ -22,7 +22,15 @@ from graphsched.graph import Graph, replace_leaves
 from graphsched.tensor import Extent, Tensor, TensorType
 
 Array = NDArray[Any]
-FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches their lowerings
+FAMILIES = (
+    attention,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    rope,
+)  # importing them attaches their lowerings
 
 
 class CpuRuntime:

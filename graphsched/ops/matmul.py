@@ -107,7 +107,9 @@ def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind:
 @moe_fused_up_gate.nbytes
 def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind: str) -> int:
     used = min(ids.numel, up.shape[0])
-    return (up.nbytes + gate.nbytes) // up.shape[0] * used + x.nbytes + ids.nbytes + 4 * ids.numel * up.shape[1]
+    return (
+        (up.nbytes + gate.nbytes) // up.shape[0] * used + x.nbytes + ids.nbytes + 4 * ids.numel * up.shape[1]
+    )
 
 
 @moe_fused_up_gate.cases
@@ -116,7 +118,15 @@ def _() -> Iterator[Case]:
         for n_tokens in (1, 2, 33):
             w = TensorType(t, (6, 24, 64))
             tolerance = max(ROUNDED[t.name] * 3, 1e-9)
-            yield case(w, w, f32(n_tokens, 1, 64), i32(n_tokens, 2), ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
+            yield case(
+                w,
+                w,
+                f32(n_tokens, 1, 64),
+                i32(n_tokens, 2),
+                ints={3: (-1, 7)},
+                kind="silu",
+                tolerance=tolerance,
+            )
 
 
 @op(Op.ADD_ID, rowwise=True)

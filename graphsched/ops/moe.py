@@ -31,7 +31,9 @@ def _() -> Iterator[Case]:
 def grouped_top_k(x: Tensor, *, k: int, n_group: int, n_group_used: int) -> TensorType:
     """top_k among the experts of the n_group_used best groups; a group scores the sum of its two largest"""
     require(x.shape[-1] % n_group == 0, f"grouped_top_k: {n_group} groups do not divide {x}")
-    require(0 < k <= x.shape[-1] // n_group * n_group_used, f"grouped_top_k: {k} of {n_group_used} groups of {x}")
+    require(
+        0 < k <= x.shape[-1] // n_group * n_group_used, f"grouped_top_k: {k} of {n_group_used} groups of {x}"
+    )
     return i32(*x.shape[:-1], k)
 
 

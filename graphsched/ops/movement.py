@@ -104,7 +104,9 @@ def _() -> Iterator[Case]:
 @op(Op.CONCAT, rowwise=True)
 def concat(a: Tensor, b: Tensor) -> TensorType:
     """a and b side by side along the last dimension; b's other dimensions may be 1"""
-    fits = len(a.shape) == len(b.shape) and all(y in (1, x) for x, y in zip(a.shape[:-1], b.shape[:-1], strict=True))
+    fits = len(a.shape) == len(b.shape) and all(
+        y in (1, x) for x, y in zip(a.shape[:-1], b.shape[:-1], strict=True)
+    )
     require(fits, f"concat: {b} does not fit {a}")
     return TensorType(a.dtype, (*a.shape[:-1], a.shape[-1] + b.shape[-1]))
 
