@@ -58,7 +58,7 @@ def test_one_plan_per_capacity_not_per_length() -> None:
     for n in (31, 32, 30, 33, 34, 100):
         session.reset()
         session.eval(list(range(3, 3 + n)))
-    assert sorted(session._plans) == [(1, 1), (32, 1), (128, 1)]
+    assert sorted(session._plans) == [(1, 1, ()), (32, 1, ()), (128, 1, ())]
 
 
 def test_logits_do_not_depend_on_how_a_prompt_is_cut() -> None:
@@ -163,7 +163,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
     ({"type_k": "q4_k"}, "no KV cache type 'q4_k'; there are f32, f16, q8_0"),
     ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
-    ({"off": frozenset({"magic"})}, "no fusion 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm"),
+    ({"off": frozenset({"magic"})}, "no switch 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic"),
     ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
 ]
 
