@@ -17,6 +17,7 @@ Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 KNOWN = ("cpu", "reference")
+INTERNAL = ("null",)  # plans, and does not compute
 
 
 class Executable(Protocol):
@@ -65,7 +66,7 @@ class Backend(Protocol):
 
 def get(name: str) -> Backend:
     """The backend by name; its module is imported on use."""
-    if name not in KNOWN:
+    if name not in KNOWN + INTERNAL:
         raise OptionError(f"no backend {name!r}; there are {', '.join(KNOWN)}")
     module = importlib.import_module(f"graphsched.backends.{name}")
     return module.BACKEND

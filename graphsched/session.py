@@ -82,6 +82,8 @@ class Session:
         tokens do not fit the context, OptionError for an id outside the vocabulary, Aborted after `abort`.
         """
         ids = self._checked(tokens)
+        if len(ids) == 1:
+            return self._forward(ids, 1)
         rows: list[NDArray[np.float32]] = []
         pieces = list(self._pieces(ids))
         for i, piece in enumerate(pieces):

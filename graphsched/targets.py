@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from graphsched import device
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
@@ -37,9 +38,10 @@ class Targets:
 
     def home(self, leaf: Tensor) -> str:
         """The device that holds a weight or cache."""
-        return self._home(leaf).device
+        return self.home_of(leaf).device
 
-    def _home(self, leaf: Tensor) -> Home:
+    def home_of(self, leaf: Tensor) -> Home:
+        """The device that holds a weight or cache, and why."""
         if leaf.kind == "cache":
             return self.placement.kv[layer_of(leaf.name)]
         return self.placement.homes[leaf.name]
@@ -52,6 +54,7 @@ class Targets:
         return replace_operands(graph, _as_output)
 
     def target(self, lengths: Mapping[str, int]) -> Target:
+        device.get("cpu")  # attaches the lowerings that `supports` asks for
         return Target(
             devices=(*self.devices, HOST),
             home=self.home,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_models import Reference, logits_in_pieces, reference
 
 from graphsched.placement import PlacementOptions
-from test_models import Reference, logits_in_pieces, reference
 
 ONE, TWO, THREE = ("sim:rtx4090",), ("sim:2x3090",), ("sim:2x3090", "sim:rtx4090")
 P = PlacementOptions
@@ -62,12 +62,25 @@ def test_same_bits_as_the_cpu(name: str, preset: str, devices: tuple[str, ...]) 
     np.testing.assert_array_equal(got, on_host(name, ref))
 
 
-TENSORS = ["attn_q", "attn_k", "attn_output", "ffn_up", "ffn_gate", "ffn_down", "norm", "output", "token_embd", "exps"]
+TENSORS = [
+    "attn_q",
+    "attn_k",
+    "attn_output",
+    "ffn_up",
+    "ffn_gate",
+    "ffn_down",
+    "norm",
+    "output",
+    "token_embd",
+    "exps",
+]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(st.tuples(st.integers(0, 1), st.sampled_from(TENSORS), st.sampled_from(["CPU", "sim0", "sim1"]))),
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from(TENSORS), st.sampled_from(["CPU", "sim0", "sim1"]))
+    ),
     st.sampled_from([1, 4, 32]),
     st.sampled_from([(), ("26,0",), ("27,0,29,0",)]),
     st.sets(st.sampled_from(["traffic", "hoist", "fmoe"])),
@@ -78,7 +91,11 @@ def test_any_placement_and_policy(
     name = "conformance/mixtral-f16"
     ref = reference(name)
     overrides = tuple(rf"blk\.{layer}.*{tensor}={device}" for layer, tensor, device in rules)
-    options: dict[str, Any] = {"offload_min_batch": min_batch, "offload_policy": policy, "off": frozenset(off)}
+    options: dict[str, Any] = {
+        "offload_min_batch": min_batch,
+        "offload_policy": policy,
+        "off": frozenset(off),
+    }
     placed = {"devices": TWO, "placement": P(overrides=overrides), "poison": True}
     got = logits_in_pieces(ref.model, ref.tokens, 24, **placed, **options)
     np.testing.assert_array_equal(got, on_host(name, ref))

@@ -159,20 +159,18 @@ class CpuExecutable:
     results: list[Operand]
 
     def __post_init__(self) -> None:
+        # What every run needs, resolved once: decode is a few Python statements.
         self._run = self.runtime.run_block.ctypes.data
-
-    @functools.cached_property
-    def _whole(self) -> list[Array]:
-        return [self._array(o, Capacity({})) for o in self.results]
+        self._ranges = [(self.packed.address(s), s.count, s.python) for s in self.packed.segments]
+        self._plain = [o for o in self.results if o.type.dtype.numpy is not None]
+        self._views = [(self._array(o, Capacity({})), length_word(o.type)) for o in self._plain]
 
     @property
     def outputs(self) -> tuple[Array, ...]:
-        if any(o.type.dtype.numpy is None for o in self.results):
+        if len(self._plain) < len(self.results):
             return tuple(self._values(o, Capacity({})) for o in self.results)
         block = self.runtime.run_block
-        lengths = [o.type.shape[0] for o in self.results]
-        cut = [int(block[EXTENT_WORDS[d.word]]) if isinstance(d, Extent) else d for d in lengths]
-        return tuple(whole[:n] for whole, n in zip(self._whole, cut, strict=True))
+        return tuple(view if word < 0 else view[: block[word]] for view, word in self._views)
 
     def run(self, lengths: Mapping[str, int]) -> None:
         block = self.runtime.run_block
@@ -181,11 +179,11 @@ class CpuExecutable:
         if self.runtime.poison:
             for arena in self.packed.arenas.values():
                 arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
-        for segment in self.packed.segments:
-            if segment.python is None:
-                POOL.run(self.packed.address(segment), segment.count, self._run, self.runtime.n_threads)
+        for address, count, python in self._ranges:
+            if python is None:
+                POOL.run(address, count, self._run, self.runtime.n_threads)
             else:
-                self._run_python(segment.python, Capacity(lengths))
+                self._run_python(python, Capacity(lengths))
 
     def _run_python(self, step: PythonStep, actual: Capacity) -> None:
         sources = [self._values(o, actual) for o in step.sources]
@@ -202,6 +200,12 @@ class CpuExecutable:
         """The operand's memory as an array of actual shape, which keeps that memory alive."""
         shape, (raw, start) = actual.shape(operand.type.shape), self.packed.bytes_of(operand)
         return np.ndarray(shape, operand.type.dtype.numpy, raw, start, operand.strides)
+
+
+def length_word(type: TensorType) -> int:
+    """The run-block word with the actual length of the first dimension, or -1 if that is fixed."""
+    first = type.shape[0] if type.shape else 1
+    return EXTENT_WORDS[first.word] if isinstance(first, Extent) else -1
 
 
 class CpuBackend:
