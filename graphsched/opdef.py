@@ -109,6 +109,8 @@ class Op(IntEnum):
     SET_ROWS = 128
     ADD_ID = 129
     GROUPED_TOPK = 130
+    TEMPERATURE_SCALE = 131
+    SWIGLU_OAI = 132
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ class Case:
     tolerance: float = 1e-9  # NMSE against the reference
 
 
-def case(*types: TensorType, ints: Mapping[int, tuple[int, int]] | None = None, tolerance: float = 1e-9, **attrs: Any) -> Case:
+def case(
+    *types: TensorType,
+    ints: Mapping[int, tuple[int, int]] | None = None,
+    tolerance: float = 1e-9,
+    **attrs: Any,
+) -> Case:
     return Case(types, attrs, ints or {}, tolerance)
 
 
@@ -148,7 +155,9 @@ class OpDef(Generic[P]):
         self.doc = (infer.__doc__ or "").strip()
         parameters = inspect.signature(infer).parameters.values()
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-        self.defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+        self.defaults = {
+            p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+        }
         self.lowerings: dict[str, list[Lowering]] = {}
         self.run_reference: Callable[..., Array] | None = None
         self.count_flops: Callable[..., int] = lambda *_, **__: 0

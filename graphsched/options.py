@@ -19,7 +19,9 @@ class SessionOptions:
 
     n_ctx: cells of the KV cache; 0 takes the model's training context, at most 4096. n_batch: tokens of a prompt handed
     over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
-    type_k, type_v: types of the KV cache. off: fusions switched off.
+    type_k, type_v: types of the KV cache. off: fusions switched off. mla: how latent attention (DeepSeek) is computed:
+    0 caches keys and values of every head; 1 caches latents as keys and once more as values, and attends to them; 2 and
+    3 cache latents once, expand them to keys and values for prompts, and attend to them for single tokens.
     """
 
     backend: str = "cpu"
@@ -30,11 +32,13 @@ class SessionOptions:
     type_k: str = "f16"
     type_v: str = "f16"
     off: frozenset[str] = frozenset()
+    mla: int = 3
 
     def __post_init__(self) -> None:
         _in_range("n_ctx", self.n_ctx, 0, 1 << 24)
         _in_range("n_batch", self.n_batch, 1, 1 << 20)
         _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
+        _in_range("mla", self.mla, 0, 3)
         _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
         for name in sorted(self.off):
             if name not in FUSIONS:

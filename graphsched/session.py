@@ -48,9 +48,8 @@ class Session:
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self._plans: dict[tuple[int, int], Executable] = {}
-        weights = {name: model.file.raw(name) for name in model.types}
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        self._runtime = device.get(options.backend).open(weights, capacities, options.threads)
+        self._runtime = device.get(options.backend).open(model.weights, capacities, options.threads)
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._plan(1, 1)  # what does not fit the architecture is found now
 

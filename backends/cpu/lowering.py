@@ -46,7 +46,9 @@ class Low:
 
     def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
         """A new dense buffer for a node; it may take over the memory of a source that dies here."""
-        reuse = tuple(self.operand(s).buffer for s in in_place_of if s.kind == "node")
+        # Rows of a source that is a part of wider rows are not where the result's rows are.
+        sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
+        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == node.type.nbytes)
         operand = dense(Buffer(str(node), node.type.nbytes, reuse=reuse), node.type)
         self._operands[node] = operand
         return operand

@@ -76,8 +76,8 @@ class CpuRuntime:
 
     def _in_kernel_type(self, leaf: Tensor) -> Tensor:
         """Weights of types without kernels are read from a float32 copy."""
-        if leaf.kind != "weight" or leaf.dtype in NATIVE:
-            return leaf
+        if leaf.kind != "weight" or leaf.dtype == dtypes.F32 or (leaf.dtype in NATIVE and len(leaf.shape) > 1):
+            return leaf  # norms and biases are vectors, which kernels read as float32
         self._stored[leaf.name] = leaf.dtype
         return replace(leaf, type=TensorType(dtypes.F32, leaf.shape))
 
@@ -140,7 +140,9 @@ class CpuExecutable:
         if type.dtype.numpy is not None:
             return self._array(operand, actual)
         shape, (memory, start) = actual.shape(type.shape), self.packed.memory_of(operand)
-        return type.dtype.dequantize(memory[start : start + type.dtype.tensor_bytes(shape)], shape)
+        rows = (*shape[:-1], type.dtype.row_bytes(shape[-1]))  # of a view, they are parts of wider rows
+        raw = np.ndarray(rows, np.uint8, memory, start, (*operand.strides[:-1], 1))
+        return type.dtype.dequantize(np.ascontiguousarray(raw).reshape(-1), shape)
 
     def _array(self, operand: Operand, actual: Capacity) -> Array:
         """The operand's memory as an array of actual shape, which keeps that memory alive."""
