@@ -1,6 +1,6 @@
 """The reference backend: runs the numpy references in order. The oracle for every other backend."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from graphsched import dtypes
 from graphsched.device import Capacity, Progress, Raw
 from graphsched.graph import Graph
+from graphsched.scheduler import Schedule
 from graphsched.tensor import Tensor
 
 Array = NDArray[Any]
@@ -40,8 +41,11 @@ class ReferenceRuntime:
                 self.arrays[leaf.name] = zeros(leaf, self.capacities)
         return self.arrays[leaf.name]
 
-    def compile(self, graph: Graph, progress: Progress | None = None) -> "ReferenceExecutable":
-        return ReferenceExecutable(self, graph)
+    def in_kernel_types(self, graph: Graph) -> Graph:
+        return graph
+
+    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "ReferenceExecutable":
+        return ReferenceExecutable(self, plan.graph if isinstance(plan, Schedule) else plan)
 
     def abort(self, on: bool) -> None:
         self.aborted = on
@@ -78,7 +82,14 @@ def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
 class ReferenceBackend:
     """Numpy, one node after the other."""
 
-    def open(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> ReferenceRuntime:
+    def open(
+        self,
+        weights: Mapping[str, Raw],
+        capacities: Mapping[str, int],
+        n_threads: int,
+        sims: Sequence[str] = (),
+        poison: bool = False,
+    ) -> ReferenceRuntime:
         return ReferenceRuntime(weights, capacities)
 
 

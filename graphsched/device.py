@@ -1,7 +1,7 @@
 """What a backend offers: open a runtime, compile graphs for it, run them. Backends are found by name."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from graphsched.errors import OptionError
 from graphsched.graph import Graph
+from graphsched.scheduler import Schedule
 from graphsched.tensor import Extent, Tensor
 
 Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 KNOWN = ("cpu", "reference")
+INTERNAL = ("null",)  # plans, and does not compute
 
 
 class Executable(Protocol):
@@ -35,7 +37,11 @@ class Runtime(Protocol):
     def input(self, leaf: Tensor) -> NDArray[Any]:
         """The host array that feeds an input, at its largest capacity."""
 
-    def compile(self, graph: Graph, progress: Progress | None = None) -> Executable: ...
+    def in_kernel_types(self, graph: Graph) -> Graph:
+        """The graph over weights of types that the backend has kernels for."""
+
+    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> Executable:
+        """A graph (all on the host) or a schedule, ready to run."""
 
     def abort(self, on: bool) -> None:
         """Makes a run in progress end early (called from another thread), or allows runs again."""
@@ -44,13 +50,23 @@ class Runtime(Protocol):
 class Backend(Protocol):
     """A way to run graphs."""
 
-    def open(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> Runtime:
-        """A runtime over weights given as raw bytes; inputs are sized by `capacities` (extent word -> length)."""
+    def open(
+        self,
+        weights: Mapping[str, Raw],
+        capacities: Mapping[str, int],
+        n_threads: int,
+        sims: Sequence[str] = (),
+        poison: bool = False,
+    ) -> Runtime:
+        """A runtime over weights given as raw bytes; inputs are sized by `capacities` (extent word -> length).
+
+        `sims` names simulated devices. `poison` fills memory with NaN before each run, so that a missing copy shows.
+        """
 
 
 def get(name: str) -> Backend:
     """The backend by name; its module is imported on use."""
-    if name not in KNOWN:
+    if name not in KNOWN + INTERNAL:
         raise OptionError(f"no backend {name!r}; there are {', '.join(KNOWN)}")
     module = importlib.import_module(f"graphsched.backends.{name}")
     return module.BACKEND

@@ -34,7 +34,9 @@ class Graph:
         return found
 
     def dump(self) -> str:
-        return "\n".join(f"{i:4} {_op(n).name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes))
+        return "\n".join(
+            f"{i:4} {_op(n).name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes)
+        )
 
 
 def _op(node: Tensor) -> Op:
@@ -86,13 +88,18 @@ def _unique(name: str, taken: dict[str, int]) -> str:
 
 
 def replace_leaves(graph: Graph, swap: Callable[[Tensor], Tensor]) -> Graph:
-    """The same graph over other leaves (another stored type, another home)."""
+    """The same graph over other leaves (another stored type)."""
     leaves = {leaf: swap(leaf) for leaf in graph.leaves}
-    if all(old is new for old, new in leaves.items()):
-        return graph
-    new: dict[Tensor, Tensor] = dict(leaves)
+    return replace_operands(graph, lambda _, source: leaves.get(source, source))
+
+
+def replace_operands(graph: Graph, swap: Callable[[Tensor, Tensor], Tensor]) -> Graph:
+    """The same graph with each (node, leaf operand) replaced by what `swap` returns."""
+    new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
-        sources = tuple(new[s] for s in node.sources)
+        sources = tuple(new.get(s) or swap(node, s) for s in node.sources)
         changed = any(a is not b for a, b in zip(sources, node.sources, strict=True))
         new[node] = replace(node, sources=sources) if changed else node
+    if all(old is made for old, made in new.items()):
+        return graph
     return from_nodes((new[n] for n in graph.nodes), (new[o] for o in graph.outputs))

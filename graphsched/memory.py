@@ -8,7 +8,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A buffer that lives from step `first` to step `last`; it may take over one of `reuse`, if that dies at `first`."""
+    """A buffer alive from step `first` to step `last`; it may take over one of `reuse` that dies at `first`."""
 
     key: Hashable
     nbytes: int

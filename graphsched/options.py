@@ -7,9 +7,11 @@ from pathlib import Path
 from graphsched import dtypes
 from graphsched.dtypes import DType
 from graphsched.errors import Error, OptionError
+from graphsched.placement import PlacementOptions
 
 KV_TYPES = ("f32", "f16", "q8_0")
-FUSIONS = ("fmoe", "fused-mul-unary", "fused-rms-norm")
+# What can be switched off: fusions of the graph, and the scheduler's improvements on the baseline.
+SWITCHES = ("fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
 MAX_THREADS = 1024
 
 
@@ -19,9 +21,11 @@ class SessionOptions:
 
     n_ctx: cells of the KV cache; 0 takes the model's training context, at most 4096. n_batch: tokens of a prompt handed
     over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
-    type_k, type_v: types of the KV cache. off: fusions switched off. mla: how latent attention (DeepSeek) is computed:
-    0 caches keys and values of every head; 1 caches latents as keys and once more as values, and attends to them; 2 and
-    3 cache latents once, expand them to keys and values for prompts, and attend to them for single tokens.
+    type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
+    priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
+    poison: fill memory with NaN before each run, so that a missing copy shows. mla: how latent attention
+    (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as values, and
+    attends to them; 2 and 3 cache latents once, expand them for prompts, and attend to them for single tokens.
     """
 
     backend: str = "cpu"
@@ -33,6 +37,11 @@ class SessionOptions:
     type_v: str = "f16"
     off: frozenset[str] = frozenset()
     mla: int = 3
+    devices: tuple[str, ...] = ()
+    placement: PlacementOptions = PlacementOptions()
+    offload_policy: tuple[str, ...] = ()
+    offload_min_batch: int = 32
+    poison: bool = False
 
     def __post_init__(self) -> None:
         _in_range("n_ctx", self.n_ctx, 0, 1 << 24)
@@ -40,9 +49,10 @@ class SessionOptions:
         _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
         _in_range("mla", self.mla, 0, 3)
         _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
+        _in_range("offload_min_batch", self.offload_min_batch, 1, 1 << 30)
         for name in sorted(self.off):
-            if name not in FUSIONS:
-                raise OptionError(f"no fusion {name!r}; there are {', '.join(FUSIONS)}")
+            if name not in SWITCHES:
+                raise OptionError(f"no switch {name!r}; there are {', '.join(SWITCHES)}")
         _ = self.kv_types
 
     @property

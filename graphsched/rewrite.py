@@ -105,7 +105,9 @@ def mul_unary(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
 
 def up_gate(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
     """FUSED_MUL_UNARY(MUL_MAT_ID(gate, x, ids), MUL_MAT_ID(up, x, ids)) -> MOE_FUSED_UP_GATE"""
-    if _op(node) is not Op.FUSED_MUL_UNARY or not all(_op(s) is Op.MUL_MAT_ID and single(s) for s in node.sources):
+    if _op(node) is not Op.FUSED_MUL_UNARY or not all(
+        _op(s) is Op.MUL_MAT_ID and single(s) for s in node.sources
+    ):
         return None
     gate, up = node.sources
     if gate.sources[1:] != up.sources[1:] or gate.sources[0].type != up.sources[0].type:

@@ -13,9 +13,11 @@ from graphsched import device
 from graphsched.arch import Inputs
 from graphsched.device import Executable, Progress
 from graphsched.errors import ContextError, OptionError
+from graphsched.graph import Graph
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions
 from graphsched.sampling import Sampler, SamplingOptions
+from graphsched.targets import Targets, device_names
 from graphsched.tokenizer import Tokenizer
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
@@ -47,11 +49,17 @@ class Session:
         self.stop_reason: StopReason = ""
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
-        self._plans: dict[tuple[int, int], Executable] = {}
+        self._graphs: dict[tuple[int, int], Graph] = {}
+        self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
+        self._by_length: dict[tuple[int, int], Executable] = {}
+        self.targets = Targets(model, options, device_names(options.devices))
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        self._runtime = device.get(options.backend).open(model.weights, capacities, options.threads)
+        backend = device.get(options.backend)
+        self._runtime = backend.open(
+            model.weights, capacities, options.threads, self.targets.devices, options.poison
+        )
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
-        self._plan(1, 1)  # what does not fit the architecture is found now
+        self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
 
     def _feed(self, inputs: Inputs) -> None:
         """Host arrays of the inputs; constants of a single sequence are written once."""
@@ -72,6 +80,8 @@ class Session:
         tokens do not fit the context, OptionError for an id outside the vocabulary, Aborted after `abort`.
         """
         ids = self._checked(tokens)
+        if len(ids) == 1:
+            return self._forward(ids, 1)
         rows: list[NDArray[np.float32]] = []
         pieces = list(self._pieces(ids))
         for i, piece in enumerate(pieces):
@@ -101,11 +111,15 @@ class Session:
     def _forward(self, ids: NDArray[np.int32], n_outputs: int) -> NDArray[np.float32]:
         """Runs one micro-batch; logits of its last n_outputs tokens, [n_outputs, n_vocab]."""
         n, past = len(ids), self.n_past
-        capacity = self._capacity(n)
-        plan = self._plan(capacity, 1 if n_outputs <= 1 else capacity)
+        plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
         end = past + n
         positions = np.arange(past, end, dtype=np.int32)
-        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = ids, positions, positions, positions
+        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = (
+            ids,
+            positions,
+            positions,
+            positions,
+        )
         self._cells[past:end, 0], self._cells[past:end, 1] = 0, positions
         if n_outputs:
             self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
@@ -121,11 +135,18 @@ class Session:
         return next((c for c in CAPACITIES if n <= c <= self._n_ubatch), self._n_ubatch)
 
     def _plan(self, n_tokens: int, n_outputs: int) -> Executable:
-        """The executable for these capacities, built on first use."""
-        key = n_tokens, n_outputs
+        """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
+        capacity = self._capacity(n_tokens)
+        shape = capacity, 1 if n_outputs <= 1 else capacity
+        if shape not in self._graphs:
+            graph = self.model.graph(*shape, self.n_ctx, self.options)
+            self._graphs[shape] = self._runtime.in_kernel_types(graph)
+        graph, lengths = self._graphs[shape], {"n_tokens": n_tokens, "n_outputs": n_outputs}
+        key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
-            graph = self.model.graph(n_tokens, n_outputs, self.n_ctx, self.options)
-            self._plans[key] = self._runtime.compile(graph, self._progress)
+            schedule = self.targets.schedule(graph, lengths)
+            self._plans[key] = self._runtime.compile(schedule, self._progress)
+        self._by_length[n_tokens, n_outputs] = self._plans[key]
         return self._plans[key]
 
     def reset(self) -> None:
@@ -157,14 +178,20 @@ class Session:
         """
         self._clear_abort()
         sampler = Sampler(sampling or SamplingOptions())
-        ids = self.tokenizer.encode(prompt, add_special=self.n_past == 0) if isinstance(prompt, str) else list(prompt)
+        ids = (
+            self.tokenizer.encode(prompt, add_special=self.n_past == 0)
+            if isinstance(prompt, str)
+            else list(prompt)
+        )
         for token in ids:
             sampler.accept(token)
         self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
         self.stop_reason = ""
         stream = self.tokenizer.stream(continuing=True)
         try:
-            for token in self._sampled(ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()):
+            for token in self._sampled(
+                ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()
+            ):
                 if text := stream.push(token):
                     yield text
         except Aborted:

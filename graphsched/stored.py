@@ -11,6 +11,9 @@ from graphsched.loader import ModelFile
 Raw = NDArray[np.uint8]
 
 
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+
+
 class StoredWeights(Mapping[str, Raw]):
     """Derived weights are kept once computed; what no graph reads is never computed."""
 
@@ -19,6 +22,8 @@ class StoredWeights(Mapping[str, Raw]):
         self._computed: dict[str, Raw] = {}
 
     def __getitem__(self, name: str) -> Raw:
+        if name == OUTPUT and name not in self._file.tensors:  # tied: two names for placement, one matrix
+            name = EMBEDDING
         if name not in self._derived:
             return self._file.raw(name)
         if name not in self._computed:

@@ -15,7 +15,7 @@ from graphsched.dtypes import DType
 if TYPE_CHECKING:
     from graphsched.opdef import OpDef
 
-Kind = Literal["weight", "input", "cache", "node"]
+Kind = Literal["weight", "input", "cache", "copy", "node"]
 
 
 class Extent(int):

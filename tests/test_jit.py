@@ -24,17 +24,21 @@ print("hit" if kernel.was_cached else "miss")
 def copy(tmp_path: Path) -> Path:
     """A copy of the package whose sources a test may edit."""
     root = tmp_path / "checkout"
-    shutil.copytree(PACKAGE, root / "graphsched", symlinks=False, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    shutil.copytree(
+        PACKAGE, root / "graphsched", symlinks=False, ignore=shutil.ignore_patterns("__pycache__", "data")
+    )
     if not (root / "graphsched" / "backends").exists():  # an installed mapping without symlinks
         for name in ("backends", "models"):
             module = __import__(f"graphsched.{name}", fromlist=["_"])
-            shutil.copytree(Path(module.__file__).parent, root / "graphsched" / name)
+            shutil.copytree(Path(str(module.__file__)).parent, root / "graphsched" / name)
     return root
 
 
 def run(root: Path, **environment: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(root), "GRAPHSCHED_CACHE_DIR": str(root / "cache"), **environment}
-    done = subprocess.run([sys.executable, "-c", RUN], env=env, cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], env=env, cwd=root, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

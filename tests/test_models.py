@@ -1,5 +1,6 @@
 """Every architecture against the logits of independent engines, on every backend and through every way to batch."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared import SHARED, shared
 
 import graphsched
-from graphsched.options import FUSIONS
-from shared import SHARED, shared
+from graphsched.rewrite import PASSES
 
 # NMSE over all rows, and how close the reference's best two may be for the best token to differ.
 LIMITS = {"BF16": (1e-4, 0.1), "Q8_0": (1e-3, 0.1), "Q6_K": (1e-3, 0.1)}
 F16_LIMIT, LITE_LIMIT, QUANT_LIMIT = (1e-5, 0.02), (1e-4, 0.02), (3e-3, 0.1)
 MODELS = sorted(f"conformance/{p.stem}" for p in (SHARED / "conformance").glob("*.gguf"))
 QUANTS = sorted(f"quants/{p.stem}" for p in (SHARED / "quants").glob("*.gguf"))
+FUSIONS = sorted(name for rules in PASSES for name in rules)
 WAYS = [(1, 512), (7, 512), (24, 512), (24, 5)]  # first piece of the prompt, micro-batch
 
 
@@ -35,11 +37,13 @@ def reference(name: str) -> Reference:
     return Reference(shared(f"{name}.gguf"), data["tokens"], data["logits"], int(data["n_prompt"]))
 
 
-def logits_in_pieces(path: Path, tokens: NDArray[np.int32], first: int, **options: Any) -> NDArray[np.float32]:
+def logits_in_pieces(
+    path: Path, tokens: NDArray[np.int32], first: int, **options: Any
+) -> NDArray[np.float32]:
     """A prompt of `first` tokens at once, the rest of the reference's prompt at once, then one by one."""
     session = graphsched.load(path, n_ctx=64, **options)
     cuts = sorted({0, first, 24, *range(24, len(tokens) + 1)})
-    rows = [session.eval(tokens[a:b], all_logits=True) for a, b in zip(cuts, cuts[1:], strict=False)]
+    rows = [session.eval(tokens[a:b], all_logits=True) for a, b in itertools.pairwise(cuts)]
     session.close()
     return np.concatenate(rows)
 
@@ -101,7 +105,8 @@ def test_ways_to_batch_agree(name: str) -> None:
     """With an exact cache: one rounded to F16 may tip the choice of an expert."""
     ref = reference(name)
     whole, *others = (
-        logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n, type_k="f32", type_v="f32") for first, n in WAYS
+        logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n, type_k="f32", type_v="f32")
+        for first, n in WAYS
     )
     assert max(nmse(other, whole) for other in others) <= 1e-6
 
@@ -110,7 +115,9 @@ def test_ways_to_batch_agree(name: str) -> None:
 def test_backends_agree(name: str) -> None:
     ref = reference(name)
     exact = {"type_k": "f32", "type_v": "f32"}
-    cpu, plain = (logits_in_pieces(ref.model, ref.tokens, 24, backend=b, **exact) for b in ("cpu", "reference"))
+    cpu, plain = (
+        logits_in_pieces(ref.model, ref.tokens, 24, backend=b, **exact) for b in ("cpu", "reference")
+    )
     assert nmse(cpu, plain) <= 1e-6
 
 

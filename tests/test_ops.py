@@ -27,9 +27,12 @@ def all_cases() -> Iterator[Any]:
             yield pytest.param(definition, case, id=f"{definition.name}({operands};{attrs})")
 
 
-def draw(case: Case, definition: OpDef[Any], rng: np.random.Generator) -> tuple[list[Tensor], dict[str, bytes | Array]]:
+def draw(
+    case: Case, definition: OpDef[Any], rng: np.random.Generator
+) -> tuple[list[Tensor], dict[str, Array]]:
     """Leaves for a case and the raw values of each."""
-    tensors, values = [], {}
+    tensors: list[Tensor] = []
+    values: dict[str, Array] = {}
     for i, (name, type) in enumerate(zip(definition.operands, case.types, strict=False)):
         if type.dtype == dtypes.I32:
             values[name] = draw_ints(name, type, case, i, rng)
@@ -55,7 +58,11 @@ def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Ge
 
 
 def leaf(name: str, type: TensorType, definition: OpDef[Any]) -> Tensor:
-    if name in ("w", "up", "gate", "b") and definition.op in (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
+    if name in ("w", "up", "gate", "b") and definition.op in (
+        Op.MUL_MAT,
+        Op.MUL_MAT_ID,
+        Op.MOE_FUSED_UP_GATE,
+    ):
         return weight(f"{name}.weight", type)
     return input_tensor(name, type)
 
@@ -105,7 +112,9 @@ def test_cpu_agrees_with_reference(definition: OpDef[Any], case: Case, threads: 
 
 
 def run_on(backend: str, node: Tensor, tensors: list[Tensor], values: dict[str, Any], threads: int) -> Array:
-    raw = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]).view(np.uint8).reshape(-1) for t in tensors}
+    raw = {
+        t.name: np.ascontiguousarray(values[t.name.split(".")[0]]).view(np.uint8).reshape(-1) for t in tensors
+    }
     runtime = get(backend).open(raw, {}, threads)
     lengths = {"n_kv": case_cells(tensors)}
     for t in tensors:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shared import shared
 
 import graphsched
 from graphsched import SamplingOptions, Session
 from graphsched.errors import ContextError, Error, OptionError
 from graphsched.session import Aborted
-from shared import shared
 
 GREEDY = SamplingOptions(temperature=0)
 PROMPT = "Once upon a time"
@@ -39,7 +39,8 @@ def test_perplexity_has_the_windows_of_llama_perplexity(kv: str) -> None:
     expected = json.loads(shared("models/stories260K.json").read_text())["perplexity"]["F32"]
     session = stories(n_ctx=256, type_k=kv, type_v=kv)
     ids = session.tokenizer.encode(shared("text/stories.txt").read_text(encoding="utf-8"))
-    losses = [loss for start in range(0, len(ids) - 255, 256) for loss in window_losses(session, ids[start : start + 256])]
+    windows = [ids[start : start + 256] for start in range(0, len(ids) - 255, 256)]
+    losses = [loss for window in windows for loss in window_losses(session, window)]
     assert np.exp(np.mean(losses)) == pytest.approx(expected, abs=0.003)
 
 
@@ -57,7 +58,7 @@ def test_one_plan_per_capacity_not_per_length() -> None:
     for n in (31, 32, 30, 33, 34, 100):
         session.reset()
         session.eval(list(range(3, 3 + n)))
-    assert sorted(session._plans) == [(1, 1), (32, 1), (128, 1)]
+    assert sorted(session._plans) == [(1, 1, ()), (32, 1, ()), (128, 1, ())]
 
 
 def test_logits_do_not_depend_on_how_a_prompt_is_cut() -> None:
@@ -120,14 +121,18 @@ def test_abort_ends_a_prompt_and_keeps_the_cache() -> None:
     timer = threading.Timer(0.05, session.abort)
     timer.start()
     with pytest.raises(Aborted):
-        while True:  # prompts of 4000 tokens, until the timer ends one
-            session.reset()
-            session.eval([1, 2, 3])
-            session.eval([7] * 4000)
+        read_prompts_for_ever(session)
     timer.join()
     assert session.n_past in (0, 3, 2051)  # whole micro-batches only
     session.reset()
     np.testing.assert_array_equal(session.eval([1, 2, 3]), before)
+
+
+def read_prompts_for_ever(session: Session) -> None:
+    while True:
+        session.reset()
+        session.eval([1, 2, 3])
+        session.eval([7] * 4000)
 
 
 BAD = [
@@ -158,7 +163,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
     ({"type_k": "q4_k"}, "no KV cache type 'q4_k'; there are f32, f16, q8_0"),
     ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
-    ({"off": frozenset({"magic"})}, "no fusion 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm"),
+    ({"off": frozenset({"magic"})}, "no switch 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic"),
     ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
 ]
 

@@ -8,7 +8,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from graphsched.backends.cpu import target
-from graphsched.backends.cpu.simd import I64_T, call, pointer
+from graphsched.backends.cpu.vector import I64_T, call, pointer
 
 FUTEX = 202 if sys.platform.startswith("linux") else 0  # x86-64's number
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129

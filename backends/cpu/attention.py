@@ -5,7 +5,6 @@ scores stay in cache between the two passes over it. The mask is computed, never
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +16,6 @@ from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
 from graphsched.backends.cpu.program import Out
 from graphsched.backends.cpu.simd import (
-    F16,
-    F32,
-    I8,
-    I32,
     add,
     fma,
     get,
@@ -39,6 +34,7 @@ from graphsched.backends.cpu.simd import (
     word,
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched.backends.cpu.vector import F16, F32, I8, I32
 from graphsched.tensor import Tensor, f32
 
 CHUNK = 256  # cells per pass: their scores are 1 KB
@@ -131,7 +127,14 @@ def to_weights(scores: int, n: int, top: float) -> float:
 @kernel
 def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
     def attention(step: int, run: int, ith: int, nth: int) -> None:
-        q, k, v, where, cells, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4), arg(step, 5)
+        q, k, v, where, cells, y = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+            arg(step, 5),
+        )
         sinks, scores = arg(step, 6), arg(step, 7) + ith * 4 * CHUNK
         dim, v_dim, group = arg(step, 8), arg(step, 9), arg(step, 10)
         heads, token_stride, head_stride = arg(step, 11), arg(step, 12), arg(step, 13)

@@ -6,26 +6,19 @@ from typing import Any
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.quants import BLOCK_BYTES, OFFSET, codes32, codes64
 from graphsched.backends.cpu.simd import (
-    F16,
-    F32,
-    I8,
-    I32,
     add,
-    concat,
-    dot_u8_i8,
     fma,
-    gather_f16,
     get,
-    halves,
     load,
     load_first,
     mul,
-    pair_lanes,
     splat,
     splat_i32,
     sum_lanes,
     to_f32,
 )
+from graphsched.backends.cpu.simd_int import concat, dot_u8_i8, gather_f16, halves, pair_lanes
+from graphsched.backends.cpu.vector import F16, F32, I8, I32
 
 
 def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:

@@ -10,7 +10,6 @@ from graphsched.backends.cpu.mathfn import KINDS, gated, sigmoid, tanh
 from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.simd import (
-    F32,
     add,
     div,
     get,
@@ -26,6 +25,7 @@ from graphsched.backends.cpu.simd import (
     sum_lanes,
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched.backends.cpu.vector import F32
 from graphsched.opdef import OpDef
 from graphsched.tensor import Tensor
 

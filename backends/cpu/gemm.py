@@ -6,19 +6,12 @@ from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.quants import BLOCK_BYTES, OFFSET, codes32
 from graphsched.backends.cpu.simd import (
-    F16,
-    F32,
-    I8,
-    I32,
-    broadcast4,
-    dot_u8_i8,
     fma,
     get,
     load,
     load_first,
     mul,
     put,
-    scatter4,
     splat,
     splat_i32,
     store_first,
@@ -26,7 +19,9 @@ from graphsched.backends.cpu.simd import (
     to_f32,
     word,
 )
+from graphsched.backends.cpu.simd_int import broadcast4, dot_u8_i8, scatter4
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.vector import F16, F32, I8, I32
 
 PANEL = 16  # weight rows decoded together: one per lane
 FLOAT_UNIT = 16  # weight rows whose bytes stay in cache while all tokens pass
@@ -72,25 +67,71 @@ def gemm_float(kind: int) -> Callable[..., None]:
                         u0, u1 = load(w0 + size * i, kind, 16), load(w1 + size * i, kind, 16)
                         u2, u3 = load(w2 + size * i, kind, 16), load(w3 + size * i, kind, 16)
                         v = load(x0 + 4 * i, F32, 16)
-                        a00, a01, a02, a03 = fma(u0, v, a00), fma(u1, v, a01), fma(u2, v, a02), fma(u3, v, a03)
+                        a00, a01, a02, a03 = (
+                            fma(u0, v, a00),
+                            fma(u1, v, a01),
+                            fma(u2, v, a02),
+                            fma(u3, v, a03),
+                        )
                         v = load(x1 + 4 * i, F32, 16)
-                        a10, a11, a12, a13 = fma(u0, v, a10), fma(u1, v, a11), fma(u2, v, a12), fma(u3, v, a13)
+                        a10, a11, a12, a13 = (
+                            fma(u0, v, a10),
+                            fma(u1, v, a11),
+                            fma(u2, v, a12),
+                            fma(u3, v, a13),
+                        )
                         v = load(x2 + 4 * i, F32, 16)
-                        a20, a21, a22, a23 = fma(u0, v, a20), fma(u1, v, a21), fma(u2, v, a22), fma(u3, v, a23)
+                        a20, a21, a22, a23 = (
+                            fma(u0, v, a20),
+                            fma(u1, v, a21),
+                            fma(u2, v, a22),
+                            fma(u3, v, a23),
+                        )
                         v = load(x3 + 4 * i, F32, 16)
-                        a30, a31, a32, a33 = fma(u0, v, a30), fma(u1, v, a31), fma(u2, v, a32), fma(u3, v, a33)
+                        a30, a31, a32, a33 = (
+                            fma(u0, v, a30),
+                            fma(u1, v, a31),
+                            fma(u2, v, a32),
+                            fma(u3, v, a33),
+                        )
                     if full < k:
                         left = k - full
-                        u0, u1 = load_first(w0 + size * full, kind, 16, left), load_first(w1 + size * full, kind, 16, left)
-                        u2, u3 = load_first(w2 + size * full, kind, 16, left), load_first(w3 + size * full, kind, 16, left)
+                        u0, u1 = (
+                            load_first(w0 + size * full, kind, 16, left),
+                            load_first(w1 + size * full, kind, 16, left),
+                        )
+                        u2, u3 = (
+                            load_first(w2 + size * full, kind, 16, left),
+                            load_first(w3 + size * full, kind, 16, left),
+                        )
                         v = load_first(x0 + 4 * full, F32, 16, left)
-                        a00, a01, a02, a03 = fma(u0, v, a00), fma(u1, v, a01), fma(u2, v, a02), fma(u3, v, a03)
+                        a00, a01, a02, a03 = (
+                            fma(u0, v, a00),
+                            fma(u1, v, a01),
+                            fma(u2, v, a02),
+                            fma(u3, v, a03),
+                        )
                         v = load_first(x1 + 4 * full, F32, 16, left)
-                        a10, a11, a12, a13 = fma(u0, v, a10), fma(u1, v, a11), fma(u2, v, a12), fma(u3, v, a13)
+                        a10, a11, a12, a13 = (
+                            fma(u0, v, a10),
+                            fma(u1, v, a11),
+                            fma(u2, v, a12),
+                            fma(u3, v, a13),
+                        )
                         v = load_first(x2 + 4 * full, F32, 16, left)
-                        a20, a21, a22, a23 = fma(u0, v, a20), fma(u1, v, a21), fma(u2, v, a22), fma(u3, v, a23)
+                        a20, a21, a22, a23 = (
+                            fma(u0, v, a20),
+                            fma(u1, v, a21),
+                            fma(u2, v, a22),
+                            fma(u3, v, a23),
+                        )
                         v = load_first(x3 + 4 * full, F32, 16, left)
-                        a30, a31, a32, a33 = fma(u0, v, a30), fma(u1, v, a31), fma(u2, v, a32), fma(u3, v, a33)
+                        a30, a31, a32, a33 = (
+                            fma(u0, v, a30),
+                            fma(u1, v, a31),
+                            fma(u2, v, a32),
+                            fma(u3, v, a33),
+                        )
                     store_tile_row(y + t * y_row + 4 * r, n - r, a00, a01, a02, a03)
                     if t + 1 < n_tokens:
                         store_tile_row(y + (t + 1) * y_row + 4 * r, n - r, a10, a11, a12, a13)
@@ -128,7 +169,13 @@ def gemm_block32(kind: int) -> Callable[..., None]:
     size, offset = BLOCK_BYTES[kind], OFFSET[kind]
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
-        w_all, x_all, d_all, isum_all, y_all = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        w_all, x_all, d_all, isum_all, y_all = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+        )
         n, k, w_row, heads = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 10)
         codes = arg(step, 5) + ith * arg(step, 9)
         n_tokens, blocks = rows(step, run), k // 32
@@ -147,7 +194,11 @@ def gemm_block32(kind: int) -> Callable[..., None]:
                     scatter4(codes + 512 * b + 4 * r, codes32(kind, row + size * b), 64)
                     put(scales + 64 * b + 4 * r, get(row + size * b, F16), F32)
             for t in range(0, n_tokens, 4):
-                t1, t2, t3 = lesser(t + 1, n_tokens - 1), lesser(t + 2, n_tokens - 1), lesser(t + 3, n_tokens - 1)
+                t1, t2, t3 = (
+                    lesser(t + 1, n_tokens - 1),
+                    lesser(t + 2, n_tokens - 1),
+                    lesser(t + 3, n_tokens - 1),
+                )
                 f0 = f1 = f2 = f3 = splat(0.0, 16)
                 for b in range(blocks):
                     i0 = splat_i32(-offset * get(isum + t * d_row + 4 * b, I32), 16)

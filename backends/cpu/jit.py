@@ -34,7 +34,7 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-class DigestLocator(caching._CacheLocator):  # type: ignore[misc]
+class DigestLocator(caching._CacheLocator):
     """Caches functions of this folder in the user's cache directory, stamped with `source_digest`."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:

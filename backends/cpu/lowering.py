@@ -13,7 +13,9 @@ from graphsched import dtypes
 from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.program import Argument, Buffer, Operand, PythonStep, Step, contiguous_strides
+from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.opdef import lowering_for
+from graphsched.scheduler import HOST
 from graphsched.tensor import Extent, Tensor, TensorType
 
 
@@ -23,6 +25,8 @@ class Low:
 
     leaf: Callable[[Tensor], Operand]
     n_threads: int = 1
+    device: str = HOST
+    space: Space = field(default_factory=HostSpace)
     steps: list[Step | PythonStep] = field(default_factory=list)
     _operands: dict[Tensor, Operand] = field(default_factory=dict)
     _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
@@ -49,22 +53,22 @@ class Low:
         # Rows of a source that is a part of wider rows are not where the result's rows are.
         sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
         reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == node.type.nbytes)
-        operand = dense(Buffer(str(node), node.type.nbytes, reuse=reuse), node.type)
-        self._operands[node] = operand
-        return operand
+        buffer = Buffer(str(node), node.type.nbytes, reuse=reuse, device=self.device)
+        self._operands[node] = dense(buffer, node.type)
+        return self._operands[node]
 
     def alias(self, node: Tensor, operand: Operand) -> None:
         """Makes a node a view of existing memory."""
         self._operands[node] = operand
 
     def scratch(self, name: str, type: TensorType) -> Operand:
-        return dense(Buffer(name, type.nbytes), type)
+        return dense(Buffer(name, type.nbytes, device=self.device), type)
 
     def constant(self, array: NDArray[np.generic]) -> Operand:
         """Read-only data of the program."""
-        memory = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        buffer = Buffer("constant", memory.size, memory)
-        return dense(buffer, TensorType(dtypes.I8, (memory.size,)))
+        memory = self.space.adopt(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        size = memory.bytes.size
+        return dense(Buffer("constant", size, memory, device=self.device), TensorType(dtypes.I8, (size,)))
 
     def shared(self, key: Hashable, make: Callable[[], tuple[Operand, ...]]) -> tuple[Operand, ...]:
         """Work that several nodes share (quantised activations, rotation tables): made once, reused after."""
@@ -74,7 +78,7 @@ class Low:
 
     def step(self, kernel: Kernel, *args: Argument, rows: tuple[int, int] = (layout.ONE, 1)) -> None:
         assert len(args) <= layout.STEP_WORDS - layout.STEP_ARGS, f"{kernel.name} takes too many arguments"
-        self.steps.append(Step(kernel, args, rows[0], rows[1], self._node))
+        self.steps.append(Step(kernel, args, rows[0], rows[1], self._node, self.device))
 
 
 def dense(buffer: Buffer, type: TensorType) -> Operand:

@@ -3,7 +3,19 @@
 from typing import Any
 
 from graphsched.backends.cpu.jit import helper
-from graphsched.backends.cpu.simd import add, div, fma, maximum, minimum, mul, nearest, scale_exp2, splat, sub, where_less
+from graphsched.backends.cpu.simd import (
+    add,
+    div,
+    fma,
+    maximum,
+    minimum,
+    mul,
+    nearest,
+    scale_exp2,
+    splat,
+    sub,
+    where_less,
+)
 
 SILU, GELU, RELU, SIGMOID = range(4)
 KINDS = {"silu": SILU, "gelu": GELU, "relu": RELU, "sigmoid": SIGMOID}
@@ -47,7 +59,9 @@ def gated(kind: int, x: Any) -> Any:
     if kind == SILU:
         return mul(x, sigmoid(x))
     if kind == GELU:
-        inner = mul(mul(splat(0.7978845608028654, 16), x), fma(mul(splat(0.044715, 16), x), x, splat(1.0, 16)))
+        inner = mul(
+            mul(splat(0.7978845608028654, 16), x), fma(mul(splat(0.044715, 16), x), x, splat(1.0, 16))
+        )
         return mul(mul(splat(0.5, 16), x), add(splat(1.0, 16), tanh(inner)))
     if kind == RELU:
         return maximum(x, splat(0.0, 16))

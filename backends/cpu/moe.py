@@ -9,8 +9,9 @@ from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, rows_of
 from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.program import Out
-from graphsched.backends.cpu.simd import F32, I32, get, put
+from graphsched.backends.cpu.simd import get, put
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.vector import F32, I32
 from graphsched.tensor import Tensor
 
 

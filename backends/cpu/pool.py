@@ -131,7 +131,9 @@ class Pool:
 
     def _spawn(self, ith: int) -> None:
         born = ctypes.c_int64.from_address(self._base + GEN).value
-        thread = threading.Thread(target=worker, args=(self._base, ith, born), name=f"graphsched-{ith}", daemon=True)
+        thread = threading.Thread(
+            target=worker, args=(self._base, ith, born), name=f"graphsched-{ith}", daemon=True
+        )
         thread.start()
         self._threads.append(thread)
 

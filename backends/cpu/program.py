@@ -1,8 +1,7 @@
 """Steps with symbolic operands, and the packer that turns them into an int64 array of step records."""
 
-import functools
 import struct
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,26 +10,24 @@ from numpy.typing import NDArray
 from graphsched import memory
 from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.jit import Kernel
+from graphsched.backends.cpu.space import Memory, Space, aligned
+from graphsched.scheduler import HOST
 from graphsched.tensor import Tensor, TensorType
 
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Bytes that steps read and write: `memory` for weights, inputs and caches, else planned in the arena."""
+    """Bytes of one device: `memory` for weights, inputs and caches, else planned in that device's arena."""
 
     name: str
     nbytes: int
-    memory: NDArray[np.uint8] | None = None
+    memory: Memory | None = None
     reuse: tuple["Buffer", ...] = ()  # buffers whose memory this one may take over when they die
+    device: str = HOST
 
     @property
     def is_planned(self) -> bool:
         return self.memory is None
-
-    @functools.cached_property
-    def address(self) -> int:
-        assert self.memory is not None, f"{self.name} has no address before it is planned"
-        return self.memory.ctypes.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +63,8 @@ class Step:
     rows_word: int = layout.ONE
     rows_times: int = 1
     node: int = -1
+    device: str = HOST
+    moves: bool = False  # a copy between devices: the only step that may name memory of two
     barrier: bool = True
 
     def reads(self) -> list[Operand]:
@@ -112,52 +111,52 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackedProgram:
-    """Step records ready to run, and the arena they work in."""
+    """Step records ready to run, and the arenas they work in, one per device."""
 
     words: NDArray[np.int64]
     segments: tuple[Segment, ...]
-    arena: NDArray[np.uint8] = field(repr=False)
-    plan: memory.Arena = field(repr=False)
-    items: tuple[Step | PythonStep, ...] = field(repr=False)  # whose operands keep weights and constants alive
+    arenas: Mapping[str, Memory] = field(repr=False)
+    plans: Mapping[str, memory.Arena] = field(repr=False)
+    items: tuple[Step | PythonStep, ...] = field(
+        repr=False
+    )  # whose operands keep weights and constants alive
 
     def address(self, segment: Segment) -> int:
         return self.words.ctypes.data + segment.first * layout.STEP_BYTES
 
-    def memory_of(self, operand: Operand) -> tuple[NDArray[np.uint8], int]:
+    def bytes_of(self, operand: Operand) -> tuple[NDArray[np.uint8], int]:
         """The bytes that hold an operand, and where it starts in them."""
-        if operand.buffer.memory is not None:
-            return operand.buffer.memory, operand.offset
-        return self.arena, self.plan.offsets[operand.buffer] + operand.offset
+        buffer = operand.buffer
+        if buffer.memory is not None:
+            return buffer.memory.bytes, operand.offset
+        return self.arenas[buffer.device].bytes, self.plans[buffer.device].offsets[buffer] + operand.offset
 
 
-def aligned(nbytes: int) -> NDArray[np.uint8]:
-    """Uninitialised bytes at an address that is a multiple of 64."""
-    raw = np.empty(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes]
-
-
-def plan_arena(steps: Sequence[Step | PythonStep], keep: Iterable[Buffer]) -> memory.Arena:
-    """Arena offsets of all planned buffers; those in `keep` live to the end."""
+def plan_arenas(items: Sequence[Step | PythonStep], keep: Iterable[Buffer]) -> dict[str, memory.Arena]:
+    """Arena offsets of all planned buffers, per device; those in `keep` live to the end."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
-    for i, step in enumerate(steps):
-        for operand in (*step.reads(), *step.writes()):
+    for i, item in enumerate(items):
+        for operand in (*item.reads(), *item.writes()):
             if operand.buffer.is_planned:
                 first.setdefault(operand.buffer, i)
                 last[operand.buffer] = i
     for buffer in keep:
         if buffer in first:
-            last[buffer] = len(steps)
-    return memory.plan(memory.Lifetime(b, b.nbytes, first[b], last[b], b.reuse) for b in first)
+            last[buffer] = len(items)
+    lives: dict[str, list[memory.Lifetime]] = {HOST: []}
+    for b in first:
+        lives.setdefault(b.device, []).append(memory.Lifetime(b, b.nbytes, first[b], last[b], b.reuse))
+    return {device: memory.plan(own) for device, own in lives.items()}
 
 
-def pack(items: Sequence[Step | PythonStep], keep: Iterable[Buffer]) -> PackedProgram:
-    """Plans the arena, resolves addresses, and places a barrier only where two steps touch the same bytes."""
-    plan = plan_arena(items, keep)
-    arena = aligned(max(plan.nbytes, 64))
-    base = arena.ctypes.data
-    items = place_barriers(items, plan.offsets)
+def pack(
+    items: Sequence[Step | PythonStep], keep: Iterable[Buffer], spaces: Mapping[str, Space]
+) -> PackedProgram:
+    """Plans the arenas, resolves addresses, and places a barrier only where two steps touch the same bytes."""
+    plans = plan_arenas(items, keep)
+    arenas = {device: spaces[device].allocate(max(plan.nbytes, 64)) for device, plan in plans.items()}
+    items = place_barriers(items, plans)
     steps = [item for item in items if isinstance(item, Step)]
     words = aligned(layout.STEP_BYTES * len(steps)).view(np.int64).reshape(len(steps), layout.STEP_WORDS)
     words[:] = 0
@@ -168,8 +167,8 @@ def pack(items: Sequence[Step | PythonStep], keep: Iterable[Buffer]) -> PackedPr
         row[layout.STEP_ROWS_TIMES] = step.rows_times
         row[layout.STEP_NODE] = step.node
         for i, value in enumerate(step.args):
-            row[layout.STEP_ARGS + i] = _word(value, base, plan.offsets)
-    return PackedProgram(words, tuple(segments(items)), arena, plan, tuple(items))
+            row[layout.STEP_ARGS + i] = _word(value, step, arenas, plans, spaces)
+    return PackedProgram(words, tuple(segments(items)), arenas, plans, tuple(items))
 
 
 def segments(items: Sequence[Step | PythonStep]) -> Iterable[Segment]:
@@ -187,30 +186,38 @@ def segments(items: Sequence[Step | PythonStep]) -> Iterable[Segment]:
         yield Segment(first, count)
 
 
-def address_of(operand: Operand, base: int, offsets: Mapping[Hashable, int]) -> int:
-    start = base + offsets[operand.buffer] if operand.buffer.is_planned else operand.buffer.address
-    return start + operand.offset
-
-
-def _word(value: Argument, base: int, offsets: Mapping[Hashable, int]) -> int:
+def _word(
+    value: Argument,
+    step: Step,
+    arenas: Mapping[str, Memory],
+    plans: Mapping[str, memory.Arena],
+    spaces: Mapping[str, Space],
+) -> int:
     if isinstance(value, Out):
         value = value.operand
     if isinstance(value, Operand):
-        return address_of(value, base, offsets)
+        buffer = value.buffer
+        own = buffer.device == step.device
+        assert own or step.moves, (
+            f"{step.kernel.name} on {step.device} reads {buffer.name} of {buffer.device}"
+        )
+        at = buffer.memory or arenas[buffer.device]
+        offset = value.offset if buffer.memory else value.offset + plans[buffer.device].offsets[buffer]
+        return spaces[buffer.device].translate(at.address + offset)
     if isinstance(value, float):
         return struct.unpack("<q", struct.pack("<d", value))[0]
     return int(value)
 
 
 def place_barriers(
-    items: Sequence[Step | PythonStep], offsets: Mapping[Hashable, int]
+    items: Sequence[Step | PythonStep], plans: Mapping[str, memory.Arena]
 ) -> list[Step | PythonStep]:
     """A step needs all threads to have finished the steps since the last barrier that it conflicts with."""
     out: list[Step | PythonStep] = []
     read: list[tuple[int, int]] = []
     written: list[tuple[int, int]] = []
     for item in items:
-        reads, writes = ([_span(o, offsets) for o in side] for side in (item.reads(), item.writes()))
+        reads, writes = ([_span(o, plans) for o in side] for side in (item.reads(), item.writes()))
         conflict = _overlap(reads, written) or _overlap(writes, written) or _overlap(writes, read)
         if conflict or isinstance(item, PythonStep):
             _end_with_barrier(out)
@@ -227,11 +234,13 @@ def _end_with_barrier(out: list[Step | PythonStep]) -> None:
         out[-1] = replace(out[-1], barrier=True)
 
 
-def _span(operand: Operand, offsets: Mapping[Hashable, int]) -> tuple[int, int]:
-    """The byte range of an operand's buffer; arena offsets and real addresses never meet in value."""
+def _span(operand: Operand, plans: Mapping[str, memory.Arena]) -> tuple[int, int]:
+    """The byte range of an operand's buffer; arenas are told apart from each other and from real addresses."""
     b = operand.buffer
-    start = offsets[b] - (1 << 62) if b.is_planned else b.address
-    return start, start + max(b.nbytes, 1)
+    if b.memory is not None:
+        return b.memory.address, b.memory.address + b.nbytes
+    start = plans[b.device].offsets[b] - ((2 + list(plans).index(b.device)) << 56)
+    return start, start + b.nbytes
 
 
 def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:

@@ -8,20 +8,14 @@ import numpy as np
 from graphsched import dtypes
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import (
-    F16,
-    F32,
-    I8,
     absolute,
-    concat,
     get,
-    interleave16,
     load,
     load_first,
     max_lanes,
     maximum,
     mul,
     nearest,
-    nibbles,
     put,
     splat,
     splat_i8,
@@ -32,6 +26,8 @@ from graphsched.backends.cpu.simd import (
     to_i8,
     xor_bits,
 )
+from graphsched.backends.cpu.simd_int import concat, interleave16, nibbles
+from graphsched.backends.cpu.vector import F16, F32, I8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK32_TYPES = (dtypes.Q8_0, dtypes.Q4_0)  # blocks of 32 with one F16 scale: value = scale · (code - offset)

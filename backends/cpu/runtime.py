@@ -15,71 +15,126 @@ from graphsched.backends.cpu.lowering import Low, dense
 from graphsched.backends.cpu.pool import POOL
 from graphsched.backends.cpu.program import Buffer, Operand, PackedProgram, PythonStep, Step
 from graphsched.backends.cpu.quants import NATIVE
+from graphsched.backends.cpu.space import HostSpace, Memory, SimSpace, Space
+from graphsched.backends.cpu.transfer import copy_step, expert_copy_step
 from graphsched.backends.reference import evaluate
 from graphsched.device import Capacity, Progress, Raw
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
+from graphsched.scheduler import HOST, Copy, Schedule, whole
 from graphsched.tensor import Extent, Tensor, TensorType
 
 Array = NDArray[Any]
-FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches their lowerings
+FAMILIES = (
+    attention,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    rope,
+)  # importing them attaches their lowerings
 
 
 class CpuRuntime:
-    """Weights stay where they are mapped; types without kernels are dequantised to F32 on first use."""
+    """Memory of one session: weights stay where they are mapped, simulated devices hold copies.
 
-    def __init__(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> None:
+    Types without kernels are dequantised to F32 on first use.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Raw],
+        capacities: Mapping[str, int],
+        n_threads: int,
+        sims: Sequence[str] = (),
+        poison: bool = False,
+    ) -> None:
         self._weights, self._capacities, self.n_threads = weights, capacities, n_threads
-        self._memory: dict[str, Raw] = {}
+        self.spaces: dict[str, Space] = {
+            HOST: HostSpace(),
+            **{name: SimSpace(i) for i, name in enumerate(sims)},
+        }
+        self.poison = poison  # fill what no copy has written with NaN, so that a missing copy shows
+        self._memory: dict[tuple[str, str], Memory] = {}
         self._stored: dict[str, DType] = {}  # weights read from a float32 copy, and their type in the file
         self.run_block = np.zeros(RUN_WORDS, np.int64)
         self.run_block[ONE] = 1
 
     def input(self, leaf: Tensor) -> Array:
-        memory = self._allocated(leaf)
+        raw = self._allocated(leaf, HOST).bytes
         if leaf.dtype.numpy is None:
-            return memory
-        shape = Capacity(self._capacities).shape(leaf.shape)
-        return memory.view(leaf.dtype.numpy).reshape(shape)
+            return raw
+        return raw.view(leaf.dtype.numpy).reshape(Capacity(self._capacities).shape(leaf.shape))
 
-    def _allocated(self, leaf: Tensor) -> Raw:
-        if leaf.name not in self._memory:
+    def _allocated(self, leaf: Tensor, device: str) -> Memory:
+        """Memory of an input or cache, at its largest capacity."""
+        if (leaf.name, device) not in self._memory:
             size = leaf.dtype.tensor_bytes(Capacity(self._capacities).shape(leaf.shape))
-            self._memory[leaf.name] = program.aligned(size)
-            self._memory[leaf.name][:] = 0
-        return self._memory[leaf.name]
+            made = self.spaces[device].allocate(size)
+            made.bytes[:] = 0
+            self._memory[leaf.name, device] = made
+        return self._memory[leaf.name, device]
 
-    def leaf(self, tensor: Tensor) -> Operand:
-        """The operand of a weight, input or cache."""
-        if tensor.kind != "weight":
-            memory = self._allocated(tensor)
-            return dense(Buffer(tensor.name, memory.nbytes, memory), tensor.type)
-        raw = self._dequantised(tensor) if tensor.name in self._stored else self._weights[tensor.name]
-        return dense(Buffer(tensor.name, raw.nbytes, raw), tensor.type)
+    def leaf(self, device: str, tensor: Tensor) -> Operand:
+        """The operand of a weight, input, cache or copy on a device."""
+        if tensor.kind == "copy":
+            return dense(Buffer(tensor.name, tensor.type.nbytes, device=device), tensor.type)
+        memory = self._weight(tensor, device) if tensor.kind == "weight" else self._allocated(tensor, device)
+        return dense(Buffer(tensor.name, memory.bytes.size, memory, device=device), tensor.type)
 
-    def _dequantised(self, tensor: Tensor) -> Raw:
-        if tensor.name not in self._memory:
-            stored = self._stored[tensor.name]
-            values = stored.dequantize(self._weights[tensor.name], tuple(tensor.shape))
-            self._memory[tensor.name] = values.reshape(-1).view(np.uint8)
-        return self._memory[tensor.name]
+    def _weight(self, tensor: Tensor, device: str) -> Memory:
+        if (tensor.name, device) not in self._memory:
+            raw = self._weights[tensor.name]
+            if stored := self._stored.get(tensor.name):
+                raw = stored.dequantize(raw, tuple(tensor.shape)).reshape(-1).view(np.uint8)
+            self._memory[tensor.name, device] = self.spaces[device].adopt(raw)
+        return self._memory[tensor.name, device]
 
-    def compile(self, graph: Graph, progress: Progress | None = None) -> "CpuExecutable":
-        graph = replace_leaves(graph, self._in_kernel_type)
-        low = Low(self.leaf, self.n_threads)
-        for index, node in enumerate(graph.nodes):
-            low.lower(node, index)
-        compile_kernels(low.steps, progress)
-        outputs = [low.operand(o) for o in graph.outputs]
-        packed = program.pack(low.steps, [o.buffer for o in outputs])
-        return CpuExecutable(self, graph, packed, outputs)
+    def in_kernel_types(self, graph: Graph) -> Graph:
+        """The graph on weights of types that have kernels: the others are read from a float32 copy."""
 
-    def _in_kernel_type(self, leaf: Tensor) -> Tensor:
-        """Weights of types without kernels are read from a float32 copy."""
-        if leaf.kind != "weight" or leaf.dtype == dtypes.F32 or (leaf.dtype in NATIVE and len(leaf.shape) > 1):
-            return leaf  # norms and biases are vectors, which kernels read as float32
-        self._stored[leaf.name] = leaf.dtype
-        return replace(leaf, type=TensorType(dtypes.F32, leaf.shape))
+        def swap(leaf: Tensor) -> Tensor:
+            if leaf.kind != "weight" or leaf.dtype == dtypes.F32:
+                return leaf
+            if leaf.dtype in NATIVE and len(leaf.shape) > 1:  # kernels read norms and biases as float32
+                return leaf
+            self._stored[leaf.name] = leaf.dtype
+            return replace(leaf, type=TensorType(dtypes.F32, leaf.shape))
+
+        return replace_leaves(graph, swap)
+
+    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "CpuExecutable":
+        """A graph (all on the host) or a schedule as one packed program, copies included."""
+        schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
+        items, lows = self._lowered(schedule)
+        compile_kernels(items, progress)
+        device = schedule.assignment.device
+        outputs = [lows[device[o]].operand(schedule.placed[o]) for o in schedule.graph.outputs]
+        packed = program.pack(items, [o.buffer for o in outputs], self.spaces)
+        return CpuExecutable(self, schedule, packed, outputs)
+
+    def _lowered(self, schedule: Schedule) -> tuple[list[Step | PythonStep], dict[str, Low]]:
+        """Steps of all devices in running order, and the lowering of each device."""
+        items: list[Step | PythonStep] = []
+        lows = {
+            name: Low(functools.partial(self.leaf, name), self.n_threads, name, space, items)
+            for name, space in self.spaces.items()
+        }
+        for split in schedule.splits:
+            for copy in split.inputs:
+                items.append(self._copy(copy, schedule, lows))
+            for node in split.nodes:
+                lows[split.device].lower(node, schedule.index.get(node, -1))
+        return items, lows
+
+    def _copy(self, copy: Copy, schedule: Schedule, lows: Mapping[str, Low]) -> Step:
+        placed = schedule.placed
+        source = lows[copy.from_device].operand(placed.get(copy.source, copy.source))
+        result = lows[copy.to_device].operand(copy.tensor)
+        if copy.ids is None:
+            return copy_step(source, result)
+        return expert_copy_step(source, result, lows[HOST].operand(placed.get(copy.ids, copy.ids)))
 
     def abort(self, on: bool) -> None:
         self.run_block[ABORT] = int(on)
@@ -101,35 +156,36 @@ class CpuExecutable:
     """A packed program and what it must keep alive."""
 
     runtime: CpuRuntime
-    graph: Graph
+    schedule: Schedule
     packed: PackedProgram
     results: list[Operand]
 
     def __post_init__(self) -> None:
+        # What every run needs, resolved once: decode is a few Python statements.
         self._run = self.runtime.run_block.ctypes.data
-
-    @functools.cached_property
-    def _whole(self) -> list[Array]:
-        return [self._array(o, Capacity({})) for o in self.results]
+        self._ranges = [(self.packed.address(s), s.count, s.python) for s in self.packed.segments]
+        self._plain = [o for o in self.results if o.type.dtype.numpy is not None]
+        self._views = [(self._array(o, Capacity({})), length_word(o.type)) for o in self._plain]
 
     @property
     def outputs(self) -> tuple[Array, ...]:
-        if any(o.type.dtype.numpy is None for o in self.results):
+        if len(self._plain) < len(self.results):
             return tuple(self._values(o, Capacity({})) for o in self.results)
         block = self.runtime.run_block
-        lengths = [o.type.shape[0] for o in self.results]
-        cut = [int(block[EXTENT_WORDS[d.word]]) if isinstance(d, Extent) else d for d in lengths]
-        return tuple(whole[:n] for whole, n in zip(self._whole, cut, strict=True))
+        return tuple(view if word < 0 else view[: block[word]] for view, word in self._views)
 
     def run(self, lengths: Mapping[str, int]) -> None:
         block = self.runtime.run_block
         for name, n in lengths.items():
             block[EXTENT_WORDS[name]] = n
-        for segment in self.packed.segments:
-            if segment.python is None:
-                POOL.run(self.packed.address(segment), segment.count, self._run, self.runtime.n_threads)
+        if self.runtime.poison:
+            for arena in self.packed.arenas.values():
+                arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
+        for address, count, python in self._ranges:
+            if python is None:
+                POOL.run(address, count, self._run, self.runtime.n_threads)
             else:
-                self._run_python(segment.python, Capacity(lengths))
+                self._run_python(python, Capacity(lengths))
 
     def _run_python(self, step: PythonStep, actual: Capacity) -> None:
         sources = [self._values(o, actual) for o in step.sources]
@@ -139,19 +195,32 @@ class CpuExecutable:
         type = operand.type
         if type.dtype.numpy is not None:
             return self._array(operand, actual)
-        shape, (memory, start) = actual.shape(type.shape), self.packed.memory_of(operand)
+        shape, (memory, start) = actual.shape(type.shape), self.packed.bytes_of(operand)
         rows = (*shape[:-1], type.dtype.row_bytes(shape[-1]))  # of a view, they are parts of wider rows
         raw = np.ndarray(rows, np.uint8, memory, start, (*operand.strides[:-1], 1))
         return type.dtype.dequantize(np.ascontiguousarray(raw).reshape(-1), shape)
 
     def _array(self, operand: Operand, actual: Capacity) -> Array:
         """The operand's memory as an array of actual shape, which keeps that memory alive."""
-        shape, (memory, start) = actual.shape(operand.type.shape), self.packed.memory_of(operand)
-        return np.ndarray(shape, operand.type.dtype.numpy, memory, start, operand.strides)
+        shape, (raw, start) = actual.shape(operand.type.shape), self.packed.bytes_of(operand)
+        return np.ndarray(shape, operand.type.dtype.numpy, raw, start, operand.strides)
+
+
+def length_word(type: TensorType) -> int:
+    """The run-block word with the actual length of the first dimension, or -1 if that is fixed."""
+    first = type.shape[0] if type.shape else 1
+    return EXTENT_WORDS[first.word] if isinstance(first, Extent) else -1
 
 
 class CpuBackend:
-    """Numba kernels on a pool of threads."""
+    """Numba kernels on a pool of threads, for the host and for simulated devices."""
 
-    def open(self, weights: Mapping[str, Raw], capacities: Mapping[str, int], n_threads: int) -> CpuRuntime:
-        return CpuRuntime(weights, capacities, n_threads)
+    def open(
+        self,
+        weights: Mapping[str, Raw],
+        capacities: Mapping[str, int],
+        n_threads: int,
+        sims: Sequence[str] = (),
+        poison: bool = False,
+    ) -> CpuRuntime:
+        return CpuRuntime(weights, capacities, n_threads, sims, poison)

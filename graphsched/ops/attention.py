@@ -39,10 +39,20 @@ def flash_attn_ext(
     chunk: int = 0,
 ) -> TensorType:
     """softmax(scale · q·kᵀ + mask) · v per head; the mask comes from (sequence, position) of tokens and cells"""
-    require(len(q.shape) == len(k.shape) == len(v.shape) == 3, f"flash_attn_ext: {q}, {k}, {v} need three dimensions")
-    require(q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2], f"flash_attn_ext: {k} and {v} do not fit {q}")
-    require(q.shape[1] % k.shape[1] == 0, f"flash_attn_ext: {q.shape[1]} heads do not share {k.shape[1]} KV heads")
-    require(where.shape == (q.shape[0], 2) and cells.shape == (k.shape[0], 2), f"flash_attn_ext: {where}, {cells} do not fit")
+    require(
+        len(q.shape) == len(k.shape) == len(v.shape) == 3,
+        f"flash_attn_ext: {q}, {k}, {v} need three dimensions",
+    )
+    require(
+        q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2], f"flash_attn_ext: {k} and {v} do not fit {q}"
+    )
+    require(
+        q.shape[1] % k.shape[1] == 0, f"flash_attn_ext: {q.shape[1]} heads do not share {k.shape[1]} KV heads"
+    )
+    require(
+        where.shape == (q.shape[0], 2) and cells.shape == (k.shape[0], 2),
+        f"flash_attn_ext: {where}, {cells} do not fit",
+    )
     return f32(*q.shape[:2], v.shape[2])
 
 

@@ -40,7 +40,9 @@ def fused_rms_norm(x: Tensor, w: Tensor, *, eps: float) -> TensorType:
 
 @fused_rms_norm.reference
 def _(x: Array, w: Array, *, eps: float) -> Array:
-    return w * (x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64) + eps).astype(np.float32))
+    return w * (
+        x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64) + eps).astype(np.float32)
+    )
 
 
 @fused_rms_norm.flops

@@ -1,0 +1,150 @@
+"""SIMD on integers: codes of quantised blocks, and the 8-bit dot product with its generic twin."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from graphsched.backends.cpu import target
+from graphsched.backends.cpu.vector import (
+    I8_T,
+    I16_T,
+    I32_T,
+    I64_T,
+    Vec,
+    call,
+    const_vec,
+    lanes,
+    literal,
+    load_raw,
+    store_raw,
+    widen_half,
+)
+
+
+@intrinsic
+def nibbles(typingctx: Any, v: Any, half: Any) -> Any:
+    """The low (half = 0) or high (half = 1) four bits of each byte, 0 to 15."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        shift = builder.mul(builder.trunc(args[1], I8_T), I8_T(4))
+        return builder.and_(
+            builder.lshr(args[0], lanes(shift, v.n, builder)), ir.Constant(v.llvm, [15] * v.n)
+        )
+
+    return v(v, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def pair_lanes(typingctx: Any, v: Any, j: Any) -> Any:
+    """Of 16 lanes: lane 2j in the first 8, lane 2j+1 in the last 8."""
+    at = literal(j, "j")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, [2 * at] * 8 + [2 * at + 1] * 8)
+        return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
+
+    return v(v, j), codegen
+
+
+@intrinsic
+def concat(typingctx: Any, a: Any, b: Any) -> Any:
+    """a's lanes, then b's."""
+    out = Vec(a.elem, 2 * a.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, list(range(2 * a.n))))
+
+    return out(a, a), codegen
+
+
+@intrinsic
+def broadcast4(typingctx: Any, addr: Any) -> Any:
+    """The 4 bytes at addr, 16 times: i8 x 64."""
+    out = Vec("i8", 64)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(lanes(load_raw(builder, args[0], I32_T), 16, builder), out.llvm)
+
+    return out(types.int64), codegen
+
+
+@intrinsic
+def scatter4(typingctx: Any, addr: Any, v: Any, stride: Any) -> Any:
+    """Stores each 4 bytes of v at addr, addr + stride, ..."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = builder.bitcast(args[1], ir.VectorType(I32_T, v.n // 4))
+        at = args[0]
+        for i in range(v.n // 4):
+            store_raw(builder, at, builder.extract_element(words, I32_T(i)))
+            at = builder.add(at, args[2])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, v, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def gather_f16(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
+    """n F16 values `stride` bytes apart, as f32."""
+    step, count = literal(stride, "stride"), literal(n, "n")
+    out = Vec("f32", count)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits: ir.Value = ir.Constant(ir.VectorType(I16_T, count), ir.Undefined)
+        for i in range(count):
+            one = load_raw(builder, builder.add(args[0], I64_T(i * step)), I16_T)
+            bits = builder.insert_element(bits, one, I32_T(i))
+        return widen_half(builder, bits)
+
+    return out(types.int64, stride, n), codegen
+
+
+def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
+    """acc[i] += Σ_j u[4i + j] · s[4i + j] in plain integer arithmetic."""
+    n = u.type.count
+    wide = ir.VectorType(I32_T, n)
+    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
+    undef = ir.Constant(wide, ir.Undefined)
+    for j in range(4):
+        part = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
+        acc = builder.add(acc, part)
+    return acc
+
+
+@intrinsic
+def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
+    """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = 8 * u.n
+        if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
+            return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.llvm, list(args))
+        return _dot_generic(builder, *args)
+
+    return acc(acc, u, s), codegen
+
+
+@intrinsic
+def interleave16(typingctx: Any, a: Any, b: Any) -> Any:
+    """Of 32 bytes each: a[:16], b[:16], a[16:], b[16:]."""
+    out = Vec("i8", 64)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        order = [*range(16), *range(32, 48), *range(16, 32), *range(48, 64)]
+        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, order))
+
+    return out(a, a), codegen
+
+
+@intrinsic
+def halves(typingctx: Any, a: Any, b: Any) -> Any:
+    """a in the first 8 of 16 lanes, b in the last 8."""
+    out = Vec("f32", 16)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        two = [lanes(x, 8, builder) for x in args]
+        return builder.shuffle_vector(*two, const_vec(I32_T, list(range(16))))
+
+    return out(types.float32, types.float32), codegen

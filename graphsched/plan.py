@@ -1,0 +1,129 @@
+"""A plan: what would run where, what it takes, and when, without running it. Works from a file's header alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from graphsched import device, machine
+from graphsched.device import Capacity
+from graphsched.machine import Device, Machine, Processor
+from graphsched.memory import Arena
+from graphsched.model import Model
+from graphsched.options import SessionOptions
+from graphsched.scheduler import HOST, Schedule
+from graphsched.targets import Targets, device_names
+from graphsched.tensor import Tensor, TensorType
+from graphsched.timeline import Event, Timeline, simulate
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes that a device holds, and the node whose buffer set the arena's size."""
+
+    weights: int
+    kv: int
+    arena: int
+    staging: int
+    peak: str
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.arena + self.staging
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The schedule of one run with its memory and, on a described machine, its predicted times."""
+
+    model: Model
+    options: SessionOptions
+    targets: Targets
+    schedule: Schedule
+    lengths: Mapping[str, int]
+    arenas: Mapping[str, Arena]
+    machine: Machine | None
+
+    def bytes_of(self, tensor: Tensor) -> int:
+        """Bytes of a tensor at this run's lengths."""
+        return TensorType(tensor.dtype, Capacity(self.lengths).shape(tensor.shape)).nbytes
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        if self.machine is None:
+            return None
+        return simulate(self.schedule, self.machine.host, self._devices, self.lengths)
+
+    @property
+    def _devices(self) -> dict[str, Device]:
+        assert self.machine is not None
+        return dict(zip(self.targets.devices, self.machine.devices, strict=True))
+
+    @cached_property
+    def memory(self) -> dict[str, DeviceMemory]:
+        """Per device; an offloaded weight counts where it lives, its staging buffer where it is used."""
+        weights = dict.fromkeys((*self.targets.devices, HOST), 0)
+        kv, staging = dict(weights), dict(weights)
+        for leaf, on in self._resident():
+            (kv if leaf.kind == "cache" else weights)[on] += leaf.type.nbytes
+        for split in self.schedule.splits:
+            for copy in split.inputs:
+                if copy.is_weight:
+                    staging[copy.to_device] = max(staging[copy.to_device], copy.source.type.nbytes)
+        return {d: self._device_memory(d, weights[d], kv[d], staging[d]) for d in weights}
+
+    def _device_memory(self, on: str, weights: int, kv: int, staging: int) -> DeviceMemory:
+        arena = self.arenas.get(on)
+        peak = getattr(arena.peak, "name", "") if arena else ""
+        return DeviceMemory(weights, kv, arena.nbytes if arena else 0, staging, peak)
+
+    def _resident(self) -> list[tuple[Tensor, str]]:
+        """Weights and caches that the graph reads, each with its device."""
+        leaves = {leaf.name: leaf for leaf in self.schedule.graph.leaves if leaf.kind in ("weight", "cache")}
+        return [(leaf, self.targets.home(leaf)) for leaf in leaves.values()]
+
+    def processor(self, on: str) -> Processor:
+        """The described processor of a device."""
+        assert self.machine is not None
+        return self.machine.host if on == HOST else self._devices[on].processor
+
+    def split_events(self, number: int) -> list[Event]:
+        return [e for e in self.timeline.events if e.split == number] if self.timeline else []
+
+    def cause(self, node: Tensor) -> str:
+        return self.schedule.assignment.cause[node]
+
+
+def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: int, n_kv: int) -> Plan:
+    """Plans one run of n_tokens that leaves n_kv cells in use."""
+    targets = Targets(model, options, device_names(options.devices))
+    graph = model.graph(n_tokens, max(n_outputs, 1), model.context(options), options)
+    lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
+    schedule = targets.schedule(graph, lengths)
+    runtime = device.get("null").open({}, {}, options.threads, targets.devices)
+    executable: Any = runtime.compile(schedule)
+    return Plan(model, options, targets, schedule, lengths, executable.arenas, described(options))
+
+
+def described(options: SessionOptions) -> Machine | None:
+    """One machine out of all that --device names: the first one's host, everyone's devices."""
+    loaded = [machine.load(spec) for spec in options.devices]
+    if not loaded:
+        return None
+    devices = tuple(d for m in loaded for d in m.devices)
+    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
+
+
+def bound_by(events: list[Event], processor: Processor) -> str:
+    """Which resource a split's time goes to: memory, arithmetic, launches or copies."""
+    compute = [e for e in events if e.kind == "compute"]
+    copies = sum(e.end - e.start for e in events if e.kind != "compute")
+    busy = sum(e.end - e.start for e in compute)
+    if copies > busy:
+        return "link"
+    memory = sum(e.nbytes for e in compute) / processor.bandwidth
+    launches = len(compute) * processor.launch_us * 1e-6
+    rest = busy - launches
+    if launches > rest:
+        return "launches"
+    return "memory" if memory >= 0.999 * rest else "arithmetic"

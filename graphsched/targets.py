@@ -1,0 +1,96 @@
+"""From options to what the scheduler needs: devices, homes, policy, and which decisions a run's lengths make."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from graphsched import device
+from graphsched.graph import Graph, replace_operands
+from graphsched.model import Model
+from graphsched.opdef import Op, lowering_for
+from graphsched.options import SessionOptions
+from graphsched.placement import Home, Placement, place
+from graphsched.policy import OffloadPolicy, parse_policy
+from graphsched.scheduler import HOST, Schedule, Target, schedule
+from graphsched.stored import EMBEDDING, OUTPUT
+from graphsched.tensor import Tensor, TensorType, layer_of
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where one model's tensors are for one session; makes a `Target` for the lengths of a run."""
+
+    model: Model
+    options: SessionOptions
+    devices: tuple[str, ...]  # GPU-like devices in order of priority
+
+    @cached_property
+    def placement(self) -> Placement:
+        types: dict[str, TensorType] = dict(self.model.types)
+        if OUTPUT not in types and EMBEDDING in types:
+            types[OUTPUT] = types[EMBEDDING]  # a tied matrix is two tensors to placement
+        return place(types, self.model.config.n_layer, self.devices, self.options.placement)
+
+    @cached_property
+    def policy(self) -> OffloadPolicy:
+        return parse_policy(self.options.offload_policy, self.options.offload_min_batch)
+
+    def home(self, leaf: Tensor) -> str:
+        """The device that holds a weight or cache."""
+        return self.home_of(leaf).device
+
+    def home_of(self, leaf: Tensor) -> Home:
+        """The device that holds a weight or cache, and why."""
+        if leaf.kind == "cache":
+            return self.placement.kv[layer_of(leaf.name)]
+        return self.placement.homes[leaf.name]
+
+    def untied(self, graph: Graph) -> Graph:
+        """The graph in which a tied output matrix is a tensor of its own, if it lives elsewhere than the embedding."""
+        homes = self.placement.homes
+        if OUTPUT in self.model.types or homes[OUTPUT].device == homes[EMBEDDING].device:
+            return graph
+        return replace_operands(graph, _as_output)
+
+    def target(self, lengths: Mapping[str, int]) -> Target:
+        device.get("cpu")  # attaches the lowerings that `supports` asks for
+        return Target(
+            devices=(*self.devices, HOST),
+            home=self.home,
+            supports=supports,
+            policy=self.policy,
+            lengths=lengths,
+            improve=frozenset({"traffic", "hoist"}) - self.options.off,
+        )
+
+    def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> tuple[bool, ...]:
+        """Which nodes with weights in host memory are offloaded at these lengths: part of a plan's key."""
+        if not self.devices:
+            return ()
+        target = self.target(lengths)
+        return tuple(
+            self.policy.wants(n, target.length(n))
+            for n in graph.nodes
+            if any(s.kind == "weight" and self.home(s) == HOST for s in n.sources)
+        )
+
+    def schedule(self, graph: Graph, lengths: Mapping[str, int]) -> Schedule:
+        return schedule(self.untied(graph), self.target(lengths))
+
+
+def _as_output(node: Tensor, source: Tensor) -> Tensor:
+    tied = source.name == EMBEDDING and node.opdef is not None and node.opdef.op is Op.MUL_MAT
+    return replace(source, name=OUTPUT) if tied else source
+
+
+def supports(device: str, node: Tensor) -> bool:
+    """Simulated devices run what the CPU has kernels for; the host also runs numpy references."""
+    return device == HOST or lowering_for("cpu", node) is not None
+
+
+def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the devices that --device asks for: sim0, sim1, ... in order."""
+    from graphsched import machine  # most runs describe none
+
+    count = sum(len(machine.load(spec).devices) for spec in specs)
+    return tuple(f"sim{i}" for i in range(count))

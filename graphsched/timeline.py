@@ -1,0 +1,163 @@
+"""The virtual clock: when each node and copy of a schedule would run on a described machine.
+
+Every device has a compute, an upload and a download stream; the host has one lane. A stream runs its work in order, and
+work waits for what it reads (events), for nothing else: copies overlap compute wherever data allows. Weights that are
+uploaded for one run pass through a ring of staging buffers, so that the next upload runs during the current op.
+The clock never uses measured time: these are predictions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from graphsched.cost import cost_of
+from graphsched.device import Capacity
+from graphsched.machine import Device, Processor, copy_seconds, node_seconds
+from graphsched.scheduler import HOST, VIEWS, Copy, Schedule, Split, used_share
+from graphsched.tensor import Tensor, TensorType
+
+RING = 3  # staging buffers: one in use, one arriving, one whose op has just been queued
+
+
+@dataclass(frozen=True)
+class Event:
+    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down."""
+
+    lane: str
+    kind: str
+    name: str
+    op: str
+    start: float
+    end: float
+    nbytes: float
+    split: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Events of one run, in order of scheduling."""
+
+    events: tuple[Event, ...]
+
+    @property
+    def wall(self) -> float:
+        return max((e.end for e in self.events), default=0.0)
+
+    def busy(self, *kinds: str, lane: str | None = None) -> float:
+        """Length of the union of intervals of the given kinds."""
+        spans = sorted((e.start, e.end) for e in self.events if e.kind in kinds and lane in (None, e.lane))
+        return sum(b - a for a, b in _union(spans))
+
+    @property
+    def overhead(self) -> float:
+        """Wall time in which neither compute nor copies run."""
+        return self.wall - self.busy("compute", "up", "down")
+
+    def hidden(self) -> float:
+        """Share of the shorter of (upload, device compute) that runs behind the other."""
+        up = [(e.start, e.end) for e in self.events if e.kind == "up"]
+        compute = [(e.start, e.end) for e in self.events if e.kind == "compute" and e.lane != HOST]
+        shorter = min(sum(b - a for a, b in _union(sorted(s))) for s in (up, compute))
+        both = sum(b - a for a, b in _union(sorted(up))) + sum(b - a for a, b in _union(sorted(compute)))
+        together = both - sum(b - a for a, b in _union(sorted(up + compute)))
+        return together / shorter if shorter else 1.0
+
+
+def _union(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    merged: list[tuple[float, float]] = []
+    for a, b in spans:
+        if merged and a <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
+        else:
+            merged.append((a, b))
+    return merged
+
+
+def simulate(
+    schedule: Schedule, host: Processor, devices: Mapping[str, Device], lengths: Mapping[str, int]
+) -> Timeline:
+    """Runs a schedule on the virtual clock of a described machine."""
+    clock = _Clock(schedule, host, devices, lengths)
+    for i, split in enumerate(schedule.splits):
+        clock.run(i, split)
+    return Timeline(tuple(clock.events))
+
+
+@dataclass
+class _Clock:
+    schedule: Schedule
+    host: Processor
+    devices: Mapping[str, Device]
+    lengths: Mapping[str, int]
+    events: list[Event] = field(default_factory=list)
+    free: dict[str, float] = field(default_factory=dict)  # lane -> when its last work ends
+    ready: dict[Tensor, float] = field(default_factory=dict)  # node or copy -> when its value is there
+    ring: dict[str, list[float]] = field(default_factory=dict)  # device -> when each staging buffer is free
+
+    def __post_init__(self) -> None:
+        self.uploads = {c.tensor for s in self.schedule.splits for c in s.inputs if c.is_weight}
+
+    def run(self, number: int, split: Split) -> None:
+        for copy in split.inputs:
+            self._copy(number, copy)
+        for node in split.nodes:
+            self._node(number, split, node)
+
+    def _copy(self, number: int, copy: Copy) -> None:
+        source = self.schedule.placed.get(copy.source, copy.source)
+        start = self.ready.get(source, 0.0)
+        if copy.ids is not None:
+            start = max(start, self.ready.get(copy.ids, 0.0))
+        if copy.is_weight:
+            start = max(start, self._slot(copy.to_device))
+        nbytes = self._bytes(copy)
+        if copy.from_device != HOST:
+            start = self._send(number, copy, copy.from_device, "down", start, nbytes)
+        if copy.to_device != HOST:
+            start = self._send(number, copy, copy.to_device, "up", start, nbytes)
+        self.ready[copy.tensor] = start
+
+    def _send(
+        self, number: int, copy: Copy, device: str, direction: str, start: float, nbytes: float
+    ) -> float:
+        lane = f"{device} {direction}"
+        begin = max(start, self.free.get(lane, 0.0))
+        link = self.devices[device].link
+        end = begin + copy_seconds(link, nbytes, "up" if direction == "up" else "down")
+        name = self.schedule.graph.names.get(copy.source, copy.source.name)
+        self._add(Event(lane, direction, name, "COPY", begin, end, nbytes, number))
+        return end
+
+    def _slot(self, device: str) -> float:
+        """When a staging buffer of the ring is free; the op that reads it gives it back."""
+        slots = self.ring.setdefault(device, [0.0] * RING)
+        if not slots:  # one op reads more weights than the ring holds
+            return self.free.get(device, 0.0)
+        slots.sort()
+        return slots.pop(0)
+
+    def _bytes(self, copy: Copy) -> float:
+        type = TensorType(copy.source.dtype, Capacity(self.lengths).shape(copy.source.shape))
+        if copy.ids is None:
+            return type.nbytes
+        choices = TensorType(copy.ids.dtype, Capacity(self.lengths).shape(copy.ids.shape)).numel
+        return type.nbytes * used_share(type.shape[0], choices)
+
+    def _node(self, number: int, split: Split, node: Tensor) -> None:
+        assert node.opdef is not None
+        start = max((self.ready.get(s, 0.0) for s in node.sources), default=0.0)
+        if node.opdef.op in VIEWS:
+            self.ready[node] = start
+            return
+        processor = self.host if split.device == HOST else self.devices[split.device].processor
+        cost = cost_of(node, self.lengths)
+        begin = max(start, self.free.get(split.device, 0.0))
+        end = begin + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
+        old = self.schedule.origin.get(node, node)
+        name = self.schedule.graph.names.get(old, "")
+        self._add(Event(split.device, "compute", name, node.opdef.op.name, begin, end, cost.nbytes, number))
+        self.ready[node] = end
+        self.ring.get(split.device, []).extend(end for s in node.sources if s in self.uploads)
+
+    def _add(self, event: Event) -> None:
+        self.events.append(event)
+        self.free[event.lane] = event.end

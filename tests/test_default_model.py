@@ -1,0 +1,122 @@
+"""The shipped model's file: complete, small, and with a vocabulary that llama.cpp's merging can use."""
+
+from functools import cache
+from importlib.resources import as_file, files
+from itertools import pairwise
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf import quants
+
+SIZE_LIMIT = 3 * 1000 * 1000
+SPACE = "\u2581"
+TEXT = 'Once upon a time, there was a little girl named Lily. "Hello!" she said.'
+
+
+@cache
+def model() -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Keys, tensors and the size in bytes."""
+    with as_file(files("graphsched").joinpath("data/stories.gguf")) as path:
+        reader = gguf.GGUFReader(path)
+        keys = {name: field.contents() for name, field in reader.fields.items()}
+        return keys, {tensor.name: tensor for tensor in reader.tensors}, path.stat().st_size
+
+
+def encode(text: str, tokens: list[str], scores: list[float]) -> list[int]:
+    """SentencePiece's greedy merging over the whole text: best score first, leftmost on ties."""
+    ids = {token: i for i, token in enumerate(tokens)}
+    symbols = list(SPACE + text.replace(" ", SPACE))
+    while pairs := [(scores[ids[a + b]], -at) for at, (a, b) in enumerate(pairwise(symbols)) if a + b in ids]:
+        at = -max(pairs)[1]
+        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+    return [i for s in symbols for i in ([ids[s]] if s in ids else [3 + b for b in s.encode()])]
+
+
+def test_is_small() -> None:
+    assert model()[2] <= SIZE_LIMIT
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("general.name", "general.license", "general.file_type", "llama.block_count"),
+        *("llama.context_length", "llama.embedding_length", "llama.feed_forward_length"),
+        *("llama.attention.head_count", "llama.attention.head_count_kv"),
+        *("llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count"),
+        *("llama.rope.freq_base", "llama.vocab_size", "tokenizer.chat_template"),
+        *("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"),
+    ],
+)
+def test_has_key(key: str) -> None:
+    assert key in model()[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("general.architecture", "llama"),
+        ("tokenizer.ggml.model", "llama"),
+        ("tokenizer.ggml.unknown_token_id", 0),
+        ("tokenizer.ggml.bos_token_id", 1),
+        ("tokenizer.ggml.eos_token_id", 2),
+        ("tokenizer.ggml.add_bos_token", True),
+        ("tokenizer.ggml.add_eos_token", False),
+        ("tokenizer.ggml.add_space_prefix", True),
+    ],
+)
+def test_key_value(key: str, value: object) -> None:
+    assert model()[0][key] == value
+
+
+def test_vocabulary_layout() -> None:
+    keys = model()[0]
+    tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    assert tokens[:3] == ["<unk>", "<s>", "</s>"]
+    assert tokens[3:259] == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert types[:259] == [2, 3, 3, *[6] * 256]
+    assert set(types[259:]) == {1}
+    assert len(tokens) == len(set(tokens)) == len(types) == keys["llama.vocab_size"]
+
+
+def test_scores_fall_with_rank() -> None:
+    scores = model()[0]["tokenizer.ggml.scores"][259:]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(scores)
+
+
+def test_pieces_stay_inside_words() -> None:
+    """A space only ever starts a piece, so merging word by word equals merging the whole text."""
+    assert not [t for t in model()[0]["tokenizer.ggml.tokens"] if SPACE in t[1:]]
+
+
+@pytest.mark.parametrize("text", [TEXT, "Zoë ate 2 crêpes ☀", "", "a  b"])
+def test_round_trip(text: str) -> None:
+    keys = model()[0]
+    tokens = keys["tokenizer.ggml.tokens"]
+    ids = encode(text, tokens, keys["tokenizer.ggml.scores"])
+    raw = b"".join(bytes([i - 3]) if i < 259 else tokens[i].encode() for i in ids)
+    assert raw.decode().replace(SPACE, " ") == " " + text
+
+
+def test_story_text_needs_few_tokens() -> None:
+    keys = model()[0]
+    assert len(encode(TEXT, keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.scores"])) <= 24
+
+
+def test_tensor_types_and_shapes() -> None:
+    keys, tensors, _ = model()
+    q8, f32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
+    assert len(tensors) == 2 + 9 * keys["llama.block_count"]
+    assert "output.weight" not in tensors
+    for name, tensor in tensors.items():
+        assert tensor.tensor_type == (f32 if "norm" in name else q8)
+        assert tensor.shape[0] % 32 == 0
+    embedding = [keys["llama.embedding_length"], keys["llama.vocab_size"]]
+    assert tensors["token_embd.weight"].shape.tolist() == embedding
+
+
+def test_weights_are_finite() -> None:
+    for tensor in model()[1].values():
+        assert np.isfinite(quants.dequantize(tensor.data, tensor.tensor_type)).all()

@@ -1,0 +1,101 @@
+"""Splits over simulated devices: the same bits as on the CPU, wherever things are placed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_models import Reference, logits_in_pieces, reference
+
+from graphsched.placement import PlacementOptions
+
+ONE, TWO, THREE = ("sim:rtx4090",), ("sim:2x3090",), ("sim:2x3090", "sim:rtx4090")
+P = PlacementOptions
+
+
+def alternate(devices: int) -> tuple[str, ...]:
+    """Layers in turn over the host and the devices."""
+    names = ["CPU", *(f"sim{i}" for i in range(devices))]
+    return tuple(rf"blk\.{i}\.={names[i % len(names)]}" for i in range(64))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "all on devices": {},
+    "one layer": {"placement": P(n_gpu_layers=1)},
+    "alternate layers": {"placement": P(overrides=alternate(1))},
+    "experts out": {"placement": P(overrides=("exps=CPU",))},
+    "experts out, baseline rules": {
+        "placement": P(overrides=("exps=CPU",)),
+        "off": frozenset({"traffic", "hoist"}),
+    },
+    "attention out": {"placement": P(overrides=("attn=CPU",))},
+    "up and gate apart": {"placement": P(overrides=("ffn_up=CPU",))},
+    "host cache": {"placement": P(kv_offload=False)},
+    "offload all": {"placement": P(n_gpu_layers=0), "offload_min_batch": 1},
+    "offload experts": {"placement": P(overrides=("exps=CPU",)), "offload_min_batch": 1},
+    "-op -1,0": {"placement": P(n_gpu_layers=0), "offload_min_batch": 1, "offload_policy": ("-1,0",)},
+    "-op 29,0": {
+        "placement": P(overrides=("exps=CPU",)),
+        "offload_min_batch": 1,
+        "offload_policy": ("29,0",),
+    },
+    "output on the host": {"placement": P(overrides=("output=CPU",))},
+}
+MODELS = ["conformance/llama-f16", "conformance/mixtral-f16", "quants/llama-Q4_0", "quants/llama-Q4_K_M"]
+_host: dict[str, Any] = {}
+
+
+def on_host(name: str, ref: Reference) -> Any:
+    """Logits of the CPU run, once per model."""
+    if name not in _host:
+        _host[name] = logits_in_pieces(ref.model, ref.tokens, 24)
+    return _host[name]
+
+
+@pytest.mark.parametrize("devices", [ONE, TWO, THREE], ids=["1", "2", "3"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", MODELS)
+def test_same_bits_as_the_cpu(name: str, preset: str, devices: tuple[str, ...]) -> None:
+    ref = reference(name)
+    got = logits_in_pieces(ref.model, ref.tokens, 24, devices=devices, poison=True, **PRESETS[preset])
+    np.testing.assert_array_equal(got, on_host(name, ref))
+
+
+TENSORS = [
+    "attn_q",
+    "attn_k",
+    "attn_output",
+    "ffn_up",
+    "ffn_gate",
+    "ffn_down",
+    "norm",
+    "output",
+    "token_embd",
+    "exps",
+]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from(TENSORS), st.sampled_from(["CPU", "sim0", "sim1"]))
+    ),
+    st.sampled_from([1, 4, 32]),
+    st.sampled_from([(), ("26,0",), ("27,0,29,0",)]),
+    st.sets(st.sampled_from(["traffic", "hoist", "fmoe"])),
+)
+def test_any_placement_and_policy(
+    rules: list[tuple[int, str, str]], min_batch: int, policy: tuple[str, ...], off: set[str]
+) -> None:
+    name = "conformance/mixtral-f16"
+    ref = reference(name)
+    overrides = tuple(rf"blk\.{layer}.*{tensor}={device}" for layer, tensor, device in rules)
+    options: dict[str, Any] = {
+        "offload_min_batch": min_batch,
+        "offload_policy": policy,
+        "off": frozenset(off),
+    }
+    placed = {"devices": TWO, "placement": P(overrides=overrides), "poison": True}
+    got = logits_in_pieces(ref.model, ref.tokens, 24, **placed, **options)
+    np.testing.assert_array_equal(got, on_host(name, ref))
