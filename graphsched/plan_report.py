@@ -194,7 +194,7 @@ def _prediction(plan: Plan) -> str:
     ]
     return (
         f"predicted on {machine.name}: {wall * 1e3:.3f} ms, {rows / wall:.1f} tokens/s; "
-        f"busy {", ".join(lanes)}; copies {timeline.busy("up", "down") / wall:.0%}, "
+        f"busy {', '.join(lanes)}; copies {timeline.busy('up', 'down') / wall:.0%}, "
         f"overhead {timeline.overhead / wall:.1%}"
     )
 

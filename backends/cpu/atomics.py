@@ -58,6 +58,16 @@ def pause(typingctx: Any) -> Any:
 
 
 @intrinsic
+def cycles(typingctx: Any) -> Any:
+    """The cycle counter: about 10 ns a read, constant rate on every x86-64 of the last decade."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return call(builder, "llvm.readcyclecounter", I64_T, [])
+
+    return types.int64(), codegen
+
+
+@intrinsic
 def call_kernel(typingctx: Any, address: Any, step: Any, run: Any, ith: Any, nth: Any) -> Any:
     """Calls the kernel at address."""
 

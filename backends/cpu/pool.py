@@ -14,6 +14,7 @@ from graphsched.backends.cpu.atomics import (
     FUTEX_WAIT_PRIVATE,
     FUTEX_WAKE_PRIVATE,
     call_kernel,
+    cycles,
     fetch_add,
     load_word,
     pause,
@@ -22,7 +23,15 @@ from graphsched.backends.cpu.atomics import (
     system_call,
 )
 from graphsched.backends.cpu.jit import entry, helper
-from graphsched.backends.cpu.layout import ABORT, BARRIER_AFTER, STEP_BYTES, STEP_FLAGS
+from graphsched.backends.cpu.layout import (
+    ABORT,
+    BARRIER_AFTER,
+    STEP_BYTES,
+    STEP_FLAGS,
+    STEP_NUMBER,
+    TRACE,
+    TRACE_WORDS,
+)
 from graphsched.backends.cpu.simd import word
 
 GEN, ARRIVED, PHASE, PARKED, STOP = (64 * i for i in range(5))
@@ -51,12 +60,31 @@ def barrier(pool: int, nth: int) -> None:
 @helper
 def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int) -> None:
     """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept."""
+    trace = word(run, TRACE) if ith == 0 else 0
     for i in range(n_steps):
         step = program + i * STEP_BYTES
+        if trace:
+            begun = cycles()
         if load_word(run + 8 * ABORT) == 0:
             call_kernel(word(step, 0), step, run, ith, nth)
+        if trace:
+            done = cycles()
         if nth > 1 and word(step, STEP_FLAGS) & BARRIER_AFTER:
             barrier(pool, nth)
+        if trace:
+            record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, cycles())
+
+
+@helper
+def record(at: int, begun: int, done: int, joined: int) -> None:
+    store_word(at, begun)
+    store_word(at + 8, done)
+    store_word(at + 16, joined)
+
+
+@entry
+def read_cycles() -> int:
+    return cycles()
 
 
 @entry

@@ -160,7 +160,8 @@ def pack(
     steps = [item for item in items if isinstance(item, Step)]
     words = aligned(layout.STEP_BYTES * len(steps)).view(np.int64).reshape(len(steps), layout.STEP_WORDS)
     words[:] = 0
-    for row, step in zip(words, steps, strict=True):
+    for number, (row, step) in enumerate(zip(words, steps, strict=True)):
+        row[layout.STEP_NUMBER] = number
         row[layout.STEP_KERNEL] = step.kernel.address
         row[layout.STEP_FLAGS] = layout.BARRIER_AFTER if step.barrier else 0
         row[layout.STEP_ROWS_WORD] = step.rows_word

@@ -1,6 +1,7 @@
 """The CPU backend's runtime: leaves at fixed addresses, graphs compiled to packed programs."""
 
 import functools
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from graphsched import dtypes
 from graphsched.backends.cpu import attention, elementwise, matmul, moe, movement, norm, program, rope
-from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, ONE, RUN_WORDS
+from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, ONE, RUN_WORDS, TRACE, TRACE_WORDS
 from graphsched.backends.cpu.lowering import Low, dense
-from graphsched.backends.cpu.pool import POOL
+from graphsched.backends.cpu.pool import POOL, read_cycles
 from graphsched.backends.cpu.program import Buffer, Operand, PackedProgram, PythonStep, Step
 from graphsched.backends.cpu.quants import NATIVE
 from graphsched.backends.cpu.space import HostSpace, Memory, SimSpace, Space
@@ -151,6 +152,18 @@ def compile_kernels(items: Sequence[Step | PythonStep], progress: Progress | Non
         progress("compiling kernels", len(kernels), len(kernels))
 
 
+@dataclass(frozen=True)
+class StepTime:
+    """One step as thread 0 saw it: kernel from `begun` to `done`, then waiting for the others until `joined`."""
+
+    kernel: str
+    node: int
+    device: str
+    begun: float
+    done: float
+    joined: float
+
+
 @dataclass
 class CpuExecutable:
     """A packed program and what it must keep alive."""
@@ -186,6 +199,19 @@ class CpuExecutable:
                 POOL.run(address, count, self._run, self.runtime.n_threads)
             else:
                 self._run_python(python, Capacity(lengths))
+
+    def traced(self, lengths: Mapping[str, int]) -> list[StepTime]:
+        """Runs once and returns when each packed step ran, on thread 0's clock, in seconds from the first."""
+        steps = [item for item in self.packed.items if isinstance(item, Step)]
+        ticks = np.zeros((len(steps), TRACE_WORDS), np.int64)
+        block = self.runtime.run_block
+        block[TRACE] = ticks.ctypes.data
+        clock, began = time.perf_counter(), read_cycles()
+        self.run(lengths)
+        seconds, block[TRACE] = time.perf_counter() - clock, 0
+        per_tick = seconds / max(read_cycles() - began, 1)
+        times = (ticks - (ticks[0, 0] if len(steps) else 0)) * per_tick
+        return [StepTime(s.kernel.name, s.node, s.device, *map(float, t)) for s, t in zip(steps, times, strict=True)]
 
     def _run_python(self, step: PythonStep, actual: Capacity) -> None:
         sources = [self._values(o, actual) for o in step.sources]
