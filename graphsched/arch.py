@@ -1,70 +1,45 @@
-"""What an architecture file is written with: config keys, weights by their GGUF names, inputs, the decorator."""
+"""What an architecture file is written with: weights by their GGUF names, inputs, the decorator."""
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched import dtypes
+from graphsched.config import Config, key
 from graphsched.dtypes import DType
 from graphsched.errors import LoadError
 from graphsched.ops import set_rows
 from graphsched.tensor import Extent, Tensor, TensorType, i32, input_tensor, weight
 
-if TYPE_CHECKING:
-    from graphsched.loader import ModelFile
+__all__ = ["Architecture", "Config", "Derived", "Inputs", "Weights", "architecture", "get", "key", "names"]
 
-MISSING = object()
 Build = Callable[[Any, "Weights", "Inputs"], Tensor]
+Derive = Callable[[Any, "Weights"], Iterable[tuple[str, "Derived"]]]
 
 
-def key(name: str, default: Any = MISSING) -> Any:
-    """A config field read from the GGUF key `<architecture>.<name>`; without a default the key is required.
+@dataclass(frozen=True)
+class Derived:
+    """A weight that a file lacks, computed in float32 from some that it has."""
 
-    The default may be a function of the fields read before it (as a namespace).
-    """
-    return field(metadata={"key": name, "default": default})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Hyper-parameters; subclasses add fields with `key`."""
-
-    n_layer: int = key("block_count")
-    n_embd: int = key("embedding_length")
-    n_ctx_train: int = key("context_length", 0)
-    n_vocab: int = key("vocab_size", 0)
-
-
-C = TypeVar("C", bound=Config)
-
-
-def read_config(cls: type[C], file: "ModelFile", arch: str) -> C:
-    """Reads every field of a config from a file's metadata; a missing or mistyped key is a LoadError."""
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for f in fields(cls):
-        name, default = f"{arch}.{f.metadata['key']}", f.metadata["default"]
-        if name in file.metadata or default is MISSING:
-            values[f.name] = file.get(name, hints[f.name])
-        else:
-            values[f.name] = default(_Namespace(values)) if callable(default) else default
-    return cls(**values)
-
-
-class _Namespace:
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
+    type: TensorType
+    sources: tuple[Tensor, ...]
+    compute: Callable[..., NDArray[np.float32]]
 
 
 class Weights:
-    """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`, and absence is `"output" in w`."""
+    """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`; ask `"output" in w`."""
 
     def __init__(
         self, types: Mapping[str, TensorType], source: str, prefix: str = "", n_layer: int = 0
     ) -> None:
         self._types, self._source, self._prefix, self._n_layer = types, source, prefix, n_layer
         self._leaves: dict[str, Tensor] = {}
+        self._blk = [Weights(types, source, f"blk.{i}.") for i in range(n_layer)]
 
     @property
     def layer(self) -> int:
@@ -73,7 +48,8 @@ class Weights:
 
     @property
     def blk(self) -> list["Weights"]:
-        return [Weights(self._types, self._source, f"blk.{i}.") for i in range(self._n_layer)]
+        """The layers, in order."""
+        return self._blk
 
     def __contains__(self, name: str) -> bool:
         return self._full(name) in self._types
@@ -92,21 +68,47 @@ class Weights:
             self._leaves[full] = weight(full, self._types[full])
         return self._leaves[full]
 
+    def sized(self, name: str, *shape: int) -> Tensor:
+        """The weight, which must have this shape."""
+        found = self[name]
+        if found.shape != shape:
+            have, need = list(found.shape), list(map(int, shape))
+            raise LoadError(f"{self._source}: tensor {found.name} has shape {have}, {need} is needed")
+        return found
+
+    def lacking(
+        self, name: str, shape: tuple[int, ...], compute: Callable[..., NDArray[np.float32]], *sources: Tensor
+    ) -> Iterator[tuple[str, Derived]]:
+        """The weight by its full name, to be computed from others, if the file lacks it."""
+        if name not in self:
+            type = TensorType(_derived_dtype(sources[0].dtype, shape[-1]), shape)
+            yield self._full(name), Derived(type, sources, compute)
+
     def _full(self, name: str) -> str:
         return self._prefix + (name if "." in name else f"{name}.weight")
+
+
+def _derived_dtype(source: DType, row: int) -> DType:
+    """The source's type if it is a float, else 8 bits, which lose nothing that matters."""
+    if source.block == 1:
+        return source
+    return dtypes.Q8_0 if row % dtypes.Q8_0.block == 0 else dtypes.F16
 
 
 class Inputs:
     """What a run feeds: token ids, positions, and the cells of the KV cache.
 
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
-    cells i32[n_kv, 2] = (sequence, position) of each cache cell (-1 if free), slots i32[n_tokens] = the cell that each
-    token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted.
+    cells i32[n_kv, 2] = (sequence, position) of each cache cell (-1 if free), slots i32[n_tokens] = the cell
+    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` is how latent
+    attention is computed (`SessionOptions.mla`).
     """
 
-    def __init__(self, n_tokens: int, n_outputs: int, n_kv: int, kv_types: tuple[DType, DType]) -> None:
+    def __init__(
+        self, n_tokens: int, n_outputs: int, n_kv: int, kv_types: tuple[DType, DType], mla: int = 3
+    ) -> None:
         t, o, c = Extent(n_tokens, "n_tokens"), Extent(n_outputs, "n_outputs"), Extent(n_kv, "n_kv")
-        self.n_kv, self._kv_types = c, kv_types
+        self.n_kv, self.mla, self._kv_types = c, mla, kv_types
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
         self.where = input_tensor("inp_where", i32(t, 2))
@@ -116,9 +118,11 @@ class Inputs:
 
     def cache(self, blk: Weights, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""
-        return self._store(blk, "cache_k", k, self._kv_types[0]), self._store(
-            blk, "cache_v", v, self._kv_types[1]
-        )
+        return self.cache_k(blk, k), self._store(blk, "cache_v", v, self._kv_types[1])
+
+    def cache_k(self, blk: Weights, k: Tensor) -> Tensor:
+        """Stores this run's keys only; returns the layer's whole cache of keys."""
+        return self._store(blk, "cache_k", k, self._kv_types[0])
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType) -> Tensor:
         type = TensorType(dtype, (self.n_kv, *rows.shape[1:]))
@@ -131,39 +135,46 @@ class Architecture:
     name: str
     config: type[Config]
     build: Build
+    derive: Derive | None = None
 
 
 _REGISTRY: dict[str, Architecture] = {}
 
 
-def architecture(name: str, config: type[Config]) -> Callable[[Build], Build]:
-    """Registers `build(config, weights, inputs) -> logits [n_tokens, n_vocab]` for general.architecture `name`."""
+def architecture(
+    name: str, config: type[Config], *, derive: Derive | None = None
+) -> Callable[[Build], Build]:
+    """Registers `build(config, weights, inputs) -> logits [n_tokens, n_vocab]` for a general.architecture.
+
+    `derive(config, weights)` names weights that are made from others when first needed; a graph reads them
+    as any.
+    """
 
     def register(build: Build) -> Build:
-        _REGISTRY[name] = Architecture(name, config, build)
+        _REGISTRY[name] = Architecture(name, config, build, derive)
         return build
 
     return register
 
 
 def names() -> list[str]:
-    """Architectures that ship with graphsched or are registered."""
+    """Architectures that ship with graphsched or are registered, by their GGUF names."""
+    for module in _modules():  # a file's name has no dashes and dots: only the file knows its GGUF name
+        importlib.import_module(f"graphsched.models.{module}")
+    return sorted(_REGISTRY)
+
+
+def _modules() -> list[str]:
     import graphsched
 
-    folder = f"{graphsched.__path__[0]}/models"
-    found = {m.name.replace("_", "-") for m in pkgutil.iter_modules([folder])}
-    return sorted(found | set(_REGISTRY))
+    return [m.name for m in pkgutil.iter_modules([f"{graphsched.__path__[0]}/models"])]
 
 
 def get(name: str, source: str) -> Architecture:
-    """The architecture by its GGUF name; its module is imported on use. `source` names the file in the error."""
-    if name not in _REGISTRY and name.replace("-", "_").isidentifier():
-        module = f"graphsched.models.{name.replace('-', '_').replace('.', '_')}"
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
+    """The architecture by its GGUF name, imported on use. `source` names the file in the error."""
+    module = name.replace("-", "_").replace(".", "_")
+    if name not in _REGISTRY and module in _modules():
+        importlib.import_module(f"graphsched.models.{module}")
     if name not in _REGISTRY:
         raise LoadError(f"{source}: unknown architecture {name!r}; known are {', '.join(names())}")
     return _REGISTRY[name]

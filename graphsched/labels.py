@@ -27,6 +27,13 @@ STEMS = {
     "attn_kv_a_mqa": "kv_rope_compressed",
     "attn_kv_a_norm": "kv_compressed",
     "attn_kv_b": "kv",
+    "attn_q_a": "q",
+    "attn_q_a_norm": "q",
+    "attn_q_b": "q",
+    "attn_k_b": "q_nope2",
+    "attn_v_b": "kqv",
+    "post_attention_norm": "attn_post_norm",
+    "post_ffw_norm": "ffn_post_norm",
 }
 
 DERIVED = {
@@ -43,22 +50,64 @@ DERIVED = {
     (Op.DIV, "ffn_moe_weights"): "ffn_moe_weights_norm",
     (Op.SCALE, "ffn_moe_weights"): "ffn_moe_weights_scaled",
     (Op.SCALE, "ffn_moe_weights_norm"): "ffn_moe_weights_scaled",
-    (Op.UNARY, "ffn_moe_gate"): "ffn_moe_silu",
-    (Op.MUL, "ffn_moe_silu"): "ffn_moe_gate_par",
+    (Op.CLAMP, "ffn_moe_weights_sum"): "ffn_moe_weights_sum_clamped",
+    (Op.SOFT_MAX, "ffn_moe_weights"): "ffn_moe_weights_softmax",
+    (Op.UNARY, "ffn_moe_weights"): "ffn_moe_weights",
+    (Op.REPEAT, "ffn_norm"): "ffn_moe_repeated",
+    (Op.MUL, "ffn_moe_repeated"): "ffn_moe_weighted",
     (Op.FUSED_MUL_UNARY, "ffn_moe_gate"): "ffn_moe_gate_par",
+    (Op.ADD_ID, "ffn_moe_gate"): "ffn_moe_gate_biased",
+    (Op.ADD_ID, "ffn_moe_up"): "ffn_moe_up_biased",
+    (Op.ADD_ID, "ffn_moe_down"): "ffn_moe_down_biased",
+    (Op.SWIGLU_OAI, "ffn_moe_gate_biased"): "ffn_moe_gate_par",
     (Op.MUL, "ffn_moe_down"): "ffn_moe_weighted",
+    (Op.MUL, "ffn_moe_down_biased"): "ffn_moe_weighted",
     (Op.MULTI_ADD, "ffn_moe_weighted"): "ffn_moe_out",
+    (Op.MULTI_ADD, "ffn_moe_down"): "ffn_moe_out",
+    (Op.SUM_ROWS, "shared_expert_gate"): "shared_expert_gate",
+    (Op.UNARY, "shared_expert_gate"): "shared_expert_gate_sigmoid",
     (Op.GET_ROWS, "l_out"): "last_ffn_inp",
     (Op.GET_ROWS, "fa"): "last_attn",
-    (Op.UNARY, "ffn_gate"): "ffn_silu",
-    (Op.MUL, "ffn_silu"): "ffn_gate_par",
+    (Op.GET_ROWS, "kqv"): "last_attn",
+    (Op.GET_ROWS, "kqv_compressed"): "last_attn",
     (Op.FUSED_MUL_UNARY, "ffn_gate"): "ffn_gate_par",
+    (Op.FUSED_MUL_UNARY, "ffn_up"): "ffn_gate_par",
+    (Op.FUSED_MUL_UNARY, "ffn_gate_shexp"): "ffn_gate_par",
+    (Op.SQR, "ffn_relu"): "ffn_sqr(relu)",
+    (Op.MUL, "ffn_sqr(relu)"): "ffn_gate_par",
+    (Op.RMS_NORM, "Qcur"): "Qcur_normed",
+    (Op.RMS_NORM, "Kcur"): "Kcur_normed",
+    (Op.SCALE, "inp_embd"): "inp_scaled",
+    (Op.ROPE, "q"): "q_rope",
+    (Op.ROPE, "kv_rope_compressed"): "k_rope",
+    (Op.CONCAT, "kv_compressed"): "kvr",
+    (Op.CONCAT, "q_nope2"): "q",
+    (Op.CONCAT, "q"): "q_states",
+    (Op.CONCAT, "Qcur"): "q_states",
+    (Op.CONCAT, "kv"): "k_states",
+    (Op.CPY, "cache_k"): "kv_cache",
+    (Op.FLASH_ATTN_EXT, "q"): "kqv_compressed",
+    (Op.FLASH_ATTN_EXT, "q_states"): "kqv",
+    (Op.RESHAPE, "kqv"): "kqv_2d",
+}
+# A gate's activation, ffn_silu or ffn_moe_gelu, and its product with what it gates.
+GATES = {"ffn_gate": "ffn", "ffn_up": "ffn", "ffn_gate_shexp": "ffn", "ffn_moe_gate": "ffn_moe"}
+DERIVED |= {
+    (Op.MUL, f"{g}_{kind}"): f"{g}_gate_par" for g in ("ffn", "ffn_moe") for kind in ("silu", "gelu", "relu")
 }
 
 # Labels of a residual sum, by what is added.
-RESIDUALS = {"kqv_out": "ffn_inp", "ffn_out": "l_out", "ffn_moe_out": "l_out", "ffn_shexp": "ffn_out"}
+RESIDUALS = {
+    "kqv_out": "ffn_inp",
+    "ffn_out": "l_out",
+    "ffn_moe_out": "l_out",
+    "ffn_shexp": "ffn_out",
+    "attn_post_norm": "sa_out",
+    "ffn_post_norm": "l_out",
+}
 # Ops that keep their first source's label.
 KEEP = {Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.CONT, Op.ROPE, Op.GET_ROWS, Op.MUL, Op.SCALE}
+KEEP |= {Op.SOFTCAP, Op.TEMPERATURE_SCALE}
 PLAIN = {Op.FLASH_ATTN_EXT: "fa", Op.RMS_NORM: "norm"}
 
 
@@ -70,9 +119,9 @@ def stem_of(weight: Tensor, op: Op) -> str:
 
 
 def named_weight(node: Tensor) -> Tensor | None:
-    """The weight that a node is named after; additions of a bias and rotations keep their operand's name."""
+    """The weight that a node is named after; biases, rotations and sinks leave their operand's name."""
     assert node.opdef is not None
-    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE):
+    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE, Op.FLASH_ATTN_EXT):
         return None
     return next((s for s in node.sources if s.kind == "weight"), None)
 
@@ -93,6 +142,8 @@ def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
     if op is Op.ADD and node.sources[1].kind == "node":
         second = labels.get(node.sources[1], "")
         return RESIDUALS.get(second, DERIVED.get((op, first), first or "add"))
+    if op is Op.UNARY and first in GATES:
+        return f"{GATES[first]}_{node.attrs['kind']}"
     if (op, first) in DERIVED:
         return DERIVED[op, first]
     if op in PLAIN:

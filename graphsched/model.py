@@ -4,12 +4,14 @@ from functools import cached_property
 from pathlib import Path
 
 from graphsched import arch
-from graphsched.arch import Architecture, Config, Inputs, Weights
+from graphsched.arch import Architecture, Inputs, Weights
+from graphsched.config import Config, read_config
 from graphsched.errors import LoadError, ShapeError
 from graphsched.graph import Graph
 from graphsched.loader import ModelFile, open_model
 from graphsched.options import SessionOptions
 from graphsched.rewrite import fuse_all, select_outputs
+from graphsched.stored import StoredWeights
 from graphsched.tensor import TensorType
 from graphsched.tokenizer import Tokenizer, from_metadata
 
@@ -26,9 +28,13 @@ class Model:
         self.arch_name = file.get("general.architecture", str)
         self.name = file.get("general.name", str, self.source)
         self.architecture: Architecture = arch.get(self.arch_name, self.source)
-        self.config: Config = arch.read_config(self.architecture.config, file, self.arch_name)
+        self.config: Config = read_config(self.architecture.config, file, self.arch_name)
         self.types = {t.name: TensorType(t.dtype, t.shape) for t in file.tensors.values()}
         self._check_layers()
+        derive, config = self.architecture.derive, self.config
+        self.derived = dict(derive(config, self._weights()) if derive else ())
+        self.types |= {name: weight.type for name, weight in self.derived.items()}
+        self.weights = StoredWeights(file, self.derived)
 
     def _check_layers(self) -> None:
         layers = {n.split(".")[1] for n in self.types if n.startswith("blk.")}
@@ -37,6 +43,9 @@ class Model:
             raise LoadError(
                 f"{self.source}: key {key} is {self.config.n_layer}, the file has {len(layers)} layers"
             )
+
+    def _weights(self) -> Weights:
+        return Weights(self.types, self.source, n_layer=self.config.n_layer)
 
     @property
     def n_ctx_train(self) -> int:
@@ -59,10 +68,9 @@ class Model:
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The fused graph for given capacities: logits of n_outputs rows."""
-        weights = Weights(self.types, self.source, n_layer=self.config.n_layer)
-        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types)
+        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla)
         try:
-            logits = self.architecture.build(self.config, weights, inputs)
+            logits = self.architecture.build(self.config, self._weights(), inputs)
             return fuse_all(select_outputs(logits, inputs.out_ids), options.off)
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None

@@ -109,6 +109,8 @@ class Op(IntEnum):
     SET_ROWS = 128
     ADD_ID = 129
     GROUPED_TOPK = 130
+    TEMPERATURE_SCALE = 131
+    SWIGLU_OAI = 132
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from graphsched.graph import Graph
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions
 from graphsched.sampling import Sampler, SamplingOptions
-from graphsched.targets import EMBEDDING, OUTPUT, Targets, device_names
+from graphsched.targets import Targets, device_names
 from graphsched.tokenizer import Tokenizer
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
@@ -54,12 +54,10 @@ class Session:
         self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
         self._by_length: dict[tuple[int, int], Executable] = {}
         self.targets = Targets(model, options, device_names(options.devices))
-        weights = {name: model.file.raw(name) for name in model.types}
-        weights.setdefault(OUTPUT, weights[EMBEDDING])
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
         backend = device.get(options.backend)
         self._runtime = backend.open(
-            weights, capacities, options.threads, self.targets.devices, options.poison
+            model.weights, capacities, options.threads, self.targets.devices, options.poison
         )
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now

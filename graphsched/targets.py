@@ -12,9 +12,8 @@ from graphsched.options import SessionOptions
 from graphsched.placement import Home, Placement, place
 from graphsched.policy import OffloadPolicy, parse_policy
 from graphsched.scheduler import HOST, Schedule, Target, schedule
+from graphsched.stored import EMBEDDING, OUTPUT
 from graphsched.tensor import Tensor, TensorType, layer_of
-
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True)

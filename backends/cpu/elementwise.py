@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched import ops
-from graphsched.backends.cpu.jit import helper, kernel
+from graphsched.backends.cpu.jit import Kernel, helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.mathfn import KINDS, gated, tanh
+from graphsched.backends.cpu.mathfn import KINDS, gated, sigmoid, tanh
+from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.simd import (
     add,
@@ -160,28 +161,64 @@ def _(low: Low, node: Tensor) -> None:
     _map(low, node, UNARY0 + KINDS[node.attrs["kind"]])
 
 
+GATE_UNIT = 256  # elements of a row per unit, so that one token's row is shared by all threads
+SWIGLU_OAI = len(KINDS)
+
+
+@helper
+def joined(kind: int, a: Any, b: Any, alpha: float, limit: float) -> Any:
+    """kind(a) · b, or the clamped SwiGLU of gpt-oss."""
+    if kind != SWIGLU_OAI:
+        return mul(gated(kind, a), b)
+    g, bound = minimum(a, splat(limit, 16)), splat(limit, 16)
+    u = minimum(maximum(b, splat(-limit, 16)), bound)
+    return mul(mul(g, sigmoid(mul(splat(alpha, 16), g))), add(u, splat(1.0, 16)))
+
+
 @kernel
 def mul_unary_f32(kind: int) -> Callable[..., None]:
     def mul_unary(step: int, run: int, ith: int, nth: int) -> None:
         a, b, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        total = rows(step, run) * n
-        first, last = share((total + 15) // 16, ith, nth)
+        heads, a_token, a_head = arg(step, 4), arg(step, 5), arg(step, 6)
+        b_token, b_head = arg(step, 7), arg(step, 8)
+        alpha, limit = real_arg(step, 9), real_arg(step, 10)
+        per_row = (n + GATE_UNIT - 1) // GATE_UNIT
+        first, last = share(rows(step, run) * per_row, ith, nth)
         for unit in range(first, last):
-            i, left = 16 * unit, total - 16 * unit
-            if left >= 16:
-                store(y + 4 * i, mul(gated(kind, load(a + 4 * i, F32, 16)), load(b + 4 * i, F32, 16)), F32)
-            else:
-                va, vb = load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left)
-                store_first(y + 4 * i, mul(gated(kind, va), vb), F32, left)
+            r, start = unit // per_row, unit % per_row * GATE_UNIT
+            t, h = r // heads, r % heads
+            pa, pb, py = a + t * a_token + h * a_head, b + t * b_token + h * b_head, y + 4 * r * n
+            end = start + GATE_UNIT if start + GATE_UNIT < n else n
+            full = start + (end - start) // 16 * 16
+            for i in range(start, full, 16):
+                v = joined(kind, load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16), alpha, limit)
+                store(py + 4 * i, v, F32)
+            if full < end:
+                left = end - full
+                va, vb = load_first(pa + 4 * full, F32, 16, left), load_first(pb + 4 * full, F32, 16, left)
+                store_first(py + 4 * full, joined(kind, va, vb, alpha, limit), F32, left)
 
     return mul_unary
+
+
+def gate_up(
+    low: Low, kernel: Kernel, a: Operand, b: Operand, y: Operand, alpha: float = 0.0, limit: float = 0.0
+) -> None:
+    args = (a, b, Out(y), y.type.shape[-1], *row_address(a), *row_address(b)[1:], alpha, limit)
+    low.step(kernel, *args, rows=rows_of(y.type))
 
 
 @ops.fused_mul_unary.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     a, b = map(low.operand, node.sources)
-    y = Out(low.result(node, in_place_of=node.sources))
-    low.step(mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, y, node.shape[-1], rows=rows_of(node.type))
+    gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node, in_place_of=node.sources))
+
+
+@ops.swiglu_oai.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    a, b = map(low.operand, node.sources)
+    y = low.result(node, in_place_of=node.sources)
+    gate_up(low, mul_unary_f32(SWIGLU_OAI), a, b, y, float(node.attrs["alpha"]), float(node.attrs["limit"]))
 
 
 @kernel
@@ -234,7 +271,7 @@ def multi_add_f32() -> Callable[..., None]:
 
 @ops.multi_add.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
-    x = low.operand(node.sources[0])
+    x = contiguous(low, low.operand(node.sources[0]))
     low.step(
         multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], rows=rows_of(node.type)
     )

@@ -34,18 +34,20 @@ def lesser(a: int, b: int) -> int:
 
 @kernel
 def gemm_float(kind: int) -> Callable[..., None]:
-    """y[t, n] = w[n] · x[t], tiles of 4 rows × 4 tokens, each element one chain of 16 lanes along k."""
+    """y[t, h, n] = w[h, n] · x[t, h], tiles of 4 rows × 4 tokens, each element one chain of 16 lanes along k."""
     size = 4 if kind == F32 else 2
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
-        w, x, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        w_row, x_row = arg(step, 5), arg(step, 6)
+        w_all, x_all, y_all, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        w_row, x_row, heads, x_head = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
         n_tokens = rows(step, run)
-        full = k // 16 * 16
-        first, last = share((n + FLOAT_UNIT - 1) // FLOAT_UNIT, ith, nth)
-        for unit in range(first, last):
+        full, y_row, units = k // 16 * 16, 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
+        first, last = share(heads * units, ith, nth)
+        for both in range(first, last):
             if word(run, ABORT):
                 break
+            h, unit = both // units, both % units
+            w, x, y = w_all + h * n * w_row, x_all + h * x_head, y_all + h * n * 4
             end = lesser((unit + 1) * FLOAT_UNIT, n)
             for t in range(0, n_tokens, 4):
                 x0 = x + t * x_row
@@ -130,13 +132,13 @@ def gemm_float(kind: int) -> Callable[..., None]:
                             fma(u2, v, a32),
                             fma(u3, v, a33),
                         )
-                    store_tile_row(y + 4 * (t * n + r), n - r, a00, a01, a02, a03)
+                    store_tile_row(y + t * y_row + 4 * r, n - r, a00, a01, a02, a03)
                     if t + 1 < n_tokens:
-                        store_tile_row(y + 4 * ((t + 1) * n + r), n - r, a10, a11, a12, a13)
+                        store_tile_row(y + (t + 1) * y_row + 4 * r, n - r, a10, a11, a12, a13)
                     if t + 2 < n_tokens:
-                        store_tile_row(y + 4 * ((t + 2) * n + r), n - r, a20, a21, a22, a23)
+                        store_tile_row(y + (t + 2) * y_row + 4 * r, n - r, a20, a21, a22, a23)
                     if t + 3 < n_tokens:
-                        store_tile_row(y + 4 * ((t + 3) * n + r), n - r, a30, a31, a32, a33)
+                        store_tile_row(y + (t + 3) * y_row + 4 * r, n - r, a30, a31, a32, a33)
 
     return gemm
 
@@ -160,22 +162,32 @@ def panel_bytes(k: int) -> int:
 
 @kernel
 def gemm_block32(kind: int) -> Callable[..., None]:
-    """y[t, n] = w[n] · x[t] on int8: 16 rows are decoded to [block][4 codes of each row], then 4 tokens at a time.
+    """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows are decoded to [block][4 codes of each row], then 4 tokens at a time.
 
     Integer sums are exact: the accumulator starts at -offset · Σ q, so that codes may stay unsigned.
     """
     size, offset = BLOCK_BYTES[kind], OFFSET[kind]
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
-        w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, k, w_row = arg(step, 6), arg(step, 7), arg(step, 8)
+        w_all, x_all, d_all, isum_all, y_all = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+        )
+        n, k, w_row, heads = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 10)
         codes = arg(step, 5) + ith * arg(step, 9)
         n_tokens, blocks = rows(step, run), k // 32
-        scales = codes + PANEL * k
-        first, last = share((n + PANEL - 1) // PANEL, ith, nth)
-        for unit in range(first, last):
+        scales, units = codes + PANEL * k, (n + PANEL - 1) // PANEL
+        x_row, d_row, y_row = heads * k, heads * 4 * blocks, heads * 4 * n
+        first, last = share(heads * units, ith, nth)
+        for both in range(first, last):
             if word(run, ABORT):
                 break
+            h, unit = both // units, both % units
+            w, x, y = w_all + h * n * w_row, x_all + h * k, y_all + h * 4 * n
+            d, isum = d_all + h * 4 * blocks, isum_all + h * 4 * blocks
             for r in range(PANEL):
                 row = w + lesser(unit * PANEL + r, n - 1) * w_row
                 for b in range(blocks):
@@ -189,29 +201,29 @@ def gemm_block32(kind: int) -> Callable[..., None]:
                 )
                 f0 = f1 = f2 = f3 = splat(0.0, 16)
                 for b in range(blocks):
-                    i0 = splat_i32(-offset * get(isum + 4 * (t * blocks + b), I32), 16)
-                    i1 = splat_i32(-offset * get(isum + 4 * (t1 * blocks + b), I32), 16)
-                    i2 = splat_i32(-offset * get(isum + 4 * (t2 * blocks + b), I32), 16)
-                    i3 = splat_i32(-offset * get(isum + 4 * (t3 * blocks + b), I32), 16)
+                    i0 = splat_i32(-offset * get(isum + t * d_row + 4 * b, I32), 16)
+                    i1 = splat_i32(-offset * get(isum + t1 * d_row + 4 * b, I32), 16)
+                    i2 = splat_i32(-offset * get(isum + t2 * d_row + 4 * b, I32), 16)
+                    i3 = splat_i32(-offset * get(isum + t3 * d_row + 4 * b, I32), 16)
                     for g in range(8):
                         u = load(codes + 512 * b + 64 * g, I8, 64)
                         at = 32 * b + 4 * g
-                        i0 = dot_u8_i8(i0, u, broadcast4(x + t * k + at))
-                        i1 = dot_u8_i8(i1, u, broadcast4(x + t1 * k + at))
-                        i2 = dot_u8_i8(i2, u, broadcast4(x + t2 * k + at))
-                        i3 = dot_u8_i8(i3, u, broadcast4(x + t3 * k + at))
+                        i0 = dot_u8_i8(i0, u, broadcast4(x + t * x_row + at))
+                        i1 = dot_u8_i8(i1, u, broadcast4(x + t1 * x_row + at))
+                        i2 = dot_u8_i8(i2, u, broadcast4(x + t2 * x_row + at))
+                        i3 = dot_u8_i8(i3, u, broadcast4(x + t3 * x_row + at))
                     s = load(scales + 64 * b, F32, 16)
-                    f0 = fma(to_f32(i0), mul(s, splat(get(d + 4 * (t * blocks + b), F32), 16)), f0)
-                    f1 = fma(to_f32(i1), mul(s, splat(get(d + 4 * (t1 * blocks + b), F32), 16)), f1)
-                    f2 = fma(to_f32(i2), mul(s, splat(get(d + 4 * (t2 * blocks + b), F32), 16)), f2)
-                    f3 = fma(to_f32(i3), mul(s, splat(get(d + 4 * (t3 * blocks + b), F32), 16)), f3)
+                    f0 = fma(to_f32(i0), mul(s, splat(get(d + t * d_row + 4 * b, F32), 16)), f0)
+                    f1 = fma(to_f32(i1), mul(s, splat(get(d + t1 * d_row + 4 * b, F32), 16)), f1)
+                    f2 = fma(to_f32(i2), mul(s, splat(get(d + t2 * d_row + 4 * b, F32), 16)), f2)
+                    f3 = fma(to_f32(i3), mul(s, splat(get(d + t3 * d_row + 4 * b, F32), 16)), f3)
                 left, out = n - unit * PANEL, y + 4 * unit * PANEL
-                store_first(out + 4 * t * n, f0, F32, left)
+                store_first(out + t * y_row, f0, F32, left)
                 if t + 1 < n_tokens:
-                    store_first(out + 4 * t1 * n, f1, F32, left)
+                    store_first(out + t1 * y_row, f1, F32, left)
                 if t + 2 < n_tokens:
-                    store_first(out + 4 * t2 * n, f2, F32, left)
+                    store_first(out + t2 * y_row, f2, F32, left)
                 if t + 3 < n_tokens:
-                    store_first(out + 4 * t3 * n, f3, F32, left)
+                    store_first(out + t3 * y_row, f3, F32, left)
 
     return gemm

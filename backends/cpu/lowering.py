@@ -50,7 +50,9 @@ class Low:
 
     def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
         """A new dense buffer for a node; it may take over the memory of a source that dies here."""
-        reuse = tuple(self.operand(s).buffer for s in in_place_of if s.kind == "node")
+        # Rows of a source that is a part of wider rows are not where the result's rows are.
+        sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
+        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == node.type.nbytes)
         buffer = Buffer(str(node), node.type.nbytes, reuse=reuse, device=self.device)
         self._operands[node] = dense(buffer, node.type)
         return self._operands[node]

@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.elementwise import mul_unary_f32
-from graphsched.backends.cpu.gemm import gemm_block32, gemm_float, panel_bytes
+from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
+from graphsched.backends.cpu.gemm import gemm_block32, gemm_float, lesser, panel_bytes
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import BLOCK32_TYPES, FLOAT_TYPES, NATIVE, q8_block
-from graphsched.backends.cpu.simd import get, put, store, sum_lanes
+from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
@@ -99,7 +99,7 @@ def _is_native(node: Tensor) -> bool:
 @ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
-    if int(x.shape[0]) == 1 or len(w.shape) == 3:
+    if int(x.shape[0]) == 1:
         _mat_vec(low, node, w, x, low.result(node))
     elif w.dtype in BLOCK32_TYPES:
         _gemm_block32(low, node)
@@ -120,19 +120,19 @@ def _mat_vec(low: Low, node: Tensor, w: Tensor, x: Tensor, y: Operand, ids: Tens
 
 def _gemm_float(low: Low, node: Tensor) -> None:
     w, x = map(low.operand, node.sources)
-    n, k = w.type.shape
-    y = Out(low.result(node))
-    args = (w, x, y, n, k, w.strides[0], x.strides[0])
-    low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type))
+    n, k = w.type.shape[-2:]
+    heads, x_row, x_head = row_address(x)
+    args = (w, x, Out(low.result(node)), n, k, w.strides[-2], x_row, heads, x_head)
+    low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
 def _gemm_block32(low: Low, node: Tensor) -> None:
     w = low.operand(node.sources[0])
-    n, k = w.type.shape
-    values, _ = activations(low, node.sources[1], w.type.dtype)
+    n, k = w.type.shape[-2:]
+    values, (heads, _, _) = activations(low, node.sources[1], w.type.dtype)
     panels = low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(k))))
-    args = (w, *values, Out(low.result(node)), Out(panels), n, k, w.strides[0], panel_bytes(k))
-    low.step(gemm_block32(w.type.dtype.id), *args, rows=rows_of(node.type))
+    args = (w, *values, Out(low.result(node)), Out(panels), n, k, w.strides[-2], panel_bytes(k), heads)
+    low.step(gemm_block32(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
 @ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
@@ -144,8 +144,46 @@ def _(low: Low, node: Tensor) -> None:
 @ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
-    parts = [low.scratch(name, node.type) for name in ("gate", "up")]
-    for w, part in zip((gate, up), parts, strict=True):
+    a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
+    for w, part in ((gate, a), (up, b)):
         _mat_vec(low, node, w, x, part, ids)
-    kernel = mul_unary_f32(KINDS[node.attrs["kind"]])
-    low.step(kernel, *parts, Out(low.result(node)), node.shape[-1], rows=rows_of(node.type))
+    gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node))
+
+
+@kernel
+def add_id_f32() -> Callable[..., None]:
+    """y[p] = x[p] + b[ids[p]], or x[p] for ids outside the range."""
+
+    def add_id(step: int, run: int, ith: int, nth: int) -> None:
+        x, b, ids, y, n, n_expert = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+            arg(step, 5),
+        )
+        heads, token_stride, head_stride = arg(step, 6), arg(step, 7), arg(step, 8)
+        first, last = share(rows(step, run), ith, nth)
+        for p in range(first, last):
+            e, px, py = (
+                get(ids + 4 * p, I32),
+                x + p // heads * token_stride + p % heads * head_stride,
+                y + 4 * n * p,
+            )
+            inside = 0 <= e < n_expert
+            for i in range(0, n, 16):
+                v = load_first(px + 4 * i, F32, 16, lesser(n - i, 16))
+                if inside:
+                    v = add(v, load_first(b + 4 * (e * n + i), F32, 16, lesser(n - i, 16)))
+                store_first(py + 4 * i, v, F32, lesser(n - i, 16))
+
+    return add_id
+
+
+@ops.add_id.lowering("cpu", x=(dtypes.F32,), b=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, b, ids = map(low.operand, node.sources)
+    y = Out(low.result(node, in_place_of=node.sources[:1]))
+    args = (x, b, ids, y, node.shape[-1], b.type.shape[0], *row_address(x))
+    low.step(add_id_f32(), *args, rows=rows_of(node.type))

@@ -57,15 +57,36 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.get_rows.lowering("cpu", when=_picks_elements)
+@ops.get_rows.lowering("cpu", when=_picks_elements, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    args = (x, ids, Out(low.result(node)), x.type.shape[-1], node.shape[-1])
+    args = (contiguous(low, x), ids, Out(low.result(node)), x.type.shape[-1], node.shape[-1])
     low.step(get_elements_f32(), *args, rows=rows_of(node.type))
 
 
 @kernel
-def copy_f32() -> Callable[..., None]:
+def get_rows_by_token(kind: int) -> Callable[..., None]:
+    """y[t, u] = x[t, ids[t, u]]"""
+
+    def get_rows(step: int, run: int, ith: int, nth: int) -> None:
+        x, ids, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        token, stride = arg(step, 5), arg(step, 6)
+        first, last = share(rows(step, run), ith, nth)
+        for p in range(first, last):
+            dequantize_row(kind, x + p // k * token + get(ids + 4 * p, I32) * stride, y + p * n * 4, n)
+
+    return get_rows
+
+
+@ops.get_rows.lowering("cpu", when=lambda node: len(node.shape) == 3 == len(node.sources[0].shape), x=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    x, ids = map(low.operand, node.sources)
+    args = (x, ids, Out(low.result(node)), node.shape[-1], node.shape[1], x.strides[0], x.strides[1])
+    low.step(get_rows_by_token(x.type.dtype.id), *args, rows=rows_of(node.type))
+
+
+@kernel
+def copy_rows_f32() -> Callable[..., None]:
     """Rows of n elements into rows `y_stride` bytes apart."""
 
     def copy(step: int, run: int, ith: int, nth: int) -> None:
@@ -90,27 +111,57 @@ def _(low: Low, node: Tensor) -> None:
         item = x.strides[-1]
         low.alias(node, Operand(x.buffer, node.type, (x.strides[0], item * node.shape[2], item), x.offset))
         return
-    if not x.is_contiguous:
-        x = _copied(low, x)
+    x = contiguous(low, x)
     low.alias(node, Operand(x.buffer, node.type, dense(x.buffer, node.type).strides, x.offset))
 
 
-def _copied(low: Low, x: Operand) -> Operand:
+def contiguous(low: Low, x: Operand) -> Operand:
+    """x, or a dense copy of it."""
+    if x.is_contiguous:
+        return x
     dense_x, n = low.scratch("contiguous", x.type), x.type.shape[-1]
-    low.step(copy_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), rows=rows_of(x.type))
+    low.step(copy_rows_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), rows=rows_of(x.type))
     return dense_x
 
 
 @ops.view.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    low.alias(node, Operand(x.buffer, node.type, x.strides, x.offset + node.attrs["start"] * x.strides[-1]))
+    low.alias(
+        node, Operand(x.buffer, node.type, x.strides, x.offset + x.type.dtype.row_bytes(node.attrs["start"]))
+    )
 
 
 @ops.cont.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
-    low.step(copy_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), rows=rows_of(node.type))
+    low.step(copy_rows_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), rows=rows_of(node.type))
+
+
+@kernel
+def rows_to_f32(kind: int) -> Callable[..., None]:
+    def convert(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            dequantize_row(kind, x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4, n)
+
+    return convert
+
+
+@ops.copy_f32.lowering("cpu", x=NATIVE)
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    args = (x, Out(low.result(node)), node.shape[-1], *row_address(x))
+    low.step(rows_to_f32(x.type.dtype.id), *args, rows=rows_of(node.type))
+
+
+@ops.repeat.lowering("cpu", x=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, n = low.operand(node.sources[0]), node.shape[-1]
+    args = (x, Out(low.result(node)), n, 4 * n, node.shape[1], x.strides[0], 0)
+    low.step(copy_rows_f32(), *args, rows=rows_of(node.type))
 
 
 @ops.concat.lowering("cpu", a=(dtypes.F32,), b=(dtypes.F32,))
@@ -123,7 +174,7 @@ def _(low: Low, node: Tensor) -> None:
         part = Operand(y.buffer, node.type, y.strides, y.offset + offset)
         shared = len(node.shape) == 3 and source.shape[1] == 1
         low.step(
-            copy_f32(),
+            copy_rows_f32(),
             x,
             Out(part),
             n,

@@ -78,3 +78,28 @@ def _table(low: Low, node: Tensor) -> tuple[Operand]:
     args = (low.operand(pos), low.constant(turn.theta()), factors, Out(table), turn.n_rot // 2)
     low.step(rope_table(int(factors != 0)), *args, float(turn.magnitude), rows=rows_of(pos.type, inner=0))
     return (table,)
+
+
+@kernel
+def temperature_f32() -> Callable[..., None]:
+    def temperature(step: int, run: int, ith: int, nth: int) -> None:
+        x, pos, y, n, length = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
+        slope = real_arg(step, 8)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            far = (get(pos + 4 * (r // heads), I32) + 1) // length
+            factor = 1.0 + slope * math.log(float(far + 1))
+            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
+            for i in range(n):
+                put(py + 4 * i, get(px + 4 * i, F32) * factor, F32)
+
+    return temperature
+
+
+@ops.temperature_scale.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x, pos = map(low.operand, node.sources)
+    y, a = Out(low.result(node, in_place_of=node.sources[:1])), node.attrs
+    args = (x, pos, y, node.shape[-1], a["length"], *row_address(x), float(a["slope"]))
+    low.step(temperature_f32(), *args, rows=rows_of(node.type))

@@ -96,7 +96,9 @@ class CpuRuntime:
         """The graph on weights of types that have kernels: the others are read from a float32 copy."""
 
         def swap(leaf: Tensor) -> Tensor:
-            if leaf.kind != "weight" or leaf.dtype in NATIVE:
+            if leaf.kind != "weight" or leaf.dtype == dtypes.F32:
+                return leaf
+            if leaf.dtype in NATIVE and len(leaf.shape) > 1:  # kernels read norms and biases as float32
                 return leaf
             self._stored[leaf.name] = leaf.dtype
             return replace(leaf, type=TensorType(dtypes.F32, leaf.shape))
@@ -239,8 +241,10 @@ class CpuExecutable:
         type = operand.type
         if type.dtype.numpy is not None:
             return self._array(operand, actual)
-        shape, (raw, start) = actual.shape(type.shape), self.packed.bytes_of(operand)
-        return type.dtype.dequantize(raw[start : start + type.dtype.tensor_bytes(shape)], shape)
+        shape, (memory, start) = actual.shape(type.shape), self.packed.bytes_of(operand)
+        rows = (*shape[:-1], type.dtype.row_bytes(shape[-1]))  # of a view, they are parts of wider rows
+        raw = np.ndarray(rows, np.uint8, memory, start, (*operand.strides[:-1], 1))
+        return type.dtype.dequantize(np.ascontiguousarray(raw).reshape(-1), shape)
 
     def _array(self, operand: Operand, actual: Capacity) -> Array:
         """The operand's memory as an array of actual shape, which keeps that memory alive."""

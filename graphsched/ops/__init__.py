@@ -18,10 +18,10 @@ from graphsched.ops.elementwise import (
     unary,
 )
 from graphsched.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id
-from graphsched.ops.moe import grouped_top_k, multi_add, top_k
-from graphsched.ops.movement import concat, cont, get_rows, reshape, set_rows, view
+from graphsched.ops.moe import grouped_top_k, multi_add, swiglu_oai, top_k
+from graphsched.ops.movement import concat, cont, copy_f32, get_rows, repeat, reshape, set_rows, view
 from graphsched.ops.norm import fused_rms_norm, rms_norm
-from graphsched.ops.rope import Rope, rope
+from graphsched.ops.rope import Rope, rope, temperature_scale
 
 __all__ = [
     "Rope",
@@ -30,6 +30,7 @@ __all__ = [
     "clamp",
     "concat",
     "cont",
+    "copy_f32",
     "div",
     "flash_attn_ext",
     "fused_mul_unary",
@@ -43,6 +44,7 @@ __all__ = [
     "mul_mat_id",
     "multi_add",
     "relu",
+    "repeat",
     "reshape",
     "rms_norm",
     "rope",
@@ -54,6 +56,8 @@ __all__ = [
     "softcap",
     "sqr",
     "sum_rows",
+    "swiglu_oai",
+    "temperature_scale",
     "top_k",
     "unary",
     "view",

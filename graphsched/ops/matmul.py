@@ -43,7 +43,10 @@ def _() -> Iterator[Case]:
     for k in (1, 8, 33, 100):  # rows that the vector width does not divide
         yield case(f32(5, k), f32(1, k))
         yield case(TensorType(dtypes.F16, (19, k)), f32(6, k))
-    yield case(f32(4, 12, 32), f32(5, 4, 32))
+    for t in WEIGHT_TYPES:
+        for n_tokens in (1, 5, 33):
+            yield case(TensorType(t, (4, 20, 64)), f32(n_tokens, 4, 64), tolerance=ROUNDED[t.name])
+    yield case(TensorType(dtypes.F16, (4, 12, 33)), f32(5, 4, 33))
 
 
 @op(Op.MUL_MAT_ID, rowwise=True)
@@ -85,10 +88,11 @@ def _() -> Iterator[Case]:
 
 @op(Op.MOE_FUSED_UP_GATE, rowwise=True)
 def moe_fused_up_gate(up: Tensor, gate: Tensor, x: Tensor, ids: Tensor, *, kind: str) -> TensorType:
-    """y[t, u] = kind(gate[ids[t, u]] · x[t]) · (up[ids[t, u]] · x[t]); ids outside the range give zero rows"""
+    """y[t, u] = kind(gate[e] · x[t]) · (up[e] · x[t]), e = ids[t, u]; ids outside the range give zero rows"""
     sentence = f"moe_fused_up_gate: {up}, {gate}, {x} and ids {ids} do not fit"
     require(up.shape == gate.shape and up.dtype == gate.dtype and len(up.shape) == 3, sentence)
-    require(up.shape[2] == x.shape[2] and x.shape[1] == 1 and len(ids.shape) == 2, sentence)
+    require(len(x.shape) == 3 and len(ids.shape) == 2, sentence)
+    require(up.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1]), sentence)
     return f32(*ids.shape, up.shape[1])
 
 
@@ -118,27 +122,23 @@ def _() -> Iterator[Case]:
         for n_tokens in (1, 2, 33):
             w = TensorType(t, (6, 24, 64))
             tolerance = max(ROUNDED[t.name] * 3, 1e-9)
-            yield case(
-                w,
-                w,
-                f32(n_tokens, 1, 64),
-                i32(n_tokens, 2),
-                ints={3: (-1, 7)},
-                kind="silu",
-                tolerance=tolerance,
-            )
+            for rows in (1, 2):
+                x, ids = f32(n_tokens, rows, 64), i32(n_tokens, 2)
+                yield case(w, w, x, ids, ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
 
 
 @op(Op.ADD_ID, rowwise=True)
 def add_id(x: Tensor, b: Tensor, ids: Tensor) -> TensorType:
-    """y[t, u] = x[t, u] + b[ids[t, u]]: the bias of each chosen expert"""
+    """y[t, u] = x[t, u] + b[ids[t, u]]: the bias of each chosen expert; none for ids outside the range"""
+    require(len(b.shape) == 2 and len(x.shape) == 3, f"add_id: {b} does not fit {x}")
     require(b.shape[-1] == x.shape[-1] and ids.shape == x.shape[:-1], f"add_id: {b} does not fit {x}")
     return x.type
 
 
 @add_id.reference
 def _(x: Array, b: Array, ids: Array) -> Array:
-    return x + b[ids]
+    inside = (ids >= 0) & (ids < len(b))
+    return as_f32(np.where(inside[..., None], x + b[np.where(inside, ids, 0)], x))
 
 
 @add_id.flops
@@ -149,3 +149,4 @@ def _(x: TensorType, b: TensorType, ids: TensorType) -> int:
 @add_id.cases
 def _() -> Iterator[Case]:
     yield case(f32(3, 2, 40), f32(5, 40), i32(3, 2), ints={2: (0, 5)})
+    yield case(f32(9, 4, 64), f32(5, 64), i32(9, 4), ints={2: (-1, 7)})

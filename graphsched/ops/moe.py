@@ -50,6 +50,9 @@ def _(x: Array, *, k: int, n_group: int, n_group_used: int) -> Array:
 @grouped_top_k.cases
 def _() -> Iterator[Case]:
     yield case(f32(5, 32), k=4, n_group=4, n_group_used=2)
+    yield case(f32(33, 256), k=8, n_group=8, n_group_used=4)
+    yield case(f32(3, 6), k=4, n_group=3, n_group_used=2)
+    yield case(f32(3, 4), k=2, n_group=4, n_group_used=2)
 
 
 @op(Op.MULTI_ADD, rowwise=True)
@@ -76,3 +79,27 @@ def _(x: TensorType) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(5, 6, 33))
     yield case(f32(1, 2, 64))
+
+
+@op(Op.SWIGLU_OAI, rowwise=True)
+def swiglu_oai(gate: Tensor, up: Tensor, *, alpha: float = 1.702, limit: float = 7.0) -> TensorType:
+    """g · sigmoid(alpha · g) · (u + 1) with g = min(gate, limit) and u = clamp(up, -limit, limit)"""
+    require(gate.shape == up.shape, f"swiglu_oai: {gate} and {up} differ")
+    return gate.type
+
+
+@swiglu_oai.reference
+def _(gate: Array, up: Array, *, alpha: float, limit: float) -> Array:
+    g, u = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
+    return as_f32(g / (1.0 + np.exp(-np.clip(alpha * g, -80, None))) * (u + 1.0))
+
+
+@swiglu_oai.flops
+def _(gate: TensorType, up: TensorType, *, alpha: float, limit: float) -> int:
+    return 8 * gate.numel
+
+
+@swiglu_oai.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), f32(5, 33), alpha=1.702, limit=7.0)
+    yield case(f32(5, 4, 64), f32(5, 4, 64), alpha=1.702, limit=0.5)

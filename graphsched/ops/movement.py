@@ -37,6 +37,8 @@ def _() -> Iterator[Case]:
     yield case(f32(9, 33), i32(4), ints={1: (0, 9)})
     yield case(f32(9, 3, 8), i32(4), ints={1: (0, 9)})
     yield case(f32(5, 8), i32(5, 2), ints={1: (0, 8)})
+    yield case(f32(5, 8, 33), i32(5, 2), ints={1: (0, 8)})
+    yield case(TensorType(dtypes.F16, (5, 8, 32)), i32(5, 2), ints={1: (0, 8)})
 
 
 @op(Op.RESHAPE)
@@ -66,6 +68,7 @@ def _() -> Iterator[Case]:
 def view(x: Tensor, *, start: int, stop: int) -> TensorType:
     """x[..., start:stop]; no copy"""
     require(0 <= start < stop <= x.shape[-1], f"view: {start}:{stop} is outside {x}")
+    require(start % x.dtype.block == 0, f"view: {start} is inside a block of {x}")
     return TensorType(x.dtype, (*x.shape[:-1], stop - start))
 
 
@@ -82,6 +85,7 @@ def _(x: TensorType, *, start: int, stop: int) -> int:
 @view.cases
 def _() -> Iterator[Case]:
     yield case(f32(5, 4, 24), start=8, stop=24)
+    yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), start=32, stop=96)
 
 
 @op(Op.CONT, rowwise=True)
@@ -99,6 +103,42 @@ def _(x: Array) -> Array:
 def _() -> Iterator[Case]:
     yield case(f32(5, 24))
     yield case(f32(5, 3, 7))
+
+
+@op(Op.CPY, rowwise=True)
+def copy_f32(x: Tensor) -> TensorType:
+    """x as float32, a contiguous copy"""
+    return f32(*x.shape)
+
+
+@copy_f32.reference
+def _(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32)
+
+
+@copy_f32.cases
+def _() -> Iterator[Case]:
+    for t in (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0):
+        yield case(TensorType(t, (5, 64)))
+        yield case(TensorType(t, (5, 3, 32)))
+    yield case(TensorType(dtypes.F16, (5, 1, 33)))
+
+
+@op(Op.REPEAT, rowwise=True)
+def repeat(x: Tensor, *, n: int) -> TensorType:
+    """y[t, u] = x[t, 0] for n values of u"""
+    require(len(x.shape) == 3 and x.shape[1] == 1, f"repeat: {x} must be [tokens, 1, width]")
+    return f32(x.shape[0], n, x.shape[2])
+
+
+@repeat.reference
+def _(x: Array, *, n: int) -> Array:
+    return np.repeat(x, n, axis=1)
+
+
+@repeat.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 1, 33), n=3)
 
 
 @op(Op.CONCAT, rowwise=True)

@@ -81,3 +81,27 @@ def _() -> Iterator[Case]:
         yield case(f32(1, 4, 8), i32(1), f32(4), ints={1: (0, 500)}, rope=Rope(8, mode=mode))
     yarn = Rope(64, mode="neox", factor=32.0, yarn=True, original_context=4096, magnitude=1.3)
     yield case(f32(5, 3, 64), i32(5), ints={1: (0, 500)}, rope=yarn)
+
+
+@op(Op.TEMPERATURE_SCALE, rowwise=True)
+def temperature_scale(x: Tensor, pos: Tensor, *, length: int, slope: float) -> TensorType:
+    """x[t] · (1 + slope · ln(floor((pos[t] + 1) / length) + 1)): queries sharpen with distance"""
+    require(length > 0 and pos.shape == x.shape[:1], f"temperature_scale: positions {pos} do not fit {x}")
+    return x.type
+
+
+@temperature_scale.reference
+def _(x: Array, pos: Array, *, length: int, slope: float) -> Array:
+    factor = 1.0 + slope * np.log((pos + 1) // length + 1.0)
+    return x * as_f32(factor).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+@temperature_scale.flops
+def _(x: TensorType, pos: TensorType, *, length: int, slope: float) -> int:
+    return x.numel
+
+
+@temperature_scale.cases
+def _() -> Iterator[Case]:
+    yield case(f32(7, 3, 32), i32(7), ints={1: (0, 100)}, length=8, slope=0.1)
+    yield case(f32(7, 33), i32(7), ints={1: (0, 100000)}, length=8192, slope=0.1)

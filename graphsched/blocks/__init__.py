@@ -1,0 +1,59 @@
+"""Blocks that three or more architectures share."""
+
+from graphsched.blocks.attention import (
+    AttentionConfig,
+    Pattern,
+    RopeConfig,
+    SlidingConfig,
+    attend,
+    heads,
+    qkv,
+    rope_of,
+    self_attention,
+    slides,
+    turned,
+)
+from graphsched.blocks.ffn import gated_ffn, joined_ffn
+from graphsched.blocks.latent import latent_parts
+from graphsched.blocks.linear import embed, head, linear, norm
+from graphsched.blocks.moe import (
+    ExpertConfig,
+    Routing,
+    RoutingConfig,
+    as_row,
+    experts,
+    experts_and_shared,
+    feed_experts,
+    router,
+    weighted_sum,
+)
+
+__all__ = [
+    "AttentionConfig",
+    "ExpertConfig",
+    "Pattern",
+    "RopeConfig",
+    "Routing",
+    "RoutingConfig",
+    "SlidingConfig",
+    "as_row",
+    "attend",
+    "embed",
+    "experts",
+    "experts_and_shared",
+    "feed_experts",
+    "gated_ffn",
+    "head",
+    "heads",
+    "joined_ffn",
+    "latent_parts",
+    "linear",
+    "norm",
+    "qkv",
+    "rope_of",
+    "router",
+    "self_attention",
+    "slides",
+    "turned",
+    "weighted_sum",
+]

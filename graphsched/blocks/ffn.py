@@ -1,0 +1,25 @@
+"""Dense feed-forward layers."""
+
+from collections.abc import Callable
+
+from graphsched.arch import Weights
+from graphsched.blocks.linear import linear
+from graphsched.ops import silu, view
+from graphsched.tensor import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def gated_ffn(blk: Weights, x: Tensor, suffix: str = "", act: Activation = silu) -> Tensor:
+    """down(act(gate(x)) · up(x)); `suffix` picks ffn_*_shexp"""
+    gate = linear(blk, f"ffn_gate{suffix}", x)
+    up = linear(blk, f"ffn_up{suffix}", x, gate.shape[1])
+    return linear(blk, f"ffn_down{suffix}", act(gate) * up, x.shape[1])
+
+
+def joined_ffn(blk: Weights, x: Tensor) -> Tensor:
+    """As gated_ffn, with gate and up as the halves of one matrix."""
+    both = linear(blk, "ffn_up", x)
+    half = both.shape[1] // 2
+    gate, up = view(both, start=0, stop=half), view(both, start=half, stop=2 * half)
+    return linear(blk, "ffn_down", silu(gate) * up, x.shape[1])

@@ -1,0 +1,30 @@
+"""Qwen2-MoE: attention of Qwen2; experts without normalised weights, a shared expert behind a gate."""
+
+from dataclasses import dataclass
+
+from graphsched.arch import Inputs, Weights, architecture
+from graphsched.blocks import AttentionConfig, ExpertConfig, Routing, embed, experts, gated_ffn, head, norm
+from graphsched.models.qwen2 import self_attention
+from graphsched.ops import sigmoid, sum_rows
+from graphsched.tensor import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qwen2MoeConfig(AttentionConfig, ExpertConfig):
+    pass
+
+
+@architecture("qwen2moe", Qwen2MoeConfig)
+def qwen2moe(c: Qwen2MoeConfig, w: Weights, inp: Inputs) -> Tensor:
+    routing = Routing(c.n_expert, c.n_expert_used)
+    x = embed(c, w, inp)  # [T, D]
+    for blk in w.blk:
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
+        h = norm(c, x, blk, "ffn_norm")
+        x = x + (experts(routing, blk, h) + shared_expert(blk, h))
+    return head(c, w, x)  # [T, V]
+
+
+def shared_expert(blk: Weights, x: Tensor) -> Tensor:
+    gate = sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # one vector: [T, 1]
+    return gated_ffn(blk, x, "_shexp") * sigmoid(gate)
