@@ -35,7 +35,7 @@ from graphsched.backends.cpu.simd import (
     word,
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched.backends.cpu.tile import dots_16, load_row, load_row_first
+from graphsched.backends.cpu.tile import dots_16, load_row
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
 from graphsched.tensor import Tensor, f32
 
@@ -262,27 +262,24 @@ def _(t: int) -> Callable[..., None]:
     ) -> None:
         y1, y2, y3 = y + min(1, last) * y_row, y + min(2, last) * y_row, y + min(3, last) * y_row
         s1, s2, s3 = scores + 4 * CHUNK, scores + 8 * CHUNK, scores + 12 * CHUNK
-        full = dim // 16 * 16
         for i in range(0, dim, 16):
-            left = dim - i if i >= full else 16
-            a, b = load_first(y + 4 * i, F32, 16, left), load_first(y1 + 4 * i, F32, 16, left)
-            c, d = load_first(y2 + 4 * i, F32, 16, left), load_first(y3 + 4 * i, F32, 16, left)
+            a, b = load(y + 4 * i, F32, 16), load(y1 + 4 * i, F32, 16)
+            c, d = load(y2 + 4 * i, F32, 16), load(y3 + 4 * i, F32, 16)
             for j in range(n):
                 if get(masks + 4 * j, I32) == 0:  # cells that no token sees may hold anything
                     continue
-                row = v + j * v_cell
-                value = load_row(t, row, i) if i < full else load_row_first(t, row, i, left)
+                value = load_row(t, v + j * v_cell, i)
                 a = fma(splat(get(scores + 4 * j, F32), 16), value, a)
                 b = fma(splat(get(s1 + 4 * j, F32), 16), value, b)
                 c = fma(splat(get(s2 + 4 * j, F32), 16), value, c)
                 d = fma(splat(get(s3 + 4 * j, F32), 16), value, d)
             if last > 2:
-                store_first(y3 + 4 * i, d, F32, left)
+                store(y3 + 4 * i, d, F32)
             if last > 1:
-                store_first(y2 + 4 * i, c, F32, left)
+                store(y2 + 4 * i, c, F32)
             if last > 0:
-                store_first(y1 + 4 * i, b, F32, left)
-            store_first(y + 4 * i, a, F32, left)
+                store(y1 + 4 * i, b, F32)
+            store(y + 4 * i, a, F32)
 
     return impl
 
@@ -385,7 +382,9 @@ def _fits(node: Tensor) -> bool:
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a = node.attrs
-    tiled = int(q.type.shape[0]) > 1
+    # Q8_0 caches take the one-token kernel: the tile, correct with AVX-512, read wrong halves of blocks on AVX2.
+    floats = k.type.dtype.block == v.type.dtype.block == 1
+    tiled = int(q.type.shape[0]) > 1 and v.type.shape[2] % 16 == 0 and floats
     family = flash_attn_tile if tiled else flash_attn
     scores = low.scratch("scores", f32(low.n_threads, TILE_SCRATCH // 4 if tiled else CHUNK))
     sink = sinks[0] if sinks else 0

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.jit import by_literal
-from graphsched.backends.cpu.quants import Q8_0
-from graphsched.backends.cpu.simd import fma, get, load, load_first, mul, splat, sum_16, to_f32
-from graphsched.backends.cpu.vector import F16, F32, I8
+from graphsched.backends.cpu.simd import fma, load, load_first, splat, sum_16
+from graphsched.backends.cpu.vector import F32
 
 
 def load_row(kind: int, row: int, i: int) -> Any:
-    """Elements i to i + 15 of a row of type `kind` as f32; i is a multiple of 16. For kernels."""
+    """Elements i to i + 15 of a row of a float type as f32. For kernels."""
     raise NotImplementedError
 
 
@@ -23,28 +22,20 @@ def load_row_first(kind: int, row: int, i: int, count: int) -> Any:
 def _(kind: int) -> Callable[..., Any]:
     size = 4 if kind == F32 else 2
 
-    def from_float(kind: int, row: int, i: int) -> Any:
+    def impl(kind: int, row: int, i: int) -> Any:
         return load(row + size * i, kind, 16)
 
-    return _load_q8 if kind == Q8_0 else from_float
-
-
-def _load_q8(kind: int, row: int, i: int) -> Any:
-    block = row + 34 * (i // 32)
-    return mul(to_f32(load(block + 2 + i % 32, I8, 16)), splat(get(block, F16), 16))
+    return impl
 
 
 @by_literal(load_row_first)
 def _(kind: int) -> Callable[..., Any]:
     size = 4 if kind == F32 else 2
 
-    def from_float(kind: int, row: int, i: int, count: int) -> Any:
+    def impl(kind: int, row: int, i: int, count: int) -> Any:
         return load_first(row + size * i, kind, 16, count)
 
-    def from_blocks(kind: int, row: int, i: int, count: int) -> Any:  # blocks of 32 leave no rest
-        return splat(0.0, 16)
-
-    return from_blocks if kind == Q8_0 else from_float
+    return impl
 
 
 def dots_16(kind: int, x: int, x_row: int, w: int, w_row: int, last_x: int, last_w: int, k: int) -> Any:
