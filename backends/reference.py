@@ -70,6 +70,9 @@ class ReferenceExecutable:
             values[node] = evaluate(node, [values[s] for s in node.sources], actual)
         self.outputs = tuple(values[o] for o in self.graph.outputs if o in values)
 
+    def traced(self, lengths: Mapping[str, int]) -> None:
+        self.run(lengths)
+
 
 def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
     """One node by its reference; capacities in attributes become actual lengths."""

@@ -30,6 +30,9 @@ class Executable(Protocol):
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
 
+    def traced(self, lengths: Mapping[str, int]) -> Any:
+        """(optional) Runs and returns an object whose steps() tell when each step ran; None where nothing is known."""
+
 
 class Runtime(Protocol):
     """Weights, inputs and caches of one session on one backend."""

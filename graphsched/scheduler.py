@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HOST = "CPU"
 VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
 MAX_INPUTS = 64  # of one split
+WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ def _op(node: Tensor) -> Op:
     return node.opdef.op
 
 
+def _op_of(tensor: Tensor) -> Op | None:
+    return tensor.opdef.op if tensor.opdef else None
+
+
 def assign(graph: Graph, target: Target) -> Assignment:
     """Passes 1 to 4, then the traffic rule."""
     draft = _Draft(graph, target)
@@ -96,8 +101,8 @@ def from_memory(draft: _Draft) -> None:
         cache = next((s for s in node.sources if s.kind == "cache"), None)
         if cache is not None:
             draft.put(node, draft.target.home(cache), "1.dst")
-        elif _op(node) is Op.FLASH_ATTN_EXT:
-            draft.put(node, draft.of(node.sources[1]) or HOST, "1.kv")  # the cache is far larger than q
+        elif _op(node) is Op.FLASH_ATTN_EXT and _op_of(root(node.sources[1])) is Op.SET_ROWS:
+            draft.put(node, draft.of(root(node.sources[1])) or HOST, "1.kv")  # the cache is far larger than q
         elif (found := _weight_of(node, draft.target)) is not None:
             draft.put(node, *_beside_weight(node, *found, draft.target))
 
@@ -312,7 +317,7 @@ class _Cutter:
         """Views cost nothing: they join the split that reads them."""
         if _op(node) in VIEWS:
             return
-        device, ids = self._assignment.device[node], _expert_ids(node)
+        device, ids = self._assignment.device[node], _expert_ids(node, self._target)
         foreign = [s for s in map(root, node.sources) if self._is_foreign(s, device)]
         if self._starts_a_split(device, foreign, ids):
             self._close(device)
@@ -383,9 +388,21 @@ def _home(leaf: Tensor, target: Target) -> str:
     return HOST if leaf.kind == "input" else target.home(leaf)
 
 
-def _expert_ids(node: Tensor) -> Tensor | None:
-    """The ids operand of an op by expert: only the experts it names are sent."""
-    return node.sources[-1] if _op(node) in (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE) else None
+def _expert_ids(node: Tensor, target: Target) -> Tensor | None:
+    """The ids operand of an op by expert, if it is expected to leave experts unused: only those it names are sent.
+
+    Where nearly all are used, waiting for the ids costs more than it saves: the upload may start layers ahead.
+    """
+    if _op(node) not in (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
+        return None
+    ids = node.sources[-1]
+    share = used_share(node.sources[0].shape[0], target.length(ids) * int(ids.shape[1]))
+    return ids if share < WORTH_WAITING else None
+
+
+def used_share(n_expert: int, n_choices: int) -> float:
+    """Expected share of experts that n_choices independent even choices hit."""
+    return 1.0 - (1.0 - 1.0 / n_expert) ** n_choices
 
 
 def whole(graph: Graph) -> Schedule:

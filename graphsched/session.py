@@ -47,6 +47,7 @@ class Session:
         self.n_ctx, self.n_past = model.context(options), 0
         self.timings = Timings()
         self.stop_reason: StopReason = ""
+        self.trace: list[Any] | None = None  # a list collects the traces of runs
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self._graphs: dict[tuple[int, int], Graph] = {}
@@ -123,7 +124,11 @@ class Session:
         self._cells[past:end, 0], self._cells[past:end, 1] = 0, positions
         if n_outputs:
             self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
-        plan.run({"n_tokens": n, "n_outputs": n_outputs, "n_kv": end})
+        lengths = {"n_tokens": n, "n_outputs": n_outputs, "n_kv": end}
+        if self.trace is None:
+            plan.run(lengths)
+        else:
+            self.trace.append(plan.traced(lengths))
         if self._aborted:
             self._cells[past:end] = -1
             self._clear_abort()
@@ -151,8 +156,12 @@ class Session:
 
     def reset(self) -> None:
         """Forgets all tokens."""
-        self.n_past = 0
-        self._cells[:] = -1
+        self.rewind(0)
+
+    def rewind(self, n_past: int) -> None:
+        """Forgets all tokens but the first n_past."""
+        self.n_past = min(max(n_past, 0), self.n_past)
+        self._cells[self.n_past :] = -1
 
     def abort(self) -> None:
         """Ends the run in progress, or the next one, within milliseconds. For other threads and signal watchers."""

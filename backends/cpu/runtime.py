@@ -164,6 +164,29 @@ class StepTime:
     joined: float
 
 
+@dataclass(frozen=True)
+class RunTrace:
+    """Raw times of one run: per step three cycle counts."""
+
+    executable: "CpuExecutable"
+    lengths: Mapping[str, int]
+    ticks: NDArray[np.int64]
+    seconds_per_tick: float
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.executable.schedule
+
+    def steps(self) -> list[StepTime]:
+        """When each packed step ran, in seconds from the first."""
+        steps = [item for item in self.executable.packed.items if isinstance(item, Step)]
+        times = (self.ticks - self.ticks[:1, :1]) * self.seconds_per_tick
+        return [
+            StepTime(s.kernel.name, s.node, s.device, *map(float, t))
+            for s, t in zip(steps, times, strict=True)
+        ]
+
+
 @dataclass
 class CpuExecutable:
     """A packed program and what it must keep alive."""
@@ -200,18 +223,15 @@ class CpuExecutable:
             else:
                 self._run_python(python, Capacity(lengths))
 
-    def traced(self, lengths: Mapping[str, int]) -> list[StepTime]:
-        """Runs once and returns when each packed step ran, on thread 0's clock, in seconds from the first."""
-        steps = [item for item in self.packed.items if isinstance(item, Step)]
-        ticks = np.zeros((len(steps), TRACE_WORDS), np.int64)
+    def traced(self, lengths: Mapping[str, int]) -> "RunTrace":
+        """Runs once and records the cycle counter around every packed step."""
+        ticks = np.zeros((len(self.packed.words), TRACE_WORDS), np.int64)
         block = self.runtime.run_block
         block[TRACE] = ticks.ctypes.data
         clock, began = time.perf_counter(), read_cycles()
         self.run(lengths)
         seconds, block[TRACE] = time.perf_counter() - clock, 0
-        per_tick = seconds / max(read_cycles() - began, 1)
-        times = (ticks - (ticks[0, 0] if len(steps) else 0)) * per_tick
-        return [StepTime(s.kernel.name, s.node, s.device, *map(float, t)) for s, t in zip(steps, times, strict=True)]
+        return RunTrace(self, dict(lengths), ticks, seconds / max(read_cycles() - began, 1))
 
     def _run_python(self, step: PythonStep, actual: Capacity) -> None:
         sources = [self._values(o, actual) for o in step.sources]
