@@ -105,15 +105,21 @@ class Inputs:
 
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
     cells i32[n_kv, 2] = (sequence, position) of each cache cell (-1 if free), slots i32[n_tokens] = the cell
-    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` is how latent
-    attention is computed (`SessionOptions.mla`).
+    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` and `amb` are how
+    latent attention is computed (`SessionOptions`).
     """
 
     def __init__(
-        self, n_tokens: int, n_outputs: int, n_kv: int, kv_types: tuple[DType, DType], mla: int = 3
+        self,
+        n_tokens: int,
+        n_outputs: int,
+        n_kv: int,
+        kv_types: tuple[DType, DType],
+        mla: int = 3,
+        amb: int = 256,
     ) -> None:
         t, o, c = Extent(n_tokens, "n_tokens"), Extent(n_outputs, "n_outputs"), Extent(n_kv, "n_kv")
-        self.n_kv, self.mla, self._kv_types = c, mla, kv_types
+        self.n_kv, self.mla, self.amb, self._kv_types = c, mla, amb, kv_types
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
         self.where = input_tensor("inp_where", i32(t, 2))

@@ -67,7 +67,7 @@ class Model:
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The fused graph for given capacities: logits of n_outputs rows."""
-        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla)
+        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla, options.amb)
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             return fuse_all(select_outputs(logits, inputs.out_ids), options.off)

@@ -131,18 +131,14 @@ def r1_layer(n_head: int) -> dict[str, TensorType]:
 def cached_bytes(mla: int, n_head: int, kv: dtypes.DType) -> int:
     """Bytes per token of a model with DeepSeek-R1's 61 layers and head sizes."""
     architecture = get("deepseek2", "x.gguf")
-    values = {
-        "n_layer": 61,
-        "n_embd": 64,
-        "n_ctx_train": 4096,
-        "n_head": n_head,
-        "head_dim": 192,
-        "v_dim": 128,
+    known: dict[str, Any] = {
+        "n_layer": 61, "n_embd": 64, "n_ctx_train": 4096, "n_head": n_head, "head_dim": 192, "v_dim": 128,
+        "rank": 512, "rope_dim": 64, "rope_base": 1e4, "rope_scaling": "none", "rope_factor": 1.0,
+        "rope_context": 4096, "rope_attn_factor": 1.0, "rms_eps": 1e-6, "yarn_log": 0.0, "gating": 1,
+        "n_expert": 0, "n_expert_used": 0, "normalised": False, "weights_scale": 0.0,
+        "n_group": 0, "n_group_used": 0,
     }
-    values |= {"rank": 512, "rope_dim": 64, "rope_base": 1e4, "rope_scaling": "none", "rope_factor": 1.0}
-    values |= {"rope_context": 4096, "rope_attn_factor": 1.0, "rms_eps": 1e-6, "yarn_log": 0.0}
-    values |= {"n_expert": 0, "n_expert_used": 0, "gating": 1, "normalised": False, "weights_scale": 0.0}
-    config = architecture.config(**{**values, "n_group": 0, "n_group_used": 0})
+    config = architecture.config(**known)
     types = {"token_embd.weight": f32(8, 64), "output_norm.weight": f32(64)}
     types |= {f"blk.{i}.{name}": t for i in range(61) for name, t in r1_layer(n_head).items()}
     logits = architecture.build(config, Weights(types, "x.gguf", n_layer=61), Inputs(1, 1, 1, (kv, kv), mla))
@@ -161,3 +157,28 @@ def test_cached_bytes_per_token(mla: int, n_head: int, kib: float) -> None:
 
 def test_cached_bytes_per_token_quantised() -> None:
     assert round(cached_bytes(3, 128, dtypes.Q8_0) / 1024, 1) == 36.5
+
+
+def test_temporaries_are_bounded() -> None:
+    """Expanded keys and values of as many heads at once as fit; the same bits, however many."""
+    ref = reference(MODELS[1])
+    model, tokens = Model(open_model(ref.model)), long_prompt(ref.tokens)
+
+    def products(n_ctx: int, amb: int) -> list[int]:
+        nodes = model.graph(512, 1, n_ctx, SessionOptions(amb=amb)).nodes
+        return [int(n.shape[1]) for n in nodes if n.opdef and n.sources[0].name == "blk.0.attn_kv_b.weight"]
+
+    width = 4 * (64 + 64)  # four heads
+    assert products(1024, 4) == [width]  # 4 heads · 224 floats · 1024 cells are 3.5 MiB
+    assert products(1024, 2) == [width // 2] * 2
+    assert products(1024, 1) == [width // 4] * 4
+    assert products(1 << 20, 1) == [width // 4] * 4  # one head at least
+    whole, parts = (wide_run(ref.model, tokens, amb) for amb in (64, 1))
+    np.testing.assert_array_equal(whole, parts)
+
+
+def wide_run(path: Path, tokens: NDArray[np.int32], amb: int) -> NDArray[np.float32]:
+    session = graphsched.load(path, n_ctx=2048, amb=amb)
+    logits = session.eval(tokens, all_logits=True)
+    session.close()
+    return logits
