@@ -157,6 +157,11 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "key deepseek2.rope.dimension_count is 96, less than the head size 96 is needed",
     ),
     (
+        "glm4moe",
+        {"nextn_predict_layers": 3},
+        "key glm4moe.nextn_predict_layers is 3, less than the 3 layers is needed",
+    ),
+    (
         "gemma3",
         {"attention.sliding_window_pattern": np.array([True])},
         "key gemma3.attention.sliding_window_pattern is an array, a number or one value for each of 7 layers is needed",
