@@ -132,11 +132,28 @@ def cached_bytes(mla: int, n_head: int, kv: dtypes.DType) -> int:
     """Bytes per token of a model with DeepSeek-R1's 61 layers and head sizes."""
     architecture = get("deepseek2", "x.gguf")
     known: dict[str, Any] = {
-        "n_layer": 61, "n_embd": 64, "n_ctx_train": 4096, "n_head": n_head, "head_dim": 192, "v_dim": 128,
-        "rank": 512, "rope_dim": 64, "rope_base": 1e4, "rope_scaling": "none", "rope_factor": 1.0,
-        "rope_context": 4096, "rope_attn_factor": 1.0, "rms_eps": 1e-6, "yarn_log": 0.0, "gating": 1,
-        "n_expert": 0, "n_expert_used": 0, "normalised": False, "weights_scale": 0.0,
-        "n_group": 0, "n_group_used": 0,
+        "n_layer": 61,
+        "n_embd": 64,
+        "n_ctx_train": 4096,
+        "n_head": n_head,
+        "head_dim": 192,
+        "v_dim": 128,
+        "rank": 512,
+        "rope_dim": 64,
+        "rope_base": 1e4,
+        "rope_scaling": "none",
+        "rope_factor": 1.0,
+        "rope_context": 4096,
+        "rope_attn_factor": 1.0,
+        "rms_eps": 1e-6,
+        "yarn_log": 0.0,
+        "gating": 1,
+        "n_expert": 0,
+        "n_expert_used": 0,
+        "normalised": False,
+        "weights_scale": 0.0,
+        "n_group": 0,
+        "n_group_used": 0,
     }
     config = architecture.config(**known)
     types = {"token_embd.weight": f32(8, 64), "output_norm.weight": f32(64)}

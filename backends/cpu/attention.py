@@ -1,7 +1,8 @@
 """Flash attention over the cells of a KV cache, and softmax.
 
 Cells pass in fixed chunks, in order, whatever the thread count: each (token, head) is one unit, and a chunk's
-scores stay in cache between the two passes over it. The mask is computed, never stored.
+scores stay in cache between the two passes over it. The mask is computed, never stored. Prompts take four queries
+at a time (attention_tile).
 """
 
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched import dtypes, ops
+from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, one_exp, scale_row, to_weights
+from graphsched.backends.cpu.attention_tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.jit import by_literal, helper, kernel
+from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
@@ -35,12 +38,10 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
-from graphsched.tensor import Tensor, f32
+from graphsched.tensor import Tensor, TensorType
 
-CHUNK = 256  # cells per pass: their scores are 1 KB
 KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)
 Q8_0 = dtypes.Q8_0.id
-NEVER = np.float32(-np.inf)
 
 
 def dot_kv(kind: int, key: int, q: int, n: int) -> float:
@@ -96,32 +97,6 @@ def _add_q8(kind: int, value: int, p: float, y: int, n: int) -> None:
         for i in range(0, 32, 16):
             at = y + 128 * b + 4 * i
             store(at, fma(weight, to_f32(load(value + 34 * b + 2 + i, I8, 16)), load(at, F32, 16)), F32)
-
-
-@helper
-def scale_row(y: int, factor: float, n: int) -> None:
-    for i in range(0, n // 16 * 16, 16):
-        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
-    for i in range(n // 16 * 16, n):
-        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
-
-
-@helper
-def one_exp(x: float) -> float:
-    return max_lanes(exp(splat(x, 16)))
-
-
-@helper
-def to_weights(scores: int, n: int, top: float) -> float:
-    """Scores become e^(score - top) in place; returns their sum. Entries up to the next 16 are overwritten."""
-    total, peak = splat(0.0, 16), splat(top, 16)
-    for i in range(n, (n + 15) // 16 * 16):
-        put(scores + 4 * i, NEVER, F32)
-    for i in range(0, n, 16):
-        p = exp(sub(load(scores + 4 * i, F32, 16), peak))
-        store(scores + 4 * i, p, F32)
-        total = add(total, p)
-    return sum_lanes(total)
 
 
 @kernel
@@ -199,15 +174,17 @@ def _fits(node: Tensor) -> bool:
 @ops.flash_attn_ext.lowering("cpu", when=_fits, k=KV_TYPES, v=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
-    a = node.attrs
-    scores = low.scratch("scores", f32(low.n_threads, CHUNK))
-    sink = sinks[0] if sinks else 0
+    a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
+    # Four queries at a time need work enough for many threads, and types that load as lanes.
+    tiled = (int(q.type.shape[0]) > 1 or group >= 64) and Q8_0 not in (k.type.dtype.id, v.type.dtype.id)
+    family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
+    scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
     low.step(
-        flash_attn(k.type.dtype.id, v.type.dtype.id),
-        *(q, k, v, where, cells, Out(low.result(node)), sink, Out(scores)),
-        *(q.type.shape[2], v.type.shape[2], q.type.shape[1] // k.type.shape[1], *row_address(q)),
+        family(k.type.dtype.id, v.type.dtype.id),
+        *(q, k, v, where, cells, Out(low.result(node)), sinks[0] if sinks else 0, Out(scratch)),
+        *(q.type.shape[2], v.type.shape[2], group, *row_address(q)),
         *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
-        *(float(a["scale"]), float(a["softcap"])),
+        *(float(a["scale"]), float(a["softcap"]), per_thread),
         rows=rows_of(node.sources[3].type),
     )
 

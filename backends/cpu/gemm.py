@@ -162,7 +162,7 @@ def panel_bytes(k: int) -> int:
 
 @kernel
 def gemm_block32(kind: int) -> Callable[..., None]:
-    """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows are decoded to [block][4 codes of each row], then 4 tokens at a time.
+    """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows decoded to [block][4 codes of each row], 4 tokens at a time.
 
     Integer sums are exact: the accumulator starts at -offset · Σ q, so that codes may stay unsigned.
     """
