@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphsched import dtypes
 from graphsched.config import Config, key
 from graphsched.dtypes import DType
-from graphsched.errors import LoadError
+from graphsched.errors import LoadError, OptionError
 from graphsched.ops import set_rows
 from graphsched.tensor import Extent, Tensor, TensorType, i32, input_tensor, weight
 
@@ -68,12 +68,17 @@ class Weights:
             self._leaves[full] = weight(full, self._types[full])
         return self._leaves[full]
 
-    def sized(self, name: str, *shape: int) -> Tensor:
-        """The weight, which must have this shape."""
+    def sized(self, name: str, *shape: int | None) -> Tensor:
+        """The weight, which must have this shape; None allows any length."""
         found = self[name]
-        if found.shape != shape:
-            have, need = list(found.shape), list(map(int, shape))
-            raise LoadError(f"{self._source}: tensor {found.name} has shape {have}, {need} is needed")
+        fits = len(found.shape) == len(shape) and all(
+            n in (None, d) for n, d in zip(shape, found.shape, strict=True)
+        )
+        if not fits:
+            need = ", ".join("any" if n is None else str(int(n)) for n in shape)
+            raise LoadError(
+                f"{self._source}: tensor {found.name} has shape {list(found.shape)}, [{need}] is needed"
+            )
         return found
 
     def lacking(
@@ -100,15 +105,21 @@ class Inputs:
 
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
     cells i32[n_kv, 2] = (sequence, position) of each cache cell (-1 if free), slots i32[n_tokens] = the cell
-    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` is how latent
-    attention is computed (`SessionOptions.mla`).
+    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` and `amb` are how
+    latent attention is computed (`SessionOptions`).
     """
 
     def __init__(
-        self, n_tokens: int, n_outputs: int, n_kv: int, kv_types: tuple[DType, DType], mla: int = 3
+        self,
+        n_tokens: int,
+        n_outputs: int,
+        n_kv: int,
+        kv_types: tuple[DType, DType],
+        mla: int = 3,
+        amb: int = 256,
     ) -> None:
         t, o, c = Extent(n_tokens, "n_tokens"), Extent(n_outputs, "n_outputs"), Extent(n_kv, "n_kv")
-        self.n_kv, self.mla, self._kv_types = c, mla, kv_types
+        self.n_kv, self.mla, self.amb, self._kv_types = c, mla, amb, kv_types
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
         self.where = input_tensor("inp_where", i32(t, 2))
@@ -125,6 +136,9 @@ class Inputs:
         return self._store(blk, "cache_k", k, self._kv_types[0])
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType) -> Tensor:
+        if rows.shape[-1] % dtype.block:
+            sentence = f"rows that divide by {dtype.block}, blk.{blk.layer}.{name} has {rows.shape[-1]}"
+            raise OptionError(f"KV cache type {dtype.name.lower()} needs {sentence}")
         type = TensorType(dtype, (self.n_kv, *rows.shape[1:]))
         cache = Tensor(type, kind="cache", name=f"blk.{blk.layer}.{name}")
         return set_rows(cache, rows, self.slots, dtype=dtype)

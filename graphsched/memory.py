@@ -40,7 +40,6 @@ def plan(lifetimes: Iterable[Lifetime]) -> Arena:
         if donor is not None:
             del owners[donor.key]
             offsets[b.key] = offsets[donor.key]
-            free.give(offsets[b.key] + _round(b.nbytes), _round(donor.nbytes) - _round(b.nbytes))
         else:
             offsets[b.key] = free.take(_round(b.nbytes), b.key)
         owners[b.key] = b
@@ -48,7 +47,8 @@ def plan(lifetimes: Iterable[Lifetime]) -> Arena:
 
 
 def _can_take_over(donor: Lifetime | None, b: Lifetime) -> bool:
-    return donor is not None and donor.last == b.first and donor.nbytes >= b.nbytes
+    """Only all of it: step b.first still reads the donor, so that no other buffer of that step may get a rest."""
+    return donor is not None and donor.last == b.first and _round(donor.nbytes) == _round(b.nbytes)
 
 
 def _round(n: int) -> int:

@@ -12,6 +12,7 @@ from graphsched.loader import ModelFile, open_model
 from graphsched.options import SessionOptions
 from graphsched.rewrite import fuse_all, select_outputs
 from graphsched.stored import StoredWeights
+from graphsched.summary import summary
 from graphsched.tensor import TensorType
 from graphsched.tokenizer import Tokenizer, from_metadata
 
@@ -54,9 +55,7 @@ class Model:
     @cached_property
     def n_vocab(self) -> int:
         """Rows of the embedding: valid token ids are below it."""
-        if "token_embd.weight" not in self.types:
-            raise LoadError(f"{self.source}: missing tensor token_embd.weight")
-        return int(self.types["token_embd.weight"].shape[0])
+        return int(self._weights().sized("token_embd", None, None).shape[0])
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -68,28 +67,16 @@ class Model:
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The fused graph for given capacities: logits of n_outputs rows."""
-        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla)
+        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla, options.amb)
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             return fuse_all(select_outputs(logits, inputs.out_ids), options.off)
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None
 
-    def summary(self) -> str:
-        """Name, architecture, parameters and bytes in one line."""
-        parameters = sum(t.numel for t in self.types.values())
-        size = sum(t.nbytes for t in self.types.values())
-        types = ", ".join(sorted({t.dtype.name for t in self.types.values()}))
-        return (
-            f"{self.name}: {self.arch_name}, {_short(parameters)} parameters, {size / 1e6:.1f} MB ({types})"
-        )
-
-
-def _short(n: int) -> str:
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if n >= unit:
-            return f"{n / unit:.2f}{name}"
-    return str(n)
+    def summary(self, options: SessionOptions | None = None) -> str:
+        """Name, architecture, parameters, bytes by type and cache per token in one line."""
+        return summary(self, options or SessionOptions())
 
 
 def open_default_or(path: str | Path | None) -> Model:

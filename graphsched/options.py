@@ -23,9 +23,10 @@ class SessionOptions:
     over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
     type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
     priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
-    poison: fill memory with NaN before each run, so that a missing copy shows. mla: how latent attention
-    (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as values, and
-    attends to them; 2 and 3 cache latents once, expand them for prompts, and attend to them for single tokens.
+    poison: fill memory with NaN before each run, so that a missing copy shows. mla: how latent
+    attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
+    values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
+    amb: MiB that such expanded keys and values may take at once (of one head at least).
     """
 
     backend: str = "cpu"
@@ -37,6 +38,7 @@ class SessionOptions:
     type_v: str = "f16"
     off: frozenset[str] = frozenset()
     mla: int = 3
+    amb: int = 256
     devices: tuple[str, ...] = ()
     placement: PlacementOptions = PlacementOptions()
     offload_policy: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ class SessionOptions:
         _in_range("n_batch", self.n_batch, 1, 1 << 20)
         _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
         _in_range("mla", self.mla, 0, 3)
+        _in_range("amb", self.amb, 1, 1 << 20)
         _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
         _in_range("offload_min_batch", self.offload_min_batch, 1, 1 << 30)
         for name in sorted(self.off):

@@ -1,15 +1,15 @@
 """DeepSeek-V2, V3 and R1: multi-head latent attention (MLA), YaRN, many small experts beside shared ones."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from graphsched.arch import Derived, Inputs, Weights, architecture, key
+from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
-    RopeConfig,
+    LatentConfig,
     RoutingConfig,
     as_row,
     embed,
+    expanded,
     experts_and_shared,
     gated_ffn,
     head,
@@ -17,29 +17,17 @@ from graphsched.blocks import (
     latent_parts,
     linear,
     norm,
+    over_expanded,
     rope_of,
+    side_by_side,
 )
-from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, reshape, rope, view
+from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, rope, view
 from graphsched.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepSeek2Config(RopeConfig, RoutingConfig):
-    rope_dim: int = key("rope.dimension_count", low=2)
-    rank: int = key("attention.kv_lora_rank", low=1)
-    head_dim: int = key("attention.key_length_mla", or_key="attention.key_length", low=1)
-    v_dim: int = key("attention.value_length_mla", or_key="attention.value_length", low=1)
+class DeepSeek2Config(LatentConfig, RoutingConfig):
     yarn_log: float = key("rope.scaling.yarn_log_multiplier", 0.0)
-
-    def wrong(self) -> Iterator[tuple[str, str]]:
-        yield from super().wrong()
-        if self.rope_dim >= self.head_dim:
-            yield "rope_dim", f"less than the head size {self.head_dim}"
-
-    @property
-    def nope(self) -> int:
-        """Dimensions of a head that do not rotate."""
-        return self.head_dim - self.rope_dim
 
     @property
     def turn(self) -> Rope:
@@ -53,16 +41,8 @@ class DeepSeek2Config(RopeConfig, RoutingConfig):
         m = 1.0 + (self.yarn_log or 0.1) * math.log(self.rope_factor or 1.0) if yarn else 1.0
         return m * m * self.head_dim**-0.5
 
-    def expanding_pays(self, n_tokens: int) -> bool:
-        """Whether keys and values per head cost less than scores and sums over latents."""
-        return n_tokens * (2 * self.rank - self.nope - self.v_dim) > self.rank * (self.nope + self.v_dim)
 
-
-def derived(c: DeepSeek2Config, w: Weights) -> Iterator[tuple[str, Derived]]:
-    return latent_parts(w, c.n_head, c.nope, c.v_dim, c.rank)
-
-
-@architecture("deepseek2", DeepSeek2Config, derive=derived)
+@architecture("deepseek2", DeepSeek2Config, derive=latent_parts)
 def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
@@ -84,7 +64,7 @@ def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -
         out = attend(c, concat(q_nope, q_rope), k, v, inp)
     else:
         out = from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
-    return linear(blk, "attn_output", reshape(out, shape=(x.shape[0], c.n_head * c.v_dim)), c.n_embd)
+    return linear(blk, "attn_output", out, c.n_embd)
 
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
@@ -94,28 +74,19 @@ def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
     return heads(linear(blk, "attn_q_b", norm(c, low, blk, "attn_q_a_norm"), c.n_head * c.head_dim), c.n_head)
 
 
-def expanded(c: DeepSeek2Config, blk: Weights, latent: Tensor, k_rope: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys [T, H, nope + rope] and values [T, H, v] out of latents [T, R]."""
-    kv = heads(linear(blk, "attn_kv_b", latent, c.n_head * (c.nope + c.v_dim)), c.n_head)
-    return concat(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=kv.shape[2])
-
-
 def from_latents(
     c: DeepSeek2Config, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs
 ) -> Tensor:
-    """Attention over cached rows [latent | rotating key]: one KV head that all heads share. -> [T, H, v]"""
+    """Attention over cached rows [latent | rotating key]: one KV head that all heads share. -> [T, H · v]"""
     latent = view(row, start=0, stop=c.rank)
     rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
-        rows = copy_f32(rows)
-        latents = reshape(view(rows, start=0, stop=c.rank), shape=(rows.shape[0], c.rank))
-        k, v = expanded(c, blk, latents, view(rows, start=c.rank, stop=rows.shape[2]))
-        return attend(c, concat(q_nope, q_rope), k, v, inp)
+        return over_expanded(c, blk, concat(q_nope, q_rope), copy_f32(rows), inp, attend)
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
     q = concat(mul_mat(blk.sized("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
-    out = attend(c, q, rows, values or view(rows, start=0, stop=c.rank), inp)  # [T, H, R]
-    return mul_mat(blk.sized("attn_v_b", c.n_head, c.v_dim, c.rank), out)
+    out = heads(attend(c, q, rows, values or view(rows, start=0, stop=c.rank), inp), c.n_head)  # [T, H, R]
+    return side_by_side(mul_mat(blk.sized("attn_v_b", c.n_head, c.v_dim, c.rank), out))
 
 
 def attend(c: DeepSeek2Config, q: Tensor, k: Tensor, v: Tensor, inp: Inputs) -> Tensor:
-    return flash_attn_ext(q, k, v, inp.where, inp.cells, scale=c.scale)
+    return side_by_side(flash_attn_ext(q, k, v, inp.where, inp.cells, scale=c.scale))

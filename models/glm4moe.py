@@ -1,5 +1,6 @@
 """GLM-4.5: partial RoPE, biases on queries, keys and values; experts by sigmoid with a bias on the choice."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture, key
@@ -24,6 +25,11 @@ from graphsched.tensor import Tensor
 class Glm4MoeConfig(AttentionConfig, RoutingConfig):
     gating: int = key("expert_gating_func", 2, low=1, high=2)
     n_draft: int = key("nextn_predict_layers", 0)  # trailing layers that guess further tokens: not run
+
+    def wrong(self) -> Iterator[tuple[str, str]]:
+        yield from super().wrong()
+        if self.n_draft >= self.n_layer:
+            yield "n_draft", f"less than the {self.n_layer} layers"
 
 
 @architecture("glm4moe", Glm4MoeConfig)

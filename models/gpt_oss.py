@@ -50,4 +50,4 @@ def experts(c: GptOssConfig, blk: Weights, x: Tensor) -> Tensor:
     logits = router(blk, x, c.n_expert, bias=True)
     ids = top_k(logits, k=c.n_expert_used)  # [T, K]
     weights = soft_max(get_rows(logits, ids))  # over the chosen only
-    return weighted_sum(feed_experts(blk, as_row(x), ids, c.n_expert, swiglu_oai), weights)
+    return weighted_sum(feed_experts(blk, as_row(x), ids, c.n_expert, swiglu_oai, bias=True), weights)

@@ -1,6 +1,7 @@
 """Matrix products: mat-vec for one token, GEMM for more, by expert."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
@@ -99,15 +100,25 @@ def _is_native(node: Tensor) -> bool:
 @ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
+    part = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
-        _mat_vec(low, node, w, x, low.result(node))
+        _mat_vec(low, part, x, low.result(node))
     elif w.dtype in BLOCK32_TYPES:
-        _gemm_block32(low, node)
+        _gemm_block32(low, part, node)
     else:
-        _gemm_float(low, node)
+        _gemm_float(low, part, node)
 
 
-def _mat_vec(low: Low, node: Tensor, w: Tensor, x: Tensor, y: Operand, ids: Tensor | None = None) -> None:
+def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
+    """The part of a matrix that a product takes."""
+    if rows is None:
+        return w
+    type = TensorType(w.type.dtype, (rows[1] - rows[0], w.type.shape[1]))
+    return replace(w, type=type, offset=w.offset + rows[0] * w.strides[0])
+
+
+def _mat_vec(low: Low, matrix: Operand, x: Tensor, y: Operand, ids: Tensor | None = None) -> None:
+    w = matrix.type
     values, address = activations(low, x, w.dtype)
     *_, n, k = w.shape
     matrices = w.shape[0] if len(w.shape) == 3 else 1
@@ -115,19 +126,18 @@ def _mat_vec(low: Low, node: Tensor, w: Tensor, x: Tensor, y: Operand, ids: Tens
     per_x = ids.shape[1] // x.shape[1] if ids else 1
     row_bytes = w.dtype.row_bytes(k)
     sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
-    low.step(mat_vec(w.dtype.id), low.operand(w), *values, Out(y), *sizes, *address, rows=rows_of(y.type))
+    low.step(mat_vec(w.dtype.id), matrix, *values, Out(y), *sizes, *address, rows=rows_of(y.type))
 
 
-def _gemm_float(low: Low, node: Tensor) -> None:
-    w, x = map(low.operand, node.sources)
+def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
+    x = low.operand(node.sources[1])
     n, k = w.type.shape[-2:]
     heads, x_row, x_head = row_address(x)
     args = (w, x, Out(low.result(node)), n, k, w.strides[-2], x_row, heads, x_head)
     low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
-def _gemm_block32(low: Low, node: Tensor) -> None:
-    w = low.operand(node.sources[0])
+def _gemm_block32(low: Low, w: Operand, node: Tensor) -> None:
     n, k = w.type.shape[-2:]
     values, (heads, _, _) = activations(low, node.sources[1], w.type.dtype)
     panels = low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(k))))
@@ -138,7 +148,7 @@ def _gemm_block32(low: Low, node: Tensor) -> None:
 @ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
-    _mat_vec(low, node, w, x, low.result(node), ids)
+    _mat_vec(low, low.operand(w), x, low.result(node), ids)
 
 
 @ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
@@ -146,7 +156,7 @@ def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
     a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
     for w, part in ((gate, a), (up, b)):
-        _mat_vec(low, node, w, x, part, ids)
+        _mat_vec(low, low.operand(w), x, part, ids)
     gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node))
 
 

@@ -10,11 +10,12 @@ from graphsched.blocks.attention import (
     qkv,
     rope_of,
     self_attention,
+    side_by_side,
     slides,
     turned,
 )
 from graphsched.blocks.ffn import gated_ffn, joined_ffn
-from graphsched.blocks.latent import latent_parts
+from graphsched.blocks.latent import LatentConfig, expanded, latent_parts, over_expanded
 from graphsched.blocks.linear import embed, head, linear, norm
 from graphsched.blocks.moe import (
     ExpertConfig,
@@ -31,6 +32,7 @@ from graphsched.blocks.moe import (
 __all__ = [
     "AttentionConfig",
     "ExpertConfig",
+    "LatentConfig",
     "Pattern",
     "RopeConfig",
     "Routing",
@@ -39,6 +41,7 @@ __all__ = [
     "as_row",
     "attend",
     "embed",
+    "expanded",
     "experts",
     "experts_and_shared",
     "feed_experts",
@@ -49,10 +52,12 @@ __all__ = [
     "latent_parts",
     "linear",
     "norm",
+    "over_expanded",
     "qkv",
     "rope_of",
     "router",
     "self_attention",
+    "side_by_side",
     "slides",
     "turned",
     "weighted_sum",

@@ -96,6 +96,11 @@ def heads(x: Tensor, n: int) -> Tensor:
     return reshape(x, shape=(x.shape[0], n, x.shape[1] // n))
 
 
+def side_by_side(x: Tensor) -> Tensor:
+    """[T, n, d] -> [T, n · d]"""
+    return reshape(x, shape=(x.shape[0], x.shape[1] * x.shape[2]))
+
+
 def qkv(
     c: AttentionConfig, blk: Weights, x: Tensor, *, bias: bool | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +134,7 @@ def attend(
     keys, values = inp.cache(blk, k, v)
     attrs = {"scale": c.head_dim**-0.5, **mask}
     out = flash_attn_ext(q, keys, values, inp.where, inp.cells, *sinks, **attrs)
-    return reshape(out, shape=(q.shape[0], c.n_head * c.v_dim))
+    return side_by_side(out)
 
 
 def self_attention(

@@ -19,7 +19,7 @@ def gated_ffn(blk: Weights, x: Tensor, suffix: str = "", act: Activation = silu)
 
 def joined_ffn(blk: Weights, x: Tensor) -> Tensor:
     """As gated_ffn, with gate and up as the halves of one matrix."""
-    both = linear(blk, "ffn_up", x)
-    half = both.shape[1] // 2
+    half = blk.sized("ffn_down", x.shape[1], None).shape[1]
+    both = linear(blk, "ffn_up", x, 2 * half)
     gate, up = view(both, start=0, stop=half), view(both, start=half, stop=2 * half)
     return linear(blk, "ffn_down", silu(gate) * up, x.shape[1])

@@ -106,21 +106,22 @@ def router(blk: Weights, x: Tensor, n_expert: int, *, bias: bool = False) -> Ten
 
 
 def expert_linear(
-    blk: Weights, name: str, x: Tensor, ids: Tensor, n_expert: int, n: int | None = None
+    blk: Weights, name: str, x: Tensor, ids: Tensor, shape: tuple[int, int | None], *, bias: bool = False
 ) -> Tensor:
-    """x · Wᵀ of each chosen expert, plus its bias if the file has one. [T, 1 or K, in] -> [T, K, n]"""
-    n = int(blk[name].shape[-2]) if n is None and len(blk[name].shape) == 3 else n or 0
-    y = mul_mat_id(blk.sized(name, n_expert, n, x.shape[2]), x, ids)
-    return add_id(y, blk.sized(f"{name}.bias", n_expert, n), ids) if f"{name}.bias" in blk else y
+    """x · Wᵀ [+ bias] of each chosen expert; `shape` is (experts, n). [T, 1 or K, in] -> [T, K, n]"""
+    w = blk.sized(name, *shape, x.shape[2])
+    y = mul_mat_id(w, x, ids)
+    return add_id(y, blk.sized(f"{name}.bias", *w.shape[:2]), ids) if bias else y
 
 
 def feed_experts(
-    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, join: Gate = lambda gate, up: silu(gate) * up
+    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, join: Gate | None = None, *, bias: bool = False
 ) -> Tensor:
-    """down(join(gate(x), up(x))) of each chosen expert. [T, 1 or K, D] -> [T, K, D]"""
-    gate = expert_linear(blk, "ffn_gate_exps", x, ids, n_expert)
-    up = expert_linear(blk, "ffn_up_exps", x, ids, n_expert, gate.shape[2])
-    return expert_linear(blk, "ffn_down_exps", join(gate, up), ids, n_expert, x.shape[2])
+    """down(join(gate(x), up(x))) of each chosen expert, by default silu(gate) · up. [T, 1 or K, D] -> [T, K, D]"""
+    gate = expert_linear(blk, "ffn_gate_exps", x, ids, (n_expert, None), bias=bias)
+    up = expert_linear(blk, "ffn_up_exps", x, ids, (n_expert, gate.shape[2]), bias=bias)
+    h = join(gate, up) if join else silu(gate) * up
+    return expert_linear(blk, "ffn_down_exps", h, ids, (n_expert, x.shape[2]), bias=bias)
 
 
 def as_row(x: Tensor) -> Tensor:

@@ -103,7 +103,13 @@ def _() -> Iterator[Case]:
         yield case(f32(3, 8, d), f32(20, 4, d), f32(20, 4, d), i32(3, 2), i32(20, 2), scale=0.3)
     k = TensorType(dtypes.F16, (70, 2, 64))
     yield case(f32(5, 4, 64), k, TensorType(dtypes.F16, (70, 2, 32)), i32(5, 2), i32(70, 2), scale=0.2)
+    for t in kv:  # latents: one KV head, values narrower than keys
+        for n_tokens, n_heads in ((1, 16), (1, 64), (9, 6)):
+            k, v = TensorType(t, (300, 1, 288)), TensorType(t, (300, 1, 256))
+            yield case(f32(n_tokens, n_heads, 288), k, v, i32(n_tokens, 2), i32(300, 2), scale=0.1)
+    k = TensorType(dtypes.F16, (70, 2, 64))
     yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), f32(4), scale=0.2, softcap=5.0, window=9)
+    yield case(f32(1, 4, 64), k, k, i32(1, 2), i32(70, 2), f32(4), scale=0.2, softcap=5.0, window=9)
     yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), scale=0.2, chunk=16)
 
 

@@ -15,22 +15,41 @@ ROUNDED = {t.name: 1e-9 if t in (dtypes.F32, dtypes.F16, dtypes.BF16) else 2e-4 
 
 
 @op(Op.MUL_MAT, rowwise=True)
-def mul_mat(w: Tensor, x: Tensor) -> TensorType:
-    """y[t, n] = Σ_k w[n, k] · x[t, k]; with w[h, n, k] and x[t, h, k] one matrix per head"""
+def mul_mat(w: Tensor, x: Tensor, *, rows: tuple[int, int] | None = None) -> TensorType:
+    """y[t, n] = Σ_k w[n, k] · x[t, k]; with w[h, n, k] and x[t, h, k] one matrix per head.
+
+    `rows` (first, last) takes a part of a matrix only.
+    """
     sentence = f"mul_mat: {w} does not fit {x}"
     require(len(w.shape) in (2, 3) and len(x.shape) == len(w.shape), sentence)
     require(w.shape[-1] == x.shape[-1] and w.shape[:-2] == x.shape[1:-1], sentence)
-    return f32(*x.shape[:-1], w.shape[-2])
+    if rows is None:
+        return f32(*x.shape[:-1], w.shape[-2])
+    require(
+        len(w.shape) == 2 and 0 <= rows[0] < rows[1] <= w.shape[0], f"mul_mat: rows {rows} are not in {w}"
+    )
+    return f32(x.shape[0], rows[1] - rows[0])
 
 
 @mul_mat.reference
-def _(w: Array, x: Array) -> Array:
+def _(w: Array, x: Array, *, rows: tuple[int, int] | None = None) -> Array:
+    w = w[slice(*rows)] if rows else w
     return x @ w.T if w.ndim == 2 else np.einsum("hnk,thk->thn", w, x, dtype=np.float32)
 
 
+def _part(w: TensorType, rows: tuple[int, int] | None) -> TensorType:
+    return w if rows is None else TensorType(w.dtype, (rows[1] - rows[0], w.shape[1]))
+
+
 @mul_mat.flops
-def _(w: TensorType, x: TensorType) -> int:
-    return 2 * w.numel * int(x.shape[0])
+def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> int:
+    return 2 * _part(w, rows).numel * int(x.shape[0])
+
+
+@mul_mat.nbytes
+def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> int:
+    part = _part(w, rows)
+    return part.nbytes + x.nbytes + 4 * x.numel // x.shape[-1] * part.shape[-2]
 
 
 @mul_mat.cases
@@ -46,6 +65,8 @@ def _() -> Iterator[Case]:
     for t in WEIGHT_TYPES:
         for n_tokens in (1, 5, 33):
             yield case(TensorType(t, (4, 20, 64)), f32(n_tokens, 4, 64), tolerance=ROUNDED[t.name])
+        for n_tokens in (1, 5):
+            yield case(TensorType(t, (70, 64)), f32(n_tokens, 64), rows=(3, 40), tolerance=ROUNDED[t.name])
     yield case(TensorType(dtypes.F16, (4, 12, 33)), f32(5, 4, 33))
 
 

@@ -1,0 +1,37 @@
+"""What the attention kernels share: softmax over a chunk of cells."""
+
+import numpy as np
+
+from graphsched.backends.cpu.jit import helper
+from graphsched.backends.cpu.mathfn import exp
+from graphsched.backends.cpu.simd import add, get, load, max_lanes, mul, put, splat, store, sub, sum_lanes
+from graphsched.backends.cpu.vector import F32
+
+CHUNK = 256  # cells per pass: their scores are 1 KB
+NEVER = np.float32(-np.inf)
+
+
+@helper
+def scale_row(y: int, factor: float, n: int) -> None:
+    for i in range(0, n // 16 * 16, 16):
+        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
+    for i in range(n // 16 * 16, n):
+        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
+
+
+@helper
+def one_exp(x: float) -> float:
+    return max_lanes(exp(splat(x, 16)))
+
+
+@helper
+def to_weights(scores: int, n: int, top: float) -> float:
+    """Scores become e^(score - top) in place; returns their sum. Entries up to the next 16 are overwritten."""
+    total, peak = splat(0.0, 16), splat(top, 16)
+    for i in range(n, (n + 15) // 16 * 16):
+        put(scores + 4 * i, NEVER, F32)
+    for i in range(0, n, 16):
+        p = exp(sub(load(scores + 4 * i, F32, 16), peak))
+        store(scores + 4 * i, p, F32)
+        total = add(total, p)
+    return sum_lanes(total)
