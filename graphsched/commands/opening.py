@@ -1,0 +1,41 @@
+"""A session for a command: hints, progress while it loads, and what -v says about it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphsched import flags
+from graphsched.commands.interrupts import Interrupts
+from graphsched.commands.screen import Screen
+
+if TYPE_CHECKING:
+    from graphsched.options import SessionOptions
+    from graphsched.session import Session
+
+
+def open_session(
+    model: Path | None, options: "SessionOptions", screen: Screen, interrupts: Interrupts
+) -> "Session":
+    """Loads the model; Ctrl-C also ends the work that later reports progress."""
+    import graphsched  # not above: it imports the compiler
+
+    def progress(what: str, done: int, total: int) -> None:
+        interrupts.check()
+        screen.progress(what, done, total)
+
+    interrupts.last_words = screen.end
+    if hint := flags.batch_hint(options):
+        screen.say(f"hint: {hint}")
+    session = graphsched.load(model, progress=progress, **vars(options))
+    screen.clear()
+    screen.detail(session.model.summary())
+    screen.detail(described(session))
+    return session
+
+
+def described(session: "Session") -> str:
+    """The effective options in one line."""
+    o = session.options
+    return (
+        f"backend {o.backend}, {o.threads} threads, context {session.n_ctx}, batch {o.n_batch}, "
+        f"micro-batch {o.n_ubatch}, cache {o.type_k}/{o.type_v}, off: {', '.join(sorted(o.off)) or 'none'}"
+    )

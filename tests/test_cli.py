@@ -1,0 +1,561 @@
+"""The command line: flags, what goes where, bad input in one sentence, Ctrl-C, a closed pipe, chat."""
+
+import io
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+from shared import shared
+
+import graphsched
+from graphsched import cli, flags
+from graphsched.commands.arguments import Command
+from graphsched.commands.run import unescaped
+from graphsched.interactive import Chat
+from graphsched.options import SWITCHES, SessionOptions
+from graphsched.sampling import SamplingOptions
+
+Run = Callable[..., tuple[int, str, str]]
+PROGRAM: Final = (sys.executable, "-m", "graphsched")
+SHORT: Final = ("-n", "3", "--temp", "0")
+CTRL_C_MS: Final = 50
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="this test sends POSIX signals")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in this process: exit code, standard output, standard error."""
+
+    def with_args(*args: str) -> tuple[int, str, str]:
+        code = cli.run(args)
+        return code, *capsys.readouterr()
+
+    return with_args
+
+
+def test_help_imports_nothing_slow() -> None:
+    slow = ("numba", "numpy", "gguf", "rich", "jinja2", "llvmlite")
+    program = "import sys; from graphsched import cli; cli.run(sys.argv[1:]); "
+    program += f"print([m for m in {slow} if m in sys.modules])"
+    for args in (["--help"], ["run", "--help"], ["bench", "--help"], ["--version"]):
+        out = subprocess.run(
+            [sys.executable, "-c", program, *args], capture_output=True, text=True, check=True
+        )
+        assert out.stdout.splitlines()[-1] == "[]", args
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, f"graphsched {graphsched.__version__}\n", "")
+
+
+def test_without_arguments_it_helps(run: Run) -> None:
+    assert run() == run("--help")
+    assert "generate text" in run()[1].lower()
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_an_example(run: Run, name: str) -> None:
+    code, out, err = run(name, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: graphsched {name}" in " ".join(out.split())
+
+
+# ---- flags ----
+
+
+def test_every_option_has_a_flag_or_is_to_have_one() -> None:
+    later = {"off", "mla", "devices", "placement", "offload_policy", "offload_min_batch", "poison"}
+    assert {f.field for f in flags.SESSION} == {f.name for f in fields(SessionOptions)} - later
+    assert {f.field for f in flags.SAMPLING} == {f.name for f in fields(SamplingOptions)}
+    assert {f.switch for f in flags.SWITCHES} <= set(SWITCHES)
+
+
+@pytest.mark.parametrize("flag", [*flags.SESSION, *flags.SAMPLING], ids=lambda f: f.field)
+def test_the_default_in_the_help_is_the_options_own(flag: flags.Flag) -> None:
+    options: Any = SessionOptions() if flag in flags.SESSION else SamplingOptions()
+    value = getattr(options, flag.field)
+    found = re.search(r"\(default: ([^,)]*)", flag.help)
+    assert found is not None
+    if value:  # 0 and None stand for what the text explains
+        assert found[1] == str(value)
+
+
+def with_flags(*names: str) -> click.Command:
+    @click.command(cls=Command)
+    @click.option("-ub", type=int)
+    @click.option("-n", "--predict", type=int)
+    @click.option("-ngl", type=int)
+    @click.option("-v", is_flag=True)
+    def command(**values: object) -> None:
+        click.echo(json.dumps(values))
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("args", "ub", "n"),
+    [
+        (["-ub", "5"], 5, None),
+        (["-ub=5", "-n=-1"], 5, -1),
+        (["-n", "-1", "-ub", "5"], 5, -1),
+        (["--predict", "7"], None, 7),
+        (["--predict=7", "-v"], None, 7),
+    ],
+)
+def test_flags_with_several_letters(
+    capsys: pytest.CaptureFixture[str], args: list[str], ub: int | None, n: int | None
+) -> None:
+    with_flags().main(args, standalone_mode=False)
+    values = json.loads(capsys.readouterr().out)
+    assert (values["ub"], values["predict"]) == (ub, n)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["-nlg", "9"], "no such option -nlg; did you mean -ngl?"),
+        (["-n5"], "no such option -n5; did you mean -n 5?"),
+        (["-vn", "3"], "no such option -vn"),
+        (["-nub", "3"], "no such option -nub; did you mean -ub?"),
+        (["--pred", "3"], "no such option --pred; did you mean --predict?"),
+        (["-v=1"], "-v takes no value"),
+        (["-ub"], "-ub needs a value"),
+    ],
+)
+def test_unknown_flags_are_reported_whole(args: list[str], sentence: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        with_flags().main(args, standalone_mode=False)
+    assert caught.value.message == sentence
+
+
+def test_flags_reach_the_session(run: Run) -> None:
+    args = (
+        "-ub",
+        "5",
+        "-b",
+        "10",
+        "-t",
+        "1",
+        "-c",
+        "64",
+        "-ctk",
+        "f32",
+        "-ctv",
+        "q8_0",
+        "-no-fmoe",
+        "--backend",
+        "cpu",
+    )
+    code, _, err = run("run", "-v", *SHORT, *args)
+    assert code == 0
+    assert "backend cpu, 1 threads, context 64, batch 10, micro-batch 5, cache f32/q8_0, off: fmoe" in err
+    assert "graphsched stories: llama, 2.16M parameters" in err
+
+
+def test_underscores_and_long_names(run: Run) -> None:
+    code, _, err = run(
+        "run", "-v", *SHORT, "--ctx_size", "64", "--ubatch-size=5", "--threads", "1", "-b", "5"
+    )
+    assert (code, "context 64, batch 5, micro-batch 5" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (
+            ["-b", "100", "-ub", "64"],
+            "hint: -b 100 is no multiple of -ub 64, each full batch ends with 36 tokens",
+        ),
+        (["-b", "100"], "hint: -b 100 is smaller than -ub 512, so 100 tokens are computed at once"),
+        (["-b", "128", "-ub", "64"], None),
+    ],
+)
+def test_batch_hint(run: Run, args: list[str], hint: str | None) -> None:
+    code, out, err = run("run", *SHORT, *args)
+    assert code == 0
+    assert [line for line in err.splitlines() if line.startswith("hint")] == ([hint] if hint else [])
+    assert "hint" not in out
+
+
+# ---- what goes where ----
+
+
+def test_golden_text(run: Run) -> None:
+    golden = json.loads(shared("models/stories260K.json").read_text())
+    model = str(shared("models/stories260K.gguf"))
+    code, out, err = run("run", "-m", model, "-p", golden["prompt"], "-n", "252", "--temp", "0")
+    assert (code, out) == (0, golden["greedy_text_256_positions"] + "\n")
+    assert [line.split()[0] for line in err.splitlines()] == ["load", "prompt", "generation"]
+
+
+def test_timings(run: Run) -> None:
+    err = run("run", *SHORT, "-p", "Lily went")[2]
+    load, prompt, generation = err.splitlines()
+    assert re.fullmatch(r"load +[\d.]+ ms", load)
+    assert re.fullmatch(r"prompt +[\d.]+ ms +\d+ tokens +[\d.]+ tokens/s", prompt)
+    assert re.fullmatch(r"generation +[\d.]+ ms +3 tokens +[\d.]+ tokens/s", generation)
+
+
+@pytest.mark.parametrize("flag", ["-q", "--quiet", "--no-timings", "--no-perf"])
+def test_quiet(run: Run, flag: str) -> None:
+    code, out, err = run("run", flag, *SHORT)
+    assert (code, err) == (0, "")
+    assert out.startswith("Once upon a time")
+
+
+def test_the_prompt_alone(run: Run) -> None:
+    assert run("run", "-q", "-n", "0", "-p", "Two\\nlines") == (0, "Two\nlines\n", "")
+    assert run("run", "-q", "-n", "0", "-p", "Two\\nlines", "--no-escape") == (0, "Two\\nlines\n", "")
+    assert run("run", "-q", "-n", "0", "-p", "-x") == (0, "-x\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        (r"a\nb\tc\rd", "a\nb\tc\rd"),
+        (r"\'\"\\n", "'\"\\n"),
+        (r"\x41\xe2\x82\xac", "A€"),
+        (r"\xff", "\ufffd"),
+        (r"\xzz \q \ end\ ", r"\xzz \q \ end\ "),
+    ],
+)
+def test_escapes(text: str, result: str) -> None:
+    assert unescaped(text) == result
+
+
+def test_prompt_from_a_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("One\\n\nTwo\n\n", encoding="utf-8", newline="")
+    assert run("run", "-q", "-n", "0", "-f", str(path)) == (0, "One\\n\nTwo\n\n", "")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Piped\n")))
+    assert run("run", "-q", "-n", "0", "-f", "-") == (0, "Piped\n", "")
+
+
+def test_same_seed_same_text(run: Run) -> None:
+    args = ("run", "-q", "-n", "20", "--temp", "1.5", "-s", "7")
+    assert run(*args) == run(*args)
+    assert run(*args) != run(*args[:-1], "8")
+
+
+def test_a_full_context_is_said(run: Run) -> None:
+    code, _, err = run("run", "-c", "8", "--ignore-eos")
+    assert (code, err.splitlines()[0]) == (0, "the context of 8 tokens is full, a larger one is -c N")
+
+
+def test_a_prompt_longer_than_the_context(run: Run) -> None:
+    code, out, err = run("run", "-c", "4", "-p", "Once upon a time there was a cat")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"graphsched: the context holds 4 tokens: .*; a larger one is -c N\n", err)
+
+
+# ---- bad input ----
+
+WORDS: Final = "there are f32, f16, q8_0"
+BAD: Final = [
+    ("run -n -2", "-n is -2, an integer from 0 up or -1 (no limit) is needed"),
+    ("run -n many", "-n is many, an integer from 0 up or -1 (no limit) is needed"),
+    ("run -n 1.5", "-n is 1.5, an integer from 0 up or -1 (no limit) is needed"),
+    ("run -c 0", "-c is 0, an integer from 1 up is needed"),
+    ("run --ctx-size -5", "-c is -5, an integer from 1 up is needed"),
+    ("run -c 99999999999", "-c is 99999999999, an integer from 0 to 16777216 is needed"),
+    ("run -t 0", "-t is 0, an integer from 1 up is needed"),
+    ("run -t 5000", "-t is 5000, an integer from 0 to 1024 is needed"),
+    ("run -b 0", "-b is 0, an integer from 1 to 1048576 is needed"),
+    ("run -ub x", "-ub is x, an integer is needed"),
+    ("run -ub", "-ub needs a value"),
+    ("run -ctk q9", f"no KV cache type 'q9'; {WORDS}"),
+    ("run -ctv q4_0", f"no KV cache type 'q4_0'; {WORDS}"),
+    ("run --backend gpu", "no backend 'gpu'; there are cpu, reference"),
+    ("run --temp hot", "--temp is hot, a number is needed"),
+    ("run --top-p 2", "--top-p is 2.0, a number from 0 to 1 (off) is needed"),
+    ("run --top-k -1", "--top-k is -1, an integer from 0 (off) up is needed"),
+    ("run --repeat-penalty 0", "--repeat-penalty is 0.0, a number from 0.01 to 100, 1 being off is needed"),
+    ("run -s -5", "-s is -5, an integer from -1 up is needed"),
+    ("run -m none.gguf", "none.gguf: no such file or directory"),
+    ("run -m .", ".: is a directory, a GGUF file is needed"),
+    ("run -m prompt.txt", "prompt.txt: not a GGUF file, it starts with the bytes 54 65 78 74"),
+    ("run -f none.txt", "none.txt: no such file or directory"),
+    ("run -f .", ".: is a directory"),
+    ("run -f binary", "binary: is not UTF-8 text, byte 1 is 0xff"),
+    ("run -p x -f prompt.txt", "there is one prompt, -p or -f"),
+    ("run -sys x", "-sys is for a chat, which is -i"),
+    ("run -nlg 9", "no such option -nlg; did you mean -ngl?"),
+    ("run -ngl 9", "-ngl is not in this version yet"),
+    ("run -t4", "no such option -t4; did you mean -t 4?"),
+    ("run --temperature 1", "no such option --temperature; did you mean --temp?"),
+    ("run -i=1", "-i takes no value"),
+    ("run text", "got unexpected extra argument (text)"),
+    ("bench -r 0", "-r is 0, an integer from 1 up is needed"),
+    ("bench -p -1", "-p is -1, an integer from 0 up is needed"),
+    ("bench -p 0 -n 0", "-p and -n are both 0, there is nothing to measure"),
+    ("bench -p 9 -n 20 -c 5", "-c is 5, the longer test needs 20"),
+    ("bench -o xml", "-o is xml, one of md, csv, json is needed"),
+    ("inspect", "missing argument 'FILE'"),
+    ("inspect none.gguf", "none.gguf: no such file or directory"),
+    ("inspect --jsn", "no such option --jsn; did you mean --json?"),
+    ("ops -nlg", "no such option -nlg"),
+    ("rum", "no such command rum; did you mean run?"),
+    ("frobnicate", "no such command frobnicate"),
+    ("-m x.gguf", "a command comes first, as in graphsched run -m"),
+]
+
+
+@pytest.mark.parametrize(("line", "sentence"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompt.txt").write_text("Text")
+    Path("binary").write_bytes(b"a\xff")
+    assert run(*line.split()) == (2, "", f"graphsched: {sentence}\n")
+
+
+def test_a_bug_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(cli, "_invoke", broken)
+    monkeypatch.delenv("GRAPHSCHED_DEBUG", raising=False)
+    sentence = "graphsched: this is a bug, GRAPHSCHED_DEBUG=1 shows where (ValueError: two lines)\n"
+    assert run("ops") == (1, "", sentence)
+    monkeypatch.setenv("GRAPHSCHED_DEBUG", "1")
+    with pytest.raises(ValueError, match="two"):
+        run("ops")
+
+
+def test_no_memory_is_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object) -> None:
+        raise MemoryError("9 EiB")
+
+    monkeypatch.setattr(cli, "_invoke", greedy)
+    assert run("run") == (2, "", "graphsched: not enough memory, a smaller context (-c) needs less (9 EiB)\n")
+
+
+# ---- other commands ----
+
+
+def test_inspect(run: Run) -> None:
+    model = str(Path(graphsched.__path__[0]) / "data" / "stories.gguf")
+    code, out, err = run("inspect", model)
+    assert (code, err) == (0, "")
+    assert re.search(r"^llama\.context_length +512$", out, re.MULTILINE)
+    assert not any(line.endswith(" ") for line in out.splitlines())
+    data = json.loads(run("inspect", model, "--json")[1])
+    assert (data["architecture"], len(data["tensors"])) == ("llama", 47)
+    assert data["metadata"]["tokenizer.ggml.tokens"]["length"] == 1024
+
+
+def test_ops(run: Run) -> None:
+    rows = {row["number"]: row for row in json.loads(run("ops", "--json")[1])}
+    assert set(range(81)) <= set(rows)
+    product = rows[26]
+    assert (product["name"], product["declared"]) == ("MUL_MAT", True)
+    assert "Q4_0" in {t for lowering in product["backends"]["cpu"] for t in lowering.get("w", [])}
+    assert "reference" in product["backends"]
+    undeclared = [row for row in rows.values() if not row["declared"]]
+    assert all(row["backends"] == {} for row in undeclared)
+    shown, everything = run("ops")[1], run("ops", "--all")[1]
+    assert f"{len(undeclared)} numbers have no op yet, --all lists them" in shown
+    assert "CONV_TRANSPOSE_2D" not in shown
+    assert re.search(r"50 +CONV_TRANSPOSE_2D +\(not declared\)", everything)
+
+
+# ---- chat ----
+
+GREEDY: Final = {"sampling": SamplingOptions(temperature=0), "n_predict": 12}
+
+
+def test_chat_answers_each_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Tom had a dog\n\nThe dog \\\nran\n"))
+    code, out, err = run("run", "-i", "--temp", "0", "-n", "12", "-p", "Lily went")
+    assert (code, out.count("\n"), err.count("\n")) == (0, 3, 3)
+
+
+def test_what_the_cache_keeps_changes_no_answer() -> None:
+    chat = Chat(graphsched.load(), **GREEDY)
+    said = ["".join(chat.answer(text)) for text in ("Lily went to the park", "Tom had a dog", "The sun")]
+    assert chat.session.timings.prompt_tokens < 40  # of a conversation of about 60
+    chat.session.reset()
+    chat.restart()
+    assert ["".join(chat.answer(text)) for text in ("Lily went to the park", "Tom had a dog")] == said[:2]
+    chat.session.reset()  # the third with an empty cache
+    assert "".join(chat.answer("The sun")) == said[2]
+
+
+def test_chat_starts_again_when_the_context_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Tom\nA dog\n"))
+    code, out, err = run("run", "-i", "-c", "16", "--temp", "0", "--ignore-eos")
+    assert (code, out.count("\n")) == (0, 2)
+    assert "the context of 16 tokens is full, the conversation starts again" in err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Tom had a very big dog and a cat\n"))
+    assert "graphsched" not in run("run", "-i", "-c", "3")[1]
+
+
+def test_system_prompt() -> None:
+    class Recorder:
+        """Just enough of a session to see the prompt."""
+
+        n_past, stop_reason = 0, "eog"
+
+        def __init__(self) -> None:
+            real = graphsched.load()
+            self.tokenizer, self.timings, self.read = real.tokenizer, real.timings, list[int]()
+            self.tokenizer.chat_template = None  # ChatML has roles
+
+        def rewind(self, n: int) -> None:
+            assert n == 0
+
+        def generate(self, ids: Sequence[int]) -> list[str]:
+            self.read = list(ids)
+            return ["yes"]
+
+    session: Any = Recorder()
+    assert "".join(Chat(session, system="Be kind").answer("Hi")) == "yes"
+    assert session.read[0] == session.tokenizer.bos
+    text = session.tokenizer.decode(session.read)
+    assert text.index("system\nBe kind") < text.index("user\nHi") < text.index("assistant")
+
+
+# ---- signals and pipes ----
+
+
+def started(args: Sequence[str], out: Path, program: Sequence[str] = PROGRAM) -> "subprocess.Popen[bytes]":
+    with out.open("wb") as stream:
+        return subprocess.Popen([*program, *args], stdout=stream, stderr=subprocess.PIPE)
+
+
+def wait_for(out: Path, size: int) -> None:
+    end = time.monotonic() + 60
+    while out.stat().st_size < size:
+        assert time.monotonic() < end, "nothing is printed"
+        time.sleep(0.01)
+
+
+def interrupted(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
+    """Exit code and standard error after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    with process.stderr as stream:
+        return process.wait(60), stream.read().decode()
+
+
+# Prints the milliseconds from the abort to the end of the command, which its own patience does not cut short.
+MEASURED: Final = """
+import sys, time
+from graphsched import cli, session
+from graphsched.commands import interrupts
+interrupts.PATIENCE = 30
+abort, times = session.Session.abort, []
+session.Session.abort = lambda self: (times.append(time.perf_counter()), abort(self))
+code = cli.run(sys.argv[1:])
+print(f"{(time.perf_counter() - times[0]) * 1e3:.1f}", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@needs_signals
+def test_ctrl_c_inside_a_long_prompt(tmp_path: Path) -> None:
+    prompt, out = tmp_path / "long.txt", tmp_path / "out"
+    prompt.write_text("Once upon a time there was a little girl. " * 3000)
+    took = []
+    for _ in range(4):  # other work on the machine may delay one
+        process = started(
+            ["run", "-f", str(prompt), "-c", "40000", "-t", "1"], out, (sys.executable, "-c", MEASURED)
+        )
+        wait_for(out, 1)
+        time.sleep(0.2)
+        code, err = interrupted(process)
+        *timings, ms = err.splitlines()
+        assert (code, [line.split()[0] for line in timings]) == (130, ["load", "prompt", "generation"])
+        assert out.read_bytes().endswith(b" girl. \n")
+        took.append(float(ms))
+        if took[-1] < CTRL_C_MS:
+            return
+    pytest.fail(f"Ctrl-C took {took} ms")
+
+
+@needs_signals
+def test_ctrl_c_while_generating(tmp_path: Path) -> None:
+    process = started(["run", "--ignore-eos", "-c", "60000"], tmp_path / "out")
+    wait_for(tmp_path / "out", 200)
+    code, err = interrupted(process)
+    assert code == 130
+    assert (tmp_path / "out").read_bytes().endswith(b"\n")
+    assert re.search(r"generation +[\d.]+ ms +\d\d+ tokens", err)
+
+
+STUCK: Final = """
+import ctypes, sys
+from graphsched.commands.interrupts import Interrupts
+with Interrupts() as interrupts:
+    interrupts.last_words = lambda: print("last words", file=sys.stderr, flush=True)
+    print("ready", flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(60)
+"""
+
+
+@needs_signals
+def test_ctrl_c_inside_foreign_code() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as stream:
+        assert stream.readline() == b"ready\n"
+        time.sleep(0.05)
+        code, err = interrupted(process)
+    assert (code, err) == (130, "last words\n")
+
+
+@needs_signals
+def test_ctrl_c_in_a_chat(tmp_path: Path) -> None:
+    """Ends the answer; at the prompt it ends the program."""
+    pty = pytest.importorskip("pty")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(
+            sys.executable,
+            [*PROGRAM, "run", "-i", "-c", "60000", "--ignore-eos", "--no-progress", "-p", "Tom"],
+        )
+    seen = b""
+
+    def read_until(found: Callable[[], bool]) -> None:
+        nonlocal seen
+        while not found():
+            assert select.select([terminal], [], [], 30)[0], f"it hangs after {seen!r}"
+            try:
+                seen += os.read(terminal, 4096)
+            except OSError:  # the other end is closed
+                return
+
+    read_until(lambda: len(seen) > 300)
+    os.write(terminal, b"\x03")
+    read_until(lambda: b"\n> " in seen)
+    os.write(terminal, b"\x03")
+    read_until(lambda: False)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert b"Traceback" not in seen
+    assert [line.split()[0] for line in seen.splitlines()[-3:]] == [b"load", b"prompt", b"generation"]
+
+
+@needs_signals
+@pytest.mark.parametrize(
+    "args", [["ops", "--json"], ["run", "--ignore-eos", "-c", "60000"]], ids=lambda a: a[0]
+)
+def test_a_closed_pipe_ends_quietly(args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run([*PROGRAM, *args], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (141, b"")
