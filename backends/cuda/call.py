@@ -1,0 +1,29 @@
+"""What one kernel launch is, and arithmetic that the choices of grids share; nothing here touches a GPU."""
+
+from dataclasses import dataclass
+
+# whatever the launcher packs as a pointer: a device buffer, an address, None
+Operand = object
+
+
+@dataclass(frozen=True)
+class Call:
+    """One launch: the kernel file and the weight types it is built for, then what the launcher takes."""
+
+    stem: str
+    types: tuple[str, ...]
+    kernel: str
+    grid: tuple[int, ...]
+    block: int
+    args: tuple[Operand, ...]
+    shared: int = 0
+
+
+def up(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def threads(n: int) -> int:
+    """A block for n elements: whole warps, at most 1024 threads."""
+    return min(1024, up(n, 32) * 32)

@@ -1,0 +1,87 @@
+"""Kernel files → one header-free source → cubin for one architecture, kept on disk."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.signature import Signature, parse
+
+KERNELS = Path(__file__).parent / "kernels"
+INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
+PER_TYPE = "//@ for TYPE\n"  # what follows in a .cu file is repeated for every weight type
+# 177 is a function without use: no kernel file needs every wrapper
+OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--diag-suppress=177")
+
+
+@dataclass(frozen=True)
+class Module:
+    """A compiled source: machine code and what its kernels take."""
+
+    cubin: bytes
+    signatures: dict[str, Signature]
+
+
+@cache
+def assemble(stem: str, types: tuple[str, ...] = ()) -> str:
+    """The text of `stem`.cu with its includes in place and its per-type part once for each of `types`."""
+    shared, _, per_type = _inlined(f"{stem}.cu", set()).partition(PER_TYPE)
+    return shared + "".join(per_type.replace("TYPE", t) for t in types)
+
+
+def _inlined(name: str, seen: set[str]) -> str:
+    def expand(m: re.Match[str]) -> str:
+        if m[1] in seen:
+            return ""
+        seen.add(m[1])
+        return _inlined(m[1], seen)
+
+    return INCLUDE.sub(expand, (KERNELS / name).read_text())
+
+
+def build(source: str, arch: str, defines: Sequence[str] = ()) -> Module:
+    """`source` for `arch` ("sm_90"): compiled once per source, options and NVRTC, then read from disk."""
+    options = _options(arch, defines)
+    path = cache_dir() / f"{_digest(source, *options, driver.nvrtc_version())}.cubin"
+    if path.is_file():
+        return Module(path.read_bytes(), parse(source))
+    cubin, _ = driver.compile_cubin(source, options)
+    _write(path, cubin)
+    return Module(cubin, parse(source))
+
+
+def resources(source: str, arch: str, defines: Sequence[str] = ()) -> str:
+    """The assembler's report: registers, shared and local memory, spills of each kernel; always compiles."""
+    return driver.compile_cubin(source, _options(arch, defines))[1]
+
+
+def _options(arch: str, defines: Sequence[str]) -> tuple[str, ...]:
+    return (f"--gpu-architecture={arch}", *OPTIONS, *(f"-D{d}" for d in defines))
+
+
+def cache_dir() -> Path:
+    """Where cubins are kept: below GRAPHSCHED_CACHE_DIR, or below graphsched in the user's cache folder."""
+    if own := os.environ.get("GRAPHSCHED_CACHE_DIR"):
+        return Path(own) / "cubin"
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    return Path(base) / "graphsched" / "cubin"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all: two processes may fill the cache at once. A read-only cache is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+            f.write(data)
+        os.replace(f.name, path)
+    except OSError:
+        return

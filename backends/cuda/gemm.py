@@ -1,0 +1,75 @@
+"""Launches of gemm.cu and gemm_q8.cu: many tokens, on the tensor cores."""
+
+from graphsched.backends.cuda.call import Call, Operand, up
+from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.errors import ShapeError
+
+ROW_BYTES = 128  # of a GEMM tile
+GEMM_TILES = {(64, 64): 3, (128, 128): 3, (128, 256): 4}  # stages of each
+Q8_TILE_BYTES = 2 * (2 * 128 * 128 + 2 * 4 * 128 * 8)  # two of gemm_q8.cu's Tile
+# not Q2_K, whose halves of a unit have minima of their own: decode it to f16 first
+GEMM_Q8_TYPES = frozenset(LAYOUTS) - {"q2_k"}
+
+
+def gemm(
+    kind: str,
+    x: Operand,
+    w: Operand,
+    y: Operand,
+    m: int,
+    n: int,
+    k: int,
+    sms: int = 132,
+    shared: int = 232448,
+) -> Call:
+    """y[m, n] = x[m, k] · w[n, k]ᵀ; x, w f16 or bf16, y float32; `shared`: what a block may have."""
+    if k % 8:
+        raise ShapeError(f"gemm: k = {k} must be a multiple of 8")
+    bm, bn = min(GEMM_TILES, key=lambda t: _gemm_cost(t, m, n, sms, shared))
+    name, grid = f"gemm_{kind}_{bm}_{bn}", (up(m, bm), up(n, bn))
+    return Call("gemm", (), name, grid, 256, (x, w, y, m, n, k), gemm_shared((bm, bn)))
+
+
+def gemm_shared(tile: tuple[int, int]) -> int:
+    """Dynamic shared memory of a tile's kernel."""
+    return GEMM_TILES[tile] * sum(tile) * ROW_BYTES
+
+
+def _gemm_cost(tile: tuple[int, int], m: int, n: int, sms: int, shared: int) -> float:
+    """Tiles of the busiest multiprocessor × work of one; a small tile loads more bytes per product."""
+    if gemm_shared(tile) > shared:
+        return float("inf")
+    load = {64: 2.0, 128: 1.1, 256: 1.0}[tile[1]]
+    return up(up(m, tile[0]) * up(n, tile[1]), sms) * tile[0] * tile[1] * load
+
+
+def gemm_q8(kind: str, w: Operand, q: Operand, ds: Operand, y: Operand, m: int, n: int, k: int) -> Call:
+    """y[m, n] = x · wᵀ for quantised activations and weights of GEMM_Q8_TYPES."""
+    t = KERNEL_TYPE[kind]
+    if kind not in GEMM_Q8_TYPES:
+        raise ShapeError(f"gemm_q8: not for {kind}: decode it to f16")
+    args = (w, q, ds, y, m, n, k)
+    return Call("gemm_q8", (t,), f"gemm_q8_{t}", (up(m, 128), up(n, 128)), 256, args, Q8_TILE_BYTES)
+
+
+def gemm_q8_id(
+    kind: str,
+    w: Operand,
+    order: Operand,
+    starts: Operand,
+    q: Operand,
+    ds: Operand,
+    y: Operand,
+    shape: tuple[int, int, int],
+    n: int,
+    k: int,
+    x_per_slot: bool,
+) -> Call:
+    """y[t, e] = w[ids[t, e]] · x for many tokens, from moe.group()'s order; shape (tokens, used, n_expert)."""
+    tokens, used, n_expert = shape
+    t = KERNEL_TYPE[kind]
+    if kind not in GEMM_Q8_TYPES:
+        raise ShapeError(f"gemm_q8_id: not for {kind}")
+    grid = (up(tokens * used, 128), up(n, 128), n_expert + 1)
+    args = (w, order, starts, q, ds, y, n_expert, 1 if x_per_slot else used, n, k)
+    return Call("gemm_q8", (t,), f"gemm_q8_id_{t}", grid, 256, args, Q8_TILE_BYTES)

@@ -1,0 +1,100 @@
+// Mat-vec for 1 to 8 tokens on float weights: products and sums in float32. Rows of w start at multiples of 16 bytes
+// (`pitch` steps of 16 bytes a row, zero-padded); rows of x at multiples of 4 floats. Grid and `split` as in matmul.cu.
+#include "matvec.cuh"
+
+struct f16 {
+  enum { PER = 8 };
+  GS_DEV float value(const uint4& v, int i) {
+    const u32 w[4] = {v.x, v.y, v.z, v.w};
+    return i % 2 ? gs_high_half(w[i / 2]) : gs_low_half(w[i / 2]);
+  }
+};
+struct bf16 {
+  enum { PER = 8 };
+  GS_DEV float value(const uint4& v, int i) {
+    const u32 w[4] = {v.x, v.y, v.z, v.w};
+    return gs_bits(i % 2 ? w[i / 2] & 0xffff0000 : w[i / 2] << 16);
+  }
+};
+struct f32 {
+  enum { PER = 4 };
+  GS_DEV float value(const uint4& v, int i) {
+    const u32 w[4] = {v.x, v.y, v.z, v.w};
+    return gs_bits(w[i]);
+  }
+};
+
+template <int PER> GS_DEV void gs_floats(float (&x)[PER], const float* from, int left) {
+  if (left >= PER) {
+#pragma unroll
+    for (int i = 0; i < PER; i += 4) {
+      const float4 v = *(const float4*)(from + i);
+      x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < PER; i++) x[i] = i < left ? from[i] : 0.0f;
+  }
+}
+
+template <class T, int NT, int R, int U>
+GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch,
+                             int x_stride, int y_stride, int split) {
+  const Place at = gs_place<R>(split);
+  const u8* row[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) row[r] = w + (i64)gs_min(at.row + r, rows - 1) * pitch * 16;
+#pragma unroll
+  for (int r = 0; r < R; r++)
+    if ((at.part * 32 + at.lane) * 8 < pitch) gs_prefetch_l2(row[r] + (at.part * 32 + at.lane) * 128);
+  gs_pdl_launch();
+  gs_pdl_wait();
+  float acc[NT][R] = {};
+  const int stride = 32 * split;
+  for (int s0 = at.part * 32 + at.lane; s0 < pitch; s0 += stride * U) {
+    uint4 raw[U][R];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+#pragma unroll
+      for (int r = 0; r < R; r++)
+        if (s0 + u * stride < pitch) raw[u][r] = gs_weights16(row[r] + (i64)(s0 + u * stride) * 16);
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      const int s = s0 + u * stride;
+      if (s >= pitch) break;
+#pragma unroll
+      for (int t = 0; t < NT; t++) {
+        float a[T::PER];
+        gs_floats<T::PER>(a, x + (i64)gs_min(t, tokens - 1) * x_stride + s * T::PER, k - s * T::PER);
+#pragma unroll
+        for (int r = 0; r < R; r++)
+#pragma unroll
+          for (int i = 0; i < T::PER; i++) acc[t][r] = fmaf(T::value(raw[u][r], i), a[i], acc[t][r]);
+      }
+    }
+  }
+  gs_reduce<NT, R>(acc, split);
+  gs_store<NT, R>(acc, at, y, tokens, rows, y_stride);
+}
+
+//@ for TYPE
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_1_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
+                  int y_stride, int split) {
+  gs_matvec_floats<TYPE, 1, GS_ROWS, GS_UNROLL>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_2_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
+                  int y_stride, int split) {
+  gs_matvec_floats<TYPE, 2, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_4_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
+                  int y_stride, int split) {
+  gs_matvec_floats<TYPE, 4, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_8_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
+                  int y_stride, int split) {
+  gs_matvec_floats<TYPE, 8, 2, 1>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+}

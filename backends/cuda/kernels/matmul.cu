@@ -1,0 +1,20 @@
+// Mat-vec for 1 to 8 tokens on repacked weights. Block: 4 warps, divisible by `split`; grid: rows over
+// (4 / split * 2). The bounds keep registers below 128 (8 tokens: 168), so that 16 (12) warps fit a multiprocessor.
+#include "matvec.cuh"
+//@ for TYPE
+extern "C" __global__ void __launch_bounds__(128, 4) matvec_1_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
+                                                                int tokens, int rows, int k, int y_stride, int split) {
+  gs_matvec<TYPE, 1, GS_ROWS, GS_UNROLL>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 4) matvec_2_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
+                                                                int tokens, int rows, int k, int y_stride, int split) {
+  gs_matvec<TYPE, 2, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 4) matvec_4_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
+                                                                int tokens, int rows, int k, int y_stride, int split) {
+  gs_matvec<TYPE, 4, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(128, 3) matvec_8_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
+                                                                int tokens, int rows, int k, int y_stride, int split) {
+  gs_matvec<TYPE, 8, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+}

@@ -1,0 +1,123 @@
+// y[t, row] = sum_k w[row, k] * x[t, k] for 1 to 8 tokens: the weights are read once, 16 bytes a lane, and several such
+// loads are in flight before the first is used. A warp takes R rows (activations are loaded once for them) and, where
+// `split` > 1, only every split-th piece of K; the block adds those up in a fixed order.
+#include "quants.cuh"
+
+#ifndef GS_ROWS  // rows a warp takes for one token, and loads of each in flight
+#define GS_ROWS 2
+#define GS_UNROLL 2
+#endif
+
+struct Act8 {  // one unit of quantised activations; s = d * sum(q)
+  u32 q[8];
+  float d, s;
+};
+GS_DEV Act8 gs_act8(const i8* q8, const float2* ds, i64 unit) {
+  const uint4 lo = *(const uint4*)(q8 + unit * 32), hi = *(const uint4*)(q8 + unit * 32 + 16);
+  const float2 s = ds[unit];
+  return {{lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w}, s.x, s.y};
+}
+template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
+  int sum[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum[T::HALVES ? i / 4 : 0] = gs_dp4a(w.v[i], a.q[i], sum[T::HALVES ? i / 4 : 0]);
+  float y = w.d[0] * (float)sum[0];
+  if (T::HALVES) y = fmaf(w.d[1], (float)sum[1], y);
+  if (T::MIN == 2) {
+    int ones[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 8; i++) ones[i / 4] = gs_dp4a(0x01010101u, a.q[i], ones[i / 4]);
+    y = fmaf(w.m[0], (float)ones[0], fmaf(w.m[1], (float)ones[1], y));
+  }
+  y *= a.d;
+  return T::MIN == 1 ? fmaf(w.m[0], a.s, y) : y;
+}
+
+// quantised weights × quantised activations: `steps` of N units, this lane's from `first` on, `stride` apart
+template <class T, int NT, int R, int U>
+GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens, int units,
+                          int first, int stride) {
+  const int steps = units / T::N;
+  for (int s0 = first; s0 < steps; s0 += stride * U) {
+    typename T::Raw raw[U][R];
+#pragma unroll
+    for (int u = 0; u < U; u++)
+#pragma unroll
+      for (int r = 0; r < R; r++)
+        if (s0 + u * stride < steps) raw[u][r] = T::load(row[r], s0 + u * stride);
+#pragma unroll
+    for (int u = 0; u < U; u++) {
+      const int s = s0 + u * stride;
+      if (s >= steps) break;
+#pragma unroll (NT == 8 ? 1 : T::N)  // two units of 8 tokens at once would spill registers
+      for (int n = 0; n < T::N; n++) {
+        Unit w[R];
+#pragma unroll
+        for (int r = 0; r < R; r++) T::unpack(raw[u][r], n, s, w[r]);
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+          const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * units + s * T::N + n);
+#pragma unroll
+          for (int r = 0; r < R; r++) acc[t][r] += gs_dot<T>(w[r], a);
+        }
+      }
+    }
+  }
+}
+
+// sums of a warp group's lanes and parts; lane 0 of part 0 has the result in acc
+template <int NT, int R> GS_DEV void gs_reduce(float (&acc)[NT][R], int split) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+  for (int t = 0; t < NT; t++)
+#pragma unroll
+    for (int r = 0; r < R; r++) acc[t][r] = gs_warp_sum(acc[t][r]);
+  if (split == 1) return;
+  GS_SHARED(float, part, 32 * NT * R);
+  if (lane == 0)
+#pragma unroll
+    for (int i = 0; i < NT * R; i++) part[warp * NT * R + i] = acc[i / R][i % R];
+  gs_sync();
+  if (warp % split == 0 && lane == 0)
+    for (int p = 1; p < split; p++)
+#pragma unroll
+      for (int i = 0; i < NT * R; i++) acc[i / R][i % R] += part[(warp + p) * NT * R + i];
+}
+
+// one warp's place: which rows, which part of K
+struct Place {
+  int row, part, lane;
+};
+template <int R> GS_DEV Place gs_place(int split) {
+  const int warp = threadIdx.x / 32, groups = blockDim.x / 32 / split;
+  return {(int)(blockIdx.x * groups + warp / split) * R, warp % split, (int)(threadIdx.x % 32)};
+}
+template <int NT, int R>
+GS_DEV void gs_store(float (&acc)[NT][R], const Place& at, float* y, int tokens, int rows, int stride) {
+  if (at.part || at.lane) return;
+#pragma unroll
+  for (int t = 0; t < NT; t++)
+#pragma unroll
+    for (int r = 0; r < R; r++)
+      if (t < tokens && at.row + r < rows) y[(i64)t * stride + at.row + r] = acc[t][r];
+}
+
+template <class T, int NT, int R, int U>
+GS_DEV void gs_matvec(const u8* w, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k, int y_stride,
+                      int split) {
+  const Place at = gs_place<R>(split);
+  const int units = k / 32;
+  Row row[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) row[r] = gs_row<T>(w, rows, units, gs_min(at.row + r, rows - 1));
+  const int bytes = units * T::Q;  // the first lines of the rows are on their way while the kernel before still runs
+#pragma unroll
+  for (int r = 0; r < R; r++)
+    if ((at.part * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.part * 32 + at.lane) * 128);
+  gs_pdl_launch();
+  gs_pdl_wait();
+  float acc[NT][R] = {};
+  gs_accumulate<T, NT, R, U>(acc, row, q8, ds, tokens, units, at.part * 32 + at.lane, 32 * split);
+  gs_reduce<NT, R>(acc, split);
+  gs_store<NT, R>(acc, at, y, tokens, rows, y_stride);
+}

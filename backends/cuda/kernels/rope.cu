@@ -1,0 +1,41 @@
+// Rotary positions. freq[i] is the angle of pair i per position, made once on the host in double precision: base,
+// frequency factors, linear and YaRN scaling are all in it; `mscale` is YaRN's magnitude. Pairs are (2i, 2i+1), or
+// (i, i + n_rot/2) with `neox`. Dimensions from n_rot on are copied. Grid (heads, tokens); y may be x.
+#include "common.cuh"
+
+struct SinCos {
+  float sin, cos;
+};
+// of position * freq: the product's rounding error is carried along, so that large positions lose nothing. Own code
+// because sinf and cosf keep a table in local memory for large arguments.
+GS_DEV SinCos gs_sincos(float position, float freq) {
+  const float angle = position * freq, error = fmaf(position, freq, -angle);
+  const float n = rintf(angle * 0.636619772f);  // quarter turns
+  float r = fmaf(-n, 1.57079625f, angle);       // pi/2 in three parts
+  r = fmaf(-n, 7.54978942e-8f, r);
+  r = fmaf(-n, 5.39030253e-15f, r) + error;
+  const float q = r * r;
+  const float s = fmaf(r * q, fmaf(q, fmaf(q, fmaf(q, 2.75573192e-6f, -1.98412698e-4f), 8.33333333e-3f), -0.166666667f), r);
+  const float c = fmaf(q, fmaf(q, fmaf(q, fmaf(q, 2.48015873e-5f, -1.38888889e-3f), 4.16666667e-2f), -0.5f), 1.0f);
+  const int turn = (int)n;
+  const float a = turn & 1 ? c : s, b = turn & 1 ? s : c;
+  return {turn & 2 ? -a : a, (turn + 1) & 2 ? -b : b};
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    rope(const float* x, const int* positions, const float* freq, float* y, int dims, int n_rot, int neox, float mscale,
+         i64 x_head, i64 x_token, i64 y_head, i64 y_token) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const float* from = x + blockIdx.x * x_head + blockIdx.y * x_token;
+  float* to = y + blockIdx.x * y_head + blockIdx.y * y_token;
+  const float position = (float)positions[blockIdx.y];
+  for (int i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
+    const SinCos t = gs_sincos(position, freq[i]);
+    const int a = neox ? i : 2 * i, b = neox ? i + n_rot / 2 : 2 * i + 1;
+    const float u = from[a], v = from[b];
+    to[a] = (u * t.cos - v * t.sin) * mscale;
+    to[b] = (u * t.sin + v * t.cos) * mscale;
+  }
+  for (int i = n_rot + threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i];
+}

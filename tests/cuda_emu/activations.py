@@ -1,0 +1,223 @@
+"""Cases of quantize.cu, norm.cu, rope.cu, elementwise.cu and copy.cu."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from cuda_emu.values import (
+    STORED,
+    Array,
+    Case,
+    Out,
+    Result,
+    Run,
+    Target,
+    error,
+    narrow,
+    normal,
+    quantised,
+    tensor,
+    widen,
+)
+from graphsched.backends.cuda import copy, elementwise, norm, quantize, rope
+from graphsched.backends.cuda.layout import LAYOUTS
+
+
+def quantize_case(tokens: int, k: int, pad: int) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x = normal(rng, tokens, k + pad)
+        x[0, :32] = 0
+        q, ds = Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
+        target.run(quantize.quantize(x, q, ds, tokens, k, k + pad))
+        want_q, want_ds, _ = quantised(np.ascontiguousarray(x[:, :k]))
+        return (
+            np.concatenate([q.array.ravel(), ds.array.ravel()]),
+            np.concatenate([want_q.ravel(), want_ds.ravel()]),
+            1e-6,
+        )
+
+    return run
+
+
+def normed(x: Array, eps: float) -> Array:
+    x = x.astype(np.float64)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def norm_case(rows: int, k: int, weighted: bool) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, w, y = normal(rng, rows, k + 3), normal(rng, k), Out(rows, k)
+        target.run(norm.rms_norm(x, w if weighted else None, y, rows, k, k + 3, k, 1e-5))
+        return y.array, normed(x[:, :k], 1e-5) * (w if weighted else 1.0), 1e-6
+
+    return run
+
+
+def add_norm(target: Target, rng: np.random.Generator) -> Result:
+    x, r, w, z, y = normal(rng, 3, 1001), normal(rng, 3, 1001), normal(rng, 1001), Out(3, 1001), Out(3, 1001)
+    target.run(norm.add_rms_norm(x, r, w, z, y, 3, 1001, 1e-6))
+    want = np.concatenate([x + r, normed(x + r, 1e-6) * w])
+    return np.concatenate([z.array, y.array]), want, 1e-6
+
+
+def norm_q8(target: Target, rng: np.random.Generator) -> Result:
+    tokens, k = 2, 4128
+    x, w, y = normal(rng, tokens, k), normal(rng, k), Out(tokens, k)
+    q, ds = Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
+    target.run(quantize.rms_norm_q8(x, w, y, q, ds, tokens, k, k, 1e-5))
+    values = (q.array.reshape(tokens, -1, 32) * ds.array[..., :1]).reshape(tokens, k)
+    want = normed(x, 1e-5) * w
+    sums = ds.array[..., 0] * q.array.reshape(tokens, -1, 32).sum(-1)
+    assert error(y.array, want) < 1e-6
+    assert error(ds.array[..., 1], sums) < 1e-6
+    return values, want, 1e-2
+
+
+def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        tokens, heads = 3, 2
+        x, y = normal(rng, tokens, heads, dims), Out(tokens, heads, dims)
+        freq = (10000.0 ** -(np.arange(n_rot // 2) * 2 / n_rot) / rng.uniform(1, 8, n_rot // 2)).astype(
+            np.float32
+        )
+        positions = np.array([first, first + 1, first + 77], np.int32)
+        strides = (dims, heads * dims, dims, heads * dims)
+        target.run(rope.rope(x, positions, freq, y, (tokens, heads, dims), n_rot, neox, strides, 1.2))
+        angle = positions[:, None, None] * freq.astype(np.float64)
+        c, s = np.cos(angle) * 1.2, np.sin(angle) * 1.2
+        a, b = (
+            (slice(0, n_rot // 2), slice(n_rot // 2, n_rot))
+            if neox
+            else (slice(0, n_rot, 2), slice(1, n_rot, 2))
+        )
+        want = x.astype(np.float64)
+        want[..., a], want[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
+        return y.array, want, 5e-7
+
+    return run
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(0.7978845608 * x * (1 + 0.044715 * x * x)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": gelu,
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+BINARY: dict[str, Callable[[Array, Array], Array]] = {
+    "add": np.add,
+    "mul": np.multiply,
+    "silu_mul": lambda a, b: a / (1 + np.exp(-a)) * b,
+    "gelu_mul": lambda a, b: gelu(a) * b,
+    "relu2_mul": lambda a, b: np.maximum(a, 0) ** 2 * b,
+}
+
+
+def binary_case(op: str, repeat: bool) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        a, b, y = normal(rng, 3, 300) * 4, normal(rng, 1 if repeat else 3, 301), Out(3, 300)
+        target.run(elementwise.binary(op, a, b, y, 3, 300, (300, 0 if repeat else 301, 300)))
+        return y.array, BINARY[op](a.astype(np.float64), b[:, :300].astype(np.float64)), 1e-6
+
+    return run
+
+
+def scaled(target: Target, rng: np.random.Generator) -> Result:
+    x, y = normal(rng, 2, 33), Out(2, 33)
+    target.run(elementwise.scale(x, y, 2, 33, (33, 33), 0.125))
+    return y.array, x * 0.125, 1e-7
+
+
+def expert_sum(target: Target, rng: np.random.Generator) -> Result:
+    x, w, y = normal(rng, 2, 6, 70), normal(rng, 2, 6), Out(2, 70)
+    target.run(elementwise.weighted_sum(x, w, y, 2, 6, 70))
+    return y.array, np.einsum("te,tek->tk", w.astype(np.float64), x), 1e-6
+
+
+# ---- copies
+
+
+def copy_case(a: str, b: str) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        shape = (2, 3, 4, 70)
+        x, y = narrow(normal(rng, 2, 4, 3, 71), a), Out(2, 3, 4, 70, dtype=STORED[b])
+        xs, ys = (4 * 3 * 71, 71, 3 * 71, 1), (3 * 4 * 70, 4 * 70, 70, 1)
+        target.run(copy.copy(x, y, (a, b), shape, xs, ys))
+        want = widen(narrow(widen(x, a)[..., :70].transpose(0, 2, 1, 3), b), b)
+        return widen(y.array, b), want, 0.0
+
+    return run
+
+
+def rows_case(kind: str) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, cache = normal(rng, 3, 70), Out(5, 70, dtype=STORED[kind])
+        cache.array[:] = 0
+        target.run(copy.set_rows(kind, x, np.array([4, -1, 0], np.int32), cache, 3, 70, (70, 70)))
+        want = np.zeros((5, 70), STORED[kind])
+        want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
+        return cache.array, want, 0.0
+
+    return run
+
+
+def gather_case(kind: str) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, y = narrow(normal(rng, 5, 71), kind), Out(4, 70)
+        target.run(copy.get_rows(kind, x, np.array([4, 0, -1, 5], np.int32), y, 4, 5, 70, 71))
+        want = np.zeros((4, 70), np.float32)
+        want[:2] = widen(x, kind)[[4, 0], :70]
+        return y.array, want, 0.0
+
+    return run
+
+
+def dequantize_case(kind: str, to: str, gather: bool) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        rows, k = 5, 512
+        w, values = tensor(kind, rows, k, rng)
+        which = np.array([3, 0, 4], np.int32) if gather else None
+        n = 3 if gather else rows
+        y = Out(n, k, dtype=STORED[to])
+        target.run(copy.dequantize(kind, to, w, y, which, n, rows, k))
+        want = values if which is None else values[which]
+        return widen(y.array, to), widen(narrow(want, to), to), 0.0 if to == "f32" else 1e-4
+
+    return run
+
+
+def activations() -> Iterator[Case]:
+    for tokens, k, pad in ((1, 32, 0), (3, 1088, 4), (2, 4096, 0)):
+        yield Case(f"quantize-{tokens}x{k}", quantize_case(tokens, k, pad))
+    for rows, k, weighted in ((1, 7, True), (3, 128, False), (2, 5000, True)):
+        yield Case(f"rms_norm-{rows}x{k}", norm_case(rows, k, weighted))
+    yield Case("add_rms_norm", add_norm)
+    yield Case("rms_norm_q8", norm_q8)
+    for dims, n_rot, neox, first in (
+        (64, 64, False, 0),
+        (128, 128, True, 131000),
+        (80, 32, True, 5),
+        (96, 64, False, 9),
+    ):
+        yield Case(
+            f"rope-{dims}-{n_rot}-{'neox' if neox else 'norm'}-{first}", rope_case(dims, n_rot, neox, first)
+        )
+    for op in BINARY:
+        for repeat in (False, True):
+            yield Case(f"{op}{'-repeat' * repeat}", binary_case(op, repeat))
+    yield Case("scale", scaled)
+    yield Case("weighted_sum", expert_sum)
+
+
+def copies() -> Iterator[Case]:
+    for a, b in (("f32", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", "f32"), ("bf16", "f32")):
+        yield Case(f"copy-{a}-{b}", copy_case(a, b))
+    for kind in ("f32", "f16"):
+        yield Case(f"set_rows-{kind}", rows_case(kind))
+    for kind in STORED:
+        yield Case(f"get_rows-{kind}", gather_case(kind))
+    for kind in LAYOUTS:
+        for to in ("f32", "f16", "bf16"):
+            yield Case(f"to_{to}-{kind}", dequantize_case(kind, to, to == "f32"))

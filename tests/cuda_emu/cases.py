@@ -1,0 +1,12 @@
+"""Every CUDA kernel's cases against numpy, for any target: the emulator, or a GPU. Outputs start as NaN."""
+
+from cuda_emu.activations import activations, copies
+from cuda_emu.attends import attentions
+from cuda_emu.products import gemms, products
+from cuda_emu.values import Case
+from cuda_emu.wrapped import wrappers
+
+
+def cases() -> list[Case]:
+    """All of them, wrappers first."""
+    return [*wrappers(), *activations(), *copies(), *products(), *attentions(), *gemms()]

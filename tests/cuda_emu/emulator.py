@@ -1,0 +1,157 @@
+"""Builds kernel files with g++ and calls them on numpy arrays, arguments packed as for a GPU."""
+
+import ctypes
+import hashlib
+import mmap
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cuda_emu.values import FILES, Array, Out
+from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.compiler import assemble, cache_dir
+from graphsched.backends.cuda.signature import KernelError, parse
+
+HEADER = Path(__file__).with_name("gs_emu.h")
+MARK = b"\xa5"  # what lies before an array: neither zero nor NaN
+FLAGS = (
+    "-std=c++20",
+    "-O1",
+    "-shared",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-ffp-contract=off",
+)
+# traps on undefined behaviour: misaligned vectors, overflow, shifts, indices past an array's end
+CHECKED = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-sanitize=vptr")
+RUN = (
+    'extern "C" int gs_run_{0}(void** a, const u32* d, u32 s, u32 seed, char* text) '
+    "{{ return gs_emu::launch(gs_emu::Entry<{0}>::call, a, d, s, seed, text); }}\n"
+    'extern "C" const u32* gs_sizes_{0}() {{ return gs_emu::Entry<{0}>::sizes(); }}\n'
+)
+
+
+def compiler() -> str | None:
+    """g++, or None where there is none."""
+    return shutil.which("g++")
+
+
+class Emulator:
+    """The kernels of one file (for these weight types) on the CPU."""
+
+    def __init__(
+        self, stem: str, types: tuple[str, ...] = (), source: str | None = None, checked: bool = False
+    ) -> None:
+        text = assemble(stem, types) if source is None else source
+        flags = FLAGS + CHECKED * checked
+        self.signatures = parse(text)
+        self.path = build(text, flags)
+        self._library = ctypes.CDLL(str(self.path))
+
+    def launch(
+        self,
+        name: str,
+        grid: Sequence[int],
+        block: int,
+        args: Sequence[object],
+        shared: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Run one kernel to its end; a fault, deadlock or misuse raises KernelError."""
+        packed = self.signatures[name].pack([_address(a) for a in args])
+        pointers = (ctypes.c_void_p * len(packed))(*(ctypes.addressof(p) for p in packed))
+        dims = (ctypes.c_uint32 * 4)(*grid, *(1 for _ in range(3 - len(grid))), block)
+        text = ctypes.create_string_buffer(512)
+        if getattr(self._library, f"gs_run_{name}")(pointers, dims, shared, seed, text):
+            raise KernelError(f"{name}: {text.value.decode()}")
+
+
+def _address(a: object) -> object:
+    return a.ctypes.data if isinstance(a, np.ndarray) else a
+
+
+def guarded(a: Array) -> Array:
+    """A copy of `a` with an unreadable page right behind it and a page of marks before it; 16-byte aligned."""
+    page = mmap.PAGESIZE
+    room = -(-max(a.nbytes, 1) // 16) * 16
+    size = page + -(-room // page) * page
+    m = mmap.mmap(-1, size + page)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(m))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(base + size), ctypes.c_size_t(page), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    m[: size - room] = MARK * (size - room)
+    out = np.frombuffer(m, a.dtype, a.size, size - room).reshape(a.shape)
+    out[...] = a
+    return out
+
+
+def untouched_before(a: Array) -> bool:
+    """Whether the marks before what guarded() returned are still there."""
+    before = (ctypes.c_char * mmap.PAGESIZE).from_address(a.ctypes.data - mmap.PAGESIZE)
+    return before.raw == MARK * mmap.PAGESIZE
+
+
+def build(source: str, flags: tuple[str, ...] = FLAGS) -> Path:
+    """The shared library of the kernels in `source`, from the cache or built now."""
+    source += "".join(map(RUN.format, parse(source)))
+    digest = hashlib.sha256("\0".join((source, HEADER.read_text(), *flags)).encode()).hexdigest()[:32]
+    folder = cache_dir().with_name("emulator")
+    if not _writable(folder):
+        folder = Path(tempfile.gettempdir()) / f"graphsched-emulator-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    library = folder / f"{digest}.so"
+    if not library.is_file():
+        _compile(source, library, flags)
+    return library
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _compile(source: str, library: Path, flags: tuple[str, ...]) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as tmp:
+        cpp, out = Path(tmp, "kernels.cpp"), Path(tmp, "kernels.so")
+        cpp.write_text(source)
+        command = [compiler() or "g++", *flags, "-include", str(HEADER), str(cpp), "-o", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise KernelError(f"g++ failed:\n{done.stderr[:4000]}")
+        os.replace(out, library)
+
+
+class EmulatedTarget:
+    """Runs cases (cases.py): every array is copied to where reading past its end faults."""
+
+    def __init__(self, seed: int = 0, checked: bool = False) -> None:
+        self.seed, self.checked = seed, checked
+        self.libraries: dict[str, Emulator] = {}
+
+    def run(self, *calls: Call) -> None:
+        """The launches one after the other; outputs come back before the next."""
+        for c in calls:
+            if c.stem not in self.libraries:
+                self.libraries[c.stem] = Emulator(c.stem, FILES[c.stem], checked=self.checked)
+            given = {id(a): guarded(_memory(a)) for a in c.args if isinstance(a, np.ndarray | Out)}
+            args = [given.get(id(a), a) for a in c.args]
+            self.libraries[c.stem].launch(c.kernel, c.grid, c.block, args, c.shared, self.seed)
+            for out in (a for a in c.args if isinstance(a, Out)):
+                out.array[...] = given[id(out)]
+            if not all(map(untouched_before, given.values())):
+                raise KernelError(f"{c.kernel}: wrote before the start of its memory")
+
+
+def _memory(a: Array | Out) -> Array:
+    return a.array if isinstance(a, Out) else a

@@ -1,0 +1,140 @@
+"""What the cases of CUDA kernels are made of: outputs, targets, random tensors and their values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphsched.backends.cuda import (
+    gemm,
+    matmul,
+    unpack,
+)
+from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.codebook import TABLES
+from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS, repack
+
+Array = np.ndarray[Any, Any]
+Result = tuple[Array, Array, float]
+# byte offsets of the float16 scales in a file block, so that random bytes make sane numbers
+HALVES = {
+    "q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,), "q4_1": (0, 2),
+    "q5_1": (0, 2), "mxfp4": (), "iq2_bn": (), "iq1_bn": (), "iq1_m": (),
+    "tq1_0": (52,), "tq2_0": (64,),
+}  # fmt: skip
+ALL = tuple(dict.fromkeys(KERNEL_TYPE.values()))
+# every kernel file and the types it is built for
+FILES: dict[str, tuple[str, ...]] = {
+    "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "gemm": (), "prompt": (),
+    "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": ("f16", "f32"),
+    "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),
+}  # fmt: skip
+
+
+class Out:
+    """An output: NaN before the launch; later launches of the case may read it."""
+
+    def __init__(self, *shape: int, dtype: Any = np.float32) -> None:
+        self.array: Array = np.frombuffer(
+            b"\xff" * (int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype
+        ).copy()
+        self.array = self.array.reshape(shape)
+
+
+class Target(Protocol):
+    """Where a case runs: arguments are arrays (read), Out (written) and scalars."""
+
+    def run(self, *calls: Call) -> None: ...
+
+
+Run = Callable[[Target, np.random.Generator], Result]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a test table: makes inputs, launches, returns (got, want, tolerance)."""
+
+    name: str
+    run: Run
+
+
+def error(got: Array, want: Array) -> float:
+    """|got - want| / |want|; NaN and infinity never pass."""
+    if not np.isfinite(got).all():
+        return float("inf")
+    g, w = got.astype(np.float64), want.astype(np.float64)
+    return float(np.linalg.norm(g - w) / max(float(np.linalg.norm(w)), 1e-30))
+
+
+def file_bytes(kind: str, rows: int, k: int, rng: np.random.Generator) -> Array:
+    """A random tensor as it stands in a file."""
+    layout = LAYOUTS[kind]
+    raw = rng.integers(0, 256, (rows, k // layout.block, layout.nbytes), dtype=np.uint8)
+    for at in HALVES.get(kind, (0,)):
+        scales = rng.uniform(-0.1, 0.1, (*raw.shape[:2], 1)).astype(np.float16)
+        raw[..., at : at + 2] = scales.view(np.uint8)
+    if kind == "mxfp4":
+        raw[..., 0] = rng.integers(118, 130, raw.shape[:2])
+    if kind == "iq1_m":  # the half's four nibbles are spread over the scales; a small exponent
+        raw[..., 55] = raw[..., 55] & 0x8F | 0x20
+    if kind == "iq2_bn":  # the fourth code does not occur
+        raw &= ~(raw >> 1 & 0x55 & raw) & 255
+    lines = raw.reshape(rows, -1)
+    if layout.header:
+        scale = rng.uniform(0.5, 1.5, (rows, 1)).astype("<f4" if layout.header == 4 else "<f2")
+        lines = np.concatenate([scale.view(np.uint8), lines], axis=1)
+    return lines.reshape(-1)
+
+
+def planes(kind: str, rows: int, k: int, rng: np.random.Generator) -> Array:
+    """Random codes and scales as repack() would leave them: of 4 or 2 bits, int8 and half scales."""
+    layout, n = LAYOUTS[kind], len(TABLES.get(KERNEL_TYPE[kind], ((0,) * 3,))[0])
+    q, _, s, b, _ = layout.sizes(rows, k)
+    crumbs = rng.integers(0, n, (4, q)) << np.array([0, 2, 4, 6])[:, None]
+    nibbles = rng.integers(0, n, (2, q)) << np.array([0, 4])[:, None]
+    halves = rng.uniform(-0.1, 0.1, b // 2).astype(np.float16)
+    parts = (
+        (nibbles if layout.q == 16 else crumbs).sum(0),
+        rng.integers(0, 16, s) * 2 + 1,
+        halves.view(np.uint8),
+    )
+    return np.concatenate([np.pad(p.astype(np.uint8), (0, -len(p) % ALIGN)) for p in parts])
+
+
+def tensor(kind: str, rows: int, k: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A random repacked tensor and its values."""
+    coded = KERNEL_TYPE[kind] in (*TABLES, "tq2_0")  # repack() needs gguf for these
+    packed = planes(kind, rows, k, rng) if coded else repack(kind, file_bytes(kind, rows, k, rng), rows, k)
+    return packed, unpack.weights(kind, packed, rows, k)
+
+
+def quantised(x: Array) -> tuple[Array, Array, Array]:
+    """numpy's twin of quantize.cu: int8, (scale, scale * sum), and the values they stand for."""
+    b = x.reshape(len(x), -1, 32)
+    amax = np.abs(b).max(-1, keepdims=True)
+    scale = np.where(amax > 0, np.float32(127) / np.where(amax > 0, amax, 1), 0).astype(np.float32)
+    q = np.rint(b * scale).astype(np.int8)
+    d = (amax / np.float32(127)).astype(np.float32)
+    ds = np.concatenate([d, d * q.sum(-1, keepdims=True).astype(np.float32)], axis=-1)
+    return q.reshape(x.shape), ds, (q * d.astype(np.float64)).reshape(x.shape)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Array:
+    """Normal float32 numbers."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+STORED = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}
+
+
+def narrow(x: Array, kind: str) -> Array:
+    """float32 → what memory holds; bf16 as its bits, rounded to nearest even."""
+    if kind != "bf16":
+        return x.astype(STORED[kind])
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def widen(x: Array, kind: str) -> Array:
+    return (x.astype(np.uint32) << 16).view(np.float32) if kind == "bf16" else x.astype(np.float32)

@@ -1,0 +1,196 @@
+"""backends/cuda/driver.py through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "tests" / "cuda_emu"
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
+    pytest.mark.skipif(
+        find_spec("cuda") is None or find_spec("cuda.core") is None, reason="cuda.core is not installed"
+    ),
+    pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library"),
+]
+
+
+@cache
+def library() -> Path:
+    """The stand-in libcuda.so.1."""
+    out = Path(tempfile.mkdtemp(prefix="stand-in-")) / "libcuda.so.1"
+    flags = ("-std=c++20", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1")
+    subprocess.run(["g++", *flags, HERE / "fake_cuda.cpp", "-o", out, "-ldl"], check=True)
+    return out
+
+
+def on_stand_in(script: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / "on_stand_in.py"), str(library()), str(script), *args]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=240, env={**os.environ, **env}, cwd=ROOT
+    )
+
+
+START = """
+import numpy as np
+from graphsched.backends.cuda import compiler, driver, elementwise, norm
+from graphsched.backends.cuda.signature import KernelError
+gpu = driver.open_gpu()
+s, other = driver.new_stream(gpu), driver.new_stream(gpu)
+def kernels(stem):
+    m = compiler.build(compiler.assemble(stem), gpu.arch)
+    return driver.load_kernels(gpu, m.cubin, m.signatures)
+k = kernels("elementwise")
+def launch(call, stream=s, pdl=False):
+    driver.launch(stream, k[call.kernel], call.grid, call.block, call.args, call.shared, pdl)
+x = np.arange(64, dtype=np.float32)
+a, b, c = (driver.allocate(gpu, x.nbytes, s) for _ in range(3))
+def read(buffer, stream=s):
+    y = np.empty(64, np.float32)
+    driver.download(buffer, y, stream)
+    return y
+def double(src, dst, stream=s): launch(elementwise.scale(src, dst, 1, 64, (64, 64), 2.0), stream)
+"""
+
+
+def run(tmp_path: Path, body: str, **env: str) -> str:
+    """`body` after START on the stand-in; what it printed."""
+    script = tmp_path / "script.py"
+    script.write_text(START + body)
+    done = on_stand_in(script, **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_upload_launch_download(tmp_path: Path) -> None:
+    assert (
+        run(tmp_path, "driver.upload(a, x, s); double(a, b); double(b, c); print((read(c) == 4 * x).all())")
+        == "True"
+    )
+
+
+def test_offsets(tmp_path: Path) -> None:
+    body = "driver.upload(a, x, s); driver.upload(a, x[:4] + 100, s, 16); y = np.empty(8, np.float32)\n"
+    assert run(tmp_path, body + "driver.download(a, y, s, 8); print(y.astype(int).tolist())") == str(
+        [2, 3, 100, 101, 102, 103, 8, 9]
+    )
+
+
+def test_memory_starts_as_nan(tmp_path: Path) -> None:
+    assert run(tmp_path, "print(np.isnan(read(a)).all())") == "True"
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_missing_wait_between_streams_shows(tmp_path: Path, waits: bool) -> None:
+    body = "driver.upload(a, x, s); double(a, b)\n" + "other.wait(driver.record(s))\n" * waits
+    assert run(tmp_path, body + "double(b, c, other); print((read(c, other) == 4 * x).all())") == str(waits)
+
+
+@pytest.mark.parametrize("missing", ["", "slot.sync()", "s.wait(ready)", "copies.wait(used)"])
+def test_an_upload_ring(tmp_path: Path, missing: str) -> None:
+    """Two pinned slots and two device buffers, reused; each synchronisation left out in turn shows."""
+    body = """
+copies = driver.new_stream(gpu)
+slots = [driver.pinned(x.nbytes) for _ in range(2)]
+wait, free, done = [None] * 2, [None] * 2, []
+total = driver.allocate(gpu, x.nbytes, s)
+driver.upload(total, np.zeros(64, np.float32), s)
+s.sync()
+for layer in range(8):
+    i, buffer = layer % 2, (a, b)[layer % 2]
+    slot, used = wait[i], free[i]
+    if slot: slot.sync()
+    if used: copies.wait(used)
+    slots[i][1].view(np.float32)[:] = x * (layer + 1)
+    driver.upload_later(buffer, 0, slots[i][1].ctypes.data, x.nbytes, copies)
+    ready = wait[i] = driver.record(copies)
+    s.wait(ready)
+    launch(elementwise.binary("add", total, buffer, total, 1, 64, (64, 64, 64)))
+    free[i] = driver.record(s)
+print(bool((read(total) == 36 * x).all()), driver.free_memory()[0] > 0)
+"""
+    right = run(tmp_path, body.replace(missing, "pass") if missing else body).split()[0]
+    assert right == str(missing == "")
+
+
+def test_a_graph_repeats_what_was_captured(tmp_path: Path) -> None:
+    body = """
+driver.upload(a, x, s)
+g = driver.capture(s, lambda stream: (double(a, b, stream), double(b, a, stream)))
+print(np.isnan(read(b)).all())  # captured, not run
+g.launch(s); g.launch(s)
+print((read(a) == 16 * x).all())
+"""
+    assert run(tmp_path, body).split() == ["True", "True"]
+
+
+def test_timed_events(tmp_path: Path) -> None:
+    body = "e = driver.record(s, True); double(a, b); f = driver.record(s, True); f.sync(); print(f - e > 0)"
+    assert run(tmp_path, body) == "True"
+
+
+def test_a_signature_that_differs_from_the_kernel_is_refused(tmp_path: Path) -> None:
+    body = """
+from dataclasses import replace
+m = compiler.build(compiler.assemble("elementwise"), gpu.arch)
+wrong = replace(m.signatures["scale"], types=("float*", "float*", "int", "i64", "i64", "i64"))
+try: driver.load_kernels(gpu, m.cubin, {"scale": wrong})
+except KernelError as e: print(e)
+"""
+    assert (
+        run(tmp_path, body)
+        == "scale: declared argument sizes [8, 8, 4, 8, 8, 8], compiled [8, 8, 4, 8, 8, 4]"
+    )
+
+
+def test_more_shared_memory_has_to_be_asked_for(tmp_path: Path) -> None:
+    body = """
+kernel = kernels("gemm")["gemm_f16_128_128"]
+driver.allow_shared(kernel, 98304)
+try: driver.allow_shared(kernel, 300000)
+except KernelError as e: print(e)
+"""
+    assert run(tmp_path, body) == "CUDA: CUDA_ERROR_INVALID_VALUE"
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({}, "None"),
+        ({"GS_FAKE_INIT": "100"}, "the NVIDIA driver finds no GPU"),
+        ({"GS_FAKE_DEVICES": "0"}, "the NVIDIA driver finds no GPU"),
+        ({"GS_FAKE_INIT": "803"}, "the NVIDIA driver does not start (cuInit returned 803)"),
+        (
+            {"GS_FAKE_VERSION": "12080"},
+            "the NVIDIA driver is too old: it knows CUDA 12.8, 13.0 is needed (driver 580)",
+        ),
+    ],
+)
+def test_probe(tmp_path: Path, env: dict[str, str], reason: str) -> None:
+    script = tmp_path / "probe.py"
+    script.write_text("from graphsched.backends.cuda import driver\nprint(driver.probe())")
+    assert on_stand_in(script, **env).stdout.strip() == reason
+
+
+def test_gpu_check_says_why_it_cannot_run() -> None:
+    done = on_stand_in(ROOT / "tools" / "gpu_check.py", GS_FAKE_DEVICES="0")
+    assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")
+
+
+@pytest.mark.slow
+def test_gpu_check_rehearsed(tmp_path: Path) -> None:
+    """The whole script: every case, replays against launches, and the benchmarks' code at tiny shapes."""
+    done = on_stand_in(ROOT / "tools" / "gpu_check.py", "--small", "--tune", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert all(c["passed"] for c in result["checks"])
+    assert len(result["rows"]) > 100
+    assert (tmp_path / "stand-in.md").read_text().startswith("# stand-in\n")

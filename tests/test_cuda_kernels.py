@@ -1,0 +1,383 @@
+"""The CUDA kernels without a GPU: every case on the emulator, all through NVRTC; why no GPU is used."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_emu.cases import cases
+from cuda_emu.emulator import EmulatedTarget, Emulator, compiler
+from cuda_emu.values import FILES, Case, error, file_bytes
+
+from graphsched.backends.cuda import compiler as cubins
+from graphsched.backends.cuda import driver, gemm, matmul, unpack
+from graphsched.backends.cuda.layout import CODED, LAYOUTS, repack
+from graphsched.backends.cuda.signature import KernelError, Signature, parse
+from graphsched.errors import ShapeError
+
+needs_gxx = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")
+needs_nvrtc = pytest.mark.skipif(driver.nvrtc_reason() is not None, reason=str(driver.nvrtc_reason()))
+CASES = cases()
+
+
+# ---- numerics
+
+
+@cache
+def emulated(seed: int, checked: bool) -> EmulatedTarget:
+    return EmulatedTarget(seed, checked)
+
+
+def check(case: Case, seed: int, checked: bool = False, target: EmulatedTarget | None = None) -> None:
+    got, want, tolerance = case.run(target or emulated(seed % 16, checked), np.random.default_rng(seed))
+    assert error(got, want) <= tolerance
+
+
+@needs_gxx
+@pytest.mark.parametrize(("seed", "case"), list(enumerate(CASES)), ids=[c.name for c in CASES])
+def test_case(case: Case, seed: int) -> None:
+    check(case, seed)  # the seed also decides in which order blocks and threads run
+
+
+@needs_gxx
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "case"), list(enumerate(CASES)), ids=[c.name for c in CASES])
+def test_case_without_undefined_behaviour(case: Case, seed: int) -> None:
+    check(case, seed + 3, checked=True)
+
+
+@pytest.mark.parametrize("kind", [k for k in LAYOUTS if not LAYOUTS[k].header])
+def test_layout_against_gguf(kind: str, rng: np.random.Generator) -> None:
+    gguf = pytest.importorskip("gguf")
+    rows, k = 3, 512
+    raw = file_bytes(kind, rows, k, rng)
+    name = kind.upper()
+    want = gguf.quants.dequantize(raw.reshape(rows, -1), gguf.GGMLQuantizationType[name])
+    got = unpack.weights(kind, repack(kind, raw, rows, k), rows, k)
+    assert np.allclose(
+        got, want, rtol=1e-6 if kind in CODED else 0, atol=0
+    )  # scale and value multiplied in another order
+
+
+@pytest.mark.parametrize("kind", ["iq1_bn", "iq2_bn"])
+def test_bitnet_layouts(kind: str, rng: np.random.Generator) -> None:
+    rows, k = 3, 192
+    q, scale = rng.integers(0, 3, (rows, k // 64, 64)), np.array([0.5, 1.25, 3.0], np.float32)
+    if kind == "iq2_bn":  # byte j: weights j, j + 16, j + 32, j + 48
+        blocks = (q.reshape(rows, -1, 4, 16) << np.array([0, 2, 4, 6])[:, None]).sum(2)
+    else:  # five trits a byte, the sixteenth weight of each group in byte 12
+        g = q.reshape(rows, -1, 4, 16)
+        packed = (g[..., :15].reshape(rows, -1, 12, 5) * 3 ** np.arange(5)).sum(-1)
+        extra = (g[..., 15] * 3 ** np.arange(4)).sum(-1, keepdims=True)
+        blocks = (np.concatenate([packed, extra], axis=-1) * 256 + 242) // 243
+    header = scale.astype("<f4" if kind == "iq2_bn" else "<f2").view(np.uint8).reshape(rows, -1)
+    raw = np.concatenate([header, blocks.astype(np.uint8).reshape(rows, -1)], axis=1).reshape(-1)
+    want = (q.reshape(rows, k) - 1) * scale[:, None]
+    assert np.array_equal(unpack.weights(kind, repack(kind, raw, rows, k), rows, k), want)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+# ---- compiling
+
+REPORT = re.compile(
+    r"Function properties for (\w+)\n\D*(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill"
+)
+
+
+FEW: dict[str, tuple[str, ...]] = {  # types
+    "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_0", "q6_k"),
+    "attention": ("f16",), "floats": ("bf16",),
+}  # fmt: skip
+
+
+@cache
+def reports(arch: str, every: bool) -> dict[str, str]:
+    """The assembler's log of every file; NVRTC compiles in two threads."""
+    types = {stem: all_types if every else FEW.get(stem, all_types) for stem, all_types in FILES.items()}
+    with ThreadPoolExecutor(2) as pool:
+        logs = pool.map(lambda stem: cubins.resources(cubins.assemble(stem, types[stem]), arch), FILES)
+        return dict(zip(FILES, logs, strict=True))
+
+
+def uses_local_memory(stem: str, log: str) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = REPORT.findall(log)
+    assert found, log
+    return [f for f in found if f[1:] != ("0", "0", "0")]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("stem", FILES)
+def test_compiles_without_local_memory(stem: str) -> None:
+    log = reports("sm_90", True)[stem]
+    assert {name for name, *_ in REPORT.findall(log)} == set(parse(cubins.assemble(stem, FILES[stem])))
+    assert uses_local_memory(stem, log) == []
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ["sm_80", "sm_120"])
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiles_for(arch: str, every: bool) -> None:
+    assert [f for stem, log in reports(arch, every).items() for f in uses_local_memory(stem, log)] == []
+
+
+@needs_nvrtc
+def test_cubins_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHSCHED_CACHE_DIR", str(tmp_path))
+    first = cubins.build(cubins.assemble("norm"), "sm_90")
+    monkeypatch.setattr(driver, "compile_cubin", lambda *_: pytest.fail("compiled again"))
+    again = cubins.build(cubins.assemble("norm"), "sm_90")
+    assert (again, first.cubin[:4]) == (first, b"\x7fELF")
+
+
+@needs_nvrtc
+def test_compile_errors_show_the_compilers_words() -> None:
+    with pytest.raises(KernelError, match=r"NVRTC_ERROR_COMPILATION[\s\S]*nonsense"):
+        driver.compile_cubin('extern "C" __global__ void k() { nonsense; }', ("--gpu-architecture=sm_90",))
+
+
+SASS = {  # what the kernels are written for
+    ("matmul", "matvec_1_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
+    ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
+    ("attention", "attention_128_128_4_f16"): (r"LDG\.E\S*\.128",),
+}
+
+
+@needs_nvrtc
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
+@pytest.mark.parametrize(("stem", "kernel"), SASS)
+def test_instructions(stem: str, kernel: str, tmp_path: Path) -> None:
+    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16",)}.get(stem, ())
+    path = tmp_path / "kernels.cubin"
+    path.write_bytes(cubins.build(cubins.assemble(stem, types), "sm_90").cubin)
+    text = subprocess.run(["nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+    body = text.split(f".text.{kernel}:")[1].split("\t.section")[0]
+    assert [i for i in SASS[stem, kernel] if not re.search(i, body)] == []
+    assert (
+        "ACQBULK" in body
+    )  # every kernel waits for its predecessor: else the one after it could run too early
+
+
+def test_every_kernel_waits_for_its_predecessor() -> None:
+    for stem, types in FILES.items():
+        source = cubins.assemble(stem, types[:1])
+        for name in parse(source):
+            assert _reaches(source, name, "gs_pdl_wait"), f"{stem}: {name} never calls gs_pdl_wait()"
+
+
+def _reaches(source: str, name: str, wanted: str, depth: int = 3) -> bool:
+    """Whether the function called `name` calls `wanted`, itself or through what it calls."""
+    at = re.search(rf"\b{name}\([^;{{]*\)\s*{{(.*?)\n}}", source, re.DOTALL)
+    if at is None or depth == 0:
+        return False
+    inner = set(re.findall(r"\b(gs_\w+)(?:<[^;()]*>)?\(", at[1]))
+    return wanted in inner or any(_reaches(source, n, wanted, depth - 1) for n in inner)
+
+
+# ---- the launcher
+
+AXPY = parse(
+    'extern "C" __global__ void __launch_bounds__(64) axpy(const float* x, float* y, float a, int n) {}'
+)["axpy"]
+
+
+def test_signatures_are_read_from_declarations() -> None:
+    want = Signature("axpy", ("float*", "float*", "float", "int"), ("x", "y", "a", "n"))
+    assert want == AXPY
+
+
+def test_arguments_are_packed_by_declared_type() -> None:
+    packed = AXPY.pack((4096, None, 2, np.int64(7)))
+    assert [type(p) for p in packed] == [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_float, ctypes.c_int]
+    assert [p.value for p in packed] == [4096, 0, 2.0, 7]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((1, 2, 3.0), "axpy takes 4 arguments"),
+        ((1, 2, 3.0, 4.0), "int n cannot take float"),
+        ((1.5, 2, 3.0, 4), "float\\* x cannot take float"),
+        ((1, 2, "3", 4), "float a cannot take str"),
+        ((1, 2, 3.0, 2**31), "int n cannot hold 2147483648"),
+    ],
+)
+def test_wrong_arguments_are_refused(args: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(KernelError, match=words):
+        AXPY.pack(args)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: matmul.matvec("q4_0", 0, 0, 0, 0, 9, 8, 256), "1 to 8 tokens, not 9"),
+        (lambda: gemm.gemm("f16", 0, 0, 0, 8, 8, 12), "k = 12 must be a multiple of 8"),
+        (lambda: gemm.gemm_q8("q2_k", 0, 0, 0, 0, 8, 8, 256), "not for q2_k"),
+        (lambda: repack("q4_0", np.zeros(17, np.uint8), 1, 32), "17 bytes are not q4_0\\[1,32\\]"),
+    ],
+)
+def test_what_no_kernel_takes_is_an_error(make: Any, words: str) -> None:
+    with pytest.raises(ShapeError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "tile"), [(512, 4096, (128, 128)), (512, 14336, (128, 256)), (16, 4096, (64, 64))]
+)
+def test_gemm_tiles_fill_the_device(m: int, n: int, tile: tuple[int, int]) -> None:
+    assert gemm.gemm("bf16", 0, 0, 0, m, n, 4096).kernel == f"gemm_bf16_{tile[0]}_{tile[1]}"
+
+
+# ---- the emulator finds what it is there to find
+
+PLANTED = {
+    "deadlock": ("if (threadIdx.x < 16) gs_sync();\n y[threadIdx.x] = gs_shfl_xor(x[0], 1);", "deadlock"),
+    "two barriers": ("if (threadIdx.x < 32) gs_sync();\n else\n gs_sync();", "different barriers"),
+    "past the end": ("y[threadIdx.x] = x[threadIdx.x + 1];", "memory that is not the kernel's"),
+    "misaligned": ("y[0] = (float)gs_weights16(x + 1).x;", "misaligned load"),
+    "two operations": (
+        "y[threadIdx.x] = threadIdx.x < 16 ? gs_shfl(x[0], 0) : gs_shfl_xor(x[0], 1);",
+        "different warp",
+    ),
+}
+
+
+@needs_gxx
+@pytest.mark.parametrize("name", PLANTED)
+def test_emulator_reports(name: str) -> None:
+    body, words = PLANTED[name]
+    with pytest.raises(KernelError, match=words):
+        planted(body)
+
+
+@needs_gxx
+def test_emulator_shared_memory_starts_as_nan_and_copies_are_late() -> None:
+    assert np.isnan(planted("GS_SHARED(float, s, 64); y[threadIdx.x] = s[threadIdx.x];")).all()
+    late = "GS_SHARED(float, s, 256); gs_copy16(s + threadIdx.x * 4, x, true); gs_copy_commit();"
+    assert np.isnan(planted(f"{late} y[threadIdx.x] = s[threadIdx.x * 4];")).all()
+    assert (planted(f"{late} gs_copy_wait<0>(); y[threadIdx.x] = s[threadIdx.x * 4];") == 1).all()
+
+
+def planted(body: str) -> np.ndarray[Any, Any]:
+    """Run a kernel of 64 threads on 64 ones."""
+    from cuda_emu.emulator import guarded
+
+    emulator = Emulator("", source=f'extern "C" __global__ void k(const float* x, float* y) {{ {body} }}\n')
+    x, y = guarded(np.ones(64, np.float32)), guarded(np.zeros(64, np.float32))
+    emulator.launch("k", (1,), 64, (x, y))
+    return y
+
+
+MUTANTS = (  # file, types, what to replace, by what, cases that must fail
+    ("norm", (), "gs_sync();\n  return", "return", "rms_norm-"),
+    ("gemm", (), "gs_sync();  // slice", "//", "gemm-f16-64x64"),
+    ("gemm", (), "gs_copy_wait<STAGES - 2>", "gs_copy_wait<STAGES - 1>", "gemm-f16-64x64"),
+    ("gemm", (), "c ^ r % 8", "c ^ r % 4", "gemm-f16-64x64"),
+    ("prompt", (), "gs_sync();  // before", "//", "prompt-2q2kv-64"),
+    ("copy", (), "slot >= 0", "true", "set_rows"),
+    ("moe", ("q4_0",), "slot.expert >= 0", "true", "matvec_id-q4_0"),
+    ("matmul", ("q4_0",), "if (s0 + u * stride < steps) raw", "raw", "matvec-q4_0"),
+)
+
+
+@needs_gxx
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m[0]}: {m[2].strip()[:24]}" for m in MUTANTS])
+def test_planted_bugs_are_found(mutant: tuple[str, tuple[str, ...], str, str, str]) -> None:
+    stem, types, old, new, names = mutant
+    source = cubins.assemble(stem, types)
+    assert old in source
+    library = Emulator(stem, types, source=source.replace(old, new))
+    assert any(
+        fails(c, library, stem, seed) for seed in (0, 6, 13) for c in CASES if c.name.startswith(names)
+    )
+
+
+def fails(case: Case, library: Emulator, stem: str, seed: int) -> bool:
+    bugged = EmulatedTarget(seed)
+    bugged.libraries[stem] = library
+    try:
+        check(case, seed, target=bugged)
+    except (AssertionError, KernelError):
+        return True
+    return False
+
+
+def test_nothing_imports_cuda_before_it_is_needed() -> None:
+    modules = ("driver", "compiler", "attention", "copy", "gemm", "moe", "quantize")
+    imports = "; ".join(f"import graphsched.backends.cuda.{m}" for m in modules)
+    code = f"import sys; {imports}; assert not any(m.split('.')[0] in ('cuda', 'gguf') for m in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(driver.probe() is not None, reason=str(driver.probe()))
+def test_on_the_gpu_that_is_here(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[1] / "tools" / "gpu_check.py"
+    command = [sys.executable, str(script), "--no-bench", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+# ---- why no GPU is used
+
+
+class FakeDriver:
+    """What probe() asks of libcuda."""
+
+    def __init__(self, init: int = 0, devices: int = 1, version: int = 13000) -> None:
+        self.init, self.devices, self.version = init, devices, version
+
+    def cuInit(self, _: int) -> int:
+        return self.init
+
+    def cuDeviceGetCount(self, out: Any) -> int:
+        out._obj.value = self.devices
+        return 0
+
+    def cuDriverGetVersion(self, out: Any) -> int:
+        out._obj.value = self.version
+        return 0
+
+
+def missing(name: str) -> Any:
+    raise OSError(name)
+
+
+@pytest.mark.parametrize(
+    ("load", "nvrtc", "reason"),
+    [
+        (missing, None, "no NVIDIA driver (libcuda.so.1 was not found)"),
+        (lambda _: FakeDriver(init=100), None, "the NVIDIA driver finds no GPU"),
+        (lambda _: FakeDriver(devices=0), None, "the NVIDIA driver finds no GPU"),
+        (lambda _: FakeDriver(init=803), None, "the NVIDIA driver does not start (cuInit returned 803)"),
+        (
+            lambda _: FakeDriver(version=12040),
+            None,
+            "the NVIDIA driver is too old: it knows CUDA 12.4, 13.0 is needed (driver 580)",
+        ),
+        (lambda _: FakeDriver(), "NVRTC was not found", "NVRTC was not found"),
+        (lambda _: FakeDriver(), None, None),
+    ],
+)
+def test_probe_says_why(load: Any, nvrtc: str | None, reason: str | None) -> None:
+    assert driver.probe(load, lambda: nvrtc) == reason
+
+
+def test_probe_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> str:
+        raise RuntimeError("libnvrtc.so.13 not found")
+
+    monkeypatch.setattr(driver, "nvrtc_version", absent)
+    reason = driver.probe(lambda _: FakeDriver())
+    assert reason == "NVRTC, which compiles the kernels, was not found (pip install 'graphsched[cuda]')"

@@ -1,0 +1,227 @@
+"""Timings of the CUDA kernels on the card that is there; gpu_check.py calls this."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from gpu_target import GpuTarget
+
+from graphsched.backends.cuda import attention, driver, gemm, matmul
+from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.layout import LAYOUTS
+
+SHAPES = ((4096, 14336), (14336, 4096), (8192, 28672))  # rows × k of a mat-vec
+GEMMS = ((512, 14336, 4096), (512, 4096, 14336), (512, 28672, 8192), (2048, 14336, 4096))
+CACHES = (
+    (32, 8, 128, 4096),
+    (32, 8, 128, 32768),
+    (64, 8, 128, 32768),
+)  # heads, key-value heads, width, positions
+TYPES = (*LAYOUTS, "f16", "bf16", "f32")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: `rate` in GB/s or TFLOP/s, `share` of the peak measured in the same run."""
+
+    what: str
+    shape: str
+    us: float
+    rate: float
+    unit: str
+    share: float
+
+    def dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Bench:
+    """Buffers, and how time is taken: launches captured in a graph, replayed between two events, median."""
+
+    def __init__(self, target: GpuTarget, small: bool) -> None:
+        self.target, self.small, self.stream = target, small, target.stream
+        self.room = 1 << (22 if small else 32)
+        self.weights = self._random(self.room)
+        self.x, self.y = (
+            self._random(1 << 18 if small else 1 << 26),
+            self._room(1 << 18 if small else 1 << 28),
+        )
+        self.ds = self._room(1 << 18 if small else 1 << 24)
+        driver.upload(self.ds, np.full(self.ds.size // 4, 0.01, np.float32), self.stream)
+        self.copy_rate = self._copy()
+        self.flops = 0.0
+
+    def _room(self, nbytes: int) -> Any:
+        return driver.allocate(self.target.gpu, nbytes, self.stream)
+
+    def _random(self, nbytes: int) -> Any:
+        """Random halves of sane size: any bit pattern is a valid weight, but NaN would time differently."""
+        out = self._room(nbytes)
+        tile = np.random.default_rng(0).uniform(-1, 1, min(nbytes, 1 << 25) // 2).astype(np.float16)
+        for at in range(0, nbytes, tile.nbytes):
+            driver.upload(out, tile[: (nbytes - at) // 2], self.stream, at)
+        return out
+
+    def time(self, work: Callable[[Any], None], count: int, repeats: int = 9) -> float:
+        """Microseconds of one of the `count` launches that `work` makes."""
+        graph = driver.capture(self.stream, work)
+        graph.launch(self.stream)
+        times = []
+        for _ in range(2 if self.small else repeats):
+            begin = driver.record(self.stream, timed=True)
+            graph.launch(self.stream)
+            end = driver.record(self.stream, timed=True)
+            end.sync()
+            times.append(end - begin)
+        return float(np.median(times)) * 1e3 / count
+
+    def calls(self, make: Callable[[int], Call], nbytes: int, pdl: bool = True) -> float:
+        """Time of make(address), rotating over as many weight buffers as exceed the L2 cache many times."""
+        copies = max(1, min(32, self.room // nbytes, (1 << 30) // nbytes + 2))
+        calls = [make(int(self.weights.handle) + i * nbytes) for i in range(copies)] * (
+            1 if self.small else 2
+        )
+        for c in calls:
+            self.target.kernel(c)  # compiled and loaded before the capture
+
+        def work(stream: Any) -> None:
+            for c in calls:
+                self.target.launch(c, stream, pdl)
+
+        return self.time(work, len(calls))
+
+    def _copy(self) -> float:
+        half = self.room // 2
+        other = self._room(half)
+        source = self._random(half)
+        us = self.time(lambda s: source.copy_to(other, stream=s), 1)
+        return 2 * half / us / 1e3
+
+    def row(self, what: str, shape: str, us: float, nbytes: float = 0, flops: float = 0) -> Row:
+        if nbytes:
+            return Row(what, shape, us, nbytes / us / 1e3, "GB/s", nbytes / us / 1e3 / self.copy_rate)
+        return Row(
+            what, shape, us, flops / us / 1e6, "TFLOP/s", flops / us / 1e6 / self.flops if self.flops else 0.0
+        )
+
+    # ---- what is measured
+
+    def peaks(self) -> Iterator[Row]:
+        """Device-to-device copy; a large bf16 product of torch, which calls cuBLAS."""
+        yield self.row(
+            "copy (read + write)", f"{self.room >> 21} MiB", self.room / self.copy_rate / 1e3, self.room
+        )
+        us = torch_us(8192, 8192, 8192) if not self.small else None
+        if us:
+            self.flops = 2 * 8192**3 / us / 1e6
+            yield self.row("torch bf16", "8192x8192x8192", us, flops=2 * 8192**3)
+
+    def matvecs(self) -> Iterator[Row]:
+        """Bytes are those of the repacked tensor."""
+        for kind in TYPES:
+            for rows, k in ((64, 512),) if self.small else SHAPES:
+                make, nbytes = self._matvec(kind, rows, k)
+                yield self.row(f"matvec {kind}", f"{rows}x{k}", self.calls(make, nbytes), nbytes)
+
+    def _matvec(self, kind: str, rows: int, k: int, tokens: int = 1) -> tuple[Callable[[int], Call], int]:
+        sms = self.target.gpu.multiprocessors
+        if kind in matmul.FLOATS:
+            nbytes = rows * k * 16 // matmul.FLOATS[kind]
+            return lambda w: matmul.matvec_floats(kind, w, self.x, self.y, tokens, rows, k, k, sms), nbytes
+        nbytes = LAYOUTS[kind].nbytes_of(rows, k)
+        return lambda w: matmul.matvec(kind, w, self.x, self.ds, self.y, tokens, rows, k, sms), nbytes
+
+    def tokens(self) -> Iterator[Row]:
+        """How the mat-vec slows down from 1 to 8 tokens, and what programmatic dependent launch is worth."""
+        rows, k = (64, 512) if self.small else SHAPES[0]
+        for kind in ("q4_0", "q8_0", "q4_k", "q6_k"):
+            for tokens in (2, 4, 8):
+                make, nbytes = self._matvec(kind, rows, k, tokens)
+                yield self.row(
+                    f"matvec {kind}, {tokens} tokens", f"{rows}x{k}", self.calls(make, nbytes), nbytes
+                )
+            make, nbytes = self._matvec(kind, rows, k)
+            yield self.row(f"matvec {kind}, no PDL", f"{rows}x{k}", self.calls(make, nbytes, False), nbytes)
+
+    def gemms(self) -> Iterator[Row]:
+        for m, n, k in ((64, 64, 128),) if self.small else GEMMS:
+            shape, flops, sms = f"{m}x{n}x{k}", 2 * m * n * k, self.target.gpu.multiprocessors
+            chosen = gemm.gemm("bf16", 0, 0, 0, m, n, k, sms).kernel
+            for tile in gemm.GEMM_TILES:
+                us = self.calls(partial(self._gemm, tile, m, n, k), 2 * n * k)
+                star = " *" * chosen.endswith(f"_{tile[0]}_{tile[1]}")
+                yield self.row(f"gemm bf16 {tile[0]}x{tile[1]}{star}", shape, us, flops=flops)
+            for kind in ("q4_0", "q8_0", "q4_k"):
+                us = self.calls(partial(self._gemm_q8, kind, m, n, k), LAYOUTS[kind].nbytes_of(n, k))
+                yield self.row(f"gemm_q8 {kind}", shape, us, flops=flops)
+            torch = None if self.small else torch_us(m, n, k)
+            if torch:
+                yield self.row("torch bf16", shape, torch, flops=flops)
+
+    def _gemm(self, tile: tuple[int, int], m: int, n: int, k: int, w: int) -> Call:
+        name, grid = f"gemm_bf16_{tile[0]}_{tile[1]}", (-(-m // tile[0]), -(-n // tile[1]))
+        return Call("gemm", (), name, grid, 256, (self.x, w, self.y, m, n, k), gemm.gemm_shared(tile))
+
+    def _gemm_q8(self, kind: str, m: int, n: int, k: int, w: int) -> Call:
+        return gemm.gemm_q8(kind, w, self.x, self.ds, self.y, m, n, k)
+
+    def attentions(self) -> Iterator[Row]:
+        """One query token, cache of keys and values in f16; the time of both kernels."""
+        for heads, kv, d, n in ((8, 2, 64, 64),) if self.small else CACHES:
+            ranges, h = self._room(8), attention.Heads(heads, kv, d, d, kv * d, d, kv * d, d)
+            driver.upload(ranges, np.array([0, n], np.int32), self.stream)
+            part = self._room(4 * attention.part_floats(h, 1, n, self.target.gpu.multiprocessors))
+            make, nbytes = partial(self._attention, h, n, ranges, part), 2 * n * kv * d * 2
+            us = sum(self.calls(partial(make, which), nbytes) for which in (0, 1))
+            yield self.row("attention f16", f"{heads} heads, {kv} kv, {d}, {n} positions", us, nbytes)
+
+    def _attention(self, h: attention.Heads, n: int, ranges: Any, part: Any, which: int, at: int) -> Call:
+        values, sms = at + n * h.kv_heads * h.dk * 2, self.target.gpu.multiprocessors
+        return attention.attention("f16", self.x, at, values, ranges, part, self.y, h, 1, n, 0.1, None, sms)[
+            which
+        ]
+
+    def everything(self) -> Iterator[Row]:
+        for part in (self.peaks, self.matvecs, self.tokens, self.gemms, self.attentions):
+            yield from part()
+
+    def tuned(self) -> Iterator[Row]:
+        """Rows a warp takes, loads in flight, parts of K of the one-token mat-vec: for GS_ROWS, GS_UNROLL, split_of."""
+        shapes = ((64, 512),) if self.small else SHAPES
+        for per_warp, unroll in ((1, 2), (1, 4), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2)):
+            self.target.defines = (f"GS_ROWS={per_warp}", f"GS_UNROLL={unroll}")
+            for kind, (rows, k), split in product(("q4_0", "q8_0", "q4_k", "q6_k", "f16"), shapes, (1, 2, 4)):
+                make, nbytes = self._matvec(kind, rows, k)
+                us = self.calls(partial(_tuned, make, rows, per_warp, split), nbytes)
+                yield self.row(
+                    f"{kind} rows {per_warp} unroll {unroll} split {split}", f"{rows}x{k}", us, nbytes
+                )
+        self.target.defines = ()
+
+
+def _tuned(make: Callable[[int], Call], rows: int, per_warp: int, split: int, w: int) -> Call:
+    """make(w) with another number of rows a warp and parts of K (the last argument)."""
+    c = make(w)
+    return replace(c, grid=(matmul.blocks(rows, split, per_warp),), args=(*c.args[:-1], split))
+
+
+def torch_us(m: int, n: int, k: int) -> float | None:
+    """torch.matmul of random bf16 in microseconds, or None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    x, w = (torch.randn(r, k, device="cuda", dtype=torch.bfloat16) for r in (m, n))
+    y, times = torch.empty(m, n, device="cuda", dtype=torch.bfloat16), []
+    for i in range(12):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        for _ in range(10):
+            torch.matmul(x, w.T, out=y)
+        end.record()
+        end.synchronize()
+        times += [begin.elapsed_time(end) * 100] if i > 2 else []
+    return float(np.median(times))
