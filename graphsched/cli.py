@@ -16,6 +16,8 @@ from graphsched.errors import Error
 COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
     "bench": "Measure tokens per second, of prompts and of generation.",
+    "plan": "Show what would run where, and why, without running it.",
+    "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
     "ops": "List the ops, and which backends run them on which types.",
     "synth": "Write a model file with real shapes and made-up weights.",
@@ -67,9 +69,10 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The program."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # bytes of a command line that are no text come as surrogates
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; print would take the other one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for good
+        getattr(sys, name).reconfigure(errors="replace")  # a command line may hold bytes that are no text
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         os._exit(code)  # taking the interpreter down takes longer than Ctrl-C may
@@ -80,8 +83,7 @@ def run(args: Sequence[str]) -> int:
     """Runs one command line; the exit code. Whatever goes wrong becomes one sentence on stderr."""
     try:
         code = _invoke(list(args))
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except BrokenPipeError:
         leave_quietly()
@@ -93,7 +95,8 @@ def run(args: Sequence[str]) -> int:
     except (click.ClickException, Error, MemoryError) as e:
         return _said(_sentence(e), BAD_INPUT)
     except OSError as e:
-        return _said(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e), BUG)
+        what = (e.strerror or str(e)).lower()
+        return _said(f"{e.filename}: {what}" if e.filename else what, BUG)
     except Exception as e:
         if os.environ.get("GRAPHSCHED_DEBUG"):
             raise

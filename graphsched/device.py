@@ -75,6 +75,12 @@ def get(name: str) -> Backend:
     return module.BACKEND
 
 
+def gpu_reason() -> str | None:
+    """Why no GPU can be used, in one sentence, or None when one can."""
+    driver = importlib.import_module("graphsched.backends.cuda.driver")
+    return driver.probe()
+
+
 @dataclass(frozen=True)
 class Capacity:
     """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""

@@ -26,6 +26,7 @@ class Flag:
     names: str
     type: ParamType | None
     help: str
+    multiple: bool = False  # given several times, the option is a tuple
 
     @property
     def switch(self) -> str:
@@ -35,6 +36,8 @@ class Flag:
     def add(self, command: Function) -> Function:
         """A decorator; a value that is not given is None and leaves the choice to the options' own default."""
         given: dict[str, Any] = {"is_flag": True} if self.type is None else {"type": self.type}
+        if self.multiple:
+            given["multiple"] = True
         return click.option(*self.names.split(), self.field, help=self.help, **given)(command)
 
 
@@ -70,7 +73,58 @@ SWITCHES: Final = (
     Flag("no_fmoe", "-no-fmoe --no-fmoe --no-fused-moe", None, "compute up and gate of experts apart"),
     Flag("no_fused_mul_unary", "--no-fused-mul-unary", None, "compute activation and product apart"),
     Flag("no_fused_rms_norm", "--no-fused-rms-norm", None, "compute normalisation and weight apart"),
+    Flag(
+        "no_traffic", "--no-traffic", None, "leave weightless expert ops on the device, as the baseline does"
+    ),
+    Flag("no_hoist", "--no-hoist", None, "keep device work behind the host's part, as the baseline does"),
 )
+SCHEDULING: Final = (
+    Flag(
+        "devices", "--device", Word("DEVICE"), "simulated machine, sim:NAME or a .toml file; repeatable", True
+    ),
+    Flag(
+        "offload_policy",
+        "-op --offload-policy",
+        Word("OP,0|1"),
+        "ops that may (1) or may not (0) upload weights",
+        True,
+    ),
+    Flag("offload_min_batch", "--offload-min-batch", Number(int, 1), "rows from which they do (default: 32)"),
+    Flag("mla", "-mla --mla-use", Number(int, 0), "latent attention, 0 to 3 (default: 3)"),
+    Flag(
+        "amb",
+        "-amb --attention-max-batch",
+        Number(int, 0),
+        "MiB for its temporaries, 0 is no limit (default: 0)",
+    ),
+)
+PLACEMENT: Final = (
+    Flag(
+        "n_gpu_layers",
+        "-ngl --gpu-layers --n-gpu-layers",
+        Number(int, -1),
+        "last layers on devices (default: -1, all)",
+    ),
+    Flag(
+        "overrides",
+        "-ot --override-tensor",
+        Word("REGEX=BUFT"),
+        "where tensors live; the first match wins",
+        True,
+    ),
+    Flag(
+        "n_cpu_moe",
+        "-ncmoe --n-cpu-moe",
+        Number(int, 0),
+        "last layers whose experts stay on the host (default: 0)",
+    ),
+    Flag("cpu_moe", "-cmoe --cpu-moe", None, "all experts stay on the host"),
+    Flag("no_kv_offload", "-nkvo --no-kv-offload", None, "the KV cache stays on the host"),
+    Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
+    Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
+    Flag("tensor_split", "-ts --tensor-split", Word("N,N,..."), "share of each device (default: equal)"),
+)
+ALL_LAYERS: Final = 999  # -cmoe is -ncmoe with this
 SAMPLING: Final = (
     Flag("temperature", "--temp", Number(float), "temperature, 0 takes the likeliest token (default: 0.8)"),
     Flag("top_k", "--top-k", Number(int), "choose among so many likeliest tokens, 0 is off (default: 40)"),
@@ -88,10 +142,10 @@ def session(command: Function) -> Function:
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
         off = frozenset(f.switch for f in SWITCHES if values.pop(f.field))
-        given = _taken(values, SESSION) | {"off": off}
-        return command(options=_session_options(given), **values)
+        given = _taken(values, SESSION) | _taken(values, SCHEDULING) | {"off": off}
+        return command(options=_session_options(given, _taken(values, PLACEMENT)), **values)
 
-    return _with((MODEL, *SESSION, *SWITCHES), with_options)
+    return _with((MODEL, *SESSION, *SCHEDULING, *PLACEMENT, *SWITCHES), with_options)
 
 
 def sampling(command: Function) -> Function:
@@ -114,18 +168,37 @@ def _with(flags: Iterable[Flag], command: Function) -> Function:
 def _taken(values: dict[str, Any], flags: Iterable[Flag]) -> dict[str, Any]:
     """What was given for the flags, taken out of the command's values."""
     given = {f.field: values.pop(f.field) for f in flags}
-    return {field: value for field, value in given.items() if value is not None}
+    return {
+        field: value
+        for field, value in given.items()
+        if value is not None and value is not False and value != ()
+    }
 
 
-def _session_options(given: Mapping[str, Any]) -> "SessionOptions":
+def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "SessionOptions":
     from graphsched.options import SessionOptions
+    from graphsched.placement import PlacementOptions, parse_split
 
-    return _made(SessionOptions, given, SESSION)
+    placed = dict(placed)
+    if placed.pop("cpu_moe", False):
+        placed["n_cpu_moe"] = ALL_LAYERS
+    if placed.pop("no_kv_offload", False):
+        placed["kv_offload"] = False
+    if "tensor_split" in placed:
+        placed["tensor_split"] = parse_split(placed["tensor_split"])
+    placement = _made(PlacementOptions, placed, PLACEMENT)
+    return _made(SessionOptions, {**given, "placement": placement}, (*SESSION, *SCHEDULING))
 
 
 def changed(options: "SessionOptions", **fields: Any) -> "SessionOptions":
     """The options with other values in some fields."""
     return _made(type(options), vars(options) | fields, SESSION)
+
+
+def asks_for_devices(options: "SessionOptions") -> bool:
+    """Whether flags are given that need a device to mean anything."""
+    p = options.placement
+    return p.n_gpu_layers > 0 or bool(p.tensor_split or p.n_cpu_moe or options.offload_policy or p.main_gpu)
 
 
 def _sampling_options(given: Mapping[str, Any]) -> "SamplingOptions":

@@ -146,7 +146,7 @@ def owners(timeline: Timeline, lanes: Iterable[str]) -> dict[str, float]:
     """Each instant has one owner: compute (devices first), then copies, then nobody; the rows add up to the wall."""
     found: dict[str, float] = {}
     claimed: list[tuple[float, float]] = []
-    kinds = [(f"compute on {lane}", "compute", lane) for lane in lanes]
+    kinds: list[tuple[str, str, str | None]] = [(f"compute on {lane}", "compute", lane) for lane in lanes]
     kinds += [("copies to devices", "up", None), ("copies from devices", "down", None)]
     for what, kind, lane in kinds:
         spans = [(e.start, e.end) for e in timeline.events if e.kind == kind and lane in (None, e.lane)]

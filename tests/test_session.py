@@ -163,7 +163,10 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
     ({"type_k": "q4_k"}, "no KV cache type 'q4_k'; there are f32, f16, q8_0"),
     ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
-    ({"off": frozenset({"magic"})}, "no switch 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic"),
+    (
+        {"off": frozenset({"magic"})},
+        "no switch 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic",
+    ),
     ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
 ]
 

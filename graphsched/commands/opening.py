@@ -25,11 +25,22 @@ def open_session(
     interrupts.last_words = screen.end
     if hint := flags.batch_hint(options):
         screen.say(f"hint: {hint}")
+    if flags.asks_for_devices(options) and not options.devices:
+        screen.say(f"no usable GPU, everything runs on the CPU: {gpu_reason()}")
     session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
     screen.detail(session.model.summary())
     screen.detail(described(session))
     return session
+
+
+def gpu_reason() -> str:
+    """Why no GPU runs this model, in one sentence."""
+    from graphsched import device
+
+    return (
+        device.gpu_reason() or "the CUDA backend does not run models yet, its kernels are tested on their own"
+    )
 
 
 def described(session: "Session") -> str:

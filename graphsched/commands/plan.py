@@ -1,0 +1,107 @@
+"""`graphsched plan`: what would run where, what it takes, and why, without running it."""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphsched import flags
+from graphsched.commands.arguments import Command, Number, OneOf
+from graphsched.errors import OptionError
+
+if TYPE_CHECKING:
+    from graphsched.options import SessionOptions
+
+
+@click.command(cls=Command, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
+@flags.session
+@click.option(
+    "--phase", type=OneOf("prefill", "decode"), default="decode", help="a prompt, or one token (default)"
+)
+@click.option(
+    "-p", "--n-prompt", type=Number(int, 1), default=512, help="tokens of the prompt (default: 512)"
+)
+@click.option("--nodes", is_flag=True, help="every node with its device and why it is there")
+@click.option("--vs", metavar="FLAGS", help="what changes with other flags, as in --vs '-op 26,0'")
+@click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
+def command(
+    model: Path | None,
+    options: "SessionOptions",
+    phase: str,
+    n_prompt: int,
+    nodes: bool,
+    vs: str | None,
+    as_json: bool,
+) -> None:
+    """Show what would run where, and why, without running it.
+
+    Works on a file that ends after its header. Times are predictions for the machine that --device names.
+    """
+    from graphsched import plan_report as report
+    from graphsched.loader import open_model
+    from graphsched.model import DEFAULT_MODEL, Model
+    from graphsched.plan import make_plan
+
+    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    n_tokens = n_prompt if phase == "prefill" else 1
+    n_kv = min(n_prompt if phase == "prefill" else n_prompt + 1, loaded.context(options))
+    n_tokens = min(n_tokens, n_kv, options.n_ubatch)
+    made = make_plan(loaded, options, n_tokens, 1, n_kv)
+    if vs is None:
+        return show(report.as_data(made, nodes), as_json, lambda: report.render(made, nodes))
+    other = make_plan(loaded, with_flags(options, vs), n_tokens, 1, n_kv)
+    change = report.difference(made, other)
+    return show(change, as_json, lambda: report.render_difference(change))
+
+
+def show(data: Any, as_json: bool, render: Any) -> None:
+    """Data as JSON, or a rendering of it, on standard output."""
+    if as_json:
+        click.echo(json.dumps(data, indent=1))
+        return
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200  # piped tables are not folded
+    Console(width=width).print(render())
+
+
+def with_flags(options: "SessionOptions", text: str) -> "SessionOptions":
+    """The options with further flags, which count as if they stood behind the others."""
+    try:
+        words = shlex.split(text)
+    except ValueError as e:
+        raise OptionError(f"--vs {text}: {str(e).lower()}") from None
+    made: list[SessionOptions] = []
+
+    @click.command(cls=Command)
+    @flags.session
+    def reader(model: Path | None, options: "SessionOptions") -> None:
+        if model is not None:
+            raise OptionError("--vs compares flags, not models")
+        made.append(options)
+
+    reader.main(words, prog_name="--vs", standalone_mode=False)
+    return merged(options, made[0])
+
+
+def merged(first: "SessionOptions", second: "SessionOptions") -> "SessionOptions":
+    """First, with what second sets; overrides of second come first, its policies last: both win."""
+    defaults = type(first)()
+    changed = {
+        name: value
+        for name, value in vars(second).items()
+        if value != getattr(defaults, name) and name != "placement"
+    }
+    placement, base = second.placement, defaults.placement
+    places = {k: v for k, v in vars(placement).items() if v != getattr(base, k)}
+    places["overrides"] = placement.overrides + first.placement.overrides
+    policy = first.offload_policy + second.offload_policy
+    new_placement = replace(first.placement, **places)
+    return replace(
+        first,
+        **{**changed, "placement": new_placement, "offload_policy": policy, "off": first.off | second.off},
+    )
