@@ -9,18 +9,18 @@ from graphsched.backends.cpu.simd import (
     fma,
     get,
     load,
-    load_first,
     mul,
     put,
     splat,
     splat_i32,
     store_first,
-    sum_lanes,
+    store_quarter,
     to_f32,
     word,
 )
 from graphsched.backends.cpu.simd_int import broadcast4, dot_u8_i8, scatter4
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.tile import dots_16
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
 
 PANEL = 16  # weight rows decoded together: one per lane
@@ -34,14 +34,13 @@ def lesser(a: int, b: int) -> int:
 
 @kernel
 def gemm_float(kind: int) -> Callable[..., None]:
-    """y[t, h, n] = w[h, n] · x[t, h], tiles of 4 rows × 4 tokens, each element one chain of 16 lanes along k."""
-    size = 4 if kind == F32 else 2
+    """y[t, h, n] = w[h, n] · x[t, h], tiles of 4 tokens × 4 rows; a unit's rows stay in cache while all tokens pass."""
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
         w_all, x_all, y_all, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
         w_row, x_row, heads, x_head = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
         n_tokens = rows(step, run)
-        full, y_row, units = k // 16 * 16, 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
+        y_row, units = 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
         first, last = share(heads * units, ith, nth)
         for both in range(first, last):
             if word(run, ABORT):
@@ -50,109 +49,19 @@ def gemm_float(kind: int) -> Callable[..., None]:
             w, x, y = w_all + h * n * w_row, x_all + h * x_head, y_all + h * n * 4
             end = lesser((unit + 1) * FLOAT_UNIT, n)
             for t in range(0, n_tokens, 4):
-                x0 = x + t * x_row
-                x1 = x + lesser(t + 1, n_tokens - 1) * x_row
-                x2 = x + lesser(t + 2, n_tokens - 1) * x_row
-                x3 = x + lesser(t + 3, n_tokens - 1) * x_row
                 for r in range(unit * FLOAT_UNIT, end, 4):
-                    w0 = w + r * w_row
-                    w1 = w + lesser(r + 1, n - 1) * w_row
-                    w2 = w + lesser(r + 2, n - 1) * w_row
-                    w3 = w + lesser(r + 3, n - 1) * w_row
-                    a00 = a01 = a02 = a03 = splat(0.0, 16)
-                    a10 = a11 = a12 = a13 = splat(0.0, 16)
-                    a20 = a21 = a22 = a23 = splat(0.0, 16)
-                    a30 = a31 = a32 = a33 = splat(0.0, 16)
-                    for i in range(0, full, 16):
-                        u0, u1 = load(w0 + size * i, kind, 16), load(w1 + size * i, kind, 16)
-                        u2, u3 = load(w2 + size * i, kind, 16), load(w3 + size * i, kind, 16)
-                        v = load(x0 + 4 * i, F32, 16)
-                        a00, a01, a02, a03 = (
-                            fma(u0, v, a00),
-                            fma(u1, v, a01),
-                            fma(u2, v, a02),
-                            fma(u3, v, a03),
-                        )
-                        v = load(x1 + 4 * i, F32, 16)
-                        a10, a11, a12, a13 = (
-                            fma(u0, v, a10),
-                            fma(u1, v, a11),
-                            fma(u2, v, a12),
-                            fma(u3, v, a13),
-                        )
-                        v = load(x2 + 4 * i, F32, 16)
-                        a20, a21, a22, a23 = (
-                            fma(u0, v, a20),
-                            fma(u1, v, a21),
-                            fma(u2, v, a22),
-                            fma(u3, v, a23),
-                        )
-                        v = load(x3 + 4 * i, F32, 16)
-                        a30, a31, a32, a33 = (
-                            fma(u0, v, a30),
-                            fma(u1, v, a31),
-                            fma(u2, v, a32),
-                            fma(u3, v, a33),
-                        )
-                    if full < k:
-                        left = k - full
-                        u0, u1 = (
-                            load_first(w0 + size * full, kind, 16, left),
-                            load_first(w1 + size * full, kind, 16, left),
-                        )
-                        u2, u3 = (
-                            load_first(w2 + size * full, kind, 16, left),
-                            load_first(w3 + size * full, kind, 16, left),
-                        )
-                        v = load_first(x0 + 4 * full, F32, 16, left)
-                        a00, a01, a02, a03 = (
-                            fma(u0, v, a00),
-                            fma(u1, v, a01),
-                            fma(u2, v, a02),
-                            fma(u3, v, a03),
-                        )
-                        v = load_first(x1 + 4 * full, F32, 16, left)
-                        a10, a11, a12, a13 = (
-                            fma(u0, v, a10),
-                            fma(u1, v, a11),
-                            fma(u2, v, a12),
-                            fma(u3, v, a13),
-                        )
-                        v = load_first(x2 + 4 * full, F32, 16, left)
-                        a20, a21, a22, a23 = (
-                            fma(u0, v, a20),
-                            fma(u1, v, a21),
-                            fma(u2, v, a22),
-                            fma(u3, v, a23),
-                        )
-                        v = load_first(x3 + 4 * full, F32, 16, left)
-                        a30, a31, a32, a33 = (
-                            fma(u0, v, a30),
-                            fma(u1, v, a31),
-                            fma(u2, v, a32),
-                            fma(u3, v, a33),
-                        )
-                    store_tile_row(y + t * y_row + 4 * r, n - r, a00, a01, a02, a03)
-                    if t + 1 < n_tokens:
-                        store_tile_row(y + (t + 1) * y_row + 4 * r, n - r, a10, a11, a12, a13)
-                    if t + 2 < n_tokens:
-                        store_tile_row(y + (t + 2) * y_row + 4 * r, n - r, a20, a21, a22, a23)
-                    if t + 3 < n_tokens:
-                        store_tile_row(y + (t + 3) * y_row + 4 * r, n - r, a30, a31, a32, a33)
+                    last_x, last_w = lesser(n_tokens - t, 4) - 1, lesser(n - r, 4) - 1
+                    sums = dots_16(kind, x + t * x_row, x_row, w + r * w_row, w_row, last_x, last_w, k)
+                    out = y + t * y_row + 4 * r
+                    store_quarter(out, sums, 0, last_w + 1)
+                    if last_x > 0:
+                        store_quarter(out + y_row, sums, 1, last_w + 1)
+                    if last_x > 1:
+                        store_quarter(out + 2 * y_row, sums, 2, last_w + 1)
+                    if last_x > 2:
+                        store_quarter(out + 3 * y_row, sums, 3, last_w + 1)
 
     return gemm
-
-
-@helper
-def store_tile_row(y, left, a, b, c, d):  # type: ignore[no-untyped-def]
-    """The sums of four rows for one token, as many as are left."""
-    put(y, sum_lanes(a), F32)
-    if left > 1:
-        put(y + 4, sum_lanes(b), F32)
-    if left > 2:
-        put(y + 8, sum_lanes(c), F32)
-    if left > 3:
-        put(y + 12, sum_lanes(d), F32)
 
 
 def panel_bytes(k: int) -> int:
@@ -162,7 +71,7 @@ def panel_bytes(k: int) -> int:
 
 @kernel
 def gemm_block32(kind: int) -> Callable[..., None]:
-    """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows decoded to [block][4 codes of each row], 4 tokens at a time.
+    """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows are decoded to [block][4 codes of each row], for all tokens.
 
     Integer sums are exact: the accumulator starts at -offset · Σ q, so that codes may stay unsigned.
     """

@@ -329,3 +329,42 @@ def store_first(typingctx: Any, addr: Any, value: Any, kind: Any, count: Any) ->
         return context.get_dummy_value()
 
     return types.void(types.int64, value, kind, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_quarter(typingctx: Any, addr: Any, v: Any, quarter: Any, count: Any) -> Any:
+    """Stores the first `count` (at most 4) lanes of a quarter of 16 f32 lanes."""
+    first = 4 * literal(quarter, "quarter")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        undef = ir.Constant(v.llvm, ir.Undefined)
+        part = builder.shuffle_vector(args[1], undef, const_vec(I32_T, list(range(first, first + 4))))
+        operands = [part, pointer(builder, args[0], part.type), I32_T(1), _mask(builder, args[3], 4)]
+        _masked(builder, "store", ir.VoidType(), part.type, operands)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, v, quarter, types.int64), codegen
+
+
+def _join_halves(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, group: int) -> ir.Value:
+    """Adds the two halves of every group of lanes of a, then of b: groups half as long, in order."""
+    half, n = group // 2, a.type.count
+    low = [g * group + i for g in range(2 * n // group) for i in range(half)]
+    both = [builder.shuffle_vector(a, b, const_vec(I32_T, [i + shift for i in low])) for shift in (0, half)]
+    return builder.fadd(*both)
+
+
+@intrinsic
+def sum_16(typingctx: Any, vectors: Any) -> Any:
+    """Sums of 16 vectors of 16 f32 lanes, as one vector: each sum by halves, as `sum_lanes` does it."""
+    vec = vectors.dtype
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        parts = [builder.extract_value(args[0], i) for i in range(16)]
+        group = 16
+        while len(parts) > 1:
+            parts = [_join_halves(builder, a, b, group) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            group //= 2
+        return parts[0]
+
+    return vec(vectors), codegen
