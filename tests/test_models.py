@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shared import SHARED, shared
 
 import graphsched
+from graphsched.placement import PlacementOptions
 from graphsched.rewrite import PASSES
 
 # NMSE over all rows, and how close the reference's best two may be for the best token to differ.
@@ -153,3 +154,18 @@ def test_bits_do_not_depend_on_one_fusion(name: str, off: str) -> None:
     ref = reference(name)
     fused = logits_in_pieces(ref.model, ref.tokens, 24)
     np.testing.assert_array_equal(fused, logits_in_pieces(ref.model, ref.tokens, 24, off=frozenset({off})))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_do_not_depend_on_placement(name: str) -> None:
+    """Experts on the host, uploaded for every batch; what no copy has written is NaN."""
+    ref = reference(name)
+    home = PlacementOptions(overrides=("exps=CPU",))
+    options: dict[str, Any] = {
+        "devices": ("sim:rtx4090",),
+        "placement": home,
+        "offload_min_batch": 1,
+        "poison": True,
+    }
+    placed = logits_in_pieces(ref.model, ref.tokens, 24, **options)
+    np.testing.assert_array_equal(placed, logits_in_pieces(ref.model, ref.tokens, 24))
