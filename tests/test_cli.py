@@ -558,3 +558,13 @@ def test_a_closed_pipe_ends_quietly(args: list[str]) -> None:
     process = subprocess.run([*PROGRAM, *args], stdout=writer, stderr=subprocess.PIPE, timeout=60)
     os.close(writer)
     assert (process.returncode, process.stderr) == (141, b"")
+
+
+@needs_signals
+def test_closed_streams() -> None:
+    """With standard error closed nothing of it ends up in the text; with standard output closed nothing fails."""
+    command = " ".join(PROGRAM) + " run -n 0 -p Lily"
+    closed = subprocess.run(
+        ["sh", "-c", f"{command} 2>&-; {command} -q >&-"], capture_output=True, text=True, check=True
+    )
+    assert (closed.stdout, closed.stderr) == ("Lily\n", "")

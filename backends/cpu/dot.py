@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.quants import BLOCK_BYTES, OFFSET, codes32, codes64
 from graphsched.backends.cpu.simd import (
@@ -78,14 +80,18 @@ def _block32(t: int, size: int, offset: int) -> Callable[..., float]:
             other = _scaled(codes64(t, block + 10 * size), q + 320, pair_lanes(s, 5), other)
             acc = _scaled(codes64(t, block + 12 * size), q + 384, pair_lanes(s, 6), acc)
             other = _scaled(codes64(t, block + 14 * size), q + 448, pair_lanes(s, 7), other)
-        rest = 0.0
-        for b in range(groups * 16, n_blocks):
+        rest, paired = np.float32(0.0), n_blocks // 2 * 2
+        for b in range(groups * 16, paired, 2):
             block = w + b * size
             s0 = get(block, F16) * get(d + 4 * b, F32)
-            rest += s0 * float(get(isum + 4 * b, I32))
-            codes = codes32(t, block)
-            here = load(x + 32 * b, I8, 32)
-            part = dot_u8_i8(splat_i32(0, 8), codes, here)
+            s1 = get(block + size, F16) * get(d + 4 * b + 4, F32)
+            rest += s0 * np.float32(get(isum + 4 * b, I32)) + s1 * np.float32(get(isum + 4 * b + 4, I32))
+            acc = _scaled(codes64(t, block), x + 32 * b, halves(s0, s1), acc)
+        if paired < n_blocks:
+            block = w + paired * size
+            s0 = get(block, F16) * get(d + 4 * paired, F32)
+            rest += s0 * np.float32(get(isum + 4 * paired, I32))
+            part = dot_u8_i8(splat_i32(0, 8), codes32(t, block), load(x + 32 * paired, I8, 32))
             acc = fma(concat(to_f32(part), splat(0.0, 8)), halves(s0, 0.0), acc)
         return sum_lanes(add(acc, other)) - offset * (sum_lanes(shift) + rest)
 
