@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from graphsched import __version__
+from graphsched import __version__, env
 from graphsched.commands.arguments import no_such
 from graphsched.commands.screen import is_terminal, leave_quietly
 from graphsched.errors import Error
@@ -98,7 +98,7 @@ def run(args: Sequence[str]) -> int:
         what = (e.strerror or str(e)).lower()
         return _said(f"{e.filename}: {what}" if e.filename else what, BUG)
     except Exception as e:
-        if os.environ.get("GRAPHSCHED_DEBUG"):
+        if env.debug():
             raise
         what = " ".join(f"{type(e).__name__}: {e}".split())
         return _said(f"this is a bug, GRAPHSCHED_DEBUG=1 shows where ({what})", BUG)

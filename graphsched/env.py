@@ -10,3 +10,8 @@ def cache_dir() -> Path:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     return Path(base) / "graphsched"
+
+
+def debug() -> bool:
+    """GRAPHSCHED_DEBUG: unexpected errors show where they come from."""
+    return bool(os.environ.get("GRAPHSCHED_DEBUG"))

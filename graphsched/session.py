@@ -15,8 +15,9 @@ from graphsched.device import Executable, Progress
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.model import Model, open_default_or
-from graphsched.options import SessionOptions
+from graphsched.options import SessionOptions, physical_memory
 from graphsched.sampling import Sampler, SamplingOptions
+from graphsched.summary import kv_bytes_per_token
 from graphsched.targets import Targets, device_names
 from graphsched.tokenizer import Tokenizer
 
@@ -60,6 +61,7 @@ class Session:
             model.weights, capacities, options.threads, self.targets.devices, options.poison
         )
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
+        self._check_cache()
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
 
     def _feed(self, inputs: Inputs) -> None:
@@ -143,16 +145,27 @@ class Session:
         """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
         capacity = self._capacity(n_tokens)
         shape = capacity, 1 if n_outputs <= 1 else capacity
-        if shape not in self._graphs:
-            graph = self.model.graph(*shape, self.n_ctx, self.options)
-            self._graphs[shape] = self._runtime.in_kernel_types(graph)
-        graph, lengths = self._graphs[shape], {"n_tokens": n_tokens, "n_outputs": n_outputs}
+        graph, lengths = self._graph(*shape), {"n_tokens": n_tokens, "n_outputs": n_outputs}
         key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
             schedule = self.targets.schedule(graph, lengths)
             self._plans[key] = self._runtime.compile(schedule, self._progress)
         self._by_length[n_tokens, n_outputs] = self._plans[key]
         return self._plans[key]
+
+    def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
+        shape = n_tokens, n_outputs
+        if shape not in self._graphs:
+            graph = self.model.graph(*shape, self.n_ctx, self.options)
+            self._graphs[shape] = self._runtime.in_kernel_types(graph)
+        return self._graphs[shape]
+
+    def _check_cache(self) -> None:
+        """A cache that cannot fit is refused before memory is touched: the system would end the process."""
+        needed, there = kv_bytes_per_token(self._graph(1, 1)) * self.n_ctx, physical_memory()
+        if needed > there:
+            sizes = f"{needed / 1e9:.1f} GB of KV cache, this machine has {there / 1e9:.1f} GB"
+            raise ContextError(f"a context of {self.n_ctx} tokens takes {sizes}; a smaller one is -c N")
 
     def reset(self) -> None:
         """Forgets all tokens."""
@@ -213,8 +226,10 @@ class Session:
     ) -> Iterator[int]:
         """Sampled tokens; the time between them counts as generation."""
         clock = time.perf_counter()
-        logits = self.eval(ids) if ids else None
-        self.timings.prompt_ms = (time.perf_counter() - clock) * 1e3
+        try:
+            logits = self.eval(ids) if ids else None
+        finally:
+            self.timings.prompt_ms = (time.perf_counter() - clock) * 1e3
         while logits is not None:
             if self.timings.generated_tokens == n_predict:
                 self.stop_reason = "limit"

@@ -178,6 +178,15 @@ def test_bad_options(options: dict[str, Any], sentence: str) -> None:
     assert str(caught.value) == sentence
 
 
+def test_a_cache_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphsched.session.physical_memory", lambda: 8_000_000_000)
+    with pytest.raises(ContextError) as caught:
+        graphsched.load(n_ctx=1 << 24, type_k="f32", type_v="f32")
+    assert str(caught.value).startswith(
+        "a context of 16777216 tokens takes 42.9 GB of KV cache, this machine has"
+    )
+
+
 def test_errors_of_the_path(tmp_path: Path) -> None:
     with pytest.raises(Error):
         graphsched.load(tmp_path / "absent.gguf")

@@ -8,36 +8,6 @@ from graphsched.backends.cpu.simd import fma, load, load_first, splat, sum_16
 from graphsched.backends.cpu.vector import F32
 
 
-def load_row(kind: int, row: int, i: int) -> Any:
-    """Elements i to i + 15 of a row of a float type as f32. For kernels."""
-    raise NotImplementedError
-
-
-def load_row_first(kind: int, row: int, i: int, count: int) -> Any:
-    """The first `count` of them, zeros after. For kernels."""
-    raise NotImplementedError
-
-
-@by_literal(load_row)
-def _(kind: int) -> Callable[..., Any]:
-    size = 4 if kind == F32 else 2
-
-    def impl(kind: int, row: int, i: int) -> Any:
-        return load(row + size * i, kind, 16)
-
-    return impl
-
-
-@by_literal(load_row_first)
-def _(kind: int) -> Callable[..., Any]:
-    size = 4 if kind == F32 else 2
-
-    def impl(kind: int, row: int, i: int, count: int) -> Any:
-        return load_first(row + size * i, kind, 16, count)
-
-    return impl
-
-
 def dots_16(kind: int, x: int, x_row: int, w: int, w_row: int, last_x: int, last_w: int, k: int) -> Any:
     """Dot products of 4 rows of x (f32) with 4 rows of w: lane 4 i + j is x[i] · w[j].
 
@@ -48,6 +18,8 @@ def dots_16(kind: int, x: int, x_row: int, w: int, w_row: int, last_x: int, last
 
 @by_literal(dots_16)
 def _(t: int) -> Callable[..., Any]:
+    size = 4 if t == F32 else 2
+
     def impl(kind: int, x: int, x_row: int, w: int, w_row: int, last_x: int, last_w: int, k: int) -> Any:
         x1, x2, x3 = x + min(1, last_x) * x_row, x + min(2, last_x) * x_row, x + min(3, last_x) * x_row
         w1, w2, w3 = w + min(1, last_w) * w_row, w + min(2, last_w) * w_row, w + min(3, last_w) * w_row
@@ -55,7 +27,13 @@ def _(t: int) -> Callable[..., Any]:
         m = n = o = p = q = r = s = u = splat(0.0, 16)
         full = k // 16 * 16
         for i in range(0, full, 16):
-            y0, y1, y2, y3 = load_row(t, w, i), load_row(t, w1, i), load_row(t, w2, i), load_row(t, w3, i)
+            at = size * i
+            y0, y1, y2, y3 = (
+                load(w + at, t, 16),
+                load(w1 + at, t, 16),
+                load(w2 + at, t, 16),
+                load(w3 + at, t, 16),
+            )
             v = load(x + 4 * i, F32, 16)
             a, b, c, d = fma(y0, v, a), fma(y1, v, b), fma(y2, v, c), fma(y3, v, d)
             v = load(x1 + 4 * i, F32, 16)
@@ -65,9 +43,9 @@ def _(t: int) -> Callable[..., Any]:
             v = load(x3 + 4 * i, F32, 16)
             q, r, s, u = fma(y0, v, q), fma(y1, v, r), fma(y2, v, s), fma(y3, v, u)
         if full < k:
-            left = k - full
-            y0, y1 = load_row_first(t, w, full, left), load_row_first(t, w1, full, left)
-            y2, y3 = load_row_first(t, w2, full, left), load_row_first(t, w3, full, left)
+            left, at = k - full, size * full
+            y0, y1 = load_first(w + at, t, 16, left), load_first(w1 + at, t, 16, left)
+            y2, y3 = load_first(w2 + at, t, 16, left), load_first(w3 + at, t, 16, left)
             v = load_first(x + 4 * full, F32, 16, left)
             a, b, c, d = fma(y0, v, a), fma(y1, v, b), fma(y2, v, c), fma(y3, v, d)
             v = load_first(x1 + 4 * full, F32, 16, left)

@@ -1,0 +1,70 @@
+"""The package as it is installed: all folders listed, data readable, no second copy under a bare name."""
+
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_folder_with_code_is_listed() -> None:
+    settings = ROOT / "pyproject.toml"
+    if not settings.exists():
+        pytest.skip("not a checkout")
+    listed = set(tomllib.loads(settings.read_text())["tool"]["setuptools"]["packages"])
+    found = set()
+    for top, name in (
+        ("graphsched", "graphsched"),
+        ("backends", "graphsched.backends"),
+        ("models", "graphsched.models"),
+    ):
+        for init in (ROOT / top).rglob("__init__.py"):
+            inner = init.parent.relative_to(ROOT / top).parts
+            if not {"backends", "models"} & set(inner[:1]) or top != "graphsched":
+                found.add(".".join((name, *inner)))
+    assert listed == found
+
+
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [
+        ("graphsched", "data/stories.gguf"),
+        ("graphsched", "data/machines/rtx4090.toml"),
+        ("graphsched", "py.typed"),
+        ("graphsched.backends.cuda", "kernels/common.cuh"),
+        ("graphsched.backends.cuda", "kernels/matmul.cu"),
+    ],
+)
+def test_data_is_readable(package: str, path: str) -> None:
+    assert files(package).joinpath(path).is_file()
+
+
+def test_backends_and_models_are_not_imported_under_bare_names() -> None:
+    code = "import graphsched.backends.cpu, graphsched.models.llama, sys; "
+    code += "print({'backends', 'models'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_core_imports_no_backend_and_no_model() -> None:
+    code = "import graphsched.scheduler, graphsched.ops, graphsched.session, sys; "
+    code += "far = ('graphsched.backends', 'graphsched.models', 'numba', 'cuda'); "
+    code += "print([m for m in sys.modules if m.startswith(far)])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_names_the_two_commands_that_ci_runs() -> None:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("not a checkout")
+    commands = [
+        line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("python3 -m venv")
+    ]
+    assert len(commands) == 2
+    assert "graphsched run" in commands[0]
+    assert commands[1].endswith("pytest -q")
