@@ -1,6 +1,6 @@
 """The null backend: lowers and plans memory without weights, kernels or arithmetic. What `plan` stands on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from graphsched.backends.cpu.lowering import dense
 from graphsched.backends.cpu.program import Buffer, Operand, PythonStep, Step, plan_arenas
 from graphsched.backends.cpu.runtime import CpuRuntime
 from graphsched.backends.cpu.space import Memory
-from graphsched.device import Progress, Raw
+from graphsched.device import Progress
 from graphsched.graph import Graph
 from graphsched.memory import Arena
 from graphsched.scheduler import Schedule, whole
@@ -52,18 +52,4 @@ class NullExecutable:
         pass
 
 
-class NullBackend:
-    """Plans and allocates nothing."""
-
-    def open(
-        self,
-        weights: Mapping[str, Raw],
-        capacities: Mapping[str, int],
-        n_threads: int,
-        sims: Sequence[str] = (),
-        poison: bool = False,
-    ) -> NullRuntime:
-        return NullRuntime(weights, capacities, n_threads, sims, poison)
-
-
-BACKEND = NullBackend()
+open_runtime = NullRuntime

@@ -1,6 +1,6 @@
 """The reference backend: runs the numpy references in order. The oracle for every other backend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import dtypes
-from graphsched.device import Capacity, Progress, Raw
+from graphsched.device import Capacity, Progress, Setup
 from graphsched.graph import Graph
 from graphsched.scheduler import Schedule
 from graphsched.tensor import Tensor
@@ -24,8 +24,7 @@ def zeros(leaf: Tensor, capacities: Mapping[str, int]) -> Array:
 
 @dataclass
 class ReferenceRuntime:
-    weights: Mapping[str, Raw]
-    capacities: Mapping[str, int]
+    setup: Setup
     arrays: dict[str, Array] = field(default_factory=dict)
     aborted: bool = False
 
@@ -36,9 +35,11 @@ class ReferenceRuntime:
         """A leaf's values; weights are dequantised once and kept."""
         if leaf.name not in self.arrays:
             if leaf.kind == "weight":
-                self.arrays[leaf.name] = leaf.dtype.dequantize(self.weights[leaf.name], tuple(leaf.shape))
+                self.arrays[leaf.name] = leaf.dtype.dequantize(
+                    self.setup.weights[leaf.name], tuple(leaf.shape)
+                )
             else:
-                self.arrays[leaf.name] = zeros(leaf, self.capacities)
+                self.arrays[leaf.name] = zeros(leaf, self.setup.capacities)
         return self.arrays[leaf.name]
 
     def in_kernel_types(self, graph: Graph) -> Graph:
@@ -82,18 +83,4 @@ def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
     return node.opdef.run_reference(*sources, **attrs)
 
 
-class ReferenceBackend:
-    """Numpy, one node after the other."""
-
-    def open(
-        self,
-        weights: Mapping[str, Raw],
-        capacities: Mapping[str, int],
-        n_threads: int,
-        sims: Sequence[str] = (),
-        poison: bool = False,
-    ) -> ReferenceRuntime:
-        return ReferenceRuntime(weights, capacities)
-
-
-BACKEND = ReferenceBackend()
+open_runtime = ReferenceRuntime

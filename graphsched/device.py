@@ -1,8 +1,8 @@
 """What a backend offers: open a runtime, compile graphs for it, run them. Backends are found by name."""
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,21 +50,22 @@ class Runtime(Protocol):
         """Makes a run in progress end early (called from another thread), or allows runs again."""
 
 
-class Backend(Protocol):
-    """A way to run graphs."""
+@dataclass(frozen=True)
+class Setup:
+    """What a runtime is opened over.
 
-    def open(
-        self,
-        weights: Mapping[str, Raw],
-        capacities: Mapping[str, int],
-        n_threads: int,
-        sims: Sequence[str] = (),
-        poison: bool = False,
-    ) -> Runtime:
-        """A runtime over weights given as raw bytes; inputs are sized by `capacities` (extent word -> length).
+    weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
+    sims: names of simulated devices. poison: fill memory with NaN before each run, so that a missing copy shows.
+    """
 
-        `sims` names simulated devices. `poison` fills memory with NaN before each run, so that a missing copy shows.
-        """
+    weights: Mapping[str, Raw]
+    capacities: Mapping[str, int] = field(default_factory=dict)
+    n_threads: int = 1
+    sims: tuple[str, ...] = ()
+    poison: bool = False
+
+
+Backend = Callable[[Setup], Runtime]  # opens a runtime
 
 
 def get(name: str) -> Backend:
@@ -72,7 +73,7 @@ def get(name: str) -> Backend:
     if name not in KNOWN + INTERNAL:
         raise OptionError(f"no backend {name!r}; there are {', '.join(KNOWN)}")
     module = importlib.import_module(f"graphsched.backends.{name}")
-    return module.BACKEND
+    return module.open_runtime
 
 
 def gpu_reason() -> str | None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from graphsched import device, machine
-from graphsched.device import Capacity
+from graphsched.device import Capacity, Setup
 from graphsched.machine import Device, Machine, Processor
 from graphsched.memory import Arena
 from graphsched.model import Model
@@ -100,7 +100,7 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     graph = model.graph(n_tokens, max(n_outputs, 1), model.context(options), options)
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
     schedule = targets.schedule(graph, lengths)
-    runtime = device.get("null").open({}, {}, options.threads, targets.devices)
+    runtime = device.get("null")(Setup({}, {}, options.threads, targets.devices))
     executable: Any = runtime.compile(schedule)
     return Plan(model, options, targets, schedule, lengths, executable.arenas, described(options))
 

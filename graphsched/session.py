@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphsched import device
 from graphsched.arch import Inputs
-from graphsched.device import Executable, Progress
+from graphsched.device import Executable, Progress, Setup
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.model import Model, open_default_or
@@ -56,10 +56,8 @@ class Session:
         self._by_length: dict[tuple[int, int], Executable] = {}
         self.targets = Targets(model, options, device_names(options.devices))
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        backend = device.get(options.backend)
-        self._runtime = backend.open(
-            model.weights, capacities, options.threads, self.targets.devices, options.poison
-        )
+        setup = Setup(model.weights, capacities, options.threads, self.targets.devices, options.poison)
+        self._runtime = device.get(options.backend)(setup)
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._check_cache()
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import graphsched.ops
 from graphsched import dtypes
-from graphsched.device import get
+from graphsched.device import Setup, get
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Case, Op, OpDef, lowering_for
 from graphsched.tensor import Extent, Tensor, TensorType, input_tensor, weight
@@ -115,7 +115,7 @@ def run_on(backend: str, node: Tensor, tensors: list[Tensor], values: dict[str, 
     raw = {
         t.name: np.ascontiguousarray(values[t.name.split(".")[0]]).view(np.uint8).reshape(-1) for t in tensors
     }
-    runtime = get(backend).open(raw, {}, threads)
+    runtime = get(backend)(Setup(raw, n_threads=threads))
     lengths = {"n_kv": case_cells(tensors)}
     for t in tensors:
         if t.kind == "input":

@@ -1,5 +1,5 @@
-"""The Numba CPU backend."""
+"""The Numba CPU backend: kernels on a pool of threads, for the host and for simulated devices."""
 
-from graphsched.backends.cpu.runtime import CpuBackend
+from graphsched.backends.cpu.runtime import CpuRuntime
 
-BACKEND = CpuBackend()
+open_runtime = CpuRuntime

@@ -19,7 +19,7 @@ from graphsched.backends.cpu.quants import NATIVE
 from graphsched.backends.cpu.space import HostSpace, Memory, SimSpace, Space
 from graphsched.backends.cpu.transfer import copy_step, expert_copy_step
 from graphsched.backends.reference import evaluate
-from graphsched.device import Capacity, Progress, Raw
+from graphsched.device import Capacity, Progress, Setup
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
 from graphsched.scheduler import HOST, Copy, Schedule, whole
@@ -43,20 +43,10 @@ class CpuRuntime:
     Types without kernels are dequantised to F32 on first use.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, Raw],
-        capacities: Mapping[str, int],
-        n_threads: int,
-        sims: Sequence[str] = (),
-        poison: bool = False,
-    ) -> None:
-        self._weights, self._capacities, self.n_threads = weights, capacities, n_threads
-        self.spaces: dict[str, Space] = {
-            HOST: HostSpace(),
-            **{name: SimSpace(i) for i, name in enumerate(sims)},
-        }
-        self.poison = poison  # fill what no copy has written with NaN, so that a missing copy shows
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.spaces: dict[str, Space] = {HOST: HostSpace()}
+        self.spaces |= {name: SimSpace(i) for i, name in enumerate(setup.sims)}
         self._memory: dict[tuple[str, str], Memory] = {}
         self._stored: dict[str, DType] = {}  # weights read from a float32 copy, and their type in the file
         self.run_block = np.zeros(RUN_WORDS, np.int64)
@@ -66,12 +56,12 @@ class CpuRuntime:
         raw = self._allocated(leaf, HOST).bytes
         if leaf.dtype.numpy is None:
             return raw
-        return raw.view(leaf.dtype.numpy).reshape(Capacity(self._capacities).shape(leaf.shape))
+        return raw.view(leaf.dtype.numpy).reshape(Capacity(self.setup.capacities).shape(leaf.shape))
 
     def _allocated(self, leaf: Tensor, device: str) -> Memory:
         """Memory of an input or cache, at its largest capacity."""
         if (leaf.name, device) not in self._memory:
-            size = leaf.dtype.tensor_bytes(Capacity(self._capacities).shape(leaf.shape))
+            size = leaf.dtype.tensor_bytes(Capacity(self.setup.capacities).shape(leaf.shape))
             made = self.spaces[device].allocate(size)
             made.bytes[:] = 0
             self._memory[leaf.name, device] = made
@@ -86,7 +76,7 @@ class CpuRuntime:
 
     def _weight(self, tensor: Tensor, device: str) -> Memory:
         if (tensor.name, device) not in self._memory:
-            raw = self._weights[tensor.name]
+            raw = self.setup.weights[tensor.name]
             if stored := self._stored.get(tensor.name):
                 raw = stored.dequantize(raw, tuple(tensor.shape)).reshape(-1).view(np.uint8)
             self._memory[tensor.name, device] = self.spaces[device].adopt(raw)
@@ -119,7 +109,7 @@ class CpuRuntime:
         """Steps of all devices in running order, and the lowering of each device."""
         items: list[Step | PythonStep] = []
         lows = {
-            name: Low(functools.partial(self.leaf, name), self.n_threads, name, space, items)
+            name: Low(functools.partial(self.leaf, name), self.setup.n_threads, name, space, items)
             for name, space in self.spaces.items()
         }
         for split in schedule.splits:
@@ -214,12 +204,12 @@ class CpuExecutable:
         block = self.runtime.run_block
         for name, n in lengths.items():
             block[EXTENT_WORDS[name]] = n
-        if self.runtime.poison:
+        if self.runtime.setup.poison:
             for arena in self.packed.arenas.values():
                 arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
         for address, count, python in self._ranges:
             if python is None:
-                POOL.run(address, count, self._run, self.runtime.n_threads)
+                POOL.run(address, count, self._run, self.runtime.setup.n_threads)
             else:
                 self._run_python(python, Capacity(lengths))
 
@@ -256,17 +246,3 @@ def length_word(type: TensorType) -> int:
     """The run-block word with the actual length of the first dimension, or -1 if that is fixed."""
     first = type.shape[0] if type.shape else 1
     return EXTENT_WORDS[first.word] if isinstance(first, Extent) else -1
-
-
-class CpuBackend:
-    """Numba kernels on a pool of threads, for the host and for simulated devices."""
-
-    def open(
-        self,
-        weights: Mapping[str, Raw],
-        capacities: Mapping[str, int],
-        n_threads: int,
-        sims: Sequence[str] = (),
-        poison: bool = False,
-    ) -> CpuRuntime:
-        return CpuRuntime(weights, capacities, n_threads, sims, poison)
