@@ -52,13 +52,13 @@ class Phase:
     overhead: dict[str, Row] = field(default_factory=lambda: defaultdict(Row))
 
 
-def profile(session: Session, n_prompt: int, n_gen: int, repeats: int) -> list[Phase]:
-    """Profiles a prompt of n_prompt tokens and n_gen tokens after it; a warm-up run comes first."""
+def profile(session: Session, n_prompt: int, n_gen: int, repeats: int, which: str = "both") -> list[Phase]:
+    """Profiles a prompt of n_prompt tokens and n_gen tokens after it (`which`: prefill, decode or both)."""
     phases = []
     run = predict if session.targets.devices else measure
-    if n_prompt:
+    if n_prompt and which != "decode":
         phases.append(run(session, "prompt", n_prompt, 0, repeats))
-    if n_gen:
+    if n_gen and which != "prefill":
         phases.append(run(session, "generation", 1, n_prompt, n_gen * repeats))
     return phases
 

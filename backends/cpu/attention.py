@@ -175,8 +175,8 @@ def _fits(node: Tensor) -> bool:
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
-    # Four queries at a time need work enough for many threads, and types that load as lanes.
-    tiled = (int(q.type.shape[0]) > 1 or group >= 64) and Q8_0 not in (k.type.dtype.id, v.type.dtype.id)
+    # Four queries share what they read of a KV head; the tile needs types that load as lanes.
+    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and Q8_0 not in (k.type.dtype.id, v.type.dtype.id)
     family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
     low.step(

@@ -53,9 +53,7 @@ def command(
             raise OptionError(
                 f"-p {n_prompt} and -n {n_gen} do not fit the context of {session.n_ctx} tokens"
             )
-        phases = profile(
-            session, n_prompt if phase != "decode" else 0, n_gen if phase != "prefill" else 0, repetitions
-        )
+        phases = profile(session, n_prompt, n_gen, repetitions, phase)
     show([as_data(p) for p in phases], as_json, lambda: render(phases))
 
 
