@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphsched.graph import Graph
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.tensor import Extent, Tensor
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ class _Draft:
         return _op(node) in VIEWS
 
 
-def _op(node: Tensor) -> Op:
+def _op(node: Tensor) -> AnyOp:
     assert node.opdef is not None
     return node.opdef.op
 
 
-def _op_of(tensor: Tensor) -> Op | None:
+def _op_of(tensor: Tensor) -> AnyOp | None:
     return tensor.opdef.op if tensor.opdef else None
 
 
