@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphsched.tensor import Extent, Tensor, TensorType, i32, input_tensor, wei
 
 __all__ = ["Architecture", "Config", "Derived", "Inputs", "Weights", "architecture", "get", "key", "names"]
 
+GROUP = "graphsched.architectures"  # of entry points
 Build = Callable[[Any, "Weights", "Inputs"], Tensor]
 Derive = Callable[[Any, "Weights"], Iterable[tuple[str, "Derived"]]]
 
@@ -172,10 +174,32 @@ def architecture(
 
 
 def names() -> list[str]:
-    """Architectures that ship with graphsched or are registered, by their GGUF names."""
+    """Architectures that ship with graphsched, are installed or are registered, by their GGUF names."""
     for module in _modules():  # a file's name has no dashes and dots: only the file knows its GGUF name
         importlib.import_module(f"graphsched.models.{module}")
-    return sorted(_REGISTRY)
+    return sorted({*_REGISTRY, *_installed()})
+
+
+def import_installed() -> None:
+    """Imports the architectures of other packages, and with them their ops. LoadError for one that fails."""
+    for name in _installed():
+        _import_installed(name)
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """Entry points of other packages: `GGUF name = module`."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _import_installed(name: str) -> None:
+    point = _installed()[name]
+    where = f"architecture {name!r} (entry point {point.value})"
+    try:
+        point.load()
+    except Exception as error:  # another package's code can raise anything
+        raise LoadError(f"{where} cannot be imported: {error or type(error).__name__}") from error
+    if name not in _REGISTRY:
+        raise LoadError(f"{where} is not registered by that module")
 
 
 def _modules() -> list[str]:
@@ -189,6 +213,8 @@ def get(name: str, source: str) -> Architecture:
     module = name.replace("-", "_").replace(".", "_")
     if name not in _REGISTRY and module in _modules():
         importlib.import_module(f"graphsched.models.{module}")
+    if name not in _REGISTRY and name in _installed():
+        _import_installed(name)
     if name not in _REGISTRY:
         raise LoadError(f"{source}: unknown architecture {name!r}; known are {', '.join(names())}")
     return _REGISTRY[name]

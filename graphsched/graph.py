@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from graphsched.labels import label_of, named_weight, stem_of
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp
 from graphsched.tensor import Tensor, layer_of
 
 
@@ -39,7 +39,7 @@ class Graph:
         )
 
 
-def _op(node: Tensor) -> Op:
+def _op(node: Tensor) -> AnyOp:
     assert node.opdef is not None
     return node.opdef.op
 

@@ -3,7 +3,7 @@
 Reports group by label, so that their tables read as users of llama.cpp and ik_llama.cpp know them.
 """
 
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.tensor import Tensor
 
 STEMS = {
@@ -36,7 +36,7 @@ STEMS = {
     "post_ffw_norm": "ffn_post_norm",
 }
 
-DERIVED = {
+DERIVED: dict[tuple[AnyOp, str], str] = {
     (Op.SOFT_MAX, "ffn_moe_logits"): "ffn_moe_probs",
     (Op.UNARY, "ffn_moe_logits"): "ffn_moe_probs",
     (Op.ADD, "ffn_moe_probs"): "ffn_moe_probs_biased",
@@ -108,10 +108,10 @@ RESIDUALS = {
 # Ops that keep their first source's label.
 KEEP = {Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.CONT, Op.ROPE, Op.GET_ROWS, Op.MUL, Op.SCALE}
 KEEP |= {Op.SOFTCAP, Op.TEMPERATURE_SCALE}
-PLAIN = {Op.FLASH_ATTN_EXT: "fa", Op.RMS_NORM: "norm"}
+PLAIN: dict[AnyOp, str] = {Op.FLASH_ATTN_EXT: "fa", Op.RMS_NORM: "norm"}
 
 
-def stem_of(weight: Tensor, op: Op) -> str:
+def stem_of(weight: Tensor, op: AnyOp) -> str:
     """blk.3.attn_q.weight -> attn_q; a product with the embedding matrix is the tied output."""
     parts = weight.name.split(".")
     stem = parts[2 if parts[0] == "blk" else 0]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.dtypes import DType
-from graphsched.errors import ShapeError
+from graphsched.errors import OptionError, ShapeError
 from graphsched.tensor import Tensor, TensorType
 
 P = ParamSpec("P")
@@ -113,6 +113,26 @@ class Op(IntEnum):
     SWIGLU_OAI = 132
 
 
+FIRST_USER_OP = 1000  # numbers from here up belong to other packages
+
+
+class UserOp(int):
+    """The number of an op that another package declares; `name` is the function's in capitals, as `Op` has it."""
+
+    name: str
+
+    def __new__(cls, number: int, name: str) -> "UserOp":
+        self = super().__new__(cls, number)
+        self.name = name
+        return self
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]  # int's own takes the value only
+        return int(self), self.name
+
+
+AnyOp = Op | UserOp
+
+
 @dataclass(frozen=True)
 class Case:
     """One test case: operand types (weights may be quantised), attributes, and ranges of integer operands."""
@@ -149,7 +169,9 @@ class Lowering:
 class OpDef(Generic[P]):
     """One op: call it to build a node."""
 
-    def __init__(self, number: Op, infer: Callable[P, TensorType], rowwise: Callable[[Tensor], bool]) -> None:
+    def __init__(
+        self, number: AnyOp, infer: Callable[P, TensorType], rowwise: Callable[[Tensor], bool]
+    ) -> None:
         self.op, self.infer, self.rowwise = number, infer, rowwise
         self.name = infer.__name__
         self.doc = (infer.__doc__ or "").strip()
@@ -203,20 +225,43 @@ class OpDef(Generic[P]):
         return attach
 
 
-OPS: dict[Op, OpDef[Any]] = {}
+OPS: dict[AnyOp, OpDef[Any]] = {}
 
 
 def op(
-    number: Op, *, rowwise: bool | Callable[[Tensor], bool] = False
+    number: int, *, rowwise: bool | Callable[[Tensor], bool] = False
 ) -> Callable[[Callable[P, TensorType]], OpDef[P]]:
-    """Declares an op. `rowwise`: row i of the result depends on row i of the operands with as many rows."""
+    """Declares an op: a member of `Op`, or in another package a number from 1000 up.
+
+    `rowwise`: row i of the result depends on row i of the operands with as many rows.
+    """
 
     def declare(infer: Callable[P, TensorType]) -> OpDef[P]:
-        made = OpDef(number, infer, rowwise if callable(rowwise) else lambda _: rowwise)
-        OPS[number] = made
+        known = number if isinstance(number, Op) else _user_op(number, infer)
+        made = OpDef(known, infer, rowwise if callable(rowwise) else lambda _: rowwise)
+        OPS[known] = made
         return made
 
     return declare
+
+
+def _user_op(number: int, infer: Callable[..., Any]) -> UserOp:
+    """The number of another package's op; two ops never share a number or a name, `-op` takes either."""
+    made = UserOp(number, infer.__name__.upper())
+    if number < FIRST_USER_OP:
+        raise OptionError(f"op {made.name} has number {int(number)}, {FIRST_USER_OP} or more is needed")
+    for other in every_op():
+        if other != made and other.name != made.name:
+            continue
+        again = (other, other.name) == (made, made.name) and OPS[other].infer.__module__ == infer.__module__
+        if not again:  # as a reload of its module does
+            raise OptionError(f"op {made.name} with number {int(made)}: {other.name} has number {int(other)}")
+    return made
+
+
+def every_op() -> list[AnyOp]:
+    """All numbers in order: those of `Op`, then what other packages have declared so far."""
+    return [*Op, *sorted(number for number in OPS if not isinstance(number, Op))]
 
 
 def lowering_for(backend: str, node: Tensor) -> Lowering | None:

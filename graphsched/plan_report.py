@@ -9,6 +9,7 @@ from rich.text import Text
 
 from graphsched.plan import Plan, bound_by
 from graphsched.scheduler import HOST, VIEWS, Copy, Split
+from graphsched.targets import is_python_step
 from graphsched.tensor import Tensor
 
 
@@ -58,6 +59,7 @@ def _split_data(plan: Plan, i: int, split: Split, nodes: bool) -> dict[str, Any]
                 "name": name_of(plan, n),
                 "label": plan.schedule.graph.labels[n],
                 "cause": plan.cause(n),
+                "runs": "python step" if is_python_step(n) else "kernel",
             }
             for n in real_nodes(plan, split)
         ]
@@ -169,6 +171,8 @@ def _node_table(plan: Plan) -> Table:
 def cause(plan: Plan, node: Tensor) -> str:
     """The cause in the field's word, and what it means here."""
     short = plan.cause(node)
+    if is_python_step(node):
+        return f"{short}: no kernel, a Python step on the host"
     weight = next((s for s in node.sources if s.kind == "weight"), None)
     if short.startswith("1.wgt") and weight is not None:
         return f"{short}: {weight.name} is there ({plan.targets.home_of(weight).cause})"

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from graphsched.errors import OptionError
-from graphsched.opdef import Op
+from graphsched.opdef import FIRST_USER_OP, AnyOp, Op, every_op
 from graphsched.tensor import Tensor
 
 _MOE: Final = (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE)
@@ -32,7 +32,7 @@ class OffloadPolicy:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_BATCH:
             raise OptionError(f"min_batch is {value}, an integer from 0 to {_LARGEST_BATCH} is needed")
 
-    def permits(self, op: Op) -> bool:
+    def permits(self, op: AnyOp) -> bool:
         return int(op) not in self.off
 
     def wants(self, node: Tensor, n_tokens: int) -> bool:
@@ -51,9 +51,10 @@ class OffloadPolicy:
 
     def __str__(self) -> str:
         """The policy as -op takes it, empty if nothing is off."""
-        if self.off == frozenset(map(int, Op)):
+        names = {int(op): op.name for op in every_op()}
+        if self.off == frozenset(names):
             return f"{_EVERY},0"
-        return ",".join(f"{Op(n).name}=0" for n in sorted(self.off))
+        return ",".join(f"{names[n]}=0" for n in sorted(self.off))
 
 
 def parse_policy(values: Sequence[str], min_batch: int = 32) -> OffloadPolicy:
@@ -87,21 +88,23 @@ def _switch(op: str, switch: str, value: str) -> bool:
 
 def _ops(word: str, value: str) -> Iterable[int]:
     if word == _EVERY:
-        return map(int, Op)
+        return map(int, every_op())
     if word.isascii() and word.lstrip("+-").isdigit():
         return [_number(word, value)]
     name = word.upper().replace("-", "_")
-    if name not in Op.__members__:
-        close = get_close_matches(name, Op.__members__, 1)
+    known = {op.name: int(op) for op in every_op()}
+    if name not in known:
+        close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else "graphsched ops lists them"
         raise OptionError(f"-op {value}: no op {word}; {hint}")
-    return [Op[name]]
+    return [known[name]]
 
 
 def _number(word: str, value: str) -> int:
-    known = {str(int(op)): op for op in Op}
+    known = {str(int(op)): op for op in every_op()}
     if word not in known:
         own = [int(op) for op in Op if op >= _NUMBERED]
-        ranges = f"0 to {_NUMBERED - 1}, {own[0]} to {own[-1]}, or -1 for all"
+        users = "".join(f"{int(op)}, " for op in every_op() if op >= FIRST_USER_OP)
+        ranges = f"0 to {_NUMBERED - 1}, {own[0]} to {own[-1]}, {users}or -1 for all"
         raise OptionError(f"-op {value}: no op {word}; ops are {ranges}")
     return int(known[word])

@@ -17,6 +17,7 @@ from graphsched.opdef import Op
 from graphsched.plan import make_plan
 from graphsched.scheduler import HOST
 from graphsched.session import Session
+from graphsched.targets import is_python_step
 from graphsched.tensor import Tensor
 from graphsched.timeline import Timeline
 
@@ -113,9 +114,14 @@ def _add_step(phase: Phase, step: Any, node: Tensor | None, labels: Mapping[Tens
         phase.ops[step.device, "COPY"].add(seconds)
         return
     nbytes, flops = (cost.nbytes, cost.flops) if cost else (0.0, 0.0)
-    phase.ops[step.device, node.opdef.op.name].add(seconds, nbytes, flops)
+    phase.ops[step.device, _row_name(node)].add(seconds, nbytes, flops)
     if node.opdef.op in PRODUCTS:
         phase.labels[step.device, labels[node]].add(seconds, nbytes, flops)
+
+
+def _row_name(node: Tensor) -> str:
+    assert node.opdef is not None
+    return node.opdef.op.name + (" (Python)" if is_python_step(node) else "")
 
 
 def _close(phase: Phase) -> None:
@@ -133,9 +139,9 @@ def predict(session: Session, name: str, n_tokens: int, n_past: int, repeats: in
     by_name = {plan.schedule.graph.names[n]: n for n in plan.schedule.graph.nodes}
     for event in timeline.events:
         seconds = event.end - event.start
-        phase.ops[event.lane, event.op].add(seconds, event.nbytes)
-        node = by_name.get(event.name)
-        if event.kind == "compute" and node is not None and node.opdef and node.opdef.op in PRODUCTS:
+        node = by_name.get(event.name) if event.kind == "compute" else None
+        phase.ops[event.lane, _row_name(node) if node else event.op].add(seconds, event.nbytes)
+        if node is not None and node.opdef and node.opdef.op in PRODUCTS:
             phase.labels[event.lane, plan.schedule.graph.labels[node]].add(seconds, event.nbytes)
     for what, seconds in owners(timeline, (*session.targets.devices, HOST)).items():
         phase.overhead[what].add(seconds)

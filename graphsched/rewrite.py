@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from graphsched.graph import Graph, from_nodes, from_outputs, reachable
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.ops import fused_mul_unary, fused_rms_norm, get_rows, moe_fused_up_gate
 from graphsched.tensor import Extent, Tensor
 
 Rule = Callable[[Tensor, Callable[[Tensor], bool]], Tensor | None]
 
 
-def _op(node: Tensor) -> Op | None:
+def _op(node: Tensor) -> AnyOp | None:
     return node.opdef.op if node.opdef else None
 
 

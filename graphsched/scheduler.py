@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphsched.graph import Graph
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.tensor import Extent, Tensor
 
 if TYPE_CHECKING:
@@ -74,12 +74,12 @@ class _Draft:
         return _op(node) in VIEWS
 
 
-def _op(node: Tensor) -> Op:
+def _op(node: Tensor) -> AnyOp:
     assert node.opdef is not None
     return node.opdef.op
 
 
-def _op_of(tensor: Tensor) -> Op | None:
+def _op_of(tensor: Tensor) -> AnyOp | None:
     return tensor.opdef.op if tensor.opdef else None
 
 
@@ -292,7 +292,7 @@ def schedule(graph: Graph, target: Target) -> Schedule:
 def cut(graph: Graph, order: Sequence[Tensor], assignment: Assignment, target: Target) -> Schedule:
     """Pass 5: a new split where the device changes, where a split with inputs meets another uploaded weight, and
     where it would need more inputs than fit. A tensor is copied once to a device; later splits reuse it."""
-    cutter = _Cutter(assignment, target)
+    cutter = _Cutter(assignment, target, graph.names)
     for node in order:
         cutter.add(node)
     for output in graph.outputs:
@@ -303,8 +303,8 @@ def cut(graph: Graph, order: Sequence[Tensor], assignment: Assignment, target: T
 class _Cutter:
     """Builds splits node by node."""
 
-    def __init__(self, assignment: Assignment, target: Target) -> None:
-        self._assignment, self._target = assignment, target
+    def __init__(self, assignment: Assignment, target: Target, names: Mapping[Tensor, str]) -> None:
+        self._assignment, self._target, self._names = assignment, target, names
         self._copies: dict[tuple[Tensor, str], Copy] = {}
         self._views: dict[tuple[Tensor, str], Tensor] = {}
         self._splits: list[Split] = []
@@ -347,7 +347,8 @@ class _Cutter:
             if ids is not None and self._is_foreign(root(ids), HOST):
                 ids = self._bring(root(ids), HOST)
             origin = self._assignment.device[source] if source.kind == "node" else _home(source, self._target)
-            leaf = Tensor(source.type, kind="copy", name=f"{device}#{source.name or source.serial}#0")
+            name = f"{device}#{self._names.get(source, source.name)}#0"
+            leaf = Tensor(source.type, kind="copy", name=name)
             self._copies[source, device] = Copy(source, origin, device, leaf, ids)
             self._inputs.append(self._copies[source, device])
         return self._copies[source, device].tensor

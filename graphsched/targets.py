@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from graphsched import device
+from graphsched import device, dtypes
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
@@ -85,7 +85,20 @@ def _as_output(node: Tensor, source: Tensor) -> Tensor:
 
 def supports(device: str, node: Tensor) -> bool:
     """Simulated devices run what the CPU has kernels for; the host also runs numpy references."""
-    return device == HOST or lowering_for("cpu", node) is not None
+    return device == HOST or not is_python_step(node)
+
+
+def is_python_step(node: Tensor) -> bool:
+    """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
+    return lowering_for("cpu", node) is None and lowering_for("cpu", _in_float32(node)) is None
+
+
+def _in_float32(node: Tensor) -> Tensor:
+    """The node as a session runs it where a weight's type has no kernel: on a float32 copy."""
+    sources = tuple(
+        replace(s, type=TensorType(dtypes.F32, s.shape)) if s.kind == "weight" else s for s in node.sources
+    )
+    return replace(node, sources=sources)
 
 
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:

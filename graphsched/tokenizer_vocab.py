@@ -29,7 +29,7 @@ _TEXTS: Final = {
 }
 _ENDING: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _ENDS: Final = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> <|eom_id|> <end_of_turn> "
+    "<|eot_id|> <|eot|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> <|eom_id|> <|eom|> <end_of_turn> "
     "<|endoftext|> <|end_of_text|> <end_of_utterance> <｜end▁of▁sentence｜> "
     "<eos> <EOT> _<EOT> [EOT] [EOS] [e~["
 )

@@ -15,7 +15,7 @@ from graphsched.arch import Inputs, Weights, get
 from graphsched.graph import from_outputs
 from graphsched.loader import open_model
 from graphsched.model import Model
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.options import SessionOptions
 from graphsched.summary import kv_bytes_per_token
 from graphsched.tensor import TensorType, f32
@@ -78,7 +78,7 @@ def test_a_quantised_cache_is_close() -> None:
         assert nmse(run(ref.model, ref.tokens, mla=mla, type_k="q8_0", type_v="q8_0")[:32], ref.logits) < 1e-2
 
 
-def ops_of(mla: int, n_tokens: int) -> set[Op]:
+def ops_of(mla: int, n_tokens: int) -> set[AnyOp]:
     model = Model(open_model(shared(f"{MODELS[1]}.gguf")))
     nodes = model.graph(n_tokens, 1, 64, SessionOptions(mla=mla)).nodes
     return {n.opdef.op for n in nodes if n.opdef}

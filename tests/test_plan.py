@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import shared
 
+import graphsched
 from graphsched import device, synth
 from graphsched.loader import open_model
 from graphsched.model import Model
@@ -149,3 +151,15 @@ def test_plan_as_data(layouts: Any) -> None:
     assert data["devices"]["CPU"]["weights"] > 8e9
     assert sum(len(split["nodes"]) for split in data["splits"]) > 400
     assert data["predicted"]["wall"] > 0
+
+
+@pytest.mark.parametrize("name", ["quants/llama-Q4_K_M", "quants/llama-Q4_0", "conformance/llama-f16"])
+def test_plan_is_what_a_session_runs(name: str) -> None:
+    """Also of types without kernels: the session reads those weights from a float32 copy."""
+    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=("sim:rtx4090",))
+    session.trace = []
+    session.eval([1])
+    (run,) = session.trace
+    plan = make_plan(session.model, session.options, 1, 1, 1)
+    assert plan.schedule.dump() == run.schedule.dump()
+    session.close()

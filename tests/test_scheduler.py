@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.graph import Graph, from_outputs
-from graphsched.opdef import Op
+from graphsched.opdef import AnyOp, Op
 from graphsched.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
 from graphsched.policy import parse_policy
 from graphsched.scheduler import HOST, VIEWS, Schedule, Target, root, schedule
@@ -84,7 +84,7 @@ IMPROVE = st.sampled_from(
 LENGTHS = st.sampled_from([1, 31, 32, 64])
 
 
-def op_of(node: Tensor) -> Op:
+def op_of(node: Tensor) -> AnyOp:
     assert node.opdef is not None
     return node.opdef.op
 

@@ -156,11 +156,12 @@ class StepTime:
 
 @dataclass(frozen=True)
 class RunTrace:
-    """Raw times of one run: per step three cycle counts."""
+    """Raw times of one run: per step three cycle counts, packed steps and Python steps each in running order."""
 
     executable: "CpuExecutable"
     lengths: Mapping[str, int]
     ticks: NDArray[np.int64]
+    python_ticks: NDArray[np.int64]
     seconds_per_tick: float
 
     @property
@@ -168,13 +169,17 @@ class RunTrace:
         return self.executable.schedule
 
     def steps(self) -> list[StepTime]:
-        """When each packed step ran, in seconds from the first."""
-        steps = [item for item in self.executable.packed.items if isinstance(item, Step)]
-        times = (self.ticks - self.ticks[:1, :1]) * self.seconds_per_tick
-        return [
-            StepTime(s.kernel.name, s.node, s.device, *map(float, t))
-            for s, t in zip(steps, times, strict=True)
-        ]
+        """When each step ran, in seconds from the first."""
+        packed, python = iter(self.ticks), iter(self.python_ticks)
+        items = self.executable.packed.items
+        ticks = np.array([next(packed if isinstance(item, Step) else python) for item in items])
+        times = (ticks - ticks[0, 0]) * self.seconds_per_tick
+        return [StepTime(*self._what(i), *map(float, t)) for i, t in zip(items, times, strict=True)]
+
+    def _what(self, item: Step | PythonStep) -> tuple[str, int, str]:
+        if isinstance(item, Step):
+            return item.kernel.name, item.node, item.device
+        return "python", self.schedule.index.get(item.node, -1), HOST
 
 
 @dataclass
@@ -185,6 +190,7 @@ class CpuExecutable:
     schedule: Schedule
     packed: PackedProgram
     results: list[Operand]
+    python_ticks: list[tuple[int, int, int]] | None = None  # a list collects the times of Python steps
 
     def __post_init__(self) -> None:
         # What every run needs, resolved once: decode is a few Python statements.
@@ -210,22 +216,27 @@ class CpuExecutable:
         for address, count, python in self._ranges:
             if python is None:
                 POOL.run(address, count, self._run, self.runtime.setup.n_threads)
-            else:
+            elif not block[ABORT]:  # after an abort sources hold anything
                 self._run_python(python, Capacity(lengths))
 
     def traced(self, lengths: Mapping[str, int]) -> "RunTrace":
         """Runs once and records the cycle counter around every packed step."""
         ticks = np.zeros((len(self.packed.words), TRACE_WORDS), np.int64)
         block = self.runtime.run_block
-        block[TRACE] = ticks.ctypes.data
+        block[TRACE], self.python_ticks = ticks.ctypes.data, []
         clock, began = time.perf_counter(), read_cycles()
         self.run(lengths)
         seconds, block[TRACE] = time.perf_counter() - clock, 0
-        return RunTrace(self, dict(lengths), ticks, seconds / max(read_cycles() - began, 1))
+        python, self.python_ticks = np.array(self.python_ticks, np.int64).reshape(-1, TRACE_WORDS), None
+        return RunTrace(self, dict(lengths), ticks, python, seconds / max(read_cycles() - began, 1))
 
     def _run_python(self, step: PythonStep, actual: Capacity) -> None:
+        began = read_cycles()
         sources = [self._values(o, actual) for o in step.sources]
         self._array(step.result, actual)[...] = evaluate(step.node, sources, actual)
+        if self.python_ticks is not None:
+            done = read_cycles()
+            self.python_ticks.append((began, done, done))
 
     def _values(self, operand: Operand, actual: Capacity) -> Array:
         type = operand.type

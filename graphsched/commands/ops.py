@@ -11,7 +11,7 @@ from graphsched.commands.screen import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graphsched.opdef import Op, OpDef
+    from graphsched.opdef import AnyOp, OpDef
 
 BACKENDS: Final = ("cpu",)  # those that attach lowerings; the reference backend runs what has a reference
 REFERENCE: Final = "reference"
@@ -38,16 +38,17 @@ def command(everything: bool, as_json: bool) -> None:
 def table() -> list[dict[str, Any]]:
     """One row per number, by number."""
     import graphsched.ops
-    from graphsched import device
-    from graphsched.opdef import OPS, Op
+    from graphsched import arch, device
+    from graphsched.opdef import OPS, every_op
 
     assert graphsched.ops.__all__  # importing it declares the ops
     for name in BACKENDS:
         device.get(name)  # attaches its lowerings
-    return [_row(op, OPS.get(op)) for op in Op]
+    arch.import_installed()  # declares the ops of other packages
+    return [_row(op, OPS.get(op)) for op in every_op()]
 
 
-def _row(op: "Op", made: "OpDef[Any] | None") -> dict[str, Any]:
+def _row(op: "AnyOp", made: "OpDef[Any] | None") -> dict[str, Any]:
     row = {"number": int(op), "name": op.name, "declared": made is not None}
     if made is None:
         return row | {"computes": "", "operands": [], "backends": {}}
