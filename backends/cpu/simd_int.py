@@ -37,15 +37,72 @@ def nibbles(typingctx: Any, v: Any, half: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def pair_lanes(typingctx: Any, v: Any, j: Any) -> Any:
-    """Of 16 lanes: lane 2j in the first 8, lane 2j+1 in the last 8."""
-    at = literal(j, "j")
+def bit_field(typingctx: Any, v: Any, shift: Any, mask: Any) -> Any:
+    """(v >> shift) & mask in each byte, 0 <= shift < 8."""
+    bits = literal(mask, "mask")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        picks = const_vec(I32_T, [2 * at] * 8 + [2 * at + 1] * 8)
+        by = lanes(builder.trunc(args[1], I8_T), v.n, builder)
+        return builder.and_(builder.lshr(args[0], by), ir.Constant(v.llvm, [bits] * v.n))
+
+    return v(v, types.int64, mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
+    """v << by in each byte."""
+    shift = literal(by, "by")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.shl(args[0], ir.Constant(v.llvm, [shift] * v.n))
+
+    return v(v, by), codegen
+
+
+@intrinsic
+def as_bytes(typingctx: Any, x: Any) -> Any:
+    """The 8 bytes of an integer, lowest first."""
+    out = Vec("i8", 8)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], out.llvm)
+
+    return out(types.int64), codegen
+
+
+@intrinsic
+def lane(typingctx: Any, v: Any, i: Any) -> Any:
+    """The i-th f32 lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], builder.trunc(args[1], I32_T))
+
+    return types.float32(v, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def half_lanes(typingctx: Any, v: Any, half: Any) -> Any:
+    """The first (half = 0) or second (half = 1) half of the lanes."""
+    out, first = Vec(v.elem, v.n // 2), literal(half, "half") * v.n // 2
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, list(range(first, first + out.n)))
         return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
 
-    return v(v, j), codegen
+    return out(v, half), codegen
+
+
+@intrinsic(prefer_literal=True)
+def spread_lanes(typingctx: Any, v: Any, first: Any, times: Any, n: Any) -> Any:
+    """n lanes: v's lanes from `first` on, each so many times."""
+    start, each = literal(first, "first"), literal(times, "times")
+    out = Vec(v.elem, literal(n, "n"))
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, [start + i // each for i in range(out.n)])
+        return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
+
+    return out(v, first, times, n), codegen
 
 
 @intrinsic
@@ -73,11 +130,12 @@ def broadcast4(typingctx: Any, addr: Any) -> Any:
 @intrinsic
 def scatter4(typingctx: Any, addr: Any, v: Any, stride: Any) -> Any:
     """Stores each 4 bytes of v at addr, addr + stride, ..."""
+    n = v.n // 4 if v.elem == "i8" else v.n
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        words = builder.bitcast(args[1], ir.VectorType(I32_T, v.n // 4))
+        words = builder.bitcast(args[1], ir.VectorType(I32_T, n))
         at = args[0]
-        for i in range(v.n // 4):
+        for i in range(n):
             store_raw(builder, at, builder.extract_element(words, I32_T(i)))
             at = builder.add(at, args[2])
         return context.get_dummy_value()
