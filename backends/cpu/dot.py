@@ -27,7 +27,8 @@ from graphsched.backends.cpu.vector import F32, I8, I32
 def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
     """Σ w[i] · x[i] over k weights of type `kind`. For kernels.
 
-    Float types: x is float32. Block types: x is int8 with a float32 scale at d and an int32 sum at isum per 32; sums per 16 follow.
+    Float types: x is float32. Block types: x is int8, with a float32 scale per 32 at d, and at isum the sums of 32
+    as int32, then those of 16.
     """
     raise NotImplementedError
 

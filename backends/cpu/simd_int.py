@@ -60,6 +60,47 @@ def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
 
 
 @intrinsic
+def spread_bits(typingctx: Any, x: Any) -> Any:
+    """The low 32 bits of x as bytes 0 or 1, lowest first."""
+    out = Vec("i8", 32)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(builder.trunc(args[0], I32_T), ir.VectorType(ir.IntType(1), 32))
+        return builder.zext(bits, out.llvm)
+
+    return out(types.int64), codegen
+
+
+_PSHUFB = {
+    16: ("ssse3", "ssse3.pshuf.b.128"),
+    32: ("avx2", "avx2.pshuf.b"),
+    64: ("avx512bw", "avx512.pshuf.b.512"),
+}
+
+
+def table16(name: str, values: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes 0 to 15 to 16 byte values."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        feature, shuffle = _PSHUFB[v.n]
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if target.has(feature):
+                table = const_vec(I8_T, list(values) * (v.n // 16))
+                return call(builder, f"llvm.x86.{shuffle}", v.llvm, [table, args[0]])
+            out: ir.Value = ir.Constant(v.llvm, [values[0]] * v.n)
+            for i, value in enumerate(values):
+                is_i = builder.icmp_unsigned("==", args[0], ir.Constant(v.llvm, [i] * v.n))
+                out = builder.select(is_i, ir.Constant(v.llvm, [value] * v.n), out)
+            return out
+
+        return v(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+@intrinsic
 def as_bytes(typingctx: Any, x: Any) -> Any:
     """The 8 bytes of an integer, lowest first."""
     out = Vec("i8", 8)
@@ -182,6 +223,39 @@ def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
         return _dot_generic(builder, *args)
 
     return acc(acc, u, s), codegen
+
+
+@intrinsic(prefer_literal=True)
+def gather_u8(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
+    """n unsigned bytes `stride` apart, as i32."""
+    step, count = literal(stride, "stride"), literal(n, "n")
+    out = Vec("i32", count)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        v: ir.Value = ir.Constant(ir.VectorType(I8_T, count), ir.Undefined)
+        for i in range(count):
+            one = load_raw(builder, builder.add(args[0], I64_T(i * step)), I8_T)
+            v = builder.insert_element(v, one, I32_T(i))
+        return builder.zext(v, out.llvm)
+
+    return out(types.int64, stride, n), codegen
+
+
+@intrinsic
+def half_exp2(typingctx: Any, e: Any) -> Any:
+    """2^(e - 128) in f32 lanes for i32 lanes 0 to 255: half of what an E8M0 byte means."""
+    out = Vec("f32", e.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def c(x: int) -> ir.Constant:
+            return ir.Constant(e.llvm, [x] * e.n)
+
+        normal = builder.shl(builder.sub(args[0], c(1)), c(23))
+        subnormal = builder.select(builder.icmp_signed("<", args[0], c(1)), c(0x00200000), c(0x00400000))
+        bits = builder.select(builder.icmp_signed("<", args[0], c(2)), subnormal, normal)
+        return builder.bitcast(bits, out.llvm)
+
+    return out(e), codegen
 
 
 @intrinsic

@@ -11,7 +11,9 @@ from graphsched.ops.elementwise import UNARY
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK_TYPES = (dtypes.Q8_0, dtypes.Q4_0, dtypes.Q4_K, dtypes.Q5_K, dtypes.Q6_K)
+BLOCK32_TYPES = tuple(map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")))
+BLOCK256_TYPES = tuple(map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K")))
+BLOCK_TYPES = BLOCK32_TYPES + BLOCK256_TYPES
 WEIGHT_TYPES = FLOAT_TYPES + BLOCK_TYPES
 # 8-bit activations: what the fast kernels of quantised types cost against exact activations.
 ROUNDED = {t.name: 1e-9 if t in FLOAT_TYPES else 2e-4 for t in WEIGHT_TYPES}
