@@ -60,6 +60,20 @@ def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
 
 
 @intrinsic
+def trits(typingctx: Any, v: Any, power: Any) -> Any:
+    """A base-3 digit of each byte taken as a fraction of 256: the digit after those that `power` of 3 shifts out."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        left = builder.mul(*args)
+        at_least = [
+            builder.icmp_unsigned(">=", left, ir.Constant(v.llvm, [limit] * v.n)) for limit in (86, 171)
+        ]
+        return builder.add(*(builder.zext(one, v.llvm) for one in at_least))
+
+    return v(v, v), codegen
+
+
+@intrinsic
 def spread_bits(typingctx: Any, x: Any) -> Any:
     """The low 32 bits of x as bytes 0 or 1, lowest first."""
     out = Vec("i8", 32)

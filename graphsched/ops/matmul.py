@@ -12,7 +12,9 @@ from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK32_TYPES = tuple(map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")))
-BLOCK256_TYPES = tuple(map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K")))
+BLOCK256_TYPES = tuple(
+    map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q3_K", "Q2_K", "TQ2_0", "TQ1_0"))
+)
 BLOCK_TYPES = BLOCK32_TYPES + BLOCK256_TYPES
 WEIGHT_TYPES = FLOAT_TYPES + BLOCK_TYPES
 # 8-bit activations: what the fast kernels of quantised types cost against exact activations.
