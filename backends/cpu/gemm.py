@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched.backends.cpu.blocks32 import minimum, scale
-from graphsched.backends.cpu.forms import FORMS, Form, codes32, minima, scales
+from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.simd import (
@@ -23,6 +23,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.simd_int import broadcast4, dot_u8_i8, scatter4
 from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.tile import dots_16
 from graphsched.backends.cpu.vector import F32, I8, I32
 
@@ -79,7 +80,8 @@ def decode_row(kind: int, row: int, k: int, codes: int, scale_at: int, minimum_a
 
 @by_literal(decode_row)
 def _(kind: int) -> Callable[..., None]:
-    return (_decode32 if FORMS[kind].type.block == 32 else _decode256)(FORMS[kind])
+    form = FORMS[kind]
+    return {32: _decode32, 64: _decode64, 256: _decode256}[form.type.block](form)
 
 
 def _decode32(form: Form) -> Callable[..., None]:
@@ -93,6 +95,20 @@ def _decode32(form: Form) -> Callable[..., None]:
             put(scale_at + 64 * b, s, F32)
             if has_minima:
                 put(minimum_at + 64 * b, minimum(t, block, s), F32)
+
+    return impl
+
+
+def _decode64(form: Form) -> Callable[..., None]:
+    t, size, header = form.type.id, form.type.nbytes, form.type.row_header
+
+    def impl(kind: int, row: int, k: int, codes: int, scale_at: int, minimum_at: int) -> None:
+        s = row_scale(t, row)
+        for b in range(k // 64):
+            block = row + header + size * b
+            scatter4(codes + 1024 * b, codes64(t, block, 0), 64)
+            put(scale_at + 128 * b, s, F32)
+            put(scale_at + 128 * b + 64, s, F32)
 
     return impl
 

@@ -29,10 +29,11 @@ from graphsched.backends.cpu.simd import (
     to_i8,
 )
 from graphsched.backends.cpu.simd_int import half_lanes, lane
+from graphsched.backends.cpu.ternary import BLOCK64_TYPES, row_scale
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK_TYPES = BLOCK32_TYPES + BLOCK256_TYPES
+BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
 NATIVE = FLOAT_TYPES + BLOCK_TYPES
 Q8_0 = dtypes.Q8_0.id
 
@@ -49,6 +50,8 @@ def _(kind: int) -> Callable[..., None]:
     size, offset = form.type.nbytes, form.offset
     if form.type.block == 32:
         return _from_blocks32(kind, size, offset)
+    if form.type.block == 64:
+        return _from_rows64(kind, size, offset, form.type.row_header)
     return _from_blocks256(kind, size, offset, form.group)
 
 
@@ -81,6 +84,18 @@ def _from_blocks32(t: int, size: int, offset: int) -> Callable[..., None]:
             m, codes = minimum(t, block, s), codes32(t, block, 0)
             store(out, _decoded(codes, 0, offset, s, m), F32)
             store(out + 64, _decoded(codes, 1, offset, s, m), F32)
+
+    return impl
+
+
+def _from_rows64(t: int, size: int, offset: int, header: int) -> Callable[..., None]:
+    def impl(kind: int, src: int, dst: int, n: int) -> None:
+        s = row_scale(t, src)
+        for b in range(n // 64):
+            for j in range(2):
+                codes, out = codes32(t, src + header + size * b, j), dst + 256 * b + 128 * j
+                store(out, _decoded(codes, 0, offset, s, s), F32)
+                store(out + 64, _decoded(codes, 1, offset, s, s), F32)
 
     return impl
 

@@ -59,18 +59,38 @@ def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
     return v(v, by), codegen
 
 
+def _digit(builder: ir.IRBuilder, left: ir.Value) -> ir.Value:
+    """floor(3 · left / 256) in each byte"""
+    limits = (ir.Constant(left.type, [limit] * left.type.count) for limit in (86, 171))
+    reached = [builder.zext(builder.icmp_unsigned(">=", left, limit), left.type) for limit in limits]
+    return builder.add(*reached)
+
+
 @intrinsic
 def trits(typingctx: Any, v: Any, power: Any) -> Any:
     """A base-3 digit of each byte taken as a fraction of 256: the digit after those that `power` of 3 shifts out."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        left = builder.mul(*args)
-        at_least = [
-            builder.icmp_unsigned(">=", left, ir.Constant(v.llvm, [limit] * v.n)) for limit in (86, 171)
-        ]
-        return builder.add(*(builder.zext(one, v.llvm) for one in at_least))
+        return _digit(builder, builder.mul(*args))
 
     return v(v, v), codegen
+
+
+def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes to `trits`: of byte picks[i] with powers[i]."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        out = Vec("i8", len(picks))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            undef = ir.Constant(v.llvm, ir.Undefined)
+            picked = builder.shuffle_vector(args[0], undef, const_vec(I32_T, list(picks)))
+            return _digit(builder, builder.mul(picked, const_vec(I8_T, list(powers))))
+
+        return out(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
 
 
 @intrinsic

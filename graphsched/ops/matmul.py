@@ -12,11 +12,14 @@ from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK32_TYPES = tuple(map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")))
+BLOCK64_TYPES = (dtypes.IQ2_BN, dtypes.IQ1_BN)
 BLOCK256_TYPES = tuple(
     map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q3_K", "Q2_K", "TQ2_0", "TQ1_0"))
 )
-BLOCK_TYPES = BLOCK32_TYPES + BLOCK256_TYPES
+BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
 WEIGHT_TYPES = FLOAT_TYPES + BLOCK_TYPES
+# One of each kind of block, for what does not depend on how a block is laid out.
+KINDS_OF_BLOCKS = (*FLOAT_TYPES, *map(dtypes.by_name, ("Q8_0", "Q4_0", "IQ2_BN", "Q4_K", "Q6_K")))
 # 8-bit activations: what the fast kernels of quantised types cost against exact activations.
 ROUNDED = {t.name: 1e-9 if t in FLOAT_TYPES else 2e-4 for t in WEIGHT_TYPES}
 
@@ -75,7 +78,7 @@ def _() -> Iterator[Case]:
     for k in (1, 8, 33, 100):  # rows that the vector width does not divide
         yield case(f32(5, k), f32(1, k))
         yield case(TensorType(dtypes.F16, (19, k)), f32(6, k))
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
         k = whole_blocks(t, 64)
         for n_tokens in (1, 5, 33):
             yield case(TensorType(t, (4, 20, k)), f32(n_tokens, 4, k), tolerance=ROUNDED[t.name])
@@ -114,7 +117,7 @@ def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
 
 @mul_mat_id.cases
 def _() -> Iterator[Case]:
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
         for n_tokens in (1, 2, 33):
             k = whole_blocks(t, 64)
             w, ids = TensorType(t, (6, 24, k)), i32(n_tokens, 2)
@@ -154,7 +157,7 @@ def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind:
 
 @moe_fused_up_gate.cases
 def _() -> Iterator[Case]:
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
         for n_tokens in (1, 2, 33):
             k = whole_blocks(t, 64)
             w = TensorType(t, (6, 24, k))
