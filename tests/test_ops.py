@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 import graphsched.ops
 from graphsched import dtypes
 from graphsched.device import Setup, get
+from graphsched.errors import Error
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Case, Op, OpDef, lowering_for
+from graphsched.synth_weights import chunks
 from graphsched.tensor import Extent, Tensor, TensorType, input_tensor, weight
 
 Array = NDArray[Any]
@@ -37,10 +39,17 @@ def draw(
         if type.dtype == dtypes.I32:
             values[name] = draw_ints(name, type, case, i, rng)
         else:
-            x = rng.standard_normal(type.shape).astype(np.float32)
-            values[name] = type.dtype.quantize(x)
+            values[name] = draw_values(name, type, rng)
         tensors.append(leaf(name, type, definition))
     return tensors, values
+
+
+def draw_values(name: str, type: TensorType, rng: np.random.Generator) -> Array:
+    """Noise in the type; random bytes with sensible scales for one that nothing here quantises to."""
+    try:
+        return type.dtype.quantize(rng.standard_normal(type.shape).astype(np.float32))
+    except Error:
+        return np.concatenate([c.reshape(-1) for c in chunks(f"blk.0.{name}.weight", type, 1, False)])
 
 
 def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Generator) -> Array:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from graphsched.backends.cpu.blocks32 import minimum, scale
+from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
-from graphsched.backends.cpu.quants import BLOCK_BYTES, OFFSET, codes32, codes64
 from graphsched.backends.cpu.simd import (
     add,
     fma,
@@ -19,23 +20,26 @@ from graphsched.backends.cpu.simd import (
     sum_lanes,
     to_f32,
 )
-from graphsched.backends.cpu.simd_int import concat, dot_u8_i8, gather_f16, halves, pair_lanes
-from graphsched.backends.cpu.vector import F16, F32, I8, I32
+from graphsched.backends.cpu.simd_int import concat, dot_u8_i8, halves, spread_lanes
+from graphsched.backends.cpu.ternary import row_scale
+from graphsched.backends.cpu.vector import F32, I8, I32
 
 
 def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
     """Σ w[i] · x[i] over k weights of type `kind`. For kernels.
 
-    Float types: x is float32. Block types: x is int8 with a float32 scale at d and an int32 sum at isum per 32.
+    Float types: x is float32. Block types: x is int8, with a float32 scale per 32 at d, and at isum the sums of 32
+    as int32, then those of 16.
     """
     raise NotImplementedError
 
 
 @by_literal(dot_row)
 def _(kind: int) -> Callable[..., float]:
-    if kind in BLOCK_BYTES:
-        return _block32(kind, BLOCK_BYTES[kind], OFFSET[kind])
-    return _float(kind, 4 if kind == F32 else 2)
+    form = FORMS.get(kind)
+    if form is None:
+        return _float(kind, 4 if kind == F32 else 2)
+    return {32: _block32, 64: _rows64, 256: _block256}[form.type.block](form)
 
 
 def _float(t: int, size: int) -> Callable[..., float]:
@@ -63,36 +67,91 @@ def _scaled(codes: Any, x: int, scales: Any, acc: Any) -> Any:
     return fma(to_f32(dot_u8_i8(splat_i32(0, 16), codes, load(x, I8, 64))), scales, acc)
 
 
-def _block32(t: int, size: int, offset: int) -> Callable[..., float]:
+def _block32(form: Form) -> Callable[..., float]:
+    t, size, unit = form.type.id, form.type.nbytes, form.shift_unit
+
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
         n_blocks = k // 32
         groups = n_blocks // 16
         for g in range(groups):  # 16 blocks: their scales fill one vector
             block, q = w + g * 16 * size, x + g * 512
-            s = mul(gather_f16(block, size, 16), load(d + 64 * g, F32, 16))
-            shift = fma(s, to_f32(load(isum + 64 * g, I32, 16)), shift)
-            acc = _scaled(codes64(t, block), q, pair_lanes(s, 0), acc)
-            other = _scaled(codes64(t, block + 2 * size), q + 64, pair_lanes(s, 1), other)
-            acc = _scaled(codes64(t, block + 4 * size), q + 128, pair_lanes(s, 2), acc)
-            other = _scaled(codes64(t, block + 6 * size), q + 192, pair_lanes(s, 3), other)
-            acc = _scaled(codes64(t, block + 8 * size), q + 256, pair_lanes(s, 4), acc)
-            other = _scaled(codes64(t, block + 10 * size), q + 320, pair_lanes(s, 5), other)
-            acc = _scaled(codes64(t, block + 12 * size), q + 384, pair_lanes(s, 6), acc)
-            other = _scaled(codes64(t, block + 14 * size), q + 448, pair_lanes(s, 7), other)
+            s, dx = scales(t, block), load(d + 64 * g, F32, 16)
+            shift = fma(mul(minima(t, block, s), dx), to_f32(load(isum + 64 * g, I32, 16)), shift)
+            s = mul(s, dx)
+            acc = _scaled(codes64(t, block, 0), q, spread_lanes(s, 0, 8, 16), acc)
+            other = _scaled(codes64(t, block + 2 * size, 0), q + 64, spread_lanes(s, 2, 8, 16), other)
+            acc = _scaled(codes64(t, block + 4 * size, 0), q + 128, spread_lanes(s, 4, 8, 16), acc)
+            other = _scaled(codes64(t, block + 6 * size, 0), q + 192, spread_lanes(s, 6, 8, 16), other)
+            acc = _scaled(codes64(t, block + 8 * size, 0), q + 256, spread_lanes(s, 8, 8, 16), acc)
+            other = _scaled(codes64(t, block + 10 * size, 0), q + 320, spread_lanes(s, 10, 8, 16), other)
+            acc = _scaled(codes64(t, block + 12 * size, 0), q + 384, spread_lanes(s, 12, 8, 16), acc)
+            other = _scaled(codes64(t, block + 14 * size, 0), q + 448, spread_lanes(s, 14, 8, 16), other)
         rest, paired = np.float32(0.0), n_blocks // 2 * 2
         for b in range(groups * 16, paired, 2):
             block = w + b * size
-            s0 = get(block, F16) * get(d + 4 * b, F32)
-            s1 = get(block + size, F16) * get(d + 4 * b + 4, F32)
-            rest += s0 * np.float32(get(isum + 4 * b, I32)) + s1 * np.float32(get(isum + 4 * b + 4, I32))
-            acc = _scaled(codes64(t, block), x + 32 * b, halves(s0, s1), acc)
+            s0, s1 = scale(t, block), scale(t, block + size)
+            d0, d1 = get(d + 4 * b, F32), get(d + 4 * b + 4, F32)
+            m0, m1 = minimum(t, block, s0) * d0, minimum(t, block + size, s1) * d1
+            rest += m0 * np.float32(get(isum + 4 * b, I32)) + m1 * np.float32(get(isum + 4 * b + 4, I32))
+            acc = _scaled(codes64(t, block, 0), x + 32 * b, halves(s0 * d0, s1 * d1), acc)
         if paired < n_blocks:
             block = w + paired * size
-            s0 = get(block, F16) * get(d + 4 * paired, F32)
-            rest += s0 * np.float32(get(isum + 4 * paired, I32))
-            part = dot_u8_i8(splat_i32(0, 8), codes32(t, block), load(x + 32 * paired, I8, 32))
-            acc = fma(concat(to_f32(part), splat(0.0, 8)), halves(s0, 0.0), acc)
-        return sum_lanes(add(acc, other)) - offset * (sum_lanes(shift) + rest)
+            s0, d0 = scale(t, block), get(d + 4 * paired, F32)
+            rest += minimum(t, block, s0) * d0 * np.float32(get(isum + 4 * paired, I32))
+            part = dot_u8_i8(splat_i32(0, 8), codes32(t, block, 0), load(x + 32 * paired, I8, 32))
+            acc = fma(concat(to_f32(part), splat(0.0, 8)), halves(s0 * d0, 0.0), acc)
+        return sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest)
+
+    return impl
+
+
+def _rows64(form: Form) -> Callable[..., float]:
+    t, size, unit, header = form.type.id, form.type.nbytes, form.shift_unit, form.type.row_header
+
+    def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
+        acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, 8)
+        n_blocks, fours = k // 64, k // 256
+        for g in range(fours):
+            block, q = w + header + 4 * g * size, x + 256 * g
+            dx = load(d + 32 * g, F32, 8)
+            shift = fma(dx, to_f32(load(isum + 32 * g, I32, 8)), shift)
+            acc = _scaled(codes64(t, block, 0), q, spread_lanes(dx, 0, 8, 16), acc)
+            other = _scaled(codes64(t, block + size, 0), q + 64, spread_lanes(dx, 2, 8, 16), other)
+            acc = _scaled(codes64(t, block + 2 * size, 0), q + 128, spread_lanes(dx, 4, 8, 16), acc)
+            other = _scaled(codes64(t, block + 3 * size, 0), q + 192, spread_lanes(dx, 6, 8, 16), other)
+        rest = np.float32(0.0)
+        for b in range(4 * fours, n_blocks):
+            d0, d1 = get(d + 8 * b, F32), get(d + 8 * b + 4, F32)
+            rest += d0 * np.float32(get(isum + 8 * b, I32)) + d1 * np.float32(get(isum + 8 * b + 4, I32))
+            acc = _scaled(codes64(t, w + header + b * size, 0), x + 64 * b, halves(d0, d1), acc)
+        return row_scale(t, w) * (sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest))
+
+    return impl
+
+
+def _block256(form: Form) -> Callable[..., float]:
+    t, size, unit = form.type.id, form.type.nbytes, form.shift_unit
+    n, per_32, times = (
+        256 // form.group,
+        32 // form.group,
+        form.group // 4,
+    )  # lanes of dot_u8_i8 are 4 weights each
+    second, third, fourth = (64 * j // form.group for j in (1, 2, 3))
+    halved = int(form.group == 16)
+
+    def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
+        acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, n)
+        sums = isum + halved * (k // 8)
+        for b in range(k // 256):
+            block, q = w + b * size, x + 256 * b
+            s, dx = scales(t, block), spread_lanes(load(d + 32 * b, F32, 8), 0, per_32, n)
+            shift = fma(mul(minima(t, block, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
+            s = mul(s, dx)
+            acc = _scaled(codes64(t, block, 0), q, spread_lanes(s, 0, times, 16), acc)
+            other = _scaled(codes64(t, block, 1), q + 64, spread_lanes(s, second, times, 16), other)
+            acc = _scaled(codes64(t, block, 2), q + 128, spread_lanes(s, third, times, 16), acc)
+            other = _scaled(codes64(t, block, 3), q + 192, spread_lanes(s, fourth, times, 16), other)
+        return sum_lanes(add(acc, other)) - unit * sum_lanes(shift)
 
     return impl

@@ -6,12 +6,12 @@ from dataclasses import replace
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
-from graphsched.backends.cpu.gemm import gemm_block32, gemm_float, lesser, panel_bytes
+from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser, panel_bytes
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.program import Operand, Out
-from graphsched.backends.cpu.quants import BLOCK32_TYPES, FLOAT_TYPES, NATIVE, q8_block
+from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
@@ -21,7 +21,10 @@ from graphsched.tensor import Tensor, TensorType, f32, i32
 
 @kernel
 def quantize_q8() -> Callable[..., None]:
-    """Activations to int8 per block of 32: q[t, k], scale d[t, k / 32] = max / 127, isum[t, k / 32] = Σ q."""
+    """Activations to int8 per block of 32: q[t, k], scale d[t, k / 32] = max / 127, and sums of q.
+
+    isum[t] holds the sums of the k / 32 blocks, then those of the k / 16 halves.
+    """
 
     def quantize(step: int, run: int, ith: int, nth: int) -> None:
         x, q, d, isum, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -33,7 +36,10 @@ def quantize_q8() -> Callable[..., None]:
             src = x + r // heads * token_stride + r % heads * head_stride + 128 * b
             scale, low, high = q8_block(src)
             put(d + 4 * unit, scale, F32)
-            put(isum + 4 * unit, sum_lanes(low) + sum_lanes(high), I32)
+            sums, first_sum, last_sum = isum + 12 * r * blocks, sum_lanes(low), sum_lanes(high)
+            put(sums + 4 * b, first_sum + last_sum, I32)
+            put(sums + 4 * blocks + 8 * b, first_sum, I32)
+            put(sums + 4 * blocks + 8 * b + 4, last_sum, I32)
             store(q + 32 * unit, low, I8)
             store(q + 32 * unit + 16, high, I8)
 
@@ -68,7 +74,9 @@ def mat_vec(kind: int) -> Callable[..., None]:
             src = x + px // heads * token_stride + px % heads * head_stride
             for r in range(first, last):
                 row = w + e * matrix_bytes + r * row_bytes
-                put(out + 4 * r, dot_row(kind, row, src, d + 4 * px * blocks, isum + 4 * px * blocks, k), F32)
+                put(
+                    out + 4 * r, dot_row(kind, row, src, d + 4 * px * blocks, isum + 12 * px * blocks, k), F32
+                )
 
     return product
 
@@ -86,7 +94,10 @@ def activations(low: Low, x: Tensor, w: DType) -> tuple[tuple[Operand | int, ...
 def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
     *outer, k = x.shape
     q = low.scratch("q8", TensorType(dtypes.I8, (*outer, k)))
-    d, isum = low.scratch("q8 scales", f32(*outer, k // 32)), low.scratch("q8 sums", i32(*outer, k // 32))
+    d, isum = (
+        low.scratch("q8 scales", f32(*outer, k // 32)),
+        low.scratch("q8 sums", i32(*outer, 3 * (k // 32))),
+    )
     low.step(
         quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type)
     )
@@ -103,8 +114,8 @@ def _(low: Low, node: Tensor) -> None:
     part = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
         _mat_vec(low, part, x, low.result(node))
-    elif w.dtype in BLOCK32_TYPES:
-        _gemm_block32(low, part, node)
+    elif w.dtype in BLOCK_TYPES:
+        _gemm_blocks(low, part, node)
     else:
         _gemm_float(low, part, node)
 
@@ -137,12 +148,24 @@ def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
     low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
-def _gemm_block32(low: Low, w: Operand, node: Tensor) -> None:
+def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     n, k = w.type.shape[-2:]
     values, (heads, _, _) = activations(low, node.sources[1], w.type.dtype)
-    panels = low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(k))))
-    args = (w, *values, Out(low.result(node)), Out(panels), n, k, w.strides[-2], panel_bytes(k), heads)
-    low.step(gemm_block32(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
+    panels = low.scratch(
+        "weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(w.type.dtype.id, k)))
+    )
+    args = (
+        w,
+        *values,
+        Out(low.result(node)),
+        Out(panels),
+        n,
+        k,
+        w.strides[-2],
+        panel_bytes(w.type.dtype.id, k),
+        heads,
+    )
+    low.step(gemm_blocks(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
 @ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)

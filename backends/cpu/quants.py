@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 from graphsched import dtypes
+from graphsched.backends.cpu.blocks32 import BLOCK32_TYPES, minimum, scale
+from graphsched.backends.cpu.forms import FORMS, codes32, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.kquants import BLOCK256_TYPES
 from graphsched.backends.cpu.simd import (
     absolute,
-    get,
+    add_i32,
     load,
     load_first,
     max_lanes,
@@ -24,15 +27,15 @@ from graphsched.backends.cpu.simd import (
     sub,
     to_f32,
     to_i8,
-    xor_bits,
 )
-from graphsched.backends.cpu.simd_int import concat, interleave16, nibbles
+from graphsched.backends.cpu.simd_int import half_lanes, lane
+from graphsched.backends.cpu.ternary import BLOCK64_TYPES, row_scale
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK32_TYPES = (dtypes.Q8_0, dtypes.Q4_0)  # blocks of 32 with one F16 scale: value = scale · (code - offset)
-NATIVE = FLOAT_TYPES + BLOCK32_TYPES
-Q4_0, Q8_0 = dtypes.Q4_0.id, dtypes.Q8_0.id
+BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
+NATIVE = FLOAT_TYPES + BLOCK_TYPES
+Q8_0 = dtypes.Q8_0.id
 
 
 def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
@@ -41,7 +44,15 @@ def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
 
 @by_literal(dequantize_row)
 def _(kind: int) -> Callable[..., None]:
-    return {Q8_0: _from_q8_0, Q4_0: _from_q4_0}.get(kind) or _from_float(kind)
+    form = FORMS.get(kind)
+    if form is None:
+        return _from_float(kind)
+    size, offset = form.type.nbytes, form.offset
+    if form.type.block == 32:
+        return _from_blocks32(kind, size, offset)
+    if form.type.block == 64:
+        return _from_rows64(kind, size, offset, form.type.row_header)
+    return _from_blocks256(kind, size, offset, form.group)
 
 
 def _from_float(k: int) -> Callable[..., None]:
@@ -57,22 +68,57 @@ def _from_float(k: int) -> Callable[..., None]:
     return impl
 
 
-def _from_q8_0(kind: int, src: int, dst: int, n: int) -> None:
-    for b in range(n // 32):
-        block = src + 34 * b
-        scale = splat(get(block, F16), 16)
-        for i in range(0, 32, 16):
-            store(dst + 4 * (32 * b + i), mul(scale, to_f32(load(block + 2 + i, I8, 16))), F32)
+@helper
+def _decoded(codes: Any, half: int, offset: int, scale: float, minimum: float) -> Any:
+    """16 of 32 weights; the offset is taken off in bytes, where it is exact."""
+    values = to_f32(half_lanes(add_i32(codes, splat_i8(-offset, 32)), half))
+    scaled = mul(splat(scale, 16), values)
+    return scaled if offset else sub(scaled, splat(minimum, 16))
 
 
-def _from_q4_0(kind: int, src: int, dst: int, n: int) -> None:
-    for b in range(n // 32):
-        block = src + 18 * b
-        scale, eight = splat(get(block, F16), 16), splat(8.0, 16)
-        packed = load(block + 2, I8, 16)
-        for half in range(2):  # low nibbles are weights 0 to 15, high ones 16 to 31
-            codes = to_f32(nibbles(packed, half))
-            store(dst + 4 * (32 * b + 16 * half), mul(scale, sub(codes, eight)), F32)
+def _from_blocks32(t: int, size: int, offset: int) -> Callable[..., None]:
+    def impl(kind: int, src: int, dst: int, n: int) -> None:
+        for b in range(n // 32):
+            block, out = src + size * b, dst + 128 * b
+            s = scale(t, block)
+            m, codes = minimum(t, block, s), codes32(t, block, 0)
+            store(out, _decoded(codes, 0, offset, s, m), F32)
+            store(out + 64, _decoded(codes, 1, offset, s, m), F32)
+
+    return impl
+
+
+def _from_rows64(t: int, size: int, offset: int, header: int) -> Callable[..., None]:
+    def impl(kind: int, src: int, dst: int, n: int) -> None:
+        s = row_scale(t, src)
+        for b in range(n // 64):
+            for j in range(2):
+                codes, out = codes32(t, src + header + size * b, j), dst + 256 * b + 128 * j
+                store(out, _decoded(codes, 0, offset, s, s), F32)
+                store(out + 64, _decoded(codes, 1, offset, s, s), F32)
+
+    return impl
+
+
+def _from_blocks256(t: int, size: int, offset: int, group: int) -> Callable[..., None]:
+    per = 32 // group
+
+    def impl(kind: int, src: int, dst: int, n: int) -> None:
+        for b in range(n // 256):
+            block = src + size * b
+            s = scales(t, block)
+            m = minima(t, block, s)
+            for j in range(8):
+                codes, out, low, high = (
+                    codes32(t, block, j),
+                    dst + 128 * (8 * b + j),
+                    per * j,
+                    per * (j + 1) - 1,
+                )
+                store(out, _decoded(codes, 0, offset, lane(s, low), lane(m, low)), F32)
+                store(out + 64, _decoded(codes, 1, offset, lane(s, high), lane(m, high)), F32)
+
+    return impl
 
 
 def quantize_row(kind: int, src: int, dst: int, n: int) -> None:
@@ -112,43 +158,3 @@ def _to_q8_0(kind: int, src: int, dst: int, n: int) -> None:
         put(dst + 34 * b, scale, F16)
         store(dst + 34 * b + 2, low, I8)
         store(dst + 34 * b + 18, high, I8)
-
-
-def codes32(kind: int, block: int) -> Any:
-    """The 32 codes of a block as unsigned bytes, in order; weight = scale · (code - offset). For kernels."""
-
-
-def codes64(kind: int, block: int) -> Any:
-    """The codes of two neighbouring blocks. For kernels."""
-
-
-def _q8_codes(kind: int, block: int) -> Any:
-    return xor_bits(load(block + 2, I8, 32), splat_i8(128, 32))
-
-
-def _q4_codes(kind: int, block: int) -> Any:
-    packed = load(block + 2, I8, 16)
-    return concat(nibbles(packed, 0), nibbles(packed, 1))
-
-
-def _q8_codes64(kind: int, block: int) -> Any:
-    return xor_bits(concat(load(block + 2, I8, 32), load(block + 36, I8, 32)), splat_i8(128, 64))
-
-
-def _q4_codes64(kind: int, block: int) -> Any:
-    packed = concat(load(block + 2, I8, 16), load(block + 20, I8, 16))
-    return interleave16(nibbles(packed, 0), nibbles(packed, 1))
-
-
-@by_literal(codes32)
-def _(kind: int) -> Callable[..., Any]:
-    return {Q8_0: _q8_codes, Q4_0: _q4_codes}[kind]
-
-
-@by_literal(codes64)
-def _(kind: int) -> Callable[..., Any]:
-    return {Q8_0: _q8_codes64, Q4_0: _q4_codes64}[kind]
-
-
-BLOCK_BYTES = {Q8_0: 34, Q4_0: 18}
-OFFSET = {Q8_0: 128, Q4_0: 8}

@@ -37,15 +37,147 @@ def nibbles(typingctx: Any, v: Any, half: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def pair_lanes(typingctx: Any, v: Any, j: Any) -> Any:
-    """Of 16 lanes: lane 2j in the first 8, lane 2j+1 in the last 8."""
-    at = literal(j, "j")
+def bit_field(typingctx: Any, v: Any, shift: Any, mask: Any) -> Any:
+    """(v >> shift) & mask in each byte, 0 <= shift < 8."""
+    bits = literal(mask, "mask")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        picks = const_vec(I32_T, [2 * at] * 8 + [2 * at + 1] * 8)
+        by = lanes(builder.trunc(args[1], I8_T), v.n, builder)
+        return builder.and_(builder.lshr(args[0], by), ir.Constant(v.llvm, [bits] * v.n))
+
+    return v(v, types.int64, mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
+    """v << by in each byte."""
+    shift = literal(by, "by")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.shl(args[0], ir.Constant(v.llvm, [shift] * v.n))
+
+    return v(v, by), codegen
+
+
+def _digit(builder: ir.IRBuilder, left: ir.Value) -> ir.Value:
+    """floor(3 · left / 256) in each byte"""
+    limits = (ir.Constant(left.type, [limit] * left.type.count) for limit in (86, 171))
+    reached = [builder.zext(builder.icmp_unsigned(">=", left, limit), left.type) for limit in limits]
+    return builder.add(*reached)
+
+
+@intrinsic
+def trits(typingctx: Any, v: Any, power: Any) -> Any:
+    """A base-3 digit of each byte taken as a fraction of 256: the digit after those that `power` of 3 shifts out."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _digit(builder, builder.mul(*args))
+
+    return v(v, v), codegen
+
+
+def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes to `trits`: of byte picks[i] with powers[i]."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        out = Vec("i8", len(picks))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            undef = ir.Constant(v.llvm, ir.Undefined)
+            picked = builder.shuffle_vector(args[0], undef, const_vec(I32_T, list(picks)))
+            return _digit(builder, builder.mul(picked, const_vec(I8_T, list(powers))))
+
+        return out(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+@intrinsic
+def spread_bits(typingctx: Any, x: Any) -> Any:
+    """The low 32 bits of x as bytes 0 or 1, lowest first."""
+    out = Vec("i8", 32)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(builder.trunc(args[0], I32_T), ir.VectorType(ir.IntType(1), 32))
+        return builder.zext(bits, out.llvm)
+
+    return out(types.int64), codegen
+
+
+_PSHUFB = {
+    16: ("ssse3", "ssse3.pshuf.b.128"),
+    32: ("avx2", "avx2.pshuf.b"),
+    64: ("avx512bw", "avx512.pshuf.b.512"),
+}
+
+
+def table16(name: str, values: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes 0 to 15 to 16 byte values."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        feature, shuffle = _PSHUFB[v.n]
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if target.has(feature):
+                table = const_vec(I8_T, list(values) * (v.n // 16))
+                return call(builder, f"llvm.x86.{shuffle}", v.llvm, [table, args[0]])
+            out: ir.Value = ir.Constant(v.llvm, [values[0]] * v.n)
+            for i, value in enumerate(values):
+                is_i = builder.icmp_unsigned("==", args[0], ir.Constant(v.llvm, [i] * v.n))
+                out = builder.select(is_i, ir.Constant(v.llvm, [value] * v.n), out)
+            return out
+
+        return v(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+@intrinsic
+def as_bytes(typingctx: Any, x: Any) -> Any:
+    """The 8 bytes of an integer, lowest first."""
+    out = Vec("i8", 8)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], out.llvm)
+
+    return out(types.int64), codegen
+
+
+@intrinsic
+def lane(typingctx: Any, v: Any, i: Any) -> Any:
+    """The i-th f32 lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], builder.trunc(args[1], I32_T))
+
+    return types.float32(v, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def half_lanes(typingctx: Any, v: Any, half: Any) -> Any:
+    """The first (half = 0) or second (half = 1) half of the lanes."""
+    out, first = Vec(v.elem, v.n // 2), literal(half, "half") * v.n // 2
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, list(range(first, first + out.n)))
         return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
 
-    return v(v, j), codegen
+    return out(v, half), codegen
+
+
+@intrinsic(prefer_literal=True)
+def spread_lanes(typingctx: Any, v: Any, first: Any, times: Any, n: Any) -> Any:
+    """n lanes: v's lanes from `first` on, each so many times."""
+    start, each = literal(first, "first"), literal(times, "times")
+    out = Vec(v.elem, literal(n, "n"))
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, [start + i // each for i in range(out.n)])
+        return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
+
+    return out(v, first, times, n), codegen
 
 
 @intrinsic
@@ -73,11 +205,12 @@ def broadcast4(typingctx: Any, addr: Any) -> Any:
 @intrinsic
 def scatter4(typingctx: Any, addr: Any, v: Any, stride: Any) -> Any:
     """Stores each 4 bytes of v at addr, addr + stride, ..."""
+    n = v.n // 4 if v.elem == "i8" else v.n
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        words = builder.bitcast(args[1], ir.VectorType(I32_T, v.n // 4))
+        words = builder.bitcast(args[1], ir.VectorType(I32_T, n))
         at = args[0]
-        for i in range(v.n // 4):
+        for i in range(n):
             store_raw(builder, at, builder.extract_element(words, I32_T(i)))
             at = builder.add(at, args[2])
         return context.get_dummy_value()
@@ -124,6 +257,39 @@ def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
         return _dot_generic(builder, *args)
 
     return acc(acc, u, s), codegen
+
+
+@intrinsic(prefer_literal=True)
+def gather_u8(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
+    """n unsigned bytes `stride` apart, as i32."""
+    step, count = literal(stride, "stride"), literal(n, "n")
+    out = Vec("i32", count)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        v: ir.Value = ir.Constant(ir.VectorType(I8_T, count), ir.Undefined)
+        for i in range(count):
+            one = load_raw(builder, builder.add(args[0], I64_T(i * step)), I8_T)
+            v = builder.insert_element(v, one, I32_T(i))
+        return builder.zext(v, out.llvm)
+
+    return out(types.int64, stride, n), codegen
+
+
+@intrinsic
+def half_exp2(typingctx: Any, e: Any) -> Any:
+    """2^(e - 128) in f32 lanes for i32 lanes 0 to 255: half of what an E8M0 byte means."""
+    out = Vec("f32", e.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def c(x: int) -> ir.Constant:
+            return ir.Constant(e.llvm, [x] * e.n)
+
+        normal = builder.shl(builder.sub(args[0], c(1)), c(23))
+        subnormal = builder.select(builder.icmp_signed("<", args[0], c(1)), c(0x00200000), c(0x00400000))
+        bits = builder.select(builder.icmp_signed("<", args[0], c(2)), subnormal, normal)
+        return builder.bitcast(bits, out.llvm)
+
+    return out(e), codegen
 
 
 @intrinsic

@@ -5,13 +5,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphsched import dtypes
+from graphsched.dtypes import DType
 from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.ops.elementwise import UNARY
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
-WEIGHT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
+FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
+BLOCK32_TYPES = tuple(map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")))
+BLOCK64_TYPES = (dtypes.IQ2_BN, dtypes.IQ1_BN)
+BLOCK256_TYPES = tuple(
+    map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q3_K", "Q2_K", "TQ2_0", "TQ1_0"))
+)
+BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
+WEIGHT_TYPES = FLOAT_TYPES + BLOCK_TYPES
+# One of each kind of block, for what does not depend on how a block is laid out.
+KINDS_OF_BLOCKS = (*FLOAT_TYPES, *map(dtypes.by_name, ("Q8_0", "Q4_0", "IQ2_BN", "Q4_K", "Q6_K")))
 # 8-bit activations: what the fast kernels of quantised types cost against exact activations.
-ROUNDED = {t.name: 1e-9 if t in (dtypes.F32, dtypes.F16, dtypes.BF16) else 2e-4 for t in WEIGHT_TYPES}
+ROUNDED = {t.name: 1e-9 if t in FLOAT_TYPES else 2e-4 for t in WEIGHT_TYPES}
+
+
+def whole_blocks(t: DType, k: int) -> int:
+    """At least k weights that are blocks of a type."""
+    return -(-k // t.block) * t.block
 
 
 @op(Op.MUL_MAT, rowwise=True)
@@ -56,17 +71,19 @@ def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> i
 def _() -> Iterator[Case]:
     for t in WEIGHT_TYPES:
         for n_tokens in (1, 2, 7, 33):
-            for rows, k in ((1, 32), (37, 64), (16, 288), (130, 1024)):
-                w = TensorType(t, (rows, k))
-                yield case(w, f32(n_tokens, k), tolerance=ROUNDED[t.name])
+            for rows, k in ((5, 32), (37, 64), (16, 288), (130, 1024)):
+                whole = whole_blocks(t, k)
+                w = TensorType(t, (rows, whole))
+                yield case(w, f32(n_tokens, whole), tolerance=ROUNDED[t.name])
     for k in (1, 8, 33, 100):  # rows that the vector width does not divide
         yield case(f32(5, k), f32(1, k))
         yield case(TensorType(dtypes.F16, (19, k)), f32(6, k))
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
+        k = whole_blocks(t, 64)
         for n_tokens in (1, 5, 33):
-            yield case(TensorType(t, (4, 20, 64)), f32(n_tokens, 4, 64), tolerance=ROUNDED[t.name])
+            yield case(TensorType(t, (4, 20, k)), f32(n_tokens, 4, k), tolerance=ROUNDED[t.name])
         for n_tokens in (1, 5):
-            yield case(TensorType(t, (70, 64)), f32(n_tokens, 64), rows=(3, 40), tolerance=ROUNDED[t.name])
+            yield case(TensorType(t, (70, k)), f32(n_tokens, k), rows=(3, 40), tolerance=ROUNDED[t.name])
     yield case(TensorType(dtypes.F16, (4, 12, 33)), f32(5, 4, 33))
 
 
@@ -100,11 +117,12 @@ def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
 
 @mul_mat_id.cases
 def _() -> Iterator[Case]:
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
         for n_tokens in (1, 2, 33):
-            w, ids = TensorType(t, (6, 24, 64)), i32(n_tokens, 2)
-            yield case(w, f32(n_tokens, 1, 64), ids, ints={2: (-1, 7)}, tolerance=ROUNDED[t.name])
-            yield case(w, f32(n_tokens, 2, 64), ids, ints={2: (0, 6)}, tolerance=ROUNDED[t.name])
+            k = whole_blocks(t, 64)
+            w, ids = TensorType(t, (6, 24, k)), i32(n_tokens, 2)
+            yield case(w, f32(n_tokens, 1, k), ids, ints={2: (-1, 7)}, tolerance=ROUNDED[t.name])
+            yield case(w, f32(n_tokens, 2, k), ids, ints={2: (0, 6)}, tolerance=ROUNDED[t.name])
 
 
 @op(Op.MOE_FUSED_UP_GATE, rowwise=True)
@@ -139,12 +157,13 @@ def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind:
 
 @moe_fused_up_gate.cases
 def _() -> Iterator[Case]:
-    for t in WEIGHT_TYPES:
+    for t in KINDS_OF_BLOCKS:
         for n_tokens in (1, 2, 33):
-            w = TensorType(t, (6, 24, 64))
+            k = whole_blocks(t, 64)
+            w = TensorType(t, (6, 24, k))
             tolerance = max(ROUNDED[t.name] * 3, 1e-9)
             for rows in (1, 2):
-                x, ids = f32(n_tokens, rows, 64), i32(n_tokens, 2)
+                x, ids = f32(n_tokens, rows, k), i32(n_tokens, 2)
                 yield case(w, w, x, ids, ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from graphsched import dtypes
 from graphsched.dtypes import DType
 from graphsched.opdef import Array, Case, Op, case, op, require
+from graphsched.ops.matmul import WEIGHT_TYPES, whole_blocks
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 
@@ -32,8 +33,8 @@ def _(x: TensorType, ids: TensorType) -> int:
 
 @get_rows.cases
 def _() -> Iterator[Case]:
-    for t in (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0):
-        yield case(TensorType(t, (40, 96)), i32(7), ints={1: (0, 40)})
+    for t in WEIGHT_TYPES:
+        yield case(TensorType(t, (40, whole_blocks(t, 96))), i32(7), ints={1: (0, 40)})
     yield case(f32(9, 33), i32(4), ints={1: (0, 9)})
     yield case(f32(9, 3, 8), i32(4), ints={1: (0, 9)})
     yield case(f32(5, 8), i32(5, 2), ints={1: (0, 8)})

@@ -1,0 +1,81 @@
+"""What products need to know of a quantised type, and the functions that kernels call on its blocks.
+
+A type has one declaration (`Form`): its codes are unsigned bytes, and a group of 16 or 32 weights has a scale:
+value = scale · (code - offset), or value = scale · code - minimum.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from graphsched.backends.cpu.jit import by_literal
+from graphsched.dtypes import DType
+
+
+@dataclass(frozen=True)
+class Form:
+    """A type in blocks of 32 (one scale each) or of 256 (8 or 16 scales)."""
+
+    type: DType
+    codes32: Callable[..., Any]
+    codes64: Callable[..., Any]
+    scales: Callable[..., Any]
+    minima: Callable[..., Any]
+    group: int = 32  # weights of one scale
+    offset: int = 0  # code of the value 0, where a type has no minima
+
+    @property
+    def has_minima(self) -> bool:
+        return self.offset == 0
+
+    @property
+    def shift_unit(self) -> int:
+        """What `minima` are multiples of."""
+        return self.offset or 1
+
+
+FORMS: dict[int, Form] = {}  # by type id
+
+
+def declare(form: Form) -> None:
+    FORMS[form.type.id] = form
+
+
+def codes32(kind: int, block: int, j: int) -> Any:
+    """The j-th 32 codes of a block as unsigned bytes, in order. For kernels."""
+
+
+def codes64(kind: int, block: int, j: int) -> Any:
+    """The j-th 64 codes of a block of 256; those of two neighbouring blocks of 32 (j = 0). For kernels."""
+
+
+def scales(kind: int, block: int) -> Any:
+    """The scales of a block of 256, or of 16 neighbouring blocks of 32, as f32 lanes. For kernels."""
+
+
+def minima(kind: int, block: int, scales: Any) -> Any:
+    """What goes with them in units of `shift_unit`: the minima, or with an offset the scales. For kernels."""
+
+
+@by_literal(codes32)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].codes32
+
+
+@by_literal(codes64)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].codes64
+
+
+@by_literal(scales)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].scales
+
+
+@by_literal(minima)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].minima
+
+
+def no_minima(kind: int, block: int, scales: Any) -> Any:
+    return scales
