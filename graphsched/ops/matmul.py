@@ -105,6 +105,20 @@ def _() -> Iterator[Case]:
             w, ids = TensorType(t, (6, 24, 64)), i32(n_tokens, 2)
             yield case(w, f32(n_tokens, 1, 64), ids, ints={2: (-1, 7)}, tolerance=ROUNDED[t.name])
             yield case(w, f32(n_tokens, 2, 64), ids, ints={2: (0, 6)}, tolerance=ROUNDED[t.name])
+        for types, ints in _uneven(t):
+            yield case(*types, ints={2: ints}, tolerance=ROUNDED[t.name])
+
+
+def _uneven(t: dtypes.DType) -> Iterator[tuple[tuple[TensorType, TensorType, TensorType], tuple[int, int]]]:
+    """w, x, ids and the range of ids: all pairs on one expert, experts without any, odd counts of rows."""
+    for n_tokens in (2, 7, 33):
+        for used in (1, 4):
+            w, ids = TensorType(t, (6, 37, 96)), i32(n_tokens, used)
+            yield (w, f32(n_tokens, 1, 96), ids), (4, 5)
+            yield (w, f32(n_tokens, used, 96), ids), (2, 5)
+    yield (TensorType(t, (20, 7, 32)), f32(9, 1, 32), i32(9, 4)), (-2, 22)
+    yield (TensorType(t, (3, 64, 544)), f32(130, 2, 544), i32(130, 2)), (-1, 3)
+    yield (TensorType(t, (3, 32, 64)), f32(5, 1, 64), i32(5, 2)), (3, 4)  # none at all
 
 
 @op(Op.MOE_FUSED_UP_GATE, rowwise=True)
@@ -146,6 +160,8 @@ def _() -> Iterator[Case]:
             for rows in (1, 2):
                 x, ids = f32(n_tokens, rows, 64), i32(n_tokens, 2)
                 yield case(w, w, x, ids, ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
+        for (w, x, ids), ints in _uneven(t):
+            yield case(w, w, x, ids, ints={3: ints}, kind="silu", tolerance=tolerance)
 
 
 @op(Op.ADD_ID, rowwise=True)
