@@ -335,10 +335,8 @@ def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) 
     key = ("q8 by expert", x, ids, n_expert, offset)
     packed = low.shared(key, lambda: _packed(low, x, order, starts, offset, n_expert, ids))
     panels = Out(low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(k)))))
-    low.step(
-        experts_block32(w.dtype.id),
-        *(matrices, *packed, Out(y), panels, Out(counter), order, starts, *sizes, panel_bytes(k)),
-    )
+    own = (panels, Out(counter), order, starts, *sizes, panel_bytes(k))
+    low.step(experts_block32(w.dtype.id), matrices, *packed, Out(y), *own)
 
 
 def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
 from graphsched.backends.cpu.jit import by_literal
@@ -68,7 +68,7 @@ def transpose16(typingctx: Any, addr: Any, stride: Any) -> Any:
         ]
         return context.make_tuple(builder, sig.return_type, [builder.bitcast(v, vec.llvm) for v in out])
 
-    return types.Tuple([vec] * 4)(addr, stride), codegen
+    return UniTuple(vec, 4)(addr, stride), codegen
 
 
 @intrinsic
