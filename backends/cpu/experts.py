@@ -15,7 +15,7 @@ from graphsched.backends.cpu.gemm import PANEL, lesser, panel_bytes
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.panel import decode_panel
+from graphsched.backends.cpu.panel import decode_panel, prefetch
 from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import BLOCK32_TYPES, FLOAT_TYPES, OFFSET, q8_block
 from graphsched.backends.cpu.simd import (
@@ -187,11 +187,18 @@ def tile_block32(
     order: int,
     count: int,
     left: int,
+    ahead: int,
+    lines: int,
 ) -> None:
-    """A panel times a tile of up to 8 pairs; half a tile where 4 are enough."""
+    """A panel times a tile of up to 8 pairs; half a tile where 4 are enough.
+
+    Meanwhile `lines` cache lines per block arrive from `ahead`.
+    """
     f0 = f1 = f2 = f3 = f4 = f5 = f6 = f7 = splat(0.0, 16)
     if count > 4:
         for b in range(blocks):
+            for j in range(lines):
+                prefetch(ahead + 64 * (b * lines + j))
             i0, i1, i2, i3 = start4(shift + 32 * b)
             i4, i5, i6, i7 = start4(shift + 32 * b + 16)
             for g in range(8):
@@ -204,6 +211,8 @@ def tile_block32(
         put4(y, y_row, order + 16, count - 4, left, f4, f5, f6, f7)
     else:
         for b in range(blocks):
+            for j in range(lines):
+                prefetch(ahead + 64 * (b * lines + j))
             i0, i1, i2, i3 = start4(shift + 32 * b)
             for g in range(8):
                 u, x = load(codes + 512 * b + 64 * g, I8, 64), q + 256 * b + 32 * g
@@ -224,36 +233,30 @@ def experts_block32(kind: int) -> Callable[..., None]:
         codes, tiles = arg(step, 5) + ith * arg(step, 13), starts + 4 * (n_expert + 2)
         blocks, units = k // 32, (n + PANEL - 1) // PANEL
         scales = codes + PANEL * k
-        while not word(run, ABORT):
-            both = fetch_add(counter, 1)
-            if both >= (n_expert + 1) * units:
-                break
+        end = (n_expert + 1) * units
+        both = fetch_add(counter, 1)
+        while both < end and not word(run, ABORT):
+            then = fetch_add(counter, 1)  # known early, so that its weights are in cache when it begins
             e, unit = both // units, both % units
             first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
             left, out = n - unit * PANEL, y + 4 * unit * PANEL
-            if first == last:
-                continue
             if e == n_expert:
                 clear(out, 4 * n, order, first, last, left)
-                continue
-            panel = w + (e * n + unit * PANEL) * w_row
-            decode_panel(kind, panel, w_row, lesser(left, PANEL), blocks, codes, scales)
-            at = get(tiles + 4 * e, I32) * blocks
-            for i in range(first, last, TILE):
-                tile_block32(
-                    codes,
-                    scales,
-                    q + 32 * TILE * at,
-                    d + 4 * TILE * at,
-                    shift + 4 * TILE * at,
-                    blocks,
-                    out,
-                    4 * n,
-                    order + 4 * i,
-                    last - i,
-                    left,
-                )
-                at += blocks
+            elif first < last:
+                panel = w + (e * n + unit * PANEL) * w_row
+                decode_panel(kind, panel, w_row, lesser(left, PANEL), blocks, codes, scales)
+                at = get(tiles + 4 * e, I32) * blocks
+                e, unit = then // units, then % units
+                ahead, lines = w + (e * n + unit * PANEL) * w_row, 0
+                if e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32):
+                    passes = (last - first + TILE - 1) // TILE * blocks
+                    lines = (PANEL * w_row // 64 + passes) // passes
+                for i in range(first, last, TILE):
+                    values = (q + 32 * TILE * at, d + 4 * TILE * at, shift + 4 * TILE * at)
+                    place = (out, 4 * n, order + 4 * i, last - i, left)
+                    tile_block32(codes, scales, *values, blocks, *place, ahead, lines)
+                    at, ahead = at + blocks, ahead + 64 * lines * blocks
+            both = then
 
     return experts
 

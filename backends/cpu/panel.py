@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba.core import cgutils, types
 from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
@@ -15,11 +16,13 @@ from graphsched.backends.cpu.vector import (
     F16,
     F32,
     I8,
+    I8_T,
     I16_T,
     I32_T,
     Vec,
     const_vec,
     load_raw,
+    pointer,
     widen_half,
 )
 
@@ -84,6 +87,20 @@ def column_f16(typingctx: Any, addr: Any, stride: Any) -> Any:
         return widen_half(builder, bits)
 
     return out(addr, stride), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, addr: Any) -> Any:
+    """Asks for a cache line, to the second level; any address may be named."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = pointer(builder, args[0], I8_T)
+        fn = ir.FunctionType(ir.VoidType(), [at.type, *[I32_T] * 3])
+        declared = cgutils.get_or_insert_function(builder.module, fn, "llvm.prefetch.p0")
+        builder.call(declared, [at, I32_T(0), I32_T(2), I32_T(1)])
+        return context.get_dummy_value()
+
+    return types.void(addr), codegen
 
 
 def decode_block(kind: int, block: int, stride: int, codes: int) -> None:
