@@ -6,6 +6,7 @@ from dataclasses import replace
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
+from graphsched.backends.cpu.experts import by_experts, suits
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser, panel_bytes
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
@@ -171,7 +172,12 @@ def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
 @ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
-    _mat_vec(low, low.operand(w), x, low.result(node), ids)
+    _by_id(low, w, x, low.result(node), ids)
+
+
+def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
+    product = by_experts if suits(w.dtype, ids) else _mat_vec
+    product(low, low.operand(w), x, y, ids)
 
 
 @ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
@@ -179,7 +185,7 @@ def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
     a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
     for w, part in ((gate, a), (up, b)):
-        _mat_vec(low, low.operand(w), x, part, ids)
+        _by_id(low, w, x, part, ids)
     gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node))
 
 

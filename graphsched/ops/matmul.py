@@ -123,6 +123,22 @@ def _() -> Iterator[Case]:
             w, ids = TensorType(t, (6, 24, k)), i32(n_tokens, 2)
             yield case(w, f32(n_tokens, 1, k), ids, ints={2: (-1, 7)}, tolerance=ROUNDED[t.name])
             yield case(w, f32(n_tokens, 2, k), ids, ints={2: (0, 6)}, tolerance=ROUNDED[t.name])
+        for types, ints in _uneven(t):
+            yield case(*types, ints={2: ints}, tolerance=ROUNDED[t.name])
+
+
+def _uneven(t: dtypes.DType) -> Iterator[tuple[tuple[TensorType, TensorType, TensorType], tuple[int, int]]]:
+    """w, x, ids and the range of ids: all pairs on one expert, experts without any, odd counts of rows."""
+    k = whole_blocks(t, 96)
+    for n_tokens in (2, 7, 33):
+        for used in (1, 4):
+            w, ids = TensorType(t, (6, 37, k)), i32(n_tokens, used)
+            yield (w, f32(n_tokens, 1, k), ids), (4, 5)
+            yield (w, f32(n_tokens, used, k), ids), (2, 5)
+    small, long = whole_blocks(t, 32), whole_blocks(t, 544)
+    yield (TensorType(t, (20, 7, small)), f32(9, 1, small), i32(9, 4)), (-2, 22)
+    yield (TensorType(t, (3, 64, long)), f32(130, 2, long), i32(130, 2)), (-1, 3)
+    yield (TensorType(t, (3, 32, small)), f32(5, 1, small), i32(5, 2)), (3, 4)  # none at all
 
 
 @op(Op.MOE_FUSED_UP_GATE, rowwise=True)
@@ -165,6 +181,8 @@ def _() -> Iterator[Case]:
             for rows in (1, 2):
                 x, ids = f32(n_tokens, rows, k), i32(n_tokens, 2)
                 yield case(w, w, x, ids, ints={3: (-1, 7)}, kind="silu", tolerance=tolerance)
+        for (w, x, ids), ints in _uneven(t):
+            yield case(w, w, x, ids, ints={3: ints}, kind="silu", tolerance=tolerance)
 
 
 @op(Op.ADD_ID, rowwise=True)
