@@ -23,8 +23,6 @@ def dots_16_at(kind: int, x: int, x1: int, x2: int, x3: int, w: int, w_row: int,
 
 @by_literal(dots_16)
 def _(t: int) -> Callable[..., Any]:
-    size = 4 if t == F32 else 2
-
     def impl(kind: int, x: int, x_row: int, w: int, w_row: int, last_x: int, last_w: int, k: int) -> Any:
         x1, x2, x3 = x + min(1, last_x) * x_row, x + min(2, last_x) * x_row, x + min(3, last_x) * x_row
         return dots_16_at(t, x, x1, x2, x3, w, w_row, last_w, k)
@@ -34,6 +32,8 @@ def _(t: int) -> Callable[..., Any]:
 
 @by_literal(dots_16_at)
 def _(t: int) -> Callable[..., Any]:
+    size = 4 if t == F32 else 2
+
     def impl(kind: int, x: int, x1: int, x2: int, x3: int, w: int, w_row: int, last_w: int, k: int) -> Any:
         w1, w2, w3 = w + min(1, last_w) * w_row, w + min(2, last_w) * w_row, w + min(3, last_w) * w_row
         a = b = c = d = e = f = g = h = splat(0.0, 16)
