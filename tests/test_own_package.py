@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from test_models import nmse
 
+from graphsched import device
 from graphsched.errors import OptionError
-from graphsched.opdef import OPS, Op, UserOp, op
-from graphsched.tensor import Tensor, TensorType
+from graphsched.graph import from_outputs
+from graphsched.opdef import OPS, Array, Op, UserOp, op
+from graphsched.tensor import Tensor, TensorType, f32, weight
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-model.md"
 LAYERS, WIDTH, HIDDEN, VOCAB = 4, 32, 64, 50
@@ -147,7 +149,7 @@ def test_ops_lists_it_and_op_takes_it(site: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "source", "sentence"),
     [
-        ("other = snakenet", "", "unknown architecture 'snakenet'; known are bitnet,"),
+        ("other = snakenet", "", "llama, llama4, other, phi3, qwen2"),
         (
             "snakenet = snakenet",
             "",
@@ -188,3 +190,27 @@ def test_numbers_of_own_ops() -> None:
     finally:
         OPS.clear()
         OPS.update(before)
+
+
+def test_abort_skips_python_steps() -> None:
+    """After it sources hold anything, and a reference may stumble over that."""
+    weights = {"w": np.ones(4, np.float32).view(np.uint8)}
+    calls: list[int] = []
+    before = dict(OPS)
+    try:
+        made = declare(1234, "counted")
+
+        @made.reference  # type: ignore[untyped-decorator]
+        def _(x: Array) -> Array:
+            calls.append(1)
+            return x
+
+        runtime = device.get("cpu").open(weights, {}, 1)
+        executable = runtime.compile(from_outputs(made(weight("w", f32(4)))))
+        executable.run({})
+        runtime.abort(True)
+        executable.run({})
+    finally:
+        OPS.clear()
+        OPS.update(before)
+    assert calls == [1]

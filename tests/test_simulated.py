@@ -86,19 +86,21 @@ TENSORS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(m, marks=() if "mixtral" in m else pytest.mark.slow) for m in MODELS]
+)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(
+    rules=st.lists(
         st.tuples(st.integers(0, 1), st.sampled_from(TENSORS), st.sampled_from(["CPU", "sim0", "sim1"]))
     ),
-    st.sampled_from([1, 4, 32]),
-    st.sampled_from([(), ("26,0",), ("27,0,29,0",)]),
-    st.sets(st.sampled_from(["traffic", "hoist", "fmoe"])),
+    min_batch=st.sampled_from([1, 4, 32]),
+    policy=st.sampled_from([(), ("26,0",), ("27,0,29,0",)]),
+    off=st.sets(st.sampled_from(["traffic", "hoist", "fmoe"])),
 )
 def test_any_placement_and_policy(
-    rules: list[tuple[int, str, str]], min_batch: int, policy: tuple[str, ...], off: set[str]
+    name: str, rules: list[tuple[int, str, str]], min_batch: int, policy: tuple[str, ...], off: set[str]
 ) -> None:
-    name = "conformance/mixtral-f16"
     ref = reference(name)
     overrides = tuple(rf"blk\.{layer}.*{tensor}={device}" for layer, tensor, device in rules)
     options: dict[str, Any] = {
