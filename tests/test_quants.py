@@ -1,0 +1,54 @@
+"""Products with quantised weights: mat-vec and GEMM against exact sums over the same rounded activations."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_ops import draw_values, nmse, run_on
+
+from graphsched import ops
+from graphsched.backends.cpu.quants import BLOCK_TYPES
+from graphsched.device import get
+from graphsched.dtypes import DType
+from graphsched.graph import from_outputs
+from graphsched.ops.matmul import WEIGHT_TYPES
+from graphsched.tensor import TensorType, f32, input_tensor, weight
+
+N, K, TOKENS = 21, 768, 5
+Floats = NDArray[np.float32]
+
+
+def product(type: TensorType, w: NDArray[np.uint8], x: Floats, threads: int) -> Floats:
+    tensors = [weight("w.weight", type), input_tensor("x", f32(*x.shape))]
+    return run_on("cpu", ops.mul_mat(*tensors), tensors, {"w": w, "x": x}, threads).copy()
+
+
+def rounded(x: Floats) -> NDArray[np.float64]:
+    """What the kernels make of activations: int8 per block of 32, with a float32 scale."""
+    blocks = x.reshape(len(x), -1, 32)
+    scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    return (np.rint(blocks * (np.float32(1) / scale)).astype(np.float64) * scale).reshape(x.shape)
+
+
+def test_every_native_type_has_cases() -> None:
+    assert {t.name for t in BLOCK_TYPES} <= {t.name for t in WEIGHT_TYPES}
+
+
+@pytest.mark.target
+@pytest.mark.parametrize("dtype", BLOCK_TYPES, ids=str)
+def test_one_token_and_many_agree(dtype: DType) -> None:
+    rng = np.random.default_rng(7)
+    type, x = TensorType(dtype, (N, K)), rng.standard_normal((TOKENS, K)).astype(np.float32)
+    w = draw_values("w", type, rng)
+    many = product(type, w, x, 1)
+    single = np.concatenate([product(type, w, row[None], 1) for row in x])
+    exact = rounded(x) @ dtype.dequantize(w, (N, K)).astype(np.float64).T
+    assert nmse(many, exact) < 1e-11
+    assert nmse(single, exact) < 1e-11
+    np.testing.assert_array_equal(many, product(type, w, x, 3))
+
+
+@pytest.mark.parametrize("dtype", [t for t in BLOCK_TYPES if t.block == 256], ids=str)
+def test_weights_stay_in_their_type(dtype: DType) -> None:
+    node = ops.mul_mat(weight("w.weight", TensorType(dtype, (N, K))), input_tensor("x", f32(1, K)))
+    graph = get("cpu").open({}, {}, 1).in_kernel_types(from_outputs(node))
+    assert graph.nodes[0].sources[0].dtype == dtype
