@@ -37,7 +37,6 @@ from graphsched.backends.cpu.simd_int import broadcast4, concat, dot_u8_i8, scat
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.tile import dots_16_at
 from graphsched.backends.cpu.vector import F32, I8, I32
-from graphsched.dtypes import DType
 from graphsched.tensor import Tensor, TensorType, i32
 
 TILE = 8  # pairs whose activations lie together, 4 bytes of each in turn
@@ -317,11 +316,12 @@ def experts_float(kind: int) -> Callable[..., None]:
     return experts
 
 
-def suits(w: DType, ids: Tensor) -> bool:
-    """Whether a product of these takes the form for prompts."""
-    form = FORMS.get(w.id)
-    panels = form is not None and w.block == form.group == 32 and not form.has_minima
-    return int(ids.shape[0]) > 1 and (panels or w in FLOAT_TYPES)
+def suits(w: Tensor, ids: Tensor) -> bool:
+    """Whether a product takes the form for prompts: below two pairs per expert decoding costs more than it saves."""
+    form = FORMS.get(w.dtype.id)
+    panels = form is not None and w.dtype.block == form.group == 32 and not form.has_minima
+    several = int(ids.shape[0]) > 1 and ids.type.numel >= 2 * w.shape[0]
+    return several and (panels or w.dtype in FLOAT_TYPES)
 
 
 def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) -> None:

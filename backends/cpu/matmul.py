@@ -176,7 +176,7 @@ def _(low: Low, node: Tensor) -> None:
 
 
 def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
-    product = by_experts if suits(w.dtype, ids) else _mat_vec
+    product = by_experts if suits(w, ids) else _mat_vec
     product(low, low.operand(w), x, y, ids)
 
 

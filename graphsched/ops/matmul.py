@@ -132,11 +132,11 @@ def _uneven(t: dtypes.DType) -> Iterator[tuple[tuple[TensorType, TensorType, Ten
     k = whole_blocks(t, 96)
     for n_tokens in (2, 7, 33):
         for used in (1, 4):
-            w, ids = TensorType(t, (6, 37, k)), i32(n_tokens, used)
-            yield (w, f32(n_tokens, 1, k), ids), (4, 5)
-            yield (w, f32(n_tokens, used, k), ids), (2, 5)
+            w, ids = TensorType(t, (5 if n_tokens > 2 else 4, 37, k)), i32(n_tokens, used)
+            yield (w, f32(n_tokens, 1, k), ids), (3, 4)
+            yield (w, f32(n_tokens, used, k), ids), (1, 4)
     small, long = whole_blocks(t, 32), whole_blocks(t, 544)
-    yield (TensorType(t, (20, 7, small)), f32(9, 1, small), i32(9, 4)), (-2, 22)
+    yield (TensorType(t, (12, 7, small)), f32(9, 1, small), i32(9, 4)), (-2, 14)
     yield (TensorType(t, (3, 64, long)), f32(130, 2, long), i32(130, 2)), (-1, 3)
     yield (TensorType(t, (3, 32, small)), f32(5, 1, small), i32(5, 2)), (3, 4)  # none at all
 
