@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graphsched import dtypes
-from graphsched.device import get
+from graphsched.device import Setup, get
 from graphsched.graph import from_outputs
 from graphsched.ops import fused_mul_unary, moe_fused_up_gate, mul_mat_id
 from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
@@ -26,7 +26,7 @@ def run(
         values = rng.standard_normal(t.shape).astype(np.float32)
         own = ids.astype(np.int32) if t.dtype == dtypes.I32 else t.dtype.quantize(values)
         raw[t.name] = np.ascontiguousarray(own).view(np.uint8).reshape(-1)
-    runtime = get("cpu").open(raw, {}, threads)
+    runtime = get("cpu")(Setup(raw, n_threads=threads))
     for t in leaves:
         if t.kind == "input":
             runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]

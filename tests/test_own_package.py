@@ -205,7 +205,7 @@ def test_abort_skips_python_steps() -> None:
             calls.append(1)
             return x
 
-        runtime = device.get("cpu").open(weights, {}, 1)
+        runtime = device.get("cpu")(device.Setup(weights))
         executable = runtime.compile(from_outputs(made(weight("w", f32(4)))))
         executable.run({})
         runtime.abort(True)
