@@ -8,6 +8,7 @@ from graphsched.backends.cpu.forms import FORMS, Form, codes32, declare, no_mini
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import get, load, or_bits, splat, splat_i8, splat_i32, sub, xor_bits
 from graphsched.backends.cpu.simd_int import (
+    bit_field,
     concat,
     gather_f16,
     gather_u8,
@@ -20,6 +21,8 @@ from graphsched.backends.cpu.simd_int import (
     table16,
 )
 from graphsched.backends.cpu.vector import F16, I8, I32, U8
+
+Q6_0 = dtypes.by_name("Q6_0")
 
 
 def scale(kind: int, block: int) -> float:
@@ -122,6 +125,15 @@ def _five_bit_codes(at: int) -> Callable[..., Any]:
     return impl
 
 
+def _q6_codes(kind: int, block: int, j: int) -> Any:
+    high = load(block + 2, I8, 8)  # of weights i, i + 16, i + 8 and i + 24 from the lowest bits up
+    upper = concat(
+        concat(bit_field(high, 0, 3), bit_field(high, 4, 3)),
+        concat(bit_field(high, 2, 3), bit_field(high, 6, 3)),
+    )
+    return or_bits(both_nibbles(block + 10), shift_left(upper, 4))
+
+
 # Values of 4-bit codes, shifted so that they are unsigned.
 IQ4_OFFSET, FP4_OFFSET = 128, 12
 _IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -153,6 +165,7 @@ declare(
     Form(dtypes.Q5_0, _five_bit_codes(2), _two_blocks(dtypes.Q5_0.id, 22), _scales(22), no_minima, offset=16)
 )
 declare(Form(dtypes.Q5_1, _five_bit_codes(4), _two_blocks(dtypes.Q5_1.id, 24), _scales(24), _minima(24)))
+declare(Form(Q6_0, _q6_codes, _two_blocks(Q6_0.id, 26), _scales(26), no_minima, offset=32))
 declare(Form(dtypes.IQ4_NL, _iq4_codes, _iq4_codes64, _scales(18), no_minima, offset=IQ4_OFFSET))
 declare(Form(dtypes.MXFP4, _fp4_codes, _fp4_codes64, _powers, no_minima, offset=FP4_OFFSET))
 BLOCK32_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 32)

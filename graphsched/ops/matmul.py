@@ -11,7 +11,9 @@ from graphsched.ops.elementwise import UNARY
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK32_TYPES = tuple(map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4")))
+BLOCK32_TYPES = tuple(
+    map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q6_0", "IQ4_NL", "MXFP4"))
+)
 BLOCK64_TYPES = (dtypes.IQ2_BN, dtypes.IQ1_BN)
 BLOCK256_TYPES = tuple(
     map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q3_K", "Q2_K", "TQ2_0", "TQ1_0"))
