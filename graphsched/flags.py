@@ -120,6 +120,7 @@ PLACEMENT: Final = (
     ),
     Flag("cpu_moe", "-cmoe --cpu-moe", None, "all experts stay on the host"),
     Flag("no_kv_offload", "-nkvo --no-kv-offload", None, "the KV cache stays on the host"),
+    Flag("no_mmap", "--no-mmap", None, "read weights into memory instead of mapping the file"),
     Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
     Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
     Flag("tensor_split", "-ts --tensor-split", Word("N,N,..."), "share of each device (default: equal)"),
@@ -186,8 +187,9 @@ def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "Se
         placed["kv_offload"] = False
     if "tensor_split" in placed:
         placed["tensor_split"] = parse_split(placed["tensor_split"])
+    mapped = {"mmap": False} if placed.pop("no_mmap", False) else {}
     placement = _made(PlacementOptions, placed, PLACEMENT)
-    return _made(SessionOptions, {**given, "placement": placement}, (*SESSION, *SCHEDULING))
+    return _made(SessionOptions, {**given, **mapped, "placement": placement}, (*SESSION, *SCHEDULING))
 
 
 def changed(options: "SessionOptions", **fields: Any) -> "SessionOptions":

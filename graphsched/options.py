@@ -23,6 +23,7 @@ class SessionOptions:
     over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
     type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
     priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
+    mmap: weights stay in the mapped file instead of memory of their own.
     poison: fill memory with NaN before each run, so that a missing copy shows. mla: how latent
     attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
     values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
@@ -44,6 +45,7 @@ class SessionOptions:
     offload_policy: tuple[str, ...] = ()
     offload_min_batch: int = 32
     poison: bool = False
+    mmap: bool = True
 
     def __post_init__(self) -> None:
         _in_range("n_ctx", self.n_ctx, 0, 1 << 24)

@@ -56,7 +56,8 @@ class Session:
         self._by_length: dict[tuple[int, int], Executable] = {}
         self.targets = Targets(model, options, device_names(options.devices))
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        setup = Setup(model.weights, capacities, options.threads, self.targets.devices, options.poison)
+        weights = model.weights if options.mmap else model.weights.copied()
+        setup = Setup(weights, capacities, options.threads, self.targets.devices, options.poison)
         self._runtime = device.get(options.backend)(setup)
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._check_cache()

@@ -17,18 +17,23 @@ EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 class StoredWeights(Mapping[str, Raw]):
     """Derived weights are kept once computed; what no graph reads is never computed."""
 
-    def __init__(self, file: ModelFile, derived: Mapping[str, Derived]) -> None:
-        self._file, self._derived = file, derived
+    def __init__(self, file: ModelFile, derived: Mapping[str, Derived], copies: bool = False) -> None:
+        self._file, self._derived, self._copies = file, derived, copies
         self._computed: dict[str, Raw] = {}
 
     def __getitem__(self, name: str) -> Raw:
         if name == OUTPUT and name not in self._file.tensors:  # tied: two names for placement, one matrix
             name = EMBEDDING
-        if name not in self._derived:
+        if name not in self._derived and not self._copies:
             return self._file.raw(name)
         if name not in self._computed:
-            self._computed[name] = self._compute(self._derived[name])
+            derived = self._derived.get(name)
+            self._computed[name] = self._compute(derived) if derived else self._file.raw(name).copy()
         return self._computed[name]
+
+    def copied(self) -> "StoredWeights":
+        """The same weights in memory of their own instead of the mapped file, read on first use."""
+        return StoredWeights(self._file, self._derived, copies=True)
 
     def _compute(self, weight: Derived) -> Raw:
         arrays = (s.dtype.dequantize(self[s.name], tuple(s.shape)) for s in weight.sources)

@@ -109,6 +109,10 @@ def test_generation_ends_at_a_full_context() -> None:
     assert session.n_past == 16
 
 
+def test_weights_in_memory_give_the_same_bits() -> None:
+    np.testing.assert_array_equal(stories(mmap=False).eval([1, 2, 3]), stories().eval([1, 2, 3]))
+
+
 def test_seed_decides_the_text() -> None:
     sampling = SamplingOptions(temperature=1.0, seed=7)
     one, two = ("".join(stories().generate(PROMPT, n_predict=30, sampling=sampling)) for _ in range(2))
