@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Any
 
 from graphsched import device, machine
+from graphsched.assign import HOST
 from graphsched.device import Capacity, Setup
 from graphsched.machine import Device, Machine, Processor
 from graphsched.memory import Arena
 from graphsched.model import Model
 from graphsched.options import SessionOptions
-from graphsched.scheduler import HOST, Schedule
+from graphsched.scheduler import Schedule
 from graphsched.targets import Targets, device_names
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate

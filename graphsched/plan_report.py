@@ -7,8 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphsched.assign import HOST, VIEWS
 from graphsched.plan import Plan, bound_by
-from graphsched.scheduler import HOST, VIEWS, Copy, Split
+from graphsched.scheduler import Copy, Split
 from graphsched.targets import is_python_step
 from graphsched.tensor import Tensor
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from graphsched.assign import HOST
 from graphsched.cost import cost_of
 from graphsched.opdef import Op
 from graphsched.plan import make_plan
-from graphsched.scheduler import HOST
 from graphsched.session import Session
 from graphsched.targets import is_python_step
 from graphsched.tensor import Tensor

@@ -1,228 +1,24 @@
-"""The scheduler: which device runs each node and why, where the graph is cut, and what is copied.
+"""The scheduler: assigns a graph, orders it, cuts it into splits, and says what is copied before each.
 
-Passes as in ggml's backend scheduler (numbers and cause strings are the field's), then improvements of our own,
-each a function from an assignment to an assignment and each with a switch.
+A tensor is copied once to a device and run; cutting rules are those of ggml's fifth pass.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphsched.graph import Graph
-from graphsched.opdef import AnyOp, Op
-from graphsched.tensor import Extent, Tensor
+from graphsched.opdef import Op
+from graphsched.tensor import Tensor
 
 if TYPE_CHECKING:
-    from graphsched.policy import OffloadPolicy
+    pass
 
-HOST = "CPU"
-VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
+from graphsched.assign import HOST, VIEWS, Assignment, Target, assign, hoist, op_of, root
+
 MAX_INPUTS = 64  # of one split
 WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a graph is scheduled onto. `devices` in priority order, the host last; `home` of weights and caches.
-
-    `supports(device, node)`: whether a device has a kernel for a node. `shared`: weights small enough to be held by
-    every device that reads them. `lengths`: the actual length of each extent in this run.
-    """
-
-    devices: tuple[str, ...]
-    home: Callable[[Tensor], str]
-    supports: Callable[[str, Tensor], bool]
-    policy: "OffloadPolicy"
-    lengths: Mapping[str, int]
-    shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
-    improve: frozenset[str] = frozenset({"traffic", "hoist"})
-
-    def length(self, node: Tensor) -> int:
-        """Actual rows of a node."""
-        n = node.shape[0] if node.shape else 1
-        return self.lengths.get(n.word, int(n)) if isinstance(n, Extent) else int(n)
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The device of each node, and the cause in the field's words."""
-
-    device: Mapping[Tensor, str]
-    cause: Mapping[Tensor, str]
-
-
-@dataclass
-class _Draft:
-    """An assignment in the making."""
-
-    graph: Graph
-    target: Target
-    device: dict[Tensor, str] = field(default_factory=dict)
-    cause: dict[Tensor, str] = field(default_factory=dict)
-
-    def put(self, node: Tensor, device: str, cause: str) -> None:
-        self.device[node], self.cause[node] = device, cause
-
-    def of(self, tensor: Tensor) -> str | None:
-        """Where a tensor's bytes are, if that is decided."""
-        if tensor.kind == "node":
-            return self.device.get(tensor)
-        return HOST if tensor.kind == "input" else self.target.home(tensor)
-
-    def is_view(self, node: Tensor) -> bool:
-        return _op(node) in VIEWS
-
-
-def _op(node: Tensor) -> AnyOp:
-    assert node.opdef is not None
-    return node.opdef.op
-
-
-def _op_of(tensor: Tensor) -> AnyOp | None:
-    return tensor.opdef.op if tensor.opdef else None
-
-
-def assign(graph: Graph, target: Target) -> Assignment:
-    """Passes 1 to 4, then the traffic rule."""
-    draft = _Draft(graph, target)
-    from_memory(draft)
-    expand(draft)
-    upgrade(draft)
-    leftovers(draft)
-    if "traffic" in target.improve:
-        place_by_traffic(draft)
-    return Assignment(draft.device, draft.cause)
-
-
-def from_memory(draft: _Draft) -> None:
-    """Pass 1: a node goes where its cache or its first weight is, or where that weight is offloaded to."""
-    for node in draft.graph.nodes:
-        cache = next((s for s in node.sources if s.kind == "cache"), None)
-        if cache is not None:
-            draft.put(node, draft.target.home(cache), "1.dst")
-        elif _op(node) is Op.FLASH_ATTN_EXT and _op_of(root(node.sources[1])) is Op.SET_ROWS:
-            draft.put(node, draft.of(root(node.sources[1])) or HOST, "1.kv")  # the cache is far larger than q
-        elif (found := _weight_of(node, draft.target)) is not None:
-            draft.put(node, *_beside_weight(node, *found, draft.target))
-
-
-def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:
-    """The first weight among the sources, and its position."""
-    weights = ((i, s) for i, s in enumerate(node.sources) if s.kind == "weight" and not target.shared(s))
-    return next(weights, None)
-
-
-def _beside_weight(node: Tensor, i: int, weight: Tensor, target: Target) -> tuple[str, str]:
-    home = target.home(weight)
-    if home == HOST and target.policy.wants(node, target.length(node)):
-        for device in target.devices[:-1]:
-            if target.supports(device, node):
-                return device, "1.off"
-    return home if target.supports(home, node) else HOST, f"1.wgt{i}"
-
-
-def expand(draft: _Draft) -> None:
-    """Pass 2: unassigned nodes take the device of a neighbour: from GPUs down, up, then from any down, up."""
-    nodes = draft.graph.nodes
-    for order, gpu_only in ((nodes, True), (nodes[::-1], True), (nodes, False), (nodes[::-1], False)):
-        _sweep(draft, order, gpu_only)
-
-
-def _sweep(draft: _Draft, order: Iterable[Tensor], gpu_only: bool) -> None:
-    current: str | None = None
-    for node in order:
-        if draft.is_view(node):
-            continue
-        known = draft.device.get(node)
-        if known is not None:
-            current = None if gpu_only and known == HOST else known
-        elif current is not None and draft.target.supports(current, node):
-            draft.put(node, current, "2.sup")
-
-
-def upgrade(draft: _Draft) -> None:
-    """Pass 3: what is left goes where most sources can be read; ties to the device of higher priority."""
-    for node in draft.graph.nodes:
-        if node in draft.device or draft.is_view(node):
-            continue
-        able = [d for d in draft.target.devices if draft.target.supports(d, node)] or [HOST]
-        best = max(able, key=lambda d: (sum(draft.of(s) == d for s in node.sources), -able.index(d)))
-        draft.put(node, best, "3.best")
-
-
-def leftovers(draft: _Draft) -> None:
-    """Pass 4: a view is where its source is."""
-    for node in draft.graph.nodes:
-        if draft.is_view(node):
-            source = draft.of(node.sources[0]) or HOST
-            draft.put(node, source, "4.vsrc")
-
-
-def place_by_traffic(draft: _Draft) -> None:
-    """Weightless ops behind host experts move to the host as far as that lowers the bytes that cross.
-
-    The routed experts' weighting and sum: one row per token comes back instead of one per expert used.
-    """
-    users = draft.graph.users()
-    for start in draft.graph.nodes:
-        if draft.device[start] == HOST and draft.cause[start].startswith("1.wgt"):
-            chain = _weightless_chain(draft, start, users)
-            best = min(range(len(chain) + 1), key=lambda n: _traffic(draft, start, chain[:n], users))
-            for node in chain[:best]:
-                draft.put(node, HOST, "traffic")
-
-
-def _weightless_chain(draft: _Draft, start: Tensor, users: Mapping[Tensor, list[Tensor]]) -> list[Tensor]:
-    """Nodes behind `start`, each the only user of the one before, placed elsewhere by expansion only."""
-    chain: list[Tensor] = []
-    node = start
-    while len(users[node]) == 1:
-        node = users[node][0]
-        if draft.cause[node] not in ("2.sup", "3.best", "4.vsrc") or draft.device[node] == HOST:
-            break
-        if not draft.is_view(node) and not draft.target.supports(HOST, node):
-            break
-        chain.append(node)
-    return chain
-
-
-def _traffic(
-    draft: _Draft, start: Tensor, moved: Sequence[Tensor], users: Mapping[Tensor, list[Tensor]]
-) -> int:
-    """Bytes that cross to and from the host if `moved` follow `start` there."""
-    inside = {start, *moved}
-    end = moved[-1] if moved else start
-    returned = end.type.nbytes if any(draft.device[u] != HOST and u not in inside for u in users[end]) else 0
-    fetched = {root(s) for n in moved for s in n.sources if s.kind == "node" and s not in inside}
-    return returned + sum(s.type.nbytes for s in fetched if draft.device[s] != HOST)
-
-
-def root(tensor: Tensor) -> Tensor:
-    """The tensor whose memory a chain of views looks at."""
-    while tensor.kind == "node" and _op(tensor) in VIEWS:
-        tensor = tensor.sources[0]
-    return tensor
-
-
-def hoist(graph: Graph, assignment: Assignment) -> tuple[Tensor, ...]:
-    """Node order in which device work that does not wait for the host's part stands in front of it.
-
-    The shared expert then runs on its device while the host computes the routed ones. A node's stage is the number of
-    host parts it waits for; in a stage devices come first, each in the graph's order, so sources still come first.
-    """
-    stage: dict[Tensor, int] = {}
-    for node in graph.nodes:
-        on_host = assignment.device[node] == HOST
-        stage[node] = max(
-            (
-                stage[s] + (not on_host and assignment.device[s] == HOST)
-                for s in node.sources
-                if s.kind == "node"
-            ),
-            default=0,
-        )
-    return tuple(sorted(graph.nodes, key=lambda n: (stage[n], assignment.device[n] == HOST)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +74,7 @@ class Schedule:
             for node in split.nodes:
                 old = self.origin.get(node)
                 if old is not None:
-                    lines.append(f"     {_op(old).name:18} {name(old):28} {self.assignment.cause[old]}")
+                    lines.append(f"     {op_of(old).name:18} {name(old):28} {self.assignment.cause[old]}")
         return "\n".join(lines)
 
 
@@ -315,7 +111,7 @@ class _Cutter:
 
     def add(self, node: Tensor) -> None:
         """Views cost nothing: they join the split that reads them."""
-        if _op(node) in VIEWS:
+        if op_of(node) in VIEWS:
             return
         device, ids = self._assignment.device[node], _expert_ids(node, self._target)
         foreign = [s for s in map(root, node.sources) if self._is_foreign(s, device)]
@@ -362,7 +158,7 @@ class _Cutter:
 
     def _on(self, source: Tensor, device: str) -> Tensor:
         """A source as a device reads it: its own, a copy, or a view of either."""
-        if source.kind == "node" and _op(source) in VIEWS:
+        if source.kind == "node" and op_of(source) in VIEWS:
             if (source, device) not in self._views:
                 self._views[source, device] = replace(source, sources=(self._on(source.sources[0], device),))
                 self._nodes.append(self._views[source, device])
@@ -394,7 +190,7 @@ def _expert_ids(node: Tensor, target: Target) -> Tensor | None:
 
     Where nearly all are used, waiting for the ids costs more than it saves: the upload may start layers ahead.
     """
-    if _op(node) not in (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
+    if op_of(node) not in (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
         return None
     ids = node.sources[-1]
     share = used_share(node.sources[0].shape[0], target.length(ids) * int(ids.shape[1]))

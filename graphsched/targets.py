@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphsched import device, dtypes
+from graphsched.assign import HOST, Target
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
 from graphsched.options import SessionOptions
 from graphsched.placement import Home, Placement, place
 from graphsched.policy import OffloadPolicy, parse_policy
-from graphsched.scheduler import HOST, Schedule, Target, schedule
+from graphsched.scheduler import Schedule, schedule
 from graphsched.stored import EMBEDDING, OUTPUT
 from graphsched.tensor import Tensor, TensorType, layer_of
 

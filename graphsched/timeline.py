@@ -9,10 +9,11 @@ The clock never uses measured time: these are predictions.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphsched.assign import HOST, VIEWS
 from graphsched.cost import cost_of
 from graphsched.device import Capacity
 from graphsched.machine import Device, Processor, copy_seconds, node_seconds
-from graphsched.scheduler import HOST, VIEWS, Copy, Schedule, Split, used_share
+from graphsched.scheduler import Copy, Schedule, Split, used_share
 from graphsched.tensor import Tensor, TensorType
 
 RING = 3  # staging buffers: one in use, one arriving, one whose op has just been queued

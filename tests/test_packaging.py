@@ -51,7 +51,7 @@ def test_backends_and_models_are_not_imported_under_bare_names() -> None:
 
 
 def test_core_imports_no_backend_and_no_model() -> None:
-    code = "import graphsched.scheduler, graphsched.ops, graphsched.session, sys; "
+    code = "import graphsched.assign, graphsched.scheduler, graphsched.ops, graphsched.session, sys; "
     code += "far = ('graphsched.backends', 'graphsched.models', 'numba', 'cuda'); "
     code += "print([m for m in sys.modules if m.startswith(far)])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,13 +10,13 @@ from shared import shared
 
 import graphsched
 from graphsched import device, synth
+from graphsched.assign import HOST
 from graphsched.loader import open_model
 from graphsched.model import Model
 from graphsched.options import SessionOptions
 from graphsched.placement import PlacementOptions
 from graphsched.plan import Plan, make_plan
 from graphsched.plan_report import as_data, copied, difference, real_nodes
-from graphsched.scheduler import HOST
 
 BASELINE = frozenset({"traffic", "hoist"})
 EXPERTS_OUT = PlacementOptions(overrides=("exps=CPU",))

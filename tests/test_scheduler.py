@@ -6,11 +6,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphsched.assign import HOST, VIEWS, Target, root
 from graphsched.graph import Graph, from_outputs
 from graphsched.opdef import AnyOp, Op
 from graphsched.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
 from graphsched.policy import parse_policy
-from graphsched.scheduler import HOST, VIEWS, Schedule, Target, root, schedule
+from graphsched.scheduler import Schedule, schedule
 from graphsched.tensor import Extent, Tensor, f32, i32, input_tensor, weight
 
 DEVICES = ("sim0", "sim1", HOST)

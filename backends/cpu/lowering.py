@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import dtypes
+from graphsched.assign import HOST
 from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.program import Argument, Buffer, Operand, PythonStep, Step, contiguous_strides
 from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.opdef import lowering_for
-from graphsched.scheduler import HOST
 from graphsched.tensor import Extent, Tensor, TensorType
 
 

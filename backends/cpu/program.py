@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import memory
+from graphsched.assign import HOST
 from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.space import Memory, Space, aligned
-from graphsched.scheduler import HOST
 from graphsched.tensor import Tensor, TensorType
 
 

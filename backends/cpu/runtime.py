@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import dtypes
+from graphsched.assign import HOST
 from graphsched.backends.cpu import attention, elementwise, matmul, moe, movement, norm, program, rope
 from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, ONE, RUN_WORDS, TRACE, TRACE_WORDS
 from graphsched.backends.cpu.lowering import Low, dense
@@ -22,7 +23,7 @@ from graphsched.backends.reference import evaluate
 from graphsched.device import Capacity, Progress, Setup
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
-from graphsched.scheduler import HOST, Copy, Schedule, whole
+from graphsched.scheduler import Copy, Schedule, whole
 from graphsched.tensor import Extent, Tensor, TensorType
 
 Array = NDArray[Any]
