@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched import dtypes, ops
-from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, one_exp, scale_row, to_weights
+from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, last_unseen, one_exp, scale_row, to_weights
 from graphsched.backends.cpu.attention_tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.jit import by_literal, kernel
@@ -123,9 +123,7 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
                 break
             t, h = unit // heads, unit % heads
             seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
-            oldest = pos - window if window else -1
-            if chunk and pos // chunk * chunk - 1 > oldest:
-                oldest = pos // chunk * chunk - 1
+            oldest = last_unseen(pos, window, chunk)
             query, out = q + t * token_stride + h * head_stride, y + 4 * unit * v_dim
             keys, values = k + h // group * k_head, v + h // group * v_head
             top, total = NEVER, np.float32(0.0)

@@ -12,6 +12,15 @@ NEVER = np.float32(-np.inf)
 
 
 @helper
+def last_unseen(pos: int, window: int, chunk: int) -> int:
+    """The position up to which a token at pos sees nothing: outside its window, or before its chunk; -1 if none."""
+    oldest = pos - window if window else -1
+    if chunk and pos // chunk * chunk - 1 > oldest:
+        oldest = pos // chunk * chunk - 1
+    return oldest
+
+
+@helper
 def scale_row(y: int, factor: float, n: int) -> None:
     for i in range(0, n // 16 * 16, 16):
         store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)

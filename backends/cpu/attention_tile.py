@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, one_exp, scale_row, to_weights
+from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, last_unseen, one_exp, scale_row, to_weights
 from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
@@ -140,9 +140,7 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
                 i = lesser(base + s, n_q - 1)
                 t, h = i // group, kv_head * group + i % group
                 pos = get(where + 8 * t + 4, I32)
-                oldest = pos - window if window else -1
-                if chunk and pos // chunk * chunk - 1 > oldest:
-                    oldest = pos // chunk * chunk - 1
+                oldest = last_unseen(pos, window, chunk)
                 sink = get(sinks + 4 * h, F32) if sinks else np.float32(0.0)
                 start_query(meta + META * s, acc + 4 * v_dim * s, where + 8 * t, oldest, sink, sinks, v_dim)
             i1, i2, i3 = lesser(base + 1, n_q - 1), lesser(base + 2, n_q - 1), lesser(base + 3, n_q - 1)

@@ -7,7 +7,6 @@ stamps every cached kernel with a digest of all sources in this folder and of th
 import functools
 import hashlib
 import inspect
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,9 +125,3 @@ def kernel(build: Callable[..., Callable[..., None]]) -> Callable[..., Kernel]:
         return Kernel(build.__name__, build, params)
 
     return family
-
-
-def is_on_disk() -> bool:
-    """Whether any kernel has been cached for the current sources (a guess for the first-use notice)."""
-    folder = env.cache_dir() / "kernels"
-    return folder.is_dir() and any(os.scandir(folder))

@@ -220,7 +220,6 @@ where_less = _elementwise(
     lambda b, v: b.select(b.fcmp_ordered("<", v[0], v[1]), v[2], v[3]), 4, "a < b ? c : d"
 )
 add_i32 = _elementwise(lambda b, v: b.add(*v), 2, "a + b in integer lanes")
-and_bits = _elementwise(lambda b, v: b.and_(*v), 2, "a & b in integer lanes")
 or_bits = _elementwise(lambda b, v: b.or_(*v), 2, "a | b in integer lanes")
 xor_bits = _elementwise(lambda b, v: b.xor(*v), 2, "a ^ b in integer lanes")
 

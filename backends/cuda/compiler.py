@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from graphsched import env
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.signature import Signature, parse
 
@@ -66,10 +67,7 @@ def _options(arch: str, defines: Sequence[str]) -> tuple[str, ...]:
 
 def cache_dir() -> Path:
     """Where cubins are kept: below GRAPHSCHED_CACHE_DIR, or below graphsched in the user's cache folder."""
-    if own := os.environ.get("GRAPHSCHED_CACHE_DIR"):
-        return Path(own) / "cubin"
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "graphsched" / "cubin"
+    return env.cache_dir() / "cubin"
 
 
 def _digest(*parts: str) -> str:
