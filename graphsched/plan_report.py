@@ -139,7 +139,7 @@ def _times(plan: Plan, i: int, split: Split) -> tuple[str, str, str]:
     if plan.machine is None:
         return "", "", ""
     compute = sum(e.end - e.start for e in events if e.kind == "compute")
-    copies = sum(e.end - e.start for e in events if e.kind != "compute")
+    copies = sum(e.end - e.start for e in events if e.kind in ("up", "down"))
     processor = plan.processor(split.device)
     return f"{compute * 1e6:.1f}", f"{copies * 1e6:.1f}", bound_by(events, processor)
 
@@ -148,15 +148,7 @@ def _node_table(plan: Plan) -> Table:
     table = Table("split", "device", "op", "node", "type", "cause", title="nodes", title_justify="left")
     for i, split in enumerate(plan.schedule.splits):
         for copy in split.inputs:
-            source = f"from {copy.from_device}"
-            table.add_row(
-                str(i),
-                copy.to_device,
-                "copy",
-                Text(name_of(plan, copy.source)),
-                Text(str(copy.source.type)),
-                source,
-            )
+            table.add_row(str(i), *_copy_cells(plan, copy))
         for n in real_nodes(plan, split):
             table.add_row(
                 str(i),
@@ -166,7 +158,15 @@ def _node_table(plan: Plan) -> Table:
                 Text(str(n.type)),
                 Text(cause(plan, n)),
             )
+    for copy in plan.schedule.results:
+        table.add_row("end", *_copy_cells(plan, copy))
     return table
+
+
+def _copy_cells(plan: Plan, copy: Copy) -> tuple[str | Text, ...]:
+    name, type = Text(name_of(plan, copy.source)), Text(str(copy.source.type))
+    what = ", the experts that the ids name" if copy.ids else ""
+    return copy.to_device, "copy", name, type, f"from {copy.from_device}{what}"
 
 
 def cause(plan: Plan, node: Tensor) -> str:

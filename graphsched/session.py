@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched import device
 from graphsched.arch import Inputs
-from graphsched.device import Executable, Progress, Setup
+from graphsched.device import Progress, Setup
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions, physical_memory
+from graphsched.runtime import Executable, RunTrace, open_runtime
 from graphsched.sampling import Sampler, SamplingOptions
 from graphsched.summary import kv_bytes_per_token
 from graphsched.targets import Targets, device_names
@@ -48,17 +48,18 @@ class Session:
         self.n_ctx, self.n_past = model.context(options), 0
         self.timings = Timings()
         self.stop_reason: StopReason = ""
-        self.trace: list[Any] | None = None  # a list collects the traces of runs
+        self.trace: list[RunTrace] | None = None  # a list collects the traces of runs
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
         self._by_length: dict[tuple[int, int], Executable] = {}
-        self.targets = Targets(model, options, device_names(options.devices))
+        names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
         weights = model.weights if options.mmap else model.weights.copied()
-        setup = Setup(weights, capacities, options.threads, self.targets.devices, options.poison)
-        self._runtime = device.get(options.backend)(setup)
+        setup = Setup(weights, capacities, options.threads, names, options.poison, options.streams)
+        self._runtime = open_runtime(options.backend, setup)
+        self.targets = Targets(model, options, names, self._runtime.supports)
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._check_cache()
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
@@ -155,8 +156,8 @@ class Session:
     def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
         shape = n_tokens, n_outputs
         if shape not in self._graphs:
-            graph = self.model.graph(*shape, self.n_ctx, self.options)
-            self._graphs[shape] = self._runtime.in_kernel_types(graph)
+            graph = self.targets.untied(self.model.graph(*shape, self.n_ctx, self.options))
+            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home)
         return self._graphs[shape]
 
     def _check_cache(self) -> None:
@@ -254,6 +255,8 @@ class Session:
     def close(self) -> None:
         """Lets go of the file and of all memory."""
         self._plans.clear()
+        self._by_length.clear()
+        self._runtime.close()
         self.model.file.close()
 
 

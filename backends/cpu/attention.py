@@ -17,7 +17,6 @@ from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
-from graphsched.backends.cpu.program import Out
 from graphsched.backends.cpu.simd import (
     add,
     fma,
@@ -38,6 +37,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
+from graphsched.operand import Out
 from graphsched.tensor import Tensor, TensorType
 
 KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)

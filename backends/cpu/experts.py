@@ -17,7 +17,6 @@ from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.panel import decode_panel, prefetch
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import FLOAT_TYPES, q8_block
 from graphsched.backends.cpu.simd import (
     fma,
@@ -37,6 +36,7 @@ from graphsched.backends.cpu.simd_int import broadcast4, concat, dot_u8_i8, scat
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.tile import dots_16_at
 from graphsched.backends.cpu.vector import F32, I8, I32
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, i32
 
 TILE = 8  # pairs whose activations lie together, 4 bytes of each in turn

@@ -11,12 +11,12 @@ from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser, panel_
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.jit import kernel
-from graphsched.backends.cpu.lowering import Low, dense, row_address, rows_of
-from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.quants import NATIVE, dequantize_row, quantize_row
 from graphsched.backends.cpu.simd import get, load, load_first, put, store, store_first
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
+from graphsched.operand import Operand, Out, dense
 from graphsched.tensor import Tensor
 
 
