@@ -94,9 +94,10 @@ SCHEDULING: Final = (
     Flag(
         "amb",
         "-amb --attention-max-batch",
-        Number(int, 0),
-        "MiB for its temporaries, 0 is no limit (default: 0)",
+        Number(int, 1),
+        "MiB for its temporaries (default: 256)",
     ),
+    Flag("swa_full", "--swa-full", None, "layers that see a window keep the whole context, too"),
 )
 PLACEMENT: Final = (
     Flag(

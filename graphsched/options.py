@@ -28,6 +28,7 @@ class SessionOptions:
     attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
     values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
     amb: MiB that such expanded keys and values may take at once (of one head at least).
+    swa_full: layers that see only a window of the sequence keep as many cells as the others.
     """
 
     backend: str = "cpu"
@@ -44,6 +45,7 @@ class SessionOptions:
     placement: PlacementOptions = PlacementOptions()
     offload_policy: tuple[str, ...] = ()
     offload_min_batch: int = 32
+    swa_full: bool = False
     poison: bool = False
     mmap: bool = True
 

@@ -8,11 +8,13 @@ from typing import Any
 from graphsched import device, machine
 from graphsched.assign import HOST
 from graphsched.device import Capacity, Setup
+from graphsched.kv import RING
 from graphsched.machine import Device, Machine, Processor
 from graphsched.memory import Arena
 from graphsched.model import Model
 from graphsched.options import SessionOptions
 from graphsched.scheduler import Schedule
+from graphsched.summary import ring_bytes
 from graphsched.targets import Targets, device_names
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate
@@ -100,6 +102,8 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     targets = Targets(model, options, device_names(options.devices))
     graph = model.graph(n_tokens, max(n_outputs, 1), model.context(options), options)
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
+    if cells := ring_bytes(graph)[1]:
+        lengths[RING] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
     runtime = device.get("null")(Setup({}, {}, options.threads, targets.devices))
     executable: Any = runtime.compile(schedule)

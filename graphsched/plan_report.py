@@ -104,7 +104,7 @@ def render(plan: Plan, nodes: bool = False) -> RenderableType:
 
 def _headline(plan: Plan) -> str:
     lengths = ", ".join(f"{k} {v}" for k, v in plan.lengths.items())
-    return f"{plan.model.summary()}\n{lengths}; {len(plan.schedule.splits)} splits"
+    return f"{plan.model.summary(plan.options)}\n{lengths}; {len(plan.schedule.splits)} splits"
 
 
 def _memory_table(plan: Plan) -> Table:

@@ -412,6 +412,9 @@ def test_system_prompt() -> None:
             self.tokenizer, self.timings, self.read = real.tokenizer, real.timings, list[int]()
             self.tokenizer.chat_template = None  # ChatML has roles
 
+        def holds(self, n: int) -> bool:
+            return True
+
         def rewind(self, n: int) -> None:
             assert n == 0
 
