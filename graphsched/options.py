@@ -10,8 +10,8 @@ from graphsched.errors import Error, OptionError
 from graphsched.placement import PlacementOptions
 
 KV_TYPES = ("f32", "f16", "q8_0")
-# What can be switched off: fusions of the graph, and the scheduler's improvements on the baseline.
-SWITCHES = ("fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
+# What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
+SWITCHES = ("fa", "fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
 MAX_THREADS = 1024
 
 

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from graphsched import dtypes
 from graphsched.assign import HOST
-from graphsched.backends.cpu import attention, elementwise, matmul, moe, movement, norm, program, rope
+from graphsched.backends.cpu import (
+    attention,
+    attention_parted,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    program,
+    rope,
+)
 from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, ONE, RUN_WORDS, TRACE, TRACE_WORDS
 from graphsched.backends.cpu.lowering import Low, dense
 from graphsched.backends.cpu.pool import POOL, read_cycles
@@ -29,6 +39,7 @@ from graphsched.tensor import Extent, Tensor, TensorType
 Array = NDArray[Any]
 FAMILIES = (
     attention,
+    attention_parted,
     elementwise,
     matmul,
     moe,
