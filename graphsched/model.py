@@ -67,7 +67,10 @@ class Model:
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The fused graph for given capacities: logits of n_outputs rows."""
-        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla, options.amb)
+        o = options
+        inputs = Inputs(
+            n_tokens, n_outputs, n_kv, o.kv_types, o.mla, o.amb, max(o.n_ubatch, n_tokens), o.swa_full
+        )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             return fuse_all(select_outputs(logits, inputs.out_ids), options.off)

@@ -8,6 +8,7 @@ from graphsched import machine
 from graphsched.arenas import plan_arenas
 from graphsched.assign import HOST
 from graphsched.device import Capacity, Setup, open_devices
+from graphsched.kv import RING
 from graphsched.machine import Device, Machine, Processor
 from graphsched.memory import Arena
 from graphsched.model import Model
@@ -15,6 +16,7 @@ from graphsched.operand import sized
 from graphsched.options import SessionOptions
 from graphsched.runtime import in_kernel_types, lowered
 from graphsched.scheduler import Schedule
+from graphsched.summary import ring_bytes
 from graphsched.targets import Targets, device_names
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate
@@ -103,6 +105,8 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
     graph, _ = in_kernel_types(graph, devices, targets.home)
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
+    if cells := ring_bytes(graph)[1]:
+        lengths[RING] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
     items, results = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])

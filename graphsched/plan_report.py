@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsched.assign import HOST, VIEWS
+from graphsched.options import SWITCHES, SessionOptions
 from graphsched.plan import Plan, bound_by
 from graphsched.scheduler import Copy, Split
 from graphsched.targets import is_python_step
@@ -21,6 +22,7 @@ def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:
         "model": plan.model.name,
         "architecture": plan.model.arch_name,
         "lengths": dict(plan.lengths),
+        "settings": _settings(plan.options),
         "devices": {
             d: {"weights": m.weights, "kv": m.kv, "arena": m.arena, "staging": m.staging, "peak": m.peak}
             for d, m in plan.memory.items()
@@ -104,7 +106,14 @@ def render(plan: Plan, nodes: bool = False) -> RenderableType:
 
 def _headline(plan: Plan) -> str:
     lengths = ", ".join(f"{k} {v}" for k, v in plan.lengths.items())
-    return f"{plan.model.summary()}\n{lengths}; {len(plan.schedule.splits)} splits"
+    off = f"; off: {', '.join(sorted(plan.options.off))}" if plan.options.off else ""
+    return f"{plan.model.summary(plan.options)}\n{lengths}; {len(plan.schedule.splits)} splits{off}"
+
+
+def _settings(options: SessionOptions) -> dict[str, Any]:
+    """What changes the graph: the switches, and how latents and windows are cached."""
+    switches = {name.replace("-", "_"): name not in options.off for name in SWITCHES}
+    return {**switches, "mla": options.mla, "swa_full": options.swa_full}
 
 
 def _memory_table(plan: Plan) -> Table:

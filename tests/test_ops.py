@@ -60,7 +60,7 @@ def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Ge
         cells[n // 2] = (-1, 0)
         return cells
     if name == "where":  # the last tokens of the cache
-        n_cells = case.types[4].shape[0]
+        n_cells = case.types[i + 1].shape[0]
         return np.stack([np.zeros(n), np.arange(n_cells - n, n_cells)], axis=1).astype(np.int32)
     if name == "slots":
         return rng.permutation(case.ints[i][1])[:n].astype(np.int32)

@@ -7,7 +7,17 @@ import numpy as np
 
 from graphsched import dtypes
 from graphsched.assign import HOST
-from graphsched.backends.cpu import attention, elementwise, matmul, moe, movement, norm, program, rope
+from graphsched.backends.cpu import (
+    attention,
+    attention_parted,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    program,
+    rope,
+)
 from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
@@ -23,6 +33,7 @@ from graphsched.tensor import Tensor
 
 FAMILIES = (
     attention,
+    attention_parted,
     elementwise,
     matmul,
     moe,

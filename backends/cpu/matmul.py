@@ -16,6 +16,7 @@ from graphsched.backends.cpu.simd import add, get, load_first, put, store, store
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
+from graphsched.opdef import Op
 from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
@@ -109,7 +110,14 @@ def _is_native(node: Tensor) -> bool:
     return node.sources[0].shape[-1] % 32 == 0 or node.sources[0].dtype in FLOAT_TYPES
 
 
-@ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
+def _is_dense(node: Tensor) -> bool:
+    """Rows one after the other, and a matrix for each head (others: attention_parted)."""
+    w, x = node.sources
+    permuted = w.opdef is not None and w.opdef.op is Op.PERMUTE
+    return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
+
+
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])

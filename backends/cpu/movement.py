@@ -132,6 +132,13 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
+@ops.permute.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    strides = tuple(x.strides[a] for a in node.attrs["axes"])
+    low.alias(node, Operand(x.buffer, node.type, strides, x.offset))
+
+
 @ops.cont.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
