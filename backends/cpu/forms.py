@@ -12,6 +12,10 @@ from graphsched.backends.cpu.jit import by_literal
 from graphsched.dtypes import DType
 
 
+def itself(kind: int, nibbles: Any) -> Any:
+    return nibbles
+
+
 @dataclass(frozen=True)
 class Form:
     """A type in blocks of 32 (one scale each) or of 256 (8 or 16 scales)."""
@@ -23,6 +27,9 @@ class Form:
     minima: Callable[..., Any]
     group: int = 32  # weights of one scale
     offset: int = 0  # code of the value 0, where a type has no minima
+    # Where all codes are nibbles: (first byte, n), runs of n bytes whose low halves are n weights, high ones the next.
+    nibbles: tuple[int, int] | None = None
+    from_nibbles: Callable[..., Any] = itself
 
     @property
     def has_minima(self) -> bool:
@@ -55,6 +62,15 @@ def scales(kind: int, block: int) -> Any:
 
 def minima(kind: int, block: int, scales: Any) -> Any:
     """What goes with them in units of `shift_unit`: the minima, or with an offset the scales. For kernels."""
+
+
+def from_nibbles(kind: int, nibbles: Any) -> Any:
+    """Codes of bytes 0 to 15. For kernels."""
+
+
+@by_literal(from_nibbles)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].from_nibbles
 
 
 @by_literal(codes32)

@@ -246,15 +246,19 @@ def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value)
     return acc
 
 
+def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
+    bits = 8 * u.type.count
+    if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
+        return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, [acc, u, s])
+    return _dot_generic(builder, acc, u, s)
+
+
 @intrinsic
 def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
     """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = 8 * u.n
-        if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
-            return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.llvm, list(args))
-        return _dot_generic(builder, *args)
+        return dot_raw(builder, *args)
 
     return acc(acc, u, s), codegen
 
