@@ -13,7 +13,7 @@ from graphsched.backends.cpu.simd_int import (
     gather_f16,
     gather_u8,
     half_exp2,
-    interleave16,
+    interleave,
     lane,
     nibbles,
     shift_left,
@@ -101,7 +101,7 @@ def both_nibbles(at: int) -> Any:
 def four_nibbles(first: int, second: int) -> Any:
     """The codes of two such blocks."""
     packed = concat(load(first, I8, 16), load(second, I8, 16))
-    return interleave16(nibbles(packed, 0), nibbles(packed, 1))
+    return interleave(nibbles(packed, 0), nibbles(packed, 1), 16)
 
 
 def _nibble_codes(at: int) -> Callable[..., Any]:
@@ -210,4 +210,3 @@ declare(
         from_nibbles=_fp4_from_nibbles,
     )
 )
-BLOCK32_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 32)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.simd_int import concat
 from graphsched.dtypes import DType
 
 
@@ -95,3 +96,12 @@ def _(kind: int) -> Callable[..., Any]:
 
 def no_minima(kind: int, block: int, scales: Any) -> Any:
     return scales
+
+
+def pairs(t: int) -> Callable[..., Any]:
+    """`codes64` of a type of which nothing better is known than its `codes32`."""
+
+    def impl(kind: int, block: int, j: int) -> Any:
+        return concat(codes32(t, block, 2 * j), codes32(t, block, 2 * j + 1))
+
+    return impl
