@@ -21,7 +21,7 @@ from graphsched.backends.cpu import (
 from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
-from graphsched.backends.cpu.quants import NATIVE
+from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.backends.cpu.transfer import copy_step
@@ -29,6 +29,7 @@ from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
+from graphsched.stored import EMBEDDING
 from graphsched.tensor import Tensor
 
 FAMILIES = (
@@ -59,7 +60,10 @@ class CpuDevice:
 
     def kernel_type(self, leaf: Tensor) -> DType:
         """Weights without kernels are read from a float32 copy; so are norms and biases."""
-        if leaf.kind != "weight" or (leaf.dtype in NATIVE and len(leaf.shape) > 1):
+        known = (
+            NATIVE if leaf.name == EMBEDDING else PRODUCT_TYPES
+        )  # GET_ROWS reads the embedding, row by row
+        if leaf.kind != "weight" or (leaf.dtype in known and len(leaf.shape) > 1):
             return leaf.dtype
         return dtypes.F32
 

@@ -8,12 +8,13 @@ from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
-from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.interleaved import ROW_FORMS, dot_rows, store_rows
+from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.packed import packed, weight_panels
 from graphsched.backends.cpu.panel import panel_bytes
-from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
+from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
@@ -50,9 +51,25 @@ def quantize_q8() -> Callable[..., None]:
     return quantize
 
 
+def put_dots(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+    """One row's product with x, or those of one group of interleaved rows. For kernels."""
+
+
+@by_literal(put_dots)
+def _(t: int) -> Callable[..., None]:
+    def one(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        put(out, dot_row(t, w, x, d, isum, k), F32)
+
+    def group(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        store_rows(t, out, dot_rows(t, w, x, d, isum, k))
+
+    return group if t in ROW_FORMS else one
+
+
 @kernel
 def mat_vec(kind: int) -> Callable[..., None]:
     """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads."""
+    at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
         w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -66,21 +83,20 @@ def mat_vec(kind: int) -> Callable[..., None]:
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
         blocks = k // 32
-        first, last = share(n, ith, nth)
+        first, last = share(n // at_once, ith, nth)
         for p in range(rows(step, run)):
             e = get(ids + 4 * p, I32) if ids else p % matrices
             out = y + 4 * n * p
             if e < 0 or e >= matrices:  # ids outside the range mean skip
-                for r in range(first, last):
+                for r in range(first * at_once, last * at_once):
                     put(out + 4 * r, 0.0, F32)
                 continue
             px = p // per_x
             src = x + px // heads * token_stride + px % heads * head_stride
-            for r in range(first, last):
+            scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
+            for r in range(first * at_once, last * at_once, at_once):
                 row = w + e * matrix_bytes + r * row_bytes
-                put(
-                    out + 4 * r, dot_row(kind, row, src, d + 4 * px * blocks, isum + 12 * px * blocks, k), F32
-                )
+                put_dots(kind, out + 4 * r, row, src, scales, sums, k)
 
     return product
 
@@ -119,16 +135,16 @@ def _is_dense(node: Tensor) -> bool:
     return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
 
 
-@ops.mul_mat.lowering("cpu", when=_is_dense, w=NATIVE)
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
         _mat_vec(low, part, x, low.result(node))
-    elif w.dtype in BLOCK_TYPES:
-        _gemm_blocks(low, part, node)
-    else:
+    elif w.dtype in FLOAT_TYPES:
         _gemm_float(low, part, node)
+    else:
+        _gemm_blocks(low, part, node)
 
 
 def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
@@ -170,7 +186,7 @@ def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     )
 
 
-@ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
+@ops.mul_mat_id.lowering("cpu", when=_is_native, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
     _by_id(low, w, x, low.result(node), ids)
@@ -181,7 +197,7 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
     product(low, low.operand(w), x, y, ids)
 
 
-@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
     a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
