@@ -1,5 +1,6 @@
 """Model files: GGUF, memory-mapped and checked, one file or split into parts."""
 
+import mmap
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -59,6 +60,13 @@ class ModelFile:
         """Whether a tensor's data is there; a file cut after its header has none."""
         info = self._info(name)
         return info.offset + info.nbytes <= self._bytes[info.part].size
+
+    def release(self, name: str) -> None:
+        """Takes the tensor's whole pages out of this process; the next read maps them again."""
+        info, page = self._info(name), mmap.PAGESIZE
+        first, end = -(-info.offset // page) * page, (info.offset + info.nbytes) // page * page
+        if end > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[info.part].madvise(mmap.MADV_DONTNEED, first, end - first)
 
     def address(self, name: str) -> int:
         """The address of the tensor's first byte."""

@@ -103,7 +103,7 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
     targets = Targets(model, options, names, lambda on, node: devices[on].supports(node))
     graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
-    graph, _ = in_kernel_types(graph, devices, targets.home)
+    graph, _ = in_kernel_types(graph, devices, targets.home, targets.repacked(graph))
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
     if cells := ring_bytes(graph)[1]:
         lengths[RING] = min(n_kv, cells)

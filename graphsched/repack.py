@@ -1,6 +1,7 @@
-"""Run-time repacking: rows of a weight interleaved in groups of 4 or 8, byte for byte.
+"""Run-time repacking (-rtr): rows of host weights interleaved in groups of 4 or 8, byte for byte.
 
-Layouts are those of ik_llama.cpp's row-interleaved types, as `layouts.py` reads them.
+A vector then has a lane per row, and single tokens read memory faster. Layouts are those of ik_llama.cpp's
+row-interleaved types, as `layouts.py` reads them. A repacked weight is not offloadable.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import dtypes
+from graphsched.assign import HOST
 from graphsched.dtypes import DType
+from graphsched.graph import Graph
+from graphsched.opdef import Op
+from graphsched.tensor import Tensor
 
 Bytes = NDArray[Any]  # of uint8
 
@@ -71,3 +76,30 @@ def repack(
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(part, range(0, len(groups), step)))
     return out.reshape(-1)
+
+
+def repackable(
+    graph: Graph, home: Callable[[Tensor], str], offloaded: Callable[[Tensor], bool]
+) -> dict[str, DType]:
+    """Names of host weights that only products read, none of them `offloaded`, and their interleaved types."""
+    found: dict[str, DType] = {}
+    others: set[str] = set()
+    for node in graph.nodes:
+        for i, s in enumerate(node.sources):
+            if s.kind != "weight":
+                continue
+            type = INTERLEAVED.get(s.dtype.name)
+            if type and home(s) == HOST and _reads_rows(node, i, s, type) and not offloaded(node):
+                found[s.name] = type
+            else:
+                others.add(s.name)
+    return {name: type for name, type in found.items() if name not in others}
+
+
+def _reads_rows(node: Tensor, i: int, weight: Tensor, type: DType) -> bool:
+    """Whether a node is a product that takes all rows of its i-th source, in whole groups."""
+    assert node.opdef is not None
+    is_matrix = i < (2 if node.opdef.op is Op.MOE_FUSED_UP_GATE else 1)
+    is_product = node.opdef.op in (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE)
+    whole = node.attrs.get("rows") is None and len(weight.shape) > 1
+    return is_matrix and is_product and whole and weight.shape[-2] % type.interleave == 0

@@ -3,19 +3,22 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
 
 from graphsched.arenas import plan_arenas
 from graphsched.assign import HOST
-from graphsched.device import Capacity, Device, Program, Progress, Setup, StepTime, open_devices
+from graphsched.device import Capacity, Device, Program, Progress, Raw, Setup, StepTime, open_devices
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
 from graphsched.lowering import Low
 from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
+from graphsched.repack import repack
 from graphsched.scheduler import Copy, Schedule, whole
 from graphsched.staging import issue_order
+from graphsched.stored import StoredWeights
 from graphsched.streams import in_streams
 from graphsched.tensor import Extent, Tensor, TensorType
 
@@ -65,19 +68,43 @@ class Runtime:
         key = f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
         if key not in self._memory:
             if stored := self._stored.get(tensor.name):
-                raw = tensor.dtype.quantize(stored.dequantize(raw, tuple(tensor.shape)))
+                raw = self._converted(raw, stored, tensor)
             self._memory[key] = self.devices[device].adopt(raw, tensor)
         return self._memory[key]
 
-    def in_kernel_types(self, graph: Graph, home: Callable[[Tensor], str] = lambda leaf: HOST) -> Graph:
+    def _convert(self, graph: Graph, progress: Progress | None) -> None:
+        """Repacks what the graph reads, with progress; the mapped pages behind it are given back one by one."""
+        weights = [w for w in graph.leaves if w.name in self._stored and w.dtype.interleave > 1]
+        for done, w in enumerate(weights):
+            if progress:
+                progress("repacking rows", done, len(weights))
+            self._weight(w, HOST)
+            if isinstance(self.setup.weights, StoredWeights):
+                self.setup.weights.release(w.name)
+        if progress and weights:
+            progress("repacking rows", len(weights), len(weights))
+
+    def _converted(self, raw: Raw, stored: DType, tensor: Tensor) -> Raw:
+        shape = tuple(map(int, tensor.shape))
+        if tensor.dtype.interleave > 1:
+            return repack(raw, tensor.dtype, shape, self.setup.n_threads)
+        return tensor.dtype.quantize(stored.dequantize(raw, shape))
+
+    def in_kernel_types(
+        self,
+        graph: Graph,
+        home: Callable[[Tensor], str] = lambda leaf: HOST,
+        repacked: Mapping[str, DType] = MappingProxyType({}),
+    ) -> Graph:
         """The graph over leaves of types that their home's kernels read; others are converted on first use."""
-        converted, self_stored = in_kernel_types(graph, self.devices, home)
-        self._stored |= self_stored
+        converted, stored = in_kernel_types(graph, self.devices, home, repacked)
+        self._stored |= stored
         return converted
 
     def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "Executable":
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
+        self._convert(schedule.graph, progress)
         items, results = lowered(schedule, self.devices, self.leaf)
         places = self._places(items, results)
         streams, n_flags = in_streams(items, self._stream_of, places)
@@ -111,15 +138,21 @@ class Runtime:
 
 
 def in_kernel_types(
-    graph: Graph, devices: Mapping[str, Device], home: Callable[[Tensor], str]
+    graph: Graph,
+    devices: Mapping[str, Device],
+    home: Callable[[Tensor], str],
+    repacked: Mapping[str, DType] = MappingProxyType({}),
 ) -> tuple[Graph, dict[str, DType]]:
-    """The graph over leaves of types that their home's kernels read, and the stored types of those that change."""
+    """The graph over leaves of types that their home's kernels read, and the stored types of those that change.
+
+    `repacked`: the interleaved types of weights that are to be repacked, by name.
+    """
     stored: dict[str, DType] = {}
 
     def swap(leaf: Tensor) -> Tensor:
         if leaf.kind not in ("weight", "cache"):
             return leaf
-        wanted = devices[home(leaf)].kernel_type(leaf)
+        wanted = repacked.get(leaf.name) or devices[home(leaf)].kernel_type(leaf)
         if wanted == leaf.dtype:
             return leaf
         stored[leaf.name] = leaf.dtype

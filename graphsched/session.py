@@ -165,7 +165,8 @@ class Session:
         shape = n_tokens, n_outputs
         if shape not in self._graphs:
             graph = self.targets.untied(self.model.graph(*shape, self.n_ctx, self.options))
-            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home)
+            repacked = self.targets.repacked(graph)
+            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home, repacked)
         return self._graphs[shape]
 
     def _check_cache(self) -> None:
