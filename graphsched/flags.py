@@ -1,14 +1,17 @@
 """The one set of flags for all commands that run a model, and the options that they become."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from graphsched.commands.arguments import Number, ParamType
+from graphsched.commands.arguments import Toggle
+from graphsched.commands.values import MOST, Alternatives, ListOf, Number, ParamType, Switch
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,25 +23,37 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag, the option's field that it sets, and how it reads; without a type it is a switch."""
+    """A flag, the option's field that it sets, and how it reads."""
 
     field: str
     names: str
-    type: ParamType | None
+    type: ParamType
     help: str
     multiple: bool = False  # given several times, the option is a tuple
+    off: str = ""  # of a switch: names that turn it off
 
     @property
     def switch(self) -> str:
-        """What --no-NAME turns off."""
-        return self.field.removeprefix("no_").replace("_", "-")
+        """The name of a switch in `SessionOptions.off`."""
+        return self.field.replace("_", "-")
 
-    def add(self, command: Function) -> Function:
-        """A decorator; a value that is not given is None and leaves the choice to the options' own default."""
-        given: dict[str, Any] = {"is_flag": True} if self.type is None else {"type": self.type}
-        if self.multiple:
-            given["multiple"] = True
+    def add(self, command: Function, *, lists: bool = False) -> Function:
+        """A decorator; a value that is not given is None and leaves the choice to the options' own default.
+
+        With `lists` the flag takes several values and may be repeated: the same flag, but of a grid.
+        """
+        given: dict[str, Any] = {"type": self.type, "multiple": self.multiple or lists}
+        if isinstance(self.type, Switch):
+            given |= {"cls": Toggle, "off": self.off.split()}
+        if lists:
+            given["type"] = Alternatives(self.type) if self.multiple else ListOf(self.type)
         return click.option(*self.names.split(), self.field, help=self.help, **given)(command)
+
+    def alternatives(self, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        """The single values that lists stand for. Of a flag that may be repeated each occurrence adds to the value."""
+        if not self.multiple:
+            return tuple(dict.fromkeys(itertools.chain.from_iterable(given))) or (None,)
+        return tuple(tuple(text for text in texts if text) for texts in itertools.product(*given))
 
 
 class FileName(ParamType):
@@ -70,13 +85,41 @@ SESSION: Final = (
     Flag("backend", "--backend", Word("NAME"), "cpu, or reference, which is slow numpy (default: cpu)"),
 )
 SWITCHES: Final = (
-    Flag("no_fmoe", "-no-fmoe --no-fmoe --no-fused-moe", None, "compute up and gate of experts apart"),
-    Flag("no_fused_mul_unary", "--no-fused-mul-unary", None, "compute activation and product apart"),
-    Flag("no_fused_rms_norm", "--no-fused-rms-norm", None, "compute normalisation and weight apart"),
     Flag(
-        "no_traffic", "--no-traffic", None, "leave weightless expert ops on the device, as the baseline does"
+        "fmoe",
+        "-fmoe --fmoe --fused-moe",
+        Switch(),
+        "compute up and gate of experts in one op (default: 1)",
+        off="-no-fmoe --no-fmoe --no-fused-moe",
     ),
-    Flag("no_hoist", "--no-hoist", None, "keep device work behind the host's part, as the baseline does"),
+    Flag(
+        "fused_mul_unary",
+        "--fused-mul-unary",
+        Switch(),
+        "compute activation and product in one op (default: 1)",
+        off="--no-fused-mul-unary",
+    ),
+    Flag(
+        "fused_rms_norm",
+        "--fused-rms-norm",
+        Switch(),
+        "compute normalisation and weight in one op (default: 1)",
+        off="--no-fused-rms-norm",
+    ),
+    Flag(
+        "traffic",
+        "--traffic",
+        Switch(),
+        "weightless expert ops run where that saves copies; 0 is the baseline (default: 1)",
+        off="--no-traffic",
+    ),
+    Flag(
+        "hoist",
+        "--hoist",
+        Switch(),
+        "device work goes before the host's part; 0 is the baseline (default: 1)",
+        off="--no-hoist",
+    ),
 )
 SCHEDULING: Final = (
     Flag(
@@ -94,8 +137,8 @@ SCHEDULING: Final = (
     Flag(
         "amb",
         "-amb --attention-max-batch",
-        Number(int, 0),
-        "MiB for its temporaries, 0 is no limit (default: 0)",
+        Number(int, 1),
+        "MiB for its temporaries (default: 256)",
     ),
 )
 PLACEMENT: Final = (
@@ -118,12 +161,18 @@ PLACEMENT: Final = (
         Number(int, 0),
         "last layers whose experts stay on the host (default: 0)",
     ),
-    Flag("cpu_moe", "-cmoe --cpu-moe", None, "all experts stay on the host"),
-    Flag("no_kv_offload", "-nkvo --no-kv-offload", None, "the KV cache stays on the host"),
-    Flag("no_mmap", "--no-mmap", None, "read weights into memory instead of mapping the file"),
+    Flag("cpu_moe", "-cmoe --cpu-moe", Switch(), "all experts stay on the host (default: 0)"),
+    Flag("no_kv_offload", "-nkvo --no-kv-offload", Switch(), "the KV cache stays on the host (default: 0)"),
+    Flag(
+        "mmap",
+        "-mmp --mmap",
+        Switch(),
+        "map the file; 0 reads weights into memory (default: 1)",
+        off="--no-mmap",
+    ),
     Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
     Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
-    Flag("tensor_split", "-ts --tensor-split", Word("N,N,..."), "share of each device (default: equal)"),
+    Flag("tensor_split", "-ts --tensor-split", Word("N/N/..."), "share of each device (default: equal)"),
 )
 ALL_LAYERS: Final = 999  # -cmoe is -ncmoe with this
 SAMPLING: Final = (
@@ -137,16 +186,43 @@ SAMPLING: Final = (
 )
 
 
+MODEL_AND_SESSION: Final = (MODEL, *SESSION, *SCHEDULING, *PLACEMENT, *SWITCHES)
+
+
 def session(command: Function) -> Function:
     """Adds the flags of model and session; the command receives `model: Path | None` and `options`."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
-        off = frozenset(f.switch for f in SWITCHES if values.pop(f.field))
-        given = _taken(values, SESSION) | _taken(values, SCHEDULING) | {"off": off}
-        return command(options=_session_options(given, _taken(values, PLACEMENT)), **values)
+        given = {f.field: values.pop(f.field) for f in MODEL_AND_SESSION}
+        model, options = _chosen(given)
+        return command(model=model, options=options, **values)
 
-    return _with((MODEL, *SESSION, *SCHEDULING, *PLACEMENT, *SWITCHES), with_options)
+    return _with(MODEL_AND_SESSION, with_options)
+
+
+def grid(command: Function) -> Function:
+    """Adds the same flags, each with lists; the command receives `grid`: (model, options) of every combination.
+
+    Combinations are in the order of the flags, the model changing last. OptionError if they are too many.
+    """
+
+    @functools.wraps(command)
+    def with_grid(**values: Any) -> Any:
+        lists = {f.field: f.alternatives(values.pop(f.field)) for f in MODEL_AND_SESSION}
+        if (count := math.prod(map(len, lists.values()))) > MOST:
+            raise OptionError(f"the lists make {count} combinations, {MOST} are possible")
+        chosen = (_chosen(dict(zip(lists, each, strict=True))) for each in itertools.product(*lists.values()))
+        return command(grid=tuple(dict.fromkeys(chosen)), **values)
+
+    return _with(MODEL_AND_SESSION, with_grid, lists=True)
+
+
+def _chosen(given: dict[str, Any]) -> "tuple[Path | None, SessionOptions]":
+    """The model and the options that the flags' values make."""
+    off = frozenset(f.switch for f in SWITCHES if given[f.field] is False)
+    options = _taken(given, SESSION) | _taken(given, SCHEDULING) | {"off": off}
+    return given["model"], _session_options(options, _taken(given, PLACEMENT))
 
 
 def sampling(command: Function) -> Function:
@@ -160,20 +236,16 @@ def sampling(command: Function) -> Function:
     return _with(SAMPLING, with_options)
 
 
-def _with(flags: Iterable[Flag], command: Function) -> Function:
+def _with(flags: Iterable[Flag], command: Function, *, lists: bool = False) -> Function:
     for flag in reversed(tuple(flags)):
-        command = flag.add(command)
+        command = flag.add(command, lists=lists)
     return command
 
 
 def _taken(values: dict[str, Any], flags: Iterable[Flag]) -> dict[str, Any]:
     """What was given for the flags, taken out of the command's values."""
     given = {f.field: values.pop(f.field) for f in flags}
-    return {
-        field: value
-        for field, value in given.items()
-        if value is not None and value is not False and value != ()
-    }
+    return {field: value for field, value in given.items() if value is not None and value != ()}
 
 
 def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "SessionOptions":
@@ -183,11 +255,11 @@ def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "Se
     placed = dict(placed)
     if placed.pop("cpu_moe", False):
         placed["n_cpu_moe"] = ALL_LAYERS
-    if placed.pop("no_kv_offload", False):
-        placed["kv_offload"] = False
+    if "no_kv_offload" in placed:
+        placed["kv_offload"] = not placed.pop("no_kv_offload")
     if "tensor_split" in placed:
         placed["tensor_split"] = parse_split(placed["tensor_split"])
-    mapped = {"mmap": False} if placed.pop("no_mmap", False) else {}
+    mapped = {"mmap": placed.pop("mmap")} if "mmap" in placed else {}
     placement = _made(PlacementOptions, placed, PLACEMENT)
     return _made(SessionOptions, {**given, **mapped, "placement": placement}, (*SESSION, *SCHEDULING))
 

@@ -162,6 +162,23 @@ def test_flags_reach_the_session(run: Run) -> None:
     assert "graphsched stories: llama, 2.16M parameters" in err
 
 
+@pytest.mark.parametrize(
+    ("args", "off"),
+    [
+        (("-fmoe", "0"), "fmoe"),
+        (("-fmoe=0",), "fmoe"),
+        (("--no-fmoe", "1"), "fmoe"),
+        (("-no-fmoe", "0"), "none"),
+        (("-fmoe",), "none"),
+        (("-fa", "1", "-rtr", "off", "-fmoe", "1"), "none"),
+    ],
+)
+def test_switches_with_and_without_values(run: Run, args: tuple[str, ...], off: str) -> None:
+    code, _, err = run("run", "-v", *SHORT, *args)
+    assert code == 0
+    assert f"off: {off}" in err
+
+
 def test_underscores_and_long_names(run: Run) -> None:
     code, _, err = run(
         "run", "-v", *SHORT, "--ctx_size", "64", "--ubatch-size=5", "--threads", "1", "-b", "5"
@@ -298,8 +315,27 @@ BAD: Final = [
     ("bench -r 0", "-r is 0, an integer from 1 up is needed"),
     ("bench -p -1", "-p is -1, an integer from 0 up is needed"),
     ("bench -p 0 -n 0", "-p and -n are both 0, there is nothing to measure"),
-    ("bench -p 9 -n 20 -c 5", "-c is 5, the longer test needs 20"),
-    ("bench -o xml", "-o is xml, one of md, csv, json is needed"),
+    ("bench -p 9 -n 20 -c 5", "-c is 5, the longest test needs 20"),
+    ("bench -p 9 -c 256,5", "-c is 5, the longest test needs 128"),
+    ("bench -o xml", "-o is xml, one of md, csv, json, jsonl, sql is needed"),
+    ("bench -p 1,,2", "-p is empty, an integer from 0 up is needed"),
+    ("bench -p 8-1", "-p is 8-1, a range that ends before it begins"),
+    ("bench -p 1-8+0", "-p is 1-8+0, a range that never ends"),
+    ("bench -p 1-8*1", "-p is 1-8*1, a range that never ends"),
+    ("bench -p 0-8*2", "-p is 0-8*2, a range that never ends"),
+    ("bench -p 1-99999", "-p is 1-99999, a range of more than 10000 values"),
+    ("bench -p 1-8/2", "-p is 1-8/2, an integer from 0 up is needed"),
+    ("bench -t 1,x", "-t is x, an integer from 1 up is needed"),
+    ("bench -t 1-999 -ub 1-999", "the lists make 998001 combinations, 10000 are possible"),
+    ("bench -pg 5", "-pg is 5, two integers from 1 up such as 512,128 are needed"),
+    ("bench -gp 5,0", "-gp is 5,0, two integers from 1 up such as 512,128 are needed"),
+    ("bench -fmoe=2", "-fmoe is 2, 0 or 1 is needed"),
+    ("bench -ctk f16,q9", f"no KV cache type 'q9'; {WORDS}"),
+    ("bench -m none.gguf,prompt.txt", "none.gguf: no such file or directory"),
+    ("bench -rtr 0,1", "-rtr 0,1 is not in this version yet"),
+    ("run -fa 0", "-fa 0 is not in this version yet"),
+    ("run -fa off", "-fa off is not in this version yet"),
+    ("run -nkvo 0,1", "-nkvo is 0,1, 0 or 1 is needed"),
     ("inspect", "missing argument 'FILE'"),
     ("inspect none.gguf", "none.gguf: no such file or directory"),
     ("inspect --jsn", "no such option --jsn; did you mean --json?"),

@@ -8,15 +8,18 @@ from graphsched.commands.interrupts import Interrupts
 from graphsched.commands.screen import Screen
 
 if TYPE_CHECKING:
+    from graphsched.model import Model
     from graphsched.options import SessionOptions
     from graphsched.session import Session
 
 
 def open_session(
-    model: Path | None, options: "SessionOptions", screen: Screen, interrupts: Interrupts
+    model: "Path | Model | None", options: "SessionOptions", screen: Screen, interrupts: Interrupts
 ) -> "Session":
-    """Loads the model; Ctrl-C also ends the work that later reports progress."""
+    """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress."""
     import graphsched  # not above: it imports the compiler
+    from graphsched.model import Model
+    from graphsched.session import Session
 
     def progress(what: str, done: int, total: int) -> None:
         interrupts.check()
@@ -24,10 +27,13 @@ def open_session(
 
     interrupts.last_words = screen.end
     if hint := flags.batch_hint(options):
-        screen.say(f"hint: {hint}")
+        screen.hint(f"hint: {hint}")
     if flags.asks_for_devices(options) and not options.devices:
-        screen.say(f"no usable GPU, everything runs on the CPU: {gpu_reason()}")
-    session = graphsched.load(model, progress=progress, **vars(options))
+        screen.hint(f"no usable GPU, everything runs on the CPU: {gpu_reason()}")
+    if isinstance(model, Model):
+        session = Session(model, options, progress)
+    else:
+        session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
     screen.detail(session.model.summary())
     screen.detail(described(session))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched import flags
-from graphsched.commands.arguments import Command, Number, OneOf
+from graphsched.commands.arguments import Command
 from graphsched.commands.interrupts import Interrupts
 from graphsched.commands.opening import open_session
 from graphsched.commands.plan import show
 from graphsched.commands.screen import Screen
+from graphsched.commands.values import Number, OneOf
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -22,6 +22,7 @@ class Screen:
         self.quiet, self.verbose = quiet, verbose
         self._shows = progress and not quiet and (is_terminal(sys.stderr) or verbose)
         self._what, self._since, self._line = "", 0.0, False
+        self._hints: set[str] = set()
         self.on_ready: Callable[[], None] = lambda: None  # called when some work is done
 
     def say(self, text: str) -> None:
@@ -29,6 +30,12 @@ class Screen:
         if not self.quiet:
             self.clear()
             print(text, file=sys.stderr, flush=True)
+
+    def hint(self, text: str) -> None:
+        """A line that is said once, however many sessions it is true of."""
+        if text not in self._hints:
+            self._hints.add(text)
+            self.say(text)
 
     def detail(self, text: str) -> None:
         """A line for -v."""
