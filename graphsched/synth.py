@@ -1,15 +1,14 @@
 """Synthetic models: real shapes and keys with made-up weights, to plan and to measure without a download."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 import numpy as np
 
-from graphsched.errors import Error, OptionError
+from graphsched.atomic import replacing
+from graphsched.errors import OptionError
 from graphsched.gguf_format import MetaValue, printable
 from graphsched.gguf_write import aligned, encode_header
 from graphsched.synth_layouts import LAYOUTS, Layout
@@ -79,7 +78,7 @@ def write(
     head = encode_header(metadata | vocabulary(n_vocab), types)
     size = len(head) + sum(aligned(t.nbytes) for t in types.values())
     _check_target(out, size if extent == "whole" else len(head), force)
-    with _replacing(out) as file:
+    with replacing(out) as file:
         file.write(head)
         if extent == "whole":
             _write_data(file, types, progress)
@@ -97,21 +96,6 @@ def _write_data(file: BinaryIO, types: Mapping[str, TensorType], progress: Progr
             done += chunk.nbytes
             progress(done, total)
         file.write(bytes(aligned(type.nbytes) - type.nbytes))
-
-
-@contextmanager
-def _replacing(out: Path) -> Iterator[BinaryIO]:
-    """A file beside `out` that takes its place when all is written, and goes away when something fails."""
-    part = out.with_name(f".synth-{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        os.replace(part, out)
-    except OSError as e:
-        raise Error(f"{printable(str(out))}: {(e.strerror or str(e)).lower()}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _check_target(out: Path, size: int, force: bool) -> None:

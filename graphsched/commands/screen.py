@@ -55,6 +55,11 @@ class Screen:
             self.clear()
             self.on_ready()
 
+    def long(self, what: str) -> None:
+        """Shows at once that some work is going on that cannot say how far it is."""
+        if self._shows and is_terminal(sys.stderr):
+            self._show(f"{what} ...", False)
+
     def _show(self, text: str, is_end: bool) -> None:
         if is_terminal(sys.stderr):
             self._line = True
