@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.atomic import replacing
+from graphsched.atomic import check_target, replacing
 from graphsched.errors import LoadError
 from graphsched.gguf_format import printable
 from graphsched.perplexity import LEAST_WINDOW, Floats, Normalised, Windows
@@ -31,6 +31,11 @@ Words = NDArray[np.uint16]
 
 def row_words(n_vocab: int) -> int:
     return _HEAD + n_vocab + n_vocab % 2
+
+
+def _size(n_ctx: int, n_vocab: int, n_windows: int) -> int:
+    """Bytes of a whole file."""
+    return _HEADER + n_windows * (4 * n_ctx + 2 * row_words(n_vocab) * (n_ctx - 1 - n_ctx // 2))
 
 
 def encoded(p: Normalised) -> Words:
@@ -55,7 +60,8 @@ def decoded(rows: Words, n_vocab: int) -> Floats:
 
 @contextmanager
 def writing(path: Path, windows: Windows, n_vocab: int) -> Iterator[BinaryIO]:
-    """The file with its header written, complete when the body has written every row."""
+    """The file with its header written, whole when the body has written every row. OptionError if it will not fit."""
+    check_target(path, _size(windows.n_ctx, n_vocab, len(windows)))
     with replacing(path) as file:
         file.write(MAGIC + np.array([windows.n_ctx, n_vocab, len(windows)], "<i4").tobytes())
         file.write(windows.tokens.astype("<i4").tobytes())
@@ -105,8 +111,7 @@ def _checked(file: BinaryIO, name: str) -> BaseLogits:
     if len(head) < 3 or head.min() < 1 or head[0] < LEAST_WINDOW:
         raise LoadError(f"{name}: window, vocabulary and count are {head.tolist()}, which cannot be")
     n_ctx, n_vocab, n = map(int, head)
-    scored = n_ctx - 1 - n_ctx // 2
-    needed = _HEADER + 4 * n * n_ctx + 2 * row_words(n_vocab) * scored * n
+    needed = _size(n_ctx, n_vocab, n)
     there = os.fstat(file.fileno()).st_size
     if there < needed:
         raise LoadError(f"{name}: ends after {there} of {needed} bytes")

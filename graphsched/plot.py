@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from graphsched.atomic import check_target
 from graphsched.errors import OptionError
 from graphsched.gguf_format import printable
 from graphsched.sweep import Point
@@ -13,7 +14,7 @@ FORMATS: Final = ("svg", "png")
 
 
 def plot_format(path: Path) -> str:
-    """The format that a file's name asks for; OptionError for another, or where matplotlib is not installed."""
+    """The format that a file's name asks for. OptionError if no such file can be made, for lack of matplotlib too."""
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise OptionError(f"--plot {printable(str(path))}: a name that ends in .svg or .png is needed")
@@ -21,6 +22,7 @@ def plot_format(path: Path) -> str:
         importlib.import_module("matplotlib")
     except ImportError:
         raise OptionError("--plot needs matplotlib, which pip install 'graphsched[plot]' installs") from None
+    check_target(path, 0)
     return kind
 
 

@@ -1,7 +1,7 @@
 """A session: one model, one KV cache, plans by capacity, and generation."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched import device
+from graphsched import device, env
 from graphsched.arch import Inputs
+from graphsched.debug import Making, watched
 from graphsched.device import Executable, Progress, Setup
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
@@ -56,8 +57,9 @@ class Session:
         self._by_length: dict[tuple[int, int], Executable] = {}
         self.targets = Targets(model, options, device_names(options.devices))
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        weights = model.weights if options.mmap else model.weights.copied()
-        setup = Setup(weights, capacities, options.threads, self.targets.devices, options.poison)
+        self._weights = model.weights if options.mmap else model.weights.copied()
+        poison = options.poison or env.validate()
+        setup = Setup(self._weights, capacities, options.threads, self.targets.devices, poison)
         self._runtime = device.get(options.backend)(setup)
         self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
         self._check_cache()
@@ -147,10 +149,20 @@ class Session:
         graph, lengths = self._graph(*shape), {"n_tokens": n_tokens, "n_outputs": n_outputs}
         key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
-            schedule = self.targets.schedule(graph, lengths)
-            self._plans[key] = self._runtime.compile(schedule, self._progress)
+            self._plans[key] = watched(graph, self._making(lengths))
         self._by_length[n_tokens, n_outputs] = self._plans[key]
         return self._plans[key]
+
+    def _making(self, lengths: Mapping[str, int]) -> Making:
+        """How an executable for these lengths is made."""
+        return Making(
+            lambda graph: self.targets.schedule(graph, lengths),
+            lambda schedule: self._runtime.compile(schedule, self._progress),
+            self._runtime.input,
+            self._weights,
+            self.model.types,
+            lambda: self._aborted,
+        )
 
     def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
         shape = n_tokens, n_outputs

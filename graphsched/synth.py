@@ -1,13 +1,12 @@
 """Synthetic models: real shapes and keys with made-up weights, to plan and to measure without a download."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 import numpy as np
 
-from graphsched.atomic import replacing
+from graphsched.atomic import check_target, replacing
 from graphsched.errors import OptionError
 from graphsched.gguf_format import MetaValue, printable
 from graphsched.gguf_write import aligned, encode_header
@@ -77,7 +76,9 @@ def write(
     n_vocab = types["token_embd.weight"].shape[0]
     head = encode_header(metadata | vocabulary(n_vocab), types)
     size = len(head) + sum(aligned(t.nbytes) for t in types.values())
-    _check_target(out, size if extent == "whole" else len(head), force)
+    check_target(out, size if extent == "whole" else len(head), ", --sparse takes none")
+    if out.exists() and not force:
+        raise OptionError(f"{printable(str(out))}: exists, --force replaces it")
     with replacing(out) as file:
         file.write(head)
         if extent == "whole":
@@ -96,24 +97,6 @@ def _write_data(file: BinaryIO, types: Mapping[str, TensorType], progress: Progr
             done += chunk.nbytes
             progress(done, total)
         file.write(bytes(aligned(type.nbytes) - type.nbytes))
-
-
-def _check_target(out: Path, size: int, force: bool) -> None:
-    name = printable(str(out))
-    if "\0" in str(out):
-        raise OptionError(f"{name}: is not a possible file name")
-    try:
-        if out.is_dir() or (out.exists() and not out.is_file()):
-            raise OptionError(f"{name}: is not a regular file")
-        if out.exists() and not force:
-            raise OptionError(f"{name}: exists, --force replaces it")
-        free = shutil.disk_usage(out.parent).free
-    except OSError as e:
-        raise OptionError(f"{name}: {(e.strerror or str(e)).lower()}") from None
-    if size > free:
-        raise OptionError(
-            f"{name}: {size / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB, --sparse takes none"
-        )
 
 
 def _layout(name: str) -> Layout:

@@ -1,5 +1,6 @@
 """The command line: flags, what goes where, bad input in one sentence, Ctrl-C, a closed pipe, chat."""
 
+import csv
 import io
 import json
 import os
@@ -604,3 +605,18 @@ def test_closed_streams() -> None:
         ["sh", "-c", f"{command} 2>&-; {command} -q >&-"], capture_output=True, text=True, check=True
     )
     assert (closed.stdout, closed.stderr) == ("Lily\n", "")
+
+
+# ---- profile ----
+
+
+def test_profile_as_csv(run: Run) -> None:
+    code, out, err = run("profile", "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--csv")
+    assert (code, err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["phase"] for row in rows} == {"prompt, 8 tokens", "generation"}
+    assert {row["table"] for row in rows} == {"op", "label", "overhead"}
+    ops = [row for row in rows if row["table"] == "op" and row["phase"] == "generation"]
+    assert [int(row["index"]) for row in ops] == list(range(len(ops)))
+    assert sum(float(row["fraction"]) for row in ops) == pytest.approx(1)
+    assert {"MUL_MAT", "ROPE"} <= {row["name"] for row in ops}
