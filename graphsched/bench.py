@@ -86,6 +86,8 @@ def measure(
     tokens = some_tokens(session, test.n_tokens)
     began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if not is_warm:
+        if progress:
+            progress(f"{test.name}, warm-up", 0, 1)
         _run(session, test, tokens[: test.n_tokens - max(test.n_gen - WARM_TOKENS, 0)])
     samples = []
     for i in range(repetitions):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphsched import flags
+from graphsched.commands.details import details
 from graphsched.commands.interrupts import Interrupts
 from graphsched.commands.screen import Screen
 
@@ -35,8 +36,9 @@ def open_session(
     else:
         session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
-    screen.detail(session.model.summary())
-    screen.detail(described(session))
+    if screen.verbose:
+        for line in details(session):
+            screen.detail(line)
     return session
 
 
@@ -46,13 +48,4 @@ def gpu_reason() -> str:
 
     return (
         device.gpu_reason() or "the CUDA backend does not run models yet, its kernels are tested on their own"
-    )
-
-
-def described(session: "Session") -> str:
-    """The effective options in one line."""
-    o = session.options
-    return (
-        f"backend {o.backend}, {o.threads} threads, context {session.n_ctx}, batch {o.n_batch}, "
-        f"micro-batch {o.n_ubatch}, cache {o.type_k}/{o.type_v}, off: {', '.join(sorted(o.off)) or 'none'}"
     )
