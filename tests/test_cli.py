@@ -23,6 +23,7 @@ import graphsched
 from graphsched import cli, flags
 from graphsched.commands.arguments import Command
 from graphsched.commands.run import unescaped
+from graphsched.flag import Flag
 from graphsched.interactive import Chat
 from graphsched.options import SWITCHES, SessionOptions
 from graphsched.sampling import SamplingOptions
@@ -82,7 +83,7 @@ def test_flags_are_those_of_the_options() -> None:
 
 
 @pytest.mark.parametrize("flag", [*flags.SESSION, *flags.SAMPLING], ids=lambda f: f.field)
-def test_the_default_in_the_help_is_the_options_own(flag: flags.Flag) -> None:
+def test_the_default_in_the_help_is_the_options_own(flag: Flag) -> None:
     options: Any = SessionOptions() if flag in flags.SESSION else SamplingOptions()
     value = getattr(options, flag.field)
     found = re.search(r"\(default: ([^,)]*)", flag.help)

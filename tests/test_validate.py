@@ -11,12 +11,12 @@ from shared import shared
 
 import graphsched
 from graphsched import cli, env
+from graphsched.invariants import ValidationError, check_memory, check_schedule
 from graphsched.opdef import OPS, Op
 from graphsched.scheduler import Schedule, Split, schedule
 from graphsched.session import Session
 from graphsched.targets import Targets
 from graphsched.tensor import f32
-from graphsched.validate import ValidationError, check_memory, check_schedule
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ import click
 
 from graphsched import flags
 from graphsched.commands.arguments import Command
+from graphsched.commands.divergence_text import HEADER, running_line, statistics_lines
 from graphsched.commands.interrupts import INTERRUPTED, Interrupts
 from graphsched.commands.opening import open_session
 from graphsched.commands.run import read_text
 from graphsched.commands.screen import Screen, is_terminal
-from graphsched.commands.values import Number
+from graphsched.commands.values import FileName, Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ Example: graphsched perplexity -m q4_0.gguf --kl-divergence-base f16.kld --kl-di
     "--kl-divergence-base",
     "--save-all-logits",
     "base",
-    type=flags.FileName(),
+    type=FileName(),
     help="file of log probabilities, in llama-perplexity's format: written, or read with --kl-divergence",
 )
 @click.option("--kl-divergence", is_flag=True, help="compare with the model that wrote that file")
@@ -212,51 +213,3 @@ def _report(session: "Session", windows: "Windows", estimate: "Estimate") -> Rep
 def estimate_lines(report: Report) -> list[str]:
     """The last line, as llama-perplexity says it."""
     return [f"Final estimate: PPL = {report['perplexity']:.4f} +/- {report['error']:.5f}"]
-
-
-HEADER: Final = (
-    f"{'chunk':5} {'PPL':>22} {'ln(PPL(Q)/PPL(base))':>25} "
-    f"{'KL divergence':>22} {'Δp RMS':>20} {'same top p':>20}"
-)
-
-
-def running_line(window: int, s: Report) -> str:
-    """What is known after so many windows, in the columns of HEADER."""
-    cells = [
-        f"{'{:.4f} ± {:.4f}'.format(*s['ppl']):>22}",
-        f"{'{:.5f} ± {:.5f}'.format(*s['log_ppl_ratio']):>25}",
-        f"{'{:.5f} ± {:.5f}'.format(*s['kld']):>22}",
-        f"{_share(s['p_diff_rms']):>20}",
-        f"{_share(s['same_top']):>20}",
-    ]
-    return " ".join([f"{window:5}", *cells])
-
-
-def statistics_lines(s: Report) -> list[str]:
-    """The statistics of a comparison, in llama-perplexity's three groups."""
-    pairs = {
-        "Mean PPL(Q)": s["ppl"],
-        "Mean PPL(base)": s["ppl_base"],
-        "Mean ln(PPL(Q)/PPL(base))": s["log_ppl_ratio"],
-        "Mean PPL(Q)/PPL(base)": s["ppl_ratio"],
-        "Mean PPL(Q)-PPL(base)": s["ppl_difference"],
-    }
-    lines = ["====== Perplexity statistics ======"]
-    lines += [f"{name:30}: {value:10.6f} ± {error:10.6f}" for name, (value, error) in pairs.items()]
-    lines += [f"{'Cor(ln(PPL(Q)), ln(PPL(base)))':30}: {100 * s['correlation']:6.2f}%"]
-    lines += ["", "====== KL divergence statistics ======"]
-    lines += ["{:12}: {:10.6f} ± {:10.6f}".format("Mean KLD", *s["kld"])]
-    lines += [f"{_name(k) + ' KLD':12}: {x:10.6f}" for k, x in s["kld_percentiles"].items()]
-    lines += ["", "====== Token probability statistics ======"]
-    lines += [f"{'Mean Δp':12}: {_share(s['p_diff'])}"]
-    lines += [f"{_name(k) + ' Δp':12}: {100 * x:6.3f} %" for k, x in s["p_diff_percentiles"].items()]
-    lines += [f"{'RMS Δp':12}: {_share(s['p_diff_rms'])}", f"{'Same top p':12}: {_share(s['same_top'])}"]
-    return lines
-
-
-def _name(key: str) -> str:
-    return "Median" if key == "50.0%" else key.capitalize()
-
-
-def _share(pair: tuple[float, float]) -> str:
-    return f"{100 * pair[0]:6.3f} ± {100 * pair[1]:5.3f} %"

@@ -14,7 +14,7 @@ from graphsched.commands.interrupts import INTERRUPTED, Interrupts
 from graphsched.commands.opening import open_session
 from graphsched.commands.screen import Screen
 from graphsched.commands.tables import WRITERS, Row
-from graphsched.commands.values import Number, OneOf
+from graphsched.commands.values import FileName, Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ Example: graphsched sweep-bench -c 512 -ub 64 -n 16 --plot sweep.svg
     help="(default: table)",
 )
 @click.option("--json", "as_json", is_flag=True, help="the same as -o json")
-@click.option("--plot", type=flags.FileName(), help="draw both speeds into an .svg or .png file")
+@click.option("--plot", type=FileName(), help="draw both speeds into an .svg or .png file")
 @click.option("-v", "--verbose", is_flag=True, help="say more about model and options")
 @click.option("-q", "--quiet", is_flag=True, help="only the results")
 def command(model: Path | None, options: "SessionOptions", output: str, as_json: bool, **values: Any) -> None:

@@ -109,7 +109,7 @@ def _flat(row: Row) -> Row:
 
 
 def json_list(rows: Iterable[Row], settings: Settings = ()) -> None:
-    """One list, valid also if the rows end early."""
+    """One list, valid also where an error ends the rows."""
     between = "[\n"
     try:
         for row in rows:

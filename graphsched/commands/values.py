@@ -1,6 +1,7 @@
 """Types of flag values: numbers, words, switches; and lists and ranges of them as llama-bench takes them."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -50,6 +51,22 @@ class OneOf(ParamType):
         if value not in self.words:
             self.fail(f"is {value or 'empty'}, one of {', '.join(self.words)} is needed", param, ctx)
         return str(value)
+
+
+class FileName(ParamType):
+    """A path; whether there is such a file is for the loader to say."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+
+class Word(ParamType):
+    """A text that the options check."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class Switch(ParamType):
