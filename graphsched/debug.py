@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,31 +11,44 @@ from numpy.typing import NDArray
 from graphsched import env
 from graphsched.assign import op_of
 from graphsched.cost import cost_of
-from graphsched.device import Executable
 from graphsched.graph import Graph
+from graphsched.runtime import RunTrace
 from graphsched.scheduler import Schedule
 from graphsched.stored import EMBEDDING
 from graphsched.tensor import Tensor, TensorType
 
 
+class Runs(Protocol):
+    """A schedule that can be run: an executable, or one in a wrapper."""
+
+    @property
+    def outputs(self) -> tuple[NDArray[Any], ...]:
+        """Results of the last run, cut to its actual lengths; valid until the next run."""
+
+    def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths."""
+
+    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
+        """Runs and tells when each step ran."""
+
+
 class Told:
     """An executable that tells about each run."""
 
-    def __init__(self, made: Executable, say: Callable[[str], None]) -> None:
+    def __init__(self, made: Runs, say: Callable[[str], None]) -> None:
         self._made, self._say = made, say
 
     @property
-    def outputs(self) -> tuple[Any, ...]:
+    def outputs(self) -> tuple[NDArray[Any], ...]:
         return self._made.outputs
 
     def run(self, lengths: Mapping[str, int]) -> None:
         self.traced(lengths)
 
-    def traced(self, lengths: Mapping[str, int]) -> Any:
+    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
         trace = self._made.traced(lengths)
-        if trace is not None:
-            for line in run_lines(trace):
-                self._say(line)
+        for line in run_lines(trace):
+            self._say(line)
         return trace
 
 
@@ -47,7 +60,7 @@ class Making:
     """
 
     schedule: Callable[[Graph], Schedule]
-    compile: Callable[[Schedule], Executable]
+    compile: Callable[[Schedule], Runs]
     input: Callable[[Tensor], NDArray[Any]]
     weights: Mapping[str, NDArray[np.uint8]]
     types: Mapping[str, TensorType]
@@ -59,7 +72,7 @@ class Making:
         return stored.dtype.dequantize(self.weights[leaf.name], tuple(leaf.shape))
 
 
-def watched(graph: Graph, made_by: Making) -> Executable:
+def watched(graph: Graph, made_by: Making) -> Runs:
     """The executable of a graph, wrapped in what the environment asks for: by default in nothing."""
     schedule = made_by.schedule(graph)
     made = made_by.compile(schedule)
@@ -77,7 +90,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def plan_lines(schedule: Schedule, made: Executable, level: int) -> list[str]:
+def plan_lines(schedule: Schedule, made: Runs, level: int) -> list[str]:
     """A plan in one line; from level 3 its nodes with their causes, and its buffers; from 4 its kernels."""
     copies = [c for split in schedule.splits for c in split.inputs]
     nbytes = sum(c.tensor.type.nbytes for c in copies)
@@ -99,13 +112,12 @@ def plan_lines(schedule: Schedule, made: Executable, level: int) -> list[str]:
 
 def _arenas(made: Any) -> Mapping[str, Any]:
     """Planned memory by device, where an executable tells it."""
-    holder = getattr(made, "places", None) or getattr(made, "packed", None)
-    return getattr(holder, "plans", {})
+    return getattr(getattr(made, "places", None), "plans", {})
 
 
 def kernel_lines(made: Any) -> list[str]:
     """Each step with its kernel, arguments, rows and barrier; then where the kernels' sources are."""
-    programs = getattr(made, "programs", {"": made}).values()
+    programs = getattr(made, "programs", {}).values()
     items = [item for p in programs for item in getattr(getattr(p, "packed", None), "items", ())]
     steps = [item for item in items if hasattr(item, "kernel")]
     lines = [
@@ -117,18 +129,18 @@ def kernel_lines(made: Any) -> list[str]:
     return lines + [f"kernel {name}: {getattr(k, 'source', 'no source')}" for name, k in kernels.items()]
 
 
-def run_lines(trace: Any) -> list[str]:
+def run_lines(trace: RunTrace) -> list[str]:
     """Each step of a run: when it began, how long it took, and the bandwidth that its node reached."""
-    graph, steps = trace.schedule.graph, trace.steps
-    steps = steps() if callable(steps) else steps
+    graph = trace.schedule.graph
+    began = min((step.begun for step in trace.steps), default=0.0)
     lines = ["run of " + ", ".join(f"{name} {n}" for name, n in trace.lengths.items())]
-    for step in steps:
+    for step in trace.steps:
         seconds = step.done - step.begun
         node = graph.nodes[step.node] if step.node >= 0 else None
         name = f"{graph.names[node]} ({op_of(node).name})" if node is not None else "copy"
         rate = cost_of(node, trace.lengths).nbytes / seconds / 1e9 if node is not None and seconds else 0.0
         lines.append(
-            f"{step.begun * 1e6:10.1f} µs {seconds * 1e6:9.2f} µs {rate:8.2f} GB/s {step.device:5} "
+            f"{(step.begun - began) * 1e6:10.1f} µs {seconds * 1e6:9.2f} µs {rate:8.2f} GB/s {step.device:5} "
             f"{step.kernel:32} {name}"
         )
     return lines

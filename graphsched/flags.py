@@ -29,6 +29,13 @@ SESSION: Final = (
 )
 SWITCHES: Final = (
     Flag(
+        "fa",
+        "-fa --flash-attn",
+        Switch(),
+        "attention as one op, not scores, softmax and sums apart (default: 1)",
+        off="-no-fa --no-fa --no-flash-attn",
+    ),
+    Flag(
         "fmoe",
         "-fmoe --fmoe --fused-moe",
         Switch(),
@@ -82,6 +89,12 @@ SCHEDULING: Final = (
         "-amb --attention-max-batch",
         Number(int, 1),
         "MiB for its temporaries (default: 256)",
+    ),
+    Flag(
+        "swa_full",
+        "--swa-full",
+        Switch(),
+        "layers that see a window keep the whole context, too (default: 0)",
     ),
 )
 PLACEMENT: Final = (

@@ -60,11 +60,8 @@ def _named(schedule: Schedule, tensor: Tensor) -> str:
 
 def check_memory(made: Any) -> None:
     """Every operand is inside its buffer, every buffer inside its arena, and no two that are in use overlap."""
-    holder = getattr(made, "places", None) or getattr(made, "packed", None)
-    programs = getattr(made, "programs", None)
-    parts = (
-        [getattr(p, "packed", p) for p in programs.values()] if programs else [getattr(made, "packed", made)]
-    )
+    programs = getattr(made, "programs", {}).values()
+    parts = [part for p in programs if (part := getattr(p, "packed", None)) is not None]
     for items in (getattr(part, "items", ()) for part in parts):
         uses: dict[Any, tuple[int, int]] = {}
         for i, item in enumerate(items):
@@ -72,8 +69,8 @@ def check_memory(made: Any) -> None:
                 _check_operand(operand)
                 if operand.buffer.is_planned:
                     uses[operand.buffer] = (uses.get(operand.buffer, (i, i))[0], i)
-        if not programs or len(programs) == 1:  # else the order of items is not that of time
-            _check_arenas(uses, getattr(holder, "plans", {}))
+        if len(programs) == 1:  # else the order of items is not that of time
+            _check_arenas(uses, made.places.plans)
 
 
 def _check_operand(operand: Any) -> None:
@@ -91,7 +88,7 @@ def _check_operand(operand: Any) -> None:
 def _check_arenas(uses: Mapping[Any, tuple[int, int]], plans: Mapping[str, Any]) -> None:
     alive: list[Any] = []
     for buffer in sorted(uses, key=lambda b: uses[b]):
-        first, plan = uses[buffer][0], plans[getattr(buffer, "arena", buffer.device)]
+        first, plan = uses[buffer][0], plans[buffer.arena]
         start = plan.offsets[buffer]
         if start + buffer.nbytes > plan.nbytes:
             raise ValidationError(f"buffer {buffer.name} ends behind its arena of {plan.nbytes} bytes")

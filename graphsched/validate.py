@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.assign import op_of
-from graphsched.device import Capacity, Executable
+from graphsched.device import Capacity
 from graphsched.graph import Graph
 from graphsched.invariants import ValidationError, check_memory, check_schedule
 from graphsched.opdef import Op
@@ -21,7 +21,8 @@ from graphsched.scheduler import Schedule
 from graphsched.tensor import Tensor
 
 if TYPE_CHECKING:
-    from graphsched.debug import Making
+    from graphsched.debug import Making, Runs
+    from graphsched.runtime import RunTrace
 
 Array = NDArray[Any]
 # NMSE from which a node is wrong: rounding activations to 8 bits stays an order below, a wrong row is far above.
@@ -31,7 +32,7 @@ TOLERANCE: Final = 2e-3
 class Validated:
     """An executable that checks every node after each run; `kept` is the one in which every node is an output."""
 
-    def __init__(self, plain: Executable, kept: Executable, graph: Graph, made_by: "Making") -> None:
+    def __init__(self, plain: "Runs", kept: "Runs", graph: Graph, made_by: "Making") -> None:
         self._plain, self._kept, self._graph, self._by = plain, kept, graph, made_by
 
     @property
@@ -42,7 +43,7 @@ class Validated:
         self._plain.run(lengths)
         self._check(lengths)
 
-    def traced(self, lengths: Mapping[str, int]) -> Any:
+    def traced(self, lengths: Mapping[str, int]) -> "RunTrace":
         trace = self._plain.traced(lengths)
         self._check(lengths)
         return trace
@@ -87,7 +88,7 @@ class Validated:
             raise ValidationError(f"node {name} differs from its reference by an NMSE of {error:.3g}")
 
 
-def validated(plain: Executable, schedule: Schedule, graph: Graph, made_by: "Making") -> Validated:
+def validated(plain: "Runs", schedule: Schedule, graph: Graph, made_by: "Making") -> Validated:
     """The executable of a graph that checks itself. ValidationError if its schedule or its memory is wrong."""
     check_schedule(schedule)
     check_memory(plain)

@@ -39,7 +39,9 @@ def _(kind: int) -> Callable[..., float]:
     form = FORMS.get(kind)
     if form is None:
         return _float(kind, 4 if kind == F32 else 2)
-    return {32: _block32, 64: _rows64, 256: _block256}[form.type.block](form)
+    if form.type.block == 32:
+        return _block32(form)
+    return _rows64(form) if form.type.row_header else _super(form)
 
 
 def _float(t: int, size: int) -> Callable[..., float]:
@@ -130,28 +132,27 @@ def _rows64(form: Form) -> Callable[..., float]:
     return impl
 
 
-def _block256(form: Form) -> Callable[..., float]:
-    t, size, unit = form.type.id, form.type.nbytes, form.shift_unit
-    n, per_32, times = (
-        256 // form.group,
-        32 // form.group,
-        form.group // 4,
-    )  # lanes of dot_u8_i8 are 4 weights each
+def _super(form: Form) -> Callable[..., float]:
+    t, size, unit, block = form.type.id, form.type.nbytes, form.shift_unit, form.type.block
+    n, n_32, chunks = block // form.group, block // 32, block // 64
+    per_32, times = 32 // form.group, form.group // 4  # lanes of dot_u8_i8 are 4 weights each
     second, third, fourth = (64 * j // form.group for j in (1, 2, 3))
     halved = int(form.group == 16)
 
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, n)
         sums = isum + halved * (k // 8)
-        for b in range(k // 256):
-            block, q = w + b * size, x + 256 * b
-            s, dx = scales(t, block), spread_lanes(load(d + 32 * b, F32, 8), 0, per_32, n)
-            shift = fma(mul(minima(t, block, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
+        for b in range(k // block):
+            here, q = w + b * size, x + block * b
+            s, dx = scales(t, here), spread_lanes(load(d + 4 * n_32 * b, F32, n_32), 0, per_32, n)
+            shift = fma(mul(minima(t, here, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
             s = mul(s, dx)
-            acc = _scaled(codes64(t, block, 0), q, spread_lanes(s, 0, times, 16), acc)
-            other = _scaled(codes64(t, block, 1), q + 64, spread_lanes(s, second, times, 16), other)
-            acc = _scaled(codes64(t, block, 2), q + 128, spread_lanes(s, third, times, 16), acc)
-            other = _scaled(codes64(t, block, 3), q + 192, spread_lanes(s, fourth, times, 16), other)
+            acc = _scaled(codes64(t, here, 0), q, spread_lanes(s, 0, times, 16), acc)
+            if chunks > 1:
+                other = _scaled(codes64(t, here, 1), q + 64, spread_lanes(s, second, times, 16), other)
+            if chunks > 2:
+                acc = _scaled(codes64(t, here, 2), q + 128, spread_lanes(s, third, times, 16), acc)
+                other = _scaled(codes64(t, here, 3), q + 192, spread_lanes(s, fourth, times, 16), other)
         return sum_lanes(add(acc, other)) - unit * sum_lanes(shift)
 
     return impl

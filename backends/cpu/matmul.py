@@ -7,16 +7,19 @@ from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits
-from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser, panel_bytes
+from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
-from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.packed import packed, weight_panels
+from graphsched.backends.cpu.panel import panel_bytes
 from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
+from graphsched.opdef import Op
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 
@@ -109,7 +112,14 @@ def _is_native(node: Tensor) -> bool:
     return node.sources[0].shape[-1] % 32 == 0 or node.sources[0].dtype in FLOAT_TYPES
 
 
-@ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
+def _is_dense(node: Tensor) -> bool:
+    """Rows one after the other, and a matrix for each head (others: attention_parted)."""
+    w, x = node.sources
+    permuted = w.opdef is not None and w.opdef.op is Op.PERMUTE
+    return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
+
+
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])
@@ -151,22 +161,13 @@ def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
 
 def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     n, k = w.type.shape[-2:]
-    values, (heads, _, _) = activations(low, node.sources[1], w.type.dtype)
-    panels = low.scratch(
-        "weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(w.type.dtype.id, k)))
+    x, kind = node.sources[1], w.type.dtype.id
+    heads, size = int(x.shape[1]) if len(x.shape) == 3 else 1, panel_bytes(kind, k)
+    tiles, y, panels = packed(low, x, w.type.dtype), Out(low.result(node)), Out(weight_panels(low, size))
+    sizes = (n, k, w.strides[-2], size, heads)
+    low.step(
+        gemm_blocks(kind), w, *tiles, y, panels, *sizes, rows=rows_of(node.type, inner=len(node.shape) - 1)
     )
-    args = (
-        w,
-        *values,
-        Out(low.result(node)),
-        Out(panels),
-        n,
-        k,
-        w.strides[-2],
-        panel_bytes(w.type.dtype.id, k),
-        heads,
-    )
-    low.step(gemm_blocks(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
 @ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)

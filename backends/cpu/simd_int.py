@@ -1,10 +1,13 @@
 """SIMD on integers: codes of quantised blocks, and the 8-bit dot product with its generic twin."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from graphsched.backends.cpu import target
 from graphsched.backends.cpu.vector import (
@@ -246,15 +249,19 @@ def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value)
     return acc
 
 
+def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
+    bits = 8 * u.type.count
+    if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
+        return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, [acc, u, s])
+    return _dot_generic(builder, acc, u, s)
+
+
 @intrinsic
 def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
     """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = 8 * u.n
-        if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
-            return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.llvm, list(args))
-        return _dot_generic(builder, *args)
+        return dot_raw(builder, *args)
 
     return acc(acc, u, s), codegen
 
@@ -293,18 +300,6 @@ def half_exp2(typingctx: Any, e: Any) -> Any:
 
 
 @intrinsic
-def interleave16(typingctx: Any, a: Any, b: Any) -> Any:
-    """Of 32 bytes each: a[:16], b[:16], a[16:], b[16:]."""
-    out = Vec("i8", 64)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        order = [*range(16), *range(32, 48), *range(16, 32), *range(48, 64)]
-        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, order))
-
-    return out(a, a), codegen
-
-
-@intrinsic
 def halves(typingctx: Any, a: Any, b: Any) -> Any:
     """a in the first 8 of 16 lanes, b in the last 8."""
     out = Vec("f32", 16)
@@ -314,3 +309,100 @@ def halves(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.shuffle_vector(*two, const_vec(I32_T, list(range(16))))
 
     return out(types.float32, types.float32), codegen
+
+
+@intrinsic(prefer_literal=True)
+def interleave(typingctx: Any, a: Any, b: Any, run: Any) -> Any:
+    """So many lanes of a, as many of b, and so on."""
+    out, n = Vec(a.elem, 2 * a.n), literal(run, "run")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        order = [i // (2 * n) * n + i % n + (a.n if i % (2 * n) >= n else 0) for i in range(out.n)]
+        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, order))
+
+    return out(a, a, run), codegen
+
+
+@intrinsic(prefer_literal=True)
+def every(typingctx: Any, v: Any, first: Any, step: Any) -> Any:
+    """Lanes first, first + step, ..."""
+    start, by = literal(first, "first"), literal(step, "step")
+    out = Vec(v.elem, v.n // by)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, list(range(start, v.n, by)))
+        return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
+
+    return out(v, first, step), codegen
+
+
+@intrinsic
+def half_value(typingctx: Any, bits: Any) -> Any:
+    """The F16 value of the low 16 bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        one = ir.VectorType(I16_T, 1)
+        v = builder.insert_element(ir.Constant(one, ir.Undefined), builder.trunc(args[0], I16_T), I32_T(0))
+        return builder.extract_element(widen_half(builder, v), I32_T(0))
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def e4m3(typingctx: Any, v: Any) -> Any:
+    """Half of what unsigned E4M3 bytes mean, as f32; 0x7F is no number and read as 0."""
+    out = Vec("f32", v.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = ir.VectorType(I32_T, v.n)
+
+        def c(x: int) -> ir.Constant:
+            return ir.Constant(wide, [x] * v.n)
+
+        x = builder.zext(args[0], wide)
+        x = builder.select(builder.icmp_unsigned("==", x, c(0x7F)), c(0), x)
+        # Exponent and fraction are where F32 has them; what is missing is the difference of the biases, 127 - 7.
+        bits = builder.shl(builder.and_(x, c(0x7F)), c(20))
+        return builder.fmul(builder.bitcast(bits, out.llvm), ir.Constant(out.llvm, [2.0**119] * v.n))
+
+    return out(v), codegen
+
+
+@intrinsic(prefer_literal=True)
+def with_signs(typingctx: Any, v: Any, bits: Any, offset: Any) -> Any:
+    """offset + v in each byte, or offset - v where the bit of that number is set."""
+    base = literal(offset, "offset")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        signs = builder.bitcast(
+            builder.trunc(args[1], ir.IntType(v.n)) if v.n < 64 else args[1],
+            ir.VectorType(ir.IntType(1), v.n),
+        )
+        middle = ir.Constant(v.llvm, [base] * v.n)
+        return builder.select(signs, builder.sub(middle, args[0]), builder.add(middle, args[0]))
+
+    return v(v, types.int64, offset), codegen
+
+
+def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
+    """An intrinsic that reads entry i of a table of 4 or 8 bytes each as an integer."""
+
+    def typed(typingctx: Any, i: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            table = builder.module.globals.get(name)
+            if table is None:
+                bytes = entries()
+                width = ir.IntType(8 * bytes.shape[1])
+                values = [int.from_bytes(row.tobytes(), "little") for row in bytes]
+                table = cgutils.global_constant(builder, name, const_array(width, values))
+            got = builder.load(builder.gep(table, [I64_T(0), args[0]], inbounds=True))
+            return builder.zext(got, I64_T) if got.type != I64_T else got
+
+        return types.int64(types.int64), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+def const_array(elem: ir.Type, values: list[int]) -> ir.Constant:
+    return ir.Constant(ir.ArrayType(elem, len(values)), values)

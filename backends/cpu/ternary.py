@@ -61,4 +61,3 @@ def no_scales(kind: int, block: int) -> Any:
 
 declare(Form(dtypes.IQ2_BN, _iq2_codes, _iq2_codes64, no_scales, no_minima, offset=1))
 declare(Form(dtypes.IQ1_BN, _iq1_codes, _iq1_codes64, no_scales, no_minima, offset=1))
-BLOCK64_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 64)

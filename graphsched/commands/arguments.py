@@ -10,12 +10,7 @@ import click
 
 # Switches of llama.cpp and ik_llama.cpp that are planned: known by name, so that a typing error in one is found, and
 # taken with the value that is what happens now.
-LATER: Final = {
-    "-fa": "1",
-    "--flash-attn": "1",
-    "-rtr": "0",
-    "--run-time-repack": "0",
-}
+LATER: Final = {"-rtr": "0", "--run-time-repack": "0"}
 _CLOSE: Final = 0.6
 _SWITCHED: Final = re.compile(r"(0|1|on|off)(,(0|1|on|off))*")
 _OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
