@@ -16,6 +16,8 @@ from graphsched.errors import Error
 COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
     "bench": "Measure tokens per second, of prompts and of generation.",
+    "sweep-bench": "Measure prompts and generation as the KV cache fills.",
+    "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
     "plan": "Show what would run where, and why, without running it.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
@@ -34,7 +36,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"graphsched.commands.{cmd_name}").command
+        command: click.Command = import_module(f"graphsched.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

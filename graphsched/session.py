@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched import env
+from graphsched.debug import Making, Runs, watched
 from graphsched.device import Progress, Setup
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.kv import RING, CellTable
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions, physical_memory
-from graphsched.runtime import Executable, RunTrace, open_runtime
+from graphsched.runtime import RunTrace, open_runtime
 from graphsched.sampling import Sampler, SamplingOptions
 from graphsched.summary import kv_bytes
 from graphsched.targets import Targets, device_names
@@ -53,12 +55,13 @@ class Session:
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self._graphs: dict[tuple[int, int], Graph] = {}
-        self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
-        self._by_length: dict[tuple[int, int], Executable] = {}
+        self._plans: dict[tuple[int, int, tuple[bool, ...]], Runs] = {}
+        self._by_length: dict[tuple[int, int], Runs] = {}
         names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        weights = model.weights if options.mmap else model.weights.copied()
-        setup = Setup(weights, capacities, options.threads, names, options.poison, options.streams)
+        self._weights = model.weights if options.mmap else model.weights.copied()
+        poison = options.poison or env.validate()
+        setup = Setup(self._weights, capacities, options.threads, names, poison, options.streams)
         self._runtime = open_runtime(options.backend, setup)
         self.targets = Targets(model, options, names, self._runtime.supports)
         self._check_cache()
@@ -149,17 +152,27 @@ class Session:
     def _capacity(self, n: int) -> int:
         return next((c for c in CAPACITIES if n <= c <= self._n_ubatch), self._n_ubatch)
 
-    def _plan(self, n_tokens: int, n_outputs: int) -> Executable:
+    def _plan(self, n_tokens: int, n_outputs: int) -> Runs:
         """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
         capacity = self._capacity(n_tokens)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         graph, lengths = self._graph(*shape), {"n_tokens": n_tokens, "n_outputs": n_outputs}
         key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
-            schedule = self.targets.schedule(graph, lengths)
-            self._plans[key] = self._runtime.compile(schedule, self._progress)
+            self._plans[key] = watched(graph, self._making(lengths))
         self._by_length[n_tokens, n_outputs] = self._plans[key]
         return self._plans[key]
+
+    def _making(self, lengths: Mapping[str, int]) -> Making:
+        """How an executable for these lengths is made."""
+        return Making(
+            lambda graph: self.targets.schedule(graph, lengths),
+            lambda schedule: self._runtime.compile(schedule, self._progress),
+            self._runtime.input,
+            self._weights,
+            self.model.types,
+            lambda: self._aborted,
+        )
 
     def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
         shape = n_tokens, n_outputs
