@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from graphsched.commands.values import MOST, FileName, Number, Switch, Word
+from graphsched.commands.values import MOST, FileName, Number, Switch, SwitchOrAuto, Word
 from graphsched.errors import OptionError
 from graphsched.flag import Flag, Function
 
@@ -96,6 +96,19 @@ SCHEDULING: Final = (
         Switch(),
         "layers that see a window keep the whole context, too (default: 0)",
     ),
+    Flag(
+        "mmap",
+        "-mmp --mmap",
+        Switch(),
+        "map the file; 0 reads weights into memory (default: 1)",
+        off="--no-mmap",
+    ),
+    Flag(
+        "rtr",
+        "-rtr --run-time-repack",
+        SwitchOrAuto(),
+        "interleave rows of host weights at load; auto: of those never offloaded (default: 0)",
+    ),
 )
 PLACEMENT: Final = (
     Flag(
@@ -119,13 +132,6 @@ PLACEMENT: Final = (
     ),
     Flag("cpu_moe", "-cmoe --cpu-moe", Switch(), "all experts stay on the host (default: 0)"),
     Flag("no_kv_offload", "-nkvo --no-kv-offload", Switch(), "the KV cache stays on the host (default: 0)"),
-    Flag(
-        "mmap",
-        "-mmp --mmap",
-        Switch(),
-        "map the file; 0 reads weights into memory (default: 1)",
-        off="--no-mmap",
-    ),
     Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
     Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
     Flag("tensor_split", "-ts --tensor-split", Word("N/N/..."), "share of each device (default: equal)"),
@@ -215,9 +221,8 @@ def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "Se
         placed["kv_offload"] = not placed.pop("no_kv_offload")
     if "tensor_split" in placed:
         placed["tensor_split"] = parse_split(placed["tensor_split"])
-    mapped = {"mmap": placed.pop("mmap")} if "mmap" in placed else {}
     placement = _made(PlacementOptions, placed, PLACEMENT)
-    return _made(SessionOptions, {**given, **mapped, "placement": placement}, (*SESSION, *SCHEDULING))
+    return _made(SessionOptions, {**given, "placement": placement}, (*SESSION, *SCHEDULING))
 
 
 def changed(options: "SessionOptions", **fields: Any) -> "SessionOptions":

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from graphsched import env
 from graphsched.debug import Making, Runs, watched
 from graphsched.device import Progress, Setup
+from graphsched.dtypes import DType
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.kv import RING, CellTable
@@ -54,6 +55,7 @@ class Session:
         self.trace: list[RunTrace] | None = None  # a list collects the traces of runs
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
+        self.repacked: dict[str, DType] = {}  # weights that -rtr has interleaved, and their types
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._plans: dict[tuple[int, int, tuple[bool, ...]], Runs] = {}
         self._by_length: dict[tuple[int, int], Runs] = {}
@@ -178,7 +180,7 @@ class Session:
         shape = n_tokens, n_outputs
         if shape not in self._graphs:
             graph = self.targets.untied(self.model.graph(*shape, self.n_ctx, self.options))
-            repacked = self.targets.repacked(graph)
+            self.repacked |= (repacked := self.targets.repacked(graph))
             self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home, repacked)
         return self._graphs[shape]
 

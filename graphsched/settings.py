@@ -11,7 +11,6 @@ from graphsched.placement import PlacementOptions
 from graphsched.policy import parse_policy
 from graphsched.session import Session
 
-IMPLIED: Final = {"fa": True, "rtr": False}  # what happens where there is no option for it
 _HIDDEN: Final = ("placement", "off", "poison")  # shown by their parts; for tests
 
 
@@ -30,7 +29,7 @@ def settings(options: SessionOptions) -> dict[str, Any]:
         "overrides": ",".join(p.overrides),
         "tensor_split": "/".join(f"{share:g}" for share in p.tensor_split),
     }
-    return IMPLIED | given
+    return given
 
 
 def described(session: Session) -> dict[str, Any]:

@@ -36,7 +36,7 @@ KINDS: Final[dict[str, type]] = {
     "model_size": int,
     "model_n_params": int,
     "fa": bool,
-    "rtr": bool,
+    "rtr": str,
     "backend": str,
     "n_threads": int,
     "n_ctx": int,
@@ -286,6 +286,8 @@ def test_lists_of_places(line: str, field: str, values: list[Any]) -> None:
         ("-no-fmoe -t 1", "off", [frozenset({"fmoe"})]),
         ("-fmoe on,off", "off", [frozenset(), frozenset({"fmoe"})]),
         ("-fa 1 -rtr 0", "off", [frozenset()]),
+        ("-rtr 0,1,auto", "rtr", ["off", "on", "auto"]),
+        ("-rtr", "rtr", ["on"]),
     ],
 )
 def test_lists_of_options(line: str, field: str, values: list[Any]) -> None:
@@ -346,8 +348,8 @@ def test_without_warm_up() -> None:
 
 
 def test_the_command_line_of_pr_232(capsys: pytest.CaptureFixture[str]) -> None:
-    """As it stands there but for -rtr 1, which is not in this version, and fewer tokens."""
-    line = r"bench -p 64 -n 2 -r 1 -t 1 -ngl 100 -rtr 0 -ot \.ffn_.*_exps\.=CPU"
+    """As it stands there but for fewer tokens."""
+    line = r"bench -p 64 -n 2 -r 1 -t 1 -ngl 100 -rtr 1 -ot \.ffn_.*_exps\.=CPU"
     assert cli.run(line.split()) == 0
     out, err = capsys.readouterr()
     assert [line.split("|")[-3].strip() for line in out.splitlines()[2:]] == ["pp64", "tg2"]

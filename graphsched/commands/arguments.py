@@ -8,11 +8,8 @@ from typing import Any, Final
 
 import click
 
-# Switches of llama.cpp and ik_llama.cpp that are planned: known by name, so that a typing error in one is found, and
-# taken with the value that is what happens now.
-LATER: Final = {"-rtr": "0", "--run-time-repack": "0"}
 _CLOSE: Final = 0.6
-_SWITCHED: Final = re.compile(r"(0|1|on|off)(,(0|1|on|off))*")
+_SWITCHED: Final = re.compile(r"(0|1|on|off|auto)(,(0|1|on|off|auto))*")
 _OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
 
 
@@ -25,7 +22,7 @@ class Toggle(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         on = [name for name in self.opts if name not in self.off]
-        return ", ".join([*on, *self.off]) + " [0|1]", self.help or ""
+        return ", ".join([*on, *self.off]) + f" [{self.type.name}]", self.help or ""
 
 
 class Command(click.Command):
@@ -62,7 +59,7 @@ def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iter
     if isinstance(option, Toggle):
         yield from _toggle(option, name, value if has_value else _switched(rest))
     elif option is None:
-        _later(name, value if has_value else _switched(rest), known)
+        raise click.UsageError(no_such("option", name, _own(name, known)))
     elif option.is_flag or option.count:
         yield name
         if has_value:
@@ -82,16 +79,6 @@ def _toggle(option: Toggle, name: str, value: str) -> Iterator[str]:
     if name in option.off:
         value = ",".join(_OPPOSITE.get(word, word) for word in value.split(","))
     yield from (option.opts[0], value)
-
-
-def _later(name: str, value: str, known: Mapping[str, click.Option]) -> None:
-    """An unknown flag, unless it asks for what a planned switch would say about this version."""
-    later = LATER if "-ub" in known else {}
-    if name not in later:
-        raise click.UsageError(no_such("option", name, (*_own(name, known), *later)))
-    if value not in (later[name], {"1": "on", "0": "off"}[later[name]]):
-        asked = name if value == "1" else f"{name} {value}"
-        raise click.UsageError(f"{asked} is not in this version yet")
 
 
 def no_such(what: str, name: str, candidates: Iterable[str]) -> str:

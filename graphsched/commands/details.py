@@ -15,6 +15,7 @@ def details(session: "Session") -> "Iterator[str]":
     yield described(session)
     yield from buffers(session)
     yield from causes(session)
+    yield from repacking(session)
 
 
 def described(session: "Session") -> str:
@@ -46,3 +47,16 @@ def causes(session: "Session") -> "Iterator[str]":
     found = Counter((homes[name].device, homes[name].cause) for name in session.model.types if name in homes)
     for (device, cause), count in found.most_common():
         yield f"{count} tensor{'s' if count > 1 else ''} on {device}: {cause}"
+
+
+def repacking(session: "Session") -> "Iterator[str]":
+    """What -rtr does, and why not with the rest."""
+    if session.options.rtr == "off":
+        return
+    packed = session.repacked
+    size = sum(session.model.types[name].nbytes for name in packed if name in session.model.types)
+    kinds = ", ".join(sorted({type.name for type in packed.values()})) or "none"
+    rest = "the others have no such type, are read by rows, live on a device" + (
+        ", may be offloaded, or do not fit into half the memory" if session.options.rtr == "auto" else ""
+    )
+    yield f"-rtr {session.options.rtr}: {len(packed)} weights repacked, {size / 2**20:.2f} MiB ({kinds}); {rest}"

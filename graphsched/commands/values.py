@@ -80,6 +80,19 @@ class Switch(ParamType):
         return value in ("1", "on")
 
 
+class SwitchOrAuto(Switch):
+    """The same, or auto."""
+
+    name = "0|1|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto":
+            return value
+        if value not in ("0", "1", "off", "on"):
+            self.fail(f"is {value or 'empty'}, 0, 1 or auto is needed", param, ctx)
+        return "on" if value in ("1", "on") else "off"
+
+
 class Pair(ParamType):
     """Two integers from 1 up: 512,128."""
 
