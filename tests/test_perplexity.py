@@ -142,13 +142,10 @@ def test_what_is_printed(run: Run, text: str) -> None:
 
 
 def test_micro_batches_do_not_matter(run: Run, text: str) -> None:
-    found = {
-        json.loads(run("perplexity", "-f", text, "-c", "64", "--json", "-ub", ub)[1])["perplexity"].__round__(
-            2
-        )
-        for ub in ("64", "16", "5")
-    }
-    assert len(found) == 1
+    """Of a float model without experts, whose choice the last bits of a result may turn."""
+    args = ("-m", str(shared("models/stories260K.gguf")), "-f", text, "-c", "64", "--json", "-ub")
+    found = [json.loads(run("perplexity", *args, ub)[1])["perplexity"] for ub in ("64", "16", "5")]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
 
 
 # ---- log probabilities on disk ----
