@@ -82,7 +82,7 @@ SWITCHES: Final = (
     Flag("no_hoist", "--no-hoist", None, "keep device work behind the host's part, as the baseline does"),
 )
 FLASH: Final = Flag(
-    "fa", "-fa --flash-attn", OneOf("0", "1", "off", "on"), "attention as one op (default: 1)"
+    "fa", "-fa --flash-attn", OneOf("0", "1", "off", "on", "auto"), "attention as one op (default: 1)"
 )
 SCHEDULING: Final = (
     Flag(
