@@ -41,7 +41,6 @@ def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]
     ]
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_agrees_with_flash_attention(name: str, first: int, n_ubatch: int) -> None:
@@ -74,6 +73,7 @@ def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
     assert nmse(got[1], got[0]) <= 1e-6
 
 
+@pytest.mark.target
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
 @pytest.mark.parametrize("name", ["conformance/llama-f16", "conformance/deepseek2-v3-f16"])
 def test_cache_types(name: str, kv: str) -> None:
