@@ -31,7 +31,7 @@ SWITCHES: Final = (
     Flag(
         "fa",
         "-fa --flash-attn",
-        Switch(),
+        Switch(auto=True),
         "attention as one op, not scores, softmax and sums apart (default: 1)",
         off="-no-fa --no-fa --no-flash-attn",
     ),

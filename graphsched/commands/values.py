@@ -70,18 +70,23 @@ class Word(ParamType):
 
 
 class Switch(ParamType):
-    """0 or 1, off or on."""
+    """0 or 1, off or on; `auto`: what that word stands for, where it is known."""
 
     name = "0|1"
 
+    def __init__(self, auto: bool | None = None) -> None:
+        self.auto = auto
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if value == "auto" and self.auto is not None:
+            return self.auto
         if value not in ("0", "1", "off", "on"):
             self.fail(f"is {value or 'empty'}, 0 or 1 is needed", param, ctx)
         return value in ("1", "on")
 
 
 class SwitchOrAuto(Switch):
-    """The same, or auto."""
+    """The same or auto, as a word."""
 
     name = "0|1|auto"
 
