@@ -1,55 +1,50 @@
-"""The null backend: lowers and plans memory without weights, kernels or arithmetic. What `plan` stands on."""
+"""Devices that lower and plan memory without weights, kernels or arithmetic. What `plan` stands on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from graphsched.backends.cpu.lowering import dense
-from graphsched.backends.cpu.program import Buffer, Operand, PythonStep, Step, plan_arenas
-from graphsched.backends.cpu.runtime import CpuRuntime
-from graphsched.backends.cpu.space import Memory
-from graphsched.device import Progress
-from graphsched.graph import Graph
-from graphsched.memory import Arena
-from graphsched.scheduler import Schedule, whole
+from graphsched.assign import HOST
+from graphsched.backends.cpu.device import CpuDevice, has_kernel
+from graphsched.device import Device, Progress, Raw, Setup, StepTime
+from graphsched.operand import NOWHERE, Item, Memory, Places
 from graphsched.tensor import Tensor
 
-NOWHERE = Memory(0, np.empty(0, np.uint8))
 
+class NullProgram:
+    """Does nothing."""
 
-class NullRuntime(CpuRuntime):
-    """Leaves have sizes but no bytes."""
-
-    def leaf(self, device: str, tensor: Tensor) -> Operand:
-        if tensor.kind == "copy":
-            return super().leaf(device, tensor)
-        return dense(Buffer(tensor.name, tensor.type.nbytes, NOWHERE, device=device), tensor.type)
-
-    def input(self, leaf: Tensor) -> NDArray[Any]:
-        return np.zeros(tuple(int(d) for d in leaf.shape), np.int32)
-
-    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "NullExecutable":  # type: ignore[override]  # what it returns cannot run
-        schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
-        items, lows = self._lowered(schedule)
-        device = schedule.assignment.device
-        outputs = [lows[device[o]].operand(schedule.placed[o]).buffer for o in schedule.graph.outputs]
-        return NullExecutable(schedule, plan_arenas(items, outputs), tuple(items))
-
-
-@dataclass
-class NullExecutable:
-    """Arenas per device and the steps; running it does nothing."""
-
-    schedule: Schedule
-    arenas: Mapping[str, Arena]
-    items: tuple[Step | PythonStep, ...]
-    outputs: tuple[NDArray[Any], ...] = ()
-
-    def run(self, lengths: Mapping[str, int]) -> None:
+    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
         pass
 
+    def wait(self) -> None:
+        pass
 
-open_runtime = NullRuntime
+    def times(self) -> list[StepTime]:
+        return []
+
+
+class NullDevice(CpuDevice):
+    """The CPU, or a device that has its kernels, without memory."""
+
+    def __init__(self, name: str, setup: Setup) -> None:
+        super().__init__(setup)
+        self.name = name
+
+    def supports(self, node: Tensor) -> bool:
+        return self.name == HOST or has_kernel(node)
+
+    def allocate(self, nbytes: int) -> Memory:
+        return NOWHERE
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        return NOWHERE
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> NullProgram:  # type: ignore[override]  # what it returns cannot run
+        return NullProgram()
+
+
+def open_host(setup: Setup) -> Device:
+    return NullDevice(HOST, setup)
+
+
+def open_device(name: str, setup: Setup, host: Device) -> Device:
+    return NullDevice(name, setup)

@@ -1,78 +1,22 @@
 """The reference backend: runs the numpy references in order. The oracle for every other backend."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import dtypes
-from graphsched.device import Capacity, Progress, Setup
-from graphsched.graph import Graph
-from graphsched.scheduler import Schedule
+from graphsched.assign import HOST
+from graphsched.device import Capacity, Device, Progress, Raw, Setup, StepTime
+from graphsched.dtypes import DType
+from graphsched.errors import OptionError
+from graphsched.lowering import Low
+from graphsched.operand import Item, Memory, Operand, Places, PythonStep, Work
 from graphsched.tensor import Tensor
 
 Array = NDArray[Any]
-
-
-def zeros(leaf: Tensor, capacities: Mapping[str, int]) -> Array:
-    """An input or cache as the references see it: integers, or float32 whatever the stored type."""
-    kind = np.int32 if leaf.dtype == dtypes.I32 else np.float32
-    return np.zeros(Capacity(capacities).shape(leaf.shape), kind)
-
-
-@dataclass
-class ReferenceRuntime:
-    setup: Setup
-    arrays: dict[str, Array] = field(default_factory=dict)
-    aborted: bool = False
-
-    def input(self, leaf: Tensor) -> Array:
-        return self.leaf(leaf)
-
-    def leaf(self, leaf: Tensor) -> Array:
-        """A leaf's values; weights are dequantised once and kept."""
-        if leaf.name not in self.arrays:
-            if leaf.kind == "weight":
-                self.arrays[leaf.name] = leaf.dtype.dequantize(
-                    self.setup.weights[leaf.name], tuple(leaf.shape)
-                )
-            else:
-                self.arrays[leaf.name] = zeros(leaf, self.setup.capacities)
-        return self.arrays[leaf.name]
-
-    def in_kernel_types(self, graph: Graph) -> Graph:
-        return graph
-
-    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "ReferenceExecutable":
-        return ReferenceExecutable(self, plan.graph if isinstance(plan, Schedule) else plan)
-
-    def abort(self, on: bool) -> None:
-        self.aborted = on
-
-
-@dataclass
-class ReferenceExecutable:
-    runtime: ReferenceRuntime
-    graph: Graph
-    outputs: tuple[Array, ...] = ()
-
-    def run(self, lengths: Mapping[str, int]) -> None:
-        actual = Capacity(lengths)
-        values: dict[Tensor, Array] = {}
-        for leaf in self.graph.leaves:
-            whole = self.runtime.leaf(leaf)
-            n = actual.shape(leaf.shape)[0] if leaf.shape else 0
-            values[leaf] = whole if leaf.kind == "weight" else whole[:n]
-        for node in self.graph.nodes:
-            if self.runtime.aborted:
-                break
-            values[node] = evaluate(node, [values[s] for s in node.sources], actual)
-        self.outputs = tuple(values[o] for o in self.graph.outputs if o in values)
-
-    def traced(self, lengths: Mapping[str, int]) -> None:
-        self.run(lengths)
 
 
 def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
@@ -83,4 +27,69 @@ def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
     return node.opdef.run_reference(*sources, **attrs)
 
 
-open_runtime = ReferenceRuntime
+class ReferenceDevice:
+    """The host without kernels: every node is a Python step, everything but integers is float32."""
+
+    def __init__(self) -> None:
+        self.name = HOST
+        self.streams: Mapping[Work, str] = MappingProxyType({"compute": HOST, "up": HOST, "down": HOST})
+        self.aborted = False
+
+    def supports(self, node: Tensor) -> bool:
+        return True
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        return leaf.dtype if leaf.dtype == dtypes.I32 else dtypes.F32
+
+    def allocate(self, nbytes: int) -> Memory:
+        return self.adopt(np.zeros(nbytes, np.uint8))
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        return Memory(raw.ctypes.data, raw.size, raw)
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        return Low("reference", leaf, items, self.adopt)
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        raise OptionError("the reference backend computes on the host only; --device needs -b cpu")
+
+    def pack(
+        self, items: Sequence[Item], places: Places, progress: Progress | None = None
+    ) -> "ReferenceProgram":
+        return ReferenceProgram(self, [i for i in items if isinstance(i, PythonStep)], places)
+
+    def abort(self, on: bool) -> None:
+        self.aborted = on
+
+    def close(self) -> None:
+        pass
+
+
+class ReferenceProgram:
+    """Python steps in running order."""
+
+    def __init__(self, device: ReferenceDevice, steps: Sequence[PythonStep], places: Places) -> None:
+        self._device, self._steps, self._places = device, steps, places
+
+    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+        actual = Capacity(lengths)
+        for step in self._steps:
+            if not self._device.aborted:
+                run_python(step, self._places, actual)
+
+    def wait(self) -> None:
+        pass
+
+    def times(self) -> list[StepTime]:
+        return []
+
+
+def run_python(step: PythonStep, places: Places, actual: Capacity) -> None:
+    """Runs one step on views of its operands' memory."""
+    sources = [places.values(o, actual.shape(o.type.shape)) for o in step.sources]
+    result = places.array(step.result, actual.shape(step.result.type.shape))
+    result[...] = evaluate(step.node, sources, actual)
+
+
+def open_host(setup: Setup) -> Device:
+    return ReferenceDevice()

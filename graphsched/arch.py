@@ -14,6 +14,7 @@ from graphsched import dtypes
 from graphsched.config import Config, key
 from graphsched.dtypes import DType
 from graphsched.errors import LoadError, OptionError
+from graphsched.kv import RING, ring_cells
 from graphsched.ops import set_rows
 from graphsched.tensor import Extent, Tensor, TensorType, i32, input_tensor, weight
 
@@ -102,13 +103,26 @@ def _derived_dtype(source: DType, row: int) -> DType:
     return dtypes.Q8_0 if row % dtypes.Q8_0.block == 0 else dtypes.F16
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Cells that layers of one kind keep keys and values in.
+
+    cells i32[n, 2] = (sequence, position) of each (-1 if free), slots i32[n_tokens] = the cell that each token is
+    stored in.
+    """
+
+    n: Extent
+    cells: Tensor
+    slots: Tensor
+
+
 class Inputs:
     """What a run feeds: token ids, positions, and the cells of the KV cache.
 
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
-    cells i32[n_kv, 2] = (sequence, position) of each cache cell (-1 if free), slots i32[n_tokens] = the cell
-    that each token is stored in, out_ids i32[n_outputs] = rows whose logits are wanted. `mla` and `amb` are how
-    latent attention is computed (`SessionOptions`).
+    out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
+    their table. `mla` and `amb` are how latent attention is computed (`SessionOptions`). n_ubatch: tokens of the
+    largest run, for which a ring of cells has room; swa_full: there are no rings.
     """
 
     def __init__(
@@ -119,31 +133,62 @@ class Inputs:
         kv_types: tuple[DType, DType],
         mla: int = 3,
         amb: int = 256,
+        n_ubatch: int = 512,
+        swa_full: bool = False,
     ) -> None:
-        t, o, c = Extent(n_tokens, "n_tokens"), Extent(n_outputs, "n_outputs"), Extent(n_kv, "n_kv")
-        self.n_kv, self.mla, self.amb, self._kv_types = c, mla, amb, kv_types
+        t, o = Extent(n_tokens, "n_tokens"), Extent(n_outputs, "n_outputs")
+        self.mla, self.amb, self._kv_types = mla, amb, kv_types
+        self._t, self._n_ubatch, self._swa_full = t, n_ubatch, swa_full
+        self._ring: Cells | None = None
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
         self.where = input_tensor("inp_where", i32(t, 2))
-        self.cells = input_tensor("inp_cells", i32(c, 2))
-        self.slots = input_tensor("inp_slots", i32(t))
+        self.all_cells = self._made(Extent(n_kv, "n_kv"), "")
         self.out_ids = input_tensor("inp_out_ids", i32(o))
 
-    def cache(self, blk: Weights, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _made(self, n: Extent, suffix: str, **mask: int) -> Cells:
+        cells = input_tensor(f"inp_cells{suffix}", i32(n, 2), **mask)
+        return Cells(n, cells, input_tensor(f"inp_slots{suffix}", i32(self._t)))
+
+    @property
+    def n_kv(self) -> Extent:
+        return self.all_cells.n
+
+    @property
+    def cells(self) -> Tensor:
+        return self.all_cells.cells
+
+    def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:
+        """The cells of layers with this mask: a ring, if that is smaller than the context.
+
+        There is one ring; should layers differ in what they see, those that differ from the first keep everything.
+        """
+        spans = [n for n in (window, chunk) if n]
+        if self._swa_full or not spans:
+            return self.all_cells
+        mask = {"window": window, "chunk": chunk}
+        if self._ring is None:
+            n = ring_cells(min(spans), self._n_ubatch, self.n_kv)
+            self._ring = self._made(Extent(n, RING), "_swa", **mask) if n < self.n_kv else self.all_cells
+        return self._ring if self._ring.cells.attrs == mask else self.all_cells
+
+    def cache(self, blk: Weights, k: Tensor, v: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""
-        return self.cache_k(blk, k), self._store(blk, "cache_v", v, self._kv_types[1])
+        cells = cells or self.all_cells
+        keys = self._store(blk, "cache_k", k, self._kv_types[0], cells)
+        return keys, self._store(blk, "cache_v", v, self._kv_types[1], cells)
 
     def cache_k(self, blk: Weights, k: Tensor) -> Tensor:
         """Stores this run's keys only; returns the layer's whole cache of keys."""
-        return self._store(blk, "cache_k", k, self._kv_types[0])
+        return self._store(blk, "cache_k", k, self._kv_types[0], self.all_cells)
 
-    def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType) -> Tensor:
+    def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
         if rows.shape[-1] % dtype.block:
             sentence = f"rows that divide by {dtype.block}, blk.{blk.layer}.{name} has {rows.shape[-1]}"
             raise OptionError(f"KV cache type {dtype.name.lower()} needs {sentence}")
-        type = TensorType(dtype, (self.n_kv, *rows.shape[1:]))
+        type = TensorType(dtype, (cells.n, *rows.shape[1:]))
         cache = Tensor(type, kind="cache", name=f"blk.{blk.layer}.{name}")
-        return set_rows(cache, rows, self.slots, dtype=dtype)
+        return set_rows(cache, rows, cells.slots, dtype=dtype)
 
 
 @dataclass(frozen=True)

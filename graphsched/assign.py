@@ -97,10 +97,18 @@ def from_memory(draft: _Draft) -> None:
         cache = next((s for s in node.sources if s.kind == "cache"), None)
         if cache is not None:
             draft.put(node, draft.target.home(cache), "1.dst")
-        elif op_of(node) is Op.FLASH_ATTN_EXT and _op_of(root(node.sources[1])) is Op.SET_ROWS:
-            draft.put(node, draft.of(root(node.sources[1])) or HOST, "1.kv")  # the cache is far larger than q
+        elif (rows := _cached(node)) is not None:
+            draft.put(node, draft.of(rows) or HOST, "1.kv")  # the cache is far larger than q
         elif (found := _weight_of(node, draft.target)) is not None:
             draft.put(node, *_beside_weight(node, *found, draft.target))
+
+
+def _cached(node: Tensor) -> Tensor | None:
+    """The cache that attention, or a product of it in parts, reads."""
+    if op_of(node) not in (Op.FLASH_ATTN_EXT, Op.MUL_MAT):
+        return None
+    rows = root(node.sources[1 if op_of(node) is Op.FLASH_ATTN_EXT else 0])
+    return rows if _op_of(rows) is Op.SET_ROWS else None
 
 
 def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:

@@ -1,16 +1,22 @@
-"""What a backend offers: open a runtime, compile graphs for it, run them. Backends are found by name."""
+"""The contract of a device, and how one is opened by name.
+
+A schedule's nodes become items (`lowering`), copies become items (`copy`), the items of a stream become a program
+(`pack`), programs run (`launch`). Memory is planned in between, by the core.
+"""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched.assign import HOST
+from graphsched.dtypes import DType
 from graphsched.errors import OptionError
-from graphsched.graph import Graph
-from graphsched.scheduler import Schedule
+from graphsched.lowering import Low
+from graphsched.operand import Item, Memory, Operand, Places, Work
 from graphsched.tensor import Extent, Tensor
 
 Raw = NDArray[np.uint8]
@@ -20,66 +26,111 @@ KNOWN = ("cpu", "reference")
 INTERNAL = ("null",)  # plans, and does not compute
 
 
-class Executable(Protocol):
-    """A graph ready to run."""
+@dataclass(frozen=True)
+class StepTime:
+    """One step: its kernel from `begun` to `done`, then waiting for others until `joined`; seconds of one clock."""
 
-    @property
-    def outputs(self) -> tuple[NDArray[Any], ...]:
-        """Results of the last run, cut to its actual lengths; valid until the next run."""
-
-    def run(self, lengths: Mapping[str, int]) -> None:
-        """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
-
-    def traced(self, lengths: Mapping[str, int]) -> Any:
-        """(optional) Runs and returns an object whose steps() tell when each step ran; None where nothing is known."""
+    kernel: str
+    node: int
+    device: str
+    begun: float
+    done: float
+    joined: float
 
 
-class Runtime(Protocol):
-    """Weights, inputs and caches of one session on one backend."""
+class Program(Protocol):
+    """The part of a schedule that one stream runs."""
 
-    def input(self, leaf: Tensor) -> NDArray[Any]:
-        """The host array that feeds an input, at its largest capacity."""
+    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+        """Starts it with actual lengths; the host's program has run when this returns."""
 
-    def in_kernel_types(self, graph: Graph) -> Graph:
-        """The graph over weights of types that the backend has kernels for."""
+    def wait(self) -> None:
+        """Returns when all of it has run."""
 
-    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> Executable:
-        """A graph (all on the host) or a schedule, ready to run."""
+    def times(self) -> list[StepTime]:
+        """When each step of the last launch ran, if it was traced; else empty."""
+
+
+class Device(Protocol):
+    """One memory, and the streams that work on it; only its own items may name its memory, but for copies.
+
+    streams: for each kind of work the stream that does it, "CPU" where the host's program does.
+    """
+
+    name: str
+    streams: Mapping[Work, str]
+
+    def supports(self, node: Tensor) -> bool:
+        """Whether the device has a kernel for a node, by the lowerings attached to its op."""
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        """The type in which its kernels read a weight or cache; the stored one where they can."""
+
+    def allocate(self, nbytes: int) -> Memory:
+        """Memory of this device, contents undefined."""
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """What lowers nodes into items of this device, which it appends to `items`."""
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        """An item that copies between this device and another; of experts only those that ids name."""
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> Program:
+        """A program of the items of one stream."""
 
     def abort(self, on: bool) -> None:
         """Makes a run in progress end early (called from another thread), or allows runs again."""
 
+    def close(self) -> None:
+        """(optional) Gives back memory that Python's own does not hold."""
+
 
 @dataclass(frozen=True)
 class Setup:
-    """What a runtime is opened over.
+    """What devices are opened over.
 
     weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
-    sims: names of simulated devices. poison: fill memory with NaN before each run, so that a missing copy shows.
+    devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
+    shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
     """
 
     weights: Mapping[str, Raw]
     capacities: Mapping[str, int] = field(default_factory=dict)
     n_threads: int = 1
-    sims: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     poison: bool = False
+    streams: bool = False
 
 
-Backend = Callable[[Setup], Runtime]  # opens a runtime
+def open_devices(backend: str, setup: Setup) -> dict[str, Device]:
+    """The host, computing on a backend, and the devices that the setup names; modules are imported on use."""
+    if backend not in KNOWN + INTERNAL:
+        raise OptionError(f"no backend {backend!r}; there are {', '.join(KNOWN)}")
+    host = _module(backend).open_host(setup)
+    devices: dict[str, Device] = {HOST: host}
+    for name in setup.devices:
+        family = "null" if backend == "null" else name.rstrip("0123456789").lower()
+        devices[name] = _module(family).open_device(name, setup, host)
+    return devices
 
 
-def get(name: str) -> Backend:
-    """The backend by name; its module is imported on use."""
-    if name not in KNOWN + INTERNAL:
-        raise OptionError(f"no backend {name!r}; there are {', '.join(KNOWN)}")
-    module = importlib.import_module(f"graphsched.backends.{name}")
-    return module.open_runtime
+def _module(name: str) -> "_Backend":
+    return importlib.import_module(f"graphsched.backends.{name}")
+
+
+class _Backend(Protocol):
+    def open_host(self, setup: Setup) -> Device: ...
+    def open_device(self, name: str, setup: Setup, host: Device) -> Device: ...
 
 
 def gpu_reason() -> str | None:
     """Why no GPU can be used, in one sentence, or None when one can."""
     driver = importlib.import_module("graphsched.backends.cuda.driver")
-    return driver.probe()
+    reason: str | None = driver.probe()
+    return reason
 
 
 @dataclass(frozen=True)

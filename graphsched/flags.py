@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from graphsched.commands.arguments import Number, ParamType
+from graphsched.commands.arguments import Number, OneOf, ParamType
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ SESSION: Final = (
     Flag("backend", "--backend", Word("NAME"), "cpu, or reference, which is slow numpy (default: cpu)"),
 )
 SWITCHES: Final = (
+    Flag(
+        "no_fa", "-no-fa --no-fa --no-flash-attn", None, "compute scores, softmax and sums of attention apart"
+    ),
     Flag("no_fmoe", "-no-fmoe --no-fmoe --no-fused-moe", None, "compute up and gate of experts apart"),
     Flag("no_fused_mul_unary", "--no-fused-mul-unary", None, "compute activation and product apart"),
     Flag("no_fused_rms_norm", "--no-fused-rms-norm", None, "compute normalisation and weight apart"),
@@ -77,6 +80,9 @@ SWITCHES: Final = (
         "no_traffic", "--no-traffic", None, "leave weightless expert ops on the device, as the baseline does"
     ),
     Flag("no_hoist", "--no-hoist", None, "keep device work behind the host's part, as the baseline does"),
+)
+FLASH: Final = Flag(
+    "fa", "-fa --flash-attn", OneOf("0", "1", "off", "on"), "attention as one op (default: 1)"
 )
 SCHEDULING: Final = (
     Flag(
@@ -94,9 +100,10 @@ SCHEDULING: Final = (
     Flag(
         "amb",
         "-amb --attention-max-batch",
-        Number(int, 0),
-        "MiB for its temporaries, 0 is no limit (default: 0)",
+        Number(int, 1),
+        "MiB for its temporaries (default: 256)",
     ),
+    Flag("swa_full", "--swa-full", None, "layers that see a window keep the whole context, too"),
 )
 PLACEMENT: Final = (
     Flag(
@@ -143,10 +150,11 @@ def session(command: Function) -> Function:
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
         off = frozenset(f.switch for f in SWITCHES if values.pop(f.field))
+        off |= {FLASH.field} if values.pop(FLASH.field) in ("0", "off") else set()
         given = _taken(values, SESSION) | _taken(values, SCHEDULING) | {"off": off}
         return command(options=_session_options(given, _taken(values, PLACEMENT)), **values)
 
-    return _with((MODEL, *SESSION, *SCHEDULING, *PLACEMENT, *SWITCHES), with_options)
+    return _with((MODEL, *SESSION, *SCHEDULING, *PLACEMENT, FLASH, *SWITCHES), with_options)
 
 
 def sampling(command: Function) -> Function:

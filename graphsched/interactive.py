@@ -65,6 +65,7 @@ class Chat:
         """Rewinds the session to the ids that it has in common with these; how many that are."""
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._read, ids, strict=False)))
         kept = min(same, self.session.n_past, len(ids) - 1)  # the last one is read again, for its logits
+        kept = kept if self.session.holds(kept) else 0
         self.session.rewind(kept)
         self._read = ids
         return kept

@@ -121,7 +121,7 @@ def stem_of(weight: Tensor, op: AnyOp) -> str:
 def named_weight(node: Tensor) -> Tensor | None:
     """The weight that a node is named after; biases, rotations and sinks leave their operand's name."""
     assert node.opdef is not None
-    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE, Op.FLASH_ATTN_EXT):
+    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE, Op.FLASH_ATTN_EXT, Op.SOFT_MAX, Op.SOFT_CAP_MAX):
         return None
     return next((s for s in node.sources if s.kind == "weight"), None)
 

@@ -55,6 +55,11 @@ class ModelFile:
             raise LoadError(f"{self._file(info)}: the data of tensor {shown(name)} is not in the file")
         return data
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor's data is there; a file cut after its header has none."""
+        info = self._info(name)
+        return info.offset + info.nbytes <= self._bytes[info.part].size
+
     def address(self, name: str) -> int:
         """The address of the tensor's first byte."""
         return self.raw(name).ctypes.data

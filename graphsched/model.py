@@ -11,7 +11,7 @@ from graphsched.graph import Graph
 from graphsched.loader import ModelFile, open_model
 from graphsched.options import SessionOptions
 from graphsched.rewrite import fuse_all, select_outputs
-from graphsched.stored import StoredWeights
+from graphsched.stored import StoredWeights, shares_output
 from graphsched.summary import summary
 from graphsched.tensor import TensorType
 from graphsched.tokenizer import Tokenizer, from_metadata
@@ -35,7 +35,7 @@ class Model:
         derive, config = self.architecture.derive, self.config
         self.derived = dict(derive(config, self._weights()) if derive else ())
         self.types |= {name: weight.type for name, weight in self.derived.items()}
-        self.weights = StoredWeights(file, self.derived)
+        self.weights = StoredWeights(file, self.derived, shares_output(file))
 
     def _check_layers(self) -> None:
         layers = {n.split(".")[1] for n in self.types if n.startswith("blk.")}
@@ -67,7 +67,10 @@ class Model:
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The fused graph for given capacities: logits of n_outputs rows."""
-        inputs = Inputs(n_tokens, n_outputs, n_kv, options.kv_types, options.mla, options.amb)
+        o = options
+        inputs = Inputs(
+            n_tokens, n_outputs, n_kv, o.kv_types, o.mla, o.amb, max(o.n_ubatch, n_tokens), o.swa_full
+        )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             return fuse_all(select_outputs(logits, inputs.out_ids), options.off)

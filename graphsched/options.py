@@ -10,8 +10,8 @@ from graphsched.errors import Error, OptionError
 from graphsched.placement import PlacementOptions
 
 KV_TYPES = ("f32", "f16", "q8_0")
-# What can be switched off: fusions of the graph, and the scheduler's improvements on the baseline.
-SWITCHES = ("fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
+# What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
+SWITCHES = ("fa", "fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
 MAX_THREADS = 1024
 
 
@@ -24,10 +24,12 @@ class SessionOptions:
     type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
     priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
     mmap: weights stay in the mapped file instead of memory of their own.
-    poison: fill memory with NaN before each run, so that a missing copy shows. mla: how latent
+    poison: fill memory with NaN before each run, so that a missing copy shows. streams: simulated devices run
+    streams of their own, each in a thread, as real ones do; slower, for checks. mla: how latent
     attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
     values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
     amb: MiB that such expanded keys and values may take at once (of one head at least).
+    swa_full: layers that see only a window of the sequence keep as many cells as the others.
     """
 
     backend: str = "cpu"
@@ -44,7 +46,9 @@ class SessionOptions:
     placement: PlacementOptions = PlacementOptions()
     offload_policy: tuple[str, ...] = ()
     offload_min_batch: int = 32
+    swa_full: bool = False
     poison: bool = False
+    streams: bool = False
     mmap: bool = True
 
     def __post_init__(self) -> None:

@@ -3,16 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from graphsched import device, machine
+from graphsched import machine
+from graphsched.arenas import plan_arenas
 from graphsched.assign import HOST
-from graphsched.device import Capacity, Setup
+from graphsched.device import Capacity, Setup, open_devices
+from graphsched.kv import RING
 from graphsched.machine import Device, Machine, Processor
 from graphsched.memory import Arena
 from graphsched.model import Model
+from graphsched.operand import sized
 from graphsched.options import SessionOptions
+from graphsched.runtime import in_kernel_types, lowered
 from graphsched.scheduler import Schedule
+from graphsched.summary import ring_bytes
 from graphsched.targets import Targets, device_names
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate
@@ -64,24 +68,22 @@ class Plan:
     def memory(self) -> dict[str, DeviceMemory]:
         """Per device; an offloaded weight counts where it lives, its staging buffer where it is used."""
         weights = dict.fromkeys((*self.targets.devices, HOST), 0)
-        kv, staging = dict(weights), dict(weights)
-        for leaf, on in self._resident():
+        kv = dict(weights)
+        for leaf, on in self.resident():
             (kv if leaf.kind == "cache" else weights)[on] += leaf.type.nbytes
-        for split in self.schedule.splits:
-            for copy in split.inputs:
-                if copy.is_weight:
-                    staging[copy.to_device] = max(staging[copy.to_device], copy.source.type.nbytes)
-        return {d: self._device_memory(d, weights[d], kv[d], staging[d]) for d in weights}
+        return {d: self._device_memory(d, weights[d], kv[d]) for d in weights}
 
-    def _device_memory(self, on: str, weights: int, kv: int, staging: int) -> DeviceMemory:
-        arena = self.arenas.get(on)
+    def _device_memory(self, on: str, weights: int, kv: int) -> DeviceMemory:
+        arena, staging = self.arenas.get(on), self.arenas.get(f"{on} staging")
         peak = getattr(arena.peak, "name", "") if arena else ""
-        return DeviceMemory(weights, kv, arena.nbytes if arena else 0, staging, peak)
+        return DeviceMemory(weights, kv, arena.nbytes if arena else 0, staging.nbytes if staging else 0, peak)
 
-    def _resident(self) -> list[tuple[Tensor, str]]:
-        """Weights and caches that the graph reads, each with its device."""
-        leaves = {leaf.name: leaf for leaf in self.schedule.graph.leaves if leaf.kind in ("weight", "cache")}
-        return [(leaf, self.targets.home(leaf)) for leaf in leaves.values()]
+    def resident(self) -> list[tuple[Tensor, str]]:
+        """Weights and caches that the graph reads, each with its device; one matrix under two names once a device."""
+        leaves = (leaf for leaf in self.schedule.graph.leaves if leaf.kind in ("weight", "cache"))
+        held = ((leaf, self.targets.home(leaf)) for leaf in leaves)
+        stored_as = self.model.weights.stored_as
+        return list({(stored_as(leaf.name), on): (leaf, on) for leaf, on in held}.values())
 
     def processor(self, on: str) -> Processor:
         """The described processor of a device."""
@@ -97,13 +99,18 @@ class Plan:
 
 def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: int, n_kv: int) -> Plan:
     """Plans one run of n_tokens that leaves n_kv cells in use."""
-    targets = Targets(model, options, device_names(options.devices))
-    graph = model.graph(n_tokens, max(n_outputs, 1), model.context(options), options)
+    names = device_names(options.devices)
+    devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
+    targets = Targets(model, options, names, lambda on, node: devices[on].supports(node))
+    graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
+    graph, _ = in_kernel_types(graph, devices, targets.home)
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
+    if cells := ring_bytes(graph)[1]:
+        lengths[RING] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
-    runtime = device.get("null")(Setup({}, {}, options.threads, targets.devices))
-    executable: Any = runtime.compile(schedule)
-    return Plan(model, options, targets, schedule, lengths, executable.arenas, described(options))
+    items, results = lowered(schedule, devices, sized)
+    arenas = plan_arenas(items, [o.buffer for o in results])
+    return Plan(model, options, targets, schedule, lengths, arenas, described(options))
 
 
 def described(options: SessionOptions) -> Machine | None:
@@ -117,14 +124,13 @@ def described(options: SessionOptions) -> Machine | None:
 
 def bound_by(events: list[Event], processor: Processor) -> str:
     """Which resource a split's time goes to: memory, arithmetic, launches or copies."""
-    compute = [e for e in events if e.kind == "compute"]
-    copies = sum(e.end - e.start for e in events if e.kind != "compute")
-    busy = sum(e.end - e.start for e in compute)
-    if copies > busy:
+    compute, launches, copies = (
+        sum(e.end - e.start for e in events if e.kind in kinds)
+        for kinds in (("compute",), ("launch",), ("up", "down"))
+    )
+    if copies > compute + launches:
         return "link"
-    memory = sum(e.nbytes for e in compute) / processor.bandwidth
-    launches = len(compute) * processor.launch_us * 1e-6
-    rest = busy - launches
-    if launches > rest:
+    if launches > compute:
         return "launches"
-    return "memory" if memory >= 0.999 * rest else "arithmetic"
+    memory = sum(e.nbytes for e in events if e.kind == "compute") / processor.bandwidth
+    return "memory" if memory >= 0.999 * compute else "arithmetic"

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsched.assign import HOST, VIEWS
+from graphsched.options import SWITCHES, SessionOptions
 from graphsched.plan import Plan, bound_by
 from graphsched.scheduler import Copy, Split
 from graphsched.targets import is_python_step
@@ -21,6 +22,7 @@ def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:
         "model": plan.model.name,
         "architecture": plan.model.arch_name,
         "lengths": dict(plan.lengths),
+        "settings": _settings(plan.options),
         "devices": {
             d: {"weights": m.weights, "kv": m.kv, "arena": m.arena, "staging": m.staging, "peak": m.peak}
             for d, m in plan.memory.items()
@@ -104,7 +106,14 @@ def render(plan: Plan, nodes: bool = False) -> RenderableType:
 
 def _headline(plan: Plan) -> str:
     lengths = ", ".join(f"{k} {v}" for k, v in plan.lengths.items())
-    return f"{plan.model.summary()}\n{lengths}; {len(plan.schedule.splits)} splits"
+    off = f"; off: {', '.join(sorted(plan.options.off))}" if plan.options.off else ""
+    return f"{plan.model.summary(plan.options)}\n{lengths}; {len(plan.schedule.splits)} splits{off}"
+
+
+def _settings(options: SessionOptions) -> dict[str, Any]:
+    """What changes the graph: the switches, and how latents and windows are cached."""
+    switches = {name.replace("-", "_"): name not in options.off for name in SWITCHES}
+    return {**switches, "mla": options.mla, "swa_full": options.swa_full}
 
 
 def _memory_table(plan: Plan) -> Table:
@@ -139,7 +148,7 @@ def _times(plan: Plan, i: int, split: Split) -> tuple[str, str, str]:
     if plan.machine is None:
         return "", "", ""
     compute = sum(e.end - e.start for e in events if e.kind == "compute")
-    copies = sum(e.end - e.start for e in events if e.kind != "compute")
+    copies = sum(e.end - e.start for e in events if e.kind in ("up", "down"))
     processor = plan.processor(split.device)
     return f"{compute * 1e6:.1f}", f"{copies * 1e6:.1f}", bound_by(events, processor)
 
@@ -148,15 +157,7 @@ def _node_table(plan: Plan) -> Table:
     table = Table("split", "device", "op", "node", "type", "cause", title="nodes", title_justify="left")
     for i, split in enumerate(plan.schedule.splits):
         for copy in split.inputs:
-            source = f"from {copy.from_device}"
-            table.add_row(
-                str(i),
-                copy.to_device,
-                "copy",
-                Text(name_of(plan, copy.source)),
-                Text(str(copy.source.type)),
-                source,
-            )
+            table.add_row(str(i), *_copy_cells(plan, copy))
         for n in real_nodes(plan, split):
             table.add_row(
                 str(i),
@@ -166,7 +167,15 @@ def _node_table(plan: Plan) -> Table:
                 Text(str(n.type)),
                 Text(cause(plan, n)),
             )
+    for copy in plan.schedule.results:
+        table.add_row("end", *_copy_cells(plan, copy))
     return table
+
+
+def _copy_cells(plan: Plan, copy: Copy) -> tuple[str | Text, ...]:
+    name, type = Text(name_of(plan, copy.source)), Text(str(copy.source.type))
+    what = ", the experts that the ids name" if copy.ids else ""
+    return copy.to_device, "copy", name, type, f"from {copy.from_device}{what}"
 
 
 def cause(plan: Plan, node: Tensor) -> str:

@@ -90,8 +90,8 @@ def measure(session: Session, name: str, n_tokens: int, n_past: int, repeats: in
 
 def _add_run(phase: Phase, run: Any) -> None:
     """One traced micro-batch."""
-    graph, lengths, steps = run.schedule.graph, run.lengths, run.steps()
-    previous = 0.0
+    graph, lengths, steps = run.schedule.graph, run.lengths, run.steps
+    previous = steps[0].begun if steps else 0.0
     costs: dict[int, Any] = {}
     last = {step.node: i for i, step in enumerate(steps)}
     for i, step in enumerate(steps):
@@ -137,7 +137,7 @@ def predict(session: Session, name: str, n_tokens: int, n_past: int, repeats: in
     assert timeline is not None
     phase = Phase(f"{name}, {n_tokens} tokens" if n_tokens > 1 else name, n_tokens, True, timeline.wall)
     by_name = {plan.schedule.graph.names[n]: n for n in plan.schedule.graph.nodes}
-    for event in timeline.events:
+    for event in (e for e in timeline.events if e.kind != "launch"):
         seconds = event.end - event.start
         node = by_name.get(event.name) if event.kind == "compute" else None
         phase.ops[event.lane, _row_name(node) if node else event.op].add(seconds, event.nbytes)
@@ -154,6 +154,7 @@ def owners(timeline: Timeline, lanes: Iterable[str]) -> dict[str, float]:
     claimed: list[tuple[float, float]] = []
     kinds: list[tuple[str, str, str | None]] = [(f"compute on {lane}", "compute", lane) for lane in lanes]
     kinds += [("copies to devices", "up", None), ("copies from devices", "down", None)]
+    kinds += [("launches", "launch", None)]
     for what, kind, lane in kinds:
         spans = [(e.start, e.end) for e in timeline.events if e.kind == kind and lane in (None, e.lane)]
         before = covered(claimed)

@@ -9,7 +9,17 @@ from typing import Any
 
 from graphsched.graph import Graph, from_nodes, from_outputs, reachable
 from graphsched.opdef import AnyOp, Op
-from graphsched.ops import fused_mul_unary, fused_rms_norm, get_rows, moe_fused_up_gate
+from graphsched.ops import (
+    copy_f32,
+    fused_mul_unary,
+    fused_rms_norm,
+    get_rows,
+    moe_fused_up_gate,
+    mul_mat,
+    permute,
+    soft_cap_max,
+    soft_max,
+)
 from graphsched.tensor import Extent, Tensor
 
 Rule = Callable[[Tensor, Callable[[Tensor], bool]], Tensor | None]
@@ -116,6 +126,33 @@ def up_gate(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
     return replace(made, label="ffn_moe_gate_par", serial=node.serial)
 
 
+def attention_in_parts(graph: Graph) -> Graph:
+    """FLASH_ATTN_EXT -> MUL_MAT kq, SOFT_MAX kq_soft_max_ext, MUL_MAT kqv: the products are there to see."""
+    nodes: list[Tensor] = []
+    new: dict[Tensor, Tensor] = {}
+    for node in graph.nodes:
+        changed = any(s in new and new[s] is not s for s in node.sources)
+        made = replace(node, sources=tuple(new.get(s, s) for s in node.sources)) if changed else node
+        nodes += _parts_of(made, graph.labels[node]) if _op(node) is Op.FLASH_ATTN_EXT else [made]
+        new[node] = nodes[-1]
+    return from_nodes(nodes, [new[o] for o in graph.outputs])
+
+
+def _parts_of(node: Tensor, label: str) -> list[Tensor]:
+    """The nodes that compute attention over keys and values [cells, heads, width] in the order they run."""
+    q, k, v, *mask = node.sources
+    attrs = {name: value for name, value in node.attrs.items() if name != "softcap"}
+    keys = replace(permute(k, axes=(1, 0, 2)), label="k")
+    kq = replace(mul_mat(keys, q), label="kq")
+    cap = node.attrs["softcap"]
+    chances = soft_cap_max(kq, *mask, cap=cap, **attrs) if cap else soft_max(kq, *mask, **attrs)
+    chances = replace(chances, label="kq_soft_max_ext")
+    copied = [copy_f32(v)] if v.dtype.block > 1 else []  # blocks cannot be read across cells
+    values = replace(permute(*(copied or [v]), axes=(1, 2, 0)), label="v")
+    kqv = replace(mul_mat(values, chances), label="kqv" if label == "fa" else label)
+    return [keys, kq, chances, *copied, values, kqv]
+
+
 # Named as the switches that turn them off.
 PASSES: tuple[Mapping[str, Rule], ...] = (
     {"fused-rms-norm": rms_norm_mul, "fused-mul-unary": mul_unary},
@@ -124,7 +161,9 @@ PASSES: tuple[Mapping[str, Rule], ...] = (
 
 
 def fuse_all(graph: Graph, off: frozenset[str] = frozenset()) -> Graph:
-    """All fusions but those named in `off`."""
+    """All fusions but those named in `off`; attention is one op unless `fa` is among them."""
+    if "fa" in off:
+        graph = attention_in_parts(graph)
     for rules in PASSES:
         graph = fuse(graph, {name: rule for name, rule in rules.items() if name not in off})
     return graph

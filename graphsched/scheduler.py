@@ -35,6 +35,11 @@ class Copy:
     def is_weight(self) -> bool:
         return self.source.kind == "weight"
 
+    @property
+    def described(self) -> str:
+        """Type and origin, for dumps."""
+        return f"{self.source.type} from {self.from_device}" + (", used experts" if self.ids else "")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -53,6 +58,13 @@ class Schedule:
     assignment: Assignment
     splits: tuple[Split, ...]
     placed: Mapping[Tensor, Tensor]  # node of the graph -> node of a split
+    outputs: tuple[Tensor, ...]  # of the graph, as the host reads them
+    results: tuple[Copy, ...] = ()  # what is brought to the host after the last split
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """All copies, in the order of their splits."""
+        return (*(c for split in self.splits for c in split.inputs), *self.results)
 
     @cached_property
     def origin(self) -> Mapping[Tensor, Tensor]:
@@ -70,11 +82,13 @@ class Schedule:
         lines = []
         for i, split in enumerate(self.splits):
             lines.append(f"split {i} on {split.device}")
-            lines += [f"  <- {name(c.source)} {c.source.type} from {c.from_device}" for c in split.inputs]
+            lines += [f"  <- {name(c.source)} {c.described}" for c in split.inputs]
             for node in split.nodes:
                 old = self.origin.get(node)
                 if old is not None:
                     lines.append(f"     {op_of(old).name:18} {name(old):28} {self.assignment.cause[old]}")
+        lines += ["results"] if self.results else []
+        lines += [f"  <- {name(c.source)} {c.described}" for c in self.results]
         return "\n".join(lines)
 
 
@@ -91,9 +105,9 @@ def cut(graph: Graph, order: Sequence[Tensor], assignment: Assignment, target: T
     cutter = _Cutter(assignment, target, graph.names)
     for node in order:
         cutter.add(node)
-    for output in graph.outputs:
-        cutter.keep(output)
-    return Schedule(graph, assignment, cutter.finish(), cutter.placed)
+    outputs = tuple(map(cutter.on_host, graph.outputs))
+    splits, results = cutter.finish()
+    return Schedule(graph, assignment, splits, cutter.placed, outputs, results)
 
 
 class _Cutter:
@@ -167,18 +181,28 @@ class _Cutter:
             return self._copies[source, device].tensor
         return self.placed.get(source, source)
 
-    def keep(self, output: Tensor) -> None:
-        """An output that is a view belongs to the last split."""
-        self.placed.setdefault(output, self._on(output, self._assignment.device[output]))
+    def on_host(self, output: Tensor) -> Tensor:
+        """An output as the host reads it, after the last split: its own, a copy, or a view of either."""
+        source, device = (
+            root(output),
+            self._assignment.device[root(output)] if output.kind == "node" else HOST,
+        )
+        if device != HOST:
+            if self._device != HOST:
+                self._close(HOST)
+            self._bring(source, HOST)
+        return self._on(output, HOST)
 
     def _close(self, device: str) -> None:
         if self._nodes:
             self._splits.append(Split(self._device, tuple(self._nodes), tuple(self._inputs)))
-        self._nodes, self._inputs, self._device = [], [], device
+            self._inputs = []
+        self._nodes, self._device = [], device
 
-    def finish(self) -> tuple[Split, ...]:
+    def finish(self) -> tuple[tuple[Split, ...], tuple[Copy, ...]]:
+        """The splits, and what the host reads after the last one."""
         self._close("")
-        return tuple(self._splits)
+        return tuple(self._splits), tuple(self._inputs)
 
 
 def _home(leaf: Tensor, target: Target) -> str:
@@ -205,4 +229,5 @@ def used_share(n_expert: int, n_choices: int) -> float:
 def whole(graph: Graph) -> Schedule:
     """The schedule that runs everything on the host."""
     assignment = Assignment(dict.fromkeys(graph.nodes, HOST), dict.fromkeys(graph.nodes, "host only"))
-    return Schedule(graph, assignment, (Split(HOST, graph.nodes, ()),), {n: n for n in graph.nodes})
+    split = Split(HOST, graph.nodes, ())
+    return Schedule(graph, assignment, (split,), {n: n for n in graph.nodes}, graph.outputs)

@@ -1,7 +1,7 @@
 """A session: one model, one KV cache, plans by capacity, and generation."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +9,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched import device
-from graphsched.arch import Inputs
-from graphsched.device import Executable, Progress, Setup
+from graphsched.device import Progress, Setup
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
+from graphsched.kv import RING, CellTable
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions, physical_memory
+from graphsched.runtime import Executable, RunTrace, open_runtime
 from graphsched.sampling import Sampler, SamplingOptions
-from graphsched.summary import kv_bytes_per_token
+from graphsched.summary import kv_bytes
 from graphsched.targets import Targets, device_names
+from graphsched.tensor import Tensor
 from graphsched.tokenizer import Tokenizer
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
@@ -48,28 +49,36 @@ class Session:
         self.n_ctx, self.n_past = model.context(options), 0
         self.timings = Timings()
         self.stop_reason: StopReason = ""
-        self.trace: list[Any] | None = None  # a list collects the traces of runs
+        self.trace: list[RunTrace] | None = None  # a list collects the traces of runs
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self._graphs: dict[tuple[int, int], Graph] = {}
         self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
         self._by_length: dict[tuple[int, int], Executable] = {}
-        self.targets = Targets(model, options, device_names(options.devices))
+        names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
         weights = model.weights if options.mmap else model.weights.copied()
-        setup = Setup(weights, capacities, options.threads, self.targets.devices, options.poison)
-        self._runtime = device.get(options.backend)(setup)
-        self._feed(Inputs(self._n_ubatch, self._n_ubatch, self.n_ctx, options.kv_types))
+        setup = Setup(weights, capacities, options.threads, names, options.poison, options.streams)
+        self._runtime = open_runtime(options.backend, setup)
+        self.targets = Targets(model, options, names, self._runtime.supports)
         self._check_cache()
+        self._feed({leaf.name: leaf for leaf in self._graph(1, 1).leaves if leaf.kind == "input"})
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
 
-    def _feed(self, inputs: Inputs) -> None:
+    def _feed(self, inputs: Mapping[str, Tensor]) -> None:
         """Host arrays of the inputs; constants of a single sequence are written once."""
-        made = self._runtime.input
-        self._tokens, self._pos, self._where = made(inputs.tokens), made(inputs.pos), made(inputs.where)
-        self._cells, self._slots, self._out_ids = made(inputs.cells), made(inputs.slots), made(inputs.out_ids)
+        arrays = {name: self._runtime.input(leaf) for name, leaf in inputs.items()}
+        unused = np.zeros((self._n_ubatch, 2), np.int32)  # a model need not ask for every input
+        self._tokens, self._where = arrays["inp_tokens"], arrays.get("inp_where", unused)
+        self._pos, self._out_ids = arrays.get("inp_pos", unused[:, 0]), arrays["inp_out_ids"]
         self._where[:] = 0
-        self._cells[:] = -1
+        self._tables = [
+            CellTable(inputs[f"inp_cells{kind}"], arrays[f"inp_cells{kind}"], arrays[f"inp_slots{kind}"])
+            for kind in ("", "_swa")
+            if f"inp_cells{kind}" in inputs
+        ]
+        self._ring = next((t.size for t in self._tables if t.window or t.chunk), 0)
+        self._read = np.zeros(self.n_ctx, np.int32)  # the tokens of positions below n_past
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -116,22 +125,22 @@ class Session:
         plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
         end = past + n
         positions = np.arange(past, end, dtype=np.int32)
-        self._tokens[:n], self._pos[:n], self._slots[:n], self._where[:n, 1] = (
-            ids,
-            positions,
-            positions,
-            positions,
-        )
-        self._cells[past:end, 0], self._cells[past:end, 1] = 0, positions
+        self._tokens[:n], self._pos[:n], self._where[:n, 1] = ids, positions, positions
+        self._read[past:end] = ids
+        for table in self._tables:
+            table.take(past, positions)
         if n_outputs:
             self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
         lengths = {"n_tokens": n, "n_outputs": n_outputs, "n_kv": end}
+        if self._ring:
+            lengths[RING] = min(end, self._ring)
         if self.trace is None:
             plan.run(lengths)
         else:
             self.trace.append(plan.traced(lengths))
         if self._aborted:
-            self._cells[past:end] = -1
+            for table in self._tables:
+                table.free(past)
             self._clear_abort()
             raise Aborted
         self.n_past = end
@@ -155,13 +164,13 @@ class Session:
     def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
         shape = n_tokens, n_outputs
         if shape not in self._graphs:
-            graph = self.model.graph(*shape, self.n_ctx, self.options)
-            self._graphs[shape] = self._runtime.in_kernel_types(graph)
+            graph = self.targets.untied(self.model.graph(*shape, self.n_ctx, self.options))
+            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home)
         return self._graphs[shape]
 
     def _check_cache(self) -> None:
         """A cache that cannot fit is refused before memory is touched: the system would end the process."""
-        needed, there = kv_bytes_per_token(self._graph(1, 1)) * self.n_ctx, physical_memory()
+        needed, there = kv_bytes(self._graph(1, 1)), physical_memory()
         if needed > there:
             sizes = f"{needed / 1e9:.1f} GB of KV cache, this machine has {there / 1e9:.1f} GB"
             raise ContextError(f"a context of {self.n_ctx} tokens takes {sizes}; a smaller one is -c N")
@@ -170,10 +179,18 @@ class Session:
         """Forgets all tokens."""
         self.rewind(0)
 
+    def holds(self, n_past: int) -> bool:
+        """Whether the cache has all that a token at position n_past sees: layers with a window give up older cells."""
+        return all(table.holds(n_past) for table in self._tables)
+
     def rewind(self, n_past: int) -> None:
-        """Forgets all tokens but the first n_past."""
-        self.n_past = min(max(n_past, 0), self.n_past)
-        self._cells[self.n_past :] = -1
+        """Forgets all tokens but the first n_past, which are read again if the cache no longer `holds` them."""
+        kept = min(max(n_past, 0), self.n_past)
+        self.n_past = kept if self.holds(kept) else 0
+        for table in self._tables:
+            table.free(self.n_past)
+        if self.n_past < kept:
+            self.eval(self._read[:kept].copy())
 
     def abort(self) -> None:
         """Ends the run in progress, or the next one, within milliseconds. For other threads and signal watchers."""
@@ -254,6 +271,8 @@ class Session:
     def close(self) -> None:
         """Lets go of the file and of all memory."""
         self._plans.clear()
+        self._by_length.clear()
+        self._runtime.close()
         self.model.file.close()
 
 

@@ -14,16 +14,42 @@ Raw = NDArray[np.uint8]
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
+def shares_output(file: ModelFile) -> bool:
+    """Whether one matrix is embedding and output: the file has no output, or stores the embedding's bytes twice."""
+    embedding, output = file.tensors.get(EMBEDDING), file.tensors.get(OUTPUT)
+    if embedding is None or output is None:
+        return output is None
+    if (embedding.dtype, embedding.shape) != (output.dtype, output.shape):
+        return False
+    if not (file.holds(EMBEDDING) and file.holds(OUTPUT)):
+        return False
+    ours, theirs = file.raw(EMBEDDING), file.raw(OUTPUT)
+    some = slice(
+        None, None, max(ours.size // 64, 1)
+    )  # of two that differ, 64 bytes do: no need to read the rest
+    if not ours[some].any() or not np.array_equal(
+        ours[some], theirs[some]
+    ):  # zeros: a sparse file, to plan with
+        return False
+    return np.array_equal(ours, theirs)
+
+
 class StoredWeights(Mapping[str, Raw]):
     """Derived weights are kept once computed; what no graph reads is never computed."""
 
-    def __init__(self, file: ModelFile, derived: Mapping[str, Derived], copies: bool = False) -> None:
+    def __init__(
+        self, file: ModelFile, derived: Mapping[str, Derived], shares_output: bool, copies: bool = False
+    ) -> None:
         self._file, self._derived, self._copies = file, derived, copies
+        self._shares_output = shares_output
         self._computed: dict[str, Raw] = {}
 
+    def stored_as(self, name: str) -> str:
+        """The tensor whose bytes a name stands for: embedding and output are two names, and may be one matrix."""
+        return EMBEDDING if name == OUTPUT and self._shares_output else name
+
     def __getitem__(self, name: str) -> Raw:
-        if name == OUTPUT and name not in self._file.tensors:  # tied: two names for placement, one matrix
-            name = EMBEDDING
+        name = self.stored_as(name)
         if name not in self._derived and not self._copies:
             return self._file.raw(name)
         if name not in self._computed:
@@ -33,7 +59,7 @@ class StoredWeights(Mapping[str, Raw]):
 
     def copied(self) -> "StoredWeights":
         """The same weights in memory of their own instead of the mapped file, read on first use."""
-        return StoredWeights(self._file, self._derived, copies=True)
+        return StoredWeights(self._file, self._derived, self._shares_output, copies=True)
 
     def _compute(self, weight: Derived) -> Raw:
         arrays = (s.dtype.dequantize(self[s.name], tuple(s.shape)) for s in weight.sources)

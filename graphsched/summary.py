@@ -4,16 +4,34 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from graphsched.graph import Graph
+from graphsched.kv import RING
 from graphsched.options import SessionOptions
+from graphsched.tensor import Extent
 
 if TYPE_CHECKING:
     from graphsched.model import Model
 
 
+def kv_bytes(graph: Graph) -> int:
+    """Bytes of all caches."""
+    return sum(leaf.type.nbytes for leaf in graph.leaves if leaf.kind == "cache")
+
+
 def kv_bytes_per_token(graph: Graph) -> int:
-    """Bytes of all caches for each token of context."""
-    caches = (leaf.type for leaf in graph.leaves if leaf.kind == "cache")
-    return sum(type.dtype.tensor_bytes((1, *type.shape[1:])) for type in caches)
+    """Bytes of caches for each token of context; rings do not grow with it."""
+    caches = [leaf.type for leaf in graph.leaves if leaf.kind == "cache"]
+    growing = [type for type in caches if not _is_ring(type.shape[0])]
+    return sum(type.dtype.tensor_bytes((1, *type.shape[1:])) for type in growing)
+
+
+def ring_bytes(graph: Graph) -> tuple[int, int]:
+    """Bytes of caches that are rings, and their cells; (0, 0) without."""
+    rings = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and _is_ring(leaf.shape[0])]
+    return sum(type.nbytes for type in rings), int(rings[0].shape[0]) if rings else 0
+
+
+def _is_ring(n: int) -> bool:
+    return isinstance(n, Extent) and n.word == RING
 
 
 def parameters(model: "Model") -> tuple[int, int]:
@@ -33,11 +51,13 @@ def summary(model: "Model", options: SessionOptions) -> str:
     for info in model.file.tensors.values():
         sizes[info.dtype.name] += info.nbytes
     types = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.most_common())
-    kv = kv_bytes_per_token(model.graph(1, 1, 1, options)) / 1024
+    graph = model.graph(1, 1, model.context(options), options)
+    kv, (rings, cells) = kv_bytes_per_token(graph) / 1024, ring_bytes(graph)
+    fixed = f" + {rings / 1024:.1f} KiB for windows ({cells} cells)" if rings else ""
     of_them = f" ({_short(active)} active)" if active < n else ""
     return (
         f"{model.name}: {model.arch_name}, {_short(n)} parameters{of_them}, "
-        f"{sum(sizes.values()) / 1e6:.1f} MB ({types}), KV cache {kv:.1f} KiB per token"
+        f"{sum(sizes.values()) / 1e6:.1f} MB ({types}), KV cache {kv:.1f} KiB per token{fixed}"
     )
 
 

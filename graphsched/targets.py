@@ -1,10 +1,9 @@
 """From options to what the scheduler needs: devices, homes, policy, and which decisions a run's lengths make."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from graphsched import device, dtypes
 from graphsched.assign import HOST, Target
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
@@ -24,6 +23,7 @@ class Targets:
     model: Model
     options: SessionOptions
     devices: tuple[str, ...]  # GPU-like devices in order of priority
+    supports: Callable[[str, Tensor], bool]  # whether a device has a kernel for a node
 
     @cached_property
     def placement(self) -> Placement:
@@ -49,16 +49,16 @@ class Targets:
     def untied(self, graph: Graph) -> Graph:
         """The graph in which a tied output matrix is a tensor of its own, if it lives elsewhere than the embedding."""
         homes = self.placement.homes
-        if OUTPUT in self.model.types or homes[OUTPUT].device == homes[EMBEDDING].device:
+        is_tied = self.model.weights.stored_as(OUTPUT) == EMBEDDING
+        if not is_tied or homes[OUTPUT].device == homes[EMBEDDING].device:
             return graph
         return replace_operands(graph, _as_output)
 
     def target(self, lengths: Mapping[str, int]) -> Target:
-        device.get("cpu")  # attaches the lowerings that `supports` asks for
         return Target(
             devices=(*self.devices, HOST),
             home=self.home,
-            supports=supports,
+            supports=self.supports,
             policy=self.policy,
             lengths=lengths,
             improve=frozenset({"traffic", "hoist"}) - self.options.off,
@@ -76,7 +76,7 @@ class Targets:
         )
 
     def schedule(self, graph: Graph, lengths: Mapping[str, int]) -> Schedule:
-        return schedule(self.untied(graph), self.target(lengths))
+        return schedule(graph, self.target(lengths))
 
 
 def _as_output(node: Tensor, source: Tensor) -> Tensor:
@@ -84,22 +84,9 @@ def _as_output(node: Tensor, source: Tensor) -> Tensor:
     return replace(source, name=OUTPUT) if tied else source
 
 
-def supports(device: str, node: Tensor) -> bool:
-    """Simulated devices run what the CPU has kernels for; the host also runs numpy references."""
-    return device == HOST or not is_python_step(node)
-
-
 def is_python_step(node: Tensor) -> bool:
     """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
-    return lowering_for("cpu", node) is None and lowering_for("cpu", _in_float32(node)) is None
-
-
-def _in_float32(node: Tensor) -> Tensor:
-    """The node as a session runs it where a weight's type has no kernel: on a float32 copy."""
-    sources = tuple(
-        replace(s, type=TensorType(dtypes.F32, s.shape)) if s.kind == "weight" else s for s in node.sources
-    )
-    return replace(node, sources=sources)
+    return lowering_for("cpu", node) is None
 
 
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:

@@ -107,8 +107,9 @@ def weight(name: str, type: TensorType) -> Tensor:
     return Tensor(type, kind="weight", name=name)
 
 
-def input_tensor(name: str, type: TensorType) -> Tensor:
-    return Tensor(type, kind="input", name=name)
+def input_tensor(name: str, type: TensorType, **attrs: int) -> Tensor:
+    """An input; `attrs` tell the session what to feed."""
+    return Tensor(type, kind="input", name=name, attrs=attrs)
 
 
 def f32(*shape: int) -> TensorType:

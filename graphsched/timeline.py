@@ -14,14 +14,13 @@ from graphsched.cost import cost_of
 from graphsched.device import Capacity
 from graphsched.machine import Device, Processor, copy_seconds, node_seconds
 from graphsched.scheduler import Copy, Schedule, Split, used_share
+from graphsched.staging import RING, Issue, issue_order
 from graphsched.tensor import Tensor, TensorType
-
-RING = 3  # staging buffers: one in use, one arriving, one whose op has just been queued
 
 
 @dataclass(frozen=True)
 class Event:
-    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down."""
+    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down, and launch, which precedes compute."""
 
     lane: str
     kind: str
@@ -78,8 +77,8 @@ def simulate(
 ) -> Timeline:
     """Runs a schedule on the virtual clock of a described machine."""
     clock = _Clock(schedule, host, devices, lengths)
-    for i, split in enumerate(schedule.splits):
-        clock.run(i, split)
+    for issue in issue_order(schedule):
+        clock.run(issue)
     return Timeline(tuple(clock.events))
 
 
@@ -94,14 +93,19 @@ class _Clock:
     ready: dict[Tensor, float] = field(default_factory=dict)  # node or copy -> when its value is there
     ring: dict[str, list[float]] = field(default_factory=dict)  # device -> when each staging buffer is free
 
-    def __post_init__(self) -> None:
-        self.uploads = {c.tensor for s in self.schedule.splits for c in s.inputs if c.is_weight}
+    @property
+    def is_captured(self) -> bool:
+        """Decode is replayed from captured graphs, a prompt is launched kernel by kernel."""
+        return self.lengths.get("n_tokens", 1) == 1
 
-    def run(self, number: int, split: Split) -> None:
-        for copy in split.inputs:
-            self._copy(number, copy)
-        for node in split.nodes:
-            self._node(number, split, node)
+    def __post_init__(self) -> None:
+        self.uploads = {c.tensor for c in self.schedule.copies if c.is_weight}
+
+    def run(self, issue: Issue) -> None:
+        if isinstance(issue.work, Copy):
+            self._copy(issue.split, issue.work)
+        else:
+            self._node(issue.split, self.schedule.splits[issue.split], issue.work)
 
     def _copy(self, number: int, copy: Copy) -> None:
         source = self.schedule.placed.get(copy.source, copy.source)
@@ -152,10 +156,12 @@ class _Clock:
         processor = self.host if split.device == HOST else self.devices[split.device].processor
         cost = cost_of(node, self.lengths)
         begin = max(start, self.free.get(split.device, 0.0))
-        end = begin + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
+        ran = begin + (processor.graph_us if self.is_captured else processor.launch_us) * 1e-6
+        end = ran + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
         old = self.schedule.origin.get(node, node)
         name = self.schedule.graph.names.get(old, "")
-        self._add(Event(split.device, "compute", name, node.opdef.op.name, begin, end, cost.nbytes, number))
+        self._add(Event(split.device, "launch", name, node.opdef.op.name, begin, ran, 0, number))
+        self._add(Event(split.device, "compute", name, node.opdef.op.name, ran, end, cost.nbytes, number))
         self.ready[node] = end
         self.ring.get(split.device, []).extend(end for s in node.sources if s in self.uploads)
 

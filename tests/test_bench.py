@@ -71,7 +71,7 @@ def test_json(output: Lines) -> None:
         "fused_mul_unary": True,
     }
     assert settings.items() <= rows[0].items()
-    assert (rows[0]["model_n_params"], rows[0]["model_type"]) == (2164800, "Q8_0")
+    assert (rows[0]["model_n_params"], rows[0]["model_type"]) == (2501120, "Q8_0")
 
 
 def test_json_has_an_alias(output: Lines) -> None:
@@ -111,8 +111,8 @@ def test_markdown(output: Lines) -> None:
     assert len(rows) == 2
     assert rows[0].split("|")[1:6] == [
         " graphsched stories Q8_0      ",
-        "   2.20 MiB ",
-        "     2.16 M ",
+        "   2.56 MiB ",
+        "     2.50 M ",
         " cpu     ",
         "       1 ",
     ]

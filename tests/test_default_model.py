@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from gguf import quants
 
+import graphsched
+from graphsched.device import Setup
+from graphsched.graph import from_outputs
+from graphsched.runtime import open_runtime
+
 SIZE_LIMIT = 3 * 1000 * 1000
 SPACE = "\u2581"
 TEXT = 'Once upon a time, there was a little girl named Lily. "Hello!" she said.'
+STORY = TEXT + " One day, Lily went to the park with her dog. The dog ran after a ball and did not come back."
 
 
 @cache
@@ -41,11 +47,13 @@ def test_is_small() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        *("general.name", "general.license", "general.file_type", "llama.block_count"),
-        *("llama.context_length", "llama.embedding_length", "llama.feed_forward_length"),
-        *("llama.attention.head_count", "llama.attention.head_count_kv"),
-        *("llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count"),
-        *("llama.rope.freq_base", "llama.vocab_size", "tokenizer.chat_template"),
+        *("general.name", "general.license", "general.file_type", "qwen3moe.block_count"),
+        *("qwen3moe.context_length", "qwen3moe.embedding_length", "qwen3moe.feed_forward_length"),
+        *("qwen3moe.attention.head_count", "qwen3moe.attention.head_count_kv"),
+        *("qwen3moe.attention.layer_norm_rms_epsilon", "qwen3moe.rope.dimension_count"),
+        *("qwen3moe.attention.key_length", "qwen3moe.attention.value_length"),
+        *("qwen3moe.expert_feed_forward_length", "qwen3moe.rope.freq_base"),
+        *("qwen3moe.vocab_size", "tokenizer.chat_template"),
         *("tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"),
     ],
 )
@@ -56,7 +64,9 @@ def test_has_key(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("general.architecture", "llama"),
+        ("general.architecture", "qwen3moe"),
+        ("qwen3moe.expert_count", 8),
+        ("qwen3moe.expert_used_count", 2),
         ("tokenizer.ggml.model", "llama"),
         ("tokenizer.ggml.unknown_token_id", 0),
         ("tokenizer.ggml.bos_token_id", 1),
@@ -77,7 +87,7 @@ def test_vocabulary_layout() -> None:
     assert tokens[3:259] == [f"<0x{byte:02X}>" for byte in range(256)]
     assert types[:259] == [2, 3, 3, *[6] * 256]
     assert set(types[259:]) == {1}
-    assert len(tokens) == len(set(tokens)) == len(types) == keys["llama.vocab_size"]
+    assert len(tokens) == len(set(tokens)) == len(types) == keys["qwen3moe.vocab_size"]
 
 
 def test_scores_fall_with_rank() -> None:
@@ -108,13 +118,43 @@ def test_story_text_needs_few_tokens() -> None:
 def test_tensor_types_and_shapes() -> None:
     keys, tensors, _ = model()
     q8, f32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
-    assert len(tensors) == 2 + 9 * keys["llama.block_count"]
+    assert len(tensors) == 2 + 12 * keys["qwen3moe.block_count"]
     assert "output.weight" not in tensors
     for name, tensor in tensors.items():
-        assert tensor.tensor_type == (f32 if "norm" in name else q8)
+        assert tensor.tensor_type == (f32 if "norm" in name or "gate_inp" in name else q8)
         assert tensor.shape[0] % 32 == 0
-    embedding = [keys["llama.embedding_length"], keys["llama.vocab_size"]]
+    embedding = [keys["qwen3moe.embedding_length"], keys["qwen3moe.vocab_size"]]
     assert tensors["token_embd.weight"].shape.tolist() == embedding
+
+
+@pytest.mark.parametrize("part", ["gate", "up", "down"])
+def test_experts_are_one_tensor_per_layer(part: str) -> None:
+    keys, tensors, _ = model()
+    width, ff = keys["qwen3moe.embedding_length"], keys["qwen3moe.expert_feed_forward_length"]
+    shape = [ff, width, 8] if part == "down" else [width, ff, 8]
+    assert tensors[f"blk.0.ffn_{part}_exps.weight"].shape.tolist() == shape
+
+
+def test_every_expert_is_used() -> None:
+    """The choice is balanced: in no layer is an expert idle over a short story, and none is half of all choices."""
+    session = graphsched.load()
+    ids = session.tokenizer.encode(STORY)
+    n, positions = len(ids), np.arange(len(ids))
+    where = np.stack([np.zeros_like(positions), positions], 1)
+    feed = {"tokens": ids, "pos": positions, "slots": positions, "out_ids": positions}
+    feed |= {"where": where, "cells": where}
+    graph = session.model.graph(n, n, n, session.options)
+    runtime = open_runtime("reference", Setup(session.model.weights))
+    for leaf in graph.leaves:
+        if leaf.kind == "input":
+            runtime.input(leaf)[:] = feed[leaf.name.removeprefix("inp_")]
+    choices = [node for node in graph.nodes if graph.labels[node] == "ffn_moe_topk"]
+    executable = runtime.compile(from_outputs(*choices))
+    executable.run({"n_tokens": n, "n_outputs": n, "n_kv": n})
+    for chosen in executable.outputs:
+        counts = np.bincount(chosen.reshape(-1), minlength=8)
+        assert counts.min() > 0
+        assert counts.max() < chosen.size / 2
 
 
 def test_weights_are_finite() -> None:

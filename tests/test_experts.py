@@ -7,9 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from graphsched import dtypes
-from graphsched.device import Setup, get
+from graphsched.device import Setup
 from graphsched.graph import from_outputs
 from graphsched.ops import fused_mul_unary, moe_fused_up_gate, mul_mat_id
+from graphsched.runtime import open_runtime
 from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
 
 E, ROWS, K, TOKENS, USED = 5, 37, 192, 40, 3
@@ -26,7 +27,7 @@ def run(
         values = rng.standard_normal(t.shape).astype(np.float32)
         own = ids.astype(np.int32) if t.dtype == dtypes.I32 else t.dtype.quantize(values)
         raw[t.name] = np.ascontiguousarray(own).view(np.uint8).reshape(-1)
-    runtime = get("cpu")(Setup(raw, n_threads=threads))
+    runtime = open_runtime("cpu", Setup(raw, n_threads=threads))
     for t in leaves:
         if t.kind == "input":
             runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]

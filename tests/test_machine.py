@@ -68,12 +68,12 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert m.devices[0].processor.rates == {"f32": 10e12, "f16": 20e12, "bf16": 20e12, "int8": 40e12}
 
 
-def test_a_node_takes_its_launch_and_the_longer_of_reading_and_computing() -> None:
-    p = Processor("p", 1, 100e9, {"f32": 1e12, "int8": 4e12}, 5)
-    assert node_seconds(p, 1e9, 50e9, "f32") == pytest.approx(5e-6 + 0.5)
-    assert node_seconds(p, 3e12, 50e9, "f32") == pytest.approx(5e-6 + 3)
-    assert node_seconds(p, 3e12, 50e9, "int8") == pytest.approx(5e-6 + 0.75)
-    assert node_seconds(p, 0, 0, "f32") == pytest.approx(5e-6)
+def test_a_node_takes_the_longer_of_reading_and_computing() -> None:
+    p = Processor("p", 1, 100e9, {"f32": 1e12, "int8": 4e12}, 5, 5)
+    assert node_seconds(p, 1e9, 50e9, "f32") == pytest.approx(0.5)
+    assert node_seconds(p, 3e12, 50e9, "f32") == pytest.approx(3)
+    assert node_seconds(p, 3e12, 50e9, "int8") == pytest.approx(0.75)
+    assert node_seconds(p, 0, 0, "f32") == 0
 
 
 def test_a_copy_takes_its_latency_and_its_bytes() -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from test_models import nmse
 
-from graphsched import device
+from graphsched.device import Setup
 from graphsched.errors import OptionError
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Array, Op, UserOp, op
+from graphsched.runtime import open_runtime
 from graphsched.tensor import Tensor, TensorType, f32, weight
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-model.md"
@@ -205,7 +206,7 @@ def test_abort_skips_python_steps() -> None:
             calls.append(1)
             return x
 
-        runtime = device.get("cpu")(device.Setup(weights))
+        runtime = open_runtime("cpu", Setup(weights))
         executable = runtime.compile(from_outputs(made(weight("w", f32(4)))))
         executable.run({})
         runtime.abort(True)

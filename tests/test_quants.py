@@ -9,10 +9,11 @@ from test_ops import draw_values, nmse, run_on
 
 from graphsched import ops
 from graphsched.backends.cpu.quants import BLOCK_TYPES
-from graphsched.device import Setup, get
+from graphsched.device import Setup
 from graphsched.dtypes import DType
 from graphsched.graph import from_outputs
 from graphsched.ops.matmul import WEIGHT_TYPES
+from graphsched.runtime import open_runtime
 from graphsched.tensor import TensorType, f32, i32, input_tensor, weight
 
 N, K, TOKENS = 21, 768, 5
@@ -93,5 +94,5 @@ def test_one_token_and_many_agree(dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", [t for t in BLOCK_TYPES if t.block == 256], ids=str)
 def test_weights_stay_in_their_type(dtype: DType) -> None:
     node = ops.mul_mat(weight("w.weight", TensorType(dtype, (N, K))), input_tensor("x", f32(1, K)))
-    graph = get("cpu")(Setup({})).in_kernel_types(from_outputs(node))
+    graph = open_runtime("cpu", Setup({})).in_kernel_types(from_outputs(node))
     assert graph.nodes[0].sources[0].dtype == dtype

@@ -169,7 +169,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
     (
         {"off": frozenset({"magic"})},
-        "no switch 'magic'; there are fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic",
+        "no switch 'magic'; there are fa, fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic",
     ),
     ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
 ]
@@ -187,7 +187,7 @@ def test_a_cache_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ContextError) as caught:
         graphsched.load(n_ctx=1 << 24, type_k="f32", type_v="f32")
     assert str(caught.value).startswith(
-        "a context of 16777216 tokens takes 42.9 GB of KV cache, this machine has"
+        "a context of 16777216 tokens takes 34.4 GB of KV cache, this machine has"
     )
 
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -41,6 +42,7 @@ OUT = Path(__file__).resolve().parent.parent / "graphsched" / "data" / "stories.
 PROMPTS = ("Once upon a time", "Lily went to the park", "The dragon")
 BOS, EOS, BYTES = 1, 2, 3
 SPACE = "\u2581"
+ROUTER = "ffn_gate_inp"
 # A user's text is the beginning of a story, so there are no role markers: each turn is a story of its own.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -58,36 +60,46 @@ class Shape:
 
     vocab: int = 1024
     context: int = 512
-    width: int = 192
-    layers: int = 5
-    heads: int = 6
+    width: int = 256
+    layers: int = 4
+    heads: int = 8
     kv_heads: int = 2
-    ff: int = 512
-    eps: float = 1e-5
+    experts: int = 8
+    used: int = 2
+    ff: int = 64  # of one expert
+    eps: float = 1e-6
     rope_base: float = 10000.0
 
     @property
     def head(self) -> int:
         return self.width // self.heads
 
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """GGUF tensor names with their (rows, columns); a row is one output."""
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """GGUF tensor names with their ([experts,] rows, columns); a row is one output."""
         kv = self.kv_heads * self.head
         block = {
             "attn_q": (self.width, self.width),
             "attn_k": (kv, self.width),
             "attn_v": (kv, self.width),
             "attn_output": (self.width, self.width),
-            "ffn_gate": (self.ff, self.width),
-            "ffn_up": (self.ff, self.width),
-            "ffn_down": (self.width, self.ff),
+            ROUTER: (self.experts, self.width),
+            "ffn_gate_exps": (self.experts, self.ff, self.width),
+            "ffn_up_exps": (self.experts, self.ff, self.width),
+            "ffn_down_exps": (self.experts, self.width, self.ff),
         }
         blocks = {f"blk.{i}.{k}.weight": s for i in range(self.layers) for k, s in block.items()}
         return {"token_embd.weight": (self.vocab, self.width), **blocks}
 
-    def norms(self) -> list[str]:
-        names = [f"blk.{i}.{k}.weight" for i in range(self.layers) for k in ("attn_norm", "ffn_norm")]
-        return [*names, "output_norm.weight"]
+    def norms(self) -> dict[str, int]:
+        """GGUF tensor names with their lengths."""
+        block = {
+            "attn_norm": self.width,
+            "attn_q_norm": self.head,
+            "attn_k_norm": self.head,
+            "ffn_norm": self.width,
+        }
+        names = {f"blk.{i}.{k}.weight": n for i in range(self.layers) for k, n in block.items()}
+        return {**names, "output_norm.weight": self.width}
 
 
 # ---------------------------------------------------------------------------------------- vocabulary
@@ -185,7 +197,7 @@ def learn_vocabulary(seed: int, size: int) -> Vocabulary:
 def initial_weights(shape: Shape, seed: int) -> dict[str, Any]:
     """Weights by GGUF name; what adds to the residual stream starts smaller, to suit the depth."""
     generator = torch.Generator().manual_seed(seed)
-    weights = {name: torch.ones(shape.width) for name in shape.norms()}
+    weights = {name: torch.ones(length) for name, length in shape.norms().items()}
     for name, size in shape.matrices().items():
         adds = "attn_output" in name or "ffn_down" in name
         std = 0.03 / math.sqrt(2 * shape.layers) if adds else 0.03
@@ -200,9 +212,9 @@ def rope_tables(shape: Shape) -> tuple[Any, Any]:
 
 
 def rotate(x: Any, cos: Any, sin: Any) -> Any:
-    """Rotate the pairs (2i, 2i+1), the order the `llama` architecture stores q and k rows in."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+    """Rotate the pairs (i, i + half), the order the `qwen3moe` architecture stores q and k rows in."""
+    low, high = x.chunk(2, -1)
+    return torch.cat((low * cos - high * sin, low * sin + high * cos), -1)
 
 
 def attention(w: dict[str, Any], at: str, x: Any, shape: Shape, tables: tuple[Any, Any]) -> Any:
@@ -211,26 +223,54 @@ def attention(w: dict[str, Any], at: str, x: Any, shape: Shape, tables: tuple[An
         F.linear(x, w[f"{at}.attn_{part}.weight"]).unflatten(-1, (-1, shape.head)).transpose(1, 2)
         for part in "qkv"
     )
+    q, k = (norm(t, w[f"{at}.attn_{part}_norm.weight"], shape) for t, part in ((q, "q"), (k, "k")))
     group = shape.heads // shape.kv_heads
     k, v = rotate(k, cos, sin).repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v, is_causal=True)
+    mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v.to(k.dtype), is_causal=True)
     return F.linear(mixed.transpose(1, 2).flatten(2), w[f"{at}.attn_output.weight"])
 
 
-def forward(w: dict[str, Any], tokens: Any, shape: Shape, tables: tuple[Any, Any]) -> Any:
-    """Logits of every position; `tokens` is (rows, positions)."""
-    x = F.embedding(tokens, w["token_embd.weight"])
+def route(w: dict[str, Any], at: str, x: Any, shape: Shape) -> tuple[Any, Any, Any]:
+    """Ids and weights (tokens, used) of the experts of each row of `x`, and how unevenly they are used.
+
+    Always in 32 bits: a rounded score chooses other experts than the engine's. The unevenness is the
+    Switch Transformer's (arXiv 2101.03961): experts · Σ share of tokens · mean probability, 1 at best.
+    """
+    with torch.autocast("cpu", enabled=False):
+        chances = F.linear(x.float(), w[f"{at}.{ROUTER}.weight"]).softmax(-1)
+        weights, ids = chances.topk(shape.used, -1)
+        share = F.one_hot(ids, shape.experts).float().mean((0, 1))
+        return ids, weights / weights.sum(-1, keepdim=True), shape.experts * (share * chances.mean(0)).sum()
+
+
+def experts(w: dict[str, Any], at: str, x: Any, shape: Shape) -> tuple[Any, Any]:
+    """The weighted sum of the chosen experts' gated feed-forwards, and the unevenness of the choice."""
+    rows = x.flatten(0, -2)
+    ids, weights, uneven = route(w, at, rows, shape)
+    gate, up, down = (w[f"{at}.ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
+    out = torch.zeros_like(rows, dtype=torch.float32)
+    for expert in range(shape.experts):
+        token, place = (ids == expert).nonzero(as_tuple=True)
+        h = rows[token]
+        h = F.silu(F.linear(h, gate[expert])) * F.linear(h, up[expert])
+        y = F.linear(h, down[expert]) * weights[token, place, None]
+        out = out.index_add(0, token, y)
+    return out.view_as(x), uneven
+
+
+def forward(w: dict[str, Any], tokens: Any, shape: Shape, tables: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Logits of every position, and the mean unevenness; `tokens` is (rows, positions)."""
+    x, uneven = F.embedding(tokens, w["token_embd.weight"]), 0.0
     for i in range(shape.layers):
         at = f"blk.{i}"
         x = x + attention(w, at, norm(x, w[f"{at}.attn_norm.weight"], shape), shape, tables)
-        h = norm(x, w[f"{at}.ffn_norm.weight"], shape)
-        gate = F.silu(F.linear(h, w[f"{at}.ffn_gate.weight"]))
-        x = x + F.linear(gate * F.linear(h, w[f"{at}.ffn_up.weight"]), w[f"{at}.ffn_down.weight"])
-    return F.linear(norm(x, w["output_norm.weight"], shape), w["token_embd.weight"])
+        y, loss = experts(w, at, norm(x, w[f"{at}.ffn_norm.weight"], shape), shape)
+        x, uneven = x + y, uneven + loss / shape.layers
+    return F.linear(norm(x, w["output_norm.weight"], shape), w["token_embd.weight"]), uneven
 
 
 def norm(x: Any, weight: Any, shape: Shape) -> Any:
-    return F.rms_norm(x, (shape.width,), weight, shape.eps)
+    return F.rms_norm(x.float(), weight.shape, weight, shape.eps)
 
 
 def make_batch(vocabulary: Vocabulary, texts: Iterator[str], rows: int, context: int) -> Any:
@@ -244,13 +284,14 @@ def make_batch(vocabulary: Vocabulary, texts: Iterator[str], rows: int, context:
     return batch
 
 
-def loss_of(w: dict[str, Any], batch: Any, shape: Shape, tables: tuple[Any, Any]) -> Any:
-    logits = forward(w, batch[:, :-1], shape, tables)
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+def loss_of(w: dict[str, Any], batch: Any, shape: Shape, tables: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Nats per token, and the unevenness of the experts' use."""
+    logits, uneven = forward(w, batch[:, :-1], shape, tables)
+    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten()), uneven
 
 
 def optimiser(weights: dict[str, Any]) -> Any:
-    matrices = [w for w in weights.values() if w.ndim == 2]
+    matrices = [w for w in weights.values() if w.ndim > 1]
     vectors = [w for w in weights.values() if w.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
@@ -264,6 +305,7 @@ class Recipe:
     tokens: int = 2048
     peak: float = 3e-3
     warmup: int = 60
+    balance: float = 0.01  # weight of the unevenness of the experts' use
 
     def context(self, step: int, longest: int) -> int:
         """Half the context for three quarters of the steps: cheaper, and a row is about one story."""
@@ -286,30 +328,52 @@ class Trainer:
         self.tables = rope_tables(shape)
         self.adam = optimiser(self.weights)
 
-    def step(self, step: int, batch: Any) -> float:
+    def step(self, step: int, batch: Any) -> tuple[float, float]:
+        """One improvement; the loss and the unevenness before it."""
         for group in self.adam.param_groups:
             group["lr"] = self.recipe.rate(step)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.bf16):
-            loss = loss_of(self.weights, batch, self.shape, self.tables)
+            loss, uneven = loss_of(self.weights, batch, self.shape, self.tables)
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss + self.recipe.balance * uneven).backward()
         torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
         self.adam.step()
-        return float(loss.detach())
+        return float(loss.detach()), float(uneven.detach())
+
+    def save(self, path: Path, done: int) -> None:
+        state = {"done": done, "weights": self.weights, "adam": self.adam.state_dict()}
+        with beside(path) as partial:
+            torch.save(state, partial)
+
+    def load(self, path: Path) -> int:
+        """Steps done by the run that wrote `path`."""
+        state = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+        self.adam.load_state_dict(state["adam"])
+        return int(state["done"])
 
 
-def train(shape: Shape, vocabulary: Vocabulary, recipe: Recipe) -> dict[str, Floats]:
+def train(shape: Shape, vocabulary: Vocabulary, recipe: Recipe, checkpoint: Path | None) -> dict[str, Floats]:
+    """Weights after all steps; goes on from `checkpoint` where one is left, and leaves one on the way."""
     trainer = Trainer(shape, recipe)
+    done = trainer.load(checkpoint) if checkpoint and checkpoint.exists() else 0
     texts = story_grammar.stories(recipe.seed + 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=recipe.steps)
         for step in range(recipe.steps):
             context = recipe.context(step, shape.context)
-            loss = trainer.step(step, make_batch(vocabulary, texts, recipe.tokens // context, context))
-            progress.update(task, advance=1, description=f"loss {loss:.3f}")
+            batch = make_batch(vocabulary, texts, recipe.tokens // context, context)
+            if step < done:
+                continue
+            loss, uneven = trainer.step(step, batch)
+            progress.update(task, completed=step + 1, description=f"loss {loss:.3f}")
             if step % 100 == 0 or step + 1 == recipe.steps:
-                progress.console.print(f"step {step:5}  loss {loss:.4f}")
+                progress.console.print(f"step {step:5}  loss {loss:.4f}  unevenness {uneven:.3f}")
+                if checkpoint:
+                    trainer.save(checkpoint, step + 1)
     return {name: w.detach().numpy() for name, w in trainer.weights.items()}
 
 
@@ -317,9 +381,12 @@ def train(shape: Shape, vocabulary: Vocabulary, recipe: Recipe) -> dict[str, Flo
 
 
 def quantised(weights: dict[str, Floats]) -> dict[str, NDArray[Any]]:
-    """Matrices as Q8_0 blocks, norms as they are."""
+    """Matrices as Q8_0 blocks, norms and routers as they are."""
     q8 = gguf.GGMLQuantizationType.Q8_0
-    return {name: quants.quantize(w, q8) if w.ndim == 2 else w for name, w in weights.items()}
+    return {
+        name: quants.quantize(w, q8) if w.ndim > 1 and ROUTER not in name else w
+        for name, w in weights.items()
+    }
 
 
 def dequantised(stored: dict[str, NDArray[Any]]) -> dict[str, Floats]:
@@ -335,9 +402,14 @@ def add_architecture(writer: Any, shape: Shape) -> None:
     writer.add_block_count(shape.layers)
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
-    writer.add_feed_forward_length(shape.ff)
+    writer.add_feed_forward_length(shape.ff * shape.used)
+    writer.add_expert_feed_forward_length(shape.ff)
+    writer.add_expert_count(shape.experts)
+    writer.add_expert_used_count(shape.used)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head)
+    writer.add_value_length(shape.head)
     writer.add_layer_norm_rms_eps(shape.eps)
     writer.add_rope_dimension_count(shape.head)
     writer.add_rope_freq_base(shape.rope_base)
@@ -359,22 +431,28 @@ def add_tokenizer(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def write_file(path: Path, shape: Shape, vocabulary: Vocabulary, stored: dict[str, NDArray[Any]]) -> None:
-    """Write beside the target and rename, so that nobody ever reads half a file."""
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A file to write that is then renamed to `path`, so that nobody ever reads half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
     partial = Path(name)
     try:
-        write_gguf(partial, shape, vocabulary, stored)
+        yield partial
         partial.chmod(0o644)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def write_file(path: Path, shape: Shape, vocabulary: Vocabulary, stored: dict[str, NDArray[Any]]) -> None:
+    with beside(path) as partial:
+        write_gguf(partial, shape, vocabulary, stored)
+
+
 def write_gguf(path: Path, shape: Shape, vocabulary: Vocabulary, stored: dict[str, NDArray[Any]]) -> None:
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "qwen3moe")
     add_architecture(writer, shape)
     add_tokenizer(writer, vocabulary)
     for name, data in stored.items():
@@ -409,26 +487,40 @@ class Reader:
     def logits(self, tokens: list[int]) -> Floats:
         """Logits after the last token, everything computed anew."""
         w, x = self.weights, self.weights["token_embd.weight"][tokens]
-        for i in range(self.keys["llama.block_count"]):
+        for i in range(self.keys["qwen3moe.block_count"]):
             x = x + self.attend(i, self.rms(x, f"blk.{i}.attn_norm.weight"))
             h = self.rms(x, f"blk.{i}.ffn_norm.weight")
-            gate = h @ w[f"blk.{i}.ffn_gate.weight"].T
-            gate = gate / (1 + np.exp(-gate)) * (h @ w[f"blk.{i}.ffn_up.weight"].T)
-            x = x + gate @ w[f"blk.{i}.ffn_down.weight"].T
+            x = x + np.stack([self.mix(i, row) for row in h])
         return w["token_embd.weight"] @ self.rms(x[-1], "output_norm.weight")
 
+    def mix(self, layer: int, x: Floats) -> Floats:
+        """The chosen experts' feed-forwards of one token, by their share of the chosen experts' chances."""
+        scores = self.weights[f"blk.{layer}.{ROUTER}.weight"] @ x
+        chosen = np.argsort(-scores, kind="stable")[: self.keys["qwen3moe.expert_used_count"]]
+        chances = np.exp(scores[chosen] - scores.max())
+        return sum(c * self.feed(layer, e, x) for c, e in zip(chances / chances.sum(), chosen, strict=True))
+
+    def feed(self, layer: int, expert: int, x: Floats) -> Floats:
+        gate, up, down = (
+            self.weights[f"blk.{layer}.ffn_{part}_exps.weight"][expert] for part in ("gate", "up", "down")
+        )
+        h = gate @ x
+        return down @ (h / (1 + np.exp(-h)) * (up @ x))
+
     def rms(self, x: Floats, weight: str) -> Floats:
-        eps = self.keys["llama.attention.layer_norm_rms_epsilon"]
+        eps = self.keys["qwen3moe.attention.layer_norm_rms_epsilon"]
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * self.weights[weight]
 
     def attend(self, layer: int, x: Floats) -> Floats:
-        heads, kv_heads = (self.keys[f"llama.attention.head_count{k}"] for k in ("", "_kv"))
-        size, positions = self.keys["llama.rope.dimension_count"], len(x)
+        heads, kv_heads = (self.keys[f"qwen3moe.attention.head_count{k}"] for k in ("", "_kv"))
+        size, positions = self.keys["qwen3moe.attention.key_length"], len(x)
         q, k, v = (
             (x @ self.weights[f"blk.{layer}.attn_{part}.weight"].T).reshape(positions, -1, size)
             for part in "qkv"
         )
-        q, k = self.turn(q), self.turn(k)
+        q, k = (
+            self.turn(self.rms(t, f"blk.{layer}.attn_{part}_norm.weight")) for t, part in ((q, "q"), (k, "k"))
+        )
         hidden = np.triu(np.full((positions, positions), -np.inf, np.float32), 1)
         mixed = np.empty_like(q)
         for head in range(heads):
@@ -439,12 +531,12 @@ class Reader:
         return mixed.reshape(positions, -1) @ self.weights[f"blk.{layer}.attn_output.weight"].T
 
     def turn(self, x: Floats) -> Floats:
-        """Rotary positions as complex numbers: the pair (2i, 2i+1) is one number."""
+        """Rotary positions as complex numbers: the pair (i, i + half) is one number."""
         size = x.shape[-1]
-        rates = self.keys["llama.rope.freq_base"] ** (-np.arange(0, size, 2) / size)
+        rates = self.keys["qwen3moe.rope.freq_base"] ** (-np.arange(0, size, 2) / size)
         turns = np.exp(1j * np.outer(np.arange(len(x)), rates))[:, None]
-        pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * turns
-        return np.stack((pairs.real, pairs.imag), -1).reshape(x.shape).astype(np.float32)
+        pairs = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * turns
+        return np.concatenate((pairs.real, pairs.imag), -1).astype(np.float32)
 
 
 # ---------------------------------------------------------------------------------------- generation
@@ -481,7 +573,7 @@ def show(title: str, tokens: list[int], vocabulary: Vocabulary) -> None:
 def check(path: Path, prompts: Iterable[str]) -> None:
     """Generate greedily from a file, with numpy alone."""
     reader = Reader.load(path)
-    vocabulary, context = reader.vocabulary(), reader.keys["llama.context_length"]
+    vocabulary, context = reader.vocabulary(), reader.keys["qwen3moe.context_length"]
     for prompt in prompts:
         show(prompt, generate(reader.logits, vocabulary.encode(prompt), context, greedy), vocabulary)
 
@@ -491,7 +583,7 @@ def show_samples(weights: dict[str, Any], shape: Shape, vocabulary: Vocabulary) 
     tables = rope_tables(shape)
 
     def logits(tokens: list[int]) -> Floats:
-        return forward(weights, torch.tensor([tokens]), shape, tables)[0, -1].numpy()
+        return forward(weights, torch.tensor([tokens]), shape, tables)[0][0, -1].numpy()
 
     for prompt in PROMPTS:
         show(prompt, generate(logits, vocabulary.encode(prompt), shape.context, greedy), vocabulary)
@@ -503,14 +595,14 @@ def show_samples(weights: dict[str, Any], shape: Shape, vocabulary: Vocabulary) 
 
 def held_out_loss(weights: dict[str, Any], shape: Shape, vocabulary: Vocabulary, seed: int) -> float:
     batch = make_batch(vocabulary, story_grammar.stories(seed), 32, shape.context)
-    return float(loss_of(weights, batch, shape, rope_tables(shape)))
+    return float(loss_of(weights, batch, shape, rope_tables(shape))[0])
 
 
-def build(out: Path, recipe: Recipe) -> None:
+def build(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     torch.set_num_threads(1)
     shape, start = Shape(), time.monotonic()
     vocabulary = learn_vocabulary(recipe.seed, shape.vocab)
-    stored = quantised(train(shape, vocabulary, recipe))
+    stored = quantised(train(shape, vocabulary, recipe, checkpoint))
     write_file(out, shape, vocabulary, stored)
     weights = {name: torch.from_numpy(w) for name, w in dequantised(stored).items()}
     count = sum(w.numel() for w in weights.values())
@@ -522,20 +614,33 @@ def build(out: Path, recipe: Recipe) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--steps", default=2400, show_default=True, help="Training steps of 2048 tokens.")
+@click.option("--steps", default=3000, show_default=True, help="Training steps of 2048 tokens.")
 @click.option("--seed", default=1, show_default=True, help="Seed of text, vocabulary and weights.")
 @click.option("--out", type=click.Path(path_type=Path), default=OUT, help="The GGUF file to write.")
 @click.option(
     "--bf16/--no-bf16", default=True, show_default=True, help="Multiply in bfloat16 while training."
 )
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the state here every hundred steps, and go on from what is there.",
+)
 @click.option("--check", "checked", type=click.Path(exists=True, path_type=Path), help="Only read FILE.")
 @click.option("--prompt", multiple=True, default=PROMPTS[:1], help="What --check continues.")
-def main(steps: int, seed: int, out: Path, bf16: bool, checked: Path | None, prompt: tuple[str, ...]) -> None:
+def main(
+    steps: int,
+    seed: int,
+    out: Path,
+    bf16: bool,
+    checkpoint: Path | None,
+    checked: Path | None,
+    prompt: tuple[str, ...],
+) -> None:
     if checked is not None:
         return check(checked, prompt)
     if torch is None:
         raise click.ClickException("training needs PyTorch, which the project does not install")
-    return build(out, Recipe(steps, seed, bf16))
+    return build(out, Recipe(steps, seed, bf16), checkpoint)
 
 
 if __name__ == "__main__":

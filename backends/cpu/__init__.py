@@ -1,5 +1,5 @@
-"""The Numba CPU backend: kernels on a pool of threads, for the host and for simulated devices."""
+"""The CPU backend: Numba kernels in one packed program."""
 
-from graphsched.backends.cpu.runtime import CpuRuntime
+from graphsched.backends.cpu.device import open_host
 
-open_runtime = CpuRuntime
+__all__ = ["open_host"]

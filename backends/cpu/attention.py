@@ -10,14 +10,21 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched import dtypes, ops
-from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, last_unseen, one_exp, scale_row, to_weights
+from graphsched.backends.cpu.attention_parts import (
+    CHUNK,
+    NEVER,
+    first_cell,
+    last_unseen,
+    one_exp,
+    scale_row,
+    to_weights,
+)
 from graphsched.backends.cpu.attention_tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
-from graphsched.backends.cpu.program import Out
 from graphsched.backends.cpu.simd import (
     add,
     fma,
@@ -38,6 +45,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
+from graphsched.operand import Out
 from graphsched.tensor import Tensor, TensorType
 
 KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)
@@ -116,7 +124,8 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
         k_cell, k_head, v_cell, v_head = arg(step, 14), arg(step, 15), arg(step, 16), arg(step, 17)
         window, chunk = arg(step, 18), arg(step, 19)
         scale, cap = real_arg(step, 20), real_arg(step, 21)
-        n_kv = word(run, N_KV)
+        n_kv, size = word(run, N_KV), arg(step, 23)
+        oldest_cell = first_cell(n_kv, size)
         first, last = share(rows(step, run) * heads, ith, nth)
         for unit in range(first, last):
             if word(run, ABORT):
@@ -131,15 +140,15 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
                 top, total = get(sinks + 4 * h, F32), np.float32(1.0)
             for i in range(v_dim):
                 put(out + 4 * i, 0.0, F32)
-            for c in range(0, n_kv, CHUNK):
-                n = n_kv - c if n_kv - c < CHUNK else CHUNK
+            for c in range(oldest_cell // CHUNK * CHUNK, n_kv, CHUNK):
+                n, base = n_kv - c if n_kv - c < CHUNK else CHUNK, c % size
                 peak = NEVER
                 for j in range(n):
-                    cell = cells + 8 * (c + j)
+                    cell = cells + 8 * (base + j)
                     at = get(cell + 4, I32)
                     s = NEVER
-                    if get(cell, I32) == seq and at <= pos and at > oldest:
-                        s = dot_kv(key_kind, keys + (c + j) * k_cell, query, dim) * scale
+                    if get(cell, I32) == seq and at <= pos and at > oldest and c + j >= oldest_cell:
+                        s = dot_kv(key_kind, keys + (base + j) * k_cell, query, dim) * scale
                         if cap > 0.0:
                             s = cap * max_lanes(tanh(splat(s / cap, 16)))
                         if s > peak:
@@ -156,7 +165,7 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
                 for j in range(n):
                     p = get(scores + 4 * j, F32)
                     if p > 0.0:  # free cells hold nothing that may be read
-                        add_scaled(value_kind, values + (c + j) * v_cell, p, out, v_dim)
+                        add_scaled(value_kind, values + (base + j) * v_cell, p, out, v_dim)
             if total > 0.0:
                 scale_row(out, np.float32(1.0) / total, v_dim)
 
@@ -182,7 +191,7 @@ def _(low: Low, node: Tensor) -> None:
         *(q, k, v, where, cells, Out(low.result(node)), sinks[0] if sinks else 0, Out(scratch)),
         *(q.type.shape[2], v.type.shape[2], group, *row_address(q)),
         *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
-        *(float(a["scale"]), float(a["softcap"]), per_thread),
+        *(float(a["scale"]), float(a["softcap"]), per_thread, int(k.type.shape[0])),
         rows=rows_of(node.sources[3].type),
     )
 
@@ -218,7 +227,7 @@ def soft_max_f32() -> Callable[..., None]:
     return soft_max
 
 
-@ops.soft_max.lowering("cpu")
+@ops.soft_max.lowering("cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))

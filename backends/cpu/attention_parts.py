@@ -12,6 +12,16 @@ NEVER = np.float32(-np.inf)
 
 
 @helper
+def first_cell(n_kv: int, size: int) -> int:
+    """The oldest position that a cache of `size` cells still has a place for; position p is in cell p % size.
+
+    A ring's size is a multiple of CHUNK, so that a chunk of positions is one of cells: they pass in the same chunks,
+    and give the same bits, as those of a cache that keeps everything.
+    """
+    return n_kv - size if n_kv > size else 0
+
+
+@helper
 def last_unseen(pos: int, window: int, chunk: int) -> int:
     """The position up to which a token at pos sees nothing: outside its window, or before its chunk; -1 if none."""
     oldest = pos - window if window else -1

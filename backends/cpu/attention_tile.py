@@ -8,7 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.backends.cpu.attention_parts import CHUNK, NEVER, last_unseen, one_exp, scale_row, to_weights
+from graphsched.backends.cpu.attention_parts import (
+    CHUNK,
+    NEVER,
+    first_cell,
+    last_unseen,
+    one_exp,
+    scale_row,
+    to_weights,
+)
 from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
@@ -128,7 +136,8 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
         s0 = indices + 4 * CHUNK
         s1, s2, s3, acc = s0 + 4 * CHUNK, s0 + 8 * CHUNK, s0 + 12 * CHUNK, s0 + 16 * CHUNK
         a1, a2, a3 = acc + 4 * v_dim, acc + 8 * v_dim, acc + 12 * v_dim
-        n_kv, n_q = word(run, N_KV), rows(step, run) * group
+        n_kv, size, n_q = word(run, N_KV), arg(step, 23), rows(step, run) * group
+        oldest_cell = first_cell(n_kv, size)
         tiles = (n_q + TILE - 1) // TILE
         full, v_full = dim // 16 * 16, v_dim // 32 * 32
         for unit in range(ith, tiles * (heads // group), nth):  # late queries see more: threads take turns
@@ -149,8 +158,9 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
             q1 = first_q + i1 // group * token_stride + i1 % group * head_stride
             q2 = first_q + i2 // group * token_stride + i2 % group * head_stride
             q3 = first_q + i3 // group * token_stride + i3 % group * head_stride
-            for c in range(0, n_kv, CHUNK):
-                m = seen_cells(meta, cells, c, lesser(CHUNK, n_kv - c), indices)
+            for c in range(oldest_cell // CHUNK * CHUNK, n_kv, CHUNK):
+                first = c if c > oldest_cell else oldest_cell
+                m = seen_cells(meta, cells, first % size, c + lesser(CHUNK, n_kv - c) - first, indices)
                 if m == 0:
                     continue
                 for j in range(m):

@@ -8,7 +8,6 @@ from graphsched.backends.cpu.jit import Kernel, helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS, gated, sigmoid, tanh
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.simd import (
     add,
     div,
@@ -27,6 +26,7 @@ from graphsched.backends.cpu.simd import (
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32
 from graphsched.opdef import OpDef
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor
 
 ADD, MUL, DIV = range(3)

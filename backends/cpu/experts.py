@@ -20,7 +20,6 @@ from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.packed import TILE, packed_by_expert, weight_panels
 from graphsched.backends.cpu.panel import decode_panel, panel_bytes
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import FLOAT_TYPES
 from graphsched.backends.cpu.simd import (
     get,
@@ -36,6 +35,7 @@ from graphsched.backends.cpu.tile import dots_16_at
 from graphsched.backends.cpu.tile_q8 import placed, put4, tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
 from graphsched.backends.cpu.vector import F32, I32
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, i32
 
 

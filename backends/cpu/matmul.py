@@ -10,17 +10,19 @@ from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
-from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.interleaved import ROW_FORMS, dot_rows, store_rows
+from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.packed import packed, weight_panels
 from graphsched.backends.cpu.panel import panel_bytes
-from graphsched.backends.cpu.program import Operand, Out
-from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
+from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
+from graphsched.opdef import Op
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 
@@ -51,12 +53,28 @@ def quantize_q8() -> Callable[..., None]:
     return quantize
 
 
+def put_dots(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+    """One row's product with x, or those of one group of interleaved rows. For kernels."""
+
+
+@by_literal(put_dots)
+def _(t: int) -> Callable[..., None]:
+    def one(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        put(out, dot_row(t, w, x, d, isum, k), F32)
+
+    def group(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        store_rows(t, out, dot_rows(t, w, x, d, isum, k))
+
+    return group if t in ROW_FORMS else one
+
+
 @kernel
 def mat_vec(kind: int, join: int) -> Callable[..., None]:
     """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads.
 
     With `join` >= 0 w is gate, and y = join(y, up · x).
     """
+    at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
         w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -71,28 +89,29 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
         up, second = arg(step, 15), arg(step, 16)
         blocks = k // 32
-        first, last = share(n, ith, nth)
+        first, last = share(n // at_once, ith, nth)
         for p in range(rows(step, run)):
             e = get(ids + 4 * p, I32) if ids else p % matrices
             out = y + 4 * n * p
             if e < 0 or e >= matrices:  # ids outside the range mean skip
-                for r in range(first, last):
+                for r in range(first * at_once, last * at_once):
                     put(out + 4 * r, 0.0, F32)
                 continue
             px = p // per_x
             src = x + px // heads * token_stride + px % heads * head_stride
             scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
-            for r in range(first, last):
+            for r in range(first * at_once, last * at_once, at_once):
                 at = e * matrix_bytes + r * row_bytes
-                put(out + 4 * r, dot_row(kind, w + at, src, scales, sums, k), F32)
+                put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
                 if join >= 0:
-                    put(second + 4 * (n * p + r), dot_row(kind, up + at, src, scales, sums, k), F32)
+                    put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
             if join >= 0:
-                for r in range(first, last, 16):
-                    gate = load_first(out + 4 * r, F32, 16, last - r)
-                    other = load_first(second + 4 * (n * p + r), F32, 16, last - r)
+                for r in range(first * at_once, last * at_once, 16):
+                    left = last * at_once - r
+                    gate = load_first(out + 4 * r, F32, 16, left)
+                    other = load_first(second + 4 * (n * p + r), F32, 16, left)
                     v = joined(join, gate, other, np.float32(0.0), np.float32(0.0))
-                    store_first(out + 4 * r, v, F32, last - r)
+                    store_first(out + 4 * r, v, F32, left)
 
     return product
 
@@ -124,16 +143,23 @@ def _is_native(node: Tensor) -> bool:
     return node.sources[0].shape[-1] % 32 == 0 or node.sources[0].dtype in FLOAT_TYPES
 
 
-@ops.mul_mat.lowering("cpu", when=_is_native, w=NATIVE)
+def _is_dense(node: Tensor) -> bool:
+    """Rows one after the other, and a matrix for each head (others: attention_parted)."""
+    w, x = node.sources
+    permuted = w.opdef is not None and w.opdef.op is Op.PERMUTE
+    return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
+
+
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
         _mat_vec(low, part, x, low.result(node))
-    elif w.dtype in BLOCK_TYPES:
-        _gemm_blocks(low, part, node)
-    else:
+    elif w.dtype in FLOAT_TYPES:
         _gemm_float(low, part, node)
+    else:
+        _gemm_blocks(low, part, node)
 
 
 def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
@@ -186,7 +212,7 @@ def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     )
 
 
-@ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
+@ops.mul_mat_id.lowering("cpu", when=_is_native, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
     _by_id(low, w, x, low.result(node), ids)
@@ -197,13 +223,13 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
     product(low, low.operand(w), x, y, ids)
 
 
-@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
     join, y = KINDS[node.attrs["kind"]], low.result(node)
     if not suits(up, ids):
         _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), join=join)
-    elif up.dtype in BLOCK_TYPES:
+    elif up.dtype not in FLOAT_TYPES:
         up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, join)
     else:
         a, b = (low.scratch(name, node.type) for name in ("gate", "up"))

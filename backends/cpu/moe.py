@@ -8,10 +8,10 @@ from graphsched import ops
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, rows_of
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.program import Out
 from graphsched.backends.cpu.simd import get, put
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
+from graphsched.operand import Out
 from graphsched.tensor import Tensor
 
 

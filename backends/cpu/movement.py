@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.jit import kernel
-from graphsched.backends.cpu.lowering import Low, dense, row_address, rows_of
-from graphsched.backends.cpu.program import Operand, Out
+from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.quants import NATIVE, dequantize_row, quantize_row
 from graphsched.backends.cpu.simd import get, load, load_first, put, store, store_first
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
+from graphsched.operand import Operand, Out, dense
 from graphsched.tensor import Tensor
 
 
@@ -130,6 +130,13 @@ def _(low: Low, node: Tensor) -> None:
     low.alias(
         node, Operand(x.buffer, node.type, x.strides, x.offset + x.type.dtype.row_bytes(node.attrs["start"]))
     )
+
+
+@ops.permute.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    strides = tuple(x.strides[a] for a in node.attrs["axes"])
+    low.alias(node, Operand(x.buffer, node.type, strides, x.offset))
 
 
 @ops.cont.lowering("cpu", x=(dtypes.F32,))

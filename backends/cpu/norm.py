@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.program import Out
 from graphsched.backends.cpu.simd import (
     fma,
     load,
@@ -18,6 +17,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32
+from graphsched.operand import Out
 from graphsched.ops import fused_rms_norm, rms_norm
 from graphsched.tensor import Tensor
 

@@ -11,7 +11,6 @@ from graphsched import dtypes
 from graphsched.backends.cpu.forms import FORMS, Form
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.quants import q8_block
 from graphsched.backends.cpu.simd import (
     add_i32,
@@ -31,6 +30,7 @@ from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.turn import turn8
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, i32
 
 TILE = 8

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from graphsched import dtypes
 from graphsched.backends.cpu.blocks32 import scale
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, from_nibbles, minima, scales
+from graphsched.backends.cpu.interleaved import ROW_FORMS, panel_of_rows
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import put, put_word, splat, store, sub, word
 from graphsched.backends.cpu.simd_int import nibbles
@@ -47,6 +48,8 @@ def decode_scales(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, 
 
 @by_literal(decode_panel)
 def _(t: int) -> Callable[..., None]:
+    if t in ROW_FORMS:
+        return _panel_of_rows(t)
     form = FORMS[t]
     group, has_minima = form.group, int(form.has_minima)
 
@@ -58,6 +61,13 @@ def _(t: int) -> Callable[..., None]:
             put_word(rows + 8 * r, w + min(r, n - 1) * w_row)
         decode_codes(t, rows, k, panel, rows + _ADDRESSES)
         decode_scales(t, rows, k, scale_at, minimum_at, rows + _ADDRESSES)
+
+    return impl
+
+
+def _panel_of_rows(t: int) -> Callable[..., None]:
+    def impl(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
+        panel_of_rows(t, w, w_row, n, k, panel)
 
     return impl
 

@@ -6,6 +6,8 @@ make the barrier, PARKED counts workers asleep on GEN.
 
 import ctypes
 import threading
+import time
+from functools import cache
 
 import numpy as np
 
@@ -128,6 +130,12 @@ def start(pool: int, program: int, n_steps: int, run: int, nth: int) -> None:
     execute(program, n_steps, run, 0, nth, pool)
 
 
+@entry
+def run_alone(program: int, n_steps: int, run: int) -> None:
+    """Runs a program on this thread only."""
+    execute(program, n_steps, run, 0, 1, 0)
+
+
 @helper
 def publish(pool: int) -> None:
     """A new generation: workers that spin see it, workers that sleep are woken."""
@@ -169,6 +177,15 @@ class Pool:
         stop(self._base)
         for thread in self._threads:
             thread.join()
+
+
+@cache
+def ticks_per_second() -> float:
+    """Rate of the cycle counter."""
+    clock, began = time.perf_counter(), read_cycles()
+    time.sleep(0.01)
+    ticks = read_cycles() - began
+    return ticks / (time.perf_counter() - clock)
 
 
 POOL = Pool()

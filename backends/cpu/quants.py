@@ -9,6 +9,7 @@ from graphsched import dtypes
 from graphsched.backends.cpu import codebook, kquants, small  # noqa: F401  # they declare their types
 from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.forms import FORMS, codes32, minima, scales
+from graphsched.backends.cpu.interleaved import ROW_TYPES
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import (
     absolute,
@@ -33,8 +34,9 @@ from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK_TYPES = tuple(form.type for form in FORMS.values())
-NATIVE = FLOAT_TYPES + BLOCK_TYPES
+BLOCK_TYPES = tuple(form.type for form in FORMS.values() if form.type.interleave == 1)
+NATIVE = FLOAT_TYPES + BLOCK_TYPES  # whose rows can be read one by one
+PRODUCT_TYPES = NATIVE + ROW_TYPES
 Q8_0 = dtypes.Q8_0.id
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from graphsched import ops
 from graphsched.backends.cpu.jit import kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.program import Operand, Out
 from graphsched.backends.cpu.simd import double, get, put
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
+from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, f32
 
 

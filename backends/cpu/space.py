@@ -5,22 +5,15 @@ that is handed one by mistake faults at once instead of quietly reading another 
 """
 
 import bisect
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched.operand import Memory
+
 SIM_RANGE = 1 << 52  # above every address that x86-64 or AArch64 maps for a process
 SIM_STRIDE = 1 << 44  # addresses of one simulated device
-
-
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """Bytes at an address of one device; `bytes` is where the host keeps them."""
-
-    address: int
-    bytes: NDArray[np.uint8] = field(repr=False)
 
 
 class Space(Protocol):
@@ -36,8 +29,8 @@ class Space(Protocol):
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:
-    """Uninitialised bytes at an address that is a multiple of 64."""
-    raw = np.empty(nbytes + 64, np.uint8)
+    """Zeroed bytes at an address that is a multiple of 64; the system hands out zeroed pages on first use."""
+    raw = np.zeros(nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + nbytes]
 
@@ -47,10 +40,10 @@ class HostSpace:
 
     def allocate(self, nbytes: int) -> Memory:
         raw = aligned(nbytes)
-        return Memory(raw.ctypes.data, raw)
+        return Memory(raw.ctypes.data, raw.size, raw)
 
     def adopt(self, raw: NDArray[np.uint8]) -> Memory:
-        return Memory(raw.ctypes.data, raw)
+        return Memory(raw.ctypes.data, raw.size, raw)
 
     def translate(self, address: int) -> int:
         assert address < SIM_RANGE, "the host was handed an address of a simulated device"
@@ -74,7 +67,7 @@ class SimSpace:
         return self._register(own)
 
     def _register(self, raw: NDArray[np.uint8]) -> Memory:
-        made = Memory(self._next, raw)
+        made = Memory(self._next, raw.size, raw)
         self._starts.append(self._next)
         self._blocks.append(made)
         self._next += -(-raw.size // 4096) * 4096 + 4096  # a gap, so that no block ends where the next begins

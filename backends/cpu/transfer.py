@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from graphsched.backends.cpu.jit import Kernel, helper, kernel
 from graphsched.backends.cpu.lowering import rows_of
-from graphsched.backends.cpu.program import Argument, Operand, Out, Step
+from graphsched.backends.cpu.program import Argument, Step
 from graphsched.backends.cpu.simd import get, load, put, store
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import I8, I32
+from graphsched.operand import Operand, Out, Work
 
 
 @helper
@@ -48,23 +49,21 @@ def copy_experts() -> Callable[..., None]:
     return copy
 
 
-def copy_step(source: Operand, result: Operand) -> Step:
-    """A step that copies a dense tensor's actual rows."""
+def copy_step(source: Operand, result: Operand, device: str, ids: Operand | None = None) -> Step:
+    """A step of a device that copies a dense tensor's actual rows; of experts those that ids [tokens, used] name."""
+    work: Work = "up" if result.buffer.device == device else "down"
+    if ids is not None:
+        n_expert = source.type.shape[0]
+        args = (source, Out(result), ids, ids.type.shape[1], n_expert, source.type.nbytes // n_expert)
+        return _step(copy_experts(), args, rows_of(ids.type), device, work)
     assert source.is_contiguous, f"{source.buffer.name} is copied as dense"
     type = source.type
     if type.dtype.block > 1 or type.dtype.tail:  # rows of blocks are copied whole
-        return _step(copy_bytes(), (source, Out(result), type.nbytes), (1, 1), result)
+        return _step(copy_bytes(), (source, Out(result), type.nbytes), (1, 1), device, work)
     per_row = type.nbytes // max(int(type.shape[0]), 1) if type.shape else type.nbytes
     rows_word, times = rows_of(type, inner=len(type.shape) - 1)
-    return _step(copy_bytes(), (source, Out(result), per_row), (rows_word, times), result)
+    return _step(copy_bytes(), (source, Out(result), per_row), (rows_word, times), device, work)
 
 
-def expert_copy_step(source: Operand, result: Operand, ids: Operand) -> Step:
-    """A step that copies the experts that ids [tokens, used] name."""
-    n_expert = source.type.shape[0]
-    args = (source, Out(result), ids, ids.type.shape[1], n_expert, source.type.nbytes // n_expert)
-    return _step(copy_experts(), args, rows_of(ids.type), result)
-
-
-def _step(kernel: Kernel, args: tuple[Argument, ...], rows: tuple[int, int], result: Operand) -> Step:
-    return Step(kernel, args, rows[0], rows[1], device=result.buffer.device, moves=True)
+def _step(kernel: Kernel, args: tuple[Argument, ...], rows: tuple[int, int], device: str, work: Work) -> Step:
+    return Step(kernel, args, rows[0], rows[1], device=device, work=work)

@@ -1,4 +1,7 @@
-"""Launches of attention.cu: a few queries over a long cache."""
+"""Launches of attention.cu: a few queries over a long cache.
+
+The cache is read from its first cell on: a ring that has wrapped (`graphsched.kv`) is not for these kernels yet.
+"""
 
 from dataclasses import dataclass
 

@@ -130,10 +130,11 @@ def attend(
     *sinks: Tensor,
     **mask: Any,
 ) -> Tensor:
-    """Attention over everything cached, heads side by side. -> [T, H · Dv]"""
-    keys, values = inp.cache(blk, k, v)
+    """Attention over what is cached, heads side by side; `mask` has the op's attributes. -> [T, H · Dv]"""
+    held = inp.cells_of(window=mask.get("window", 0), chunk=mask.get("chunk", 0))
+    keys, values = inp.cache(blk, k, v, held)
     attrs = {"scale": c.head_dim**-0.5, **mask}
-    out = flash_attn_ext(q, keys, values, inp.where, inp.cells, *sinks, **attrs)
+    out = flash_attn_ext(q, keys, values, inp.where, held.cells, *sinks, **attrs)
     return side_by_side(out)
 
 

@@ -12,7 +12,7 @@ else:  # not generic before click 8.2
     ParamType = click.ParamType
 
 # Flags of llama.cpp and ik_llama.cpp that are planned: known by name, so that a typing error in one is found.
-LATER: Final = ("-fa", "-rtr")
+LATER: Final = ("-rtr",)
 _CLOSE: Final = 0.6
 
 

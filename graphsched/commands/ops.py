@@ -1,5 +1,6 @@
 """`graphsched ops`: the op table, and which backends run which op on which types."""
 
+import importlib
 import json
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,12 +39,12 @@ def command(everything: bool, as_json: bool) -> None:
 def table() -> list[dict[str, Any]]:
     """One row per number, by number."""
     import graphsched.ops
-    from graphsched import arch, device
+    from graphsched import arch
     from graphsched.opdef import OPS, every_op
 
     assert graphsched.ops.__all__  # importing it declares the ops
     for name in BACKENDS:
-        device.get(name)  # attaches its lowerings
+        importlib.import_module(f"graphsched.backends.{name}")  # attaches its lowerings
     arch.import_installed()  # declares the ops of other packages
     return [_row(op, OPS.get(op)) for op in every_op()]
 

@@ -1,6 +1,6 @@
 """The op table: importing this module declares every op."""
 
-from graphsched.ops.attention import flash_attn_ext, soft_max
+from graphsched.ops.attention import flash_attn_ext, soft_cap_max, soft_max
 from graphsched.ops.elementwise import (
     add,
     clamp,
@@ -19,7 +19,7 @@ from graphsched.ops.elementwise import (
 )
 from graphsched.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id
 from graphsched.ops.moe import grouped_top_k, multi_add, swiglu_oai, top_k
-from graphsched.ops.movement import concat, cont, copy_f32, get_rows, repeat, reshape, set_rows, view
+from graphsched.ops.movement import concat, cont, copy_f32, get_rows, permute, repeat, reshape, set_rows, view
 from graphsched.ops.norm import fused_rms_norm, rms_norm
 from graphsched.ops.rope import Rope, rope, temperature_scale
 
@@ -43,6 +43,7 @@ __all__ = [
     "mul_mat",
     "mul_mat_id",
     "multi_add",
+    "permute",
     "relu",
     "repeat",
     "reshape",
@@ -52,6 +53,7 @@ __all__ = [
     "set_rows",
     "sigmoid",
     "silu",
+    "soft_cap_max",
     "soft_max",
     "softcap",
     "sqr",

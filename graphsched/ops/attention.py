@@ -75,7 +75,13 @@ def _(
     score = np.einsum("thd,chd->htc", q, k, dtype=np.float64) * scale
     if softcap:
         score = softcap * np.tanh(score / softcap)
-    score = np.where(visible(where, cells, window, chunk), score, -np.inf)
+    p = _weights(score, visible(where, cells, window, chunk), sinks)
+    return as_f32(np.einsum("htc,chd->thd", p, v))
+
+
+def _weights(score: Array, seen: Array, sinks: Array | None) -> Array:
+    """softmax of scores [heads, tokens, cells] over the cells seen; a head's sink takes its share and gives nothing."""
+    score = np.where(seen, score, -np.inf)
     top = score.max(axis=-1, keepdims=True)
     if sinks is not None:
         top = np.maximum(top, sinks[:, None, None])
@@ -84,7 +90,7 @@ def _(
     total = p.sum(axis=-1, keepdims=True)
     if sinks is not None:
         total += np.exp(sinks[:, None, None] - top)
-    return as_f32(np.einsum("htc,chd->thd", p / np.maximum(total, 1e-300), v))
+    return p / np.maximum(total, 1e-300)
 
 
 @flash_attn_ext.flops
@@ -113,20 +119,51 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), scale=0.2, chunk=16)
 
 
+def _require_mask(x: Tensor, where: Tensor | None, cells: Tensor | None) -> None:
+    fits = len(x.shape) == 3 and where is not None and cells is not None
+    require(
+        fits and where.shape == (x.shape[0], 2) and cells.shape == (x.shape[2], 2),  # type: ignore[union-attr]
+        f"soft_max: {where}, {cells} do not fit {x}",
+    )
+
+
 @op(Op.SOFT_MAX, rowwise=True)
-def soft_max(x: Tensor) -> TensorType:
-    """softmax over the last dimension"""
+def soft_max(
+    x: Tensor,
+    where: Tensor | None = None,
+    cells: Tensor | None = None,
+    sinks: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> TensorType:
+    """softmax(scale · x) over the last dimension; of scores [tokens, heads, cells] over the cells that a token sees"""
+    if where is not None or cells is not None:
+        _require_mask(x, where, cells)
     return x.type
 
 
 @soft_max.reference
-def _(x: Array) -> Array:
-    p = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
-    return as_f32(p / p.sum(axis=-1, keepdims=True))
+def _(
+    x: Array,
+    where: Array | None = None,
+    cells: Array | None = None,
+    sinks: Array | None = None,
+    *,
+    scale: float = 1.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> Array:
+    score = x.astype(np.float64) * scale
+    if where is None or cells is None:
+        p = np.exp(score - score.max(axis=-1, keepdims=True))
+        return as_f32(p / p.sum(axis=-1, keepdims=True))
+    return as_f32(_weights(score.swapaxes(0, 1), visible(where, cells, window, chunk), sinks).swapaxes(0, 1))
 
 
 @soft_max.flops
-def _(x: TensorType) -> int:
+def _(x: TensorType, *_: TensorType, **attrs: float) -> int:
     return 4 * x.numel
 
 
@@ -135,3 +172,54 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 8))
     yield case(f32(5, 33))
     yield case(f32(1, 256))
+    for n_tokens, n_cells in ((1, 5), (1, 300), (7, 40), (5, 33)):
+        mask = i32(n_tokens, 2), i32(n_cells, 2)
+        yield case(f32(n_tokens, 4, n_cells), *mask, scale=0.3)
+        yield case(f32(n_tokens, 4, n_cells), *mask, f32(4), scale=0.3, window=9)
+    yield case(f32(5, 4, 70), i32(5, 2), i32(70, 2), scale=0.3, chunk=16)
+
+
+@op(Op.SOFT_CAP_MAX, rowwise=True)
+def soft_cap_max(
+    x: Tensor,
+    where: Tensor,
+    cells: Tensor,
+    sinks: Tensor | None = None,
+    *,
+    cap: float,
+    scale: float = 1.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> TensorType:
+    """soft_max of cap · tanh(scale · x / cap)"""
+    _require_mask(x, where, cells)
+    return x.type
+
+
+@soft_cap_max.reference
+def _(
+    x: Array,
+    where: Array,
+    cells: Array,
+    sinks: Array | None = None,
+    *,
+    cap: float,
+    scale: float = 1.0,
+    window: int = 0,
+    chunk: int = 0,
+) -> Array:
+    score = cap * np.tanh(x.astype(np.float64) * scale / cap).swapaxes(0, 1)
+    return as_f32(_weights(score, visible(where, cells, window, chunk), sinks).swapaxes(0, 1))
+
+
+@soft_cap_max.flops
+def _(x: TensorType, *_: TensorType, **attrs: float) -> int:
+    return 8 * x.numel
+
+
+@soft_cap_max.cases
+def _() -> Iterator[Case]:
+    for n_tokens, n_cells in ((1, 300), (5, 33)):
+        mask = i32(n_tokens, 2), i32(n_cells, 2)
+        yield case(f32(n_tokens, 4, n_cells), *mask, cap=0.5, scale=0.3)
+        yield case(f32(n_tokens, 4, n_cells), *mask, f32(4), cap=5.0, scale=0.3, window=9)

@@ -28,15 +28,21 @@ def whole_blocks(t: DType, k: int) -> int:
     return -(-k // t.block) * t.block
 
 
-@op(Op.MUL_MAT, rowwise=True)
+def _of_weights(node: Tensor) -> bool:
+    """A row of the result depends on its row of x alone, unless the matrices are made of rows of other tokens."""
+    return len(node.sources[0].shape) == 2 or node.sources[0].kind == "weight"
+
+
+@op(Op.MUL_MAT, rowwise=_of_weights)
 def mul_mat(w: Tensor, x: Tensor, *, rows: tuple[int, int] | None = None) -> TensorType:
     """y[t, n] = Σ_k w[n, k] · x[t, k]; with w[h, n, k] and x[t, h, k] one matrix per head.
 
-    `rows` (first, last) takes a part of a matrix only.
+    If x has more heads, as many in a row as there are times more share a matrix. `rows` (first, last) takes a part
+    of a matrix only.
     """
     sentence = f"mul_mat: {w} does not fit {x}"
     require(len(w.shape) in (2, 3) and len(x.shape) == len(w.shape), sentence)
-    require(w.shape[-1] == x.shape[-1] and w.shape[:-2] == x.shape[1:-1], sentence)
+    require(w.shape[-1] == x.shape[-1] and (len(w.shape) == 2 or x.shape[1] % w.shape[0] == 0), sentence)
     if rows is None:
         return f32(*x.shape[:-1], w.shape[-2])
     require(
@@ -48,7 +54,9 @@ def mul_mat(w: Tensor, x: Tensor, *, rows: tuple[int, int] | None = None) -> Ten
 @mul_mat.reference
 def _(w: Array, x: Array, *, rows: tuple[int, int] | None = None) -> Array:
     w = w[slice(*rows)] if rows else w
-    return x @ w.T if w.ndim == 2 else np.einsum("hnk,thk->thn", w, x, dtype=np.float32)
+    if w.ndim == 2:
+        return x @ w.T
+    return np.einsum("hnk,thk->thn", np.repeat(w, x.shape[1] // len(w), axis=0), x, dtype=np.float32)
 
 
 def _part(w: TensorType, rows: tuple[int, int] | None) -> TensorType:
@@ -57,7 +65,7 @@ def _part(w: TensorType, rows: tuple[int, int] | None) -> TensorType:
 
 @mul_mat.flops
 def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> int:
-    return 2 * _part(w, rows).numel * int(x.shape[0])
+    return 2 * x.numel * int(_part(w, rows).shape[-2])
 
 
 @mul_mat.nbytes
@@ -84,6 +92,9 @@ def _() -> Iterator[Case]:
         for n_tokens in (1, 5):
             yield case(TensorType(t, (70, k)), f32(n_tokens, k), rows=(3, 40), tolerance=ROUNDED[t.name])
     yield case(TensorType(dtypes.F16, (4, 12, 33)), f32(5, 4, 33))
+    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0):
+        yield case(TensorType(t, (2, 20, 64)), f32(1, 6, 64))
+        yield case(TensorType(t, (2, 20, 64)), f32(5, 6, 64))
 
 
 @op(Op.MUL_MAT_ID, rowwise=True)

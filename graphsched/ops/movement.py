@@ -89,6 +89,32 @@ def _() -> Iterator[Case]:
     yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), start=32, stop=96)
 
 
+@op(Op.PERMUTE)
+def permute(x: Tensor, *, axes: tuple[int, ...]) -> TensorType:
+    """x with its dimensions in another order; no copy"""
+    require(sorted(axes) == list(range(len(x.shape))), f"permute: axes {list(axes)} do not fit {x}")
+    whole = x.dtype.block == 1 or axes[-1] == len(axes) - 1
+    require(whole, f"permute: {x} is in blocks along its last dimension")
+    return TensorType(x.dtype, tuple(x.shape[a] for a in axes))
+
+
+@permute.reference
+def _(x: Array, *, axes: tuple[int, ...]) -> Array:
+    return x.transpose(axes)
+
+
+@permute.nbytes
+def _(x: TensorType, *, axes: tuple[int, ...]) -> int:
+    return 0
+
+
+@permute.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 4, 24), axes=(1, 0, 2))
+    yield case(TensorType(dtypes.F16, (5, 2, 33)), axes=(1, 2, 0))
+    yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), axes=(1, 0, 2))
+
+
 @op(Op.CONT, rowwise=True)
 def cont(x: Tensor) -> TensorType:
     """A contiguous copy"""

@@ -1,0 +1,109 @@
+"""The host as a device: kernels compiled by Numba, weights where they are mapped, one packed program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from graphsched import dtypes
+from graphsched.assign import HOST
+from graphsched.backends.cpu import (
+    attention,
+    attention_parted,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    program,
+    rope,
+)
+from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
+from graphsched.backends.cpu.lowering import Low
+from graphsched.backends.cpu.program import Step
+from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.run import CpuProgram
+from graphsched.backends.cpu.space import HostSpace, Space
+from graphsched.backends.cpu.transfer import copy_step
+from graphsched.device import Device, Progress, Raw, Setup
+from graphsched.dtypes import DType
+from graphsched.opdef import lowering_for
+from graphsched.operand import Item, Memory, Operand, Places, Work
+from graphsched.stored import EMBEDDING
+from graphsched.tensor import Tensor
+
+FAMILIES = (
+    attention,
+    attention_parted,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    rope,
+)  # importing them attaches their lowerings
+
+
+class CpuDevice:
+    """Runs steps of its own, and those of simulated devices that have no stream."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.name, self.setup = HOST, setup
+        self.streams: Mapping[Work, str] = MappingProxyType({"compute": HOST, "up": HOST, "down": HOST})
+        self.spaces: dict[str, Space] = {HOST: HostSpace()}  # of all devices that the host's program serves
+        self.run_block = np.zeros(RUN_WORDS, np.int64)
+        self.run_block[ONE] = 1
+
+    def supports(self, node: Tensor) -> bool:
+        """The host also runs numpy references."""
+        return True
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        """Weights without kernels are read from a float32 copy; so are norms and biases."""
+        known = (
+            NATIVE if leaf.name == EMBEDDING else PRODUCT_TYPES
+        )  # GET_ROWS reads the embedding, row by row
+        if leaf.kind != "weight" or (leaf.dtype in known and len(leaf.shape) > 1):
+            return leaf.dtype
+        return dtypes.F32
+
+    def allocate(self, nbytes: int) -> Memory:
+        return self.spaces[HOST].allocate(nbytes)
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        return self.spaces[HOST].adopt(raw)
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        return Low("cpu", leaf, items, self.adopt, self.setup.n_threads, self.name)
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
+        return copy_step(source, result, self.name, ids)
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
+        compile_kernels(items, progress)
+        return CpuProgram(program.pack(items, places, self.spaces), self.run_block, self.setup.n_threads)
+
+    def abort(self, on: bool) -> None:
+        self.run_block[ABORT] = int(on)
+
+    def close(self) -> None:
+        pass
+
+
+def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
+    """Compiles (or loads from disk) every kernel that the steps need."""
+    kernels = list(dict.fromkeys(item.kernel for item in items if isinstance(item, Step)))
+    for done, kernel in enumerate(kernels):
+        if progress:
+            progress("compiling kernels", done, len(kernels))
+        _ = kernel.address
+    if progress:
+        progress("compiling kernels", len(kernels), len(kernels))
+
+
+def has_kernel(node: Tensor) -> bool:
+    return lowering_for("cpu", node) is not None
+
+
+def open_host(setup: Setup) -> Device:
+    return CpuDevice(setup)

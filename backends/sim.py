@@ -1,0 +1,73 @@
+"""Simulated devices: the CPU's kernels on memory of their own, whose addresses are never mapped.
+
+Their steps are part of the host's program, or run in streams of their own: one thread each for compute, uploads and
+downloads, ordered by flags as on a real device. Their times come from the virtual clock of a described machine.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.assign import HOST
+from graphsched.backends.cpu import program
+from graphsched.backends.cpu.device import CpuDevice, compile_kernels, has_kernel
+from graphsched.backends.cpu.layout import ABORT
+from graphsched.backends.cpu.lowering import Low
+from graphsched.backends.cpu.program import Step
+from graphsched.backends.cpu.run import StreamProgram
+from graphsched.backends.cpu.space import SimSpace
+from graphsched.backends.cpu.transfer import copy_step
+from graphsched.device import Device, Progress, Raw, Setup
+from graphsched.dtypes import DType
+from graphsched.operand import Item, Memory, Operand, Places, Work
+from graphsched.tensor import Tensor
+
+
+class SimDevice:
+    """One simulated device; the host's packer translates its addresses."""
+
+    def __init__(self, name: str, setup: Setup, host: CpuDevice) -> None:
+        self.name, self._host = name, host
+        self._space = SimSpace(len(host.spaces) - 1)
+        host.spaces[name] = self._space
+        own: dict[Work, str] = {"compute": name, "up": f"{name} up", "down": f"{name} down"}
+        shared: dict[Work, str] = {"compute": HOST, "up": HOST, "down": HOST}
+        self.streams: Mapping[Work, str] = MappingProxyType(own if setup.streams else shared)
+        self._blocks: list[NDArray[np.int64]] = []  # a run block for each stream's program
+
+    def supports(self, node: Tensor) -> bool:
+        return has_kernel(node)
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        return self._host.kernel_type(leaf)
+
+    def allocate(self, nbytes: int) -> Memory:
+        return self._space.allocate(nbytes)
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        return self._space.adopt(raw)
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        return Low("cpu", leaf, items, self.adopt, self._host.setup.n_threads, self.name)
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
+        return copy_step(source, result, self.name, ids)
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> StreamProgram:
+        compile_kernels(items, progress)
+        self._blocks.append(self._host.run_block.copy())
+        return StreamProgram(program.pack(items, places, self._host.spaces), self._blocks[-1])
+
+    def abort(self, on: bool) -> None:
+        for block in self._blocks:
+            block[ABORT] = int(on)
+
+    def close(self) -> None:
+        pass
+
+
+def open_device(name: str, setup: Setup, host: Device) -> Device:
+    assert isinstance(host, CpuDevice), "simulated devices run the CPU's kernels"
+    return SimDevice(name, setup, host)

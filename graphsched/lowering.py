@@ -1,0 +1,77 @@
+"""Lowering: each node becomes items over symbolic operands.
+
+A lowering is a function `(low, node) -> None` attached to its op: it takes operands from `low`, and adds items.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched import dtypes
+from graphsched.assign import HOST
+from graphsched.opdef import lowering_for
+from graphsched.operand import Buffer, Item, Memory, Operand, PythonStep, dense
+from graphsched.tensor import Tensor, TensorType
+
+
+@dataclass
+class Low:
+    """Lowers nodes for one device. `leaf` gives the operand of a weight, input or cache; `adopt` keeps constants."""
+
+    backend: str  # whose lowerings apply
+    leaf: Callable[[Tensor], Operand]
+    items: list[Item]  # in running order, those of all devices
+    adopt: Callable[[NDArray[np.uint8]], Memory]
+    n_threads: int = 1
+    device: str = HOST
+    _operands: dict[Tensor, Operand] = field(default_factory=dict)
+    _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
+    _node: int = -1
+
+    def lower(self, node: Tensor, index: int) -> None:
+        """Adds the items of a node; without a lowering for its types it becomes a Python step."""
+        self._node = index
+        row = lowering_for(self.backend, node)
+        if row is not None:
+            row.emit(self, node)
+        else:
+            sources = tuple(map(self.operand, node.sources))
+            self.items.append(PythonStep(node, sources, self.result(node), index))
+
+    def operand(self, tensor: Tensor) -> Operand:
+        """Where a tensor's values are."""
+        if tensor not in self._operands:
+            assert tensor.kind != "node", f"{tensor} is used before it is computed"
+            self._operands[tensor] = self.leaf(tensor)
+        return self._operands[tensor]
+
+    def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
+        """A new dense buffer for a node; it may take over the memory of a source that dies here."""
+        # Rows of a source that is a part of wider rows are not where the result's rows are.
+        sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
+        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == node.type.nbytes)
+        buffer = Buffer(str(node), node.type.nbytes, reuse=reuse, device=self.device)
+        self._operands[node] = dense(buffer, node.type)
+        return self._operands[node]
+
+    def alias(self, node: Tensor, operand: Operand) -> None:
+        """Makes a node a view of existing memory."""
+        self._operands[node] = operand
+
+    def scratch(self, name: str, type: TensorType) -> Operand:
+        return dense(Buffer(name, type.nbytes, device=self.device), type)
+
+    def constant(self, array: NDArray[Any]) -> Operand:
+        """Read-only data of the program."""
+        memory = self.adopt(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        size = array.nbytes
+        return dense(Buffer("constant", size, memory, device=self.device), TensorType(dtypes.I8, (size,)))
+
+    def shared(self, key: Hashable, make: Callable[[], tuple[Operand, ...]]) -> tuple[Operand, ...]:
+        """Work that several nodes share (quantised activations, rotation tables): made once, reused after."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]

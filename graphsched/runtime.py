@@ -1,0 +1,228 @@
+"""One session's devices and memory, and schedules made ready to run on them."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from graphsched.arenas import plan_arenas
+from graphsched.assign import HOST
+from graphsched.device import Capacity, Device, Program, Progress, Setup, StepTime, open_devices
+from graphsched.dtypes import DType
+from graphsched.graph import Graph, replace_leaves
+from graphsched.lowering import Low
+from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
+from graphsched.scheduler import Copy, Schedule, whole
+from graphsched.staging import issue_order
+from graphsched.streams import in_streams
+from graphsched.tensor import Extent, Tensor, TensorType
+
+Array = NDArray[Any]
+Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
+
+
+def open_runtime(backend: str, setup: Setup) -> "Runtime":
+    """Devices of a session, the host computing on a backend. OptionError for an unknown name."""
+    return Runtime(setup, open_devices(backend, setup))
+
+
+class Runtime:
+    """Memory of one session: weights stay where they are mapped, other devices hold copies."""
+
+    def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
+        self.setup, self.devices = setup, devices
+        self._memory: dict[tuple[str, str], Memory] = {}
+        self._stored: dict[str, DType] = {}  # weights read in another type, and their type in the file
+
+    def supports(self, device: str, node: Tensor) -> bool:
+        """Whether a device has a kernel for a node."""
+        return self.devices[device].supports(node)
+
+    def input(self, leaf: Tensor) -> Array:
+        """The host array that feeds an input, at its largest capacity."""
+        raw = self._allocated(leaf, HOST).bytes
+        if leaf.dtype.numpy is None:
+            return raw
+        return raw.view(leaf.dtype.numpy).reshape(Capacity(self.setup.capacities).shape(leaf.shape))
+
+    def _allocated(self, leaf: Tensor, device: str) -> Memory:
+        """Memory of an input or cache, zeroed, at its largest capacity."""
+        if (leaf.name, device) not in self._memory:
+            size = leaf.dtype.tensor_bytes(Capacity(self.setup.capacities).shape(leaf.shape))
+            self._memory[leaf.name, device] = self.devices[device].allocate(size)
+        return self._memory[leaf.name, device]
+
+    def leaf(self, device: str, tensor: Tensor) -> Operand:
+        """The operand of a weight, input or cache on a device."""
+        memory = self._weight(tensor, device) if tensor.kind == "weight" else self._allocated(tensor, device)
+        return dense(Buffer(tensor.name, memory.nbytes, memory, device=device), tensor.type)
+
+    def _weight(self, tensor: Tensor, device: str) -> Memory:
+        """A weight as a device holds it; two names of one matrix share it."""
+        raw = self.setup.weights[tensor.name]
+        key = f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
+        if key not in self._memory:
+            if stored := self._stored.get(tensor.name):
+                raw = tensor.dtype.quantize(stored.dequantize(raw, tuple(tensor.shape)))
+            self._memory[key] = self.devices[device].adopt(raw, tensor)
+        return self._memory[key]
+
+    def in_kernel_types(self, graph: Graph, home: Callable[[Tensor], str] = lambda leaf: HOST) -> Graph:
+        """The graph over leaves of types that their home's kernels read; others are converted on first use."""
+        converted, self_stored = in_kernel_types(graph, self.devices, home)
+        self._stored |= self_stored
+        return converted
+
+    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "Executable":
+        """A graph (all on the host) or a schedule, ready to run."""
+        schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
+        items, results = lowered(schedule, self.devices, self.leaf)
+        places = self._places(items, results)
+        streams, n_flags = in_streams(items, self._stream_of, places)
+        places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
+        programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
+        return Executable(self, schedule, places, programs, results)
+
+    def _places(self, items: list[Item], results: list[Operand]) -> Places:
+        plans = plan_arenas(items, [o.buffer for o in results])
+        device = {name: self.devices[name.removesuffix(" staging")] for name in plans}
+        return Places(plans, {name: device[name].allocate(max(p.nbytes, 64)) for name, p in plans.items()})
+
+    def _stream_of(self, item: Item) -> tuple[str, str]:
+        stream = self.devices[item.device].streams[item.work]
+        return stream, HOST if stream == HOST else item.device
+
+    def _runner(self, stream: str) -> Device:
+        """The device whose stream it is."""
+        return next(d for d in self.devices.values() if stream in d.streams.values())
+
+    def abort(self, on: bool) -> None:
+        """Makes a run in progress end early (called from another thread), or allows runs again."""
+        for device in self.devices.values():
+            device.abort(on)
+
+    def close(self) -> None:
+        """Gives back what devices hold."""
+        self._memory.clear()
+        for device in self.devices.values():
+            device.close()
+
+
+def in_kernel_types(
+    graph: Graph, devices: Mapping[str, Device], home: Callable[[Tensor], str]
+) -> tuple[Graph, dict[str, DType]]:
+    """The graph over leaves of types that their home's kernels read, and the stored types of those that change."""
+    stored: dict[str, DType] = {}
+
+    def swap(leaf: Tensor) -> Tensor:
+        if leaf.kind not in ("weight", "cache"):
+            return leaf
+        wanted = devices[home(leaf)].kernel_type(leaf)
+        if wanted == leaf.dtype:
+            return leaf
+        stored[leaf.name] = leaf.dtype
+        return replace(leaf, type=TensorType(wanted, leaf.shape))
+
+    return replace_leaves(graph, swap), stored
+
+
+def lowered(
+    schedule: Schedule, devices: Mapping[str, Device], leaf: Leaf
+) -> tuple[list[Item], list[Operand]]:
+    """Items of all devices in running order, and the host's operands of the graph's outputs."""
+    items: list[Item] = []
+    copies = {c.tensor: c for c in schedule.copies}
+
+    def operand(device: str, tensor: Tensor) -> Operand:
+        if tensor.kind != "copy":
+            return leaf(device, tensor)
+        staging = copies[tensor].is_weight
+        return dense(Buffer(tensor.name, tensor.type.nbytes, device=device, staging=staging), tensor.type)
+
+    lows = {n: d.lowering(functools.partial(operand, n), items) for n, d in devices.items()}
+    for issue in issue_order(schedule):
+        if isinstance(issue.work, Copy):
+            items.append(_copy(issue.work, schedule, devices, lows))
+        else:
+            split = schedule.splits[issue.split]
+            lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
+    return items, [lows[HOST].operand(t) for t in schedule.outputs]
+
+
+def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: Mapping[str, Low]) -> Item:
+    source = lows[copy.from_device].operand(schedule.placed.get(copy.source, copy.source))
+    result = lows[copy.to_device].operand(copy.tensor)
+    ids = None if copy.ids is None else lows[HOST].operand(schedule.placed.get(copy.ids, copy.ids))
+    device = copy.from_device if copy.to_device == HOST else copy.to_device
+    return devices[device].copy(source, result, ids)
+
+
+@dataclass(frozen=True)
+class RunTrace:
+    """When each step of one run ran."""
+
+    schedule: Schedule
+    lengths: Mapping[str, int]
+    steps: tuple[StepTime, ...]
+
+
+class Executable:
+    """A schedule ready to run: one program per stream, and what they must keep alive."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        schedule: Schedule,
+        places: Places,
+        programs: Mapping[str, Program],
+        results: list[Operand],
+    ) -> None:
+        self.schedule, self.places, self.programs = schedule, places, programs
+        self._poison = runtime.setup.poison
+        # What every run needs, resolved once: decode is a few Python statements.
+        self._others = [p for stream, p in programs.items() if stream != HOST]
+        self._order = [*self._others, programs[HOST]] if HOST in programs else self._others
+        whole = [tuple(map(int, o.type.shape)) for o in results]
+        self._views = [
+            (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
+            for o, shape in zip(results, whole, strict=True)
+        ]
+        self._results = results
+        self._lengths: Mapping[str, int] = {}
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """Results of the last run, cut to its actual lengths; valid until the next run."""
+        return tuple(self._output(*view, o) for view, o in zip(self._views, self._results, strict=True))
+
+    def _output(self, view: Array | None, word: str, operand: Operand) -> Array:
+        if view is None:
+            view = self.places.values(operand, tuple(map(int, operand.type.shape)))
+        return view[: self._lengths[word]] if word in self._lengths else view
+
+    def run(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+        """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
+        self._lengths = lengths
+        if self._poison:
+            for arena in self.places.arenas.values():
+                arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
+        if self.places.flags is not None:
+            self.places.flags.bytes[:] = 0
+        for program in self._order:
+            program.launch(lengths, trace)
+        for program in self._others:
+            program.wait()
+
+    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
+        """Runs and tells when each step ran."""
+        self.run(lengths, trace=True)
+        steps = (time for program in self._order for time in program.times())
+        return RunTrace(self.schedule, dict(lengths), tuple(steps))
+
+
+def length_word(type: TensorType) -> str:
+    """The name of the first dimension's actual length; empty if that is fixed."""
+    first = type.shape[0] if type.shape else 1
+    return first.word if isinstance(first, Extent) else ""

@@ -1,0 +1,159 @@
+"""Attention without flash attention (-fa 0): products and softmax as nodes of their own, the same results."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from shared import shared
+from test_models import MODELS, WAYS, check, logits_in_pieces, nmse, reference
+
+import graphsched
+from graphsched import cli
+from graphsched.loader import open_model
+from graphsched.model import Model
+from graphsched.opdef import Op
+from graphsched.options import SessionOptions
+from graphsched.placement import PlacementOptions
+from graphsched.plan import make_plan
+
+EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
+APART: dict[str, Any] = {"off": frozenset({"fa"})}
+LATENT = [name for name in MODELS if "deepseek2" in name]
+
+
+def tokens(n: int) -> Any:
+    return np.random.default_rng(5).integers(3, 512, n)
+
+
+def opened(name: str) -> Model:
+    return Model(open_model(shared(f"{name}.gguf")))
+
+
+def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]]:
+    """(op, label) of every node of the first layer."""
+    graph = model.graph(n_tokens, 1, 64, SessionOptions(n_ctx=64, **options))
+    return [
+        (n.opdef.op.name, graph.labels[n])
+        for n in graph.nodes
+        if n.opdef and graph.names[n].startswith("blk.0.")
+    ]
+
+
+@pytest.mark.target
+@pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_agrees_with_flash_attention(name: str, first: int, n_ubatch: int) -> None:
+    ref = reference(name)
+    one, apart = (
+        logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=2, **EXACT, **o)
+        for o in ({}, APART)
+    )
+    assert nmse(apart, one) <= 1e-6
+    check(name, logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, **APART), ref.logits)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reference_backend_agrees(name: str) -> None:
+    ref = reference(name)
+    cpu, plain = (
+        logits_in_pieces(ref.model, ref.tokens, 24, backend=b, **EXACT, **APART) for b in ("cpu", "reference")
+    )
+    assert nmse(cpu, plain) <= 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 24, 200])
+@pytest.mark.parametrize("mla", range(4))
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
+    got = []
+    for options in ({}, APART):
+        session = graphsched.load(shared(f"{name}.gguf"), n_ctx=256, mla=mla, **options, **EXACT)
+        got.append(session.eval(tokens(n), all_logits=True))
+    assert nmse(got[1], got[0]) <= 1e-6
+
+
+@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+@pytest.mark.parametrize("name", ["conformance/llama-f16", "conformance/deepseek2-v3-f16"])
+def test_cache_types(name: str, kv: str) -> None:
+    ref = reference(name)
+    one, apart = (logits_in_pieces(ref.model, ref.tokens, 24, type_k=kv, type_v=kv, **o) for o in ({}, APART))
+    assert nmse(apart, one) <= 1e-6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bits_depend_on_neither_threads_nor_placement_nor_fusion(name: str) -> None:
+    ref = reference(name)
+    host, *others = (
+        logits_in_pieces(ref.model, ref.tokens, 24, **{**APART, **o})
+        for o in (
+            {"n_threads": 1},
+            {"n_threads": 3},
+            {"off": frozenset({"fa", "fmoe", "fused-mul-unary", "fused-rms-norm"})},
+            {"devices": ("sim:2x3090",), "poison": True},
+            {
+                "devices": ("sim:rtx4090",),
+                "poison": True,
+                "placement": PlacementOptions(overrides=("attn_k=CPU", "ffn=CPU"), kv_offload=False),
+            },
+        )
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, host)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss"])
+def test_rings(name: str) -> None:
+    ids, got = tokens(600), []
+    for options in (APART, {**APART, "swa_full": True}, {}):
+        session = graphsched.load(
+            shared(f"conformance/{name}-f16.gguf"), n_ctx=1024, n_ubatch=64, **EXACT, **options
+        )
+        got.append(np.concatenate([session.eval(ids[:590], all_logits=True), session.eval(ids[590:591])]))
+    assert nmse(got[0], got[1]) <= 1e-9
+    assert nmse(got[0], got[2]) <= 1e-6
+
+
+def test_nodes_and_labels() -> None:
+    found = ops(opened("conformance/llama-f16"), **APART)
+    assert [pair for pair in found if pair[1] in ("kq", "kq_soft_max_ext", "kqv")] == [
+        ("MUL_MAT", "kq"),
+        ("SOFT_MAX", "kq_soft_max_ext"),
+        ("MUL_MAT", "kqv"),
+    ]
+    assert "FLASH_ATTN_EXT" not in dict(found)
+    assert ("SOFT_CAP_MAX", "kq_soft_max_ext") in ops(opened("conformance/gemma2-f16"), **APART)
+    latent = ops(opened("conformance/deepseek2-v3-f16"), **APART)
+    assert ("MUL_MAT", "kqv_compressed") in latent
+    assert ("MUL_MAT", "kqv") in latent
+
+
+def test_a_plan_puts_the_products_beside_the_cache() -> None:
+    options = SessionOptions(n_ctx=64, devices=("sim:rtx4090",), **APART)
+    plan = make_plan(opened("conformance/llama-f16"), options, 1, 1, 32)
+    products = [n for n in plan.schedule.graph.nodes if plan.schedule.graph.labels[n] in ("kq", "kqv")]
+    assert {plan.cause(n) for n in products} == {"1.kv"}
+    assert {plan.schedule.assignment.device[n] for n in products} == {"sim0"}
+    (kq, *_) = products
+    assert kq.opdef is not None
+    assert kq.opdef.op is Op.MUL_MAT
+    assert plan.bytes_of(kq) == 4 * 32 * kq.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_on"),
+    [(["-fa", "0"], False), (["-no-fa"], False), (["-fa", "off"], False), (["-fa", "1"], True)],
+)
+def test_flag(flag: list[str], is_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "--json", *flag]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["fa"] is is_on
+
+
+def test_flag_with_another_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["run", "-fa", "2"]) == 2
+    assert capsys.readouterr().err == "graphsched: -fa is 2, one of 0, 1, off, on is needed\n"
+
+
+def test_the_table_of_a_plan_says_that_it_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "-fa", "0"]) == 0
+    assert "; off: fa" in capsys.readouterr().out
