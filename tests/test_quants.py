@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from test_ops import draw_values, nmse, run_on
 
-from graphsched import ops
+from graphsched import dtypes, ops
 from graphsched.backends.cpu.quants import BLOCK_TYPES
 from graphsched.device import Setup
 from graphsched.dtypes import DType
@@ -96,3 +96,18 @@ def test_weights_stay_in_their_type(dtype: DType) -> None:
     node = ops.mul_mat(weight("w.weight", TensorType(dtype, (N, K))), input_tensor("x", f32(1, K)))
     graph = open_runtime("cpu", Setup({})).in_kernel_types(from_outputs(node))
     assert graph.nodes[0].sources[0].dtype == dtype
+
+
+@pytest.mark.parametrize("n_tokens", [1, 7])
+def test_one_scale_for_all_rows(n_tokens: int) -> None:
+    rng = np.random.default_rng(5)
+    values = (rng.integers(-1, 2, (N, K)) * 0.37).astype(np.float32)
+    values[3] = 0
+    x = rng.standard_normal((n_tokens, K)).astype(np.float32)
+    ours, same = (
+        product(TensorType(t, (N, K)), t.quantize(values), x, 2) for t in (dtypes.I2_S, dtypes.IQ2_BN)
+    )
+    np.testing.assert_array_equal(ours, same)
+    node = ops.mul_mat(weight("w.weight", TensorType(dtypes.I2_S, (N, K))), input_tensor("x", f32(1, K)))
+    graph = open_runtime("cpu", Setup({})).in_kernel_types(from_outputs(node))
+    assert graph.nodes[0].sources[0].dtype == dtypes.IQ2_BN
