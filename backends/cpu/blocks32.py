@@ -6,6 +6,7 @@ from typing import Any
 from graphsched import dtypes
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, declare, no_minima
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.lookup import table16
 from graphsched.backends.cpu.simd import get, load, or_bits, splat, splat_i8, splat_i32, sub, xor_bits
 from graphsched.backends.cpu.simd_int import (
     bit_field,
@@ -18,7 +19,6 @@ from graphsched.backends.cpu.simd_int import (
     nibbles,
     shift_left,
     spread_bits,
-    table16,
 )
 from graphsched.backends.cpu.vector import F16, I8, I32, U8
 

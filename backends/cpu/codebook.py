@@ -13,17 +13,9 @@ from graphsched import dtypes
 from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
 from graphsched.backends.cpu.jit import helper
 from graphsched.backends.cpu.kquants import spread_nibbles
+from graphsched.backends.cpu.lookup import codebook, half_value, with_signs
 from graphsched.backends.cpu.simd import add_i32, get, load, mul, splat, splat_i8, to_f32, word
-from graphsched.backends.cpu.simd_int import (
-    as_bytes,
-    bit_field,
-    codebook,
-    concat,
-    every,
-    half_value,
-    nibbles,
-    with_signs,
-)
+from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, every, nibbles
 from graphsched.backends.cpu.vector import F16, I8, I32, U8
 
 IQ1_OFFSET, IQ2_OFFSET, IQ3_XXS_OFFSET, IQ3_S_OFFSET = 9, 43, 62, 15

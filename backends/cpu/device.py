@@ -59,13 +59,14 @@ class CpuDevice:
         return True
 
     def kernel_type(self, leaf: Tensor) -> DType:
-        """Weights without kernels are read from a float32 copy; so are norms and biases."""
+        """Weights without kernels are read from a float32 copy, I2_S from an IQ2_BN copy; norms and biases as F32."""
         known = (
             NATIVE if leaf.name == EMBEDDING else PRODUCT_TYPES
         )  # GET_ROWS reads the embedding, row by row
         if leaf.kind != "weight" or (leaf.dtype in known and len(leaf.shape) > 1):
             return leaf.dtype
-        return dtypes.F32
+        # One scale behind all rows, which a kernel that is handed rows cannot find: as codes with a scale per row.
+        return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
     def allocate(self, nbytes: int) -> Memory:
         return self.spaces[HOST].allocate(nbytes)

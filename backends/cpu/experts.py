@@ -7,8 +7,12 @@ that bits do not depend on who took it.
 """
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from graphsched.backends.cpu.atomics import fetch_add, store_word
+from graphsched.backends.cpu.elementwise import joined
 from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
@@ -19,6 +23,7 @@ from graphsched.backends.cpu.panel import decode_panel, panel_bytes
 from graphsched.backends.cpu.quants import FLOAT_TYPES
 from graphsched.backends.cpu.simd import (
     get,
+    load_first,
     put,
     splat,
     store_first,
@@ -27,7 +32,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, rows
 from graphsched.backends.cpu.tile import dots_16_at
-from graphsched.backends.cpu.tile_q8 import put4, tile4, tile8
+from graphsched.backends.cpu.tile_q8 import placed, put4, tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
 from graphsched.backends.cpu.vector import F32, I32
 from graphsched.operand import Operand, Out
@@ -87,17 +92,17 @@ def reset() -> Callable[..., None]:
 
 
 @kernel
-def experts_blocks(kind: int) -> Callable[..., None]:
-    """y[p] = w[expert of p] · x[p] on int8."""
-    group = FORMS[kind].group
+def experts_blocks(kind: int, join: int) -> Callable[..., None]:
+    """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
+    group, parts = FORMS[kind].group, 1 + int(join >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
         w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
         counter, order, starts = arg(step, 6), arg(step, 7), arg(step, 8)
         n, k, w_row, n_expert = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
         panel, tiles = arg(step, 5) + ith * arg(step, 13), starts + 4 * (n_expert + 2)
-        units, end = (n + PANEL - 1) // PANEL, (n_expert + 1) * ((n + PANEL - 1) // PANEL)
-        both = fetch_add(counter, 1)
+        from_gate_to_up, units = arg(step, 14) - w, (n + PANEL - 1) // PANEL
+        both, end = fetch_add(counter, 1), (n_expert + 1) * units
         while both < end and not word(run, ABORT):
             then = fetch_add(counter, 1)  # known early, so that its weights are in cache when it begins
             e, unit = both // units, both % units
@@ -106,26 +111,51 @@ def experts_blocks(kind: int) -> Callable[..., None]:
             if e == n_expert:
                 clear(out, 4 * n, order, first, last, left)
             elif first < last:
-                here = w + (e * n + unit * PANEL) * w_row
-                decode_panel(kind, here, w_row, lesser(left, PANEL), k, panel)
-                at = get(tiles + 4 * e, I32) * TILE
+                here, tile = w + (e * n + unit * PANEL) * w_row, get(tiles + 4 * e, I32)
                 e, unit = then // units, then % units
-                ahead, lines = w + (e * n + unit * PANEL) * w_row, 0
-                if e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32):
-                    passes = (last - first + TILE - 1) // TILE * (k // 32)
-                    lines = (PANEL * w_row // 64 + passes) // passes
-                for i in range(first, last, TILE):
-                    qt, dt, st = q + at * k, d + at * (k // 8), shift + 4 * at * (k // group)
-                    if i + 4 < last:
-                        f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
-                        put4(out, 4 * n, order, i + 4, last, left, g)
-                    else:
-                        f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
-                    put4(out, 4 * n, order, i, last, left, f)
-                    at, ahead = at + TILE, ahead + 2 * lines * k
+                following = w + (e * n + unit * PANEL) * w_row
+                has_more = e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32)
+                passes = (last - first + TILE - 1) // TILE * (k // 32)
+                for part in range(parts):
+                    decode_panel(kind, here + part * from_gate_to_up, w_row, lesser(left, PANEL), k, panel)
+                    ahead = here + from_gate_to_up if part + 1 < parts else following
+                    lines = 0
+                    if part + 1 < parts or has_more:
+                        lines = (PANEL * w_row // 64 + passes) // passes
+                    at = tile * TILE
+                    for i in range(first, last, TILE):
+                        qt, dt, st = q + at * k, d + at * (k // 8), shift + 4 * at * (k // group)
+                        if i + 4 < last:
+                            f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
+                            if part:
+                                g = join4(join, out, 4 * n, order, i + 4, last, left, g)
+                            put4(out, 4 * n, order, i + 4, last, left, g)
+                        else:
+                            f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
+                        if part:
+                            f = join4(join, out, 4 * n, order, i, last, left, f)
+                        put4(out, 4 * n, order, i, last, left, f)
+                        at, ahead = at + TILE, ahead + 2 * lines * k
             both = then
 
     return experts
+
+
+@helper
+def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> Any:
+    """Joins gates that are stored with the sums of up, row by row as `put4` stores them."""
+    return (
+        join_row(join, y, y_row, order, first, left, f[0]),
+        join_row(join, y, y_row, order, lesser(first + 1, end - 1), left, f[1]),
+        join_row(join, y, y_row, order, lesser(first + 2, end - 1), left, f[2]),
+        join_row(join, y, y_row, order, lesser(first + 3, end - 1), left, f[3]),
+    )
+
+
+@helper
+def join_row(join: int, y: int, y_row: int, order: int, i: int, left: int, up: Any) -> Any:
+    gate = load_first(y + placed(order, i) * y_row, F32, 16, left)
+    return joined(join, gate, up, np.float32(0.0), np.float32(0.0))
 
 
 @helper
@@ -191,23 +221,40 @@ def suits(w: Tensor, ids: Tensor) -> bool:
 def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) -> None:
     """Adds the steps of y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]."""
     w = matrices.type
-    n_expert, n, k = w.shape
-    order, starts = low.shared(("by expert", ids, n_expert), lambda: _sorted(low, ids, n_expert))
-    counter = low.scratch("next unit", i32(2))
-    low.step(reset(), Out(counter))
-    sizes = (n, k, matrices.strides[-2], n_expert)
-    if w.dtype in FLOAT_TYPES:
-        row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
-        args = (matrices, low.operand(x), Out(y), Out(counter), order, starts, *sizes, *row)
-        low.step(experts_float(w.dtype.id), *args)
+    if w.dtype not in FLOAT_TYPES:
+        _by_panels(low, matrices, matrices, x, y, ids, join=-1)
         return
-    tiles = packed_by_expert(low, x, w, ids, (order, starts))
-    size = panel_bytes(w.dtype.id, k)
-    own = (Out(weight_panels(low, size)), Out(counter), order, starts, *sizes, size)
-    low.step(experts_blocks(w.dtype.id), matrices, *tiles, Out(y), *own)
+    n_expert, n, k = w.shape
+    order, starts, counter = _sorted(low, ids, n_expert)
+    row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
+    args = (matrices, low.operand(x), Out(y), Out(counter), order, starts, n, k, matrices.strides[-2])
+    low.step(experts_float(w.dtype.id), *args, n_expert, *row)
+
+
+def up_gate_by_experts(
+    low: Low, up: Operand, gate: Operand, x: Tensor, y: Operand, ids: Tensor, join: int
+) -> None:
+    """Adds the steps of y[t, u] = join(gate[e] · x[t, u], up[e] · x[t, u]), e = ids[t, u], for types with panels."""
+    _by_panels(low, gate, up, x, y, ids, join)
+
+
+def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
+    (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
+    order, starts, counter = _sorted(low, ids, n_expert)
+    tiles, size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
+    own = (Out(weight_panels(low, size)), Out(counter), order, starts, n, k, w.strides[-2], n_expert, size)
+    low.step(experts_blocks(kind, join), w, *tiles, Out(y), *own, up)
 
 
 def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
+    """(order, starts) of pairs by expert, and a counter of units at 0."""
+    by_expert = low.shared(("by expert", ids, n_expert), lambda: _sort(low, ids, n_expert))
+    counter = low.scratch("next unit", i32(2))
+    low.step(reset(), Out(counter))
+    return (*by_expert, counter)
+
+
+def _sort(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
     order = low.scratch("pairs by expert", i32(ids.type.numel))
     starts = low.scratch("expert starts", i32(3 * n_expert + 4))
     low.step(

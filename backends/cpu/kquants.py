@@ -13,8 +13,9 @@ from graphsched.backends.cpu.blocks32 import (
 )
 from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
 from graphsched.backends.cpu.jit import helper
+from graphsched.backends.cpu.lookup import trits
 from graphsched.backends.cpu.simd import add_i32, get, load, mul, or_bits, splat, splat_i8, to_f32, word
-from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, nibbles, shift_left, trits
+from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, nibbles, shift_left
 from graphsched.backends.cpu.vector import F16, I8, I32
 
 _BYTES_63, _BYTES_15, _BYTES_3 = 0x3F3F3F3F3F3F3F3F, 0x0F0F0F0F0F0F0F0F, 0x0303030303030303

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
-from graphsched.backends.cpu.experts import by_experts, suits
+from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
+from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
 from graphsched.backends.cpu.interleaved import ROW_FORMS, dot_rows, store_rows
 from graphsched.backends.cpu.jit import by_literal, kernel
@@ -67,8 +69,11 @@ def _(t: int) -> Callable[..., None]:
 
 
 @kernel
-def mat_vec(kind: int) -> Callable[..., None]:
-    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads."""
+def mat_vec(kind: int, join: int) -> Callable[..., None]:
+    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads.
+
+    With `join` >= 0 w is gate, and y = join(y, up · x).
+    """
     at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
@@ -82,6 +87,7 @@ def mat_vec(kind: int) -> Callable[..., None]:
         )
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
+        up, second = arg(step, 15), arg(step, 16)
         blocks = k // 32
         first, last = share(n // at_once, ith, nth)
         for p in range(rows(step, run)):
@@ -95,8 +101,17 @@ def mat_vec(kind: int) -> Callable[..., None]:
             src = x + px // heads * token_stride + px % heads * head_stride
             scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
             for r in range(first * at_once, last * at_once, at_once):
-                row = w + e * matrix_bytes + r * row_bytes
-                put_dots(kind, out + 4 * r, row, src, scales, sums, k)
+                at = e * matrix_bytes + r * row_bytes
+                put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+                if join >= 0:
+                    put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
+            if join >= 0:
+                for r in range(first * at_once, last * at_once, 16):
+                    left = last * at_once - r
+                    gate = load_first(out + 4 * r, F32, 16, left)
+                    other = load_first(second + 4 * (n * p + r), F32, 16, left)
+                    v = joined(join, gate, other, np.float32(0.0), np.float32(0.0))
+                    store_first(out + 4 * r, v, F32, left)
 
     return product
 
@@ -155,7 +170,15 @@ def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
     return replace(w, type=type, offset=w.offset + rows[0] * w.strides[0])
 
 
-def _mat_vec(low: Low, matrix: Operand, x: Tensor, y: Operand, ids: Tensor | None = None) -> None:
+def _mat_vec(
+    low: Low,
+    matrix: Operand,
+    x: Tensor,
+    y: Operand,
+    ids: Tensor | None = None,
+    up: Operand | None = None,
+    join: int = -1,
+) -> None:
     w = matrix.type
     values, address = activations(low, x, w.dtype)
     *_, n, k = w.shape
@@ -164,7 +187,10 @@ def _mat_vec(low: Low, matrix: Operand, x: Tensor, y: Operand, ids: Tensor | Non
     per_x = ids.shape[1] // x.shape[1] if ids else 1
     row_bytes = w.dtype.row_bytes(k)
     sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
-    low.step(mat_vec(w.dtype.id), matrix, *values, Out(y), *sizes, *address, rows=rows_of(y.type))
+    other = (up, Out(low.scratch("up", y.type))) if up else ()
+    low.step(
+        mat_vec(w.dtype.id, join), matrix, *values, Out(y), *sizes, *address, *other, rows=rows_of(y.type)
+    )
 
 
 def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
@@ -200,10 +226,16 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
 @ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
-    a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
-    for w, part in ((gate, a), (up, b)):
-        _by_id(low, w, x, part, ids)
-    gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node))
+    join, y = KINDS[node.attrs["kind"]], low.result(node)
+    if not suits(up, ids):
+        _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), join=join)
+    elif up.dtype not in FLOAT_TYPES:
+        up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, join)
+    else:
+        a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
+        for w, part in ((gate, a), (up, b)):
+            by_experts(low, low.operand(w), x, part, ids)
+        gate_up(low, mul_unary_f32(join), a, b, y)
 
 
 @kernel

@@ -5,8 +5,9 @@ from typing import Any
 from graphsched import dtypes
 from graphsched.backends.cpu.blocks32 import FP4_OFFSET, fp4_values
 from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
+from graphsched.backends.cpu.lookup import e4m3
 from graphsched.backends.cpu.simd import get, load, splat
-from graphsched.backends.cpu.simd_int import e4m3, interleave, nibbles, shift_left, spread_bits
+from graphsched.backends.cpu.simd_int import interleave, nibbles, shift_left, spread_bits
 from graphsched.backends.cpu.vector import F16, I8, I32
 
 NVFP4, Q1_0 = dtypes.by_name("NVFP4"), dtypes.by_name("Q1_0")

@@ -6,8 +6,9 @@ from typing import Any
 from graphsched import dtypes
 from graphsched.backends.cpu.forms import FORMS, Form, declare, no_minima
 from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.lookup import trit_table
 from graphsched.backends.cpu.simd import get, load
-from graphsched.backends.cpu.simd_int import bit_field, concat, half_lanes, trit_table
+from graphsched.backends.cpu.simd_int import bit_field, concat, half_lanes
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 
