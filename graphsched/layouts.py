@@ -10,7 +10,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 _SHIFTS: Final = np.array([0, 2, 4, 6], np.uint8)
-_IQ4_NL: Final = np.array(
+IQ4_NL: Final = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
 _POWERS: Final = np.array([1, 3, 9, 27, 81], np.uint16)
@@ -174,7 +174,7 @@ def _nibbles_r4(qs: Bytes) -> Bytes:
 
 def _iq4_nl_r4(rows: Bytes, tail: Bytes) -> Floats:
     b = _blocks(rows, 4, 18)
-    return _scaled(b[..., :8], _IQ4_NL[_nibbles_r4(b[..., 8:])], rows.shape[0])
+    return _scaled(b[..., :8], IQ4_NL[_nibbles_r4(b[..., 8:])], rows.shape[0])
 
 
 def _q5_0_r4(rows: Bytes, tail: Bytes) -> Floats:
