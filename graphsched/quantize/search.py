@@ -100,8 +100,8 @@ class _Sums:
         wx = x if w is None else w * x
         self.x = wx.sum(axis=0)
         self.one = np.full_like(self.x, len(x)) if w is None else w.sum(axis=0)
-        self.best = np.full_like(self.x, np.inf)
         self.scale, self.offset = np.zeros_like(self.x), np.maximum(-self.x / np.maximum(self.one, _TINY), 0)
+        self.best = self.offset * (self.offset * self.one + 2 * self.x)  # where all codes are 0
 
     def keep(self, x: Floats, w: Floats | None, q: Floats) -> None:
         """Scale and offset by least squares for these codes, kept where they leave less error."""
