@@ -1,5 +1,6 @@
 """`graphsched convert`: checkpoints to files whose logits are those of the checkpoint, tokenizers, hostile input."""
 
+import io
 import json
 import os
 import zipfile
@@ -35,6 +36,7 @@ from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.vocab import tokenizer
 from graphsched.convert.vocab_files import read_model
 from graphsched.errors import Error
+from graphsched.interactive import Chat
 from graphsched.loader import open_model
 from graphsched.tokenizer import from_metadata
 from graphsched.tokenizer_bpe import BYTE_CHARACTERS
@@ -293,6 +295,33 @@ def test_heads_of_a_checkpoint_for_gpus_without_a_config(tmp_path: Path) -> None
     with open_model(tmp_path / "out.gguf") as model:
         assert model.metadata["bitnet-b1.58.attention.head_count"] == WIDTH // 128
         assert model.metadata["bitnet-b1.58.rope.freq_base"] == 500000.0
+
+
+def test_chat_of_2b_4t(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint without a template gets the model's own format, and a chat reads it token by token."""
+    masters, codes, values = bitnet()
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}'
+    )
+    (tmp_path / "config.json").write_text(json.dumps(BITNET))
+    write_torch(tmp_path / "model_state_int2.pt", for_gpu(codes, values, masters, is_packed=True))
+    assert convert(tmp_path, tmp_path / "out.gguf") == 0
+    session = graphsched.load(tmp_path / "out.gguf", n_ctx=128)
+    ids = Chat(session, system="Be brief.")._ids([{"role": "user", "content": " hello "}])
+    assert ids[0] == session.tokenizer.bos
+    assert ids.count(session.tokenizer.eot or -1) == 1
+    text = "".join(session.tokenizer.piece(i, special=True).decode() for i in ids)
+    assert text == "<|begin_of_text|>User: hello<|eot_id|>Assistant: "
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nwell\n"))
+    capsys.readouterr()
+    assert (
+        cli.run(["run", "-m", str(tmp_path / "out.gguf"), "-i", "-n", "4", "-c", "128", "-q", "--temp", "0"])
+        == 0
+    )
+    assert capsys.readouterr().out.count("\n") >= 2
 
 
 def test_weights_that_are_ternary_already_keep_their_scale() -> None:

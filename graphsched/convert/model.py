@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graphsched import dtypes
 from graphsched.atomic import check_target, replacing
+from graphsched.chat_templates import template_for
 from graphsched.convert import recipes
 from graphsched.convert.checkpoint import Checkpoint, Safetensors
 from graphsched.convert.config import HfConfig, metadata, read_json
@@ -51,6 +52,9 @@ def plan(path: Path, out_type: str = "auto", pre: str | None = None) -> Conversi
         "general.file_type": mixes.MIXES[base.name].file_type,
     }
     keys |= metadata(config, family) | tokenizer(folder, config.count("vocab_size"), pre)
+    given = keys.get("tokenizer.chat_template")
+    if template := template_for(family.arch, given if isinstance(given, str) else None):
+        keys["tokenizer.chat_template"] = template
     return Conversion(keys, {r.name: (r, _type_for(r, base)) for r in found})
 
 
