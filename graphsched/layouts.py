@@ -130,6 +130,12 @@ def _i2_s(rows: Bytes, tail: Bytes) -> Floats:
     return _ternary(tail[:4].copy().view("<f4")[:, None], q.swapaxes(1, 2).reshape(rows.shape[0], -1))
 
 
+def i2_s_of_arm(rows: Bytes) -> Bytes:
+    """Rows of I2_S in ARM's layout, groups of 64 weights in 16 bytes, to that of x86, 128 in 32, which is ours."""
+    q = _crumbs(rows.reshape(-1, 16))[..., ::-1].swapaxes(1, 2).reshape(-1, 4, 32)
+    return _pack_crumbs(q.swapaxes(1, 2)[..., ::-1]).reshape(rows.shape)
+
+
 def _to_i2_s(rows: Floats) -> Bytes:
     scale = np.abs(rows).max()
     q = np.where(np.abs(rows) < 1e-6, 1, np.where(rows < 0, 0, 2)).astype(np.uint8)

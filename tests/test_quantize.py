@@ -322,6 +322,22 @@ def test_requantising_is_asked_for(small: Path, tmp_path: Path, capsys: pytest.C
     assert types_of(copy) == types_of(bn)
 
 
+def test_the_layout_that_i2_s_has_on_arm(small: Path, tmp_path: Path) -> None:
+    """Groups of 64 weights, byte p of 16 with weight p in its highest bits, then p + 16, p + 32, p + 48."""
+    i2s, bn, name = tmp_path / "i2s.gguf", tmp_path / "bn.gguf", "blk.1.ffn_down.weight"
+    assert quantize(small, i2s, "I2_S") == 0
+    with open_model(small) as before, open_model(i2s) as file:
+        w, place = before.array(name).astype(np.float32), file.tensors[name]
+    q = (np.sign(w).astype(np.int64) + 1).reshape(-1, 4, 16)
+    arm = (q[:, 0] << 6 | q[:, 1] << 4 | q[:, 2] << 2 | q[:, 3]).astype(np.uint8).tobytes()
+    raw = bytearray(i2s.read_bytes())
+    raw[place.offset : place.offset + len(arm)] = arm
+    i2s.write_bytes(raw)
+    assert quantize(i2s, bn, "--allow-requantize", "--i2s-arm", "IQ2_BN") == 0
+    with open_model(bn) as after:
+        assert (after.array(name).reshape(w.shape) == w).all()
+
+
 def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantize(small, tmp_path / "out.gguf", "Q4_0", "--dry-run") == 0
     out, err = capsys.readouterr()

@@ -37,6 +37,7 @@ _MIB = 1 << 20
 @click.option("--pure", is_flag=True, help="one type for all matrices, no mix")
 @click.option("--allow-requantize", is_flag=True, help="also from types that are quantised already")
 @click.option("--leave-output-tensor", is_flag=True, help="leave output.weight as it is")
+@click.option("--i2s-arm", is_flag=True, help="I2_S in IN has the layout of ARM: 64 weights in 16 bytes")
 @click.option("--dry-run", is_flag=True, help="show types and size, write nothing")
 @click.option("-v", "--verbose", is_flag=True, help="say what happens to each tensor")
 def command(
@@ -93,6 +94,7 @@ def _options(type: str, imatrix: Path | None, values: dict[str, Any]) -> "Quanti
         is_pure=values["pure"],
         allow_requantize=values["allow_requantize"],
         leave_output=values["leave_output_tensor"],
+        is_arm=values["i2s_arm"],
         importance=None if imatrix is None else read_importance(imatrix),
     )
 

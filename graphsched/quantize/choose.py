@@ -32,6 +32,7 @@ class QuantizeOptions:
     is_pure: bool = False
     allow_requantize: bool = False
     leave_output: bool = False
+    is_arm: bool = False  # I2_S in the file has the layout that ARM programs write
     importance: Importance | None = None
 
 

@@ -14,6 +14,7 @@ from graphsched.atomic import check_target, replacing
 from graphsched.errors import LoadError, OptionError
 from graphsched.gguf_format import MetaValue, printable, shown
 from graphsched.gguf_write import aligned, encode_header
+from graphsched.layouts import i2_s_of_arm
 from graphsched.loader import ModelFile, TensorInfo
 from graphsched.quantize.choose import Choice, QuantizeOptions
 from graphsched.tensor import TensorType
@@ -72,7 +73,7 @@ def _data(
         yield file.raw(info.name), int(np.prod(info.shape))
         return
     importance = options.importance.of(info.name, info.shape) if options.importance else None
-    quantise = _Quantise(file, choice, importance)
+    quantise = _Quantise(file, choice, importance, options.is_arm)
     tails = []
     for piece, raw in _in_order(pool, quantise, _pieces(info, choice), ahead):
         size = raw.size - choice.dtype.tail
@@ -113,6 +114,7 @@ class _Quantise:
     file: ModelFile
     choice: Choice
     importance: Floats | None
+    is_arm: bool
 
     def __call__(self, piece: _Piece) -> Bytes:
         info = self.choice.source
@@ -128,6 +130,8 @@ class _Quantise:
         raw, size = self.file.raw(info.name), info.dtype.row_bytes(info.shape[-1])
         start = (piece.matrix * rows + piece.first) * size
         part = raw[start : start + piece.rows * size]
+        if self.is_arm and info.dtype.name == "I2_S":
+            part = i2_s_of_arm(part)
         if info.dtype.tail:
             part = np.concatenate([part, raw[-info.dtype.tail :]])
         return info.dtype.dequantize(part, (piece.rows, n))
