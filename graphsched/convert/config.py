@@ -14,6 +14,7 @@ from graphsched.errors import LoadError
 from graphsched.gguf_format import MetaValue, printable, shown
 
 _LONGEST: Final = 1 << 28  # bytes of JSON that are read
+_LARGEST_HEAD: Final = 1 << 16
 _MISSING: Final = object()
 
 
@@ -66,7 +67,10 @@ class HfConfig:
     @property
     def head_dim(self) -> int:
         heads = self.count("num_attention_heads")
-        return int(self.count("head_dim", max(self.count("hidden_size") // heads, 1)))
+        found = int(self.count("head_dim", max(self.count("hidden_size") // heads, 1)))
+        if found > _LARGEST_HEAD:
+            raise LoadError(f"{self.where}: heads of {found} are too large")
+        return found
 
     @property
     def rope(self) -> "HfConfig":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from graphsched.quantize import mixes
 from graphsched.tensor import TensorType
 
 OUT_TYPES: Final = ("auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "i2_s")
+_AT_ONCE: Final = 1 << 22  # weights
 _TERNARY: Final = OUT_TYPES[5:]
 _GPU_FILES: Final = ("model_state_int2.pt", "model_state_fp16.pt")
 
@@ -112,12 +114,8 @@ def _checked(found: Iterator[Recipe], config: HfConfig, where: str) -> Iterator[
     """The recipes in a file's order, with shapes that a GGUF file can have, and none missing that all models have."""
     by_name = {r.name: r for r in found}
     layers = config.count("num_hidden_layers")
-    needed = [
-        "token_embd.weight",
-        "output_norm.weight",
-        *(f"blk.{i}.attn_norm.weight" for i in range(layers)),
-    ]
-    for name in needed:
+    norms = (f"blk.{i}.attn_norm.weight" for i in range(layers))
+    for name in chain(("token_embd.weight", "output_norm.weight"), norms):
         if name not in by_name:
             raise LoadError(f"{where}: there is nothing that becomes {name}")
     if by_name["token_embd.weight"].shape != (config.count("vocab_size"), config.count("hidden_size")):
@@ -158,8 +156,10 @@ def _data(recipe: Recipe, dtype: DType) -> Iterator[NDArray[np.uint8]]:
         w = make()
         if not np.isfinite(w).all():
             raise LoadError(f"{shown(recipe.name)}: has weights that are not finite")
-        raw = dtype.quantize(w)
-        tails.append(raw[raw.size - dtype.tail :])
-        yield raw[: raw.size - dtype.tail]
+        step = max(1, _AT_ONCE // w[0].size)
+        for first in range(0, len(w), step):
+            raw = dtype.quantize(w[first : first + step])
+            tails.append(raw[raw.size - dtype.tail :])
+            yield raw[: raw.size - dtype.tail]
     if dtype.tail:
         yield np.stack(tails).view("<f4").max(axis=0).view(np.uint8)

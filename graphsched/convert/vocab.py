@@ -27,7 +27,7 @@ def tokenizer(folder: Path, n_vocab: int, pre: str | None = None) -> dict[str, M
         values = read_json(json)
         added = values.get("added_tokens") or []
         is_spm = _part(values, "model").get("byte_fallback") is True
-        words = read_model(model) if is_spm and model.exists() else _words(values, is_spm, json.name)
+        words = read_model(model) if is_spm and model.exists() else _words(values, is_spm, n_vocab, json.name)
         keys = _space_prefix(values) if is_spm else {f"{_PREFIX}pre": pre or _pre(values, json.name)}
     elif model.exists():
         words = read_model(model)
@@ -44,14 +44,14 @@ def _part(values: dict[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _words(values: dict[str, Any], is_spm: bool, where: str) -> Words:
+def _words(values: dict[str, Any], is_spm: bool, n_vocab: int, where: str) -> Words:
     """The BPE model of a tokenizer.json; of a SentencePiece one the ranks of merges become scores."""
     model = _part(values, "model")
     vocab, merges = model.get("vocab"), model.get("merges")
     if model.get("type") not in ("BPE", None) or not isinstance(vocab, dict) or not isinstance(merges, list):
         raise LoadError(f"{where}: its model is {shown(str(model.get('type')))}, BPE is needed")
-    if not all(type(i) is int and 0 <= i < 1 << 24 for i in vocab.values()):
-        raise LoadError(f"{where}: its vocabulary has ids that cannot be")
+    if not all(type(i) is int and 0 <= i < n_vocab for i in vocab.values()):
+        raise LoadError(f"{where}: its vocabulary has ids outside the {n_vocab} rows of the matrices")
     pairs = [m.split(" ") if isinstance(m, str) else m for m in merges]
     if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(x, str) for x in p) for p in pairs):
         raise LoadError(f"{where}: its merges are no pairs")
@@ -85,8 +85,8 @@ def _pad(words: Words, n: int) -> None:
 def _add(words: Words, added: Iterable[Any], n_vocab: int, where: str) -> None:
     for token in added:
         i, text = (token.get("id"), token.get("content")) if isinstance(token, dict) else (None, None)
-        if type(i) is not int or not 0 <= i < 1 << 24 or not isinstance(text, str):
-            raise LoadError(f"{where}: an added token that cannot be")
+        if type(i) is not int or not 0 <= i < n_vocab or not isinstance(text, str):
+            raise LoadError(f"{where}: an added token is outside the {n_vocab} rows of the matrices")
         _pad(words, i + 1)
         if words.types[i] not in (TokenType.UNKNOWN, TokenType.BYTE):
             words.types[i] = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
