@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from graphsched import layouts
 from graphsched.errors import Error, ShapeError
-from graphsched.quantize.encoders import searched
 
 _NUMPY: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8"} | {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
 
@@ -82,6 +81,8 @@ class DType:
         if (encode := layouts.ENCODERS.get(self.name)) is not None:
             raw = encode(rows)
         else:
+            from graphsched.quantize.encoders import searched  # most runs never quantise
+
             found = searched(self, rows, importance)
             raw = self._gguf("quantize", rows) if found is None else found
         assert raw.nbytes == size, (self.name, raw.nbytes, size)

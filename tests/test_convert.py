@@ -442,6 +442,7 @@ def pickles() -> dict[str, tuple[bytes, str]]:
         ),
         "negative": (changed(size + b"tQ", pickle.dumps(-6, 2)[2:-1] + b"tQ"), "a storage that cannot be"),
         "cut": (state_pickle({})[:-3], "its pickle is broken, "),
+        "memory": (b"\x80\x02}r\x00\x00\x00\x70.", "its pickle remembers more than it has room for"),
         "a list": (pickle.dumps([]), "holds no dictionary of tensors"),
     }
 

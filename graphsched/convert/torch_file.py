@@ -7,6 +7,7 @@ error, so nothing in the file is ever run.
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from graphsched.errors import LoadError
 from graphsched.gguf_format import printable, shown
 
-_LARGEST_PICKLE: Final = 1 << 26
+_LARGEST_PICKLE: Final = 1 << 24
 _STORAGES: Final = {
     "DoubleStorage": ("F64", "<f8"),
     "FloatStorage": ("F32", "<f4"),
@@ -50,11 +51,11 @@ class TorchFile:
         self.where = printable(path.name)
         try:
             self._zip = zipfile.ZipFile(path)
-            self._tensors = self._read()
         except OSError as e:
             raise LoadError(f"{self.where}: {(e.strerror or str(e)).lower()}") from None
-        except zipfile.BadZipFile:
+        except Exception:  # whatever a broken archive makes the library do
             raise LoadError(f"{self.where}: is not a file that torch.save has written") from None
+        self._tensors = self._read()
         self.shapes = {name: t.shape for name, t in self._tensors.items()}
 
     def stored(self, name: str) -> tuple[str, NDArray[Any]]:
@@ -64,7 +65,7 @@ class TorchFile:
         item = np.dtype(t.storage.dtype).itemsize
         if member.file_size != t.storage.size * item:
             raise LoadError(f"{self.where}: tensor {shown(name)} has a storage of another size than it says")
-        flat = np.frombuffer(self._zip.read(member), t.storage.dtype)
+        flat = np.frombuffer(self._bytes(member), t.storage.dtype)
         strides = tuple(s * item for s in t.strides)
         return t.storage.kind, as_strided(flat[t.offset :], t.shape, strides, writeable=False)
 
@@ -76,12 +77,20 @@ class TorchFile:
             raise LoadError(f"{self.where}: {shown(name)} is compressed, which torch.save never does")
         return found[0]
 
+    def _bytes(self, member: zipfile.ZipInfo) -> bytes:
+        try:
+            return self._zip.read(member)
+        except Exception as e:  # whatever a broken archive makes the library do
+            raise LoadError(f"{self.where}: its archive is broken, {printable(str(e))[:80]}") from None
+
     def _read(self) -> dict[str, _Tensor]:
         member = self._member("data.pkl")
         if member.file_size > _LARGEST_PICKLE:
             raise LoadError(f"{self.where}: its pickle of {member.file_size} bytes is too large")
+        raw = self._bytes(member)
         try:
-            found = _Unpickler(io.BytesIO(self._zip.read(member))).load()
+            _check_memo(raw)
+            found = _Unpickler(io.BytesIO(raw)).load()
         except LoadError as e:
             raise LoadError(f"{self.where}: {e}") from None
         except Exception as e:  # whatever a broken pickle makes the reader do
@@ -89,6 +98,13 @@ class TorchFile:
         if not isinstance(found, dict):
             raise LoadError(f"{self.where}: holds no dictionary of tensors")
         return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, _Tensor)}
+
+
+def _check_memo(raw: bytes) -> None:
+    """A pickle names what it remembers by numbers, and a large one would make the reader fill that much memory."""
+    for opcode, argument, _ in pickletools.genops(raw):
+        if "PUT" in opcode.name and int(argument or 0) > len(raw):
+            raise LoadError("its pickle remembers more than it has room for")
 
 
 class _Unpickler(pickle.Unpickler):
