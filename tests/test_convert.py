@@ -31,6 +31,7 @@ import graphsched
 from graphsched import chat, cli
 from graphsched.convert import ternary
 from graphsched.convert.config import HfConfig, rope_factors
+from graphsched.convert.names import gguf_name
 from graphsched.convert.recipes import join_halves, split_halves
 from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.vocab import tokenizer
@@ -147,6 +148,24 @@ def test_logits_are_those_of_the_checkpoint(
     folder = write_hugging_face(tmp_path / "hf", config, stored, parts=3 if "Moe" in name else 1)
     assert convert(folder, tmp_path / "out.gguf", "--outtype", out_type) == 0
     assert nmse(logits(tmp_path / "out.gguf"), forward(config, tensors, IDS)) < limit
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.embed_tokens.weight", ("token_embd.weight", 0)),
+        ("model.layers.3.self_attn.k_proj.bias", ("blk.3.attn_k.bias", 0)),
+        ("model.layers.3.block_sparse_moe.gate.weight", ("blk.3.ffn_gate_inp.weight", 0)),
+        ("model.layers.3.block_sparse_moe.experts.7.w2.weight", ("blk.3.ffn_down_exps.weight", 7)),
+        ("model.layers.12.mlp.experts.127.up_proj.weight", ("blk.12.ffn_up_exps.weight", 127)),
+        ("model.layers.0.self_attn.inner_attn_ln.weight", ("blk.0.attn_sub_norm.weight", 0)),
+        ("model.layers.99999.mlp.gate_proj.weight", None),
+        ("model.layers.0.mlp.experts.0.w9.weight", None),
+        ("transformer.h.0.attn.weight", None),
+    ],
+)
+def test_names(name: str, expected: tuple[str, int] | None) -> None:
+    assert gguf_name(name) == expected
 
 
 def test_the_permutation_of_queries_and_keys() -> None:

@@ -265,7 +265,7 @@ def test_quantises_a_file(small: Path, tmp_path: Path, capsys: pytest.CaptureFix
                 assert (after.array(name) == x).all()
 
 
-@pytest.mark.parametrize("mix", ["IQ1_BN", "IQ2_BN", "I2_S", "TQ2_0", "Q4_K_M"])
+@pytest.mark.parametrize("mix", ["IQ1_BN", "IQ2_BN", "IQ2_BN_R4", "I2_S", "TQ2_0", "Q4_K_M"])
 def test_bytes_do_not_depend_on_threads_and_pieces(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: str
 ) -> None:

@@ -14,7 +14,7 @@ from graphsched.quantize import search
 from graphsched.quantize.search import Floats, Grid, half, reciprocal
 
 _NEAR: Final = (-1, 0, 1)
-_ROUNDS: Final = 2
+_ROUNDS: Final = 1  # a second one takes 0.2 % off the error and costs a third more time
 
 
 @overload

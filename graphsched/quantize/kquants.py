@@ -9,7 +9,7 @@ from graphsched.quantize.blocks256 import affine, in_order, lanes, scaled
 from graphsched.quantize.packing import Bytes, bits, crumbs, f16, high, low, nibbles, sixths
 from graphsched.quantize.search import Floats
 
-_TRIES: Final = (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9)
+_TRIES: Final = (-0.6, -0.2, 0.2, 0.6)
 _FEW_BITS: Final = (-0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -20,7 +20,7 @@ def q2_k(blocks: Floats, w: Floats | None) -> Bytes:
 
 
 def q3_k(blocks: Floats, w: Floats | None) -> Bytes:
-    d, ints, q = scaled(lanes(blocks, 16), lanes(w, 16), search.integers(-4, 3), (-32, 31), _FEW_BITS)
+    d, ints, q = scaled(lanes(blocks, 16), lanes(w, 16), search.integers(-4, 3), (-32, 31), _TRIES)
     codes, s = in_order(q + 4), (ints + 32).astype(np.uint8).T
     scales = [low(s[:, :8]) | low(s[:, 8:]) << np.uint8(4), crumbs(high(s).reshape(-1, 4, 4))]
     return np.hstack([_top_bits(codes > 3), _quarters(codes & np.uint8(3)), *scales, f16(d)])
