@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
     "ops": "List the ops, and which backends run them on which types.",
+    "quantize": "Write a model file with fewer bits per weight.",
+    "convert": "Make a model file from a checkpoint of Hugging Face or of BitNet.",
     "synth": "Write a model file with real shapes and made-up weights.",
 }
 BAD_INPUT, BUG, INTERRUPTED, NO_READER = 2, 1, 130, 141

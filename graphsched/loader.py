@@ -37,7 +37,7 @@ class ModelFile:
             {t.name: t for p in parts for t in p.tensors}
         )
         self.version, self.alignment = first.header.version, first.alignment
-        self._maps = [p.map for p in parts]
+        self._maps, self._places = [p.map for p in parts], first.header.places
         self._bytes = [np.frombuffer(m, np.uint8) for m in self._maps]
 
     def __enter__(self) -> Self:
@@ -89,6 +89,11 @@ class ModelFile:
     def get(self, key: str, kind: type[Any], default: Any = MISSING) -> Any:
         """A metadata value of a kind: bool, int, float, str, tuple (strings) or np.ndarray (numbers)."""
         return lookup(self.metadata, printable(self.path.name), key, kind, default)
+
+    def encoded(self, key: str) -> bytes:
+        """A metadata value as the file has it, type in front: for a file that takes it over unchanged."""
+        start, end = self._places[key]
+        return self._maps[0][start:end]
 
     def close(self) -> None:
         """Unmaps the files, or leaves that to the last array that still looks into them."""
