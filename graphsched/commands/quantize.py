@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphsched.commands.arguments import Command, Number
+from graphsched.commands.arguments import Command
 from graphsched.commands.screen import Screen
+from graphsched.commands.values import Number
 
 if TYPE_CHECKING:
     from graphsched.quantize.choose import Choice, QuantizeOptions
