@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from graphsched.backends.cpu.dot_bytes import dot_codes
 from graphsched.backends.cpu.jit import by_literal
 from graphsched.backends.cpu.row_forms import ROW_FORMS, row_codes
 from graphsched.backends.cpu.row_lanes import (
@@ -13,7 +14,6 @@ from graphsched.backends.cpu.row_lanes import (
     store_scales,
 )
 from graphsched.backends.cpu.simd import fma, get, mul, splat, to_f32
-from graphsched.backends.cpu.simd_int import dot_u8_i8
 from graphsched.backends.cpu.turn import PANEL
 from graphsched.backends.cpu.vector import F32, I32
 
@@ -34,10 +34,10 @@ def _dot_of_4(t: int, size: int) -> Callable[..., Any]:
         for b in range(k // 32):
             block, q = w + size * b, x + 32 * b
             i = start_rows(t, get(isum + 4 * b, I32))
-            i = dot_u8_i8(i, row_codes(t, block, 0), row_activations(t, 0, q))
-            i = dot_u8_i8(i, row_codes(t, block, 1), row_activations(t, 1, q))
-            i = dot_u8_i8(i, row_codes(t, block, 2), row_activations(t, 2, q))
-            i = dot_u8_i8(i, row_codes(t, block, 3), row_activations(t, 3, q))
+            i = dot_codes(t, i, row_codes(t, block, 0), row_activations(t, 0, q))
+            i = dot_codes(t, i, row_codes(t, block, 1), row_activations(t, 1, q))
+            i = dot_codes(t, i, row_codes(t, block, 2), row_activations(t, 2, q))
+            i = dot_codes(t, i, row_codes(t, block, 3), row_activations(t, 3, q))
             acc = fma(to_f32(i), mul(row_scales(t, block), splat(get(d + 4 * b, F32), 16)), acc)
         return acc
 
@@ -50,8 +50,8 @@ def _dot_of_2(t: int, size: int) -> Callable[..., Any]:
         for b in range(k // 32):
             block, q = w + size * b, x + 32 * b
             i = start_rows(t, get(isum + 4 * b, I32))
-            i = dot_u8_i8(i, row_codes(t, block, 0), row_activations(t, 0, q))
-            i = dot_u8_i8(i, row_codes(t, block, 1), row_activations(t, 1, q))
+            i = dot_codes(t, i, row_codes(t, block, 0), row_activations(t, 0, q))
+            i = dot_codes(t, i, row_codes(t, block, 1), row_activations(t, 1, q))
             acc = fma(to_f32(i), mul(row_scales(t, block), splat(get(d + 4 * b, F32), 16)), acc)
         return acc
 

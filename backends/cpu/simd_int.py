@@ -1,20 +1,17 @@
 """SIMD on integers: codes of quantised blocks, and the 8-bit dot product with its generic twin."""
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu import target
 from graphsched.backends.cpu.vector import (
     I8_T,
     I16_T,
     I32_T,
     I64_T,
     Vec,
-    call,
     const_vec,
     lanes,
     literal,
@@ -170,69 +167,6 @@ def gather_f16(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
         return widen_half(builder, bits)
 
     return out(types.int64, stride, n), codegen
-
-
-def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j] in plain integer arithmetic."""
-    n = u.type.count
-    wide = ir.VectorType(I32_T, n)
-    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
-    undef = ir.Constant(wide, ir.Undefined)
-    for j in range(4):
-        part = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
-        acc = builder.add(acc, part)
-    return acc
-
-
-def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    bits = 8 * u.type.count
-    if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
-        return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, [acc, u, s])
-    if bits >= 128 and target.has("i8mm"):
-        return _by_quarters(builder, _usdot, acc, u, s)
-    if bits >= 128 and target.has("dotprod"):
-        return _by_quarters(builder, _sdot_twice, acc, u, s)
-    return _dot_generic(builder, acc, u, s)
-
-
-Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
-
-
-def _by_quarters(builder: ir.IRBuilder, dot: Dot, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    """16 bytes at a time, as NEON's registers hold them."""
-
-    def part(v: ir.Value, i: int, n: int) -> ir.Value:
-        picks = const_vec(I32_T, list(range(n * i, n * (i + 1))))
-        return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), picks)
-
-    out = [dot(builder, part(acc, i, 4), part(u, i, 16), part(s, i, 16)) for i in range(u.type.count // 16)]
-    while len(out) > 1:
-        order = const_vec(I32_T, list(range(2 * out[0].type.count)))
-        out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
-    return out[0]
-
-
-def _usdot(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    return call(builder, "llvm.aarch64.neon.usdot.v4i32.v16i8", acc.type, [acc, u, s])
-
-
-def _sdot_twice(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    """u · s = (u - 128) · s + 2 · 64 · s; 128 itself is no signed byte."""
-    name, high = "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.Constant(u.type, [-128] * 16)
-    acc = call(builder, name, acc.type, [acc, builder.xor(u, high), s])
-    for _ in range(2):
-        acc = call(builder, name, acc.type, [acc, ir.Constant(u.type, [64] * 16), s])
-    return acc
-
-
-@intrinsic
-def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return dot_raw(builder, *args)
-
-    return acc(acc, u, s), codegen
 
 
 @intrinsic(prefer_literal=True)
