@@ -126,6 +126,13 @@ PLACEMENT: Final = (
         "map the file; 0 reads weights into memory (default: 1)",
         off="--no-mmap",
     ),
+    Flag(
+        "trace",
+        "--tracing",
+        Switch(),
+        "keep the times of the last runs (default: 1)",
+        off="--no-trace",
+    ),
     Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
     Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
     Flag("tensor_split", "-ts --tensor-split", Word("N/N/..."), "share of each device (default: equal)"),
@@ -215,9 +222,9 @@ def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "Se
         placed["kv_offload"] = not placed.pop("no_kv_offload")
     if "tensor_split" in placed:
         placed["tensor_split"] = parse_split(placed["tensor_split"])
-    mapped = {"mmap": placed.pop("mmap")} if "mmap" in placed else {}
+    kept: dict[str, Any] = {name: placed.pop(name) for name in ("mmap", "trace") if name in placed}
     placement = _made(PlacementOptions, placed, PLACEMENT)
-    return _made(SessionOptions, {**given, **mapped, "placement": placement}, (*SESSION, *SCHEDULING))
+    return _made(SessionOptions, {**given, **kept, "placement": placement}, (*SESSION, *SCHEDULING))
 
 
 def changed(options: "SessionOptions", **fields: Any) -> "SessionOptions":

@@ -1,6 +1,7 @@
 """`graphsched profile`: where the time of a prompt and of a token goes."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,15 @@ from graphsched import flags
 from graphsched.commands.arguments import Command
 from graphsched.commands.interrupts import Interrupts
 from graphsched.commands.opening import open_session
-from graphsched.commands.plan import show
-from graphsched.commands.screen import Screen
-from graphsched.commands.tables import Row, comma_separated
+from graphsched.commands.screen import Screen, is_terminal, show
+from graphsched.commands.tables import Row, comma_separated, json_object
 from graphsched.commands.values import Number, OneOf
+from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from graphsched.options import SessionOptions
-    from graphsched.profile import Phase
-    from graphsched.profile import Row as Sum
+    from graphsched.profile import Phase, Request
+    from graphsched.profile_data import Data
 
 
 @click.command(cls=Command, epilog="Example: graphsched profile -p 128 -n 32 --csv")
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("-r", "--repetitions", type=Number(int, 1), default=3, help="times each is run (default: 3)")
 @click.option("--phase", type=OneOf("both", "prefill", "decode"), default="both", help="which to profile")
+@click.option("--refresh-peaks", is_flag=True, help="measure again what this machine can do at most")
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
 @click.option("--csv", "as_csv", is_flag=True, help="the rows of all tables as CSV")
 def command(
@@ -42,119 +42,104 @@ def command(
     n_gen: int,
     repetitions: int,
     phase: str,
+    refresh_peaks: bool,
     as_json: bool,
     as_csv: bool,
 ) -> None:
     """Show where time goes: per op, per result, waiting and overhead.
 
-    On the CPU times are measured inside the compiled program. With --device they are predictions.
+    On the CPU times are measured inside the compiled program. With --device they are predictions, and a file that ends
+    after its header will do.
     """
-    from graphsched.errors import OptionError
-    from graphsched.profile import profile
+    from graphsched.profile import Request
 
-    with Interrupts() as interrupts:
-        session = open_session(model, options, Screen(), interrupts)
-        if n_prompt + n_gen > session.n_ctx:
-            raise OptionError(
-                f"-p {n_prompt} and -n {n_gen} do not fit the context of {session.n_ctx} tokens"
-            )
-        phases = profile(session, n_prompt, n_gen, repetitions, phase)
+    asked = Request(n_prompt, n_gen, repetitions, phase)
+    if not (asked.has_prompt or asked.has_generation):
+        raise OptionError("-p 0 and -n 0 leave nothing to profile")
+    if not options.trace:
+        raise OptionError("--no-trace leaves nothing to profile")
+    data = profiled(model, options, asked, refresh_peaks)[1]
     if as_csv:
-        comma_separated(csv_rows(phases))
+        comma_separated(csv_rows(data))
+    elif as_json:
+        json_object(data)
     else:
-        show([as_data(p) for p in phases], as_json, lambda: render(phases))
+        from graphsched.profile_report import render
+
+        show(render(data, plain=not is_terminal(sys.stdout)))
 
 
-def as_data(phase: "Phase") -> dict[str, Any]:
-    """A phase as plain data, seconds per token or prompt not divided."""
-    return {
-        "phase": phase.name,
-        "tokens": phase.tokens,
-        "predicted": phase.is_predicted,
-        "wall": phase.wall,
-        "ops": _rows_data(phase.ops),
-        "labels": _rows_data(phase.labels),
-        "overhead": {name: row.seconds for name, row in phase.overhead.items()},
-    }
+def profiled(
+    model: Path | None, options: "SessionOptions", asked: "Request", refresh: bool = False
+) -> "tuple[list[Phase], Data]":
+    """The phases of one set of options, predicted if it describes a machine, and what is said about them."""
+    from graphsched.peaks import peaks
+    from graphsched.profile_data import profile_data
+
+    phases, about = predicted(model, options, asked) if options.devices else measured(model, options, asked)
+    return phases, profile_data(phases, about, peaks(options, refresh))
 
 
-def csv_rows(phases: "list[Phase]") -> Iterator[Row]:
+def measured(
+    model: Path | None, options: "SessionOptions", asked: "Request"
+) -> "tuple[list[Phase], dict[str, Any]]":
+    from graphsched.profile import measure
+    from graphsched.settings import described, model_described
+
+    screen = Screen()
+    with Interrupts() as interrupts:
+        session = open_session(model, options, screen, interrupts)
+        check_room(asked, session.n_ctx)
+        (phases,) = measure([session], asked, screen.progress)
+    return phases, model_described(session.model) | described(session)
+
+
+def predicted(
+    model: Path | None, options: "SessionOptions", asked: "Request"
+) -> "tuple[list[Phase], dict[str, Any]]":
+    from graphsched.loader import open_model
+    from graphsched.model import DEFAULT_MODEL, Model
+    from graphsched.profile import predict
+    from graphsched.settings import model_described, settings
+
+    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    check_room(asked, loaded.context(options))
+    return predict(loaded, options, asked), model_described(loaded) | settings(options)
+
+
+def check_room(asked: "Request", n_ctx: int) -> None:
+    """OptionError if prompt and generation do not fit."""
+    n_prompt = asked.n_prompt if asked.has_prompt or asked.has_generation else 0
+    n_gen = asked.n_gen if asked.has_generation else 0
+    if max(n_prompt, 1) + n_gen > n_ctx:
+        raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")
+
+
+def csv_rows(data: "Data") -> Iterator[Row]:
     """The rows of all tables: `table` is op, label or overhead; rows of one table add up to its fractions' 1."""
-    for phase in phases:
-        about = {"phase": phase.name, "tokens": phase.tokens, "predicted": phase.is_predicted}
-        data = as_data(phase)
-        for table, rows in (("op", data["ops"]), ("label", data["labels"])):
+    for phase in data["phases"]:
+        about = {key: phase[key] for key in ("phase", "tokens", "predicted")}
+        tables = {
+            "op": phase["ops"],
+            "label": phase["labels"],
+            "copy": phase["copies"],
+            "wait": phase["waits"],
+        }
+        for table, rows in tables.items():
             total = sum(row["seconds"] for row in rows) or 1.0
             for index, row in enumerate(rows):
-                yield about | {"table": table, "index": index} | _csv_cells(row, total)
-        for index, (name, seconds) in enumerate(data["overhead"].items()):
-            row = {"device": "", "name": name, "seconds": seconds, "bytes": 0.0, "flops": 0.0}
-            yield about | {"table": "overhead", "index": index} | _csv_cells(row, phase.wall)
+                yield about | {"table": table, "index": index} | _cells(row, total)
+        for index, row in enumerate(phase["overhead"]):
+            yield about | {"table": "overhead", "index": index} | _cells({"device": "", **row}, phase["wall"])
 
 
-def _csv_cells(row: Row, total: float) -> Row:
+def _cells(row: Row, total: float) -> Row:
     seconds = row["seconds"]
-    rates = {
-        n: row[key] / seconds / 1e9 if seconds else 0.0 for n, key in (("gb_s", "bytes"), ("gop_s", "flops"))
+    cells: Row = {
+        "device": row["device"],
+        "name": row["name"],
+        "us": seconds * 1e6,
+        "fraction": seconds / total,
     }
-    cells = {"device": row["device"], "name": row["name"], "us": seconds * 1e6, "fraction": seconds / total}
-    return cells | rates
-
-
-def _rows_data(rows: Mapping[tuple[str, str], "Sum"]) -> list[dict[str, Any]]:
-    return [
-        {"device": d, "name": n, "seconds": r.seconds, "bytes": r.nbytes, "flops": r.flops}
-        for (d, n), r in _sorted(rows)
-    ]
-
-
-def _sorted(rows: Mapping[tuple[str, str], "Sum"]) -> list[tuple[tuple[str, str], "Sum"]]:
-    return sorted(rows.items(), key=lambda item: -item[1].seconds)
-
-
-def render(phases: "list[Phase]") -> "RenderableType":
-    """Tables as those of ik_llama.cpp's PR 232: index, op, µs, fraction; products by result, layers summed."""
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[RenderableType] = []
-    for phase in phases:
-        rate = phase.tokens / phase.wall
-        how = "predicted" if phase.is_predicted else "measured"
-        parts.append(
-            Text(
-                f"\n{phase.name}: {rate:.1f} tokens/s, {phase.wall * 1e6 / phase.tokens:.1f} µs per token, {how}"
-            )
-        )
-        parts += [_table(phase, "OP", phase.ops), _table(phase, "result", phase.labels), _overhead(phase)]
-    return Group(*parts)
-
-
-def _table(phase: "Phase", what: str, rows: Mapping[tuple[str, str], "Sum"]) -> "RenderableType":
-    from rich.table import Table
-
-    table = Table("index", "device", what)
-    for column in ("µs", "fraction", "GB/s", "GOP/s"):
-        table.add_column(column, justify="right")
-    total = sum(row.seconds for row in rows.values()) or 1.0
-    for index, ((device, name), row) in enumerate(_sorted(rows)):
-        speed = [f"{x / row.seconds / 1e9:.1f}" if x and row.seconds else "" for x in (row.nbytes, row.flops)]
-        table.add_row(
-            str(index), device, name, f"{row.seconds * 1e6:.0f}", f"{row.seconds / total:.4f}", *speed
-        )
-    return table
-
-
-def _overhead(phase: "Phase") -> "RenderableType":
-    from rich.table import Table
-
-    table = Table("where the wall time is")
-    for column in ("µs", "fraction"):
-        table.add_column(column, justify="right")
-    rows = {name: row.seconds for name, row in phase.overhead.items()}
-    if not phase.is_predicted:
-        rows = {"compute on CPU": sum(r.seconds for r in phase.ops.values()), **rows}
-    for name, seconds in rows.items():
-        table.add_row(name, f"{seconds * 1e6:.0f}", f"{seconds / phase.wall:.4f}")
-    table.add_row("wall", f"{phase.wall * 1e6:.0f}", f"{sum(rows.values()) / phase.wall:.4f}")
-    return table
+    cells |= {"spread_us": row["spread"] * 1e6, "busy_us": (row.get("busy") or seconds) * 1e6}
+    return cells | {name: row.get(name, 0.0) for name in ("bytes", "flops", "gb_s", "gop_s", "of_peak")}
