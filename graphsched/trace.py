@@ -27,8 +27,8 @@ class Event:
     """Something on a lane from `begin` to `end`, in nanoseconds of one clock.
 
     A step has the op, the label of its result, the node's number and layer (-1: none), and the result's type. A copy
-    has bytes, `up` (to a device) or `down`, and as `peer` the device or host that gets it. A wait has as `peer` the
-    lane that it waited for. `run` counts the runs of the trace (-1: none).
+    has bytes, `up` (to a device) or `down`, as `peer` the device or host that gets it, and as `node` the first one
+    that reads it. A wait has as `peer` the lane that it waited for. `run` counts the runs of the trace (-1: none).
     """
 
     kind: str

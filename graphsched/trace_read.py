@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from graphsched.assign import HOST, VIEWS
+from graphsched.assign import HOST, VIEWS, root
 from graphsched.device import Capacity, StepTime
 from graphsched.runtime import Executable, Tag
 from graphsched.scheduler import Copy, Schedule, used_share
+from graphsched.staging import issue_order
 from graphsched.targets import is_python_step
 from graphsched.tensor import Tensor, TensorType, layer_of
 from graphsched.trace import EVAL, HOST_LANE, RUN, Event, Run, Trace
@@ -74,13 +75,17 @@ class _Reader:
 
 def described(schedule: Schedule, lengths: Mapping[str, int]) -> dict[int, Event]:
     """What each issue of a schedule does, as events without times, by its number in the order of issue."""
-    from graphsched.staging import issue_order
-
+    issues = issue_order(schedule)
+    readers: dict[Tensor, int] = {}
+    for issue in issues:
+        if not isinstance(issue.work, Copy):
+            for source in issue.work.sources:
+                readers.setdefault(root(source), schedule.index.get(issue.work, -1))
     return {
-        i: copy_event(schedule, issue.work, lengths)
+        i: copy_event(schedule, issue.work, lengths, readers.get(issue.work.tensor, -1))
         if isinstance(issue.work, Copy)
         else node_event(schedule, issue.work)
-        for i, issue in enumerate(issue_order(schedule))
+        for i, issue in enumerate(issues)
     }
 
 
@@ -98,16 +103,16 @@ def node_event(schedule: Schedule, node: Tensor) -> Event:
     )  # fmt: skip
 
 
-def copy_event(schedule: Schedule, copy: Copy, lengths: Mapping[str, int]) -> Event:
-    """A copy as an event without times."""
+def copy_event(schedule: Schedule, copy: Copy, lengths: Mapping[str, int], reader: int) -> Event:
+    """A copy as an event without times; `reader`: the number of the node that reads it first."""
     direction = "down" if copy.to_device == HOST else "up"
     device = copy.from_device if direction == "down" else copy.to_device
     name = schedule.graph.names.get(copy.source, copy.source.name)
     peer = HOST if direction == "down" else device
     label = schedule.graph.labels.get(copy.source) or LAYER.sub("", name)
     return Event(
-        "copy", f"{device} {direction}", name, 0, 0, "COPY", label, device, -1, layer_of(name), str(copy.source.type),
-        copied_bytes(copy, lengths), direction, peer,
+        "copy", f"{device} {direction}", name, 0, 0, "COPY", label, device, reader, layer_of(name),
+        str(copy.source.type), copied_bytes(copy, lengths), direction, peer,
     )  # fmt: skip
 
 

@@ -1,24 +1,24 @@
 """`graphsched profile`: where the time of a prompt and of a token goes."""
 
-import sys
-from collections.abc import Iterator
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from graphsched import flags
+from graphsched.atomic import check_target, replacing
 from graphsched.commands.arguments import Command
-from graphsched.commands.interrupts import Interrupts
-from graphsched.commands.opening import open_session
-from graphsched.commands.screen import Screen, is_terminal, show
-from graphsched.commands.tables import Row, comma_separated, json_object
-from graphsched.commands.values import Number, OneOf
+from graphsched.commands.plan import with_flags
+from graphsched.commands.profile_output import report
+from graphsched.commands.profile_runs import Profiled, profiled
+from graphsched.commands.values import FileName, Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
     from graphsched.options import SessionOptions
-    from graphsched.profile import Phase, Request
+    from graphsched.profile import Request
     from graphsched.profile_data import Data
 
 
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 )
 @click.option("-r", "--repetitions", type=Number(int, 1), default=3, help="times each is run (default: 3)")
 @click.option("--phase", type=OneOf("both", "prefill", "decode"), default="both", help="which to profile")
+@click.option("--vs", metavar="FLAGS", help="compare with other flags in turn, as in --vs '-op 26,0,27,0'")
+@click.option("--load", type=FileName(), help="a profile that --json or --trace saved, instead of a run")
+@click.option("--vs-file", type=FileName(), help="compare with such a saved profile")
+@click.option(
+    "--trace", "trace_file", type=FileName(), help="write the timeline for Perfetto or chrome://tracing"
+)
+@click.option("--html", "html_file", type=FileName(), help="write a page with timeline, tables and plan")
 @click.option("--refresh-peaks", is_flag=True, help="measure again what this machine can do at most")
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
 @click.option("--csv", "as_csv", is_flag=True, help="the rows of all tables as CSV")
@@ -42,6 +49,11 @@ def command(
     n_gen: int,
     repetitions: int,
     phase: str,
+    vs: str | None,
+    load: Path | None,
+    vs_file: Path | None,
+    trace_file: Path | None,
+    html_file: Path | None,
     refresh_peaks: bool,
     as_json: bool,
     as_csv: bool,
@@ -54,92 +66,62 @@ def command(
     from graphsched.profile import Request
 
     asked = Request(n_prompt, n_gen, repetitions, phase)
+    check(asked, options, load is not None, (vs, vs_file), (trace_file, html_file))
+    for file in filter(None, (trace_file, html_file)):
+        check_target(file, 0)
+    first = Profiled([], read(load)) if load is not None else None
+    other = read(vs_file) if vs_file is not None else None
+    if first is None:
+        both = [options] if vs is None else [options, with_flags(options, vs)]
+        first, *more = profiled(model, both, asked, refresh_peaks)
+        other = more[0].data if more else other
+    if trace_file:
+        write(trace_file, trace_text(first))
+    if html_file:
+        write(html_file, page(first))
+    names = load.name if load else "first", vs_file.name if vs_file else vs or ""
+    report(first.data, other, names, as_json, as_csv)
+
+
+def check(
+    asked: "Request",
+    options: "SessionOptions",
+    is_saved: bool,
+    others: Sequence[object],
+    files: Sequence[object],
+) -> None:
+    """OptionError for flags that leave nothing to do, or contradict each other."""
     if not (asked.has_prompt or asked.has_generation):
         raise OptionError("-p 0 and -n 0 leave nothing to profile")
     if not options.trace:
         raise OptionError("--no-trace leaves nothing to profile")
-    data = profiled(model, options, asked, refresh_peaks)[1]
-    if as_csv:
-        comma_separated(csv_rows(data))
-    elif as_json:
-        json_object(data)
-    else:
-        from graphsched.profile_report import render
-
-        show(render(data, plain=not is_terminal(sys.stdout)))
+    if all(o is not None for o in others):
+        raise OptionError("there is one comparison, --vs or --vs-file")
+    if is_saved and (others[0] is not None or any(files)):
+        raise OptionError("--load shows a saved profile, --vs, --trace and --html need a run")
 
 
-def profiled(
-    model: Path | None, options: "SessionOptions", asked: "Request", refresh: bool = False
-) -> "tuple[list[Phase], Data]":
-    """The phases of one set of options, predicted if it describes a machine, and what is said about them."""
-    from graphsched.peaks import peaks
-    from graphsched.profile_data import profile_data
+def read(path: Path) -> "Data":
+    from graphsched.profile_diff import read_saved
 
-    phases, about = predicted(model, options, asked) if options.devices else measured(model, options, asked)
-    return phases, profile_data(phases, about, peaks(options, refresh))
+    return read_saved(path)
 
 
-def measured(
-    model: Path | None, options: "SessionOptions", asked: "Request"
-) -> "tuple[list[Phase], dict[str, Any]]":
-    from graphsched.profile import measure
-    from graphsched.settings import described, model_described
+def trace_text(made: Profiled) -> str:
+    from graphsched.chrome import chrome_trace
 
-    screen = Screen()
-    with Interrupts() as interrupts:
-        session = open_session(model, options, screen, interrupts)
-        check_room(asked, session.n_ctx)
-        (phases,) = measure([session], asked, screen.progress)
-    return phases, model_described(session.model) | described(session)
+    return json.dumps(chrome_trace(made.phases, made.data), ensure_ascii=False)
 
 
-def predicted(
-    model: Path | None, options: "SessionOptions", asked: "Request"
-) -> "tuple[list[Phase], dict[str, Any]]":
-    from graphsched.loader import open_model
-    from graphsched.model import DEFAULT_MODEL, Model
-    from graphsched.profile import predict
-    from graphsched.settings import model_described, settings
+def page(made: Profiled) -> str:
+    from graphsched.profile_page import html_page
 
-    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
-    check_room(asked, loaded.context(options))
-    return predict(loaded, options, asked), model_described(loaded) | settings(options)
+    return html_page(made.phases, made.data)
 
 
-def check_room(asked: "Request", n_ctx: int) -> None:
-    """OptionError if prompt and generation do not fit."""
-    n_prompt = asked.n_prompt if asked.has_prompt or asked.has_generation else 0
-    n_gen = asked.n_gen if asked.has_generation else 0
-    if max(n_prompt, 1) + n_gen > n_ctx:
-        raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")
-
-
-def csv_rows(data: "Data") -> Iterator[Row]:
-    """The rows of all tables: `table` is op, label or overhead; rows of one table add up to its fractions' 1."""
-    for phase in data["phases"]:
-        about = {key: phase[key] for key in ("phase", "tokens", "predicted")}
-        tables = {
-            "op": phase["ops"],
-            "label": phase["labels"],
-            "copy": phase["copies"],
-            "wait": phase["waits"],
-        }
-        for table, rows in tables.items():
-            total = sum(row["seconds"] for row in rows) or 1.0
-            for index, row in enumerate(rows):
-                yield about | {"table": table, "index": index} | _cells(row, total)
-        for index, row in enumerate(phase["overhead"]):
-            yield about | {"table": "overhead", "index": index} | _cells({"device": "", **row}, phase["wall"])
-
-
-def _cells(row: Row, total: float) -> Row:
-    seconds = row["seconds"]
-    cells: Row = {
-        "device": row["device"],
-        "name": row["name"],
-        "us": seconds * 1e6,
-        "fraction": seconds / total,
-    }
-    cells |= {"spread_us": row["spread"] * 1e6, "busy_us": (row.get("busy") or seconds) * 1e6}
-    return cells | {name: row.get(name, 0.0) for name in ("bytes", "flops", "gb_s", "gop_s", "of_peak")}
+def write(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
+    data = text.encode()
+    check_target(path, len(data))
+    with replacing(path) as file:
+        file.write(data)
