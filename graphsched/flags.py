@@ -104,6 +104,13 @@ SCHEDULING: Final = (
         off="--no-mmap",
     ),
     Flag(
+        "trace",
+        "--tracing",
+        Switch(),
+        "keep the times of the last runs (default: 1)",
+        off="--no-trace",
+    ),
+    Flag(
         "rtr",
         "-rtr --run-time-repack",
         SwitchOrAuto(),

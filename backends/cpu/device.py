@@ -22,6 +22,7 @@ from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
 from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.ring import Ring
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.backends.cpu.transfer import copy_step
@@ -53,6 +54,7 @@ class CpuDevice:
         self.spaces: dict[str, Space] = {HOST: HostSpace()}  # of all devices that the host's program serves
         self.run_block = np.zeros(RUN_WORDS, np.int64)
         self.run_block[ONE] = 1
+        self.ring = Ring()  # of all programs of the session
 
     def supports(self, node: Tensor) -> bool:
         """The host also runs numpy references."""
@@ -82,7 +84,9 @@ class CpuDevice:
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
         compile_kernels(items, progress)
-        return CpuProgram(program.pack(items, places, self.spaces), self.run_block, self.setup.n_threads)
+        return CpuProgram(
+            program.pack(items, places, self.spaces), self.run_block, self.ring, self.setup.n_threads
+        )
 
     def abort(self, on: bool) -> None:
         self.run_block[ABORT] = int(on)
