@@ -17,7 +17,7 @@ from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.lowering import Low
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Extent, Tensor
+from graphsched.tensor import Extent, Tensor, TensorType
 
 Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -66,8 +66,11 @@ class Device(Protocol):
     def kernel_type(self, leaf: Tensor) -> DType:
         """The type in which its kernels read a weight or cache; the stored one where they can."""
 
+    def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes as its kernels read it."""
+
     def allocate(self, nbytes: int) -> Memory:
-        """Memory of this device, contents undefined."""
+        """Zeroed memory of this device."""
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
         """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""

@@ -15,3 +15,11 @@ def cache_dir() -> Path:
 def debug() -> bool:
     """GRAPHSCHED_DEBUG: unexpected errors show where they come from."""
     return bool(os.environ.get("GRAPHSCHED_DEBUG"))
+
+
+def cuda_graphs() -> str:
+    """GRAPHSCHED_CUDA_GRAPHS: how decode is queued on a GPU.
+
+    whole: a graph for each stream (the default); split: a graph for each part between flags; off: launch by launch.
+    """
+    return os.environ.get("GRAPHSCHED_CUDA_GRAPHS", "whole")

@@ -29,7 +29,7 @@ from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (
     attention,
@@ -62,6 +62,9 @@ class CpuDevice:
         if leaf.kind != "weight" or (leaf.dtype in NATIVE and len(leaf.shape) > 1):
             return leaf.dtype
         return dtypes.F32
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
         return self.spaces[HOST].allocate(nbytes)
