@@ -137,6 +137,41 @@ def gpu_reason() -> str | None:
 
 
 @dataclass(frozen=True)
+class GpuFacts:
+    """What is known of a GPU before it is used; `link` is empty where the system does not tell."""
+
+    name: str  # CUDA0
+    model: str
+    memory: int  # bytes
+    free: int
+    architecture: str  # sm_90
+    multiprocessors: int
+    copy_engines: int
+    bus: str  # 0000:01:00.0
+    link: str  # 16.0 GT/s PCIe x16
+
+
+def gpus() -> list[GpuFacts]:
+    """The GPUs of this machine, none where `gpu_reason` has one."""
+    if gpu_reason():
+        return []
+    found: list[GpuFacts] = importlib.import_module("graphsched.backends.cuda.facts").gpus()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the GPU backend stands on, and its version; the driver's is the newest CUDA that it knows."""
+    found: dict[str, str] = importlib.import_module("graphsched.backends.cuda.facts").versions()
+    return found
+
+
+def cpu_facts() -> tuple[str, list[str]]:
+    """The CPU that kernels are compiled for, and what of its features they use."""
+    target = importlib.import_module("graphsched.backends.cpu.target")
+    return target.name(), sorted(target.features() & target.USED)
+
+
+@dataclass(frozen=True)
 class Capacity:
     """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""
 

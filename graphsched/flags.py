@@ -86,7 +86,11 @@ FLASH: Final = Flag(
 )
 SCHEDULING: Final = (
     Flag(
-        "devices", "--device", Word("DEVICE"), "simulated machine, sim:NAME or a .toml file; repeatable", True
+        "devices",
+        "--device",
+        Word("DEVICE"),
+        "CUDA0, ..., none, or a simulated sim:NAME or .toml file; repeatable (default: all GPUs)",
+        True,
     ),
     Flag(
         "offload_policy",

@@ -92,7 +92,7 @@ def is_python_step(node: Tensor) -> bool:
 
 
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the devices that --device asks for, in order: CUDA0, ... as they are, sim0, sim1, ...; none for `none`."""
+    """Names of the devices that --device asks for: CUDA0, ... as they are, sim0, ... in order, none for `none`."""
     found: list[str] = []
     for name in (name for spec in specs for name in _named(spec)):
         found.append(name or f"sim{sum(n.startswith('sim') for n in found)}")
@@ -102,13 +102,18 @@ def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def is_gpu(name: str) -> bool:
+    """Whether a device of --device is a real one, as CUDA0."""
+    return re.fullmatch(r"CUDA\d+", name.strip().upper()) is not None
+
+
 def _named(spec: str) -> Iterator[str]:
     """Devices of one --device; those of a simulated machine get their names later."""
     from graphsched import machine  # most runs describe none
 
     parts = spec.split(",") if not spec.startswith("sim:") and not spec.endswith(".toml") else [spec]
     for part in parts:
-        if re.fullmatch(r"CUDA\d+", part.strip().upper()):
+        if is_gpu(part):
             yield part.strip().upper()
         elif part.strip().lower() != "none":
             yield from ("" for _ in machine.load(part).devices)

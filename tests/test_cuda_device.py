@@ -68,7 +68,10 @@ WITHOUT = {"soft_max": 9, "flash_attn_ext": 1, "mul_mat": 7, "get_rows": 1}
 
 
 def groups() -> list[Any]:
-    made = [pytest.param(CHEAP, id="cheap ones"), pytest.param(["flash_attn_ext", "soft_max"], id="attention")]
+    made = [
+        pytest.param(CHEAP, id="cheap ones"),
+        pytest.param(["flash_attn_ext", "soft_max"], id="attention"),
+    ]
     return [*made, *(pytest.param([op], id=op, marks=pytest.mark.slow) for op in COSTLY)]
 
 
@@ -132,7 +135,12 @@ SPLITS: dict[str, dict[str, Any]] = {
     "attention in parts": {"off": ["fa"]},
     "q8_0 cache": {"type_k": "q8_0", "type_v": "q8_0"},
 }
-MIXED = ["conformance/llama-f16", "quants/llama-Q4_0", "conformance/qwen3moe-f16", "conformance/deepseek2-lite-f16"]
+MIXED = [
+    "conformance/llama-f16",
+    "quants/llama-Q4_0",
+    "conformance/qwen3moe-f16",
+    "conformance/deepseek2-lite-f16",
+]
 USUAL = {
     ("conformance/qwen3moe-f16", "experts out"), ("conformance/qwen3moe-f16", "offload experts"),
     ("quants/llama-Q4_0", "offload all"), ("conformance/llama-f16", "host cache"),
@@ -175,7 +183,9 @@ def test_two_gpus(tmp_path: Path) -> None:
     close(name, got)
 
 
-@pytest.mark.parametrize("seed", ["2", "3", *(pytest.param(str(s), marks=pytest.mark.slow) for s in range(4, 12))])
+@pytest.mark.parametrize(
+    "seed", ["2", "3", *(pytest.param(str(s), marks=pytest.mark.slow) for s in range(4, 12))]
+)
 def test_the_order_of_independent_work_does_not_matter(tmp_path: Path, seed: str, gpu: StandIn) -> None:
     other = StandIn(GS_FAKE_SEED=seed)
     name, options = "conformance/qwen3moe-f16", {"overrides": ["exps=CPU"], "offload_min_batch": 1}

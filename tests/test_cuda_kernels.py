@@ -17,7 +17,7 @@ from cuda_emu.emulator import EmulatedTarget, Emulator, compiler
 from cuda_emu.values import FILES, Case, error, file_bytes
 
 from graphsched.backends.cuda import compiler as cubins
-from graphsched.backends.cuda import driver, gemm, matmul, unpack
+from graphsched.backends.cuda import driver, gemm, unpack
 from graphsched.backends.cuda.layout import CODED, LAYOUTS, repack
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
 from graphsched.errors import ShapeError

@@ -1,4 +1,4 @@
-"""Launches of attention.cu and prompt.cu: queries over a cache; which cells a token sees is computed from `where`, `cells`."""
+"""Launches of attention.cu and prompt.cu: queries over a cache, masked by (sequence, position)."""
 
 import math
 from dataclasses import dataclass
@@ -94,7 +94,9 @@ def attention(
     grid = (h.kv_heads * up(group, per), chunks, tokens)
     first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
     merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
-    return first, Call("attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge)
+    return first, Call(
+        "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
+    )
 
 
 def part_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:

@@ -32,8 +32,11 @@ class Module:
 @cache
 def assemble(stem: str, types: tuple[str, ...] = ()) -> str:
     """The text of `stem`.cu with its includes in place and its per-type part once for each of `types`."""
-    shared, *repeated = PER_TYPE.split(_inlined(f"{stem}.cu", set()))
-    return shared + "".join(_filled(*repeated, t) for t in types) if repeated else shared
+    text = _inlined(f"{stem}.cu", set())
+    mark = PER_TYPE.search(text)
+    if mark is None:
+        return text
+    return text[: mark.start()] + "".join(_filled(mark[1], text[mark.end() :], t) for t in types)
 
 
 def _filled(name: str, text: str, value: str) -> str:

@@ -42,7 +42,9 @@ def from_q8_0(x: Address, y: Address, shape: Sequence[int], strides: tuple[int, 
     return Call("copy", (), "copy_q8_0_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
 
 
-def choose(x: Address, ids: Address, y: Address, shape: Sequence[int], n: int, strides: tuple[int, int]) -> Call:
+def choose(
+    x: Address, ids: Address, y: Address, shape: Sequence[int], n: int, strides: tuple[int, int]
+) -> Call:
     """y[t, u] = x[t, ids[t, u]] of n rows a token; shape (tokens, used, k); strides of x's tokens and rows."""
     tokens, used, k = shape
     return Call("copy", (), "choose", (up(k, 256), used, tokens), 256, (x, ids, y, n, k, *strides))

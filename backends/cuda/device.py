@@ -59,13 +59,10 @@ class CudaDevice:
         self._closed = False
 
     def supports(self, node: Tensor) -> bool:
-        return lowering_for("cuda", node) is not None
+        return has_kernel(node)
 
     def kernel_type(self, leaf: Tensor) -> DType:
-        """Norms and biases, and types without kernels, are read as float32."""
-        if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
-            return leaf.dtype
-        return dtypes.F32
+        return kernel_type(leaf)
 
     def weight_bytes(self, type: TensorType) -> int:
         return packed_bytes(type)
@@ -88,7 +85,9 @@ class CudaDevice:
         if result.buffer.staging and source.buffer.device == HOST:
             return self._weight_copy(source, result, ids)
         block = source.buffer.memory.owner if source.buffer.memory else None
-        if isinstance(block, Block) and result.buffer.staging:  # a weight that the host needs: it has its own bytes
+        if (
+            isinstance(block, Block) and result.buffer.staging
+        ):  # a weight that the host needs: it has its own bytes
             assert block.raw is not None
             memory = self._host.adopt(block.raw)
             own = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
@@ -103,8 +102,8 @@ class CudaDevice:
         if ids is not None:
             nbytes = memory.nbytes // int(source.type.shape[0])
             return transfer.experts(mine, result, ids, nbytes, self.name)
-        pair = (Operand(o.buffer, whole, (1,), o.offset) for o in (mine, result))
-        return transfer.transfer(*pair, self.name, HOST)
+        mine, result = (Operand(o.buffer, whole, (1,), o.offset) for o in (mine, result))
+        return transfer.transfer(mine, result, self.name, HOST)
 
     def _repacked_weight(self, source: Operand) -> Memory:
         held = source.buffer.memory
@@ -166,12 +165,24 @@ class CudaDevice:
         self.memory.close()
 
 
+def has_kernel(node: Tensor) -> bool:
+    return lowering_for("cuda", node) is not None
+
+
+def kernel_type(leaf: Tensor) -> DType:
+    """Norms and biases, and types without kernels, are read as float32."""
+    if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
+        return leaf.dtype
+    return dtypes.F32
+
+
 @cache
 def open_gpu(ordinal: int) -> driver.Gpu:
     if reason := driver.probe():
-        raise OptionError(f"no usable GPU: {reason}")
+        raise OptionError(f"CUDA{ordinal} cannot be used: {reason}")
     if ordinal >= driver.device_count():
-        raise OptionError(f"no device CUDA{ordinal}, {driver.device_count()} found")
+        there = ", ".join(f"CUDA{i}" for i in range(driver.device_count()))
+        raise OptionError(f"no device CUDA{ordinal}; there are {there}, none, or sim:NAME")
     return driver.open_gpu(ordinal)
 
 

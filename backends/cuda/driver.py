@@ -388,6 +388,17 @@ def discard(graph: Any) -> None:
     driver.cuGraphExecDestroy(graph)
 
 
+def pci_bus(gpu: Gpu) -> str:
+    """The PCI address, "0000:01:00.0"."""
+    bus: str = gpu.core.pci_bus_id
+    return bus
+
+
+def copy_engines(gpu: Gpu) -> int:
+    """Copies that may run beside kernels."""
+    return int(gpu.core.properties.async_engine_count)
+
+
 def device_count() -> int:
     from cuda.bindings import driver
 

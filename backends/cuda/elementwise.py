@@ -110,9 +110,7 @@ def _two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ())
 def _one(low: Low, node: Tensor, how: str, constants: tuple[float, float] = (0.0, 0.0)) -> None:
     x, y = low.operand(node.sources[0]), low.result(node, in_place_of=node.sources[:1])
     apart = strides(x), strides(y)
-    low.launch(
-        lambda at: [unary(how, at(x), at(y), at.shape(node.type), apart, constants)], x, Out(y)
-    )
+    low.launch(lambda at: [unary(how, at(x), at(y), at.shape(node.type), apart, constants)], x, Out(y))
 
 
 def _has_dense_rows(node: Tensor) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from graphsched import dtypes, lowering
 from graphsched.backends.cuda.call import Call
 from graphsched.operand import Operand, Out, Places, Work
-from graphsched.tensor import Extent, Tensor, TensorType, f32
+from graphsched.tensor import Extent, TensorType, f32
 
 LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
 FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at

@@ -40,7 +40,7 @@ def matvec(
     sms: int = 132,
     of: Matrices | None = None,
 ) -> Call:
-    """y[tokens, rows] = x · wᵀ for quantised tokens, 8 of which share a read of w; of several, y[tokens, count, rows]."""
+    """y[tokens, rows] = x · wᵀ for quantised tokens, 8 of which share a read of w."""
     t, of = KERNEL_TYPE[kind], of or Matrices(rows)
     split, at_once = split_of(rows * of.count, steps_of(kind, k), sms), tokens_at_once(tokens)
     several = of.count, LAYOUTS[kind].nbytes_of(of.total, k), rows
@@ -193,7 +193,14 @@ def _padded(low: Low, x: Operand) -> Operand:
     part = Operand(wide.buffer, x.type, (4 * pitch, 4), 0)
     low.launch(
         lambda at: [
-            copy(at(x), at(wide), ("f32", "f32"), (at.n(x.type.shape[0]), 1, 1, k), (k, 0, 0, 1), (pitch, 0, 0, 1))
+            copy(
+                at(x),
+                at(wide),
+                ("f32", "f32"),
+                (at.n(x.type.shape[0]), 1, 1, k),
+                (k, 0, 0, 1),
+                (pitch, 0, 0, 1),
+            )
         ],
         x,
         Out(part),

@@ -1,6 +1,5 @@
 """Memory of one GPU, the host memory that its copies use, and what is said when something does not fit."""
 
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,9 @@ from graphsched.backends.cuda.signature import KernelError
 from graphsched.operand import Memory
 
 Raw = NDArray[np.uint8]
-SLOT = 8 << 20  # bytes of one of the two staging slots: large enough for the link, small enough to fill while it is busy
+SLOT = (
+    8 << 20
+)  # bytes of one of the two staging slots: enough for the link, and filled while the other is sent
 GB = 1e9
 
 
@@ -86,5 +87,3 @@ class DeviceMemory:
         self._blocks.clear()
         self._slots.clear()
         self.stream.close()
-
-

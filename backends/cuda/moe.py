@@ -205,9 +205,7 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-def _up_and_gate(
-    low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y: Operand, how: str
-) -> None:
+def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y: Operand, how: str) -> None:
     """Few tokens, blocks: both products in one pass."""
     (q, ds), given, (n_expert, rows, k) = quantised(low, x), low.operand(ids), up.type.shape
     kind, sms = kind_of(up.type.dtype), low.sms

@@ -2,6 +2,7 @@
 
 from graphsched import dtypes, ops
 from graphsched.backends.cuda import copy
+from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.lowering import At, Low, contiguous, strides, three
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, kind_of, row_bytes
 from graphsched.operand import Operand, Out, dense
@@ -17,7 +18,7 @@ def copied(low: Low, x: Operand, y: Operand, shared: bool = False) -> Operand:
     step = x.strides[-1] // x.type.dtype.nbytes
     heads = three(y.type)[1]
 
-    def make(at: At) -> list[copy.Call]:
+    def make(at: At) -> list[Call]:
         n, _, k = at.shape(x.type)
         shape, xs, ys = (n, 1, heads, k), (x0, 0, 0 if shared else x1, step), (y0, 0, y1, 1)
         return [copy.copy(at(x), at(y), (kind, "f32"), shape, xs, ys)]
@@ -41,11 +42,13 @@ def _(low: Low, node: Tensor) -> None:
     k = node.type.numel // max(int(node.shape[0]), 1)
     is_weight = node.sources[0].kind == "weight" or node.sources[0].kind == "copy"
 
-    def make(at: At) -> list[copy.Call]:
+    def make(at: At) -> list[Call]:
         n, rows = at.n(node.shape[0]), at.n(x.type.shape[0])
         if x.type.dtype in BLOCKS:
             return [copy.dequantize(kind, "f32", at(x), at(y), at(ids), n, rows, k)]
-        stride = row_bytes(x.type) if is_weight and len(x.type.shape) == 2 and x.buffer.memory else x.strides[0]
+        stride = (
+            row_bytes(x.type) if is_weight and len(x.type.shape) == 2 and x.buffer.memory else x.strides[0]
+        )
         return [copy.get_rows(kind, at(x), at(ids), at(y), n, rows, k, stride // x.type.dtype.nbytes)]
 
     low.launch(make, x, ids, Out(y))
@@ -75,7 +78,9 @@ def _(low: Low, node: Tensor) -> None:
     to = cache.strides[0] if blocks else cache.strides[0] // cache.type.dtype.nbytes
     tokens = node.sources[2].shape[0]
     low.launch(
-        lambda at: [copy.set_rows(kind, at(x), at(slots), at(cache), at.n(tokens), k, (x.strides[0] // 4, to))],
+        lambda at: [
+            copy.set_rows(kind, at(x), at(slots), at(cache), at.n(tokens), k, (x.strides[0] // 4, to))
+        ],
         x,
         slots,
         Out(cache),
@@ -92,7 +97,12 @@ def _(low: Low, node: Tensor) -> None:
         item = x.strides[-1]
         low.alias(node, Operand(x.buffer, node.type, (x.strides[0], item * node.shape[2], item), x.offset))
         return
-    if len(x.type.shape) == 3 and x.type.shape[1] == 1 and len(node.shape) == 2 and node.shape[1] == x.type.shape[2]:
+    if (
+        len(x.type.shape) == 3
+        and x.type.shape[1] == 1
+        and len(node.shape) == 2
+        and node.shape[1] == x.type.shape[2]
+    ):
         low.alias(node, Operand(x.buffer, node.type, (x.strides[0], x.strides[2]), x.offset))
         return
     x = contiguous(low, x)
@@ -130,9 +140,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     x, y = low.operand(node.sources[0]), low.result(node)
     head = x.strides[1] if len(x.type.shape) == 3 else 0
-    low.launch(
-        lambda at: [copy.from_q8_0(at(x), at(y), at.shape(x.type), (head, x.strides[0]))], x, Out(y)
-    )
+    low.launch(lambda at: [copy.from_q8_0(at(x), at(y), at.shape(x.type), (head, x.strides[0]))], x, Out(y))
 
 
 @ops.repeat.lowering("cuda", x=F32)

@@ -64,9 +64,7 @@ class CudaProgram:
     def entries(self, lengths: Mapping[str, int]) -> tuple[list[Queued], frozenset[str]]:
         """Everything in running order, and the lengths that it depends on."""
         at = At(self._places, lengths, self._words.address)
-        words = partial(
-            driver.copy_up, self._words.address, self._host_words.ctypes.data, GRAPH_WORDS
-        )
+        words = partial(driver.copy_up, self._words.address, self._host_words.ctypes.data, GRAPH_WORDS)
         out = [Queued(words)]
         for item in self._items:
             out += self._entry(item, at)

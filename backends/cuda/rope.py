@@ -28,7 +28,12 @@ def rope(
 
 
 def temperature(
-    x: Address, positions: Address, y: Address, shape: tuple[int, int, int], length: int, slope: float,
+    x: Address,
+    positions: Address,
+    y: Address,
+    shape: tuple[int, int, int],
+    length: int,
+    slope: float,
     strides: tuple[int, int],
 ) -> Call:
     """shape (tokens, heads, dims); strides of x's heads and tokens; y dense."""

@@ -47,7 +47,7 @@ def transfer(source: Operand, result: Operand, device: str, on_host: str) -> Tra
             return [fetch_rows(at(source), at(result), row_bytes, at.word(extent), most)]
 
         return Launch(make, (source, Out(result)), -1, device, work)
-    send = driver.copy_down if work == "down" else driver.copy_up
+    send: Send = driver.copy_down if work == "down" else driver.copy_up
     if source.buffer.device != on_host and work == "up":
         send = driver.copy_across
     return Transfer(source, result, send, row_bytes, rows, device, work)

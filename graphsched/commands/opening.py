@@ -25,8 +25,9 @@ def open_session(
     interrupts.last_words = screen.end
     if hint := flags.batch_hint(options):
         screen.say(f"hint: {hint}")
-    if flags.asks_for_devices(options) and not options.devices:
-        screen.say(f"no usable GPU, everything runs on the CPU: {gpu_reason()}")
+    options, reason = with_gpus(options)
+    if reason and flags.asks_for_devices(options):
+        screen.say(f"no usable GPU, everything runs on the CPU: {reason}")
     session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
     screen.detail(session.model.summary())
@@ -34,13 +35,15 @@ def open_session(
     return session
 
 
-def gpu_reason() -> str:
-    """Why no GPU runs this model, in one sentence."""
+def with_gpus(options: "SessionOptions") -> tuple["SessionOptions", str | None]:
+    """The options with all usable GPUs where --device says nothing, or why there are none in one sentence."""
     from graphsched import device
 
-    return (
-        device.gpu_reason() or "the CUDA backend does not run models yet, its kernels are tested on their own"
-    )
+    if options.devices or options.backend != "cpu":
+        return options, None
+    if reason := device.gpu_reason():
+        return options, reason
+    return flags.changed(options, devices=tuple(g.name for g in device.gpus())), None
 
 
 def described(session: "Session") -> str:

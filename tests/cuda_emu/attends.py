@@ -47,7 +47,9 @@ def attend(
     return out
 
 
-def attention_case(kind: str, heads: int, kv: int, dk: int, dv: int, sinks: bool = False, cap: float = 0.0) -> Run:
+def attention_case(
+    kind: str, heads: int, kv: int, dk: int, dv: int, sinks: bool = False, cap: float = 0.0
+) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         ranges = np.array([[0, 1], [0, 150], [0, 100], [5, 5]], np.int32)
         tokens, capacity = len(ranges), 200
@@ -58,15 +60,15 @@ def attention_case(kind: str, heads: int, kv: int, dk: int, dv: int, sinks: bool
         h = heads_of(heads, kv, dk, dv, dtype)
         part, y = Out(attention.part_floats(h, tokens, capacity)), Out(tokens, heads, dv)
         mask = masked(ranges, 150)
-        target.run(
-            *attention.attention(kind, q, k, v, mask, part, y, h, tokens, capacity, 0.1, bias, cap)
-        )
+        target.run(*attention.attention(kind, q, k, v, mask, part, y, h, tokens, capacity, 0.1, bias, cap))
         return y.array, attend(q, np.nan_to_num(k), np.nan_to_num(v), ranges, 0.1, bias, cap), 5e-6
 
     return run
 
 
-def prompt_case(heads: int, kv: int, dk: int, dv: int, tokens: int, sinks: bool = False, cap: float = 0.0) -> Run:
+def prompt_case(
+    heads: int, kv: int, dk: int, dv: int, tokens: int, sinks: bool = False, cap: float = 0.0
+) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         capacity, past = tokens + 200, 130
         window = 131 * (tokens > 40)  # where there are many

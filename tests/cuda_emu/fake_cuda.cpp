@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -46,6 +47,8 @@ static std::recursive_mutex& mutex = *new std::recursive_mutex;  // never destro
 static auto& progress = *new std::condition_variable_any;
 static auto& pending = *new std::list<WorkPtr>;
 static bool driven = false, stopping = false;
+static int awaited = 0;  // calls that wait for work
+static std::chrono::steady_clock::time_point queued_at;
 struct Guard {
   std::unique_lock<std::recursive_mutex> lock{mutex};
 };
@@ -61,7 +64,9 @@ static void force(WorkPtr w) {
     std::unique_lock<std::recursive_mutex> lock(mutex);
     lock.release()->unlock();  // the caller's guard is the only hold; wait() gives that up
     std::unique_lock<std::recursive_mutex> held(mutex, std::adopt_lock);
+    awaited++;
     progress.wait(held, [&] { return w->done; });
+    awaited--;
     held.release();
     return;
   }
@@ -81,11 +86,14 @@ static void drive() {  // the worker: the stream that is liked best goes on as l
     {
       Guard guard;
       if (stopping) return;
-      if (rng() % 16 == 0) liking.clear();
+      // not before all streams have their work: else the first one queued would always be ahead
+      const bool settled = std::chrono::steady_clock::now() - queued_at > std::chrono::milliseconds(1);
+      if (rng() % 128 == 0) liking.clear();
       pending.remove_if([](const WorkPtr& w) { return w->done; });
       WorkPtr best;
       u32 most = 0;
       for (auto& w : pending) {
+        if (!settled && !awaited) break;
         if (!liking.count(w->stream)) liking[w->stream] = rng() | 1;
         if (liking[w->stream] > most && runnable(*w)) best = w, most = liking[w->stream];
       }
@@ -102,6 +110,7 @@ static void start_worker() {
 }
 static void queue(const WorkPtr& w, const void* stream) {
   w->stream = stream;
+  queued_at = std::chrono::steady_clock::now();
   if (!driven && pending.size() > 4096) pending.remove_if([](const WorkPtr& p) { return p->done; });
   pending.push_back(w);
 }

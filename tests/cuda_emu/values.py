@@ -25,8 +25,19 @@ HALVES = {
 }  # fmt: skip
 ALL = tuple(dict.fromkeys(KERNEL_TYPE.values()))
 ATTENTION = (
-    "64_64_1", "64_64_2", "64_64_4", "64_64_8", "96_96_2", "128_128_2", "128_128_8", "192_128_1", "192_128_2",
-    "256_256_4", "576_512_1", "160_128_1", "24_8_1",
+    "64_64_1",
+    "64_64_2",
+    "64_64_4",
+    "64_64_8",
+    "96_96_2",
+    "128_128_2",
+    "128_128_8",
+    "192_128_1",
+    "192_128_2",
+    "256_256_4",
+    "576_512_1",
+    "160_128_1",
+    "24_8_1",
 )  # widths of keys and values, query heads at once
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {

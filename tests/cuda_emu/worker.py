@@ -1,4 +1,4 @@
-"""Answers questions about the CUDA device, one JSON object a line; run on the stand-in driver by test_cuda_device.py."""
+"""Answers test_cuda_device.py's questions about the CUDA device, a JSON object a line; runs on the stand-in driver."""
 
 import ctypes
 import gc

@@ -59,7 +59,7 @@ template <class T, int DK, int DV, int H>
 GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* part, int heads, int kv_heads,
                          i64 q_head, i64 q_token, float scale, float cap, int chunk) {
   constexpr int LANES = gs_lanes(DK, DV), PER_WARP = 32 / LANES, GROUPS = GS_WARPS * PER_WARP;
-  constexpr int AHEAD = T::AHEAD, CK = DK / 8 / LANES, CV = DV / 8 / LANES;
+  constexpr int CK = DK / 8 / LANES, CV = DV / 8 / LANES, AHEAD = CK + CV > 12 ? 1 : T::AHEAD;  // as registers allow
   gs_pdl_launch();
   gs_pdl_wait();
   const int per_kv = heads / kv_heads, sets = gs_ceil_div(per_kv, H), kv = blockIdx.x / sets;
@@ -84,8 +84,9 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
       const i64 p = gs_min(base + a * GROUPS + group, end - 1);
 #pragma unroll
       for (int c = 0; c < CK; c++) k[a][c] = T::load(keys + p * cache.k_pos, (c * LANES + l) * 8);
+      if (AHEAD > 1)
 #pragma unroll
-      for (int c = 0; c < CV; c++) v[a][c] = T::load(values + p * cache.v_pos, (c * LANES + l) * 8);
+        for (int c = 0; c < CV; c++) v[a][c] = T::load(values + p * cache.v_pos, (c * LANES + l) * 8);
     }
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
@@ -99,6 +100,10 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
 #pragma unroll
         for (int m = LANES / 2; m > 0; m /= 2) s += gs_shfl_xor(s, m);
         if (cap > 0.0f) s = cap * tanhf(s);
+        if (AHEAD == 1 && h == 0)  // keys and values at once would not fit the registers
+#pragma unroll
+          for (int c = 0; c < CV; c++)
+            v[a][c] = T::load(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
         const float up = seen ? fmaxf(top[h], s) : top[h], keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
         top[h] = up, sum[h] = fmaf(sum[h], keep, e);
 #pragma unroll

@@ -36,7 +36,7 @@ template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
 // quantised weights × quantised activations: `steps` of N units, this lane's from `first` on, `stride` apart
 template <class T, int NT, int R, int U>
 GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens, int units,
-                          int first, int stride, i64 gap) {  // gap: units from token to token
+                          int first, int stride, int gap) {  // gap: units from token to token
   const int steps = units / T::N;
   for (int s0 = first; s0 < steps; s0 += stride * U) {
     typename T::Raw raw[U][R];
@@ -56,7 +56,7 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
         for (int r = 0; r < R; r++) T::unpack(raw[u][r], n, s, w[r]);
 #pragma unroll
         for (int t = 0; t < NT; t++) {
-          const Act8 a = gs_act8(q8, ds, gs_min(t, tokens - 1) * gap + s * T::N + n);
+          const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * gap + s * T::N + n);
 #pragma unroll
           for (int r = 0; r < R; r++) acc[t][r] += gs_dot<T>(w[r], a);
         }
@@ -127,7 +127,7 @@ GS_DEV void gs_matvec(const u8* w, const i8* q8, const float2* ds, float* y, int
   const i64 from = (i64)t0 * part.across + blockIdx.y;
   float acc[NT][R] = {};
   gs_accumulate<T, NT, R, U>(acc, row, q8 + from * k, ds + from * units, left, units, at.part * 32 + at.lane, 32 * split,
-                             (i64)part.across * units);
+                             part.across * units);
   gs_reduce<NT, R>(acc, split);
   gs_store<NT, R>(acc, at, y + (i64)t0 * y_stride + blockIdx.y * part.y, left, rows, y_stride);
 }
