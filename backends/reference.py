@@ -17,7 +17,7 @@ from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.lowering import Low
 from graphsched.operand import Item, Memory, Operand, Places, PythonStep, Work
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 Array = NDArray[Any]
 RUNS = 4096  # whose times are kept
@@ -44,6 +44,9 @@ class ReferenceDevice:
 
     def kernel_type(self, leaf: Tensor) -> DType:
         return leaf.dtype if leaf.dtype == dtypes.I32 else dtypes.F32
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
         return self.adopt(np.zeros(nbytes, np.uint8))

@@ -22,7 +22,7 @@ from graphsched.backends.cpu.transfer import copy_step
 from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 
 class SimDevice:
@@ -42,6 +42,9 @@ class SimDevice:
 
     def kernel_type(self, leaf: Tensor) -> DType:
         return self._host.kernel_type(leaf)
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
         return self._space.allocate(nbytes)

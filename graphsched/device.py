@@ -17,7 +17,7 @@ from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.lowering import Low
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Extent, Tensor
+from graphsched.tensor import Extent, Tensor, TensorType
 
 Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -74,8 +74,11 @@ class Device(Protocol):
     def kernel_type(self, leaf: Tensor) -> DType:
         """The type in which its kernels read a weight or cache; the stored one where they can."""
 
+    def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes as its kernels read it."""
+
     def allocate(self, nbytes: int) -> Memory:
-        """Memory of this device, contents undefined."""
+        """Zeroed memory of this device."""
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
         """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""
@@ -141,6 +144,41 @@ def gpu_reason() -> str | None:
     driver = importlib.import_module("graphsched.backends.cuda.driver")
     reason: str | None = driver.probe()
     return reason
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What is known of a GPU before it is used; `link` is empty where the system does not tell."""
+
+    name: str  # CUDA0
+    model: str
+    memory: int  # bytes
+    free: int
+    architecture: str  # sm_90
+    multiprocessors: int
+    copy_engines: int
+    bus: str  # 0000:01:00.0
+    link: str  # 16.0 GT/s PCIe x16
+
+
+def gpus() -> list[GpuFacts]:
+    """The GPUs of this machine, none where `gpu_reason` has one."""
+    if gpu_reason():
+        return []
+    found: list[GpuFacts] = importlib.import_module("graphsched.backends.cuda.facts").gpus()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the GPU backend stands on, and its version; the driver's is the newest CUDA that it knows."""
+    found: dict[str, str] = importlib.import_module("graphsched.backends.cuda.facts").versions()
+    return found
+
+
+def cpu_facts() -> tuple[str, list[str]]:
+    """The CPU that kernels are compiled for, and what of its features they use."""
+    target = importlib.import_module("graphsched.backends.cpu.target")
+    return target.name(), sorted(target.features() & target.USED)
 
 
 @dataclass(frozen=True)

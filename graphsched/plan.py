@@ -17,7 +17,7 @@ from graphsched.options import SessionOptions
 from graphsched.runtime import in_kernel_types, lowered
 from graphsched.scheduler import Schedule
 from graphsched.summary import ring_bytes
-from graphsched.targets import Targets, device_names
+from graphsched.targets import Targets, device_names, is_gpu
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate
 
@@ -120,10 +120,11 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
 
 
 def described(options: SessionOptions) -> Machine | None:
-    """One machine out of all that --device names: the first one's host, everyone's devices."""
-    loaded = [machine.load(spec) for spec in options.devices]
-    if not loaded:
+    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
+    specs = [spec for spec in options.devices if spec.lower() != "none"]
+    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
         return None
+    loaded = [machine.load(spec) for spec in specs]
     devices = tuple(d for m in loaded for d in m.devices)
     return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
 

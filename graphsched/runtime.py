@@ -177,7 +177,8 @@ def lowered(
         if tensor.kind != "copy":
             return leaf(device, tensor)
         staging = copies[tensor].is_weight
-        return dense(Buffer(tensor.name, tensor.type.nbytes, device=device, staging=staging), tensor.type)
+        nbytes = devices[device].weight_bytes(tensor.type) if staging else tensor.type.nbytes
+        return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
 
     lows = {n: d.lowering(functools.partial(operand, n), items) for n, d in devices.items()}
     for number, issue in enumerate(issue_order(schedule)):
@@ -291,7 +292,7 @@ class Executable:
         self._lengths = lengths
         if self._poison:
             for arena in self.places.arenas.values():
-                arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
+                arena.fill(0xFF)  # NaN in every float type, -1 in integers
         if self.places.flags is not None:
             self.places.flags.bytes[:] = 0
         marks = [program.launch(lengths, level) for program in self._order]

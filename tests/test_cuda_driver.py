@@ -141,13 +141,13 @@ def test_a_signature_that_differs_from_the_kernel_is_refused(tmp_path: Path) -> 
     body = """
 from dataclasses import replace
 m = compiler.build(compiler.assemble("elementwise"), gpu.arch)
-wrong = replace(m.signatures["scale"], types=("float*", "float*", "int", "i64", "i64", "i64"))
-try: driver.load_kernels(gpu, m.cubin, {"scale": wrong})
+wrong = replace(m.signatures["weighted_sum"], types=("float*", "float*", "float*", "int", "i64"))
+try: driver.load_kernels(gpu, m.cubin, {"weighted_sum": wrong})
 except KernelError as e: print(e)
 """
     assert (
         run(tmp_path, body)
-        == "scale: declared argument sizes [8, 8, 4, 8, 8, 8], compiled [8, 8, 4, 8, 8, 4]"
+        == "weighted_sum: declared argument sizes [8, 8, 8, 4, 8], compiled [8, 8, 8, 4, 4]"
     )
 
 

@@ -31,7 +31,7 @@ from graphsched.dtypes import DType
 from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
 from graphsched.stored import EMBEDDING
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (
     attention,
@@ -69,6 +69,9 @@ class CpuDevice:
             return leaf.dtype
         # One scale behind all rows, which a kernel that is handed rows cannot find: as codes with a scale per row.
         return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
         return self.spaces[HOST].allocate(nbytes)
