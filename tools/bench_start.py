@@ -108,13 +108,13 @@ def measured(options: argparse.Namespace) -> tuple[list[Line], dict[str, Any]]:
         env = {**environment(), "GRAPHSCHED_CACHE_DIR": folder}
         run = ["run", "-q", *flags, "-n", "1", "-p", PROMPT]
         first, first_private = started(run, env)
-        kernels = compiled(Path(folder))
         later = [started(run, env) for _ in range(options.rounds)]
         reading = read_seconds(model.file.path)
         needed = kv_and_arena(model, session)
         prompt = min(session.n_ubatch, model.context(session) - 1)
         bench = ["bench", "-q", *flags, "-p", str(prompt), "-n", "8", "-r", "1"]
-        started(bench, env)  # compiles what is left
+        started(bench, env)  # compiles what long prompts need besides
+        kernels = compiled(Path(folder))
         _, private = started(bench, env)
         shares = overhead(["profile", *flags, "--phase", "decode", "-p", "16", "-n", str(options.n_gen)], env)
     second = median(seconds for seconds, _ in later)
@@ -140,10 +140,11 @@ def measured(options: argparse.Namespace) -> tuple[list[Line], dict[str, Any]]:
 def sentences(notes: Mapping[str, Any]) -> list[str]:
     later = " ".join(f"{s:.2f}" for s in notes["second_start_s"])
     shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in notes["overhead"].items())
+    kv, private = (number(notes[key] / 1e6, 0) for key in ("kv_and_arena", "first_private"))
     return [
-        f"{notes['model']}: later starts {later} s, of which reading the file {notes['read_s']:.2f} s. KV cache and "
-        f"arenas {number(notes['kv_and_arena'] / 1e6, 0)} MB, with a prompt of {notes['n_prompt']} tokens; while kernels "
-        f"were compiled {number(notes['first_private'] / 1e6, 0)} MB were private. {shares}."
+        f"{notes['model']}: later starts {later} s, of which reading the file {notes['read_s']:.2f} s. "
+        f"KV cache and arenas {kv} MB, with a prompt of {notes['n_prompt']} tokens; "
+        f"while kernels were compiled {private} MB were private. Of a decode: {shares}."
     ]
 
 
@@ -214,13 +215,16 @@ def overhead(words: Sequence[str], env: Mapping[str, str]) -> dict[str, float]:
 
 
 def overhead_shares(profile: Any) -> dict[str, float]:
-    """Of the last phase of `profile --json`: rows are a mapping or a list of name and seconds."""
+    """Of the last phase of `profile --json`: overhead is a mapping, or a list of name and seconds with all there is."""
     phases = profile["phases"] if isinstance(profile, dict) else profile
-    phase = phases[-1]
-    rows = phase["overhead"]
-    pairs = rows.items() if isinstance(rows, dict) else ((row["name"], row["seconds"]) for row in rows)
+    rows, ops = phases[-1]["overhead"], phases[-1]["ops"]
+    if isinstance(rows, dict):
+        found, total = rows, sum(rows.values()) + sum(op["seconds"] for op in ops)
+    else:
+        found = {row["name"]: row["seconds"] for row in rows}
+        total = sum(found.values())
     kinds = ("barrier", "dispatch", "launch", "thread wake-up")
-    return {name: seconds / phase["wall"] for name, seconds in pairs if name.startswith(kinds)}
+    return {name: seconds / total for name, seconds in found.items() if name.startswith(kinds)}
 
 
 if __name__ == "__main__":
