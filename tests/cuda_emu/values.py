@@ -27,7 +27,7 @@ ALL = tuple(dict.fromkeys(KERNEL_TYPE.values()))
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
     "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "gemm": (), "prompt": (),
-    "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": ("f16", "f32"),
+    "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": ("f16", "f32"),
     "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),
 }  # fmt: skip
 
