@@ -1,5 +1,10 @@
 """W2A8: what pack() writes, rows of several matrices with their scales, the same bits for any grid and batch."""
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +13,7 @@ from cuda_emu.emulator import EmulatedTarget, compiler
 from cuda_emu.values import Array, Out, normal
 from cuda_emu.w2a8s import SHAPES, expected, matrix, product_case, quantised_tokens
 
-from graphsched.backends.cuda import w2a8
+from graphsched.backends.cuda import driver, w2a8
 from graphsched.errors import ShapeError
 
 needs_gxx = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")
@@ -28,6 +33,12 @@ def test_a_tile_is_laid_out_as_the_kernel_says(rng: np.random.Generator) -> None
         lane, word = r % 8 * 4 + c % 64 // 16, c // 64 * 2 + r // 8
         at = (row // 16 * 3 + column // 128) * 512 + lane * 16 + word * 4 + c % 4
         assert (int(packed[at]) >> (2 * (c % 16 // 4)) & 3) - 1 == weights[row, column]
+
+
+@pytest.mark.parametrize(("rows", "k"), [(1, 4), (16, 128), (37, 516), (640, 2560)])
+def test_unpack_inverts_pack(rows: int, k: int, rng: np.random.Generator) -> None:
+    weights = rng.integers(-1, 2, (rows, k)).astype(np.int8)
+    assert np.array_equal(w2a8.unpack(w2a8.pack(weights), rows, k), weights)
 
 
 def test_each_matrix_of_wqkv_has_its_own_scale() -> None:
@@ -93,3 +104,30 @@ def test_full_shapes(shape: tuple[int, int, tuple[int, ...]], tokens: int, rng: 
     got, want, _ = product_case(k, parts, tokens)(EmulatedTarget(3), rng)
     assert got.shape == (tokens, rows)
     assert np.array_equal(got, want)
+
+
+# ---- tools/bench_w2a8.py
+
+
+def bench(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).resolve().parents[1] / "tools" / "bench_w2a8.py"
+    command = [sys.executable, str(script), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
+
+
+@pytest.mark.skipif(driver.probe() is None, reason="a GPU can be used here")
+@needs_gxx
+def test_bench_without_a_card_checks_on_the_emulator() -> None:
+    done = bench()
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"No timings, because no GPU can be used: .*\.\n(\d+) of \1 W2A8 checks passed on the emulator\n",
+        done.stdout,
+    )
+
+
+@pytest.mark.skipif(driver.probe() is None, reason="a GPU can be used here")
+def test_bench_without_card_or_compiler_checks_in_numpy(tmp_path: Path) -> None:
+    done = bench(PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 shapes are exact in numpy" in done.stdout

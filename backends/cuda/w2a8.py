@@ -39,6 +39,15 @@ def pack(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(words.transpose(0, 3, 2, 5, 4, 1, 6)).reshape(-1)
 
 
+def unpack(packed: NDArray[np.uint8], rows: int, k: int) -> NDArray[np.int8]:
+    """The weights back, as the kernels' lanes see them."""
+    words = packed.reshape(-1, padded(k) // COLUMNS, 8, 4, 2, 2, 1, 4)
+    codes = words >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    # row tile, column tile, row, quarter, half, upper rows, field, byte
+    flat = codes.transpose(0, 5, 2, 1, 4, 3, 6, 7).reshape(-1, padded(k))
+    return flat[:rows, :k].astype(np.int8) - np.int8(1)
+
+
 def row_scales(rows: int, parts: Sequence[tuple[int, float]]) -> NDArray[np.float32]:
     """((rows, scale), …) of the matrices in one, top to bottom → a scale for each row."""
     if any(n < 1 for n, _ in parts) or sum(n for n, _ in parts) != rows:
