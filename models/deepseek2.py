@@ -69,7 +69,8 @@ def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
     if "attn_q" in blk:
-        return heads(linear(blk, "attn_q", x, c.n_head * c.head_dim), c.n_head)
+        q = linear(blk, "attn_q", x, c.n_head * c.head_dim)
+        return heads(replace(q, label="q"), c.n_head)  # as the field calls it here, in place of Qcur
     low = linear(blk, "attn_q_a", x)
     return heads(linear(blk, "attn_q_b", norm(c, low, blk, "attn_q_a_norm"), c.n_head * c.head_dim), c.n_head)
 
