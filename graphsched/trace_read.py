@@ -70,7 +70,18 @@ class _Reader:
                 self.events += _stream(rows, kept, lane, whats, number)
             if stream == HOST and steps:
                 self.events += _launches(steps, begin, end, number)
-                self.events += _wakes(steps, tags, number)
+                for wake in _wakes(steps, tags, number):
+                    self._wake(wake)
+
+    def _wake(self, wake: Event) -> None:
+        """A thread may leave a barrier after thread 0 went on: what is left of it is waking up."""
+        for i in range(len(self.events) - 1, -1, -1):
+            event = self.events[i]
+            if 0 <= event.run < wake.run - 1:
+                break
+            if event.lane == wake.lane and event.begin < wake.begin < event.end:
+                self.events[i] = replace(event, end=wake.begin)
+        self.events.append(wake)
 
 
 def described(schedule: Schedule, lengths: Mapping[str, int]) -> dict[int, Event]:
