@@ -94,7 +94,8 @@ def speeds(small: bool, until: float) -> Iterator[Row]:
             path = Path(folder, f"{layout}-{kind}.gguf")
             if not small and not path.exists():
                 synth.write(layout, path, kind, extent="sparse")
-            yield from _speeds(None if small else path, f"{layout} {kind}", placement, how, small)
+            model = "embedded model" if small else f"{layout} {kind}"
+            yield from _speeds(None if small else path, model, placement, how, small)
 
 
 def _speeds(
