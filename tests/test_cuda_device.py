@@ -162,7 +162,8 @@ def test_models_split_with_the_host(gpu: StandIn, tmp_path: Path, name: str, spl
     if split != "q8_0 cache":
         close(name, got)
     else:
-        assert nmse(got, reference(name).logits[:14]) <= 1e-3
+        limit = 3e-3 if "deepseek2" in name else 1e-3  # the CPU has 2.3e-3 there
+        assert nmse(got, reference(name).logits[:14]) <= limit
 
 
 @pytest.mark.parametrize("name", by_default(MIXED, MIXED[1:3]))
@@ -192,3 +193,74 @@ def test_the_order_of_independent_work_does_not_matter(tmp_path: Path, seed: str
     a, b = (run(s, tmp_path, name, 12, first=8, **options) for s in (gpu, other))
     other.close()
     np.testing.assert_array_equal(a, b)
+
+
+UPLOADED = {
+    "overrides": ["exps=CPU"],
+    "offload_min_batch": 2,
+}  # of prompts; experts of one token run on the host
+
+
+@pytest.mark.parametrize("stream", ["CUDA0", "CUDA0 up", "CUDA0 down"])
+def test_a_stream_that_does_not_wait_shows(gpu: StandIn, tmp_path: Path, stream: str) -> None:
+    name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
+    run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
+    process = StandIn()  # what a wrong address does to a GPU stays
+    answer = process.ask("without", name=name, path=path, stream=stream)
+    process.close()
+    assert answer["shows"]
+
+
+@pytest.mark.slow
+def test_most_missing_waits_show(gpu: StandIn, tmp_path: Path) -> None:
+    """Each wait left out in turn, once: some stay hidden behind others in most orders."""
+    name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
+    run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
+    shown, number, waits = 0, 0, 1
+    while number < waits:
+        process = StandIn(GS_FAKE_SEED=str(number))
+        answer = process.ask("without", name=name, path=path, number=number)
+        process.close()
+        waits, number, shown = max(waits, answer["waits"]), number + 1, shown + answer["shows"]
+    assert shown > 0.6 * waits > 15
+
+
+# ---- faults
+
+
+def test_a_fault_ends_the_run_with_a_sentence() -> None:
+    shared("conformance/qwen3moe-f16.gguf")
+    process = StandIn()
+    said = process.ask("fault", name="conformance/qwen3moe-f16")["error"]
+    process.close()
+    assert said == "CUDA0 failed (CUDA_ERROR_LAUNCH_FAILED); this session cannot go on"
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        (
+            "200000",
+            ("CUDA0: 0.03 MB for blk.", "fewer layers on it with -ngl, experts on the host with -cmoe"),
+        ),
+        ("1000000", ("caches and intermediate results do not fit", "a smaller -c or -ub")),
+    ],
+)
+def test_what_does_not_fit_is_named(memory: str, words: tuple[str, str]) -> None:
+    shared("conformance/llama-f16.gguf")
+    process = StandIn(GS_FAKE_MEMORY=memory)
+    said = process.ask("sentence", name="conformance/llama-f16", n_ctx=512)["error"]
+    process.close()
+    assert all(w in said for w in words), said
+
+
+def test_an_aborted_run_ends(gpu: StandIn) -> None:
+    shared("conformance/llama-f16.gguf")
+    assert gpu.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
+
+
+@pytest.mark.parametrize("n", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_nothing_leaks_between_sessions(gpu: StandIn, n: int) -> None:
+    shared("conformance/llama-f16.gguf")
+    answer = gpu.ask("cycles", name="conformance/llama-f16", n=n)
+    assert answer["first"] == answer["last"]

@@ -119,7 +119,7 @@ class CudaDevice:
         driver.use(self.gpu)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
-        program = CudaProgram(self, self._streams[work], items, places)
+        program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
         self._programs.append(program)
         return program
 

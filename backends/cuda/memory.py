@@ -15,7 +15,6 @@ Raw = NDArray[np.uint8]
 SLOT = (
     8 << 20
 )  # bytes of one of the two staging slots: enough for the link, and filled while the other is sent
-GB = 1e9
 
 
 class PinnedSpace(HostSpace):
@@ -61,8 +60,8 @@ class DeviceMemory:
     def _too_much(self, nbytes: int, what: str, hint: str) -> str:
         free, total = driver.free_memory()
         return (
-            f"{self.name}: {nbytes / GB:.2f} GB for {what or 'caches and intermediate results'} do not fit, "
-            f"{free / GB:.2f} of {total / GB:.2f} GB are free; "
+            f"{self.name}: {size(nbytes)} for {what or 'caches and intermediate results'} do not fit, "
+            f"{size(free)} of {size(total)} are free; "
             f"{hint or 'a smaller -c or -ub, -ctk and -ctv q8_0, or a lower -ngl helps'}"
         )
 
@@ -87,3 +86,7 @@ class DeviceMemory:
         self._blocks.clear()
         self._slots.clear()
         self.stream.close()
+
+
+def size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

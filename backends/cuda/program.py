@@ -33,7 +33,10 @@ class Queued:
 class CudaProgram:
     """Items of one stream. Runs with the same lengths repeat what was made for the first."""
 
-    def __init__(self, device: "CudaDevice", stream: Any, items: Sequence[Item], places: Places) -> None:
+    def __init__(
+        self, device: "CudaDevice", name: str, stream: Any, items: Sequence[Item], places: Places
+    ) -> None:
+        self.name = name  # of the stream
         self._device, self._stream, self._items, self._places = device, stream, tuple(items), places
         self._host_words = driver.host_alloc(GRAPH_WORDS).view(np.int32)
         self._words = device.memory.allocate(GRAPH_WORDS)

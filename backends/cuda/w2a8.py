@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda.call import Call, Operand, threads, up
+from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.errors import ShapeError
 
 ROWS, COLUMNS = 16, 128  # of a tile, which is 512 bytes
@@ -57,11 +57,11 @@ def row_scales(rows: int, parts: Sequence[tuple[int, float]]) -> NDArray[np.floa
 
 
 def product(
-    w: Operand,
-    scales: Operand,
-    q: Operand,
-    ds: Operand,
-    y: Operand,
+    w: Address,
+    scales: Address,
+    q: Address,
+    ds: Address,
+    y: Address,
     tokens: int,
     rows: int,
     k: int,
@@ -87,7 +87,7 @@ def split_of(rows: int, k: int, sms: int) -> int:
 
 
 def quantize(
-    x: Operand, norm: Operand, q: Operand, ds: Operand, tokens: int, k: int, stride: int, eps: float = 1e-5
+    x: Address, norm: Address, q: Address, ds: Address, tokens: int, k: int, stride: int, eps: float = 1e-5
 ) -> Call:
     """x[tokens, k] → q int8[tokens, padded(k)], ds[tokens] = (scale, sum of q); of rms_norm(x) · norm unless None."""
     _check(k)

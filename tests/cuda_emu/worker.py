@@ -1,5 +1,6 @@
 """Answers test_cuda_device.py's questions about the CUDA device, a JSON object a line; runs on the stand-in driver."""
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -17,6 +18,8 @@ import graphsched
 import graphsched.ops
 from graphsched import dtypes
 from graphsched.assign import HOST, Assignment, Target
+from graphsched.backends.cuda import copy
+from graphsched.backends.cuda.program import CudaProgram
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
@@ -24,6 +27,8 @@ from graphsched.placement import PlacementOptions
 from graphsched.policy import OffloadPolicy
 from graphsched.runtime import open_runtime
 from graphsched.scheduler import cut
+from graphsched.session import Aborted
+from graphsched.streams import Wait
 from graphsched.tensor import weight
 
 GPU = "CUDA0"
@@ -31,8 +36,10 @@ GPU = "CUDA0"
 TOLERANCE = {"F16": 1e-7, "BF16": 1e-5}
 
 
-def logits(name: str, path: str, n: int = 32, first: int = 24, **options: Any) -> dict[str, Any]:
-    """Saves the logits of a reference's first n tokens."""
+def logits(
+    name: str, path: str, n: int = 32, first: int = 24, into: list[Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Saves the logits of a reference's first n tokens, or adds them to a list."""
     ref = reference(name)
     for field in ("overrides", "devices", "offload_policy"):
         if field in options:
@@ -43,7 +50,10 @@ def logits(name: str, path: str, n: int = 32, first: int = 24, **options: Any) -
     options["off"] = frozenset(options.get("off", ()))
     began = time.perf_counter()
     got = logits_in_pieces(ref.model, ref.tokens[:n], first, placement=PlacementOptions(**placed), **options)
-    np.save(path, got)
+    if into is None:
+        np.save(path, got)
+    else:
+        into.append(got)
     return {"seconds": time.perf_counter() - began}
 
 
@@ -114,10 +124,43 @@ def sentence(name: str, **options: Any) -> dict[str, Any]:
     """The error that loading and one token end with."""
     try:
         session = graphsched.load(shared(f"{name}.gguf"), n_threads=1, devices=(GPU,), **options)
+    except Error as e:
+        return {"error": str(e)}
+    try:
         session.eval([1, 2, 3])
     except Error as e:
         return {"error": str(e)}
+    finally:
+        session.close()
     return {"error": None}
+
+
+def fault(name: str) -> dict[str, Any]:
+    """The error of a run in which a kernel touches what is not its own, while the host waits for the device."""
+    whole = copy.set_rows
+    copy.set_rows = lambda kind, x, *rest: whole(kind, 64, *rest)
+    try:
+        return sentence(name, placement=PlacementOptions(overrides=("exps=CPU",)))
+    finally:
+        copy.set_rows = whole
+
+
+def without(name: str, path: str, stream: str = "", number: int = -1) -> dict[str, Any]:
+    """Whether leaving out all waits of a stream, or the one of a number, changes the logits at `path`."""
+    whole, seen, want = CudaProgram._entry, 0, np.load(path)
+
+    def entry(self: CudaProgram, item: Any, at: Any) -> Any:
+        nonlocal seen
+        seen += isinstance(item, Wait)
+        mine = self.name == stream or seen - 1 == number
+        return [] if isinstance(item, Wait) and mine else whole(self, item, at)
+
+    CudaProgram._entry = entry  # type: ignore[method-assign]
+    got = list[Any]()
+    with contextlib.suppress(AssertionError, Error):
+        logits(name, "", len(want), 6, overrides=["exps=CPU"], offload_min_batch=2, into=got)
+    CudaProgram._entry = whole  # type: ignore[method-assign]
+    return {"shows": not got or not np.array_equal(got[0], want), "waits": seen}
 
 
 def abort(name: str) -> dict[str, Any]:
@@ -129,7 +172,7 @@ def abort(name: str) -> dict[str, Any]:
     try:
         session.eval([1, 2, 3])
         ended = False
-    except graphsched.Aborted:
+    except Aborted:
         ended = True
     session.reset()
     same = bool((session.eval([1, 2, 3]) == want).all())
@@ -138,7 +181,7 @@ def abort(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    known = {f.__name__: f for f in (logits, cases, cycles, sentence, abort)}
+    known = {f.__name__: f for f in (logits, cases, cycles, sentence, abort, fault, without)}
     out = os.fdopen(os.dup(1), "w")  # what the answers go to: nothing else may print there
     os.dup2(2, 1)
     for line in sys.stdin:
