@@ -131,7 +131,10 @@ def test_kv_types(kv: str) -> None:
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("name", [*MODELS, "quants/llama-Q4_0", "quants/llama-Q4_K_M"])
+@pytest.mark.parametrize(
+    "name",
+    [*MODELS, "quants/llama-Q4_0", "quants/llama-Q4_K_M", *(q for q in QUANTS if "bitnet" in q)],
+)
 def test_bits_do_not_depend_on_threads(name: str) -> None:
     ref = reference(name)
     one, two, three = (logits_in_pieces(ref.model, ref.tokens, 24, n_threads=n) for n in (1, 2, 3))

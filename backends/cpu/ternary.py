@@ -39,20 +39,22 @@ def _iq2_codes64(kind: int, block: int, j: int) -> Any:
     return concat(low, concat(bit_field(packed, 4, 3), bit_field(packed, 6, 3)))
 
 
-# Of each 16 weights, 15 are the digits of three bytes and one is a digit of the last byte.
+# Of each 16 weights, 15 are the digits of three bytes and one is a digit of the last byte. The 13 bytes are read as two
+# overlapping eights: a vector of 13 would be taken apart byte by byte, and one of 16 would reach past the last row.
 _POWERS = (81, 27, 9, 3, 1)
-_BYTES = tuple(3 * c + i // 5 if i < 15 else 12 for c in range(4) for i in range(16))
+_LANES = (*range(8), *range(11, 16))  # of the 13 bytes
+_BYTES = tuple(_LANES[3 * c + i // 5 if i < 15 else 12] for c in range(4) for i in range(16))
 _DIGITS = tuple(_POWERS[i % 5] if i < 15 else _POWERS[c] for c in range(4) for i in range(16))
 iq1_digits = trit_table("iq1_digits", _BYTES, _DIGITS)
 
 
 def _iq1_codes(kind: int, block: int, j: int) -> Any:
-    digits = iq1_digits(load(block, I8, 13))
+    digits = iq1_digits(concat(load(block, I8, 8), load(block + 5, I8, 8)))
     return half_lanes(digits, 1) if j else half_lanes(digits, 0)
 
 
 def _iq1_codes64(kind: int, block: int, j: int) -> Any:
-    return iq1_digits(load(block, I8, 13))
+    return iq1_digits(concat(load(block, I8, 8), load(block + 5, I8, 8)))
 
 
 def no_scales(kind: int, block: int) -> Any:
