@@ -1,24 +1,29 @@
 """Devices that lower and plan memory without weights, kernels or arithmetic. What `plan` stands on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from graphsched import lowering
 from graphsched.assign import HOST
 from graphsched.backends.cpu.device import CpuDevice, has_kernel
+from graphsched.backends.cuda import device as gpu
+from graphsched.backends.cuda.lowering import Low
+from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.device import Device, Progress, Raw, Setup, StepTime
-from graphsched.operand import NOWHERE, Item, Memory, Places
-from graphsched.tensor import Tensor
+from graphsched.dtypes import DType
+from graphsched.operand import NOWHERE, Item, Memory, Operand, Places
+from graphsched.tensor import Tensor, TensorType
 
 
 class NullProgram:
     """Does nothing."""
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
-        pass
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        return 0
 
     def wait(self) -> None:
         pass
 
-    def times(self) -> list[StepTime]:
+    def times(self, mark: int) -> list[StepTime]:
         return []
 
 
@@ -42,9 +47,25 @@ class NullDevice(CpuDevice):
         return NullProgram()
 
 
+class NullGpu(NullDevice):
+    """A GPU without memory: what its kernels can do, whether there is one or not."""
+
+    def supports(self, node: Tensor) -> bool:
+        return gpu.has_kernel(node)
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        return gpu.kernel_type(leaf)
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return packed_bytes(type)
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> lowering.Low:  # type: ignore[override]  # another backend's
+        return Low("cuda", leaf, items, self.adopt, 1, self.name)
+
+
 def open_host(setup: Setup) -> Device:
     return NullDevice(HOST, setup)
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:
-    return NullDevice(name, setup)
+    return (NullGpu if name.startswith("CUDA") else NullDevice)(name, setup)

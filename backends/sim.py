@@ -22,7 +22,7 @@ from graphsched.backends.cpu.transfer import copy_step
 from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 
 class SimDevice:
@@ -43,6 +43,9 @@ class SimDevice:
     def kernel_type(self, leaf: Tensor) -> DType:
         return self._host.kernel_type(leaf)
 
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
+
     def allocate(self, nbytes: int) -> Memory:
         return self._space.allocate(nbytes)
 
@@ -58,7 +61,9 @@ class SimDevice:
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> StreamProgram:
         compile_kernels(items, progress)
         self._blocks.append(self._host.run_block.copy())
-        return StreamProgram(program.pack(items, places, self._host.spaces), self._blocks[-1])
+        return StreamProgram(
+            program.pack(items, places, self._host.spaces), self._blocks[-1], self._host.ring
+        )
 
     def abort(self, on: bool) -> None:
         for block in self._blocks:

@@ -98,7 +98,8 @@ def from_memory(draft: _Draft) -> None:
         if cache is not None:
             draft.put(node, draft.target.home(cache), "1.dst")
         elif (rows := _cached(node)) is not None:
-            draft.put(node, draft.of(rows) or HOST, "1.kv")  # the cache is far larger than q
+            near = draft.of(rows) or HOST  # the cache is far larger than q
+            draft.put(node, near if draft.target.supports(near, node) else HOST, "1.kv")
         elif (found := _weight_of(node, draft.target)) is not None:
             draft.put(node, *_beside_weight(node, *found, draft.target))
 

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "plan": "Show what would run where, and why, without running it.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
+    "devices": "List what this machine can compute on, or why not.",
     "ops": "List the ops, and which backends run them on which types.",
     "quantize": "Write a model file with fewer bits per weight.",
     "convert": "Make a model file from a checkpoint of Hugging Face or of BitNet.",

@@ -17,7 +17,7 @@ from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.lowering import Low
 from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.tensor import Extent, Tensor
+from graphsched.tensor import Extent, Tensor, TensorType
 
 Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -28,7 +28,11 @@ INTERNAL = ("null",)  # plans, and does not compute
 
 @dataclass(frozen=True)
 class StepTime:
-    """One step: its kernel from `begun` to `done`, then waiting for others until `joined`; seconds of one clock."""
+    """One item of a program: its kernel from `begun` to `done`, then waiting for others until `joined`.
+
+    Seconds of `time.perf_counter`. node: number in the schedule's graph, -1 for copies and flags. thread: which one of
+    the host's threads, whose times are in the order of the items that were packed.
+    """
 
     kernel: str
     node: int
@@ -36,19 +40,23 @@ class StepTime:
     begun: float
     done: float
     joined: float
+    thread: int = 0
 
 
 class Program(Protocol):
     """The part of a schedule that one stream runs."""
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
-        """Starts it with actual lengths; the host's program has run when this returns."""
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Starts it with actual lengths; the host's program has run when this returns.
+
+        trace: OFF, ON or THREADS of graphsched.trace. Returns the mark by which `times` finds this run.
+        """
 
     def wait(self) -> None:
         """Returns when all of it has run."""
 
-    def times(self) -> list[StepTime]:
-        """When each step of the last launch ran, if it was traced; else empty."""
+    def times(self, mark: int) -> list[StepTime]:
+        """When each item of a run ran, in the order packed; empty if it was not traced, or is overwritten."""
 
 
 class Device(Protocol):
@@ -66,8 +74,11 @@ class Device(Protocol):
     def kernel_type(self, leaf: Tensor) -> DType:
         """The type in which its kernels read a weight or cache; the stored one where they can."""
 
+    def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes as its kernels read it."""
+
     def allocate(self, nbytes: int) -> Memory:
-        """Memory of this device, contents undefined."""
+        """Zeroed memory of this device."""
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
         """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""
@@ -95,6 +106,7 @@ class Setup:
     weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
     devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
     shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
+    trace: how much runs record, OFF, ON or THREADS of graphsched.trace.
     """
 
     weights: Mapping[str, Raw]
@@ -103,6 +115,7 @@ class Setup:
     devices: tuple[str, ...] = ()
     poison: bool = False
     streams: bool = False
+    trace: int = 1
 
 
 def open_devices(backend: str, setup: Setup) -> dict[str, Device]:
@@ -131,6 +144,41 @@ def gpu_reason() -> str | None:
     driver = importlib.import_module("graphsched.backends.cuda.driver")
     reason: str | None = driver.probe()
     return reason
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What is known of a GPU before it is used; `link` is empty where the system does not tell."""
+
+    name: str  # CUDA0
+    model: str
+    memory: int  # bytes
+    free: int
+    architecture: str  # sm_90
+    multiprocessors: int
+    copy_engines: int
+    bus: str  # 0000:01:00.0
+    link: str  # 16.0 GT/s PCIe x16
+
+
+def gpus() -> list[GpuFacts]:
+    """The GPUs of this machine, none where `gpu_reason` has one."""
+    if gpu_reason():
+        return []
+    found: list[GpuFacts] = importlib.import_module("graphsched.backends.cuda.facts").gpus()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the GPU backend stands on, and its version; the driver's is the newest CUDA that it knows."""
+    found: dict[str, str] = importlib.import_module("graphsched.backends.cuda.facts").versions()
+    return found
+
+
+def cpu_facts() -> tuple[str, list[str]]:
+    """The CPU that kernels are compiled for, and what of its features they use."""
+    target = importlib.import_module("graphsched.backends.cpu.target")
+    return target.name(), sorted(target.features() & target.USED)
 
 
 @dataclass(frozen=True)

@@ -25,3 +25,11 @@ def debug() -> int:
 def validate() -> bool:
     """GRAPHSCHED_VALIDATE: plans are checked, and every node of every run is compared with its numpy reference."""
     return os.environ.get("GRAPHSCHED_VALIDATE", "") not in ("", "0")
+
+
+def cuda_graphs() -> str:
+    """GRAPHSCHED_CUDA_GRAPHS: how decode is queued on a GPU.
+
+    whole: a graph for each stream (the default); split: a graph for each part between flags; off: launch by launch.
+    """
+    return os.environ.get("GRAPHSCHED_CUDA_GRAPHS", "whole")

@@ -73,7 +73,11 @@ SWITCHES: Final = (
 )
 SCHEDULING: Final = (
     Flag(
-        "devices", "--device", Word("DEVICE"), "simulated machine, sim:NAME or a .toml file; repeatable", True
+        "devices",
+        "--device",
+        Word("DEVICE"),
+        "CUDA0, ..., none, or a simulated sim:NAME or .toml file; repeatable (default: all GPUs)",
+        True,
     ),
     Flag(
         "offload_policy",
@@ -102,6 +106,13 @@ SCHEDULING: Final = (
         Switch(),
         "map the file; 0 reads weights into memory (default: 1)",
         off="--no-mmap",
+    ),
+    Flag(
+        "trace",
+        "--tracing",
+        Switch(),
+        "keep the times of the last runs (default: 1)",
+        off="--no-trace",
     ),
     Flag(
         "rtr",

@@ -22,7 +22,14 @@ class Memory:
     address: int
     nbytes: int
     bytes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
-    owner: Any = field(default=None, repr=False)  # keeps memory alive that is not numpy's
+    owner: Any = field(default=None, repr=False)  # keeps memory alive that is not numpy's, and can `fill` it
+
+    def fill(self, value: int) -> None:
+        """Sets every byte."""
+        if self.bytes.size:
+            self.bytes[:] = value
+        elif self.owner is not None:
+            self.owner.fill(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ class SessionOptions:
     streams of their own, each in a thread, as real ones do; slower, for checks. mla: how latent
     attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
     values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
+    trace: keep the times of the last runs in a ring.
     amb: MiB that such expanded keys and values may take at once (of one head at least).
     swa_full: layers that see only a window of the sequence keep as many cells as the others.
     """
@@ -53,6 +54,7 @@ class SessionOptions:
     poison: bool = False
     streams: bool = False
     mmap: bool = True
+    trace: bool = True
     rtr: str = "off"
 
     def __post_init__(self) -> None:

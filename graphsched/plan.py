@@ -17,7 +17,7 @@ from graphsched.options import SessionOptions
 from graphsched.runtime import in_kernel_types, lowered
 from graphsched.scheduler import Schedule
 from graphsched.summary import ring_bytes
-from graphsched.targets import Targets, device_names
+from graphsched.targets import Targets, device_names, is_gpu
 from graphsched.tensor import Tensor, TensorType
 from graphsched.timeline import Event, Timeline, simulate
 
@@ -57,10 +57,17 @@ class Plan:
     def timeline(self) -> Timeline | None:
         if self.machine is None:
             return None
-        return simulate(self.schedule, self.machine.host, self._devices, self.lengths)
+        return simulate(self.schedule, self.host, self.described_devices, self.lengths)
 
     @property
-    def _devices(self) -> dict[str, Device]:
+    def host(self) -> Processor:
+        """The described host."""
+        assert self.machine is not None
+        return self.machine.host
+
+    @property
+    def described_devices(self) -> dict[str, Device]:
+        """The described devices by the names that the schedule gives them."""
         assert self.machine is not None
         return dict(zip(self.targets.devices, self.machine.devices, strict=True))
 
@@ -87,8 +94,7 @@ class Plan:
 
     def processor(self, on: str) -> Processor:
         """The described processor of a device."""
-        assert self.machine is not None
-        return self.machine.host if on == HOST else self._devices[on].processor
+        return self.host if on == HOST else self.described_devices[on].processor
 
     def split_events(self, number: int) -> list[Event]:
         return [e for e in self.timeline.events if e.split == number] if self.timeline else []
@@ -108,16 +114,17 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     if cells := ring_bytes(graph)[1]:
         lengths[RING] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
-    items, results = lowered(schedule, devices, sized)
+    items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
     return Plan(model, options, targets, schedule, lengths, arenas, described(options))
 
 
 def described(options: SessionOptions) -> Machine | None:
-    """One machine out of all that --device names: the first one's host, everyone's devices."""
-    loaded = [machine.load(spec) for spec in options.devices]
-    if not loaded:
+    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
+    specs = [spec for spec in options.devices if spec.lower() != "none"]
+    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
         return None
+    loaded = [machine.load(spec) for spec in specs]
     devices = tuple(d for m in loaded for d in m.devices)
     return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from time import perf_counter_ns
 from types import MappingProxyType
 from typing import Any
 
@@ -14,13 +15,14 @@ from graphsched.device import Capacity, Device, Program, Progress, Raw, Setup, S
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
 from graphsched.lowering import Low
-from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
+from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, PythonStep, dense
 from graphsched.repack import repack
 from graphsched.scheduler import Copy, Schedule, whole
 from graphsched.staging import issue_order
 from graphsched.stored import StoredWeights
-from graphsched.streams import in_streams
+from graphsched.streams import Signal, Wait, in_streams
 from graphsched.tensor import Extent, Tensor, TensorType
+from graphsched.trace import OFF, ON, RUN, Recorder
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
@@ -36,6 +38,7 @@ class Runtime:
 
     def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
         self.setup, self.devices = setup, devices
+        self.recorder = Recorder(setup.trace)
         self._memory: dict[tuple[str, str], Memory] = {}
         self._stored: dict[str, DType] = {}  # weights read in another type, and their type in the file
 
@@ -105,12 +108,13 @@ class Runtime:
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
         self._convert(schedule.graph, progress)
-        items, results = lowered(schedule, self.devices, self.leaf)
+        items, results, issues = lowered(schedule, self.devices, self.leaf)
         places = self._places(items, results)
         streams, n_flags = in_streams(items, self._stream_of, places)
         places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
-        return Executable(self, schedule, places, programs, results)
+        tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
+        return Executable(self, schedule, places, programs, results, tags)
 
     def _places(self, items: list[Item], results: list[Operand]) -> Places:
         plans = plan_arenas(items, [o.buffer for o in results])
@@ -163,25 +167,28 @@ def in_kernel_types(
 
 def lowered(
     schedule: Schedule, devices: Mapping[str, Device], leaf: Leaf
-) -> tuple[list[Item], list[Operand]]:
-    """Items of all devices in running order, and the host's operands of the graph's outputs."""
+) -> tuple[list[Item], list[Operand], list[int]]:
+    """Items of all devices in running order, the host's operands of the graph's outputs, and each item's issue."""
     items: list[Item] = []
+    issues: list[int] = []
     copies = {c.tensor: c for c in schedule.copies}
 
     def operand(device: str, tensor: Tensor) -> Operand:
         if tensor.kind != "copy":
             return leaf(device, tensor)
         staging = copies[tensor].is_weight
-        return dense(Buffer(tensor.name, tensor.type.nbytes, device=device, staging=staging), tensor.type)
+        nbytes = devices[device].weight_bytes(tensor.type) if staging else tensor.type.nbytes
+        return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
 
     lows = {n: d.lowering(functools.partial(operand, n), items) for n, d in devices.items()}
-    for issue in issue_order(schedule):
+    for number, issue in enumerate(issue_order(schedule)):
         if isinstance(issue.work, Copy):
             items.append(_copy(issue.work, schedule, devices, lows))
         else:
             split = schedule.splits[issue.split]
             lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
-    return items, [lows[HOST].operand(t) for t in schedule.outputs]
+        issues += [number] * (len(items) - len(issues))
+    return items, [lows[HOST].operand(t) for t in schedule.outputs], issues
 
 
 def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: Mapping[str, Low]) -> Item:
@@ -190,6 +197,38 @@ def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: M
     ids = None if copy.ids is None else lows[HOST].operand(schedule.placed.get(copy.ids, copy.ids))
     device = copy.from_device if copy.to_device == HOST else copy.to_device
     return devices[device].copy(source, result, ids)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What an item of a stream is to a trace: its issue (-1: a flag), and the stream that it waits for."""
+
+    issue: int = -1
+    peer: str = ""
+    is_python: bool = False
+    after_python: bool = False
+
+
+def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
+    """The tags of each stream's items; `issues` by the items' ids."""
+    raisers = {
+        item.flag: stream
+        for stream, own in streams.items()
+        for item in own
+        if isinstance(item, Signal) and not isinstance(item, Wait)
+    }
+    return {
+        stream: tuple(
+            Tag(
+                issues.get(id(item), -1),
+                raisers[item.flag] if isinstance(item, Wait) else "",
+                isinstance(item, PythonStep),
+                isinstance(before, PythonStep),
+            )
+            for before, item in zip((None, *own), own, strict=False)
+        )
+        for stream, own in streams.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -211,12 +250,15 @@ class Executable:
         places: Places,
         programs: Mapping[str, Program],
         results: list[Operand],
+        tags: Mapping[str, tuple[Tag, ...]],
     ) -> None:
-        self.schedule, self.places, self.programs = schedule, places, programs
+        self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
+        self._recorder = runtime.recorder
         self._poison = runtime.setup.poison
         # What every run needs, resolved once: decode is a few Python statements.
         self._others = [p for stream, p in programs.items() if stream != HOST]
-        self._order = [*self._others, programs[HOST]] if HOST in programs else self._others
+        self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
+        self._order = [programs[stream] for stream in self.order]
         whole = [tuple(map(int, o.type.shape)) for o in results]
         self._views = [
             (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
@@ -235,23 +277,34 @@ class Executable:
             view = self.places.values(operand, tuple(map(int, operand.type.shape)))
         return view[: self._lengths[word]] if word in self._lengths else view
 
-    def run(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+    def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
+        recorder = self._recorder
+        if level := recorder.level:
+            begin = perf_counter_ns()
+            marks = self._run(lengths, level)
+            recorder.spans.append((RUN, begin, perf_counter_ns(), self, lengths, marks))
+        else:
+            self._run(lengths, OFF)
+
+    def _run(self, lengths: Mapping[str, int], level: int) -> list[int]:
+        """Runs; the marks by which programs find the times of this run."""
         self._lengths = lengths
         if self._poison:
             for arena in self.places.arenas.values():
-                arena.bytes[:] = 0xFF  # NaN in every float type, -1 in integers
+                arena.fill(0xFF)  # NaN in every float type, -1 in integers
         if self.places.flags is not None:
             self.places.flags.bytes[:] = 0
-        for program in self._order:
-            program.launch(lengths, trace)
+        marks = [program.launch(lengths, level) for program in self._order]
         for program in self._others:
             program.wait()
+        return marks
 
     def traced(self, lengths: Mapping[str, int]) -> RunTrace:
         """Runs and tells when each step ran."""
-        self.run(lengths, trace=True)
-        steps = (time for program in self._order for time in program.times())
+        marks = self._run(lengths, self._recorder.level or ON)
+        timed = zip(self._order, marks, strict=True)
+        steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
         return RunTrace(self.schedule, dict(lengths), tuple(steps))
 
 

@@ -1,11 +1,13 @@
 """From options to what the scheduler needs: devices, homes, policy, and which decisions a run's lengths make."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphsched.assign import HOST, Target
 from graphsched.dtypes import DType
+from graphsched.errors import OptionError
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
@@ -103,8 +105,28 @@ def is_python_step(node: Tensor) -> bool:
 
 
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the devices that --device asks for: sim0, sim1, ... in order."""
+    """Names of the devices that --device asks for: CUDA0, ... as they are, sim0, ... in order, none for `none`."""
+    found: list[str] = []
+    for name in (name for spec in specs for name in _named(spec)):
+        found.append(name or f"sim{sum(n.startswith('sim') for n in found)}")
+    twice = next((n for n in found if found.count(n) > 1), None)
+    if twice:
+        raise OptionError(f"--device names {twice} twice")
+    return tuple(found)
+
+
+def is_gpu(name: str) -> bool:
+    """Whether a device of --device is a real one, as CUDA0."""
+    return re.fullmatch(r"CUDA\d+", name.strip().upper()) is not None
+
+
+def _named(spec: str) -> Iterator[str]:
+    """Devices of one --device; those of a simulated machine get their names later."""
     from graphsched import machine  # most runs describe none
 
-    count = sum(len(machine.load(spec).devices) for spec in specs)
-    return tuple(f"sim{i}" for i in range(count))
+    parts = spec.split(",") if not spec.startswith("sim:") and not spec.endswith(".toml") else [spec]
+    for part in parts:
+        if is_gpu(part):
+            yield part.strip().upper()
+        elif part.strip().lower() != "none":
+            yield from ("" for _ in machine.load(part).devices)

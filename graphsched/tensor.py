@@ -66,7 +66,7 @@ _serial = itertools.count()
 class Tensor:
     """A weight, an input, a cache, or the result of an op.
 
-    `name` is set for leaves; the graph names nodes. `label` is set by rewrites that make a node; for all
+    `name` is set for leaves; the graph names nodes. `label` is set by rewrites that make a node, and by models; for all
     others the label table decides. `serial` orders nodes as the model wrote them.
     """
 

@@ -17,7 +17,7 @@ from cuda_emu.emulator import EmulatedTarget, Emulator, compiler
 from cuda_emu.values import FILES, Case, error, file_bytes
 
 from graphsched.backends.cuda import compiler as cubins
-from graphsched.backends.cuda import driver, gemm, matmul, unpack
+from graphsched.backends.cuda import driver, gemm, unpack
 from graphsched.backends.cuda.layout import CODED, LAYOUTS, repack
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
 from graphsched.errors import ShapeError
@@ -97,7 +97,7 @@ REPORT = re.compile(
 
 FEW: dict[str, tuple[str, ...]] = {  # types
     "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_0", "q6_k"),
-    "attention": ("f16",), "floats": ("bf16",),
+    "attention": ("f16_128_128_8", "f16_576_512_1"), "floats": ("bf16",),
 }  # fmt: skip
 
 
@@ -150,7 +150,10 @@ SASS = {  # what the kernels are written for
     ("matmul", "matvec_1_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
     ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
-    ("attention", "attention_128_128_4_f16"): (r"LDG\.E\S*\.128",),
+    ("attention", "attention_f16_128_128_8"): (r"LDG\.E\S*\.128",),
+    ("w2a8", "w2a8_1"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("w2a8", "w2a8_16"): (r"LDG\.E\.NA\S*\.128", r"IMMA\.16832\.S8\.S8"),
+    ("w2a8", "w2a8_prompt"): (r"LDG\.E\.NA\S*\.128", r"LDGSTS\S*\.128", r"LDS\.128", r"IMMA\.16832\.S8\.S8"),
 }
 
 
@@ -158,7 +161,7 @@ SASS = {  # what the kernels are written for
 @pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
 @pytest.mark.parametrize(("stem", "kernel"), SASS)
 def test_instructions(stem: str, kernel: str, tmp_path: Path) -> None:
-    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16",)}.get(stem, ())
+    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16_128_128_8",)}.get(stem, ())
     path = tmp_path / "kernels.cubin"
     path.write_bytes(cubins.build(cubins.assemble(stem, types), "sm_90").cubin)
     text = subprocess.run(["nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
@@ -221,7 +224,6 @@ def test_wrong_arguments_are_refused(args: tuple[Any, ...], words: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: matmul.matvec("q4_0", 0, 0, 0, 0, 9, 8, 256), "1 to 8 tokens, not 9"),
         (lambda: gemm.gemm("f16", 0, 0, 0, 8, 8, 12), "k = 12 must be a multiple of 8"),
         (lambda: gemm.gemm_q8("q2_k", 0, 0, 0, 0, 8, 8, 256), "not for q2_k"),
         (lambda: repack("q4_0", np.zeros(17, np.uint8), 1, 32), "17 bytes are not q4_0\\[1,32\\]"),
@@ -288,6 +290,10 @@ MUTANTS = (  # file, types, what to replace, by what, cases that must fail
     ("copy", (), "slot >= 0", "true", "set_rows"),
     ("moe", ("q4_0",), "slot.expert >= 0", "true", "matvec_id-q4_0"),
     ("matmul", ("q4_0",), "if (s0 + u * stride < steps) raw", "raw", "matvec-q4_0"),
+    ("w2a8", (), "gs_sync();\n  if (part)", "if (part)", "w2a8-"),
+    ("w2a8", (), "gs_sync();  // slice", "//", "w2a8-37x516-130"),
+    ("w2a8", (), "gs_copy_wait<GS_SLICES - 2>", "gs_copy_wait<GS_SLICES - 1>", "w2a8-37x516-130"),
+    ("w2a8", (), "gs_min(row_tile, last)", "row_tile", "w2a8-"),
 )
 
 

@@ -338,6 +338,17 @@ def test_the_layout_that_i2_s_has_on_arm(small: Path, tmp_path: Path) -> None:
         assert (after.array(name).reshape(w.shape) == w).all()
 
 
+def test_a_type_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(synth_layouts.LAYOUTS, "x", layout(1, 8))
+    synth.write("x", tmp_path / "x.gguf", "IQ4_KS", extent="sparse")
+    assert quantize(tmp_path / "x.gguf", tmp_path / "out.gguf", "Q4_0", "--allow-requantize") == 2
+    what = "IQ4_KS: this type can be listed but not dequantised"
+    assert capsys.readouterr().err == f"graphsched: x.gguf: tensor token_embd.weight: {what}\n"
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantize(small, tmp_path / "out.gguf", "Q4_0", "--dry-run") == 0
     out, err = capsys.readouterr()

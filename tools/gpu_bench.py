@@ -43,6 +43,7 @@ class Bench:
 
     def __init__(self, target: GpuTarget, small: bool) -> None:
         self.target, self.small, self.stream = target, small, target.stream
+        self._rooms: list[Any] = []
         self.room = 1 << (22 if small else 32)
         self.weights = self._random(self.room)
         self.x, self.y = (
@@ -55,7 +56,14 @@ class Bench:
         self.flops = 0.0
 
     def _room(self, nbytes: int) -> Any:
-        return driver.allocate(self.target.gpu, nbytes, self.stream)
+        self._rooms.append(driver.allocate(self.target.gpu, nbytes, self.stream))
+        return self._rooms[-1]
+
+    def close(self) -> None:
+        """Gives the memory to whoever comes next."""
+        for room in self._rooms:
+            room.close(self.stream)
+        self.stream.sync()
 
     def _random(self, nbytes: int) -> Any:
         """Random halves of sane size: any bit pattern is a valid weight, but NaN would time differently."""
@@ -171,18 +179,28 @@ class Bench:
     def attentions(self) -> Iterator[Row]:
         """One query token, cache of keys and values in f16; the time of both kernels."""
         for heads, kv, d, n in ((8, 2, 64, 64),) if self.small else CACHES:
-            ranges, h = self._room(8), attention.Heads(heads, kv, d, d, kv * d, d, kv * d, d)
-            driver.upload(ranges, np.array([0, n], np.int32), self.stream)
+            h = attention.Heads(heads, kv, d, d, 2 * kv * d, 2 * d, 2 * kv * d, 2 * d)
+            mask = self._mask(n)
             part = self._room(4 * attention.part_floats(h, 1, n, self.target.gpu.multiprocessors))
-            make, nbytes = partial(self._attention, h, n, ranges, part), 2 * n * kv * d * 2
+            make, nbytes = partial(self._attention, h, n, mask, part), 2 * n * kv * d * 2
             us = sum(self.calls(partial(make, which), nbytes) for which in (0, 1))
             yield self.row("attention f16", f"{heads} heads, {kv} kv, {d}, {n} positions", us, nbytes)
 
-    def _attention(self, h: attention.Heads, n: int, ranges: Any, part: Any, which: int, at: int) -> Call:
+    def _mask(self, n: int) -> attention.Mask:
+        """The last of n positions sees all of them."""
+        cells = np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
+        arrays = (cells[-1:], cells, np.array([n], np.int32))
+        buffers = [self._room(a.nbytes) for a in arrays]
+        for buffer, array in zip(buffers, arrays, strict=True):
+            driver.upload(buffer, array, self.stream)
+        return attention.Mask(*buffers)
+
+    def _attention(
+        self, h: attention.Heads, n: int, mask: attention.Mask, part: Any, which: int, at: int
+    ) -> Call:
         values, sms = at + n * h.kv_heads * h.dk * 2, self.target.gpu.multiprocessors
-        return attention.attention("f16", self.x, at, values, ranges, part, self.y, h, 1, n, 0.1, None, sms)[
-            which
-        ]
+        given = self.x, at, values, mask, part, self.y, h, 1, n, 0.1
+        return attention.attention("f16", *given, sms=sms)[which]
 
     def everything(self) -> Iterator[Row]:
         for part in (self.peaks, self.matvecs, self.tokens, self.gemms, self.attentions):

@@ -1,7 +1,8 @@
 """Checks and times the CUDA kernels on a real GPU: python tools/gpu_check.py [--out DIR] [--tune].
 
 First every gs_* wrapper and every kernel case against numpy, then launches against graph replays bit by bit, then
-benchmarks. Runs from a copied tree without installation, links or network; needs numpy, cuda-core, NVRTC, a driver.
+whole models against the reference logits beside the checkout, then benchmarks of kernels and models. Runs from a
+copied tree without installation, links or network; needs numpy, numba, gguf, cuda-core, NVRTC, a driver.
 Writes gpu_check.json and <gpu>.md; prints a short table last. Exit code 1 when a check fails or no GPU can be used.
 """
 
@@ -24,6 +25,7 @@ import graphsched  # noqa: E402
 
 graphsched.__path__.append(str(ROOT))  # graphsched.backends, where the tree's symlink did not travel
 
+import gpu_models  # noqa: E402
 import numpy as np  # noqa: E402
 from cuda_emu.cases import cases  # noqa: E402
 from cuda_emu.values import Target, error  # noqa: E402
@@ -45,9 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     kernels = target.compile_all()
     print(f"{target.gpu.name}: {kernels} kernels compiled in {time.monotonic() - began:.1f} s", flush=True)
     checks = [*run_cases(target, options.only), *same_bits(target, options.small)]
+    if not options.no_models:
+        checks += gpu_models.checks(options.small)
     bad = [c for c in checks if not c["passed"]]
     bench = None if options.no_bench else Bench(target, options.small)
     rows = [] if bench is None else measured(bench, options.tune)
+    if bench is not None:
+        bench.close()
+    if not options.no_models and not options.no_bench:
+        rows += gpu_models.speeds(options.small, began + options.minutes * 60)
     write(options.out, target, checks, rows)
     for c in bad:
         print(f"FAILED {c['name']}: {c['error']}")
@@ -62,6 +70,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--device", type=int, default=0)
     p.add_argument("--only", default="", help="cases whose name contains this")
     p.add_argument("--no-bench", action="store_true")
+    p.add_argument("--no-models", action="store_true", help="kernels only")
+    p.add_argument("--minutes", type=float, default=8, help="after which no further model is timed")
     p.add_argument("--tune", action="store_true", help="also time variants of the mat-vec")
     p.add_argument("--small", action="store_true", help="tiny benchmark shapes, to rehearse the script")
     return p.parse_args(argv)

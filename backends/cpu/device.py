@@ -22,6 +22,7 @@ from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
 from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.ring import Ring
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.backends.cpu.transfer import copy_step
@@ -30,7 +31,7 @@ from graphsched.dtypes import DType
 from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
 from graphsched.stored import EMBEDDING
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (
     attention,
@@ -53,6 +54,7 @@ class CpuDevice:
         self.spaces: dict[str, Space] = {HOST: HostSpace()}  # of all devices that the host's program serves
         self.run_block = np.zeros(RUN_WORDS, np.int64)
         self.run_block[ONE] = 1
+        self.ring = Ring()  # of all programs of the session
 
     def supports(self, node: Tensor) -> bool:
         """The host also runs numpy references."""
@@ -68,6 +70,9 @@ class CpuDevice:
         # One scale behind all rows, which a kernel that is handed rows cannot find: as codes with a scale per row.
         return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
+    def weight_bytes(self, type: TensorType) -> int:
+        return type.nbytes
+
     def allocate(self, nbytes: int) -> Memory:
         return self.spaces[HOST].allocate(nbytes)
 
@@ -82,7 +87,9 @@ class CpuDevice:
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
         compile_kernels(items, progress)
-        return CpuProgram(program.pack(items, places, self.spaces), self.run_block, self.setup.n_threads)
+        return CpuProgram(
+            program.pack(items, places, self.spaces), self.run_block, self.ring, self.setup.n_threads
+        )
 
     def abort(self, on: bool) -> None:
         self.run_block[ABORT] = int(on)

@@ -10,13 +10,15 @@ from graphsched.backends.cpu.dot import dot_row
 from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
-from graphsched.backends.cpu.interleaved import ROW_FORMS, dot_rows, store_rows
+from graphsched.backends.cpu.interleaved import dot_rows
 from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.packed import packed, weight_panels
 from graphsched.backends.cpu.panel import panel_bytes
 from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
+from graphsched.backends.cpu.row_forms import ROW_FORMS
+from graphsched.backends.cpu.row_lanes import store_rows
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32

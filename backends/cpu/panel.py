@@ -9,8 +9,9 @@ from collections.abc import Callable
 from graphsched import dtypes
 from graphsched.backends.cpu.blocks32 import scale
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, from_nibbles, minima, scales
-from graphsched.backends.cpu.interleaved import ROW_FORMS, panel_of_rows
+from graphsched.backends.cpu.interleaved import panel_of_rows
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.row_forms import ROW_FORMS
 from graphsched.backends.cpu.simd import put, put_word, splat, store, sub, word
 from graphsched.backends.cpu.simd_int import nibbles
 from graphsched.backends.cpu.ternary import row_scale

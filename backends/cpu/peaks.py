@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 
 from graphsched.backends.cpu import layout
+from graphsched.backends.cpu.dot_bytes import dot_u8_i8
 from graphsched.backends.cpu.jit import Kernel, kernel
 from graphsched.backends.cpu.pool import POOL
 from graphsched.backends.cpu.simd import add, fma, load, put, splat, splat_i32, sum_lanes, to_f32
-from graphsched.backends.cpu.simd_int import dot_u8_i8
 from graphsched.backends.cpu.space import aligned
 from graphsched.backends.cpu.steps import arg, share
 from graphsched.backends.cpu.vector import F32, I8

@@ -9,8 +9,8 @@ from graphsched import dtypes
 from graphsched.backends.cpu import codebook, kquants, small  # noqa: F401  # they declare their types
 from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.forms import FORMS, codes32, minima, scales
-from graphsched.backends.cpu.interleaved import ROW_TYPES
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.row_forms import ROW_TYPES
 from graphsched.backends.cpu.simd import (
     absolute,
     add_i32,

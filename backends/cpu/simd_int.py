@@ -6,14 +6,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu import target
 from graphsched.backends.cpu.vector import (
     I8_T,
     I16_T,
     I32_T,
     I64_T,
     Vec,
-    call,
     const_vec,
     lanes,
     literal,
@@ -169,35 +167,6 @@ def gather_f16(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
         return widen_half(builder, bits)
 
     return out(types.int64, stride, n), codegen
-
-
-def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j] in plain integer arithmetic."""
-    n = u.type.count
-    wide = ir.VectorType(I32_T, n)
-    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
-    undef = ir.Constant(wide, ir.Undefined)
-    for j in range(4):
-        part = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
-        acc = builder.add(acc, part)
-    return acc
-
-
-def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    bits = 8 * u.type.count
-    if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
-        return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, [acc, u, s])
-    return _dot_generic(builder, acc, u, s)
-
-
-@intrinsic
-def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return dot_raw(builder, *args)
-
-    return acc(acc, u, s), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -6,6 +6,7 @@ import functools
 V2 = frozenset({"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"})
 V3 = V2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma"}
 V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+USED = V3 | V4 | {"avx512vnni", "avxvnni", "neon", "dotprod", "i8mm"}  # what a listing shows
 IMPLIED = {"x86-64-v2": V2, "x86-64-v3": V3, "x86-64-v4": V4}
 
 
@@ -18,6 +19,14 @@ def features() -> frozenset[str]:
     on = {f[1:] for f in listed.split(",") if f.startswith("+")}
     off = {f[1:] for f in listed.split(",") if f.startswith("-")}
     return frozenset((on | IMPLIED.get(cpu, frozenset())) - off)
+
+
+def name() -> str:
+    """The JIT target's name, as `znver4`."""
+    from numba.core.registry import cpu_target
+
+    cpu: str = cpu_target.target_context.codegen().magic_tuple()[1]
+    return cpu
 
 
 def has(feature: str) -> bool:

@@ -7,11 +7,12 @@ float32, a group at a time.
 from collections.abc import Callable
 from typing import Any
 
+from graphsched.backends.cpu.dot_bytes import dot_codes
 from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.packed import TILE
 from graphsched.backends.cpu.simd import fma, get, load, mul, prefetch, splat, splat_i32, store_first, to_f32
-from graphsched.backends.cpu.simd_int import broadcast4, dot_u8_i8
+from graphsched.backends.cpu.simd_int import broadcast4
 from graphsched.backends.cpu.turn import PANEL
 from graphsched.backends.cpu.vector import F32, I8, I32
 
@@ -31,13 +32,13 @@ def start4(shift: int, offset: int) -> Any:
 
 
 @helper
-def dot4(u: Any, x: int, i: Any) -> Any:
+def dot4(kind: int, u: Any, x: int, i: Any) -> Any:
     """Adds the products of one vector of codes with 4 codes of each of four rows of activations."""
     return (
-        dot_u8_i8(i[0], u, broadcast4(x)),
-        dot_u8_i8(i[1], u, broadcast4(x + 4)),
-        dot_u8_i8(i[2], u, broadcast4(x + 8)),
-        dot_u8_i8(i[3], u, broadcast4(x + 12)),
+        dot_codes(kind, i[0], u, broadcast4(x)),
+        dot_codes(kind, i[1], u, broadcast4(x + 4)),
+        dot_codes(kind, i[2], u, broadcast4(x + 8)),
+        dot_codes(kind, i[3], u, broadcast4(x + 12)),
     )
 
 
@@ -99,7 +100,7 @@ def _(t: int) -> Callable[..., Any]:
                 for four in range(group // 4):
                     at = group // 4 * c + four
                     u, x = load(panel + 64 * at, I8, 64), q + 4 * TILE * at
-                    i, j = dot4(u, x, i), dot4(u, x + 16, j)
+                    i, j = dot4(t, u, x, i), dot4(t, u, x + 16, j)
                 s = load(scales + 64 * c, F32, 16)
                 f, g = scale4(s, d + 4 * TILE * b, i, f), scale4(s, d + 4 * TILE * b + 16, j, g)
                 if has_minima:
@@ -127,7 +128,7 @@ def _(t: int) -> Callable[..., Any]:
                 i = start4(shift + 4 * TILE * c, offset)
                 for four in range(group // 4):
                     at = group // 4 * c + four
-                    i = dot4(load(panel + 64 * at, I8, 64), q + 4 * TILE * at, i)
+                    i = dot4(t, load(panel + 64 * at, I8, 64), q + 4 * TILE * at, i)
                 f = scale4(load(scales + 64 * c, F32, 16), d + 4 * TILE * b, i, f)
                 if has_minima:
                     f = less4(load(minima + 64 * c, F32, 16), shift + 4 * TILE * c, f)

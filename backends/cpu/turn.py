@@ -7,7 +7,7 @@ from numba.core import types
 from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu.simd_int import dot_raw
+from graphsched.backends.cpu.dot_bytes import dot_raw
 from graphsched.backends.cpu.vector import (
     I8_T,
     I16_T,
@@ -123,7 +123,7 @@ def turn8(typingctx: Any, addr: Any) -> Any:
         for half in (codes[:4], codes[4:]):
             total = ir.Constant(out.llvm, [0] * 8)
             for c in half:
-                total = dot_raw(builder, total, ones, c)
+                total = dot_raw(builder, total, ones, c, u7=True)
             sums.append(total)
         return context.make_tuple(builder, sig.return_type, sums)
 

@@ -1,20 +1,26 @@
-"""Launches of attention.cu: a few queries over a long cache.
+"""Launches of attention.cu and prompt.cu: queries over a cache, masked by (sequence, position)."""
 
-The cache is read from its first cell on: a ring that has wrapped (`graphsched.kv`) is not for these kernels yet.
-"""
-
+import math
 from dataclasses import dataclass
+from functools import cache
 
-from graphsched.backends.cuda.call import Call, Operand, up
+from graphsched import dtypes, ops
+from graphsched.backends.cuda import rows
+from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.backends.cuda.lowering import At, Low, contiguous
+from graphsched.backends.cuda.weights import FLOATS
 from graphsched.errors import ShapeError
+from graphsched.operand import Out
+from graphsched.tensor import Tensor
 
-# widths of keys and values → the most query heads that a block takes at once
-SHAPES = {(64, 64): 8, (96, 96): 4, (128, 128): 8, (192, 128): 2, (256, 256): 4, (576, 512): 1}
+LOG2E = math.log2(math.e)
+MOST_HEADS = 8  # query heads that a block takes at once
+REGISTERS = 128  # floats of a lane for queries and outputs
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Query and key-value heads, their widths, and the cache's strides in elements."""
+    """Query and key-value heads, their widths, and the cache's strides in bytes."""
 
     heads: int
     kv_heads: int
@@ -26,6 +32,33 @@ class Heads:
     v_head: int
 
 
+@dataclass(frozen=True)
+class Mask:
+    """(sequence, position) of tokens and cells, the number of cells in use, all in device memory; window, chunk."""
+
+    where: Address
+    cells: Address
+    length: Address
+    window: int = 0
+    chunk: int = 0
+
+
+def heads_at_once(dk: int, dv: int, group: int) -> int:
+    """Query heads of a block: what they share is read once, what each keeps has to fit the registers."""
+    lanes = 32
+    while dk // 8 % lanes or dv // 8 % lanes:
+        lanes //= 2
+    n = 1
+    while n < min(group, MOST_HEADS) and 2 * n * (dk + dv) // lanes <= REGISTERS:
+        n *= 2
+    return n
+
+
+def scales(scale: float, cap: float) -> tuple[float, float]:
+    """What the kernels take: scores are logarithms to base 2."""
+    return (scale / cap, cap * LOG2E) if cap else (scale * LOG2E, 0.0)
+
+
 def chunk_of(capacity: int, kv_heads: int, tokens: int, sms: int = 132) -> int:
     """Positions of one chunk: about four blocks a multiprocessor at full length, at least 64 positions."""
     chunks = max(1, up(4 * sms, kv_heads * tokens))
@@ -34,32 +67,36 @@ def chunk_of(capacity: int, kv_heads: int, tokens: int, sms: int = 132) -> int:
 
 def attention(
     kind: str,
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    ranges: Operand,
-    part: Operand,
-    y: Operand,
+    q: Address,
+    k: Address,
+    v: Address,
+    mask: Mask,
+    part: Address,
+    y: Address,
     h: Heads,
     tokens: int,
     capacity: int,
     scale: float,
-    sinks: Operand = None,
+    sinks: Address = None,
+    cap: float = 0.0,
     sms: int = 132,
 ) -> tuple[Call, Call]:
     """Partial results, then their merge; q, y [tokens, heads, width] dense; part: part_floats() floats."""
-    if (h.dk, h.dv) not in SHAPES:
-        raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv}; there are {sorted(SHAPES)}")
-    most, group = SHAPES[h.dk, h.dv], h.heads // h.kv_heads
+    if h.dk % 8 or h.dv % 8:
+        raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv}, they must be multiples of 8")
+    group = h.heads // h.kv_heads
     chunk = chunk_of(capacity, h.kv_heads, tokens, sms)
-    per = next((n for n in (1, 2, 4, 8) if group <= n <= most), most)
-    chunks = up(capacity, chunk)
+    per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
-    args = (q, k, v, ranges, part, h.heads, h.kv_heads, *strides, scale, chunk)
-    name = f"attention_{h.dk}_{h.dv}_{per}_{kind}"
-    first = Call("attention", (kind,), name, (h.kv_heads * up(group, per), chunks, tokens), 128, args)
+    masked = (mask.where, mask.cells, mask.length)
+    args = (q, k, v, *masked, part, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
+    shape = f"{kind}_{h.dk}_{h.dv}_{per}"
+    grid = (h.kv_heads * up(group, per), chunks, tokens)
+    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
     merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
-    return first, Call("attention", (), "attention_merge", (h.heads, tokens), min(256, h.dv), merge)
+    return first, Call(
+        "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
+    )
 
 
 def part_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
@@ -71,21 +108,75 @@ PROMPT_SHAPES = {(64, 64): 64, (128, 128): 64, (192, 128): 32}  # positions of a
 
 
 def prompt(
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    ranges: Operand,
-    y: Operand,
+    q: Address,
+    k: Address,
+    v: Address,
+    mask: Mask,
+    y: Address,
     h: Heads,
     tokens: int,
     scale: float,
-    sinks: Operand = None,
+    sinks: Address = None,
+    cap: float = 0.0,
 ) -> Call:
     """Many queries over an f16 cache, on the tensor cores; q, y [tokens, heads, width] dense. No scratch."""
     if (h.dk, h.dv) not in PROMPT_SHAPES:
         raise ShapeError(f"prompt: no kernel for heads of {h.dk} and {h.dv}; there are {list(PROMPT_SHAPES)}")
-    strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
-    args = (q, k, v, ranges, sinks, y, tokens, h.heads, h.kv_heads, *strides, scale)
+    strides = (h.k_pos // 2, h.k_head // 2, h.v_pos // 2, h.v_head // 2, h.dk, h.heads * h.dk)
+    masked = (mask.where, mask.cells, mask.length)
+    args = (q, k, v, *masked, sinks, y, tokens, h.heads, h.kv_heads, *strides, *scales(scale, cap))
     grid = (up(tokens * (h.heads // h.kv_heads), 64), h.kv_heads)
     shared = 2 * PROMPT_SHAPES[h.dk, h.dv] * (h.dk + h.dv) * 2
-    return Call("prompt", (), f"prompt_{h.dk}_{h.dv}", grid, 128, args, shared)
+    name = f"prompt_{h.dk}_{h.dv}"
+    return Call("prompt", (), name, grid, 128, (*args, mask.window, mask.chunk), shared)
+
+
+# ---- lowered
+
+CACHES = (dtypes.F16, dtypes.F32, dtypes.Q8_0)
+PROMPT_FROM = 16  # tokens
+
+
+def _has_kernel(node: Tensor) -> bool:
+    q, k, v = node.sources[:3]
+    step = 32 if k.dtype == dtypes.Q8_0 else 8
+    return k.dtype == v.dtype and not any(d % step for d in (q.shape[2], v.shape[2]))
+
+
+@cache
+def _scratch(h: Heads, tokens: int, capacity: int, sms: int) -> int:
+    """Floats that any number of tokens needs at most: fewer take shorter chunks."""
+    return max(part_floats(h, t, capacity, sms) for t in range(1, tokens + 1))
+
+
+@ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=CACHES, v=CACHES)
+def _(low: Low, node: Tensor) -> None:
+    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    q, y, a, sms = contiguous(low, q), low.result(node), node.attrs, low.sms
+    kind = FLOATS.get(k.type.dtype, "q8_0")
+    (_, n_head, dk), dv = node.sources[0].shape, int(node.shape[2])
+    h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
+    capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
+    part = low.floats("attention parts", _scratch(h, int(node.shape[0]), capacity, sms))
+
+    def make(at: At) -> tuple[Call, ...]:
+        tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
+        mask = Mask(at(where), at(cells), length(at), a["window"], a["chunk"])
+        scale, cap = a["scale"], a["softcap"]
+        if tokens >= PROMPT_FROM and kind == "f16" and (dk, dv) in PROMPT_SHAPES:
+            return (prompt(at(q), at(k), at(v), mask, at(y), h, tokens, scale, sink, cap),)
+        given = at(q), at(k), at(v), mask, at(part), at(y), h, tokens, capacity
+        return attention(kind, *given, scale, sink, cap, sms)
+
+    low.launch(make, q, k, v, where, cells, *sinks, Out(part), Out(y))
+
+
+@ops.soft_max.lowering("cuda", when=lambda node: len(node.sources) == 1, x=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, y = contiguous(low, low.operand(node.sources[0])), low.result(node)
+
+    def make(at: At) -> list[Call]:
+        n, heads, k = at.shape(node.type)
+        return [rows.soft_max(at(x), at(y), n * heads, k, node.attrs["scale"])]
+
+    low.launch(make, x, Out(y))

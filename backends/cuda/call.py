@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-# whatever the launcher packs as a pointer: a device buffer, an address, None
-Operand = object
+# whatever the launcher packs as a pointer: a device buffer, an address, None; or as a scalar
+Address = object
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Call:
     kernel: str
     grid: tuple[int, ...]
     block: int
-    args: tuple[Operand, ...]
+    args: tuple[Address, ...]
     shared: int = 0
 
 

@@ -15,7 +15,8 @@ from graphsched.backends.cuda.signature import Signature, parse
 
 KERNELS = Path(__file__).parent / "kernels"
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
-PER_TYPE = "//@ for TYPE\n"  # what follows in a .cu file is repeated for every weight type
+# what follows in a .cu file is repeated for every weight type, or for every type and shape ("f16_64_64_8")
+PER_TYPE = re.compile(r"^//@ for ([A-Z_]+)\n", re.MULTILINE)
 # 177 is a function without use: no kernel file needs every wrapper
 OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--diag-suppress=177")
 
@@ -31,8 +32,19 @@ class Module:
 @cache
 def assemble(stem: str, types: tuple[str, ...] = ()) -> str:
     """The text of `stem`.cu with its includes in place and its per-type part once for each of `types`."""
-    shared, _, per_type = _inlined(f"{stem}.cu", set()).partition(PER_TYPE)
-    return shared + "".join(per_type.replace("TYPE", t) for t in types)
+    text = _inlined(f"{stem}.cu", set())
+    mark = PER_TYPE.search(text)
+    if mark is None:
+        return text
+    return text[: mark.start()] + "".join(_filled(mark[1], text[mark.end() :], t) for t in types)
+
+
+def _filled(name: str, text: str, value: str) -> str:
+    words = name.split("_")
+    text = text.replace(name, value)
+    for word, part in zip(words, value.rsplit("_", len(words) - 1), strict=True):
+        text = re.sub(rf"\b{word}\b", part, text)
+    return text
 
 
 def _inlined(name: str, seen: set[str]) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from graphsched.backends.cuda.call import Call, Operand, up
+from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.layout import KERNEL_TYPE
 
 
 def copy(
-    x: Operand, y: Operand, types: tuple[str, str], shape: Sequence[int], xs: Sequence[int], ys: Sequence[int]
+    x: Address, y: Address, types: tuple[str, str], shape: Sequence[int], xs: Sequence[int], ys: Sequence[int]
 ) -> Call:
     """Four dimensions, strides in elements; types ("f32", "f16") and the like."""
     n0, n1, n2, n3 = shape
@@ -16,20 +16,50 @@ def copy(
 
 
 def set_rows(
-    to: str, x: Operand, slots: Operand, y: Operand, rows: int, k: int, strides: tuple[int, int]
+    to: str, x: Address, slots: Address, y: Address, rows: int, k: int, strides: tuple[int, int]
 ) -> Call:
-    """y[slots[i]] = x[i], f32 → `to`; a slot below 0 is skipped."""
+    """y[slots[i]] = x[i], f32 → `to`; a slot below 0 is skipped. strides of x, y: elements, bytes for q8_0."""
+    assert to != "q8_0" or k % 32 == 0
     return Call("copy", (), f"set_rows_{to}", (up(k, 256), rows), 256, (x, slots, y, k, *strides))
 
 
 def get_rows(
-    kind: str, x: Operand, which: Operand, y: Operand, n: int, rows: int, k: int, stride: int
+    kind: str, x: Address, which: Address, y: Address, n: int, rows: int, k: int, stride: int
 ) -> Call:
     """y[i] = x[which[i]] for a matrix of f32, f16 or bf16; a row outside the matrix is zeros."""
     return Call("copy", (), f"get_rows_{kind}", (up(k, 256), n), 256, (x, which, y, rows, k, stride))
 
 
-def dequantize(kind: str, to: str, w: Operand, y: Operand, which: Operand, n: int, rows: int, k: int) -> Call:
+def dequantize(kind: str, to: str, w: Address, y: Address, which: Address, n: int, rows: int, k: int) -> Call:
     """Rows which[0..n) (None: 0..n) of a repacked tensor → f32, f16 or bf16."""
     t = KERNEL_TYPE[kind]
     return Call("copy", (t,), f"to_{to}_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
+
+
+def from_q8_0(x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
+    """A Q8_0 cache as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
+    rows, heads, k = shape
+    return Call("copy", (), "copy_q8_0_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
+
+
+def choose(
+    x: Address, ids: Address, y: Address, shape: Sequence[int], n: int, strides: tuple[int, int]
+) -> Call:
+    """y[t, u] = x[t, ids[t, u]] of n rows a token; shape (tokens, used, k); strides of x's tokens and rows."""
+    tokens, used, k = shape
+    return Call("copy", (), "choose", (up(k, 256), used, tokens), 256, (x, ids, y, n, k, *strides))
+
+
+BLOCKS = 64  # of a kernel that reads host memory: enough loads under way to fill the link
+
+
+def fetch_rows(x: Address, y: Address, row_bytes: int, rows: Address, most: int) -> Call:
+    """Mapped host memory → device: as many rows as `rows` says, at most `most`."""
+    grid = (min(BLOCKS, max(1, up(row_bytes * most, 256 * 16))),)
+    return Call("copy", (), "fetch_rows", grid, 256, (x, y, row_bytes, rows))
+
+
+def fetch_experts(x: Address, y: Address, ids: Address, n_ids: int, n_expert: int, nbytes: int) -> Call:
+    """Mapped host memory → device: the experts that ids name, `nbytes` (a multiple of 16) each."""
+    grid = (min(BLOCKS, max(1, up(nbytes, 256 * 16))), n_expert)
+    return Call("copy", (), "fetch_experts", grid, 256, (x, y, ids, n_ids, nbytes // 16))

@@ -4,7 +4,9 @@
 """
 
 import ctypes
+import re
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -263,3 +265,169 @@ def capture(stream: Any, work: Callable[[Any], None]) -> Any:
     builder = stream.create_graph_builder().begin_building()
     work(builder)
     return builder.end_building().complete()
+
+
+# ---- memory by address, words that streams wait for, graphs
+
+
+def use(gpu: Gpu) -> None:
+    """Makes the device current in this thread."""
+    gpu.core.set_current()
+
+
+def malloc(nbytes: int) -> int:
+    """The address of device memory; MemoryError where it does not fit."""
+    from cuda.bindings import driver
+
+    error, address = driver.cuMemAlloc(max(nbytes, 1))
+    if error == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError(nbytes)
+    _check((error,))
+    return int(address)
+
+
+def free(address: int) -> None:
+    from cuda.bindings import driver
+
+    driver.cuMemFree(address)
+
+
+def fill(address: int, value: int, nbytes: int, stream: Any) -> None:
+    """Sets bytes, and returns when they are set."""
+    from cuda.bindings import driver
+
+    _check(driver.cuMemsetD8Async(address, value, nbytes, stream.handle))
+    stream.sync()
+
+
+def host_alloc(nbytes: int) -> NDArray[np.uint8]:
+    """Zeroed page-locked memory that kernels and copies of every device may read; freed with the array."""
+    from cuda.bindings import driver
+
+    flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
+    address = int(_check(driver.cuMemHostAlloc(max(nbytes, 1), flags)))
+    raw = (ctypes.c_uint8 * max(nbytes, 1)).from_address(address)
+    weakref.finalize(raw, driver.cuMemFreeHost, address).atexit = False
+    array = np.ctypeslib.as_array(raw)
+    array[:] = 0
+    return array
+
+
+def copy_up(to: int, host: int, nbytes: int, stream: Any) -> None:
+    """Page-locked host memory → device, in the stream's order."""
+    from cuda.bindings import driver
+
+    _check(driver.cuMemcpyHtoDAsync(to, host, nbytes, stream.handle))
+
+
+def copy_down(host: int, source: int, nbytes: int, stream: Any) -> None:
+    """Device → page-locked host memory, in the stream's order."""
+    from cuda.bindings import driver
+
+    _check(driver.cuMemcpyDtoHAsync(host, source, nbytes, stream.handle))
+
+
+def copy_across(to: int, source: int, nbytes: int, stream: Any) -> None:
+    """Device → device, the same or another, in the stream's order."""
+    from cuda.bindings import driver
+
+    _check(driver.cuMemcpyAsync(to, source, nbytes, stream.handle))
+
+
+def await_word(address: int, stream: Any) -> None:
+    """What follows in the stream starts when the word in host memory is 1."""
+    from cuda.bindings import driver
+
+    _check(driver.cuStreamWaitValue32(stream.handle, address, 1, 0))
+
+
+def raise_word(address: int, stream: Any) -> None:
+    """Sets the word in host memory to 1 when all before it in the stream is done and visible."""
+    from cuda.bindings import driver
+
+    _check(driver.cuStreamWriteValue32(stream.handle, address, 1, 0))
+
+
+def finished(stream: Any) -> bool:
+    """Whether all work of the stream is done; KernelError if some of it failed."""
+    from cuda.bindings import driver
+
+    (error,) = driver.cuStreamQuery(stream.handle)
+    if error == driver.CUresult.CUDA_ERROR_NOT_READY:
+        return False
+    _check((error,))
+    return True
+
+
+def captured(stream: Any, work: Callable[[Any], None]) -> Any:
+    """What `work(stream)` queues, as a graph that `replay` runs and `discard` frees; nothing runs now."""
+    from cuda.bindings import driver
+
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    _check(driver.cuStreamBeginCapture(stream.handle, mode))
+    try:
+        work(stream)
+    finally:
+        ended = driver.cuStreamEndCapture(stream.handle)
+    graph = _check(ended)
+    try:
+        return _check(driver.cuGraphInstantiate(graph, 0))
+    finally:
+        driver.cuGraphDestroy(graph)
+
+
+def replay(graph: Any, stream: Any) -> None:
+    from cuda.bindings import driver
+
+    _check(driver.cuGraphLaunch(graph, stream.handle))
+
+
+def discard(graph: Any) -> None:
+    from cuda.bindings import driver
+
+    driver.cuGraphExecDestroy(graph)
+
+
+def pci_bus(gpu: Gpu) -> str:
+    """The PCI address, "0000:01:00.0"."""
+    bus: str = gpu.core.pci_bus_id
+    return bus
+
+
+def copy_engines(gpu: Gpu) -> int:
+    """Copies that may run beside kernels."""
+    return int(gpu.core.properties.async_engine_count)
+
+
+def device_count() -> int:
+    from cuda.bindings import driver
+
+    _check(driver.cuInit(0))
+    return int(_check(driver.cuDeviceGetCount()))
+
+
+def prepared(
+    k: Kernel, grid: Sequence[int], block: int, args: Sequence[object], shared: int = 0
+) -> Callable[[Any], None]:
+    """launch() with everything but the stream made once."""
+    from cuda.core import LaunchConfig
+    from cuda.core import launch as core_launch
+
+    config = LaunchConfig(grid=tuple(grid), block=(block,), shmem_size=shared)
+    packed = k.signature.pack(args)
+    return lambda stream: core_launch(stream, config, k.handle, *packed)
+
+
+def failed(stream: Any) -> bool:
+    """Whether work of the stream has failed."""
+    try:
+        finished(stream)
+    except KernelError:
+        return True
+    return False
+
+
+def fault(name: str, error: Exception) -> KernelError:
+    """What to say about a device that cannot go on."""
+    known = re.search(r"CUDA_ERROR_\w+", str(error))
+    return KernelError(f"{name} failed ({known[0] if known else error}); this session cannot go on")

@@ -1,6 +1,6 @@
 """Launches of gemm.cu and gemm_q8.cu: many tokens, on the tensor cores."""
 
-from graphsched.backends.cuda.call import Call, Operand, up
+from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
 from graphsched.errors import ShapeError
 
@@ -13,9 +13,9 @@ GEMM_Q8_TYPES = frozenset(LAYOUTS) - {"q2_k"}
 
 def gemm(
     kind: str,
-    x: Operand,
-    w: Operand,
-    y: Operand,
+    x: Address,
+    w: Address,
+    y: Address,
     m: int,
     n: int,
     k: int,
@@ -43,23 +43,34 @@ def _gemm_cost(tile: tuple[int, int], m: int, n: int, sms: int, shared: int) -> 
     return up(up(m, tile[0]) * up(n, tile[1]), sms) * tile[0] * tile[1] * load
 
 
-def gemm_q8(kind: str, w: Operand, q: Operand, ds: Operand, y: Operand, m: int, n: int, k: int) -> Call:
-    """y[m, n] = x · wᵀ for quantised activations and weights of GEMM_Q8_TYPES."""
+def gemm_q8(
+    kind: str,
+    w: Address,
+    q: Address,
+    ds: Address,
+    y: Address,
+    m: int,
+    n: int,
+    k: int,
+    total: int = 0,
+    first: int = 0,
+) -> Call:
+    """y[m, n] = x · wᵀ for quantised activations and weights of GEMM_Q8_TYPES; rows from `first` of `total`."""
     t = KERNEL_TYPE[kind]
     if kind not in GEMM_Q8_TYPES:
         raise ShapeError(f"gemm_q8: not for {kind}: decode it to f16")
-    args = (w, q, ds, y, m, n, k)
+    args = (w, q, ds, y, m, n, k, total or n, first)
     return Call("gemm_q8", (t,), f"gemm_q8_{t}", (up(m, 128), up(n, 128)), 256, args, Q8_TILE_BYTES)
 
 
 def gemm_q8_id(
     kind: str,
-    w: Operand,
-    order: Operand,
-    starts: Operand,
-    q: Operand,
-    ds: Operand,
-    y: Operand,
+    w: Address,
+    order: Address,
+    starts: Address,
+    q: Address,
+    ds: Address,
+    y: Address,
     shape: tuple[int, int, int],
     n: int,
     k: int,

@@ -6,6 +6,7 @@ quants.cuh says how each type's bits lie in them; unpack.py is the numpy referen
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from graphsched.errors import ShapeError
 
 U8 = NDArray[Any]  # of uint8; numpy's stubs widen what is shifted by a literal
 ALIGN = 256
+PART = 1 << 20  # bytes of file blocks that one thread repacks at once: intermediate results stay in its cache
 
 
 @dataclass(frozen=True)
@@ -261,18 +263,22 @@ def repack(name: str, raw: U8, rows: int, k: int) -> U8:
     layout = LAYOUTS[name]
     if k % layout.block or raw.size != layout.file_bytes(rows, k):
         raise ShapeError(f"repack: {raw.size} bytes are not {name}[{rows},{k}]")
-    lines = raw.reshape(rows, -1)
-    p = layout.split(lines[:, layout.header :].reshape(rows, -1, layout.nbytes))
-    scales = np.ascontiguousarray(lines[:, : layout.header]).view("<f4" if layout.header == 4 else "<f2")
-    planes = (p.q, p.h, p.s, p.b, scales.astype("<f4").view(np.uint8) if layout.header else None)
-    return _joined(planes, layout.sizes(rows, k))
-
-
-def _joined(planes: tuple[U8 | None, ...], sizes: tuple[int, ...]) -> U8:
-    out = np.zeros(sum(-(-n // ALIGN) * ALIGN for n in sizes), np.uint8)
-    at = 0
-    for plane, size in zip(planes, sizes, strict=True):
-        if plane is not None and size:
-            out[at : at + size] = plane.reshape(-1)
-        at += -(-size // ALIGN) * ALIGN
+    out = np.zeros(layout.nbytes_of(rows, k), np.uint8)
+    lines, step = raw.reshape(rows, -1), max(1, PART // (raw.size // rows))
+    parts = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda part: _place(out, layout, lines, part, k), parts))
     return out
+
+
+def _place(out: U8, layout: Layout, lines: U8, part: slice, k: int) -> None:
+    """Repacks some rows; planes have a row's bytes together, so that parts do not touch."""
+    rows, some = len(lines), np.ascontiguousarray(lines[part])
+    p = layout.split(some[:, layout.header :].reshape(len(some), -1, layout.nbytes))
+    scales = np.ascontiguousarray(some[:, : layout.header]).view("<f4" if layout.header == 4 else "<f2")
+    planes = (p.q, p.h, p.s, p.b, scales.astype("<f4").view(np.uint8) if layout.header else None)
+    at = 0
+    for plane, size in zip(planes, layout.sizes(rows, k), strict=True):
+        if plane is not None and size:
+            out[at : at + size].reshape(rows, -1)[part] = plane.reshape(len(some), -1)
+        at += -(-size // ALIGN) * ALIGN

@@ -1,10 +1,10 @@
 """Launches of quantize.cu: activations to int8 blocks."""
 
-from graphsched.backends.cuda.call import Call, Operand, threads, up
+from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.errors import ShapeError
 
 
-def quantize(x: Operand, q: Operand, ds: Operand, tokens: int, k: int, stride: int) -> Call:
+def quantize(x: Address, q: Address, ds: Address, tokens: int, k: int, stride: int) -> Call:
     """x[tokens, k] float → q int8[tokens, k], ds float2[tokens, k/32] = (scale, scale * sum)."""
     if k % 32 or stride % 4:
         raise ShapeError(f"quantize: k = {k} must be a multiple of 32, the row stride {stride} of 4")
@@ -12,7 +12,7 @@ def quantize(x: Operand, q: Operand, ds: Operand, tokens: int, k: int, stride: i
 
 
 def rms_norm_q8(
-    x: Operand, w: Operand, y: Operand, q: Operand, ds: Operand, tokens: int, k: int, stride: int, eps: float
+    x: Address, w: Address, y: Address, q: Address, ds: Address, tokens: int, k: int, stride: int, eps: float
 ) -> Call:
     """rms_norm and quantize in one; y may be None."""
     if k % 32 or stride % 4:

@@ -1,6 +1,5 @@
 """Flags as llama.cpp's users write them: -ub 5, -ngl 100, -fa 1, --ctx_size 512; others are reported whole."""
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -9,7 +8,6 @@ from typing import Any, Final
 import click
 
 _CLOSE: Final = 0.6
-_SWITCHED: Final = re.compile(r"(0|1|on|off|auto)(,(0|1|on|off|auto))*")
 _OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
 
 
@@ -71,8 +69,8 @@ def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iter
 
 
 def _switched(rest: deque[str]) -> str:
-    """The value of a switch if one follows, else what its name alone means."""
-    return rest.popleft() if rest and _SWITCHED.fullmatch(rest[0]) else "1"
+    """The value of a switch if one follows, else what its name alone means. No command with switches has arguments."""
+    return rest.popleft() if rest and not rest[0].startswith("-") else "1"
 
 
 def _toggle(option: Toggle, name: str, value: str) -> Iterator[str]:

@@ -29,8 +29,9 @@ def open_session(
     interrupts.last_words = screen.end
     if hint := flags.batch_hint(options):
         screen.hint(f"hint: {hint}")
-    if flags.asks_for_devices(options) and not options.devices:
-        screen.hint(f"no usable GPU, everything runs on the CPU: {gpu_reason()}")
+    options, reason = with_gpus(options)
+    if reason and flags.asks_for_devices(options):
+        screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")
     if isinstance(model, Model):
         session = Session(model, options, progress)
     else:
@@ -42,10 +43,12 @@ def open_session(
     return session
 
 
-def gpu_reason() -> str:
-    """Why no GPU runs this model, in one sentence."""
+def with_gpus(options: "SessionOptions") -> tuple["SessionOptions", str | None]:
+    """The options with all usable GPUs where --device says nothing, or why there are none in one sentence."""
     from graphsched import device
 
-    return (
-        device.gpu_reason() or "the CUDA backend does not run models yet, its kernels are tested on their own"
-    )
+    if options.devices or options.backend != "cpu":
+        return options, None
+    if reason := device.gpu_reason():
+        return options, reason
+    return flags.changed(options, devices=tuple(g.name for g in device.gpus())), None

@@ -121,6 +121,10 @@ def json_list(rows: Iterable[Row], settings: Settings = ()) -> None:
             print("\n]", flush=True)
 
 
+def json_object(data: Row) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False))
+
+
 def json_lines(rows: Iterable[Row], settings: Settings = ()) -> None:
     """One object per line."""
     for row in rows:

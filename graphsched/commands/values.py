@@ -81,7 +81,8 @@ class Switch(ParamType):
         if value == "auto" and self.auto is not None:
             return self.auto
         if value not in ("0", "1", "off", "on"):
-            self.fail(f"is {value or 'empty'}, 0 or 1 is needed", param, ctx)
+            needed = "0 or 1" if self.auto is None else "0, 1 or auto"
+            self.fail(f"is {value or 'empty'}, {needed} is needed", param, ctx)
         return value in ("1", "on")
 
 

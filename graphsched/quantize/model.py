@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.atomic import check_target, replacing
-from graphsched.errors import LoadError, OptionError
+from graphsched.errors import Error, LoadError, OptionError
 from graphsched.gguf_format import MetaValue, printable, shown
 from graphsched.gguf_write import aligned, encode_header
 from graphsched.layouts import i2_s_of_arm
@@ -134,7 +134,10 @@ class _Quantise:
             part = i2_s_of_arm(part)
         if info.dtype.tail:
             part = np.concatenate([part, raw[-info.dtype.tail :]])
-        return info.dtype.dequantize(part, (piece.rows, n))
+        try:
+            return info.dtype.dequantize(part, (piece.rows, n))
+        except Error as e:
+            raise LoadError(f"{printable(self.file.path.name)}: tensor {shown(info.name)}: {e}") from None
 
 
 def _in_order(

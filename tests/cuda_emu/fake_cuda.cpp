@@ -1,21 +1,28 @@
 // A libcuda.so.1 without a GPU: the unmodified cuda.core runs on it, with kernels that g++ built (a "cubin" is such a
 // shared library). Streams are lazy on purpose: work runs only when a sync, or an event that somebody waits for,
 // forces it, and then no more than that takes, its independent parts in random order. So a missing wait shows as wrong
-// results. Device memory starts as NaN and ends at an unreadable page. Only what this project calls is here; cuda.core
+// results. As soon as a stream waits for a word of host memory, or writes one, a thread of this library works on what is
+// queued, in another order each time, with pauses: then the host's own program and the streams run side by side.
+// Device memory starts as NaN and ends at an unreadable page. Only what this project calls is here; cuda.core
 // is given functions that say their name and fail for the rest.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <list>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,20 +36,83 @@ enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 50
 struct Work {
   std::vector<std::shared_ptr<Work>> after;
   std::function<int()> run;
+  std::function<bool()> ready;  // beside what it comes after: a word of host memory
+  const void* stream = nullptr;
   bool done = false;
 };
 typedef std::shared_ptr<Work> WorkPtr;
 static int failed = OK;  // like a GPU's context: after a fault every call says so
 static std::mt19937 rng(getenv("GS_FAKE_SEED") ? atoi(getenv("GS_FAKE_SEED")) : 1);
+static std::recursive_mutex& mutex = *new std::recursive_mutex;  // never destroyed: the worker may hold it at exit
+static auto& progress = *new std::condition_variable_any;
+static auto& pending = *new std::list<WorkPtr>;
+static bool driven = false, stopping = false;
+static int awaited = 0;  // calls that wait for work
+static std::chrono::steady_clock::time_point queued_at;
+struct Guard {
+  std::unique_lock<std::recursive_mutex> lock{mutex};
+};
 
-static void force(WorkPtr w) {
-  if (!w || w->done) return;
-  std::vector<WorkPtr> after;
-  after.swap(w->after);
-  for (size_t i = after.size(); i > 1; i--) std::swap(after[i - 1], after[rng() % i]);
-  for (auto& a : after) force(a);
+static void perform(const WorkPtr& w) {
   w->done = true;
   if (w->run && !failed) failed = w->run();
+  w->after.clear();
+}
+static void force(WorkPtr w) {
+  if (!w || w->done) return;
+  if (driven) {
+    std::unique_lock<std::recursive_mutex> lock(mutex);
+    lock.release()->unlock();  // the caller's guard is the only hold; wait() gives that up
+    std::unique_lock<std::recursive_mutex> held(mutex, std::adopt_lock);
+    awaited++;
+    progress.wait(held, [&] { return w->done; });
+    awaited--;
+    held.release();
+    return;
+  }
+  std::vector<WorkPtr> after = w->after;
+  for (size_t i = after.size(); i > 1; i--) std::swap(after[i - 1], after[rng() % i]);
+  for (auto& a : after) force(a);
+  if (!w->done) perform(w);
+}
+static bool runnable(const Work& w) {
+  for (auto& a : w.after)
+    if (!a->done) return false;
+  return failed || !w.ready || w.ready();
+}
+static void drive() {  // the worker: the stream that is liked best goes on as long as it can
+  std::map<const void*, u32> liking;
+  for (u32 round = 0;; round++) {
+    {
+      Guard guard;
+      if (stopping) return;
+      // not before all streams have their work: else the first one queued would always be ahead
+      const bool settled = std::chrono::steady_clock::now() - queued_at > std::chrono::milliseconds(1);
+      if (rng() % 128 == 0) liking.clear();
+      pending.remove_if([](const WorkPtr& w) { return w->done; });
+      WorkPtr best;
+      u32 most = 0;
+      for (auto& w : pending) {
+        if (!settled && !awaited) break;
+        if (!liking.count(w->stream)) liking[w->stream] = rng() | 1;
+        if (liking[w->stream] > most && runnable(*w)) best = w, most = liking[w->stream];
+      }
+      if (best) perform(best), progress.notify_all();
+      if (best && rng() % 32) continue;
+    }
+    usleep(rng() % 100);
+  }
+}
+static void start_worker() {
+  if (driven) return;
+  driven = true;
+  std::thread(drive).detach();
+}
+static void queue(const WorkPtr& w, const void* stream) {
+  w->stream = stream;
+  queued_at = std::chrono::steady_clock::now();
+  if (!driven && pending.size() > 4096) pending.remove_if([](const WorkPtr& p) { return p->done; });
+  pending.push_back(w);
 }
 struct Graph {
   std::vector<WorkPtr> nodes;  // templates, in the order of capture
@@ -59,16 +129,19 @@ struct Event {
 static std::vector<Stream*> streams;
 static Stream legacy;
 static Stream* stream_of(void* s) { return (u64)s <= 2 ? &legacy : (Stream*)s; }
-static int enqueue(void* s, std::function<int()> run) {
+static int enqueue(void* s, std::function<int()> run, std::function<bool()> ready = nullptr) {
+  Guard guard;
   Stream* st = stream_of(s);
   auto w = std::make_shared<Work>();
   if (st->last) w->after.push_back(st->last);
-  w->run = std::move(run);
+  w->run = std::move(run), w->ready = std::move(ready);
   st->last = w;
   if (st->capture) st->capture->nodes.push_back(w);
+  else queue(w, st);
   return failed;
 }
 static int sync_all() {
+  Guard guard;
   for (auto s : streams)
     if (!s->capture) force(s->last);
   force(legacy.last);
@@ -92,42 +165,51 @@ static u64 reserve(size_t n) {
   blocks[at] = {m, size + page, n};
   return at;
 }
-static int allocate(u64* p, size_t n) { return (*p = reserve(n)) ? failed : NO_MEMORY; }
+static size_t in_use = 0;
+static size_t memory_size() { return getenv("GS_FAKE_MEMORY") ? atoll(getenv("GS_FAKE_MEMORY")) : 1ull << 32; }
+static int allocate(u64* p, size_t n) {
+  Guard guard;
+  if (in_use + n > memory_size() || !(*p = reserve(n))) return NO_MEMORY;
+  return in_use += n, failed;
+}
 static int release(u64 p) {
+  Guard guard;
   auto it = blocks.find(p);
   if (it == blocks.end()) return INVALID_VALUE;
   munmap(it->second.map, it->second.mapped);
+  in_use -= it->second.size;
   blocks.erase(it);
   return OK;
 }
 static void* const CONTEXT = (void*)0x1000;
 static void* const POOL = (void*)0x2000;
-static void* current = nullptr;
+static thread_local void* current = nullptr;
+static int current_device() { return current ? (int)((char*)current - (char*)CONTEXT) : 0; }
 
 // ---- start, devices, context
 static int env(const char* name, int fallback) { return getenv(name) ? atoi(getenv(name)) : fallback; }
 API cuInit(u32) { return env("GS_FAKE_INIT", OK); }
 API cuDriverGetVersion(int* v) { return *v = env("GS_FAKE_VERSION", 13000), OK; }
 API cuDeviceGetCount(int* n) { return *n = env("GS_FAKE_DEVICES", 1), OK; }
-API cuDeviceGet(int* d, int i) { return i == 0 ? (*d = 0, OK) : 101; }
+API cuDeviceGet(int* d, int i) { return i < env("GS_FAKE_DEVICES", 1) ? (*d = i, OK) : 101; }
 API cuDeviceGetName(char* s, int n, int) { return snprintf(s, n, "stand-in"), OK; }
-API cuDeviceGetUuid_v2(char* u, int) { return memset(u, 7, 16), OK; }
-API cuDeviceTotalMem_v2(size_t* n, int) { return *n = 1ull << 32, OK; }
+API cuDeviceGetUuid_v2(char* u, int d) { return memset(u, 7 + d, 16), OK; }
+API cuDeviceTotalMem_v2(size_t* n, int) { return *n = memory_size(), OK; }
 API cuDeviceGetAttribute(int* v, int which, int) {
   static const std::map<int, int> known = {{1, 1024}, {8, 49152}, {10, 32}, {16, 4}, {75, 9}, {76, 0}, {38, 1 << 20},
                                            {97, 232448}, {115, 1}, {40, 2}, {41, 1}};
   auto it = known.find(which);
   return *v = it == known.end() ? 0 : it->second, OK;
 }
-API cuDevicePrimaryCtxRetain(void** c, int) { return *c = CONTEXT, OK; }
+API cuDevicePrimaryCtxRetain(void** c, int d) { return *c = (char*)CONTEXT + d, OK; }
 API cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 API cuDevicePrimaryCtxGetState(int, u32* flags, int* active) { return *flags = 0, *active = current != nullptr, OK; }
 API cuCtxGetCurrent(void** c) { return *c = current, OK; }
 API cuCtxSetCurrent(void* c) { return current = c, OK; }
 API cuCtxPushCurrent_v2(void* c) { return current = c, OK; }
 API cuCtxPopCurrent_v2(void** c) { return c && (*c = current), OK; }
-API cuCtxGetDevice(int* d) { return *d = 0, OK; }
-API cuCtxGetDevice_v2(int* d, void*) { return *d = 0, OK; }
+API cuCtxGetDevice(int* d) { return *d = current_device(), OK; }
+API cuCtxGetDevice_v2(int* d, void* c) { return *d = c ? (int)((char*)c - (char*)CONTEXT) : current_device(), OK; }
 API cuCtxSynchronize() { return sync_all(); }
 API cuCtxGetStreamPriorityRange(int* low, int* high) { return *low = 0, *high = -5, OK; }
 API cuGetErrorName(int e, const char** s) {
@@ -141,26 +223,34 @@ API cuGetErrorString(int e, const char** s) { return cuGetErrorName(e, s); }
 
 // ---- streams, events
 API cuStreamCreateWithPriority(void** s, u32, int) {
+  Guard guard;
   streams.push_back(new Stream);
   return *s = streams.back(), OK;
 }
 API cuStreamDestroy_v2(void* s) {
-  for (auto& st : streams)
-    if (st == s) st = streams.back(), streams.pop_back(), force(((Stream*)s)->last), delete (Stream*)s;
+  Guard guard;
+  force(((Stream*)s)->last);
+  for (size_t i = 0; i < streams.size(); i++)
+    if (streams[i] == s) {
+      streams.erase(streams.begin() + i), delete (Stream*)s;
+      break;
+    }
   return OK;
 }
 API cuStreamSynchronize(void* s) {
+  Guard guard;
   if (stream_of(s)->capture) return CAPTURE_UNSUPPORTED;
   force(stream_of(s)->last);
   return failed;
 }
-API cuStreamQuery(void* s) { return !stream_of(s)->last || stream_of(s)->last->done ? failed : NOT_READY; }
+API cuStreamQuery(void* s) { Guard guard; return !stream_of(s)->last || stream_of(s)->last->done ? failed : NOT_READY; }
 API cuStreamGetCtx(void*, void** c) { return *c = CONTEXT, OK; }
 API cuStreamGetCtx_v2(void*, void** c, void** g) { return *c = CONTEXT, g && (*g = nullptr), OK; }
 API cuStreamGetDevice(void*, int* d) { return *d = 0, OK; }
 API cuStreamGetFlags(void*, u32* f) { return *f = 1, OK; }
 API cuStreamGetPriority(void*, int* p) { return *p = 0, OK; }
 API cuStreamWaitEvent(void* s, Event* e, u32) {
+  Guard guard;
   Stream* st = stream_of(s);
   if (!e->at) return OK;
   if (e->capture) st->capture = e->capture;  // a wait on a captured event joins its capture
@@ -169,18 +259,29 @@ API cuStreamWaitEvent(void* s, Event* e, u32) {
   w->after.push_back(e->at);
   st->last = w;
   if (st->capture) st->capture->nodes.push_back(w);
+  else queue(w, st);
   return failed;
+}
+// a wait for, and a write of, a word of host memory
+API cuStreamWaitValue32_v2(void* s, u64 at, u32 value, u32) {
+  if (!stream_of(s)->capture) start_worker();
+  return enqueue(s, nullptr, [=] { return __atomic_load_n((const u32*)at, __ATOMIC_ACQUIRE) >= value; });
+}
+API cuStreamWriteValue32_v2(void* s, u64 at, u32 value, u32) {
+  if (!stream_of(s)->capture) start_worker();
+  return enqueue(s, [=] { return __atomic_store_n((u32*)at, value, __ATOMIC_RELEASE), OK; });
 }
 API cuEventCreate(Event** e, u32) { return *e = new Event, OK; }
 API cuEventDestroy_v2(Event* e) { return delete e, OK; }
 API cuEventRecord(Event* e, void* s) {
+  Guard guard;
   static double clock = 0;
   e->ms = clock += 0.25;  // time is what events were recorded: enough for code that divides by it
   e->at = stream_of(s)->last, e->capture = stream_of(s)->capture;
   return failed;
 }
-API cuEventSynchronize(Event* e) { return force(e->at), failed; }
-API cuEventQuery(Event* e) { return !e->at || e->at->done ? failed : NOT_READY; }
+API cuEventSynchronize(Event* e) { Guard guard; return force(e->at), failed; }
+API cuEventQuery(Event* e) { Guard guard; return !e->at || e->at->done ? failed : NOT_READY; }
 API cuEventElapsedTime_v2(float* ms, Event* a, Event* b) { return *ms = (float)(b->ms - a->ms), failed; }
 API cuEventElapsedTime(float* ms, Event* a, Event* b) { return cuEventElapsedTime_v2(ms, a, b); }
 
@@ -190,7 +291,7 @@ API cuMemAllocAsync(u64* p, size_t n, void*) { return allocate(p, n); }
 API cuMemAllocFromPoolAsync(u64* p, size_t n, void*, void*) { return allocate(p, n); }
 API cuMemFree_v2(u64 p) { return sync_all(), release(p); }
 API cuMemFreeAsync(u64 p, void* s) { return enqueue(s, [p] { return release(p); }); }
-API cuMemGetInfo_v2(size_t* a, size_t* b) { return *a = *b = 1ull << 32, OK; }
+API cuMemGetInfo_v2(size_t* a, size_t* b) { return *a = memory_size() - in_use, *b = memory_size(), OK; }
 API cuDeviceGetDefaultMemPool(void** p, int) { return *p = POOL, OK; }
 API cuDeviceGetMemPool(void** p, int) { return *p = POOL, OK; }
 API cuDeviceSetMemPool(int, void*) { return OK; }
@@ -204,11 +305,21 @@ API cuPointerGetAttributes(u32 n, int* which, void** data, u64) {
   for (u32 i = 0; i < n; i++) *(u32*)data[i] = which[i] == 2 ? 2 : 0;
   return OK;
 }
-API cuMemAllocHost_v2(void** p, size_t n) { return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK; }
+API cuMemAllocHost_v2(void** p, size_t n) { Guard guard; return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK; }
 API cuMemHostAlloc(void** p, size_t n, u32) { return cuMemAllocHost_v2(p, n); }
-API cuMemFreeHost(void* p) { return sync_all(), pinned.erase((u64)p), free(p), OK; }
+API cuMemFreeHost(void* p) {
+  sync_all();
+  Guard guard;
+  return pinned.erase((u64)p), free(p), OK;
+}
+// what is alive: device blocks, host blocks, streams
+extern "C" void gs_live(long* n) {
+  Guard guard;
+  n[0] = blocks.size(), n[1] = pinned.size(), n[2] = streams.size();
+}
 // pageable memory is read before the call returns, as the real driver does for small copies at least
 API cuMemcpyHtoDAsync_v2(u64 dst, const void* src, size_t n, void* s) {
+  Guard guard;
   auto at = pinned.upper_bound((u64)src);
   if (at != pinned.begin() && (--at, (u64)src < at->first + at->second))  // read when the copy engine comes to it
     return enqueue(s, [=] { return memcpy((void*)dst, src, n), OK; });
@@ -309,6 +420,7 @@ API cuLaunchKernel(Kernel* k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u3
 // ---- capture and graphs
 static WorkPtr before_capture(Stream* s) { return s->capture ? nullptr : s->last; }
 API cuStreamBeginCapture_v2(Stream* s, int) {
+  Guard guard;
   s->capture = new Graph;
   force(before_capture(s));
   force(s->last);
@@ -316,6 +428,7 @@ API cuStreamBeginCapture_v2(Stream* s, int) {
   return failed;
 }
 API cuStreamEndCapture(Stream* s, Graph** g) {
+  Guard guard;
   *g = s->capture, s->capture = nullptr, s->last = nullptr;
   for (auto other : streams)
     if (other->capture == *g) other->capture = nullptr, other->last = nullptr;
@@ -338,18 +451,22 @@ API cuGraphInstantiateWithParams(Graph** e, Graph* g, void* params) {
 API cuGraphInstantiateWithFlags(Graph** e, Graph* g, u64) { return *e = new Graph(*g), OK; }
 API cuGraphUpload(Graph*, void*) { return failed; }
 API cuGraphLaunch(Graph* g, void* s) {
+  Guard guard;
   std::map<Work*, WorkPtr> copy;
   const WorkPtr before = stream_of(s)->last;
   auto end = std::make_shared<Work>();
   for (auto& n : g->nodes) {
     auto w = copy[n.get()] = std::make_shared<Work>();
-    w->run = n->run;
+    w->run = n->run, w->ready = n->ready;
+    if (n->ready) start_worker();
     for (auto& a : n->after)
       if (copy.count(a.get())) w->after.push_back(copy[a.get()]);
     if (before) w->after.push_back(before);
     end->after.push_back(w);
+    queue(w, stream_of(s));
   }
   if (before) end->after.push_back(before);
+  queue(end, stream_of(s));
   return stream_of(s)->last = end, failed;
 }
 API cuUserObjectCreate(void** o, void* p, void (*)(void*), u32, u32) { return *o = p, OK; }  // kept for ever
@@ -358,7 +475,10 @@ API cuUserObjectRelease(void*, u32) { return OK; }
 API cuGraphRetainUserObject(Graph*, void*, u32, u32) { return OK; }
 API cuGraphReleaseUserObject(Graph*, void*, u32) { return OK; }
 API cuGraphDestroy(Graph*) { return OK; }
-API cuGraphExecDestroy(Graph*) { return OK; }
+API cuGraphExecDestroy(Graph* g) {
+  Guard guard;
+  return delete g, OK;
+}
 API cuGraphDebugDotPrint(Graph*, const char*, u32) { return OK; }
 
 // ---- finding all this
@@ -384,3 +504,9 @@ API cuGetProcAddress_v2(const char* name, void** out, int, u64, int* status) {
   return OK;
 }
 API cuGetProcAddress(const char* name, void** out, int v, u64 f) { return cuGetProcAddress_v2(name, out, v, f, nullptr); }
+static struct Stop {
+  ~Stop() {
+    Guard guard;
+    stopping = true;
+  }
+} stop;

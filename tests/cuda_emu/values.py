@@ -24,10 +24,27 @@ HALVES = {
     "tq1_0": (52,), "tq2_0": (64,),
 }  # fmt: skip
 ALL = tuple(dict.fromkeys(KERNEL_TYPE.values()))
+ATTENTION = (
+    "64_64_1",
+    "64_64_2",
+    "64_64_4",
+    "64_64_8",
+    "96_96_2",
+    "128_128_2",
+    "128_128_8",
+    "192_128_1",
+    "192_128_2",
+    "256_256_4",
+    "576_512_1",
+    "160_128_1",
+    "24_8_1",
+)  # widths of keys and values, query heads at once
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
-    "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "gemm": (), "prompt": (),
-    "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": ("f16", "f32"),
+    "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "rows": (), "gemm": (), "prompt": (),
+    "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": (
+        *(f"f16_{s}" for s in ATTENTION), *(f"f32_{s}" for s in ATTENTION), "q8_0_64_64_4", "q8_0_576_512_1"
+    ),
     "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),
 }  # fmt: skip
 

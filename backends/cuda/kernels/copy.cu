@@ -34,6 +34,63 @@ template <class B> GS_DEV void gs_set_rows(const float* x, const int* slots, typ
   const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
   if (i < k && slot >= 0) y[slot * y_stride + i] = B::put(x[blockIdx.y * x_stride + i]);
 }
+// the same for a cache of Q8_0, whose rows are y_stride bytes apart: a warp makes a block of 32
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_q8_0(const float* x, const int* slots, u8* y, int k, i64 x_stride, i64 y_stride) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
+  const float v = i < k ? x[blockIdx.y * x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  if (i >= k || slot < 0) return;
+  u8* block = y + slot * y_stride + i / 32 * 34;
+  const float q = rintf(v * (most > 0.0f ? 127.0f / most : 0.0f));
+  block[2 + lane] = (u8)(i8)q;
+  if (lane == 0) *(u16*)block = gs_to_half(most / 127.0f);
+}
+// a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (ceil(k / threads), heads, rows)
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q8_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= k) return;
+  const u8* block = x + blockIdx.z * x_row + blockIdx.y * x_head + i / 32 * 34;
+  y[((i64)blockIdx.z * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(i8)block[2 + i % 32];
+}
+// y[t, u] = x[t, ids[t, u]]: chosen rows (k = 1: elements) of each token. Grid (ceil(k / threads), used, tokens)
+extern "C" __global__ void __launch_bounds__(256)
+    choose(const float* x, const int* ids, float* y, int n, int k, i64 x_token, i64 x_row) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= k) return;
+  const i64 slot = (i64)blockIdx.z * gridDim.y + blockIdx.y;
+  const int id = ids[slot];
+  y[slot * k + i] = id >= 0 && id < n ? x[blockIdx.z * x_token + id * x_row + i] : 0.0f;
+}
+// Host memory that is mapped -> here, in pieces of 16 bytes; as many rows as there are. Grid (blocks)
+extern "C" __global__ void __launch_bounds__(256) fetch_rows(const uint4* x, uint4* y, i64 row_bytes, const int* rows) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const i64 nbytes = *rows * row_bytes, last = nbytes / 16;
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < last; i += (i64)gridDim.x * blockDim.x) y[i] = x[i];
+  const i64 rest = last * 16 + threadIdx.x;
+  if (blockIdx.x == 0 && rest < nbytes) ((u8*)y)[rest] = ((const u8*)x)[rest];
+}
+// the experts that ids name, from host memory that is mapped; the rest of y stays as it is. Grid (blocks, n_expert)
+extern "C" __global__ void __launch_bounds__(256) fetch_experts(const uint4* x, uint4* y, const int* ids, int n_ids, i64 pieces) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  GS_SHARED(int, used, 1);
+  if (threadIdx.x == 0) used[0] = 0;
+  gs_sync();
+  for (int i = threadIdx.x; i < n_ids; i += blockDim.x)
+    if (ids[i] == (int)blockIdx.y) used[0] = 1;
+  gs_sync();
+  if (!used[0]) return;
+  const i64 first = blockIdx.y * pieces;
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < pieces; i += (i64)gridDim.x * blockDim.x) y[first + i] = x[first + i];
+}
 // y[i] = x[which[i]]: embeddings in a float type. Grid (ceil(k / threads), n)
 template <class A> GS_DEV void gs_get_rows(const typename A::Cell* x, const int* which, float* y, int rows, int k, i64 x_stride) {
   gs_pdl_launch();

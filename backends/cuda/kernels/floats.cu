@@ -37,21 +37,16 @@ template <int PER> GS_DEV void gs_floats(float (&x)[PER], const float* from, int
   }
 }
 
+// a row group of one matrix; not `valid`: zeros
 template <class T, int NT, int R, int U>
-GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch,
-                             int x_stride, int y_stride, int split) {
-  const Place at = gs_place<R>(split);
+GS_DEV void gs_product(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, i64 x_stride,
+                       int y_stride, int split, const Place& at, bool valid) {
   const u8* row[R];
 #pragma unroll
   for (int r = 0; r < R; r++) row[r] = w + (i64)gs_min(at.row + r, rows - 1) * pitch * 16;
-#pragma unroll
-  for (int r = 0; r < R; r++)
-    if ((at.part * 32 + at.lane) * 8 < pitch) gs_prefetch_l2(row[r] + (at.part * 32 + at.lane) * 128);
-  gs_pdl_launch();
-  gs_pdl_wait();
   float acc[NT][R] = {};
   const int stride = 32 * split;
-  for (int s0 = at.part * 32 + at.lane; s0 < pitch; s0 += stride * U) {
+  for (int s0 = at.part * 32 + at.lane; valid && s0 < pitch; s0 += stride * U) {
     uint4 raw[U][R];
 #pragma unroll
     for (int u = 0; u < U; u++)
@@ -77,24 +72,57 @@ GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, 
   gs_store<NT, R>(acc, at, y, tokens, rows, y_stride);
 }
 
+template <class T, int NT, int R, int U>
+GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
+                             int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+  const Place at = gs_place<R>(split);
+  const u8* matrix = w + blockIdx.y * w_next;
+#pragma unroll
+  for (int r = 0; r < R; r++)
+    if ((at.part * 32 + at.lane) * 8 < pitch)
+      gs_prefetch_l2(matrix + (i64)gs_min(at.row + r, rows - 1) * pitch * 16 + (at.part * 32 + at.lane) * 128);
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int t0 = blockIdx.z * NT;
+  gs_product<T, NT, R, U>(matrix, x + (i64)t0 * x_stride + blockIdx.y * x_next, y + (i64)t0 * y_stride + blockIdx.y * y_next,
+                          gs_min(NT, tokens - t0), rows, k, pitch, x_stride, y_stride, split, at, true);
+}
+// y[t, u] = w[ids[t, u]] x[t, u or 0]; ids outside the range give zeros. Grid (row groups, used, tokens)
+template <class T>
+GS_DEV void gs_matvec_id_floats(const u8* w, const int* ids, const float* x, float* y, int n_expert, int rows, int k,
+                                int pitch, i64 x_token, i64 x_slot, int split) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const i64 slot = (i64)blockIdx.z * gridDim.y + blockIdx.y;
+  const int e = ids[slot];
+  const bool valid = e >= 0 && e < n_expert;
+  gs_product<T, 1, 2, 2>(w + (i64)(valid ? e : 0) * rows * pitch * 16, x + blockIdx.z * x_token + blockIdx.y * x_slot,
+                         y + slot * rows, 1, rows, k, pitch, 0, rows, split, gs_place<2>(split), valid);
+}
+
 //@ for TYPE
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_1_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
-                  int y_stride, int split) {
-  gs_matvec_floats<TYPE, 1, GS_ROWS, GS_UNROLL>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+                  int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+  gs_matvec_floats<TYPE, 1, GS_ROWS, GS_UNROLL>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next, x_next, y_next);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_2_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
-                  int y_stride, int split) {
-  gs_matvec_floats<TYPE, 2, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+                  int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+  gs_matvec_floats<TYPE, 2, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next, x_next, y_next);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_4_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
-                  int y_stride, int split) {
-  gs_matvec_floats<TYPE, 4, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+                  int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+  gs_matvec_floats<TYPE, 4, 2, 2>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next, x_next, y_next);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_8_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
-                  int y_stride, int split) {
-  gs_matvec_floats<TYPE, 8, 2, 1>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split);
+                  int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+  gs_matvec_floats<TYPE, 8, 2, 1>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next, x_next, y_next);
+}
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_id_TYPE(const u8* w, const int* ids, const float* x, float* y, int n_expert, int rows, int k, int pitch,
+                   i64 x_token, i64 x_slot, int split) {
+  gs_matvec_id_floats<TYPE>(w, ids, x, y, n_expert, rows, k, pitch, x_token, x_slot, split);
 }

@@ -46,11 +46,11 @@ template <class T> struct Weights {
   typename T::Raw raw[STEPS];
   __device__ __forceinline__ static int row(int i) { return (i * GS_THREADS + threadIdx.x) / (GS_UNITS / T::N); }
   __device__ __forceinline__ static int step(int i) { return (i * GS_THREADS + threadIdx.x) % (GS_UNITS / T::N); }
-  __device__ __forceinline__ void load(const u8* w, int n0, int n, int unit0, int units) {
+  __device__ __forceinline__ void load(const u8* w, int n0, int n, int unit0, int units, int total, int first) {
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
       const int s = gs_min(unit0 / T::N + step(i), units / T::N - 1);  // past the end: x is zero there
-      raw[i] = T::load(gs_row<T>(w, n, units, gs_min(n0 + row(i), n - 1)), s);
+      raw[i] = T::load(gs_row<T>(w, total, units, first + gs_min(n0 + row(i), n - 1)), s);
     }
   }
   __device__ __forceinline__ void store(Tile& t, int unit0, int units) const {
@@ -106,15 +106,15 @@ template <class T> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile& t, int r
   }
 }
 
-// grid (ceil(m / 128), ceil(n / 128)); dynamic shared memory 2 * sizeof(Tile) = 81920 bytes
+// rows first .. first + n of a matrix of `total`; grid (ceil(m / 128), ceil(n / 128)); dynamic shared memory 2 * sizeof(Tile) = 81920 bytes
 template <class T, class Rows>
-GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const Rows& rows, int n, int k) {
+GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const Rows& rows, int n, int k, int total, int first) {
   GS_DYNAMIC(Tile, tiles);
   const int m0 = blockIdx.x * GS_BM, n0 = blockIdx.y * GS_BN, units = k / 32, warp = threadIdx.x / 32;
   const int row0 = warp / 4 * 64, col0 = warp % 4 * 32, lane = threadIdx.x % 32;
   float acc[4][4][4] = {};
   Weights<T> next;
-  next.load(w, n0, n, 0, units);
+  next.load(w, n0, n, 0, units, total, first);
   gs_load_x(tiles[0], q8, ds, rows, m0, 0, units);
   gs_copy_commit();
   next.store(tiles[0], 0, units);
@@ -123,7 +123,7 @@ GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const
     gs_sync();  // this slice is complete, and the other tile is read no more
     const int ahead = u + GS_UNITS;
     if (ahead < units) {
-      next.load(w, n0, n, ahead, units);
+      next.load(w, n0, n, ahead, units, total, first);
       gs_load_x(tiles[now ^ 1], q8, ds, rows, m0, ahead, units);
     }
     gs_copy_commit();
@@ -151,10 +151,10 @@ GS_DEV void gs_zeros(float* y, const Grouped& rows, int n) {
 
 //@ for TYPE
 extern "C" __global__ void __launch_bounds__(256, 1)
-    gemm_q8_TYPE(const u8* w, const i8* q8, const float2* ds, float* y, int m, int n, int k) {
+    gemm_q8_TYPE(const u8* w, const i8* q8, const float2* ds, float* y, int m, int n, int k, int total, int first) {
   gs_pdl_launch();
   gs_pdl_wait();
-  gs_gemm<TYPE>(w, q8, ds, y, Dense{m}, n, k);
+  gs_gemm<TYPE>(w, q8, ds, y, Dense{m}, n, k, total, first);
 }
 // y[slot] = w[expert of the slot] x; slots sorted by expert (group in moe.cu): expert e's are order[starts[e]] to
 // order[starts[e + 1]], those of no expert come last and get zeros. Grid (ceil(slots / 128), ceil(n / 128),
@@ -167,6 +167,6 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   const int e = blockIdx.z, first = starts[e];
   const Grouped rows = {order + first, starts[e + 1] - first, per_token};
   if ((int)(blockIdx.x * GS_BM) >= rows.m) return;
-  if (e < n_expert) gs_gemm<TYPE>(w + e * gs_tensor_bytes<TYPE>(n, k / 32), q8, ds, y, rows, n, k);
+  if (e < n_expert) gs_gemm<TYPE>(w + e * gs_tensor_bytes<TYPE>(n, k / 32), q8, ds, y, rows, n, k, n, 0);
   else gs_zeros(y, rows, n);
 }

@@ -3,18 +3,22 @@
 #include "matvec.cuh"
 //@ for TYPE
 extern "C" __global__ void __launch_bounds__(128, 4) matvec_1_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
-                                                                int tokens, int rows, int k, int y_stride, int split) {
-  gs_matvec<TYPE, 1, GS_ROWS, GS_UNROLL>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+                                                                int tokens, int rows, int k, int y_stride, int split,
+                                                                int total, int first, int across, i64 w_next, i64 y_next) {
+  gs_matvec<TYPE, 1, GS_ROWS, GS_UNROLL>(w, q8, ds, y, tokens, rows, k, y_stride, split, Part{total, first, across, w_next, y_next});
 }
 extern "C" __global__ void __launch_bounds__(128, 4) matvec_2_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
-                                                                int tokens, int rows, int k, int y_stride, int split) {
-  gs_matvec<TYPE, 2, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+                                                                int tokens, int rows, int k, int y_stride, int split,
+                                                                int total, int first, int across, i64 w_next, i64 y_next) {
+  gs_matvec<TYPE, 2, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split, Part{total, first, across, w_next, y_next});
 }
 extern "C" __global__ void __launch_bounds__(128, 4) matvec_4_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
-                                                                int tokens, int rows, int k, int y_stride, int split) {
-  gs_matvec<TYPE, 4, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+                                                                int tokens, int rows, int k, int y_stride, int split,
+                                                                int total, int first, int across, i64 w_next, i64 y_next) {
+  gs_matvec<TYPE, 4, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split, Part{total, first, across, w_next, y_next});
 }
 extern "C" __global__ void __launch_bounds__(128, 3) matvec_8_TYPE(const u8* w, const i8* q8, const float2* ds, float* y,
-                                                                int tokens, int rows, int k, int y_stride, int split) {
-  gs_matvec<TYPE, 8, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split);
+                                                                int tokens, int rows, int k, int y_stride, int split,
+                                                                int total, int first, int across, i64 w_next, i64 y_next) {
+  gs_matvec<TYPE, 8, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split, Part{total, first, across, w_next, y_next});
 }

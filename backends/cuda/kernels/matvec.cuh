@@ -36,7 +36,7 @@ template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
 // quantised weights × quantised activations: `steps` of N units, this lane's from `first` on, `stride` apart
 template <class T, int NT, int R, int U>
 GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens, int units,
-                          int first, int stride) {
+                          int first, int stride, int gap) {  // gap: units from token to token
   const int steps = units / T::N;
   for (int s0 = first; s0 < steps; s0 += stride * U) {
     typename T::Raw raw[U][R];
@@ -56,7 +56,7 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
         for (int r = 0; r < R; r++) T::unpack(raw[u][r], n, s, w[r]);
 #pragma unroll
         for (int t = 0; t < NT; t++) {
-          const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * units + s * T::N + n);
+          const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * gap + s * T::N + n);
 #pragma unroll
           for (int r = 0; r < R; r++) acc[t][r] += gs_dot<T>(w[r], a);
         }
@@ -102,22 +102,32 @@ GS_DEV void gs_store(float (&acc)[NT][R], const Place& at, float* y, int tokens,
       if (t < tokens && at.row + r < rows) y[(i64)t * stride + at.row + r] = acc[t][r];
 }
 
+// Part of a larger product: rows from `first` on of a matrix of `total`; blockIdx.y is which of several matrices, `w` bytes
+// apart, whose inputs stand side by side in x (`across` of them) and whose outputs are `y` floats apart. blockIdx.z takes
+// the tokens after the first NT, 2 NT, ...
+struct Part {
+  int total, first, across;
+  i64 w, y;
+};
 template <class T, int NT, int R, int U>
 GS_DEV void gs_matvec(const u8* w, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k, int y_stride,
-                      int split) {
+                      int split, const Part& part) {
   const Place at = gs_place<R>(split);
   const int units = k / 32;
   Row row[R];
 #pragma unroll
-  for (int r = 0; r < R; r++) row[r] = gs_row<T>(w, rows, units, gs_min(at.row + r, rows - 1));
+  for (int r = 0; r < R; r++) row[r] = gs_row<T>(w + blockIdx.y * part.w, part.total, units, part.first + gs_min(at.row + r, rows - 1));
   const int bytes = units * T::Q;  // the first lines of the rows are on their way while the kernel before still runs
 #pragma unroll
   for (int r = 0; r < R; r++)
     if ((at.part * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.part * 32 + at.lane) * 128);
   gs_pdl_launch();
   gs_pdl_wait();
+  const int t0 = blockIdx.z * NT, left = gs_min(NT, tokens - t0);
+  const i64 from = (i64)t0 * part.across + blockIdx.y;
   float acc[NT][R] = {};
-  gs_accumulate<T, NT, R, U>(acc, row, q8, ds, tokens, units, at.part * 32 + at.lane, 32 * split);
+  gs_accumulate<T, NT, R, U>(acc, row, q8 + from * k, ds + from * units, left, units, at.part * 32 + at.lane, 32 * split,
+                             part.across * units);
   gs_reduce<NT, R>(acc, split);
-  gs_store<NT, R>(acc, at, y, tokens, rows, y_stride);
+  gs_store<NT, R>(acc, at, y + (i64)t0 * y_stride + blockIdx.y * part.y, left, rows, y_stride);
 }

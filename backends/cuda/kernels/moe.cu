@@ -3,7 +3,7 @@
 #include "activation.cuh"
 #include "matvec.cuh"
 
-enum { GS_SOFTMAX, GS_SIGMOID, GS_SOFTMAX_OF_CHOSEN };
+enum { GS_BY_SOFTMAX, GS_BY_SIGMOID, GS_BY_SOFTMAX_OF_CHOSEN };
 
 // One warp a token, at most 512 experts. Ranks by probability + bias (bias may be null); equal ranks: the lower id.
 // weights are the chosen ones' probabilities, divided by their sum with `normalise`, times `scale`. Grid (tokens)
@@ -25,14 +25,14 @@ extern "C" __global__ void __launch_bounds__(32)
 #pragma unroll
   for (int i = 0; i < 16; i++) {
     const bool real = i * 32 + lane < n_expert;
-    if (mode == GS_SIGMOID) p[i] = real ? 1.0f / (1.0f + expf(-p[i])) : 0.0f;
-    else if (mode == GS_SOFTMAX) all += p[i] = real ? expf(p[i] - top) : 0.0f;
+    if (mode == GS_BY_SIGMOID) p[i] = real ? 1.0f / (1.0f + expf(-p[i])) : 0.0f;
+    else if (mode == GS_BY_SOFTMAX) all += p[i] = real ? expf(p[i] - top) : 0.0f;
   }
-  if (mode == GS_SOFTMAX) all = gs_warp_sum(all);
+  if (mode == GS_BY_SOFTMAX) all = gs_warp_sum(all);
 #pragma unroll
   for (int i = 0; i < 16; i++) {
     const int e = i * 32 + lane;
-    if (mode == GS_SOFTMAX) p[i] /= all;
+    if (mode == GS_BY_SOFTMAX) p[i] /= all;
     rank[i] = e < n_expert ? p[i] + (bias ? bias[e] : 0.0f) : none;
   }
   float sum = 0.0f, mine = 0.0f;  // lane j keeps slot j and j + 32 is not needed: used <= 32
@@ -51,11 +51,11 @@ extern "C" __global__ void __launch_bounds__(32)
 #pragma unroll
     for (int i = 0; i < 16; i++)
       if (i * 32 + lane == id) rank[i] = none;
-    if (mode == GS_SOFTMAX_OF_CHOSEN) prob = expf(prob - top);
+    if (mode == GS_BY_SOFTMAX_OF_CHOSEN) prob = expf(prob - top);
     sum += prob;
     if (lane == j) mine = prob, ids[token * used + j] = id;
   }
-  if (normalise || mode == GS_SOFTMAX_OF_CHOSEN) mine /= sum;
+  if (normalise || mode == GS_BY_SOFTMAX_OF_CHOSEN) mine /= sum;
   if (lane < used) weights[token * used + lane] = mine * scale;
 }
 
@@ -115,7 +115,7 @@ GS_DEV void gs_matvec_id(const u8* w, const int* ids, const i8* q8, const float2
     const u8* base = w + slot.expert * gs_tensor_bytes<T>(rows, units);
     const Row row[2] = {gs_row<T>(base, rows, units, gs_min(at.row, rows - 1)),
                         gs_row<T>(base, rows, units, gs_min(at.row + 1, rows - 1))};
-    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split);
+    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split, units);
   }
   gs_reduce<1, 2>(acc, split);
   gs_store<1, 2>(acc, at, y + slot.y * rows, 1, rows, 0);
@@ -134,7 +134,7 @@ GS_DEV void gs_up_gate(const u8* up, const u8* gate, const int* ids, const i8* q
     const i64 skip = slot.expert * gs_tensor_bytes<T>(rows, units);
     const int r = gs_min(at.row, rows - 1);
     const Row row[2] = {gs_row<T>(gate + skip, rows, units, r), gs_row<T>(up + skip, rows, units, r)};
-    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split);
+    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split, units);
   }
   gs_reduce<1, 2>(acc, split);
   if (!at.part && !at.lane && at.row < rows) y[slot.y * rows + at.row] = gs_activate(acc[0][0], how) * acc[0][1];

@@ -2,8 +2,8 @@
 // size tokens × positions is stored. A block takes 64 rows of one key-value head; a row is a (token, query head) pair,
 // heads of the group innermost, so that keys and values are read once for all heads that share them. Each of the four
 // warps has 16 rows; queries stay in registers (as halves, with the scale), probabilities never leave them.
-// Query t sees positions range[2t] <= p < range[2t+1].
-#include "common.cuh"
+// What a query sees is decided by (sequence, position), as in attention.cu.
+#include "mask.cuh"
 
 enum { GS_ROWS_OF_BLOCK = 64, GS_THREADS = 128 };
 #define GS_LOWEST -1.0e30f  // finite, so that lowest - lowest is 0 and not NaN
@@ -35,14 +35,10 @@ template <int D> GS_DEV void gs_load_queries(u32 (&a)[D / 16][4], const float* q
     }
   }
 }
-struct Seen {
-  int begin[2], end[2];  // of this lane's two rows
-};
-
 // one tile of positions: scores, running softmax, output
 template <int DK, int DV, int TILE>
 GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], const u32 (&q)[DK / 16][4], u8* keys,
-                    u8* values, const Seen& seen, int first) {
+                    u8* values, const Sight (&sight)[2], const int2* cells, int first, int end, float cap) {
   const int lane = threadIdx.x % 32;
   float s[TILE / 8][4] = {};
 #pragma unroll
@@ -61,7 +57,8 @@ GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], c
     for (int i = 0; i < TILE / 4; i++) {
       const int p = first + i / 2 * 8 + lane % 4 * 2 + i % 2;
       float& v = s[i / 2][half * 2 + i % 2];
-      if (p < seen.begin[half] || p >= seen.end[half]) v = GS_LOWEST;
+      if (cap > 0.0f) v = cap * tanhf(v);
+      if (p >= end || !gs_sees(sight[half], cells[p])) v = GS_LOWEST;
       up = fmaxf(up, v);
     }
     up = fmaxf(up, gs_shfl_xor(up, 1));
@@ -113,28 +110,21 @@ GS_DEV void gs_write(const float (&out)[DV / 8][4], const float (&top)[2], const
 
 // grid (ceil(tokens * group / 64), kv_heads); dynamic shared memory 2 * TILE * (DK + DV) * 2 bytes
 template <int DK, int DV, int TILE>
-GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* range, const float* sinks, float* y,
+GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const Mask& mask, const float* sinks, float* y,
                       int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head, i64 q_head,
-                      i64 q_token, float scale) {
+                      i64 q_token, float scale, float cap) {
   constexpr int KEYS = TILE * DK * 2, STAGE = KEYS + TILE * DV * 2;
   GS_DYNAMIC(u8, shared);
   gs_pdl_launch();
   gs_pdl_wait();
   const int group = heads / kv_heads, block0 = blockIdx.x * GS_ROWS_OF_BLOCK;
   const Place at = {(int)blockIdx.y, group, tokens * group, block0 + (int)threadIdx.x / 32 * 16};
-  Seen seen;
+  Sight sight[2];
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int t = gs_min(at.row(half), at.rows - 1) / group;
-    seen.begin[half] = range[2 * t], seen.end[half] = range[2 * t + 1];
-  }
-  int begin = 1 << 30, end = 0;  // of all the block's rows
-  for (int t = block0 / group; t <= (gs_min(block0 + GS_ROWS_OF_BLOCK, at.rows) - 1) / group; t++) {
-    const int e = range[2 * t + 1];
-    if (range[2 * t] < e) begin = gs_min(begin, range[2 * t]), end = e > end ? e : end;
-  }
+  for (int half = 0; half < 2; half++) sight[half] = gs_sight(mask, gs_min(at.row(half), at.rows - 1) / group);
+  const int begin = 0, end = *mask.length;
   u32 queries[DK / 16][4];
-  gs_load_queries<DK>(queries, q, at, q_head, q_token, scale * 1.44269504f);
+  gs_load_queries<DK>(queries, q, at, q_head, q_token, scale);
   float out[DV / 8][4] = {}, top[2] = {GS_LOWEST, GS_LOWEST}, sum[2] = {0.0f, 0.0f};
   const u16 *keys = k + at.kv * k_head, *values = v + at.kv * v_head;
   if (begin < end) {
@@ -151,24 +141,30 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* ran
     gs_copy_commit();
     gs_copy_wait<1>();
     gs_sync();
-    gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, seen, first);
+    gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, sight, mask.cells, first, end, cap);
     gs_sync();  // before the next round overwrites this tile
   }
   gs_write<DV>(out, top, sum, y, sinks, at, heads);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_64_64(const float* q, const u16* k, const u16* v, const int* range, const float* sinks, float* y, int tokens,
-                 int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale) {
-  gs_prompt<64, 64, 64>(q, k, v, range, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, v_head, q_head, q_token, scale);
+    prompt_64_64(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
+                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<64, 64, 64>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
+      v_head, q_head, q_token, scale, cap);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_128_128(const float* q, const u16* k, const u16* v, const int* range, const float* sinks, float* y, int tokens,
-                   int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale) {
-  gs_prompt<128, 128, 64>(q, k, v, range, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, v_head, q_head, q_token, scale);
+    prompt_128_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
+                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<128, 128, 64>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
+      v_head, q_head, q_token, scale, cap);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_192_128(const float* q, const u16* k, const u16* v, const int* range, const float* sinks, float* y, int tokens,
-                   int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale) {
-  gs_prompt<192, 128, 32>(q, k, v, range, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, v_head, q_head, q_token, scale);
+    prompt_192_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
+                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<192, 128, 32>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
+      v_head, q_head, q_token, scale, cap);
 }

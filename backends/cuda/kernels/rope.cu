@@ -1,5 +1,5 @@
 // Rotary positions. freq[i] is the angle of pair i per position, made once on the host in double precision: base,
-// frequency factors, linear and YaRN scaling are all in it; `mscale` is YaRN's magnitude. Pairs are (2i, 2i+1), or
+// linear and YaRN scaling are in it; `factors`, if any, divide it; `mscale` is YaRN's magnitude. Pairs are (2i, 2i+1), or
 // (i, i + n_rot/2) with `neox`. Dimensions from n_rot on are copied. Grid (heads, tokens); y may be x.
 #include "common.cuh"
 
@@ -23,7 +23,7 @@ GS_DEV SinCos gs_sincos(float position, float freq) {
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    rope(const float* x, const int* positions, const float* freq, float* y, int dims, int n_rot, int neox, float mscale,
+    rope(const float* x, const int* positions, const float* freq, const float* factors, float* y, int dims, int n_rot, int neox, float mscale,
          i64 x_head, i64 x_token, i64 y_head, i64 y_token) {
   gs_pdl_launch();
   gs_pdl_wait();
@@ -31,11 +31,21 @@ extern "C" __global__ void __launch_bounds__(256)
   float* to = y + blockIdx.x * y_head + blockIdx.y * y_token;
   const float position = (float)positions[blockIdx.y];
   for (int i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
-    const SinCos t = gs_sincos(position, freq[i]);
+    const SinCos t = gs_sincos(position, factors ? freq[i] / factors[i] : freq[i]);
     const int a = neox ? i : 2 * i, b = neox ? i + n_rot / 2 : 2 * i + 1;
     const float u = from[a], v = from[b];
     to[a] = (u * t.cos - v * t.sin) * mscale;
     to[b] = (u * t.sin + v * t.cos) * mscale;
   }
   for (int i = n_rot + threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i];
+}
+// y = x * (1 + slope ln(floor((position + 1) / length) + 1)). Grid (heads, tokens); y dense
+extern "C" __global__ void __launch_bounds__(256)
+    temperature(const float* x, const int* positions, float* y, int dims, int length, float slope, i64 x_head, i64 x_token) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const float by = 1.0f + slope * logf((float)((positions[blockIdx.y] + 1) / length) + 1.0f);
+  const float* from = x + blockIdx.x * x_head + blockIdx.y * x_token;
+  float* to = y + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * dims;
+  for (int i = threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i] * by;
 }

@@ -1,0 +1,201 @@
+"""A GPU as a device: memory, three streams, kernels compiled when a program first needs them."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from graphsched import dtypes, env
+from graphsched.assign import HOST
+from graphsched.backends.cpu.device import CpuDevice
+from graphsched.backends.cuda import (
+    attention,
+    compiler,
+    driver,
+    elementwise,
+    matmul,
+    moe,
+    movement,
+    norm,
+    rope,
+    transfer,
+)
+from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.lowering import Low
+from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
+from graphsched.backends.cuda.program import CudaProgram
+from graphsched.backends.cuda.weights import TYPES, packed, packed_bytes
+from graphsched.device import Device, Progress, Setup
+from graphsched.dtypes import DType
+from graphsched.errors import OptionError
+from graphsched.opdef import lowering_for
+from graphsched.operand import Buffer, Item, Memory, Operand, Places, Work
+from graphsched.tensor import Tensor, TensorType
+
+FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches lowerings
+WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
+LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
+
+
+class CudaDevice:
+    """One GPU of one session."""
+
+    def __init__(self, name: str, setup: Setup, host: CpuDevice) -> None:
+        self.name, self.setup, self._host = name, setup, host
+        self.gpu = open_gpu(int(name.removeprefix("CUDA")))
+        self.graphs = env.cuda_graphs()
+        self.memory = DeviceMemory(name, self.gpu)
+        self.streams: Mapping[Work, str] = MappingProxyType(
+            {"compute": name, "up": f"{name} up", "down": f"{name} down"}
+        )
+        self.aborted = False
+        self._streams = {work: driver.new_stream(self.gpu) for work in self.streams}
+        self._programs: list[CudaProgram] = []
+        self._running: set[CudaProgram] = set()
+        self._repacked: dict[tuple[int, TensorType], Memory] = {}  # host weights as the device reads them
+        self._watch: threading.Thread | None = None
+        self._closed = False
+
+    def supports(self, node: Tensor) -> bool:
+        return has_kernel(node)
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        return kernel_type(leaf)
+
+    def weight_bytes(self, type: TensorType) -> int:
+        return packed_bytes(type)
+
+    def allocate(self, nbytes: int) -> Memory:
+        return self.memory.allocate(nbytes)
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """A copy; of a weight in the kernels' layout."""
+        own = raw if leaf is None else packed(raw, leaf.type)
+        what = "constants" if leaf is None else leaf.name
+        made = self.memory.allocate(own.size, what, LESS, raw)
+        self.memory.upload(made, own)
+        return made
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=self.gpu.multiprocessors)
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        if result.buffer.staging and source.buffer.device == HOST:
+            return self._weight_copy(source, result, ids)
+        block = source.buffer.memory.owner if source.buffer.memory else None
+        if (
+            isinstance(block, Block) and result.buffer.staging
+        ):  # a weight that the host needs: it has its own bytes
+            assert block.raw is not None
+            memory = self._host.adopt(block.raw)
+            own = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
+            return self._host.copy(own, result, ids)
+        return transfer.transfer(source, result, self.name, HOST)
+
+    def _weight_copy(self, source: Operand, result: Operand, ids: Operand | None) -> Item:
+        """Uploads come from page-locked memory that holds the weight as the kernels read it, made on first use."""
+        memory = self._repacked_weight(source)
+        whole = TensorType(dtypes.I8, (memory.nbytes,))
+        mine = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
+        if ids is not None:
+            nbytes = memory.nbytes // int(source.type.shape[0])
+            return transfer.experts(mine, result, ids, nbytes, self.name)
+        mine, result = (Operand(o.buffer, whole, (1,), o.offset) for o in (mine, result))
+        return transfer.transfer(mine, result, self.name, HOST)
+
+    def _repacked_weight(self, source: Operand) -> Memory:
+        held = source.buffer.memory
+        assert held is not None, f"{source.buffer.name} is no weight"
+        key = held.address, source.type
+        if key not in self._repacked:
+            own = packed(held.bytes, source.type)
+            self._repacked[key] = PinnedSpace().allocate(own.size)
+            self._repacked[key].bytes[:] = own
+        return self._repacked[key]
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:
+        driver.use(self.gpu)
+        works = {i.work for i in items if not hasattr(i, "flag")}
+        (work,) = works or {"compute"}
+        program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
+        self._programs.append(program)
+        return program
+
+    def prepared(self, call: Call) -> Callable[[Any], None]:
+        """A launch with its kernel loaded and its arguments packed."""
+        kernel = kernels(self.gpu.ordinal, call.stem, call.types)[call.kernel]
+        driver.allow_shared(kernel, call.shared)
+        return driver.prepared(kernel, call.grid, call.block, call.args, call.shared)
+
+    def started(self, program: CudaProgram) -> None:
+        """While programs run somebody looks whether the device failed: the host would wait for its flags for ever."""
+        self._running.add(program)
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._look, name=f"{self.name} watch", daemon=True)
+            self._watch.start()
+
+    def ended(self, program: CudaProgram) -> None:
+        self._running.discard(program)
+
+    def _look(self) -> None:
+        driver.use(self.gpu)
+        while not self._closed:
+            time.sleep(WATCH_SECONDS)
+            if self._running and any(driver.failed(s) for s in self._streams.values()):
+                self._host.abort(True)
+
+    def abort(self, on: bool) -> None:
+        self.aborted = on
+        for program in tuple(self._running) if on else ():
+            program.release()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._watch is not None:
+            self._watch.join()
+        driver.use(self.gpu)
+        for program in self._programs:
+            program.close()
+        for stream in self._streams.values():
+            stream.close()
+        self._programs.clear()
+        self._repacked.clear()
+        self.memory.close()
+
+
+def has_kernel(node: Tensor) -> bool:
+    return lowering_for("cuda", node) is not None
+
+
+def kernel_type(leaf: Tensor) -> DType:
+    """Norms and biases, and types without kernels, are read as float32."""
+    if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
+        return leaf.dtype
+    return dtypes.F32
+
+
+@cache
+def open_gpu(ordinal: int) -> driver.Gpu:
+    if reason := driver.probe():
+        raise OptionError(f"CUDA{ordinal} cannot be used: {reason}")
+    if ordinal >= driver.device_count():
+        there = ", ".join(f"CUDA{i}" for i in range(driver.device_count()))
+        raise OptionError(f"no device CUDA{ordinal}; there are {there}, none, or sim:NAME")
+    return driver.open_gpu(ordinal)
+
+
+@cache
+def kernels(ordinal: int, stem: str, types: tuple[str, ...]) -> dict[str, driver.Kernel]:
+    """Kernels of a file for a device, compiled or read from disk, kept for the process."""
+    gpu = open_gpu(ordinal)
+    module = compiler.build(compiler.assemble(stem, types), gpu.arch)
+    return driver.load_kernels(gpu, module.cubin, module.signatures)
+
+
+def open_device(name: str, setup: Setup, host: Device) -> Device:
+    assert isinstance(host, CpuDevice), "GPUs work beside the CPU backend"
+    if not isinstance(host.spaces[HOST], PinnedSpace):
+        host.spaces[HOST] = PinnedSpace()
+    return CudaDevice(name, setup, host)

@@ -1,0 +1,128 @@
+"""Lowering on a GPU: an item is launches over symbolic operands, made when addresses and lengths are known."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphsched import dtypes, lowering
+from graphsched.backends.cuda.call import Call
+from graphsched.operand import Operand, Out, Places, Work
+from graphsched.tensor import Extent, TensorType, f32
+
+LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
+FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at
+
+
+@dataclass
+class At:
+    """Addresses and lengths of one run; notes which lengths were asked for."""
+
+    places: Places
+    lengths: Mapping[str, int]
+    words: int  # the address of the lengths on the device
+    asked: set[str] = field(default_factory=set)
+
+    def __call__(self, operand: Operand) -> int:
+        return self.places.address(operand)
+
+    def n(self, dim: int) -> int:
+        """The actual length of a dimension."""
+        if not isinstance(dim, Extent):
+            return int(dim)
+        self.asked.add(dim.word)
+        return self.lengths[dim.word]
+
+    def word(self, dim: Extent) -> int:
+        """Where a kernel finds the actual length of a dimension."""
+        return self.words + 4 * LENGTHS.index(dim.word)
+
+    def shape(self, type: TensorType) -> tuple[int, int, int]:
+        """(tokens, heads, k)."""
+        tokens, heads, k = three(type)
+        return self.n(tokens), heads, k
+
+
+Make = Callable[[At], Iterable[Call]]
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """Kernels of one node, launched one after the other."""
+
+    make: Make
+    args: tuple[Operand | Out, ...]  # what they read and write
+    node: int = -1
+    device: str = ""
+    work: Work = "compute"
+
+    def reads(self) -> list[Operand]:
+        return [a for a in self.args if isinstance(a, Operand)]
+
+    def writes(self) -> list[Operand]:
+        return [a.operand for a in self.args if isinstance(a, Out)]
+
+
+@dataclass
+class Low(lowering.Low):
+    """Lowers nodes to launches; `sms`: multiprocessors of the device."""
+
+    sms: int = 132
+
+    def launch(self, make: Make, *args: Operand | Out) -> None:
+        self.items.append(Launch(make, args, self._node, self.device))
+
+    def floats(self, name: str, *shape: int) -> Operand:
+        return self.scratch(name, f32(*shape))
+
+    def bytes(self, name: str, n: int) -> Operand:
+        return self.scratch(name, TensorType(dtypes.I8, (n,)))
+
+    def length(self, dim: int) -> Callable[[At], int]:
+        """Where kernels find a length that may be fixed."""
+        if isinstance(dim, Extent):
+            return lambda at: at.word(dim)
+        fixed = self.constant(np.array([dim], np.int32))
+        return lambda at: at(fixed)
+
+
+def three(type: TensorType) -> tuple[int, int, int]:
+    """A shape as (tokens, heads, k); the first may be an extent."""
+    match type.shape:
+        case (tokens, heads, k):
+            return tokens, int(heads), int(k)
+        case (tokens, k):
+            return tokens, 1, int(k)
+    return 1, 1, type.numel
+
+
+def strides(x: Operand, item: int = 4) -> tuple[int, int]:
+    """Elements from token to token and from head to head; 0 where there is one only."""
+    s = [n // item if int(d) > 1 else 0 for n, d in zip(x.strides, x.type.shape, strict=True)]
+    return (0, 0) if len(s) < 2 else (s[0], s[1] if len(s) == 3 else 0)
+
+
+def contiguous(low: Low, x: Operand) -> Operand:
+    """x, or a dense copy of it."""
+    from graphsched.backends.cuda.movement import copied
+
+    return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
+
+
+def in_rows(low: Low, x: Operand) -> Operand:
+    """x, or a dense copy where its rows [tokens · heads] are not one stride apart."""
+    token, head = strides(x)
+    even = not head or not token or token == head * int(x.type.shape[1])
+    return x if even else contiguous(low, x)
+
+
+def row_stride(x: Operand) -> int:
+    """Floats from row to row of what in_rows() gives."""
+    token, head = strides(x)
+    return head or token or int(x.type.shape[-1])
+
+
+def aligned(low: Low, x: Operand) -> Operand:
+    """Rows that start at multiples of 16 bytes, one stride apart."""
+    x = in_rows(low, x)
+    return x if x.offset % 16 == 0 and row_stride(x) % 4 == 0 else contiguous(low, x)

@@ -1,0 +1,25 @@
+"""Launches of rows.cu: reductions of dense rows, a warp each."""
+
+from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.errors import ShapeError
+
+TOP_MOST, MOST_GROUPS = 512, 32  # of a row for top_k
+
+
+def soft_max(x: Address, y: Address, rows: int, n: int, scale: float = 1.0) -> Call:
+    return _call("soft_max", rows, (x, y, rows, n, scale))
+
+
+def sum_rows(x: Address, y: Address, rows: int, n: int) -> Call:
+    return _call("sum_rows", rows, (x, y, rows, n))
+
+
+def top_k(x: Address, ids: Address, rows: int, n: int, k: int, groups: int = 0, kept: int = 0) -> Call:
+    """Indices of the k largest; with groups only those of the `kept` best."""
+    if n > TOP_MOST or groups > MOST_GROUPS:
+        raise ShapeError(f"top_k: rows of {n} in {groups} groups; at most {TOP_MOST} in {MOST_GROUPS}")
+    return _call("top_k", rows, (x, ids, rows, n, k, groups, kept))
+
+
+def _call(kernel: str, rows: int, args: tuple[Address, ...]) -> Call:
+    return Call("rows", (), kernel, (up(rows, 4),), 128, args)
