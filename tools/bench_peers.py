@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import checkout  # noqa: F401
 from bench_report import command_line, commit, complain, machine, write_section
 from model_work import prompt_ops, token_bytes
-from peer_runs import Program, RunError, Tests, ours, run
+from peer_runs import Asked, Program, RunError, ours, run
 from peer_table import Estimate, Results, Work, as_table, peak_lines, round_lines, rows
 
 from graphsched.backends.cpu.peaks import measured_peaks
@@ -142,10 +142,10 @@ def estimate(text: str) -> Estimate:
         raise OptionError(f"--estimate {text}: NAME=FACTOR[:TEST[:MODEL[:OF]]] is expected") from None
 
 
-def tests_of(model: Path, options: argparse.Namespace) -> Tests:
+def tests_of(model: Path, options: argparse.Namespace) -> Asked:
     """The tests of one model: the last --for that matches its name changes those of all."""
     threads = options.threads or SessionOptions().threads
-    tests = Tests(options.n_prompt, options.n_gen, threads, options.reps)
+    tests = Asked(options.n_prompt, options.n_gen, threads, options.reps)
     for pattern, flags in map(_pair, options.others):
         if fnmatchcase(model.name, pattern):
             tests = replace(tests, **_changes(flags))
@@ -153,21 +153,26 @@ def tests_of(model: Path, options: argparse.Namespace) -> Tests:
 
 
 def _changes(flags: str) -> dict[str, Any]:
-    p = argparse.ArgumentParser(prog="--for", exit_on_error=False, add_help=False)
-    p.add_argument("-p", dest="n_prompt")
-    p.add_argument("-n", dest="n_gen")
-    p.add_argument("-t", dest="n_threads", type=int)
-    p.add_argument("--reps", dest="repetitions", type=int)
-    try:
-        known, rest = p.parse_known_args(shlex.split(flags))
-    except (argparse.ArgumentError, ValueError) as e:
-        raise OptionError(f"--for: {e}") from None
-    if rest:
-        raise OptionError(f"--for: {rest[0]} is none of -p, -n, -t, --reps")
-    return {name: value for name, value in vars(known).items() if value is not None}
+    """Pairs of flag and value."""
+    words, found = shlex.split(flags), {}
+    fields = {
+        "-p": ("n_prompt", str),
+        "-n": ("n_gen", str),
+        "-t": ("n_threads", int),
+        "--reps": ("repetitions", int),
+    }
+    for flag, value in zip_longest(words[::2], words[1::2]):
+        if flag not in fields:
+            raise OptionError(f"--for: {flag} is none of {', '.join(fields)}")
+        name, kind = fields[flag]
+        try:
+            found[name] = kind(value)
+        except (TypeError, ValueError):
+            raise OptionError(f"--for: {flag} {value or ''} is not a number") from None
+    return found
 
 
-def in_rounds(plan: Mapping[Path, Tests], programs: Sequence[Program], n: int) -> Results:
+def in_rounds(plan: Mapping[Path, Asked], programs: Sequence[Program], n: int) -> Results:
     """n rounds; a program that fails on a model is told once and left out there."""
     results = Results(threads={model.name: tests.n_threads for model, tests in plan.items()})
     for i in range(n):

@@ -18,7 +18,7 @@ from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Op, flops, lowering_for, nbytes
-from graphsched.runtime import Executable, open_runtime
+from graphsched.runtime import Executable, Runtime, open_runtime
 from graphsched.synth_weights import check_encodable, chunks
 from graphsched.tensor import Tensor, TensorType, input_tensor, weight
 
@@ -123,11 +123,12 @@ class Running:
 
     work: Work
     threads: int
+    runtime: Runtime = field(init=False)
     executable: Executable = field(init=False)
     repeats: int = field(init=False, default=1)
 
     def __post_init__(self) -> None:
-        runtime = open_runtime("cpu", Setup(self.work.weights, n_threads=self.threads))
+        self.runtime = runtime = open_runtime("cpu", Setup(self.work.weights, n_threads=self.threads))
         rng = np.random.default_rng(1)
         leaves = {s.name: s for node in self.work.nodes for s in node.sources if s.kind == "input"}
         for leaf in leaves.values():

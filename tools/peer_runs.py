@@ -28,12 +28,12 @@ class Program:
     command: tuple[str, ...]
     flags: tuple[str, ...] = ()
 
-    def argv(self, model: Path, tests: "Tests") -> tuple[str, ...]:
+    def argv(self, model: Path, tests: "Asked") -> tuple[str, ...]:
         return (*self.command, "-m", str(model), *tests.flags, "-o", "json", *self.flags)
 
 
 @dataclass(frozen=True)
-class Tests:
+class Asked:
     """What is measured on a model: lists as all these programs read them, and repetitions inside of one run."""
 
     n_prompt: str = "512"
@@ -52,7 +52,7 @@ def ours(name: str, flags: Sequence[str]) -> Program:
     return Program(name, (sys.executable, "-m", "graphsched", "bench"), tuple(flags))
 
 
-def run(program: Program, model: Path, tests: Tests) -> dict[str, float]:
+def run(program: Program, model: Path, tests: Asked) -> dict[str, float]:
     """Tokens/s by test (pp512, tg64). RunError when the program fails or tells nothing."""
     where = f"{program.name} on {model.name}"
     argv = program.argv(model, tests)
