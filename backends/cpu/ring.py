@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from graphsched.backends.cpu.pool import read_cycles
 
-WORDS: Final = 1 << 19  # 4 MiB, touched as it fills: some thousand tokens of a small model
+WORDS: Final = 1 << 15  # 256 KiB, which stay in a core's cache
+PROFILE_WORDS: Final = 1 << 19  # where a profile asks for every step of every thread
 _TRIES: Final = 9  # of reading both clocks at once; the quickest counts
 _ANCHORS: Final = 256
 NOTHING: Final = -1  # the mark of a run that was not recorded
@@ -39,13 +40,19 @@ class Ring:
     def turn(self, n: int) -> int:
         """Begins a lap, as n words do not fit into this one; the ring grows if they would fill a quarter of it."""
         self.lap += self.size
-        if n > self.size // 4:
-            self._words = np.zeros(8 * n, np.int64)
-            self.size, self.address = len(self._words), self._words.ctypes.data
-            self.lap = -(-self.lap // self.size) * self.size
-            self._oldest = self.lap  # what is recorded is lost
         self.at = 0
+        if n > self.size // 4:
+            self.grow(8 * n)
         return 0
+
+    def grow(self, words: int) -> None:
+        """Makes room for so many words; what is recorded is lost."""
+        if words <= self.size:
+            return
+        self._words = np.zeros(words, np.int64)
+        self.lap = -(-self.end // words) * words
+        self.size, self.at, self.address = words, 0, self._words.ctypes.data
+        self._oldest = self.lap
 
     def region(self, mark: int, n: int) -> NDArray[np.int64]:
         """A region to write to."""

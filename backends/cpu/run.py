@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, TRACE, TRACE_ALL, TRACE_STRIDE, TRACE_WORDS
 from graphsched.backends.cpu.pool import POOL, read_cycles, run_alone
 from graphsched.backends.cpu.program import PackedProgram, Step, stamped
-from graphsched.backends.cpu.ring import CLOCK, NOTHING, Ring
+from graphsched.backends.cpu.ring import CLOCK, NOTHING, PROFILE_WORDS, Ring
 from graphsched.backends.reference import run_python
 from graphsched.device import Capacity, StepTime
 from graphsched.operand import PythonStep
@@ -52,6 +52,8 @@ class _Recorded:
     def _set_level(self, trace: int) -> None:
         """What was recorded at another level is given up: its regions have another size."""
         self._level, self._regions = trace, self._n_threads if trace == THREADS else 1
+        if trace == THREADS:
+            self._ring.grow(PROFILE_WORDS)
         self._n_region, self._since = self._n_words * self._regions, self._ring.end
 
     def _end(self) -> None:
