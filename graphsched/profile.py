@@ -22,7 +22,7 @@ from graphsched.sampling import SamplingOptions
 from graphsched.session import Session
 from graphsched.sim_trace import planned_trace
 from graphsched.sums import Sums, sum_up
-from graphsched.trace import THREADS, Event, Run, Trace
+from graphsched.trace import SPANS, THREADS, Event, Run, Trace
 
 EVENTS_AT_ONCE: Final = 60_000  # of generation: the trace is read before the ring of counter values is full
 GREEDY: Final = SamplingOptions(temperature=0.0)
@@ -81,7 +81,8 @@ class Measurement:
             self._prompt()
         if self.request.has_generation:
             trace, _ = self._generation(min(self.request.n_gen, 4))
-            self.at_once = max(EVENTS_AT_ONCE * len(trace.runs) // max(len(trace.events), 1), 1)
+            fit = EVENTS_AT_ONCE * len(trace.runs) // max(len(trace.events), 1)
+            self.at_once = max(min(fit, SPANS // 8), 1)
 
     def repeat(self) -> None:
         """One repetition of both phases."""

@@ -22,7 +22,7 @@ from graphsched.staging import issue_order
 from graphsched.stored import StoredWeights
 from graphsched.streams import Signal, Wait, in_streams
 from graphsched.tensor import Extent, Tensor, TensorType
-from graphsched.trace import OFF, ON, RUN, Recorder
+from graphsched.trace import OFF, RUN, THREADS, Recorder
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
@@ -283,7 +283,8 @@ class Executable:
         if level := recorder.level:
             begin = perf_counter_ns()
             marks = self._run(lengths, level)
-            recorder.spans.append((RUN, begin, perf_counter_ns(), self, lengths, marks))
+            end = perf_counter_ns() if self._others else 0  # else it is where the host's last step ends
+            recorder.spans.append((RUN, begin, end, self, lengths, marks))
         else:
             self._run(lengths, OFF)
 
@@ -302,7 +303,7 @@ class Executable:
 
     def traced(self, lengths: Mapping[str, int]) -> RunTrace:
         """Runs and tells when each step ran."""
-        marks = self._run(lengths, self._recorder.level or ON)
+        marks = self._run(lengths, THREADS)
         timed = zip(self._order, marks, strict=True)
         steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
         return RunTrace(self.schedule, dict(lengths), tuple(steps))

@@ -101,10 +101,13 @@ class Session:
         Returns float32 [n, n_vocab] with `all_logits`, else [1, n_vocab] for the last token. Raises ContextError if the
         tokens do not fit the context, OptionError for an id outside the vocabulary, Aborted after `abort`.
         """
-        begin = perf_counter_ns()
+        recorder = self.recorder
+        begin = perf_counter_ns() if recorder.level else 0
         ids = self._checked(tokens)
         logits = self._forward(ids, 1) if len(ids) == 1 else self._forward_all(ids, all_logits)
-        self.recorder.since(EVAL, begin)
+        if begin:
+            recorder.last = end = perf_counter_ns()
+            recorder.spans.append((EVAL, begin, end))
         return logits
 
     def _forward_all(self, ids: NDArray[np.int32], all_logits: bool) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from graphsched.scheduler import Schedule
 
 OFF, ON, THREADS = range(3)  # nothing; one lane per stream; a lane for each of the host's threads
-SPANS: Final = 1 << 14  # of the ring
+SPANS: Final = 1 << 12  # of the ring: once it is full, a token allocates nothing that stays
 HOST_LANE: Final = "Python"
 # Kinds of events. Python's: load, build (graphs), place (homes of weights), plan (schedules, memory, packing), inputs,
 # outputs, launch, sampling, detokenise, host. A stream's: step, copy, wait, wake (a thread that begins), barrier.

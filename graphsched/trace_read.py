@@ -38,7 +38,6 @@ class _Reader:
 
     def add(self, kind: str, begin: int, end: int, *rest: Any) -> None:
         if kind == RUN:
-            self.pending.append((begin, end))
             self._run(begin, end, *rest)
         elif kind == EVAL:
             self._around_runs(begin, end)
@@ -58,10 +57,15 @@ class _Reader:
         self, begin: int, end: int, made: Executable, lengths: Mapping[str, int], marks: Sequence[int]
     ) -> None:
         number = len(self.runs)
+        times = {
+            stream: made.programs[stream].times(mark) for stream, mark in zip(made.order, marks, strict=True)
+        }
+        last = max((s.joined for s in times.get(HOST, ()) if not s.thread), default=0.0)
+        end = end or max(begin, round(last * 1e9))
+        self.pending.append((begin, end))
         self.runs.append(Run(made.schedule, lengths, begin, end))
         whats = self.known.setdefault(id(made.schedule), described(made.schedule, lengths))
-        for stream, mark in zip(made.order, marks, strict=True):
-            steps = made.programs[stream].times(mark)
+        for stream, steps in times.items():
             tags = made.tags[stream]
             for thread, own in groupby(steps, key=lambda s: s.thread):
                 lane = stream if thread == 0 else f"{stream} thread {thread}"

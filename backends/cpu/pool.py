@@ -27,10 +27,12 @@ from graphsched.backends.cpu.jit import entry, helper
 from graphsched.backends.cpu.layout import (
     ABORT,
     BARRIER_AFTER,
+    STAMP,
     STEP_BYTES,
     STEP_FLAGS,
     STEP_NUMBER,
     TRACE,
+    TRACE_ALL,
     TRACE_STRIDE,
     TRACE_WORDS,
 )
@@ -63,21 +65,24 @@ def barrier(pool: int, nth: int) -> None:
 def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int) -> None:
     """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept.
 
-    A traced step begins where the one before it was joined: one or two reads of the counter per step.
+    A traced step begins where the one before it was joined: one or two reads of the counter per step that is stamped.
     """
     trace = trace_of(run, ith)
+    is_exact = word(run, TRACE_ALL) != 0
     begun = cycles() if trace else 0
     for i in range(n_steps):
         step = program + i * STEP_BYTES
         if load_word(run + 8 * ABORT) == 0:
             call_kernel(word(step, 0), step, run, ith, nth)
-        done = cycles() if trace else 0
+        flags = word(step, STEP_FLAGS)
+        is_stamped = trace != 0 and (is_exact or flags & STAMP != 0)
+        done = cycles() if is_stamped else 0
         joined = done
-        if nth > 1 and word(step, STEP_FLAGS) & BARRIER_AFTER:
+        if nth > 1 and flags & BARRIER_AFTER:
             barrier(pool, nth)
-            if trace:
+            if is_stamped:
                 joined = cycles()
-        if trace:
+        if is_stamped:
             record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
             begun = joined
 

@@ -8,47 +8,59 @@ from numpy.typing import NDArray
 
 from graphsched.backends.cpu.pool import read_cycles
 
-WORDS: Final = 1 << 19  # 4 MiB, touched as it fills: some thousand tokens of a small model
+WORDS: Final = 1 << 15  # 256 KiB, which stay in a core's cache
+PROFILE_WORDS: Final = 1 << 19  # where a profile asks for every step of every thread
 _TRIES: Final = 9  # of reading both clocks at once; the quickest counts
 _ANCHORS: Final = 256
 NOTHING: Final = -1  # the mark of a run that was not recorded
 
 
 class Ring:
-    """Counter values of the last runs, one region after the other; the oldest are overwritten."""
+    """Counter values of the last runs, one region after the other; the oldest are overwritten.
+
+    A mark is `lap` + the region's first word, which only grows. Who takes a region of n words where it fits just adds n
+    to `at`: that is what decode does.
+    """
 
     def __init__(self, words: int = WORDS) -> None:
         self._words = np.zeros(words, np.int64)
-        self._size, self.end, self._oldest = words, 0, 0
-        self._address = self._words.ctypes.data
+        self.size, self.lap, self.at, self._oldest = words, 0, 0, 0
+        self.address = self._words.ctypes.data
+
+    @property
+    def end(self) -> int:
+        return self.lap + self.at
 
     def take(self, n: int) -> int:
-        """The mark of a region of n words, for `address` and `read`."""
-        at = self.end
-        if at % self._size + n > self._size:
-            at = self._next_lap(n)
-        self.end = at + n
-        return at
+        """The mark of a region of n words."""
+        at = self.at if self.at + n <= self.size else self.turn(n)
+        self.at = at + n
+        return self.lap + at
 
-    def _next_lap(self, n: int) -> int:
-        """Where a region that does not fit behind the last one begins; one that never would makes the ring grow."""
-        if n > self._size // 4:
-            words = np.zeros(8 * n, np.int64)
-            self._words, self._size, self._address = words, len(words), words.ctypes.data
-            self._oldest = -(-self.end // self._size) * self._size  # what is recorded is lost
-            return self._oldest
-        return -(-self.end // self._size) * self._size
+    def turn(self, n: int) -> int:
+        """Begins a lap, as n words do not fit into this one; the ring grows if they would fill a quarter of it."""
+        self.lap += self.size
+        self.at = 0
+        if n > self.size // 4:
+            self.grow(8 * n)
+        return 0
 
-    def address(self, mark: int) -> int:
-        return self._address + 8 * (mark % self._size)
+    def grow(self, words: int) -> None:
+        """Makes room for so many words; what is recorded is lost."""
+        if words <= self.size:
+            return
+        self._words = np.zeros(words, np.int64)
+        self.lap = -(-self.end // words) * words
+        self.size, self.at, self.address = words, 0, self._words.ctypes.data
+        self._oldest = self.lap
 
     def region(self, mark: int, n: int) -> NDArray[np.int64]:
         """A region to write to."""
-        return self._words[mark % self._size : mark % self._size + n]
+        return self._words[mark % self.size : mark % self.size + n]
 
     def read(self, mark: int, n: int) -> NDArray[np.int64] | None:
         """What a region holds, or None if it was overwritten."""
-        if mark < self._oldest or self.end - mark > self._size:
+        if mark < self._oldest or self.end - mark > self.size:
             return None
         return self.region(mark, n).copy()
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, TRACE, TRACE_STRIDE, TRACE_WORDS
+from graphsched.backends.cpu.layout import ABORT, EXTENT_WORDS, TRACE, TRACE_ALL, TRACE_STRIDE, TRACE_WORDS
 from graphsched.backends.cpu.pool import POOL, read_cycles, run_alone
-from graphsched.backends.cpu.program import PackedProgram, Step
-from graphsched.backends.cpu.ring import CLOCK, NOTHING, Ring
+from graphsched.backends.cpu.program import PackedProgram, Step, stamped
+from graphsched.backends.cpu.ring import CLOCK, NOTHING, PROFILE_WORDS, Ring
 from graphsched.backends.reference import run_python
 from graphsched.device import Capacity, StepTime
 from graphsched.operand import PythonStep
-from graphsched.trace import THREADS
+from graphsched.trace import OFF, THREADS
 
 
 class _Recorded:
@@ -25,38 +25,56 @@ class _Recorded:
         self.packed, self._block, self._ring, self._n_threads = packed, run_block, ring, n_threads
         self._run = run_block.ctypes.data
         self._n_words = TRACE_WORDS * len(packed.items)
-        self._level, self._regions, self._since = (
-            -1,
-            1,
-            0,
-        )  # the level of runs, and the first mark of that level
+        self._words = run_block.data  # a third of the time that numpy takes for one word
+        self._n_region, self._stamped = self._n_words, np.array(stamped(packed.items), bool)
+        self._level, self._regions, self._since = OFF, 1, 0  # of runs, and the first mark of that level
         if not CLOCK.is_set:
             CLOCK.anchor()
 
     def _begin(self, lengths: Mapping[str, int], trace: int) -> int:
         """Fills the run block; the mark of this run's region."""
-        block = self._block
+        block = self._words
         for name, n in lengths.items():
             block[EXTENT_WORDS[name]] = n
         if trace != self._level:
-            self._level, self._regions = trace, self._n_threads if trace == THREADS else 1
-            self._since = self._ring.end
+            self._set_level(trace)
         if not trace:
             block[TRACE] = 0
             return NOTHING
-        mark = self._ring.take(self._n_words * self._regions)
-        block[TRACE] = self._ring.address(mark)
-        block[TRACE_STRIDE] = 8 * self._n_words if self._regions > 1 else 0
-        return mark
+        ring, n = self._ring, self._n_region
+        at = ring.at if ring.at + n <= ring.size else ring.turn(n)
+        ring.at = at + n
+        block[TRACE] = ring.address + 8 * at
+        if trace == THREADS:
+            block[TRACE_STRIDE], block[TRACE_ALL] = 8 * self._n_words, 1
+        return ring.lap + at
+
+    def _set_level(self, trace: int) -> None:
+        """What was recorded at another level is given up: its regions have another size."""
+        self._level, self._regions = trace, self._n_threads if trace == THREADS else 1
+        if trace == THREADS:
+            self._ring.grow(PROFILE_WORDS)
+        self._n_region, self._since = self._n_words * self._regions, self._ring.end
+
+    def _end(self) -> None:
+        """Others share the run block, and have regions of their own sizes."""
+        if self._level == THREADS:
+            self._words[TRACE_STRIDE] = self._words[TRACE_ALL] = 0
 
     def times(self, mark: int) -> list[StepTime]:
-        """The steps of a run, thread by thread, in the order of the program's items."""
+        """The steps of a run, thread by thread, in the order of the program's items.
+
+        Steps that share a stamp share the time, too.
+        """
         if mark < self._since or mark == NOTHING:
             return []
-        ticks = self._ring.read(mark, self._n_words * self._regions)
+        ticks = self._ring.read(mark, self._n_region)
         if ticks is None:
             return []
-        rows = CLOCK.seconds(ticks).reshape(self._regions, len(self.packed.items), TRACE_WORDS).tolist()
+        table = ticks.reshape(self._regions, len(self.packed.items), TRACE_WORDS)
+        if self._level != THREADS:
+            table = _shared(table[0], self._stamped)[None]
+        rows = CLOCK.seconds(table).tolist()
         items = [_what(i) for i in self.packed.items]
         return [
             StepTime(kernel, node, device, begun, done, joined, thread)
@@ -64,6 +82,18 @@ class _Recorded:
             for (kernel, node, device), (begun, done, joined) in zip(items, own, strict=True)
             if thread == 0 or kernel != PYTHON
         ]
+
+
+def _shared(ticks: NDArray[np.int64], is_stamped: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Ticks of all items: those in front of a stamped one divide the time up to it into equal parts."""
+    group = np.concatenate(([0], np.cumsum(is_stamped)[:-1]))  # the number of each item's stamp
+    stamps = np.flatnonzero(is_stamped)
+    begun, done = ticks[stamps[group], 0], ticks[stamps[group], 1]
+    size = np.bincount(group)[group]
+    place = size - 1 - (stamps[group] - np.arange(len(ticks)))
+    edges = [begun + (done - begun) * p // size for p in (place, place + 1)]
+    joined = np.where(is_stamped, ticks[:, 2], edges[1])
+    return np.stack((edges[0], edges[1], joined), axis=1)
 
 
 PYTHON = "python"
@@ -94,6 +124,7 @@ class CpuProgram(_Recorded):
                 POOL.run(address, count, self._run, self._n_threads)
             else:
                 self._run_python(python, Capacity(lengths), number, mark)
+        self._end()
         return mark
 
     def wait(self) -> None:
