@@ -78,12 +78,30 @@ class Runtime:
     def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "Executable":
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
+        self._load(schedule, progress)
         items, results = lowered(schedule, self.devices, self.leaf)
         places = self._places(items, results)
         streams, n_flags = in_streams(items, self._stream_of, places)
         places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
         return Executable(self, schedule, places, programs, results)
+
+    def _load(self, schedule: Schedule, progress: Progress | None) -> None:
+        """Brings weights to the devices that read them; counts MB where that takes a while."""
+        wanted = [
+            (source, split.device)
+            for split in schedule.splits
+            if split.device != HOST
+            for node in split.nodes
+            for source in node.sources
+            if source.kind == "weight"
+        ]
+        total, done = sum(w.type.nbytes for w, _ in wanted) // 10**6, 0
+        for weight, device in wanted:
+            self._weight(weight, device)
+            done += weight.type.nbytes
+            if progress and total:
+                progress("loading weights, MB", min(done // 10**6, total), total)
 
     def _places(self, items: list[Item], results: list[Operand]) -> Places:
         plans = plan_arenas(items, [o.buffer for o in results])

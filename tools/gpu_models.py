@@ -106,7 +106,8 @@ def _speeds(
         n, tokens = (SMALL, 3) if small else (PROMPT, TOKENS)
         session = graphsched.load(path, n_ctx=64 if small else 1024, devices=GPU, placement=placement)
         if graphs == "whole":
-            yield Row(f"{model}, {how}: load", "", session.timings.load_ms * 1e3, 0.0, "", 0.0)
+            took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
+            yield Row(f"{model}, {how}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)
             prompt = min(_timed(session, list(range(1, n + 1)), 1) for _ in range(1 if small else 3))
             yield Row(f"{model}, {how}: prompt", f"{n} tokens", prompt * 1e6, n / prompt, "tokens/s", 0.0)
         took = _timed(session, [1], tokens)

@@ -143,7 +143,7 @@ class CudaDevice:
         driver.use(self.gpu)
         while not self._closed:
             time.sleep(WATCH_SECONDS)
-            if self._running and any(driver.failed(s) for s in self._streams.values()):
+            if any(driver.failed(p.stream) for p in tuple(self._running)):  # never one that is captured
                 self._host.abort(True)
 
     def abort(self, on: bool) -> None:

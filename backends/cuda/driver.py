@@ -363,7 +363,9 @@ def captured(stream: Any, work: Callable[[Any], None]) -> Any:
     """What `work(stream)` queues, as a graph that `replay` runs and `discard` frees; nothing runs now."""
     from cuda.bindings import driver
 
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    mode = (
+        driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    )  # memory may be freed by chance meanwhile
     _check(driver.cuStreamBeginCapture(stream.handle, mode))
     try:
         work(stream)
