@@ -269,3 +269,23 @@ def test_nothing_leaks_between_sessions(gpu: StandIn, n: int) -> None:
     shared("conformance/llama-f16.gguf")
     answer = gpu.ask("cycles", name="conformance/llama-f16", n=n)
     assert answer["first"] == answer["last"]
+
+
+# ---- commands
+
+
+def test_a_command_uses_the_gpu_that_is_there() -> None:
+    flags = ("-ngl", "100", "-op", "29,0", "-p", "Once upon a time", "-n", "6", "--temp", "0")
+    on_gpu, on_host = (
+        on_stand_in(ROOT / "graphsched" / "__main__.py", "run", *flags, *more, GS_FAKE_MEMORY=memory)
+        for more, memory in (((), "100000000"), (("--device", "none"), "1"))
+    )
+    assert on_gpu.returncode == on_host.returncode == 0, on_gpu.stderr
+    assert on_gpu.stdout == on_host.stdout
+    assert "no usable GPU" not in on_gpu.stderr
+
+
+def test_the_list_of_devices() -> None:
+    done = on_stand_in(ROOT / "graphsched" / "__main__.py", "devices", "--json")
+    (found,) = json.loads(done.stdout)["gpus"]
+    assert (found["name"], found["model"], found["bus"]) == ("CUDA0", "stand-in", "0000:01:00.0")

@@ -392,8 +392,10 @@ def discard(graph: Any) -> None:
 
 def pci_bus(gpu: Gpu) -> str:
     """The PCI address, "0000:01:00.0"."""
-    bus: str = gpu.core.pci_bus_id
-    return bus
+    from cuda.bindings import driver
+
+    text: bytes = _check(driver.cuDeviceGetPCIBusId(16, gpu.ordinal))
+    return text.split(b"\0")[0].decode()
 
 
 def copy_engines(gpu: Gpu) -> int:
