@@ -17,13 +17,13 @@ from graphsched.tensor import Tensor, TensorType
 class NullProgram:
     """Does nothing."""
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
-        pass
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        return 0
 
     def wait(self) -> None:
         pass
 
-    def times(self) -> list[StepTime]:
+    def times(self, mark: int) -> list[StepTime]:
         return []
 
 

@@ -1,6 +1,9 @@
 """The reference backend: runs the numpy references in order. The oracle for every other backend."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +20,7 @@ from graphsched.operand import Item, Memory, Operand, Places, PythonStep, Work
 from graphsched.tensor import Tensor, TensorType
 
 Array = NDArray[Any]
+RUNS = 4096  # whose times are kept
 
 
 def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
@@ -73,18 +77,33 @@ class ReferenceProgram:
 
     def __init__(self, device: ReferenceDevice, steps: Sequence[PythonStep], places: Places) -> None:
         self._device, self._steps, self._places = device, steps, places
+        self._runs: deque[list[float]] = deque(maxlen=RUNS)
+        self._n_runs = 0
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
-        actual = Capacity(lengths)
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        actual, times = Capacity(lengths), [time.perf_counter()]
         for step in self._steps:
             if not self._device.aborted:
                 run_python(step, self._places, actual)
+            times.append(time.perf_counter())
+        if not trace:
+            return -1
+        self._runs.append(times)
+        self._n_runs += 1
+        return self._n_runs - 1
 
     def wait(self) -> None:
         pass
 
-    def times(self) -> list[StepTime]:
-        return []
+    def times(self, mark: int) -> list[StepTime]:
+        first = self._n_runs - len(self._runs)
+        if mark < first:
+            return []
+        spans = pairwise(self._runs[mark - first])
+        return [
+            StepTime("python", s.index, s.device, a, b, b)
+            for s, (a, b) in zip(self._steps, spans, strict=True)
+        ]
 
 
 def run_python(step: PythonStep, places: Places, actual: Capacity) -> None:

@@ -61,7 +61,9 @@ class SimDevice:
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> StreamProgram:
         compile_kernels(items, progress)
         self._blocks.append(self._host.run_block.copy())
-        return StreamProgram(program.pack(items, places, self._host.spaces), self._blocks[-1])
+        return StreamProgram(
+            program.pack(items, places, self._host.spaces), self._blocks[-1], self._host.ring
+        )
 
     def abort(self, on: bool) -> None:
         for block in self._blocks:

@@ -120,7 +120,8 @@ def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:
 
 def _beside_weight(node: Tensor, i: int, weight: Tensor, target: Target) -> tuple[str, str]:
     home = target.home(weight)
-    if home == HOST and target.policy.wants(node, target.length(node)):
+    can_move = weight.dtype.interleave == 1  # interleaved rows are the host's own layout
+    if home == HOST and can_move and target.policy.wants(node, target.length(node)):
         for device in target.devices[:-1]:
             if target.supports(device, node):
                 return device, "1.off"

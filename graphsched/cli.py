@@ -16,11 +16,15 @@ from graphsched.errors import Error
 COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
     "bench": "Measure tokens per second, of prompts and of generation.",
+    "sweep-bench": "Measure prompts and generation as the KV cache fills.",
+    "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
     "plan": "Show what would run where, and why, without running it.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
     "devices": "List what this machine can compute on, or why not.",
     "ops": "List the ops, and which backends run them on which types.",
+    "quantize": "Write a model file with fewer bits per weight.",
+    "convert": "Make a model file from a checkpoint of Hugging Face or of BitNet.",
     "synth": "Write a model file with real shapes and made-up weights.",
 }
 BAD_INPUT, BUG, INTERRUPTED, NO_READER = 2, 1, 130, 141
@@ -35,7 +39,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"graphsched.commands.{cmd_name}").command
+        command: click.Command = import_module(f"graphsched.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

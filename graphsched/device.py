@@ -28,7 +28,11 @@ INTERNAL = ("null",)  # plans, and does not compute
 
 @dataclass(frozen=True)
 class StepTime:
-    """One step: its kernel from `begun` to `done`, then waiting for others until `joined`; seconds of one clock."""
+    """One item of a program: its kernel from `begun` to `done`, then waiting for others until `joined`.
+
+    Seconds of `time.perf_counter`. node: number in the schedule's graph, -1 for copies and flags. thread: which one of
+    the host's threads, whose times are in the order of the items that were packed.
+    """
 
     kernel: str
     node: int
@@ -36,19 +40,23 @@ class StepTime:
     begun: float
     done: float
     joined: float
+    thread: int = 0
 
 
 class Program(Protocol):
     """The part of a schedule that one stream runs."""
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
-        """Starts it with actual lengths; the host's program has run when this returns."""
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Starts it with actual lengths; the host's program has run when this returns.
+
+        trace: OFF, ON or THREADS of graphsched.trace. Returns the mark by which `times` finds this run.
+        """
 
     def wait(self) -> None:
         """Returns when all of it has run."""
 
-    def times(self) -> list[StepTime]:
-        """When each step of the last launch ran, if it was traced; else empty."""
+    def times(self, mark: int) -> list[StepTime]:
+        """When each item of a run ran, in the order packed; empty if it was not traced, or is overwritten."""
 
 
 class Device(Protocol):
@@ -98,6 +106,7 @@ class Setup:
     weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
     devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
     shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
+    trace: how much runs record, OFF, ON or THREADS of graphsched.trace.
     """
 
     weights: Mapping[str, Raw]
@@ -106,6 +115,7 @@ class Setup:
     devices: tuple[str, ...] = ()
     poison: bool = False
     streams: bool = False
+    trace: int = 1
 
 
 def open_devices(backend: str, setup: Setup) -> dict[str, Device]:

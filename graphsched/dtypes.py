@@ -67,14 +67,24 @@ class DType:
                 return decode(rows, raw[size - self.tail :]).reshape(shape)
             return self._gguf("dequantize", rows).reshape(shape)
 
-    def quantize(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """The bytes of an array in this type, 1-D."""
+    def quantize(
+        self, array: NDArray[Any], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """The bytes of an array in this type, 1-D.
+
+        `importance`, one per column, weighs squared errors where a type's scales are searched.
+        """
         size = self.tensor_bytes(array.shape)
         if self.numpy is not None:
             return array.astype(self.numpy).reshape(-1).view(np.uint8)
         rows = array.astype(np.float32).reshape(-1, array.shape[-1] if array.ndim else 1)
-        encode = layouts.ENCODERS.get(self.name)
-        raw = self._gguf("quantize", rows) if encode is None else encode(rows)
+        if (encode := layouts.ENCODERS.get(self.name)) is not None:
+            raw = encode(rows)
+        else:
+            from graphsched.quantize.encoders import searched  # most runs never quantise
+
+            found = searched(self, rows, importance)
+            raw = self._gguf("quantize", rows) if found is None else found
         assert raw.nbytes == size, (self.name, raw.nbytes, size)
         return raw.reshape(-1).view(np.uint8)
 

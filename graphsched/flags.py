@@ -1,61 +1,19 @@
 """The one set of flags for all commands that run a model, and the options that they become."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
-from graphsched.commands.arguments import Number, OneOf, ParamType
+from graphsched.commands.values import MOST, FileName, Number, Switch, SwitchOrAuto, Word
 from graphsched.errors import OptionError
+from graphsched.flag import Flag, Function
 
 if TYPE_CHECKING:
     from graphsched.options import SessionOptions
     from graphsched.sampling import SamplingOptions
-
-Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag, the option's field that it sets, and how it reads; without a type it is a switch."""
-
-    field: str
-    names: str
-    type: ParamType | None
-    help: str
-    multiple: bool = False  # given several times, the option is a tuple
-
-    @property
-    def switch(self) -> str:
-        """What --no-NAME turns off."""
-        return self.field.removeprefix("no_").replace("_", "-")
-
-    def add(self, command: Function) -> Function:
-        """A decorator; a value that is not given is None and leaves the choice to the options' own default."""
-        given: dict[str, Any] = {"is_flag": True} if self.type is None else {"type": self.type}
-        if self.multiple:
-            given["multiple"] = True
-        return click.option(*self.names.split(), self.field, help=self.help, **given)(command)
-
-
-class FileName(ParamType):
-    """A path; whether there is such a file is for the loader to say."""
-
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(value)
-
-
-class Word(ParamType):
-    """A text that the options check."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
 
 # Ranges, words and defaults are those of SessionOptions and SamplingOptions, which import numpy and are not asked
 # before a command runs; a test compares the defaults in these texts with theirs.
@@ -71,18 +29,47 @@ SESSION: Final = (
 )
 SWITCHES: Final = (
     Flag(
-        "no_fa", "-no-fa --no-fa --no-flash-attn", None, "compute scores, softmax and sums of attention apart"
+        "fa",
+        "-fa --flash-attn",
+        Switch(auto=True),
+        "attention as one op, not scores, softmax and sums apart (default: 1)",
+        off="-no-fa --no-fa --no-flash-attn",
     ),
-    Flag("no_fmoe", "-no-fmoe --no-fmoe --no-fused-moe", None, "compute up and gate of experts apart"),
-    Flag("no_fused_mul_unary", "--no-fused-mul-unary", None, "compute activation and product apart"),
-    Flag("no_fused_rms_norm", "--no-fused-rms-norm", None, "compute normalisation and weight apart"),
     Flag(
-        "no_traffic", "--no-traffic", None, "leave weightless expert ops on the device, as the baseline does"
+        "fmoe",
+        "-fmoe --fmoe --fused-moe",
+        Switch(),
+        "compute up and gate of experts in one op (default: 1)",
+        off="-no-fmoe --no-fmoe --no-fused-moe",
     ),
-    Flag("no_hoist", "--no-hoist", None, "keep device work behind the host's part, as the baseline does"),
-)
-FLASH: Final = Flag(
-    "fa", "-fa --flash-attn", OneOf("0", "1", "off", "on"), "attention as one op (default: 1)"
+    Flag(
+        "fused_mul_unary",
+        "--fused-mul-unary",
+        Switch(),
+        "compute activation and product in one op (default: 1)",
+        off="--no-fused-mul-unary",
+    ),
+    Flag(
+        "fused_rms_norm",
+        "--fused-rms-norm",
+        Switch(),
+        "compute normalisation and weight in one op (default: 1)",
+        off="--no-fused-rms-norm",
+    ),
+    Flag(
+        "traffic",
+        "--traffic",
+        Switch(),
+        "weightless expert ops run where that saves copies; 0 is the baseline (default: 1)",
+        off="--no-traffic",
+    ),
+    Flag(
+        "hoist",
+        "--hoist",
+        Switch(),
+        "device work goes before the host's part; 0 is the baseline (default: 1)",
+        off="--no-hoist",
+    ),
 )
 SCHEDULING: Final = (
     Flag(
@@ -107,7 +94,32 @@ SCHEDULING: Final = (
         Number(int, 1),
         "MiB for its temporaries (default: 256)",
     ),
-    Flag("swa_full", "--swa-full", None, "layers that see a window keep the whole context, too"),
+    Flag(
+        "swa_full",
+        "--swa-full",
+        Switch(),
+        "layers that see a window keep the whole context, too (default: 0)",
+    ),
+    Flag(
+        "mmap",
+        "-mmp --mmap",
+        Switch(),
+        "map the file; 0 reads weights into memory (default: 1)",
+        off="--no-mmap",
+    ),
+    Flag(
+        "trace",
+        "--tracing",
+        Switch(),
+        "keep the times of the last runs (default: 1)",
+        off="--no-trace",
+    ),
+    Flag(
+        "rtr",
+        "-rtr --run-time-repack",
+        SwitchOrAuto(),
+        "interleave rows of host weights at load; auto: of those never offloaded (default: 0)",
+    ),
 )
 PLACEMENT: Final = (
     Flag(
@@ -129,12 +141,11 @@ PLACEMENT: Final = (
         Number(int, 0),
         "last layers whose experts stay on the host (default: 0)",
     ),
-    Flag("cpu_moe", "-cmoe --cpu-moe", None, "all experts stay on the host"),
-    Flag("no_kv_offload", "-nkvo --no-kv-offload", None, "the KV cache stays on the host"),
-    Flag("no_mmap", "--no-mmap", None, "read weights into memory instead of mapping the file"),
+    Flag("cpu_moe", "-cmoe --cpu-moe", Switch(), "all experts stay on the host (default: 0)"),
+    Flag("no_kv_offload", "-nkvo --no-kv-offload", Switch(), "the KV cache stays on the host (default: 0)"),
     Flag("main_gpu", "-mg --main-gpu", Number(int, 0), "the device of -sm none (default: 0)"),
     Flag("split_mode", "-sm --split-mode", Word("MODE"), "layer or none (default: layer)"),
-    Flag("tensor_split", "-ts --tensor-split", Word("N,N,..."), "share of each device (default: equal)"),
+    Flag("tensor_split", "-ts --tensor-split", Word("N/N/..."), "share of each device (default: equal)"),
 )
 ALL_LAYERS: Final = 999  # -cmoe is -ncmoe with this
 SAMPLING: Final = (
@@ -148,17 +159,43 @@ SAMPLING: Final = (
 )
 
 
+MODEL_AND_SESSION: Final = (MODEL, *SESSION, *SCHEDULING, *PLACEMENT, *SWITCHES)
+
+
 def session(command: Function) -> Function:
     """Adds the flags of model and session; the command receives `model: Path | None` and `options`."""
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
-        off = frozenset(f.switch for f in SWITCHES if values.pop(f.field))
-        off |= {FLASH.field} if values.pop(FLASH.field) in ("0", "off") else set()
-        given = _taken(values, SESSION) | _taken(values, SCHEDULING) | {"off": off}
-        return command(options=_session_options(given, _taken(values, PLACEMENT)), **values)
+        given = {f.field: values.pop(f.field) for f in MODEL_AND_SESSION}
+        model, options = _chosen(given)
+        return command(model=model, options=options, **values)
 
-    return _with((MODEL, *SESSION, *SCHEDULING, *PLACEMENT, FLASH, *SWITCHES), with_options)
+    return _with(MODEL_AND_SESSION, with_options)
+
+
+def grid(command: Function) -> Function:
+    """Adds the same flags, each with lists; the command receives `grid`: (model, options) of every combination.
+
+    Combinations are in the order of the flags, the model changing last. OptionError if they are too many.
+    """
+
+    @functools.wraps(command)
+    def with_grid(**values: Any) -> Any:
+        lists = {f.field: f.alternatives(values.pop(f.field)) for f in MODEL_AND_SESSION}
+        if (count := math.prod(map(len, lists.values()))) > MOST:
+            raise OptionError(f"the lists make {count} combinations, {MOST} are possible")
+        chosen = (_chosen(dict(zip(lists, each, strict=True))) for each in itertools.product(*lists.values()))
+        return command(grid=tuple(dict.fromkeys(chosen)), **values)
+
+    return _with(MODEL_AND_SESSION, with_grid, lists=True)
+
+
+def _chosen(given: dict[str, Any]) -> "tuple[Path | None, SessionOptions]":
+    """The model and the options that the flags' values make."""
+    off = frozenset(f.switch for f in SWITCHES if given[f.field] is False)
+    options = _taken(given, SESSION) | _taken(given, SCHEDULING) | {"off": off}
+    return given["model"], _session_options(options, _taken(given, PLACEMENT))
 
 
 def sampling(command: Function) -> Function:
@@ -172,20 +209,16 @@ def sampling(command: Function) -> Function:
     return _with(SAMPLING, with_options)
 
 
-def _with(flags: Iterable[Flag], command: Function) -> Function:
+def _with(flags: Iterable[Flag], command: Function, *, lists: bool = False) -> Function:
     for flag in reversed(tuple(flags)):
-        command = flag.add(command)
+        command = flag.add(command, lists=lists)
     return command
 
 
 def _taken(values: dict[str, Any], flags: Iterable[Flag]) -> dict[str, Any]:
     """What was given for the flags, taken out of the command's values."""
     given = {f.field: values.pop(f.field) for f in flags}
-    return {
-        field: value
-        for field, value in given.items()
-        if value is not None and value is not False and value != ()
-    }
+    return {field: value for field, value in given.items() if value is not None and value != ()}
 
 
 def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "SessionOptions":
@@ -195,13 +228,12 @@ def _session_options(given: Mapping[str, Any], placed: Mapping[str, Any]) -> "Se
     placed = dict(placed)
     if placed.pop("cpu_moe", False):
         placed["n_cpu_moe"] = ALL_LAYERS
-    if placed.pop("no_kv_offload", False):
-        placed["kv_offload"] = False
+    if "no_kv_offload" in placed:
+        placed["kv_offload"] = not placed.pop("no_kv_offload")
     if "tensor_split" in placed:
         placed["tensor_split"] = parse_split(placed["tensor_split"])
-    mapped = {"mmap": False} if placed.pop("no_mmap", False) else {}
     placement = _made(PlacementOptions, placed, PLACEMENT)
-    return _made(SessionOptions, {**given, **mapped, "placement": placement}, (*SESSION, *SCHEDULING))
+    return _made(SessionOptions, {**given, "placement": placement}, (*SESSION, *SCHEDULING))
 
 
 def changed(options: "SessionOptions", **fields: Any) -> "SessionOptions":

@@ -45,6 +45,7 @@ class Header:
     metadata: dict[str, MetaValue]
     entries: tuple[Entry, ...]
     end: int
+    places: dict[str, tuple[int, int]]  # of each key's value, its type in front
 
 
 def printable(text: str) -> str:
@@ -66,8 +67,8 @@ def read_header(data: mmap.mmap, file: str) -> Header:
     """Everything in front of the data; `file` is what errors call the file."""
     cursor = _Cursor(data, file)
     version, n_tensors, n_keys = _counts(cursor)
-    metadata = _metadata(cursor, n_keys)
-    return Header(version, metadata, _entries(cursor, n_tensors), cursor.pos)
+    metadata, places = _metadata(cursor, n_keys)
+    return Header(version, metadata, _entries(cursor, n_tensors), cursor.pos, places)
 
 
 class _Cursor:
@@ -142,16 +143,19 @@ def _counts(cursor: _Cursor) -> tuple[int, int, int]:
     return version, n_tensors, n_keys
 
 
-def _metadata(cursor: _Cursor, n_keys: int) -> dict[str, MetaValue]:
+def _metadata(cursor: _Cursor, n_keys: int) -> tuple[dict[str, MetaValue], dict[str, tuple[int, int]]]:
     metadata: dict[str, MetaValue] = {}
+    places: dict[str, tuple[int, int]] = {}
     for i in range(n_keys):
         cursor.place = f"the name of metadata key {i + 1} of {n_keys}"
         key = cursor.string()
         cursor.place = f"key {shown(key)}"
         if key in metadata:
             raise cursor.fail(f"key {shown(key)} appears twice")
+        start = cursor.pos
         metadata[key] = _value(cursor, cursor.u32())
-    return metadata
+        places[key] = start, cursor.pos
+    return metadata, places
 
 
 def _value(cursor: _Cursor, type_id: int) -> MetaValue:

@@ -23,8 +23,11 @@ def aligned(n: int) -> int:
     return -(-n // ALIGNMENT) * ALIGNMENT
 
 
-def encode_header(metadata: Mapping[str, MetaValue], types: Mapping[str, TensorType]) -> bytes:
-    """Everything in front of the tensor data, padded; tensors follow in the mapping's order, each aligned."""
+def encode_header(metadata: Mapping[str, MetaValue | bytes], types: Mapping[str, TensorType]) -> bytes:
+    """Everything in front of the tensor data, padded; tensors follow in the mapping's order, each aligned.
+
+    A value in bytes is one that `ModelFile.encoded` gave.
+    """
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(types), len(metadata))]
     parts += [_string(key) + _value(value) for key, value in metadata.items()]
     for (name, type), offset in zip(types.items(), offsets(types), strict=True):
@@ -48,7 +51,9 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value: MetaValue) -> bytes:
+def _value(value: MetaValue | bytes) -> bytes:
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, np.ndarray):
         kind = _NUMBERS[f"{value.dtype.kind}{value.dtype.itemsize}"]
         return struct.pack("<IIQ", _ARRAY, kind, value.size) + value.tobytes()

@@ -83,7 +83,6 @@ DERIVED: dict[tuple[AnyOp, str], str] = {
     (Op.CONCAT, "kv_compressed"): "kvr",
     (Op.CONCAT, "q_nope2"): "q",
     (Op.CONCAT, "q"): "q_states",
-    (Op.CONCAT, "Qcur"): "q_states",
     (Op.CONCAT, "kv"): "k_states",
     (Op.CPY, "cache_k"): "kv_cache",
     (Op.FLASH_ATTN_EXT, "q"): "kqv_compressed",

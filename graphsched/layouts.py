@@ -10,7 +10,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 _SHIFTS: Final = np.array([0, 2, 4, 6], np.uint8)
-_IQ4_NL: Final = np.array(
+IQ4_NL: Final = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
 _POWERS: Final = np.array([1, 3, 9, 27, 81], np.uint16)
@@ -130,6 +130,12 @@ def _i2_s(rows: Bytes, tail: Bytes) -> Floats:
     return _ternary(tail[:4].copy().view("<f4")[:, None], q.swapaxes(1, 2).reshape(rows.shape[0], -1))
 
 
+def i2_s_of_arm(rows: Bytes) -> Bytes:
+    """Rows of I2_S in ARM's layout, groups of 64 weights in 16 bytes, to that of x86, 128 in 32, which is ours."""
+    q = _crumbs(rows.reshape(-1, 16))[..., ::-1].swapaxes(1, 2).reshape(-1, 4, 32)
+    return _pack_crumbs(q.swapaxes(1, 2)[..., ::-1]).reshape(rows.shape)
+
+
 def _to_i2_s(rows: Floats) -> Bytes:
     scale = np.abs(rows).max()
     q = np.where(np.abs(rows) < 1e-6, 1, np.where(rows < 0, 0, 2)).astype(np.uint8)
@@ -174,7 +180,7 @@ def _nibbles_r4(qs: Bytes) -> Bytes:
 
 def _iq4_nl_r4(rows: Bytes, tail: Bytes) -> Floats:
     b = _blocks(rows, 4, 18)
-    return _scaled(b[..., :8], _IQ4_NL[_nibbles_r4(b[..., 8:])], rows.shape[0])
+    return _scaled(b[..., :8], IQ4_NL[_nibbles_r4(b[..., 8:])], rows.shape[0])
 
 
 def _q5_0_r4(rows: Bytes, tail: Bytes) -> Floats:

@@ -1,5 +1,6 @@
 """Model files: GGUF, memory-mapped and checked, one file or split into parts."""
 
+import mmap
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ class ModelFile:
             {t.name: t for p in parts for t in p.tensors}
         )
         self.version, self.alignment = first.header.version, first.alignment
-        self._maps = [p.map for p in parts]
+        self._maps, self._places = [p.map for p in parts], first.header.places
         self._bytes = [np.frombuffer(m, np.uint8) for m in self._maps]
 
     def __enter__(self) -> Self:
@@ -60,6 +61,13 @@ class ModelFile:
         info = self._info(name)
         return info.offset + info.nbytes <= self._bytes[info.part].size
 
+    def release(self, name: str) -> None:
+        """Takes the tensor's whole pages out of this process; the next read maps them again."""
+        info, page = self._info(name), mmap.PAGESIZE
+        first, end = -(-info.offset // page) * page, (info.offset + info.nbytes) // page * page
+        if end > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[info.part].madvise(mmap.MADV_DONTNEED, first, end - first)
+
     def address(self, name: str) -> int:
         """The address of the tensor's first byte."""
         return self.raw(name).ctypes.data
@@ -81,6 +89,11 @@ class ModelFile:
     def get(self, key: str, kind: type[Any], default: Any = MISSING) -> Any:
         """A metadata value of a kind: bool, int, float, str, tuple (strings) or np.ndarray (numbers)."""
         return lookup(self.metadata, printable(self.path.name), key, kind, default)
+
+    def encoded(self, key: str) -> bytes:
+        """A metadata value as the file has it, type in front: for a file that takes it over unchanged."""
+        start, end = self._places[key]
+        return self._maps[0][start:end]
 
     def close(self) -> None:
         """Unmaps the files, or leaves that to the last array that still looks into them."""

@@ -12,6 +12,7 @@ from graphsched.placement import PlacementOptions
 KV_TYPES = ("f32", "f16", "q8_0")
 # What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
 SWITCHES = ("fa", "fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
+RTR = ("off", "on", "auto")
 MAX_THREADS = 1024
 
 
@@ -24,10 +25,13 @@ class SessionOptions:
     type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
     priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
     mmap: weights stay in the mapped file instead of memory of their own.
+    rtr: interleave rows of host weights at load, for faster single tokens: off, on, or auto for those that are never
+    offloaded, if the copy fits into half the memory.
     poison: fill memory with NaN before each run, so that a missing copy shows. streams: simulated devices run
     streams of their own, each in a thread, as real ones do; slower, for checks. mla: how latent
     attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
     values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
+    trace: keep the times of the last runs in a ring.
     amb: MiB that such expanded keys and values may take at once (of one head at least).
     swa_full: layers that see only a window of the sequence keep as many cells as the others.
     """
@@ -50,12 +54,16 @@ class SessionOptions:
     poison: bool = False
     streams: bool = False
     mmap: bool = True
+    trace: bool = True
+    rtr: str = "off"
 
     def __post_init__(self) -> None:
         _in_range("n_ctx", self.n_ctx, 0, 1 << 24)
         _in_range("n_batch", self.n_batch, 1, 1 << 20)
         _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
         _in_range("mla", self.mla, 0, 3)
+        if self.rtr not in RTR:
+            raise OptionError(f"rtr is {self.rtr}, one of {', '.join(RTR)} is needed")
         _in_range("amb", self.amb, 1, 1 << 20)
         _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
         _in_range("offload_min_batch", self.offload_min_batch, 1, 1 << 30)

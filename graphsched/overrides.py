@@ -33,16 +33,17 @@ def _override(text: str, known: dict[str, str]) -> Override:
     if device.strip().lower() not in known:
         listed = ", ".join(known.values())
         raise OptionError(f"-ot {text}: no buffer type {device.strip() or 'is named'}; there are {listed}")
-    return Override(_compiled(pattern, text), known[device.strip().lower()], text)
+    return Override(compiled(pattern, f"-ot {text}"), known[device.strip().lower()], text)
 
 
-def _compiled(pattern: str, text: str) -> re.Pattern[str]:
+def compiled(pattern: str, where: str) -> re.Pattern[str]:
+    """The regular expression; `where` is the flag with its value, for the error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sets that a later Python may read otherwise
             return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as e:
-        raise OptionError(f"-ot {text}: the pattern is no regular expression, {e}") from None
+        raise OptionError(f"{where}: the pattern is no regular expression, {e}") from None
 
 
 def _pieces(value: str) -> Iterator[str]:

@@ -57,10 +57,17 @@ class Plan:
     def timeline(self) -> Timeline | None:
         if self.machine is None:
             return None
-        return simulate(self.schedule, self.machine.host, self._devices, self.lengths)
+        return simulate(self.schedule, self.host, self.described_devices, self.lengths)
 
     @property
-    def _devices(self) -> dict[str, Device]:
+    def host(self) -> Processor:
+        """The described host."""
+        assert self.machine is not None
+        return self.machine.host
+
+    @property
+    def described_devices(self) -> dict[str, Device]:
+        """The described devices by the names that the schedule gives them."""
         assert self.machine is not None
         return dict(zip(self.targets.devices, self.machine.devices, strict=True))
 
@@ -87,8 +94,7 @@ class Plan:
 
     def processor(self, on: str) -> Processor:
         """The described processor of a device."""
-        assert self.machine is not None
-        return self.machine.host if on == HOST else self._devices[on].processor
+        return self.host if on == HOST else self.described_devices[on].processor
 
     def split_events(self, number: int) -> list[Event]:
         return [e for e in self.timeline.events if e.split == number] if self.timeline else []
@@ -103,12 +109,12 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
     targets = Targets(model, options, names, lambda on, node: devices[on].supports(node))
     graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
-    graph, _ = in_kernel_types(graph, devices, targets.home)
+    graph, _ = in_kernel_types(graph, devices, targets.home, targets.repacked(graph))
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
     if cells := ring_bytes(graph)[1]:
         lengths[RING] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
-    items, results = lowered(schedule, devices, sized)
+    items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
     return Plan(model, options, targets, schedule, lengths, arenas, described(options))
 

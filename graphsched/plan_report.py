@@ -185,7 +185,9 @@ def cause(plan: Plan, node: Tensor) -> str:
         return f"{short}: no kernel, a Python step on the host"
     weight = next((s for s in node.sources if s.kind == "weight"), None)
     if short.startswith("1.wgt") and weight is not None:
-        return f"{short}: {weight.name} is there ({plan.targets.home_of(weight).cause})"
+        why = plan.targets.home_of(weight).cause
+        packed = ", not offloadable (repacked)" if weight.dtype.interleave > 1 else ""
+        return f"{short}: {weight.name} is there ({why}{packed})"
     meaning = {
         "1.off": "weight in host memory, enough rows to upload it",
         "1.dst": "the layer's cache is there",

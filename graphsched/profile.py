@@ -1,173 +1,225 @@
-"""Where the time of a prompt and of a token goes: per op, per label, waiting, and what is left.
+"""Profiles: a prompt and generation are run and traced, and their times summed up by op, result, layer and owner.
 
-On the CPU the times are measured inside the compiled program, on thread 0. With simulated devices they are read off the
-virtual clock.
+On the CPU times are measured inside the compiled program. With simulated devices they are read off the virtual clock.
 """
 
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter_ns
+from typing import Final
 
 import numpy as np
 
 from graphsched.assign import HOST
-from graphsched.cost import cost_of
-from graphsched.opdef import Op
+from graphsched.bench import SEED, some_tokens
+from graphsched.device import Progress
+from graphsched.errors import Error
+from graphsched.model import Model
+from graphsched.options import SessionOptions
+from graphsched.owners import Span
 from graphsched.plan import make_plan
+from graphsched.sampling import SamplingOptions
 from graphsched.session import Session
-from graphsched.targets import is_python_step
-from graphsched.tensor import Tensor
-from graphsched.timeline import Timeline
+from graphsched.sim_trace import planned_trace
+from graphsched.sums import Sums, sum_up
+from graphsched.trace import THREADS, Event, Run, Trace
 
-PRODUCTS = (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.FLASH_ATTN_EXT)
-
-
-@dataclass
-class Row:
-    """Seconds, and what was moved and computed in them."""
-
-    seconds: float = 0.0
-    nbytes: float = 0.0
-    flops: float = 0.0
-    count: int = 0
-
-    def add(self, seconds: float, nbytes: float = 0.0, flops: float = 0.0) -> None:
-        self.seconds += seconds
-        self.nbytes += nbytes
-        self.flops += flops
-        self.count += 1
+EVENTS_AT_ONCE: Final = 60_000  # of generation: the trace is read before the ring of counter values is full
+GREEDY: Final = SamplingOptions(temperature=0.0)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Request:
+    """What is profiled: a prompt, and tokens generated behind it. which: prefill, decode or both."""
+
+    n_prompt: int
+    n_gen: int
+    repeats: int
+    which: str = "both"
+
+    @property
+    def has_prompt(self) -> bool:
+        return self.n_prompt > 0 and self.which != "decode"
+
+    @property
+    def has_generation(self) -> bool:
+        return self.n_gen > 0 and self.which != "prefill"
+
+
+@dataclass(frozen=True)
 class Phase:
-    """A profile of one phase. Rows by (device, op) and (device, label); `overhead` adds up to `wall` with the ops."""
+    """A prompt or generation: the sums of its repetitions, and the trace of the last one.
+
+    tokens: of one repetition. wall: the spans of the last repetition in which time counts.
+    """
 
     name: str
     tokens: int
     is_predicted: bool
-    wall: float = 0.0
-    ops: dict[tuple[str, str], Row] = field(default_factory=lambda: defaultdict(Row))
-    labels: dict[tuple[str, str], Row] = field(default_factory=lambda: defaultdict(Row))
-    overhead: dict[str, Row] = field(default_factory=lambda: defaultdict(Row))
+    sums: Sums
+    trace: Trace = field(repr=False)
+    wall: tuple[Span, ...] = field(default=(), repr=False)
 
 
-def profile(session: Session, n_prompt: int, n_gen: int, repeats: int, which: str = "both") -> list[Phase]:
-    """Profiles a prompt of n_prompt tokens and n_gen tokens after it (`which`: prefill, decode or both)."""
-    phases = []
-    run = predict if session.targets.devices else measure
-    if n_prompt and which != "decode":
-        phases.append(run(session, "prompt", n_prompt, 0, repeats))
-    if n_gen and which != "prefill":
-        phases.append(run(session, "generation", 1, n_prompt, n_gen * repeats))
+@dataclass
+class Measurement:
+    """A session that is measured, one repetition at a time; two of them take turns when they are compared."""
+
+    session: Session
+    request: Request
+    prompts: list[tuple[Trace, list[Span]]] = field(default_factory=list)
+    generations: list[tuple[Trace, list[Span]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.session.recorder.level = THREADS
+        self.at_once = 1  # tokens generated until the trace is read
+        self.tokens = np.array(tokens_of(self.session, max(self.request.n_prompt, 1)), np.int64)
+
+    def warm_up(self) -> None:
+        """Runs both phases once, so that plans are made and kernels compiled."""
+        if self.request.has_prompt:
+            self._prompt()
+        if self.request.has_generation:
+            trace, _ = self._generation(min(self.request.n_gen, 4))
+            self.at_once = max(EVENTS_AT_ONCE * len(trace.runs) // max(len(trace.events), 1), 1)
+
+    def repeat(self) -> None:
+        """One repetition of both phases."""
+        if self.request.has_prompt:
+            self.prompts.append(self._prompt())
+        if self.request.has_generation:
+            self.generations.append(self._generation(self.request.n_gen))
+
+    def _prompt(self) -> tuple[Trace, list[Span]]:
+        self.session.reset()
+        self.session.take_trace()
+        begin = perf_counter_ns()
+        self.session.eval(self.tokens)
+        wall = (begin, perf_counter_ns())
+        return self.session.take_trace(), [wall]
+
+    def _generation(self, n: int) -> tuple[Trace, list[Span]]:
+        """Generation behind the prompt; between pieces of it the clock stands still while the trace is read."""
+        session, request = self.session, self.request
+        session.rewind(request.n_prompt)
+        if session.n_past < request.n_prompt:
+            session.reset()
+            session.eval(self.tokens)
+        pieces: list[Trace] = []
+        walls: list[Span] = []
+        session.take_trace()
+        read, begin = 0, perf_counter_ns()
+        for done in generated(session, int(self.tokens[-1]), n):
+            if done - read >= self.at_once:
+                walls.append((begin, perf_counter_ns()))
+                pieces.append(session.take_trace())
+                read, begin = done, perf_counter_ns()
+        walls.append((begin, perf_counter_ns()))
+        pieces.append(session.take_trace())
+        return joined(pieces), walls
+
+    def phases(self) -> list[Phase]:
+        """The phases measured so far."""
+        devices = (*self.session.targets.devices, HOST)
+        found = []
+        for name, n, repetitions in (
+            (prompt_name(self.request.n_prompt), self.request.n_prompt, self.prompts),
+            ("generation", self.request.n_gen, self.generations),
+        ):
+            if repetitions:
+                last, wall = repetitions[-1]
+                found.append(Phase(name, n, False, sum_up(repetitions, devices), last, tuple(wall)))
+        return found
+
+
+def generated(session: Session, token: int, n: int) -> Iterator[int]:
+    """Generates n tokens behind one; how many there are by now. Without a tokenizer no text is made of them."""
+    if has_tokenizer(session.model):
+        for _ in session.generate([token], n_predict=n, sampling=GREEDY, stop_on_eog=False):
+            yield session.timings.generated_tokens
+        return
+    for done in range(1, n + 1):
+        logits = session.eval((token,))
+        token = int(logits[-1].argmax())
+        session.recorder.since("sampling")
+        yield done
+
+
+def has_tokenizer(model: Model) -> bool:
+    """Whether the file says how text becomes tokens."""
+    try:
+        return bool(model.tokenizer)
+    except Error:
+        return False
+
+
+def tokens_of(session: Session, n: int) -> list[int]:
+    """Valid ids, the same for every run on a model."""
+    if has_tokenizer(session.model):
+        return some_tokens(session, n)
+    ids: list[int] = np.random.default_rng(SEED).integers(0, session.model.n_vocab, n).tolist()
+    return ids
+
+
+def joined(pieces: Sequence[Trace]) -> Trace:
+    """Traces one behind the other as one."""
+    events: list[Event] = []
+    runs: list[Run] = []
+    for piece in pieces:
+        first = len(runs)
+        events += [replace(e, run=e.run + first) if e.run >= 0 and first else e for e in piece.events]
+        runs += piece.runs
+    return Trace(tuple(events), tuple(runs))
+
+
+def prompt_name(n: int) -> str:
+    return f"prompt, {n} tokens" if n > 1 else "prompt"
+
+
+def measure(
+    sessions: Sequence[Session], request: Request, progress: Progress | None = None
+) -> list[list[Phase]]:
+    """Profiles of sessions that take turns, repetition by repetition."""
+    measurements = [Measurement(session, request) for session in sessions]
+    for m in measurements:
+        m.warm_up()
+    for i in range(request.repeats):
+        if progress:
+            progress("measuring", i, request.repeats)
+        for m in measurements:
+            m.repeat()
+    if progress:
+        progress("measuring", request.repeats, request.repeats)
+    return [m.phases() for m in measurements]
+
+
+def predict(model: Model, options: SessionOptions, request: Request) -> list[Phase]:
+    """The same off the virtual clock of the described machine: one prompt, and one token behind it."""
+    phases: list[Phase] = []
+    n_ctx = model.context(options)
+
+    def add(name: str, tokens: int, pieces: Sequence[tuple[int, int]]) -> None:
+        plans = [make_plan(model, options, n, 1, min(past + n, n_ctx)) for past, n in pieces]
+        traces = [planned_trace(plan) for plan in plans]
+        trace = behind(traces)
+        wall = [(0, trace.runs[-1].end)]
+        sums = sum_up([(trace, wall)], (*plans[0].targets.devices, HOST))
+        phases.append(Phase(name, tokens, True, sums, trace, tuple(wall)))
+
+    if request.has_prompt:
+        n, step = request.n_prompt, min(options.n_ubatch, options.n_batch, request.n_prompt)
+        add(prompt_name(n), n, [(past, min(step, n - past)) for past in range(0, n, step)])
+    if request.has_generation:
+        add("generation", 1, [(min(request.n_prompt, n_ctx - 1), 1)])
     return phases
 
 
-def measure(session: Session, name: str, n_tokens: int, n_past: int, repeats: int) -> Phase:
-    """Times every step of `repeats` runs on this machine."""
-    phase = Phase(f"{name}, {n_tokens} tokens" if n_tokens > 1 else name, n_tokens * repeats, False)
-    ids = np.arange(n_tokens) % max(session.model.n_vocab - 3, 1) + min(3, session.model.n_vocab - 1)
-    session.reset()
-    filler = np.ones(min(max(n_past, 0), session.n_ctx - n_tokens), np.int64)
-    if len(filler):
-        session.eval(filler)
-    session.trace = None
-    rewind = session.n_past
-    session.eval(ids)
-    for _ in range(repeats):
-        session.rewind(rewind)
-        session.trace = []
-        started = time.perf_counter()
-        session.eval(ids)
-        phase.wall += time.perf_counter() - started
-        for run in filter(None, session.trace):
-            _add_run(phase, run)
-    session.trace = None
-    _close(phase)
-    return phase
-
-
-def _add_run(phase: Phase, run: Any) -> None:
-    """One traced micro-batch."""
-    graph, lengths, steps = run.schedule.graph, run.lengths, run.steps
-    previous = steps[0].begun if steps else 0.0
-    costs: dict[int, Any] = {}
-    last = {step.node: i for i, step in enumerate(steps)}
-    for i, step in enumerate(steps):
-        node = graph.nodes[step.node] if step.node >= 0 else None
-        cost = None
-        if node is not None and last[step.node] == i:  # what a node costs counts once, with its last step
-            cost = costs.setdefault(step.node, cost_of(node, lengths))
-        _add_step(phase, step, node, graph.labels, cost)
-        phase.overhead["dispatch"].add(max(step.begun - previous, 0.0))
-        phase.overhead["barrier"].add(step.joined - step.done)
-        previous = step.joined
-
-
-def _add_step(phase: Phase, step: Any, node: Tensor | None, labels: Mapping[Tensor, str], cost: Any) -> None:
-    seconds = step.done - step.begun
-    if step.kernel.startswith("quantize"):
-        phase.ops[step.device, "quantize"].add(seconds)
-        return
-    if node is None or node.opdef is None:
-        phase.ops[step.device, "COPY"].add(seconds)
-        return
-    nbytes, flops = (cost.nbytes, cost.flops) if cost else (0.0, 0.0)
-    phase.ops[step.device, _row_name(node)].add(seconds, nbytes, flops)
-    if node.opdef.op in PRODUCTS:
-        phase.labels[step.device, labels[node]].add(seconds, nbytes, flops)
-
-
-def _row_name(node: Tensor) -> str:
-    assert node.opdef is not None
-    return node.opdef.op.name + (" (Python)" if is_python_step(node) else "")
-
-
-def _close(phase: Phase) -> None:
-    """What neither kernels nor barriers account for is Python and input set-up."""
-    inside = sum(r.seconds for r in phase.ops.values()) + sum(r.seconds for r in phase.overhead.values())
-    phase.overhead["host (Python, inputs, logits)"].add(max(phase.wall - inside, 0.0))
-
-
-def predict(session: Session, name: str, n_tokens: int, n_past: int, repeats: int) -> Phase:
-    """The same tables off the virtual clock of the described machine, for one run."""
-    plan = make_plan(session.model, session.options, n_tokens, 1, n_past + n_tokens)
-    timeline = plan.timeline
-    assert timeline is not None
-    phase = Phase(f"{name}, {n_tokens} tokens" if n_tokens > 1 else name, n_tokens, True, timeline.wall)
-    by_name = {plan.schedule.graph.names[n]: n for n in plan.schedule.graph.nodes}
-    for event in (e for e in timeline.events if e.kind != "launch"):
-        seconds = event.end - event.start
-        node = by_name.get(event.name) if event.kind == "compute" else None
-        phase.ops[event.lane, _row_name(node) if node else event.op].add(seconds, event.nbytes)
-        if node is not None and node.opdef and node.opdef.op in PRODUCTS:
-            phase.labels[event.lane, plan.schedule.graph.labels[node]].add(seconds, event.nbytes)
-    for what, seconds in owners(timeline, (*session.targets.devices, HOST)).items():
-        phase.overhead[what].add(seconds)
-    return phase
-
-
-def owners(timeline: Timeline, lanes: Iterable[str]) -> dict[str, float]:
-    """Each instant has one owner: compute (devices first), then copies, then nobody; the rows add up to the wall."""
-    found: dict[str, float] = {}
-    claimed: list[tuple[float, float]] = []
-    kinds: list[tuple[str, str, str | None]] = [(f"compute on {lane}", "compute", lane) for lane in lanes]
-    kinds += [("copies to devices", "up", None), ("copies from devices", "down", None)]
-    kinds += [("launches", "launch", None)]
-    for what, kind, lane in kinds:
-        spans = [(e.start, e.end) for e in timeline.events if e.kind == kind and lane in (None, e.lane)]
-        before = covered(claimed)
-        claimed += spans
-        found[what] = covered(claimed) - before
-    found["waiting"] = timeline.wall - covered(claimed)
-    return found
-
-
-def covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for a, b in sorted(spans):
-        total += max(b - max(a, end), 0.0)
-        end = max(end, b)
-    return total
+def behind(traces: Sequence[Trace]) -> Trace:
+    """Traces that begin at 0, each moved behind the one before it."""
+    moved, at = [], 0
+    for trace in traces:
+        events = tuple(replace(e, begin=e.begin + at, end=e.end + at) for e in trace.events)
+        runs = tuple(Run(r.schedule, r.lengths, r.begin + at, r.end + at) for r in trace.runs)
+        moved.append(Trace(events, runs))
+        at = runs[-1].end
+    return joined(moved)

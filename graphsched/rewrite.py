@@ -68,7 +68,7 @@ def _with_rows(node: Tensor, rows: Callable[[Tensor], Tensor], out_ids: Tensor) 
     wide, narrow = node.shape[0], out_ids.shape[0]
     sources = [rows(s) if s.shape and s.shape[0] is wide else s for s in node.sources]
     attrs = {k: _swap(v, wide, narrow) for k, v in node.attrs.items()}
-    return node.opdef(*sources, **attrs)
+    return replace(node.opdef(*sources, **attrs), label=node.label)
 
 
 def _swap(value: Any, old: int, new: int) -> Any:

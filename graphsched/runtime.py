@@ -3,21 +3,26 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from time import perf_counter_ns
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
 
 from graphsched.arenas import plan_arenas
 from graphsched.assign import HOST
-from graphsched.device import Capacity, Device, Program, Progress, Setup, StepTime, open_devices
+from graphsched.device import Capacity, Device, Program, Progress, Raw, Setup, StepTime, open_devices
 from graphsched.dtypes import DType
 from graphsched.graph import Graph, replace_leaves
 from graphsched.lowering import Low
-from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
+from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, PythonStep, dense
+from graphsched.repack import repack
 from graphsched.scheduler import Copy, Schedule, whole
 from graphsched.staging import issue_order
-from graphsched.streams import in_streams
+from graphsched.stored import StoredWeights
+from graphsched.streams import Signal, Wait, in_streams
 from graphsched.tensor import Extent, Tensor, TensorType
+from graphsched.trace import OFF, ON, RUN, Recorder
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
@@ -33,6 +38,7 @@ class Runtime:
 
     def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
         self.setup, self.devices = setup, devices
+        self.recorder = Recorder(setup.trace)
         self._memory: dict[tuple[str, str], Memory] = {}
         self._stored: dict[str, DType] = {}  # weights read in another type, and their type in the file
 
@@ -65,26 +71,51 @@ class Runtime:
         key = f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
         if key not in self._memory:
             if stored := self._stored.get(tensor.name):
-                raw = tensor.dtype.quantize(stored.dequantize(raw, tuple(tensor.shape)))
+                raw = self._converted(raw, stored, tensor)
             self._memory[key] = self.devices[device].adopt(raw, tensor)
         return self._memory[key]
 
-    def in_kernel_types(self, graph: Graph, home: Callable[[Tensor], str] = lambda leaf: HOST) -> Graph:
+    def _convert(self, graph: Graph, progress: Progress | None) -> None:
+        """Repacks what the graph reads, with progress; the mapped pages behind it are given back one by one."""
+        weights = [w for w in graph.leaves if w.name in self._stored and w.dtype.interleave > 1]
+        for done, w in enumerate(weights):
+            if progress:
+                progress("repacking rows", done, len(weights))
+            self._weight(w, HOST)
+            if isinstance(self.setup.weights, StoredWeights):
+                self.setup.weights.release(w.name)
+        if progress and weights:
+            progress("repacking rows", len(weights), len(weights))
+
+    def _converted(self, raw: Raw, stored: DType, tensor: Tensor) -> Raw:
+        shape = tuple(map(int, tensor.shape))
+        if tensor.dtype.interleave > 1:
+            return repack(raw, tensor.dtype, shape, self.setup.n_threads)
+        return tensor.dtype.quantize(stored.dequantize(raw, shape))
+
+    def in_kernel_types(
+        self,
+        graph: Graph,
+        home: Callable[[Tensor], str] = lambda leaf: HOST,
+        repacked: Mapping[str, DType] = MappingProxyType({}),
+    ) -> Graph:
         """The graph over leaves of types that their home's kernels read; others are converted on first use."""
-        converted, self_stored = in_kernel_types(graph, self.devices, home)
-        self._stored |= self_stored
+        converted, stored = in_kernel_types(graph, self.devices, home, repacked)
+        self._stored |= stored
         return converted
 
     def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "Executable":
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
+        self._convert(schedule.graph, progress)
         self._load(schedule, progress)
-        items, results = lowered(schedule, self.devices, self.leaf)
+        items, results, issues = lowered(schedule, self.devices, self.leaf)
         places = self._places(items, results)
         streams, n_flags = in_streams(items, self._stream_of, places)
         places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
-        return Executable(self, schedule, places, programs, results)
+        tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
+        return Executable(self, schedule, places, programs, results, tags)
 
     def _load(self, schedule: Schedule, progress: Progress | None) -> None:
         """Brings weights to the devices that read them; counts MB where that takes a while."""
@@ -129,15 +160,21 @@ class Runtime:
 
 
 def in_kernel_types(
-    graph: Graph, devices: Mapping[str, Device], home: Callable[[Tensor], str]
+    graph: Graph,
+    devices: Mapping[str, Device],
+    home: Callable[[Tensor], str],
+    repacked: Mapping[str, DType] = MappingProxyType({}),
 ) -> tuple[Graph, dict[str, DType]]:
-    """The graph over leaves of types that their home's kernels read, and the stored types of those that change."""
+    """The graph over leaves of types that their home's kernels read, and the stored types of those that change.
+
+    `repacked`: the interleaved types of weights that are to be repacked, by name.
+    """
     stored: dict[str, DType] = {}
 
     def swap(leaf: Tensor) -> Tensor:
         if leaf.kind not in ("weight", "cache"):
             return leaf
-        wanted = devices[home(leaf)].kernel_type(leaf)
+        wanted = repacked.get(leaf.name) or devices[home(leaf)].kernel_type(leaf)
         if wanted == leaf.dtype:
             return leaf
         stored[leaf.name] = leaf.dtype
@@ -148,9 +185,10 @@ def in_kernel_types(
 
 def lowered(
     schedule: Schedule, devices: Mapping[str, Device], leaf: Leaf
-) -> tuple[list[Item], list[Operand]]:
-    """Items of all devices in running order, and the host's operands of the graph's outputs."""
+) -> tuple[list[Item], list[Operand], list[int]]:
+    """Items of all devices in running order, the host's operands of the graph's outputs, and each item's issue."""
     items: list[Item] = []
+    issues: list[int] = []
     copies = {c.tensor: c for c in schedule.copies}
 
     def operand(device: str, tensor: Tensor) -> Operand:
@@ -161,13 +199,14 @@ def lowered(
         return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
 
     lows = {n: d.lowering(functools.partial(operand, n), items) for n, d in devices.items()}
-    for issue in issue_order(schedule):
+    for number, issue in enumerate(issue_order(schedule)):
         if isinstance(issue.work, Copy):
             items.append(_copy(issue.work, schedule, devices, lows))
         else:
             split = schedule.splits[issue.split]
             lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
-    return items, [lows[HOST].operand(t) for t in schedule.outputs]
+        issues += [number] * (len(items) - len(issues))
+    return items, [lows[HOST].operand(t) for t in schedule.outputs], issues
 
 
 def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: Mapping[str, Low]) -> Item:
@@ -176,6 +215,38 @@ def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: M
     ids = None if copy.ids is None else lows[HOST].operand(schedule.placed.get(copy.ids, copy.ids))
     device = copy.from_device if copy.to_device == HOST else copy.to_device
     return devices[device].copy(source, result, ids)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What an item of a stream is to a trace: its issue (-1: a flag), and the stream that it waits for."""
+
+    issue: int = -1
+    peer: str = ""
+    is_python: bool = False
+    after_python: bool = False
+
+
+def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
+    """The tags of each stream's items; `issues` by the items' ids."""
+    raisers = {
+        item.flag: stream
+        for stream, own in streams.items()
+        for item in own
+        if isinstance(item, Signal) and not isinstance(item, Wait)
+    }
+    return {
+        stream: tuple(
+            Tag(
+                issues.get(id(item), -1),
+                raisers[item.flag] if isinstance(item, Wait) else "",
+                isinstance(item, PythonStep),
+                isinstance(before, PythonStep),
+            )
+            for before, item in zip((None, *own), own, strict=False)
+        )
+        for stream, own in streams.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -197,12 +268,15 @@ class Executable:
         places: Places,
         programs: Mapping[str, Program],
         results: list[Operand],
+        tags: Mapping[str, tuple[Tag, ...]],
     ) -> None:
-        self.schedule, self.places, self.programs = schedule, places, programs
+        self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
+        self._recorder = runtime.recorder
         self._poison = runtime.setup.poison
         # What every run needs, resolved once: decode is a few Python statements.
         self._others = [p for stream, p in programs.items() if stream != HOST]
-        self._order = [*self._others, programs[HOST]] if HOST in programs else self._others
+        self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
+        self._order = [programs[stream] for stream in self.order]
         whole = [tuple(map(int, o.type.shape)) for o in results]
         self._views = [
             (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
@@ -221,23 +295,34 @@ class Executable:
             view = self.places.values(operand, tuple(map(int, operand.type.shape)))
         return view[: self._lengths[word]] if word in self._lengths else view
 
-    def run(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+    def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
+        recorder = self._recorder
+        if level := recorder.level:
+            begin = perf_counter_ns()
+            marks = self._run(lengths, level)
+            recorder.spans.append((RUN, begin, perf_counter_ns(), self, lengths, marks))
+        else:
+            self._run(lengths, OFF)
+
+    def _run(self, lengths: Mapping[str, int], level: int) -> list[int]:
+        """Runs; the marks by which programs find the times of this run."""
         self._lengths = lengths
         if self._poison:
             for arena in self.places.arenas.values():
                 arena.fill(0xFF)  # NaN in every float type, -1 in integers
         if self.places.flags is not None:
             self.places.flags.bytes[:] = 0
-        for program in self._order:
-            program.launch(lengths, trace)
+        marks = [program.launch(lengths, level) for program in self._order]
         for program in self._others:
             program.wait()
+        return marks
 
     def traced(self, lengths: Mapping[str, int]) -> RunTrace:
         """Runs and tells when each step ran."""
-        self.run(lengths, trace=True)
-        steps = (time for program in self._order for time in program.times())
+        marks = self._run(lengths, self._recorder.level or ON)
+        timed = zip(self._order, marks, strict=True)
+        steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
         return RunTrace(self.schedule, dict(lengths), tuple(steps))
 
 

@@ -4,23 +4,29 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched import env
+from graphsched.debug import Making, Runs, watched
 from graphsched.device import Progress, Setup
+from graphsched.dtypes import DType
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph import Graph
 from graphsched.kv import RING, CellTable
 from graphsched.model import Model, open_default_or
 from graphsched.options import SessionOptions, physical_memory
-from graphsched.runtime import Executable, RunTrace, open_runtime
+from graphsched.runtime import open_runtime
 from graphsched.sampling import Sampler, SamplingOptions
 from graphsched.summary import kv_bytes
 from graphsched.targets import Targets, device_names
 from graphsched.tensor import Tensor
 from graphsched.tokenizer import Tokenizer
+from graphsched.trace import EVAL, OFF, ON, Trace
+from graphsched.trace_read import read
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
 StopReason = Literal["eog", "limit", "context", "abort", ""]
@@ -49,18 +55,23 @@ class Session:
         self.n_ctx, self.n_past = model.context(options), 0
         self.timings = Timings()
         self.stop_reason: StopReason = ""
-        self.trace: list[RunTrace] | None = None  # a list collects the traces of runs
         self._progress, self._aborted = progress, False
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
+        self.repacked: dict[str, DType] = {}  # weights that -rtr has interleaved, and their types
         self._graphs: dict[tuple[int, int], Graph] = {}
-        self._plans: dict[tuple[int, int, tuple[bool, ...]], Executable] = {}
-        self._by_length: dict[tuple[int, int], Executable] = {}
+        self._plans: dict[tuple[int, int, tuple[bool, ...]], Runs] = {}
+        self._by_length: dict[tuple[int, int], Runs] = {}
         names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
-        weights = model.weights if options.mmap else model.weights.copied()
-        setup = Setup(weights, capacities, options.threads, names, options.poison, options.streams)
+        self._weights = model.weights if options.mmap else model.weights.copied()
+        poison = options.poison or env.validate()
+        level = ON if options.trace else OFF
+        setup = Setup(self._weights, capacities, options.threads, names, poison, options.streams, level)
         self._runtime = open_runtime(options.backend, setup)
+        self.recorder = self._runtime.recorder
+        begin = perf_counter_ns()
         self.targets = Targets(model, options, names, self._runtime.supports)
+        self.recorder.since("place", begin)
         self._check_cache()
         self._feed({leaf.name: leaf for leaf in self._graph(1, 1).leaves if leaf.kind == "input"})
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
@@ -90,9 +101,14 @@ class Session:
         Returns float32 [n, n_vocab] with `all_logits`, else [1, n_vocab] for the last token. Raises ContextError if the
         tokens do not fit the context, OptionError for an id outside the vocabulary, Aborted after `abort`.
         """
+        begin = perf_counter_ns()
         ids = self._checked(tokens)
-        if len(ids) == 1:
-            return self._forward(ids, 1)
+        logits = self._forward(ids, 1) if len(ids) == 1 else self._forward_all(ids, all_logits)
+        self.recorder.since(EVAL, begin)
+        return logits
+
+    def _forward_all(self, ids: NDArray[np.int32], all_logits: bool) -> NDArray[np.float32]:
+        """Runs all micro-batches; the logits that are asked for."""
         rows: list[NDArray[np.float32]] = []
         pieces = list(self._pieces(ids))
         for i, piece in enumerate(pieces):
@@ -134,10 +150,7 @@ class Session:
         lengths = {"n_tokens": n, "n_outputs": n_outputs, "n_kv": end}
         if self._ring:
             lengths[RING] = min(end, self._ring)
-        if self.trace is None:
-            plan.run(lengths)
-        else:
-            self.trace.append(plan.traced(lengths))
+        plan.run(lengths)
         if self._aborted:
             for table in self._tables:
                 table.free(past)
@@ -149,23 +162,38 @@ class Session:
     def _capacity(self, n: int) -> int:
         return next((c for c in CAPACITIES if n <= c <= self._n_ubatch), self._n_ubatch)
 
-    def _plan(self, n_tokens: int, n_outputs: int) -> Executable:
+    def _plan(self, n_tokens: int, n_outputs: int) -> Runs:
         """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
         capacity = self._capacity(n_tokens)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         graph, lengths = self._graph(*shape), {"n_tokens": n_tokens, "n_outputs": n_outputs}
         key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
-            schedule = self.targets.schedule(graph, lengths)
-            self._plans[key] = self._runtime.compile(schedule, self._progress)
+            begin = perf_counter_ns()
+            self._plans[key] = watched(graph, self._making(lengths))
+            self.recorder.since("plan", begin)
         self._by_length[n_tokens, n_outputs] = self._plans[key]
         return self._plans[key]
+
+    def _making(self, lengths: Mapping[str, int]) -> Making:
+        """How an executable for these lengths is made."""
+        return Making(
+            lambda graph: self.targets.schedule(graph, lengths),
+            lambda schedule: self._runtime.compile(schedule, self._progress),
+            self._runtime.input,
+            self._weights,
+            self.model.types,
+            lambda: self._aborted,
+        )
 
     def _graph(self, n_tokens: int, n_outputs: int) -> Graph:
         shape = n_tokens, n_outputs
         if shape not in self._graphs:
+            begin = perf_counter_ns()
             graph = self.targets.untied(self.model.graph(*shape, self.n_ctx, self.options))
-            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home)
+            self.repacked |= (repacked := self.targets.repacked(graph))
+            self._graphs[shape] = self._runtime.in_kernel_types(graph, self.targets.home, repacked)
+            self.recorder.since("build", begin)
         return self._graphs[shape]
 
     def _check_cache(self) -> None:
@@ -214,6 +242,7 @@ class Session:
         A text prompt gets the model's special tokens when the session is empty. n_predict < 0: until an
         end-of-generation token or a full context. A prompt that does not fit raises ContextError.
         """
+        begin = perf_counter_ns()
         self._clear_abort()
         sampler = Sampler(sampling or SamplingOptions())
         ids = (
@@ -226,11 +255,14 @@ class Session:
         self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
         self.stop_reason = ""
         stream = self.tokenizer.stream(continuing=True)
+        self.recorder.since("tokenise", begin)
         try:
             for token in self._sampled(
                 ids, n_predict, sampler, self.tokenizer.eog if stop_on_eog else frozenset()
             ):
-                if text := stream.push(token):
+                text = stream.push(token)
+                self.recorder.since("detokenise")
+                if text:
                     yield text
         except Aborted:
             self.stop_reason = "abort"
@@ -253,6 +285,7 @@ class Session:
             clock = time.perf_counter()
             token = sampler.sample(logits[-1])
             sampler.accept(token)
+            self.recorder.since("sampling")
             if token in stop:
                 self.stop_reason = "eog"
                 return
@@ -267,6 +300,10 @@ class Session:
             clock = time.perf_counter()
             logits = self.eval((token,))
             self.timings.generate_ms += (time.perf_counter() - clock) * 1e3
+
+    def take_trace(self) -> Trace:
+        """What happened since the last call, as far as the ring holds it: measured on this machine, also of `sim`."""
+        return read(self.recorder.take())
 
     def close(self) -> None:
         """Lets go of the file and of all memory."""
@@ -287,5 +324,6 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     except TypeError as error:
         raise OptionError(str(error).replace("SessionOptions.__init__()", "load()")) from None
     session = Session(open_default_or(path), chosen, progress)
+    session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3
     return session

@@ -57,6 +57,11 @@ class StoredWeights(Mapping[str, Raw]):
             self._computed[name] = self._compute(derived) if derived else self._file.raw(name).copy()
         return self._computed[name]
 
+    def release(self, name: str) -> None:
+        """Lets the system take back the memory behind a weight that has been copied; it is read anew if need be."""
+        if name in self._file.tensors and not self._copies:
+            self._file.release(name)
+
     def copied(self) -> "StoredWeights":
         """The same weights in memory of their own instead of the mapped file, read on first use."""
         return StoredWeights(self._file, self._derived, self._shares_output, copies=True)

@@ -1,15 +1,13 @@
 """Synthetic models: real shapes and keys with made-up weights, to plan and to measure without a download."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 import numpy as np
 
-from graphsched.errors import Error, OptionError
+from graphsched.atomic import check_target, replacing
+from graphsched.errors import OptionError
 from graphsched.gguf_format import MetaValue, printable
 from graphsched.gguf_write import aligned, encode_header
 from graphsched.synth_layouts import LAYOUTS, Layout
@@ -78,8 +76,10 @@ def write(
     n_vocab = types["token_embd.weight"].shape[0]
     head = encode_header(metadata | vocabulary(n_vocab), types)
     size = len(head) + sum(aligned(t.nbytes) for t in types.values())
-    _check_target(out, size if extent == "whole" else len(head), force)
-    with _replacing(out) as file:
+    check_target(out, size if extent == "whole" else len(head), ", --sparse takes none")
+    if out.exists() and not force:
+        raise OptionError(f"{printable(str(out))}: exists, --force replaces it")
+    with replacing(out) as file:
         file.write(head)
         if extent == "whole":
             _write_data(file, types, progress)
@@ -97,39 +97,6 @@ def _write_data(file: BinaryIO, types: Mapping[str, TensorType], progress: Progr
             done += chunk.nbytes
             progress(done, total)
         file.write(bytes(aligned(type.nbytes) - type.nbytes))
-
-
-@contextmanager
-def _replacing(out: Path) -> Iterator[BinaryIO]:
-    """A file beside `out` that takes its place when all is written, and goes away when something fails."""
-    part = out.with_name(f".synth-{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-        os.replace(part, out)
-    except OSError as e:
-        raise Error(f"{printable(str(out))}: {(e.strerror or str(e)).lower()}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _check_target(out: Path, size: int, force: bool) -> None:
-    name = printable(str(out))
-    if "\0" in str(out):
-        raise OptionError(f"{name}: is not a possible file name")
-    try:
-        if out.is_dir() or (out.exists() and not out.is_file()):
-            raise OptionError(f"{name}: is not a regular file")
-        if out.exists() and not force:
-            raise OptionError(f"{name}: exists, --force replaces it")
-        free = shutil.disk_usage(out.parent).free
-    except OSError as e:
-        raise OptionError(f"{name}: {(e.strerror or str(e)).lower()}") from None
-    if size > free:
-        raise OptionError(
-            f"{name}: {size / 1e9:.1f} GB do not fit into {free / 1e9:.1f} GB, --sparse takes none"
-        )
 
 
 def _layout(name: str) -> Layout:

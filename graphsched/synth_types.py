@@ -7,32 +7,14 @@ from graphsched import dtypes
 from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.gguf_format import printable
+from graphsched.quantize import mixes
 from graphsched.tensor import layer_of
 
 TERNARY: Final = ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4", "I2_S", "TQ1_0", "TQ2_0")
 MIXES: Final = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
 _NOT_WEIGHTS: Final = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K", "Q8_KV")
-# What llama.cpp takes for rows that its blocks of 256 do not divide.
-_SMALLER_BLOCKS: Final = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0"}
-FILE_TYPES: Final = {
-    "F32": 0,
-    "F16": 1,
-    "Q4_0": 2,
-    "Q4_1": 3,
-    "Q8_0": 7,
-    "Q5_0": 8,
-    "Q5_1": 9,
-    "Q2_K": 10,
-} | {
-    "Q4_K": 14,
-    "Q4_K_M": 15,
-    "Q5_K": 16,
-    "Q5_K_M": 17,
-    "Q6_K": 18,
-    "IQ4_NL": 25,
-    "IQ4_XS": 30,
-    "BF16": 32,
-}
+# A plain Q4_K has no mix: its number is that of the mix which has least of other types.
+FILE_TYPES: Final = {m.name: m.file_type for m in mixes.MIXES.values()} | {"Q4_K": 14, "Q5_K": 16}
 
 
 def type_name(text: str) -> str:
@@ -73,7 +55,4 @@ def _fitting(type: str, shape: tuple[int, ...]) -> DType:
     found = dtypes.by_name(type)
     if found.interleave > 1 and shape[-2] % found.interleave:
         found = dtypes.by_name(type.rpartition("_R")[0])
-    if shape[-1] % found.block == 0:
-        return found
-    smaller = dtypes.by_name(_SMALLER_BLOCKS.get(found.name, "IQ4_NL"))
-    return smaller if shape[-1] % smaller.block == 0 else dtypes.F16
+    return mixes.fitting(found, shape[-1])

@@ -30,6 +30,7 @@ _SCALES: Final[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "Q6_K": ((208,), ()),
     **dict.fromkeys(("IQ4_NL", "IQ4_XS", "Q6_0", "Q1_0"), ((0,), ())),
     **{f"IQ{bits}": ((0,), ()) for bits in ("1_S", "2_XXS", "2_XS", "2_S", "3_XXS", "3_S")},
+    "IQ1_M": ((48,), ()),  # in the highest four bits of four words
     **{name: (tuple(range(0, 8, 2)), ()) for name in ("IQ4_NL_R4", "Q5_0_R4", "Q6_0_R4")},
     **{name: (tuple(range(0, 16, 2)), ()) for name in ("Q4_0_R8", "Q8_0_R8")},
 }
@@ -126,8 +127,8 @@ def _random_blocks(dtype: DType, deviation: float, rng: np.random.Generator) -> 
     probe = raw[:1024].copy()
 
     def decoded(scale: float, minimum: float) -> NDArray[np.float32]:
-        _set_halves(probe, scales, scale)
-        _set_halves(probe, minima, minimum)
+        _set_halves(dtype, probe, scales, scale)
+        _set_halves(dtype, probe, minima, minimum)
         width = len(probe) * dtype.block
         order = probe if dtype.interleave > 1 else probe.reshape(1, -1)
         return dtype.dequantize(order.reshape(-1), (dtype.interleave, width))
@@ -137,13 +138,16 @@ def _random_blocks(dtype: DType, deviation: float, rng: np.random.Generator) -> 
     size = deviation / float(np.std(scaled + ratio * subtracted))
     # Codes are not symmetric: a block in two is negated, or all columns would share a part of their products.
     sign = rng.choice(np.array([-1, 1], np.float32), (len(raw), 1))
-    _set_halves(raw, scales, size * sign)
-    _set_halves(raw, minima, size * ratio * sign)
+    _set_halves(dtype, raw, scales, size * sign)
+    _set_halves(dtype, raw, minima, size * ratio * sign)
     return raw.reshape(-1)
 
 
-def _set_halves(blocks: Bytes, offsets: tuple[int, ...], value: Any) -> None:
+def _set_halves(dtype: DType, blocks: Bytes, offsets: tuple[int, ...], value: Any) -> None:
+    halves = np.broadcast_to(np.float16(value), (len(blocks), 1)).copy()
     for offset in offsets:
-        blocks[:, offset : offset + 2] = (
-            np.broadcast_to(np.float16(value), (len(blocks), 1)).copy().view(np.uint8)
-        )
+        if dtype.name == "IQ1_M":
+            words = blocks[:, offset : offset + 8].view("<u2")
+            words[:] = words & 0xFFF | (halves.view(np.uint16) << np.array([12, 8, 4, 0], np.uint16)) & 0xF000
+        else:
+            blocks[:, offset : offset + 2] = halves.view(np.uint8)

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphsched.assign import HOST, Target
+from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.graph import Graph, replace_operands
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
-from graphsched.options import SessionOptions
+from graphsched.options import SessionOptions, physical_memory
 from graphsched.placement import Home, Placement, place
 from graphsched.policy import OffloadPolicy, parse_policy
+from graphsched.repack import repackable
 from graphsched.scheduler import Schedule, schedule
 from graphsched.stored import EMBEDDING, OUTPUT
 from graphsched.tensor import Tensor, TensorType, layer_of
@@ -55,6 +57,17 @@ class Targets:
         if not is_tied or homes[OUTPUT].device == homes[EMBEDDING].device:
             return graph
         return replace_operands(graph, _as_output)
+
+    def repacked(self, graph: Graph) -> Mapping[str, DType]:
+        """The weights whose rows -rtr interleaves, and their types."""
+        mode, rows = self.options.rtr, self.options.n_ubatch
+        if mode == "off":
+            return {}
+        if mode == "on":
+            return repackable(graph, self.home, lambda node: False)
+        found = repackable(graph, self.home, lambda n: bool(self.devices) and self.policy.wants(n, rows))
+        size = sum(self.model.types[name].nbytes for name in found if name in self.model.types)
+        return found if size <= physical_memory() // 2 else {}  # auto: the file may be in memory, too
 
     def target(self, lengths: Mapping[str, int]) -> Target:
         return Target(

@@ -6,7 +6,7 @@ Shapes are in numpy order, outermost dimension first, everywhere.
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphsched import dtypes
@@ -66,7 +66,7 @@ _serial = itertools.count()
 class Tensor:
     """A weight, an input, a cache, or the result of an op.
 
-    `name` is set for leaves; the graph names nodes. `label` is set by rewrites that make a node; for all
+    `name` is set for leaves; the graph names nodes. `label` is set by rewrites that make a node, and by models; for all
     others the label table decides. `serial` orders nodes as the model wrote them.
     """
 
@@ -110,6 +110,11 @@ def weight(name: str, type: TensorType) -> Tensor:
 def input_tensor(name: str, type: TensorType, **attrs: int) -> Tensor:
     """An input; `attrs` tell the session what to feed."""
     return Tensor(type, kind="input", name=name, attrs=attrs)
+
+
+def labelled(tensor: Tensor, label: str) -> Tensor:
+    """The same node under the field's name for it, where the label table would give another."""
+    return replace(tensor, label=label)
 
 
 def f32(*shape: int) -> TensorType:

@@ -6,7 +6,7 @@ uploaded for one run pass through a ring of staging buffers, so that the next up
 The clock never uses measured time: these are predictions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphsched.assign import HOST, VIEWS
@@ -20,7 +20,10 @@ from graphsched.tensor import Tensor, TensorType
 
 @dataclass(frozen=True)
 class Event:
-    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down, and launch, which precedes compute."""
+    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down, and launch, which precedes compute.
+
+    issue: its number in the order of issue. after: the lane whose work it had to wait for, empty if it was its own.
+    """
 
     lane: str
     kind: str
@@ -30,6 +33,8 @@ class Event:
     end: float
     nbytes: float
     split: int
+    issue: int = -1
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,17 @@ def _union(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def simulate(
-    schedule: Schedule, host: Processor, devices: Mapping[str, Device], lengths: Mapping[str, int]
+    schedule: Schedule,
+    host: Processor,
+    devices: Mapping[str, Device],
+    lengths: Mapping[str, int],
+    order: Sequence[int] | None = None,
 ) -> Timeline:
-    """Runs a schedule on the virtual clock of a described machine."""
+    """Runs a schedule on the virtual clock of a described machine; `order`: numbers of issues, if not all in order."""
     clock = _Clock(schedule, host, devices, lengths)
-    for issue in issue_order(schedule):
-        clock.run(issue)
+    issues = issue_order(schedule)
+    for number in range(len(issues)) if order is None else order:
+        clock.run(number, issues[number])
     return Timeline(tuple(clock.events))
 
 
@@ -92,6 +102,8 @@ class _Clock:
     free: dict[str, float] = field(default_factory=dict)  # lane -> when its last work ends
     ready: dict[Tensor, float] = field(default_factory=dict)  # node or copy -> when its value is there
     ring: dict[str, list[float]] = field(default_factory=dict)  # device -> when each staging buffer is free
+    made_on: dict[Tensor, str] = field(default_factory=dict)  # node or copy -> the lane that makes it
+    issue: int = -1
 
     @property
     def is_captured(self) -> bool:
@@ -101,7 +113,8 @@ class _Clock:
     def __post_init__(self) -> None:
         self.uploads = {c.tensor for c in self.schedule.copies if c.is_weight}
 
-    def run(self, issue: Issue) -> None:
+    def run(self, number: int, issue: Issue) -> None:
+        self.issue = number
         if isinstance(issue.work, Copy):
             self._copy(issue.split, issue.work)
         else:
@@ -109,28 +122,27 @@ class _Clock:
 
     def _copy(self, number: int, copy: Copy) -> None:
         source = self.schedule.placed.get(copy.source, copy.source)
-        start = self.ready.get(source, 0.0)
+        needs = [(self.ready.get(source, 0.0), self.made_on.get(source, ""))]
         if copy.ids is not None:
-            start = max(start, self.ready.get(copy.ids, 0.0))
+            needs.append((self.ready.get(copy.ids, 0.0), self.made_on.get(copy.ids, "")))
         if copy.is_weight:
-            start = max(start, self._slot(copy.to_device))
+            needs.append((self._slot(copy.to_device), copy.to_device))
         nbytes = self._bytes(copy)
-        if copy.from_device != HOST:
-            start = self._send(number, copy, copy.from_device, "down", start, nbytes)
-        if copy.to_device != HOST:
-            start = self._send(number, copy, copy.to_device, "up", start, nbytes)
-        self.ready[copy.tensor] = start
+        for device, direction in ((copy.from_device, "down"), (copy.to_device, "up")):
+            if device != HOST:
+                needs = [self._send(number, copy, device, direction, max(needs), nbytes)]
+        self.ready[copy.tensor], self.made_on[copy.tensor] = max(needs)
 
     def _send(
-        self, number: int, copy: Copy, device: str, direction: str, start: float, nbytes: float
-    ) -> float:
-        lane = f"{device} {direction}"
+        self, number: int, copy: Copy, device: str, direction: str, need: tuple[float, str], nbytes: float
+    ) -> tuple[float, str]:
+        lane, (start, after) = f"{device} {direction}", need
         begin = max(start, self.free.get(lane, 0.0))
         link = self.devices[device].link
         end = begin + copy_seconds(link, nbytes, "up" if direction == "up" else "down")
         name = self.schedule.graph.names.get(copy.source, copy.source.name)
-        self._add(Event(lane, direction, name, "COPY", begin, end, nbytes, number))
-        return end
+        self._add(Event(lane, direction, name, "COPY", begin, end, nbytes, number, self.issue, after))
+        return end, lane
 
     def _slot(self, device: str) -> float:
         """When a staging buffer of the ring is free; the op that reads it gives it back."""
@@ -149,9 +161,10 @@ class _Clock:
 
     def _node(self, number: int, split: Split, node: Tensor) -> None:
         assert node.opdef is not None
-        start = max((self.ready.get(s, 0.0) for s in node.sources), default=0.0)
+        needs = [(self.ready.get(s, 0.0), self.made_on.get(s, "")) for s in node.sources]
+        start, after = max(needs, default=(0.0, ""))
         if node.opdef.op in VIEWS:
-            self.ready[node] = start
+            self.ready[node], self.made_on[node] = start, after
             return
         processor = self.host if split.device == HOST else self.devices[split.device].processor
         cost = cost_of(node, self.lengths)
@@ -160,9 +173,10 @@ class _Clock:
         end = ran + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
         old = self.schedule.origin.get(node, node)
         name = self.schedule.graph.names.get(old, "")
-        self._add(Event(split.device, "launch", name, node.opdef.op.name, begin, ran, 0, number))
-        self._add(Event(split.device, "compute", name, node.opdef.op.name, ran, end, cost.nbytes, number))
-        self.ready[node] = end
+        op, on, own = node.opdef.op.name, split.device, (number, self.issue)
+        self._add(Event(on, "launch", name, op, begin, ran, 0, *own, after))
+        self._add(Event(on, "compute", name, op, ran, end, cost.nbytes, *own))
+        self.ready[node], self.made_on[node] = end, on
         self.ring.get(split.device, []).extend(end for s in node.sources if s in self.uploads)
 
     def _add(self, event: Event) -> None:

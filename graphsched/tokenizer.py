@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Final, Protocol
 
+from graphsched.chat_templates import template_for
 from graphsched.errors import Error
 from graphsched.gguf_format import shown
 from graphsched.tokenizer_bpe import BpeCoder
@@ -57,7 +58,8 @@ class Tokenizer:
         self.add_bos = fields.flag("ggml.add_bos_token", coder.add_bos and vocab.bos is not None)
         self.add_eos = fields.flag("ggml.add_eos_token", False)
         self.add_space_prefix = coder.add_space_prefix
-        self.chat_template = fields.text("chat_template")
+        architecture = fields.metadata.get("general.architecture")
+        self.chat_template = template_for(architecture, fields.text("chat_template"))
         self._is_phi3 = any(
             name in str(fields.metadata.get("general.name")).lower() for name in ("phi-3", "phi3")
         )

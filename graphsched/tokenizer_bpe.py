@@ -16,9 +16,9 @@ def _byte_characters() -> list[str]:
     return [chr(b if b in visible else next(spare)) for b in range(256)]
 
 
-_TO_CHARACTER: Final = dict(enumerate(_byte_characters()))
-_TO_BYTE: Final = {ord(c): chr(b) for b, c in _TO_CHARACTER.items()}
-_ALPHABET: Final = frozenset(_TO_CHARACTER.values())
+BYTE_CHARACTERS: Final = _byte_characters()
+_TO_BYTE: Final = {ord(c): chr(b) for b, c in enumerate(BYTE_CHARACTERS)}
+_ALPHABET: Final = frozenset(BYTE_CHARACTERS)
 
 
 class BpeCoder:
@@ -58,7 +58,7 @@ class BpeCoder:
 
     def _word(self, word: str) -> list[int]:
         ids, ranks = self._ids, self._ranks
-        coded = word.encode("utf-8", "surrogateescape").decode("latin-1").translate(_TO_CHARACTER)
+        coded = word.encode("utf-8", "surrogateescape").decode("latin-1").translate(BYTE_CHARACTERS)
         if self._ignore_merges and coded in ids:
             return [ids[coded]]
         symbols = merge(list(coded), lambda left, right: ranks.get(f"{left} {right}"))

@@ -22,7 +22,7 @@ from graphsched.blocks import (
     side_by_side,
 )
 from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, rope, view
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, labelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
     if "attn_q" in blk:
-        return heads(linear(blk, "attn_q", x, c.n_head * c.head_dim), c.n_head)
+        return heads(labelled(linear(blk, "attn_q", x, c.n_head * c.head_dim), "q"), c.n_head)
     low = linear(blk, "attn_q_a", x)
     return heads(linear(blk, "attn_q_b", norm(c, low, blk, "attn_q_a_norm"), c.n_head * c.head_dim), c.n_head)
 

@@ -14,7 +14,7 @@ from graphsched.blocks import (
     turned,
 )
 from graphsched.ops import view
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, labelled
 
 
 @architecture("phi3", AttentionConfig)
@@ -32,9 +32,9 @@ def self_attention(
 ) -> Tensor:
     n_q, n_k, n_v = c.n_head * c.head_dim, c.n_head_kv * c.head_dim, c.n_head_kv * c.v_dim
     qkv = linear(blk, "attn_qkv", x, n_q + n_k + n_v)
-    q = heads(view(qkv, start=0, stop=n_q), c.n_head)  # [T, H, Dh]
-    k = heads(view(qkv, start=n_q, stop=n_q + n_k), c.n_head_kv)
-    v = heads(view(qkv, start=n_q + n_k, stop=n_q + n_k + n_v), c.n_head_kv)
+    q = heads(labelled(view(qkv, start=0, stop=n_q), "Qcur"), c.n_head)  # [T, H, Dh]
+    k = heads(labelled(view(qkv, start=n_q, stop=n_q + n_k), "Kcur"), c.n_head_kv)
+    v = heads(labelled(view(qkv, start=n_q + n_k, stop=n_q + n_k + n_v), "Vcur"), c.n_head_kv)
     q, k = turned(rope_of(c, "neox"), q, k, inp, factors)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)
 

@@ -130,3 +130,32 @@ def test_ternary_scales_multiply_products() -> None:
     plain, scaled = model("bitnet"), model("bitnet")
     scaled.types |= {"blk.0.attn_q.scale": f32(1)}
     assert len(graph(scaled).nodes) == len(graph(plain).nodes) + 1
+
+
+def labels(m: Model, n_tokens: int, op: Op) -> list[str]:
+    made = graph(m, n_tokens, n_ctx=512)
+    found = [n for n in made.nodes if n.opdef and n.opdef.op is op and made.names[n].startswith("blk.0.")]
+    return [made.labels[n] for n in found]
+
+
+@pytest.mark.parametrize("name", ["deepseek2-lite", "deepseek2-v3"])
+def test_labels_of_latent_attention(name: str) -> None:
+    """With and without a low-rank query; single tokens absorb, prompts expand."""
+    m = model(name)
+    low = ["q", "q"] if name.endswith("v3") else ["q"]
+    rest = ["kqv_out", "ffn_gate", "ffn_up", "ffn_out"]
+    one, many = (labels(m, n, Op.MUL_MAT) for n in (1, 256))
+    assert one == [*low, "kv_rope_compressed", "q_nope2", "kqv", *rest]
+    assert many == [*low, "kv_rope_compressed", "kv", *rest]
+    assert labels(m, 1, Op.ROPE) == ["q_rope", "k_rope"]
+    assert (labels(m, 1, Op.CONCAT), labels(m, 256, Op.CONCAT)) == (
+        ["kvr", "q"],
+        ["kvr", "q_states", "k_states"],
+    )
+
+
+def test_labels_of_joined_projections() -> None:
+    m = model("phi3")
+    assert labels(m, 4, Op.MUL_MAT) == ["wqkv", "kqv_out", "ffn_up", "ffn_out"]
+    assert labels(m, 4, Op.ROPE) == ["Qcur", "Kcur"]
+    assert labels(m, 4, Op.VIEW)[:3] == ["Qcur", "Kcur", "Vcur"]

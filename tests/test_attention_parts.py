@@ -1,5 +1,6 @@
 """Attention without flash attention (-fa 0): products and softmax as nodes of their own, the same results."""
 
+import itertools
 import json
 from typing import Any
 
@@ -40,7 +41,6 @@ def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]
     ]
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_agrees_with_flash_attention(name: str, first: int, n_ubatch: int) -> None:
@@ -73,6 +73,7 @@ def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
     assert nmse(got[1], got[0]) <= 1e-6
 
 
+@pytest.mark.target
 @pytest.mark.parametrize("kv", ["f16", "q8_0"])
 @pytest.mark.parametrize("name", ["conformance/llama-f16", "conformance/deepseek2-v3-f16"])
 def test_cache_types(name: str, kv: str) -> None:
@@ -140,20 +141,53 @@ def test_a_plan_puts_the_products_beside_the_cache() -> None:
     assert plan.bytes_of(kq) == 4 * 32 * kq.shape[1]
 
 
-@pytest.mark.parametrize(
-    ("flag", "is_on"),
-    [(["-fa", "0"], False), (["-no-fa"], False), (["-fa", "off"], False), (["-fa", "1"], True)],
-)
-def test_flag(flag: list[str], is_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["plan", "--json", *flag]) == 0
+FLAGS = [("-fa 0", False), ("-no-fa", False), ("-fa off", False), ("-fa 1", True), ("-fa auto", True)]
+
+
+@pytest.mark.parametrize(("flag", "is_on"), FLAGS)
+def test_flag(flag: str, is_on: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", "--json", *flag.split()]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["fa"] is is_on
 
 
 def test_flag_with_another_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["run", "-fa", "2"]) == 2
-    assert capsys.readouterr().err == "graphsched: -fa is 2, one of 0, 1, off, on is needed\n"
+    assert capsys.readouterr().err == "graphsched: -fa is 2, 0, 1 or auto is needed\n"
 
 
 def test_the_table_of_a_plan_says_that_it_is_off(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", "-fa", "0"]) == 0
     assert "; off: fa" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_variant_agrees(name: str, first: int, n_ubatch: int) -> None:
+    """Threads, flash attention, fusions, and the four variants of latent attention, all with all."""
+    ref = reference(name)
+    whole = logits_in_pieces(ref.model, ref.tokens, 24, **EXACT)
+    fusions = frozenset(("fmoe", "fused-mul-unary", "fused-rms-norm"))
+    for n_threads, fa, fused, mla in itertools.product(
+        (1, 2), (True, False), (True, False), range(4) if name in LATENT else (3,)
+    ):
+        off = (frozenset() if fused else fusions) | (frozenset() if fa else APART["off"])
+        options: dict[str, Any] = {"n_threads": n_threads, "n_ubatch": n_ubatch, "mla": mla, "off": off}
+        got = logits_in_pieces(ref.model, ref.tokens, first, **options, **EXACT)
+        assert nmse(got, whole) <= 1e-6, options
+
+
+@pytest.mark.parametrize("mla", range(4))
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_variants_on_simulated_devices(name: str, mla: int) -> None:
+    plain, apart = frozenset[str](), APART["off"]
+    for off, overrides in itertools.product((plain, apart), ("exps=CPU", "attn_kv=CPU", "blk.1.attn=CPU")):
+        placement = PlacementOptions(overrides=(overrides,))
+        placed: dict[str, Any] = {"devices": ("sim:2x3090",), "poison": True, "placement": placement}
+        host, sim = (latent_logits(name, mla=mla, off=off, **o) for o in ({}, placed))
+        np.testing.assert_array_equal(host, sim)
+
+
+def latent_logits(name: str, **options: Any) -> Any:
+    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=256, **options)
+    return np.concatenate([session.eval(tokens(150), all_logits=True), session.eval([7])])

@@ -6,6 +6,7 @@ import pytest
 
 import graphsched.chat
 from graphsched.chat import render
+from graphsched.chat_templates import template_for
 from graphsched.errors import Error
 
 MESSAGES = [
@@ -58,6 +59,14 @@ def test_a_real_template() -> None:
     assert run(LLAMA2) == expected
     with pytest.raises(Error, match=r"roles must alternate user/assistant/user/assistant/\.\.\."):
         run(LLAMA2, MESSAGES[1:2] * 2)
+
+
+@pytest.mark.parametrize("given", [None, "{{ messages[0]['content'] + '\\n\\nBITNETAssistant: ' }}"])
+def test_bitnet_2b_4t_has_its_own_format_where_a_file_has_none_or_a_wrong_one(given: str | None) -> None:
+    expected = "<s>System: Be <brief>.<|eot_id|>User: Hi<|eot_id|>Assistant: Ho<|eot_id|>User: So?<|eot_id|>"
+    assert run(template_for("bitnet-b1.58", given)) == expected + "Assistant: "
+    assert template_for("llama", given) == given
+    assert template_for("bitnet-b1.58", "its own") == "its own"
 
 
 @pytest.mark.parametrize(

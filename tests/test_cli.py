@@ -1,5 +1,6 @@
 """The command line: flags, what goes where, bad input in one sentence, Ctrl-C, a closed pipe, chat."""
 
+import csv
 import io
 import json
 import os
@@ -22,6 +23,7 @@ import graphsched
 from graphsched import cli, flags
 from graphsched.commands.arguments import Command
 from graphsched.commands.run import unescaped
+from graphsched.flag import Flag
 from graphsched.interactive import Chat
 from graphsched.options import SWITCHES, SessionOptions
 from graphsched.sampling import SamplingOptions
@@ -81,7 +83,7 @@ def test_flags_are_those_of_the_options() -> None:
 
 
 @pytest.mark.parametrize("flag", [*flags.SESSION, *flags.SAMPLING], ids=lambda f: f.field)
-def test_the_default_in_the_help_is_the_options_own(flag: flags.Flag) -> None:
+def test_the_default_in_the_help_is_the_options_own(flag: Flag) -> None:
     options: Any = SessionOptions() if flag in flags.SESSION else SamplingOptions()
     value = getattr(options, flag.field)
     found = re.search(r"\(default: ([^,)]*)", flag.help)
@@ -160,6 +162,23 @@ def test_flags_reach_the_session(run: Run) -> None:
     assert code == 0
     assert "backend cpu, 1 threads, context 64, batch 10, micro-batch 5, cache f32/q8_0, off: fmoe" in err
     assert "graphsched stories: qwen3moe, 2.50M parameters (1.32M active)" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "off"),
+    [
+        (("-fmoe", "0"), "fmoe"),
+        (("-fmoe=0",), "fmoe"),
+        (("--no-fmoe", "1"), "fmoe"),
+        (("-no-fmoe", "0"), "none"),
+        (("-fmoe",), "none"),
+        (("-fa", "1", "-rtr", "off", "-fmoe", "1"), "none"),
+    ],
+)
+def test_switches_with_and_without_values(run: Run, args: tuple[str, ...], off: str) -> None:
+    code, _, err = run("run", "-v", *SHORT, *args)
+    assert code == 0
+    assert f"off: {off}" in err
 
 
 def test_underscores_and_long_names(run: Run) -> None:
@@ -290,7 +309,6 @@ BAD: Final = [
     ("run -p x -f prompt.txt", "there is one prompt, -p or -f"),
     ("run -sys x", "-sys is for a chat, which is -i"),
     ("run -nlg 9", "no such option -nlg; did you mean -ngl?"),
-    ("run -rtr", "-rtr is not in this version yet"),
     ("run -t4", "no such option -t4; did you mean -t 4?"),
     ("run --temperature 1", "no such option --temperature; did you mean --temp?"),
     ("run -i=1", "-i takes no value"),
@@ -298,8 +316,25 @@ BAD: Final = [
     ("bench -r 0", "-r is 0, an integer from 1 up is needed"),
     ("bench -p -1", "-p is -1, an integer from 0 up is needed"),
     ("bench -p 0 -n 0", "-p and -n are both 0, there is nothing to measure"),
-    ("bench -p 9 -n 20 -c 5", "-c is 5, the longer test needs 20"),
-    ("bench -o xml", "-o is xml, one of md, csv, json is needed"),
+    ("bench -p 9 -n 20 -c 5", "-c is 5, the longest test needs 20"),
+    ("bench -p 9 -c 256,5", "-c is 5, the longest test needs 128"),
+    ("bench -o xml", "-o is xml, one of md, csv, json, jsonl, sql is needed"),
+    ("bench -p 1,,2", "-p is empty, an integer from 0 up is needed"),
+    ("bench -p 8-1", "-p is 8-1, a range that ends before it begins"),
+    ("bench -p 1-8+0", "-p is 1-8+0, a range that never ends"),
+    ("bench -p 1-8*1", "-p is 1-8*1, a range that never ends"),
+    ("bench -p 0-8*2", "-p is 0-8*2, a range that never ends"),
+    ("bench -p 1-99999", "-p is 1-99999, a range of more than 10000 values"),
+    ("bench -p 1-8/2", "-p is 1-8/2, an integer from 0 up is needed"),
+    ("bench -t 1,x", "-t is x, an integer from 1 up is needed"),
+    ("bench -t 1-999 -ub 1-999", "the lists make 998001 combinations, 10000 are possible"),
+    ("bench -pg 5", "-pg is 5, two integers from 1 up such as 512,128 are needed"),
+    ("bench -gp 5,0", "-gp is 5,0, two integers from 1 up such as 512,128 are needed"),
+    ("bench -fmoe=2", "-fmoe is 2, 0 or 1 is needed"),
+    ("bench -ctk f16,q9", f"no KV cache type 'q9'; {WORDS}"),
+    ("bench -m none.gguf,prompt.txt", "none.gguf: no such file or directory"),
+    ("run -rtr=2", "-rtr is 2, 0, 1 or auto is needed"),
+    ("run -nkvo 0,1", "-nkvo is 0,1, 0 or 1 is needed"),
     ("inspect", "missing argument 'FILE'"),
     ("inspect none.gguf", "none.gguf: no such file or directory"),
     ("inspect --jsn", "no such option --jsn; did you mean --json?"),
@@ -571,3 +606,18 @@ def test_closed_streams() -> None:
         ["sh", "-c", f"{command} 2>&-; {command} -q >&-"], capture_output=True, text=True, check=True
     )
     assert (closed.stdout, closed.stderr) == ("Lily\n", "")
+
+
+# ---- profile ----
+
+
+def test_profile_as_csv(run: Run) -> None:
+    code, out, err = run("profile", "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--csv")
+    assert (code, err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["phase"] for row in rows} == {"prompt, 8 tokens", "generation"}
+    assert {row["table"] for row in rows} == {"op", "label", "overhead"}
+    ops = [row for row in rows if row["table"] == "op" and row["phase"] == "generation"]
+    assert [int(row["index"]) for row in ops] == list(range(len(ops)))
+    assert sum(float(row["fraction"]) for row in ops) == pytest.approx(1)
+    assert {"MUL_MAT", "ROPE"} <= {row["name"] for row in ops}

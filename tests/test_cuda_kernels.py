@@ -151,6 +151,9 @@ SASS = {  # what the kernels are written for
     ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
     ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
     ("attention", "attention_f16_128_128_8"): (r"LDG\.E\S*\.128",),
+    ("w2a8", "w2a8_1"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("w2a8", "w2a8_16"): (r"LDG\.E\.NA\S*\.128", r"IMMA\.16832\.S8\.S8"),
+    ("w2a8", "w2a8_prompt"): (r"LDG\.E\.NA\S*\.128", r"LDGSTS\S*\.128", r"LDS\.128", r"IMMA\.16832\.S8\.S8"),
 }
 
 
@@ -287,6 +290,10 @@ MUTANTS = (  # file, types, what to replace, by what, cases that must fail
     ("copy", (), "slot >= 0", "true", "set_rows"),
     ("moe", ("q4_0",), "slot.expert >= 0", "true", "matvec_id-q4_0"),
     ("matmul", ("q4_0",), "if (s0 + u * stride < steps) raw", "raw", "matvec-q4_0"),
+    ("w2a8", (), "gs_sync();\n  if (part)", "if (part)", "w2a8-"),
+    ("w2a8", (), "gs_sync();  // slice", "//", "w2a8-37x516-130"),
+    ("w2a8", (), "gs_copy_wait<GS_SLICES - 2>", "gs_copy_wait<GS_SLICES - 1>", "w2a8-37x516-130"),
+    ("w2a8", (), "gs_min(row_tile, last)", "row_tile", "w2a8-"),
 )
 
 

@@ -83,8 +83,8 @@ def test_errors_are_sentences() -> None:
             "IQ4_KS: this type can be listed but not dequantised",
         ),
         (
-            lambda: dtypes.Q4_K.quantize(np.zeros(256, np.float32)),
-            "Q4_K: there is no code here that quantises to this type",
+            lambda: by_name("IQ2_XS").quantize(np.zeros(256, np.float32)),
+            "IQ2_XS: there is no code here that quantises to this type",
         ),
     ]
     for call, expected in calls:

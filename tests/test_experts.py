@@ -13,7 +13,7 @@ from graphsched.ops import fused_mul_unary, moe_fused_up_gate, mul_mat_id
 from graphsched.runtime import open_runtime
 from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
 
-E, ROWS, K, TOKENS, USED = 5, 37, 96, 40, 3
+E, ROWS, K, TOKENS, USED = 5, 37, 192, 40, 3
 NONE = np.full((TOKENS, USED), -1)
 ONE = np.full((TOKENS, USED), 3)
 MIXED = np.random.default_rng(3).integers(-1, E + 1, (TOKENS, USED))
@@ -37,7 +37,7 @@ def run(
 
 
 @pytest.mark.parametrize("ids", [NONE, ONE, MIXED], ids=["none", "one", "mixed"])
-@pytest.mark.parametrize("dtype", [dtypes.Q4_0, dtypes.Q8_0, dtypes.F16], ids=str)
+@pytest.mark.parametrize("dtype", [dtypes.Q4_0, dtypes.Q4_1, dtypes.F16, dtypes.IQ2_BN], ids=str)
 def test_bits_do_not_depend_on_threads_or_fusion(dtype: dtypes.DType, ids: NDArray[np.int64]) -> None:
     up, gate = (weight(name, TensorType(dtype, (E, ROWS, K))) for name in ("up", "gate"))
     x, chosen = input_tensor("x", f32(TOKENS, 1, K)), input_tensor("ids", i32(TOKENS, USED))
@@ -50,3 +50,17 @@ def test_bits_do_not_depend_on_threads_or_fusion(dtype: dtypes.DType, ids: NDArr
     skipped = (ids < 0) | (ids >= E)
     assert not first[skipped].any()
     assert skipped.all() or np.abs(first[~skipped]).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu"])
+@pytest.mark.parametrize("dtype", [dtypes.Q4_0, dtypes.F16], ids=str)
+def test_few_tokens_fused(dtype: dtypes.DType, kind: str) -> None:
+    up, gate = (weight(name, TensorType(dtype, (E, ROWS, K))) for name in ("up", "gate"))
+    for n_tokens in (1, 3):
+        ids = MIXED[:n_tokens]
+        x, chosen = input_tensor("x", f32(n_tokens, 1, K)), input_tensor("ids", i32(n_tokens, USED))
+        fused = moe_fused_up_gate(up, gate, x, chosen, kind=kind)
+        parts = fused_mul_unary(mul_mat_id(gate, x, chosen), mul_mat_id(up, x, chosen), kind=kind)
+        for threads in (1, 3):
+            one, other = run((fused, parts), (up, gate, x, chosen), ids, threads)
+            np.testing.assert_array_equal(one.view(np.int32), other.view(np.int32))

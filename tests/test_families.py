@@ -8,9 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from shared import SHARED, shared
 
 from graphsched.interactive import Chat
-from graphsched.session import Timings
+from graphsched.loader import open_model
+from graphsched.model import Model
+from graphsched.options import SessionOptions
+from graphsched.sampling import SamplingOptions
+from graphsched.session import Session, Timings
 from graphsched.tokenizer import Tokenizer, from_metadata
 
 VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -222,3 +227,47 @@ def test_what_ends_an_answer(family: Family) -> None:
     ends = {t.piece(i, special=True).decode() for i in t.eog}
     assert ends == set(family.ends.split())
     assert family.close in ends
+
+
+FAMILY_OF = {
+    "llama": "llama 3",
+    "mixtral": "llama 2, mixtral",
+    "qwen": "qwen 2, 3",
+    "gemma": "gemma 2, 3",
+    "phi3": "phi 3",
+    "llama4": "llama 4",
+    "deepseek2": "deepseek 2, 3",
+    "glm4moe": "glm 4.5",
+    "gpt-oss": "gpt-oss",
+    "bitnet": "bitnet 2b",
+}
+
+
+def family_of(model: str) -> Family:
+    """Of the longest name that the model's begins with."""
+    return FAMILIES[FAMILY_OF[max((f for f in FAMILY_OF if model.startswith(f)), key=len)]]
+
+
+def conversation(model: str, again: bool) -> list[str]:
+    """Three answers; with `again` the cache is emptied before each, so that all is read anew."""
+    file = open_model(shared(f"conformance/{model}-f16.gguf"))
+    file.metadata = {**file.metadata, "tokenizer.chat_template": family_of(model).template}
+    session = Session(Model(file), SessionOptions(n_ctx=1024, n_ubatch=64, type_k="f32", type_v="f32"))
+    chat = Chat(session, n_predict=4, sampling=SamplingOptions(temperature=0))
+    told = []
+    for text in ("Tom has a red ball. " * 4, "Why?", "Lily likes it."):
+        told.append("".join(chat.answer(text)))
+        assert session.stop_reason in ("limit", "eog")
+        if again:
+            session.reset()
+            chat._read = []
+    session.close()
+    return told
+
+
+@pytest.mark.parametrize("model", sorted(p.stem[:-4] for p in (SHARED / "conformance").glob("*.gguf")))
+def test_every_architecture_chats_with_its_family_s_template(model: str) -> None:
+    """What the cache keeps of a conversation changes no answer, rings and latents included."""
+    told = conversation(model, again=False)
+    assert len(told) == 3
+    assert told == conversation(model, again=True)

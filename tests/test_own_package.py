@@ -129,7 +129,7 @@ def test_plan_shows_the_python_step(site: Path) -> None:
 @pytest.mark.parametrize("device", [(), ("--device", "sim:2x3090")], ids=["measured", "predicted"])
 def test_profile_shows_the_python_step(site: Path, device: tuple[str, ...]) -> None:
     sizes = ("-p", "8", "-n", "2", "-r", "1", "-c", "32")
-    phases = answer(site, "profile", "--model", str(site / "x.gguf"), "--json", *sizes, *device)
+    phases = answer(site, "profile", "--model", str(site / "x.gguf"), "--json", *sizes, *device)["phases"]
     assert len(phases) == 2
     for phase in phases:
         (row,) = [r for r in phase["ops"] if r["name"] == "SNAKE (Python)"]

@@ -163,9 +163,9 @@ def test_plan_as_data(layouts: Any) -> None:
 def test_plan_is_what_a_session_runs(name: str) -> None:
     """Also of types without kernels: the session reads those weights from a float32 copy."""
     session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=("sim:rtx4090",))
-    session.trace = []
+    session.take_trace()
     session.eval([1])
-    (run,) = session.trace
+    (run,) = session.take_trace().runs
     plan = make_plan(session.model, session.options, 1, 1, 1)
     assert plan.schedule.dump() == run.schedule.dump()
     session.close()

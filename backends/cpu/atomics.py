@@ -36,6 +36,17 @@ def store_word(typingctx: Any, addr: Any, value: Any) -> Any:
 
 
 @intrinsic
+def write_word(typingctx: Any, addr: Any, value: Any) -> Any:
+    """Writes an int64 that no other thread reads meanwhile."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[1], pointer(builder, args[0], I64_T))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def fetch_add(typingctx: Any, addr: Any, value: Any) -> Any:
     """Adds to an int64 and returns what it held."""
 

@@ -6,6 +6,7 @@ from typing import Any
 from graphsched import dtypes
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, declare, no_minima
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.lookup import table16
 from graphsched.backends.cpu.simd import get, load, or_bits, splat, splat_i8, splat_i32, sub, xor_bits
 from graphsched.backends.cpu.simd_int import (
     bit_field,
@@ -13,12 +14,11 @@ from graphsched.backends.cpu.simd_int import (
     gather_f16,
     gather_u8,
     half_exp2,
-    interleave16,
+    interleave,
     lane,
     nibbles,
     shift_left,
     spread_bits,
-    table16,
 )
 from graphsched.backends.cpu.vector import F16, I8, I32, U8
 
@@ -101,7 +101,7 @@ def both_nibbles(at: int) -> Any:
 def four_nibbles(first: int, second: int) -> Any:
     """The codes of two such blocks."""
     packed = concat(load(first, I8, 16), load(second, I8, 16))
-    return interleave16(nibbles(packed, 0), nibbles(packed, 1))
+    return interleave(nibbles(packed, 0), nibbles(packed, 1), 16)
 
 
 def _nibble_codes(at: int) -> Callable[..., Any]:
@@ -142,6 +142,14 @@ iq4_values = table16("iq4_values", tuple(v + IQ4_OFFSET for v in _IQ4_VALUES))
 fp4_values = table16("fp4_values", tuple(v + FP4_OFFSET for v in _FP4_VALUES))
 
 
+def iq4_from_nibbles(kind: int, nibbles: Any) -> Any:
+    return iq4_values(nibbles)
+
+
+def _fp4_from_nibbles(kind: int, nibbles: Any) -> Any:
+    return fp4_values(nibbles)
+
+
 def _iq4_codes(kind: int, block: int, j: int) -> Any:
     return iq4_values(both_nibbles(block + 2))
 
@@ -159,13 +167,46 @@ def _fp4_codes64(kind: int, block: int, j: int) -> Any:
 
 
 declare(Form(dtypes.Q8_0, _q8_codes, _q8_codes64, _scales(34), no_minima, offset=128))
-declare(Form(dtypes.Q4_0, _nibble_codes(2), _nibble_codes64(2, 18), _scales(18), no_minima, offset=8))
-declare(Form(dtypes.Q4_1, _nibble_codes(4), _nibble_codes64(4, 20), _scales(20), _minima(20)))
+declare(
+    Form(
+        dtypes.Q4_0,
+        _nibble_codes(2),
+        _nibble_codes64(2, 18),
+        _scales(18),
+        no_minima,
+        offset=8,
+        nibbles=(2, 16),
+    )
+)
+declare(
+    Form(dtypes.Q4_1, _nibble_codes(4), _nibble_codes64(4, 20), _scales(20), _minima(20), nibbles=(4, 16))
+)
 declare(
     Form(dtypes.Q5_0, _five_bit_codes(2), _two_blocks(dtypes.Q5_0.id, 22), _scales(22), no_minima, offset=16)
 )
 declare(Form(dtypes.Q5_1, _five_bit_codes(4), _two_blocks(dtypes.Q5_1.id, 24), _scales(24), _minima(24)))
 declare(Form(Q6_0, _q6_codes, _two_blocks(Q6_0.id, 26), _scales(26), no_minima, offset=32))
-declare(Form(dtypes.IQ4_NL, _iq4_codes, _iq4_codes64, _scales(18), no_minima, offset=IQ4_OFFSET))
-declare(Form(dtypes.MXFP4, _fp4_codes, _fp4_codes64, _powers, no_minima, offset=FP4_OFFSET))
-BLOCK32_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 32)
+declare(
+    Form(
+        dtypes.IQ4_NL,
+        _iq4_codes,
+        _iq4_codes64,
+        _scales(18),
+        no_minima,
+        offset=IQ4_OFFSET,
+        nibbles=(2, 16),
+        from_nibbles=iq4_from_nibbles,
+    )
+)
+declare(
+    Form(
+        dtypes.MXFP4,
+        _fp4_codes,
+        _fp4_codes64,
+        _powers,
+        no_minima,
+        offset=FP4_OFFSET,
+        nibbles=(1, 16),
+        from_nibbles=_fp4_from_nibbles,
+    )
+)

@@ -21,7 +21,8 @@ from graphsched.backends.cpu import (
 from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
-from graphsched.backends.cpu.quants import NATIVE
+from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.ring import Ring
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.backends.cpu.transfer import copy_step
@@ -29,6 +30,7 @@ from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
+from graphsched.stored import EMBEDDING
 from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (
@@ -52,16 +54,21 @@ class CpuDevice:
         self.spaces: dict[str, Space] = {HOST: HostSpace()}  # of all devices that the host's program serves
         self.run_block = np.zeros(RUN_WORDS, np.int64)
         self.run_block[ONE] = 1
+        self.ring = Ring()  # of all programs of the session
 
     def supports(self, node: Tensor) -> bool:
         """The host also runs numpy references."""
         return True
 
     def kernel_type(self, leaf: Tensor) -> DType:
-        """Weights without kernels are read from a float32 copy; so are norms and biases."""
-        if leaf.kind != "weight" or (leaf.dtype in NATIVE and len(leaf.shape) > 1):
+        """Weights without kernels are read from a float32 copy, I2_S from an IQ2_BN copy; norms and biases as F32."""
+        known = (
+            NATIVE if leaf.name == EMBEDDING else PRODUCT_TYPES
+        )  # GET_ROWS reads the embedding, row by row
+        if leaf.kind != "weight" or (leaf.dtype in known and len(leaf.shape) > 1):
             return leaf.dtype
-        return dtypes.F32
+        # One scale behind all rows, which a kernel that is handed rows cannot find: as codes with a scale per row.
+        return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
     def weight_bytes(self, type: TensorType) -> int:
         return type.nbytes
@@ -80,7 +87,9 @@ class CpuDevice:
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
         compile_kernels(items, progress)
-        return CpuProgram(program.pack(items, places, self.spaces), self.run_block, self.setup.n_threads)
+        return CpuProgram(
+            program.pack(items, places, self.spaces), self.run_block, self.ring, self.setup.n_threads
+        )
 
     def abort(self, on: bool) -> None:
         self.run_block[ABORT] = int(on)

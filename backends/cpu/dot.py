@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from graphsched.backends.cpu.blocks32 import minimum, scale
+from graphsched.backends.cpu.dot_bytes import dot_codes
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import (
@@ -20,7 +21,7 @@ from graphsched.backends.cpu.simd import (
     sum_lanes,
     to_f32,
 )
-from graphsched.backends.cpu.simd_int import concat, dot_u8_i8, halves, spread_lanes
+from graphsched.backends.cpu.simd_int import concat, halves, spread_lanes
 from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.vector import F32, I8, I32
 
@@ -39,7 +40,9 @@ def _(kind: int) -> Callable[..., float]:
     form = FORMS.get(kind)
     if form is None:
         return _float(kind, 4 if kind == F32 else 2)
-    return {32: _block32, 64: _rows64, 256: _block256}[form.type.block](form)
+    if form.type.block == 32:
+        return _block32(form)
+    return _rows64(form) if form.type.row_header else _super(form)
 
 
 def _float(t: int, size: int) -> Callable[..., float]:
@@ -62,9 +65,9 @@ def _float(t: int, size: int) -> Callable[..., float]:
 
 
 @helper
-def _scaled(codes: Any, x: int, scales: Any, acc: Any) -> Any:
+def _scaled(kind: int, codes: Any, x: int, scales: Any, acc: Any) -> Any:
     """acc + scales · (codes · x), per lane four products."""
-    return fma(to_f32(dot_u8_i8(splat_i32(0, 16), codes, load(x, I8, 64))), scales, acc)
+    return fma(to_f32(dot_codes(kind, splat_i32(0, 16), codes, load(x, I8, 64))), scales, acc)
 
 
 def _block32(form: Form) -> Callable[..., float]:
@@ -79,14 +82,14 @@ def _block32(form: Form) -> Callable[..., float]:
             s, dx = scales(t, block), load(d + 64 * g, F32, 16)
             shift = fma(mul(minima(t, block, s), dx), to_f32(load(isum + 64 * g, I32, 16)), shift)
             s = mul(s, dx)
-            acc = _scaled(codes64(t, block, 0), q, spread_lanes(s, 0, 8, 16), acc)
-            other = _scaled(codes64(t, block + 2 * size, 0), q + 64, spread_lanes(s, 2, 8, 16), other)
-            acc = _scaled(codes64(t, block + 4 * size, 0), q + 128, spread_lanes(s, 4, 8, 16), acc)
-            other = _scaled(codes64(t, block + 6 * size, 0), q + 192, spread_lanes(s, 6, 8, 16), other)
-            acc = _scaled(codes64(t, block + 8 * size, 0), q + 256, spread_lanes(s, 8, 8, 16), acc)
-            other = _scaled(codes64(t, block + 10 * size, 0), q + 320, spread_lanes(s, 10, 8, 16), other)
-            acc = _scaled(codes64(t, block + 12 * size, 0), q + 384, spread_lanes(s, 12, 8, 16), acc)
-            other = _scaled(codes64(t, block + 14 * size, 0), q + 448, spread_lanes(s, 14, 8, 16), other)
+            acc = _scaled(t, codes64(t, block, 0), q, spread_lanes(s, 0, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + 2 * size, 0), q + 64, spread_lanes(s, 2, 8, 16), other)
+            acc = _scaled(t, codes64(t, block + 4 * size, 0), q + 128, spread_lanes(s, 4, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + 6 * size, 0), q + 192, spread_lanes(s, 6, 8, 16), other)
+            acc = _scaled(t, codes64(t, block + 8 * size, 0), q + 256, spread_lanes(s, 8, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + 10 * size, 0), q + 320, spread_lanes(s, 10, 8, 16), other)
+            acc = _scaled(t, codes64(t, block + 12 * size, 0), q + 384, spread_lanes(s, 12, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + 14 * size, 0), q + 448, spread_lanes(s, 14, 8, 16), other)
         rest, paired = np.float32(0.0), n_blocks // 2 * 2
         for b in range(groups * 16, paired, 2):
             block = w + b * size
@@ -94,12 +97,12 @@ def _block32(form: Form) -> Callable[..., float]:
             d0, d1 = get(d + 4 * b, F32), get(d + 4 * b + 4, F32)
             m0, m1 = minimum(t, block, s0) * d0, minimum(t, block + size, s1) * d1
             rest += m0 * np.float32(get(isum + 4 * b, I32)) + m1 * np.float32(get(isum + 4 * b + 4, I32))
-            acc = _scaled(codes64(t, block, 0), x + 32 * b, halves(s0 * d0, s1 * d1), acc)
+            acc = _scaled(t, codes64(t, block, 0), x + 32 * b, halves(s0 * d0, s1 * d1), acc)
         if paired < n_blocks:
             block = w + paired * size
             s0, d0 = scale(t, block), get(d + 4 * paired, F32)
             rest += minimum(t, block, s0) * d0 * np.float32(get(isum + 4 * paired, I32))
-            part = dot_u8_i8(splat_i32(0, 8), codes32(t, block, 0), load(x + 32 * paired, I8, 32))
+            part = dot_codes(t, splat_i32(0, 8), codes32(t, block, 0), load(x + 32 * paired, I8, 32))
             acc = fma(concat(to_f32(part), splat(0.0, 8)), halves(s0 * d0, 0.0), acc)
         return sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest)
 
@@ -116,42 +119,41 @@ def _rows64(form: Form) -> Callable[..., float]:
             block, q = w + header + 4 * g * size, x + 256 * g
             dx = load(d + 32 * g, F32, 8)
             shift = fma(dx, to_f32(load(isum + 32 * g, I32, 8)), shift)
-            acc = _scaled(codes64(t, block, 0), q, spread_lanes(dx, 0, 8, 16), acc)
-            other = _scaled(codes64(t, block + size, 0), q + 64, spread_lanes(dx, 2, 8, 16), other)
-            acc = _scaled(codes64(t, block + 2 * size, 0), q + 128, spread_lanes(dx, 4, 8, 16), acc)
-            other = _scaled(codes64(t, block + 3 * size, 0), q + 192, spread_lanes(dx, 6, 8, 16), other)
+            acc = _scaled(t, codes64(t, block, 0), q, spread_lanes(dx, 0, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + size, 0), q + 64, spread_lanes(dx, 2, 8, 16), other)
+            acc = _scaled(t, codes64(t, block + 2 * size, 0), q + 128, spread_lanes(dx, 4, 8, 16), acc)
+            other = _scaled(t, codes64(t, block + 3 * size, 0), q + 192, spread_lanes(dx, 6, 8, 16), other)
         rest = np.float32(0.0)
         for b in range(4 * fours, n_blocks):
             d0, d1 = get(d + 8 * b, F32), get(d + 8 * b + 4, F32)
             rest += d0 * np.float32(get(isum + 8 * b, I32)) + d1 * np.float32(get(isum + 8 * b + 4, I32))
-            acc = _scaled(codes64(t, w + header + b * size, 0), x + 64 * b, halves(d0, d1), acc)
+            acc = _scaled(t, codes64(t, w + header + b * size, 0), x + 64 * b, halves(d0, d1), acc)
         return row_scale(t, w) * (sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest))
 
     return impl
 
 
-def _block256(form: Form) -> Callable[..., float]:
-    t, size, unit = form.type.id, form.type.nbytes, form.shift_unit
-    n, per_32, times = (
-        256 // form.group,
-        32 // form.group,
-        form.group // 4,
-    )  # lanes of dot_u8_i8 are 4 weights each
+def _super(form: Form) -> Callable[..., float]:
+    t, size, unit, block = form.type.id, form.type.nbytes, form.shift_unit, form.type.block
+    n, n_32, chunks = block // form.group, block // 32, block // 64
+    per_32, times = 32 // form.group, form.group // 4  # lanes of dot_u8_i8 are 4 weights each
     second, third, fourth = (64 * j // form.group for j in (1, 2, 3))
     halved = int(form.group == 16)
 
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, n)
         sums = isum + halved * (k // 8)
-        for b in range(k // 256):
-            block, q = w + b * size, x + 256 * b
-            s, dx = scales(t, block), spread_lanes(load(d + 32 * b, F32, 8), 0, per_32, n)
-            shift = fma(mul(minima(t, block, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
+        for b in range(k // block):
+            here, q = w + b * size, x + block * b
+            s, dx = scales(t, here), spread_lanes(load(d + 4 * n_32 * b, F32, n_32), 0, per_32, n)
+            shift = fma(mul(minima(t, here, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
             s = mul(s, dx)
-            acc = _scaled(codes64(t, block, 0), q, spread_lanes(s, 0, times, 16), acc)
-            other = _scaled(codes64(t, block, 1), q + 64, spread_lanes(s, second, times, 16), other)
-            acc = _scaled(codes64(t, block, 2), q + 128, spread_lanes(s, third, times, 16), acc)
-            other = _scaled(codes64(t, block, 3), q + 192, spread_lanes(s, fourth, times, 16), other)
+            acc = _scaled(t, codes64(t, here, 0), q, spread_lanes(s, 0, times, 16), acc)
+            if chunks > 1:
+                other = _scaled(t, codes64(t, here, 1), q + 64, spread_lanes(s, second, times, 16), other)
+            if chunks > 2:
+                acc = _scaled(t, codes64(t, here, 2), q + 128, spread_lanes(s, third, times, 16), acc)
+                other = _scaled(t, codes64(t, here, 3), q + 192, spread_lanes(s, fourth, times, 16), other)
         return sum_lanes(add(acc, other)) - unit * sum_lanes(shift)
 
     return impl

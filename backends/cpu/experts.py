@@ -1,7 +1,7 @@
 """Products by expert for prompts: pairs (token, choice) sorted by expert, then one pass over each expert's weights.
 
-Three steps: `by_expert` sorts, `pack_q8` lays the activations of each expert out in tiles of 8 pairs, and
-`experts_block32` (or `experts_float`, which needs no packing) multiplies panels of 16 weight rows with them. Threads
+Three steps: `by_expert` sorts, `pack_q8_sorted` lays the activations of each expert out in tiles of 8 pairs, and
+`experts_blocks` (or `experts_float`, which needs no packing) multiplies panels of 16 weight rows with them. Threads
 take (expert, panel) units from a counter, because experts have unequal work; every unit writes its own part of y, so
 that bits do not depend on who took it.
 """
@@ -9,37 +9,34 @@ that bits do not depend on who took it.
 from collections.abc import Callable
 from typing import Any
 
-from graphsched import dtypes
+import numpy as np
+
 from graphsched.backends.cpu.atomics import fetch_add, store_word
+from graphsched.backends.cpu.elementwise import joined
 from graphsched.backends.cpu.forms import FORMS
-from graphsched.backends.cpu.gemm import PANEL, lesser, panel_bytes
+from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.panel import decode_panel, prefetch
-from graphsched.backends.cpu.quants import FLOAT_TYPES, q8_block
+from graphsched.backends.cpu.packed import TILE, packed_by_expert, weight_panels
+from graphsched.backends.cpu.panel import decode_panel, panel_bytes
+from graphsched.backends.cpu.quants import FLOAT_TYPES
 from graphsched.backends.cpu.simd import (
-    fma,
     get,
-    load,
-    mul,
+    load_first,
     put,
     splat,
-    splat_i32,
     store_first,
     store_quarter,
-    sum_lanes,
-    to_f32,
     word,
 )
-from graphsched.backends.cpu.simd_int import broadcast4, concat, dot_u8_i8, scatter4
-from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.steps import arg, rows
 from graphsched.backends.cpu.tile import dots_16_at
-from graphsched.backends.cpu.vector import F32, I8, I32
+from graphsched.backends.cpu.tile_q8 import placed, put4, tile4, tile8
+from graphsched.backends.cpu.turn import PANEL
+from graphsched.backends.cpu.vector import F32, I32
 from graphsched.operand import Operand, Out
-from graphsched.tensor import Tensor, TensorType, i32
-
-TILE = 8  # pairs whose activations lie together, 4 bytes of each in turn
+from graphsched.tensor import Tensor, i32
 
 
 @kernel
@@ -84,42 +81,6 @@ def expert_of(ids: int, p: int, n_expert: int) -> int:
 
 
 @kernel
-def pack_q8(offset: int) -> Callable[..., None]:
-    """Activations to int8 in tiles: codes [tile][block][4 codes of each pair, 8 times], scales, -offset · Σ codes."""
-
-    def pack(step: int, run: int, ith: int, nth: int) -> None:
-        x, q, d, shift, order, starts = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        k, n_expert, per_x = arg(step, 6), arg(step, 7), arg(step, 8)
-        heads, token_stride, head_stride = arg(step, 9), arg(step, 10), arg(step, 11)
-        tiles, blocks = starts + 4 * (n_expert + 2), k // 32
-        first, last = share(get(starts + 4 * n_expert, I32), ith, nth)
-        e = 0
-        for i in range(first, last):
-            while get(starts + 4 * (e + 1), I32) <= i:
-                e += 1
-            j = i - get(starts + 4 * e, I32)
-            at = (get(tiles + 4 * e, I32) + j // TILE) * blocks
-            lane = 4 * (j % TILE)
-            px = get(order + 4 * i, I32) // per_x
-            src = x + px // heads * token_stride + px % heads * head_stride
-            for b in range(blocks):
-                scale, low, high = q8_block(src + 128 * b)
-                here = 4 * TILE * (at + b) + lane
-                put(d + here, scale, F32)
-                put(shift + here, -offset * (sum_lanes(low) + sum_lanes(high)), I32)
-                scatter4(q + 32 * TILE * (at + b) + lane, concat(low, high), 4 * TILE)
-
-    return pack
-
-
-@kernel
 def reset() -> Callable[..., None]:
     """Sets a counter of units to 0."""
 
@@ -130,111 +91,18 @@ def reset() -> Callable[..., None]:
     return first
 
 
-@helper
-def dot4(u: Any, x: int, i0: Any, i1: Any, i2: Any, i3: Any) -> Any:
-    """Adds the products of one vector of codes with 4 codes of each of four pairs."""
-    return (
-        dot_u8_i8(i0, u, broadcast4(x)),
-        dot_u8_i8(i1, u, broadcast4(x + 4)),
-        dot_u8_i8(i2, u, broadcast4(x + 8)),
-        dot_u8_i8(i3, u, broadcast4(x + 12)),
-    )
-
-
-@helper
-def start4(shift: int) -> Any:
-    return (
-        splat_i32(get(shift, I32), 16),
-        splat_i32(get(shift + 4, I32), 16),
-        splat_i32(get(shift + 8, I32), 16),
-        splat_i32(get(shift + 12, I32), 16),
-    )
-
-
-@helper
-def scale4(s: Any, d: int, i0: Any, i1: Any, i2: Any, i3: Any, f0: Any, f1: Any, f2: Any, f3: Any) -> Any:
-    return (
-        fma(to_f32(i0), mul(s, splat(get(d, F32), 16)), f0),
-        fma(to_f32(i1), mul(s, splat(get(d + 4, F32), 16)), f1),
-        fma(to_f32(i2), mul(s, splat(get(d + 8, F32), 16)), f2),
-        fma(to_f32(i3), mul(s, splat(get(d + 12, F32), 16)), f3),
-    )
-
-
-@helper
-def put4(y: int, y_row: int, order: int, count: int, left: int, f0: Any, f1: Any, f2: Any, f3: Any) -> None:
-    """Stores at most four results where their pairs are."""
-    if count > 0:
-        store_first(y + get(order, I32) * y_row, f0, F32, left)
-    if count > 1:
-        store_first(y + get(order + 4, I32) * y_row, f1, F32, left)
-    if count > 2:
-        store_first(y + get(order + 8, I32) * y_row, f2, F32, left)
-    if count > 3:
-        store_first(y + get(order + 12, I32) * y_row, f3, F32, left)
-
-
-@helper
-def tile_block32(
-    codes: int,
-    scales: int,
-    q: int,
-    d: int,
-    shift: int,
-    blocks: int,
-    y: int,
-    y_row: int,
-    order: int,
-    count: int,
-    left: int,
-    ahead: int,
-    lines: int,
-) -> None:
-    """A panel times a tile of up to 8 pairs; half a tile where 4 are enough.
-
-    Meanwhile `lines` cache lines per block arrive from `ahead`.
-    """
-    f0 = f1 = f2 = f3 = f4 = f5 = f6 = f7 = splat(0.0, 16)
-    if count > 4:
-        for b in range(blocks):
-            for j in range(lines):
-                prefetch(ahead + 64 * (b * lines + j))
-            i0, i1, i2, i3 = start4(shift + 32 * b)
-            i4, i5, i6, i7 = start4(shift + 32 * b + 16)
-            for g in range(8):
-                u, x = load(codes + 512 * b + 64 * g, I8, 64), q + 256 * b + 32 * g
-                i0, i1, i2, i3 = dot4(u, x, i0, i1, i2, i3)
-                i4, i5, i6, i7 = dot4(u, x + 16, i4, i5, i6, i7)
-            s = load(scales + 64 * b, F32, 16)
-            f0, f1, f2, f3 = scale4(s, d + 32 * b, i0, i1, i2, i3, f0, f1, f2, f3)
-            f4, f5, f6, f7 = scale4(s, d + 32 * b + 16, i4, i5, i6, i7, f4, f5, f6, f7)
-        put4(y, y_row, order + 16, count - 4, left, f4, f5, f6, f7)
-    else:
-        for b in range(blocks):
-            for j in range(lines):
-                prefetch(ahead + 64 * (b * lines + j))
-            i0, i1, i2, i3 = start4(shift + 32 * b)
-            for g in range(8):
-                u, x = load(codes + 512 * b + 64 * g, I8, 64), q + 256 * b + 32 * g
-                i0, i1, i2, i3 = dot4(u, x, i0, i1, i2, i3)
-            s = load(scales + 64 * b, F32, 16)
-            f0, f1, f2, f3 = scale4(s, d + 32 * b, i0, i1, i2, i3, f0, f1, f2, f3)
-    put4(y, y_row, order, count, left, f0, f1, f2, f3)
-
-
 @kernel
-def experts_block32(kind: int) -> Callable[..., None]:
-    """y[p] = w[expert of p] · x[p] on int8."""
+def experts_blocks(kind: int, join: int) -> Callable[..., None]:
+    """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
+    group, parts = FORMS[kind].group, 1 + int(join >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
         w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
         counter, order, starts = arg(step, 6), arg(step, 7), arg(step, 8)
         n, k, w_row, n_expert = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
-        codes, tiles = arg(step, 5) + ith * arg(step, 13), starts + 4 * (n_expert + 2)
-        blocks, units = k // 32, (n + PANEL - 1) // PANEL
-        scales = codes + PANEL * k
-        end = (n_expert + 1) * units
-        both = fetch_add(counter, 1)
+        panel, tiles = arg(step, 5) + ith * arg(step, 13), starts + 4 * (n_expert + 2)
+        from_gate_to_up, units = arg(step, 14) - w, (n + PANEL - 1) // PANEL
+        both, end = fetch_add(counter, 1), (n_expert + 1) * units
         while both < end and not word(run, ABORT):
             then = fetch_add(counter, 1)  # known early, so that its weights are in cache when it begins
             e, unit = both // units, both % units
@@ -243,22 +111,51 @@ def experts_block32(kind: int) -> Callable[..., None]:
             if e == n_expert:
                 clear(out, 4 * n, order, first, last, left)
             elif first < last:
-                panel = w + (e * n + unit * PANEL) * w_row
-                decode_panel(kind, panel, w_row, lesser(left, PANEL), blocks, codes, scales)
-                at = get(tiles + 4 * e, I32) * blocks
+                here, tile = w + (e * n + unit * PANEL) * w_row, get(tiles + 4 * e, I32)
                 e, unit = then // units, then % units
-                ahead, lines = w + (e * n + unit * PANEL) * w_row, 0
-                if e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32):
-                    passes = (last - first + TILE - 1) // TILE * blocks
-                    lines = (PANEL * w_row // 64 + passes) // passes
-                for i in range(first, last, TILE):
-                    values = (q + 32 * TILE * at, d + 4 * TILE * at, shift + 4 * TILE * at)
-                    place = (out, 4 * n, order + 4 * i, last - i, left)
-                    tile_block32(codes, scales, *values, blocks, *place, ahead, lines)
-                    at, ahead = at + blocks, ahead + 64 * lines * blocks
+                following = w + (e * n + unit * PANEL) * w_row
+                has_more = e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32)
+                passes = (last - first + TILE - 1) // TILE * (k // 32)
+                for part in range(parts):
+                    decode_panel(kind, here + part * from_gate_to_up, w_row, lesser(left, PANEL), k, panel)
+                    ahead = here + from_gate_to_up if part + 1 < parts else following
+                    lines = 0
+                    if part + 1 < parts or has_more:
+                        lines = (PANEL * w_row // 64 + passes) // passes
+                    at = tile * TILE
+                    for i in range(first, last, TILE):
+                        qt, dt, st = q + at * k, d + at * (k // 8), shift + 4 * at * (k // group)
+                        if i + 4 < last:
+                            f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
+                            if part:
+                                g = join4(join, out, 4 * n, order, i + 4, last, left, g)
+                            put4(out, 4 * n, order, i + 4, last, left, g)
+                        else:
+                            f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
+                        if part:
+                            f = join4(join, out, 4 * n, order, i, last, left, f)
+                        put4(out, 4 * n, order, i, last, left, f)
+                        at, ahead = at + TILE, ahead + 2 * lines * k
             both = then
 
     return experts
+
+
+@helper
+def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> Any:
+    """Joins gates that are stored with the sums of up, row by row as `put4` stores them."""
+    return (
+        join_row(join, y, y_row, order, first, left, f[0]),
+        join_row(join, y, y_row, order, lesser(first + 1, end - 1), left, f[1]),
+        join_row(join, y, y_row, order, lesser(first + 2, end - 1), left, f[2]),
+        join_row(join, y, y_row, order, lesser(first + 3, end - 1), left, f[3]),
+    )
+
+
+@helper
+def join_row(join: int, y: int, y_row: int, order: int, i: int, left: int, up: Any) -> Any:
+    gate = load_first(y + placed(order, i) * y_row, F32, 16, left)
+    return joined(join, gate, up, np.float32(0.0), np.float32(0.0))
 
 
 @helper
@@ -318,54 +215,49 @@ def experts_float(kind: int) -> Callable[..., None]:
 
 def suits(w: Tensor, ids: Tensor) -> bool:
     """Whether a product takes the form for prompts: below two pairs per expert decoding costs more than it saves."""
-    form = FORMS.get(w.dtype.id)
-    panels = form is not None and w.dtype.block == form.group == 32 and not form.has_minima
-    several = int(ids.shape[0]) > 1 and ids.type.numel >= 2 * w.shape[0]
-    return several and (panels or w.dtype in FLOAT_TYPES)
+    return int(ids.shape[0]) > 1 and ids.type.numel >= 2 * w.shape[0]
 
 
 def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) -> None:
     """Adds the steps of y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]."""
     w = matrices.type
-    n_expert, n, k = w.shape
-    order, starts = low.shared(("by expert", ids, n_expert), lambda: _sorted(low, ids, n_expert))
-    counter = low.scratch("next unit", i32(2))
-    low.step(reset(), Out(counter))
-    sizes = (n, k, matrices.strides[-2], n_expert)
-    if w.dtype in FLOAT_TYPES:
-        row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
-        args = (matrices, low.operand(x), Out(y), Out(counter), order, starts, *sizes, *row)
-        low.step(experts_float(w.dtype.id), *args)
+    if w.dtype not in FLOAT_TYPES:
+        _by_panels(low, matrices, matrices, x, y, ids, join=-1)
         return
-    offset = FORMS[w.dtype.id].offset
-    key = ("q8 by expert", x, ids, n_expert, offset)
-    packed = low.shared(key, lambda: _packed(low, x, order, starts, offset, n_expert, ids))
-    panels = Out(
-        low.scratch("weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(w.dtype.id, k))))
-    )
-    own = (panels, Out(counter), order, starts, *sizes, panel_bytes(w.dtype.id, k))
-    low.step(experts_block32(w.dtype.id), matrices, *packed, Out(y), *own)
+    n_expert, n, k = w.shape
+    order, starts, counter = _sorted(low, ids, n_expert)
+    row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
+    args = (matrices, low.operand(x), Out(y), Out(counter), order, starts, n, k, matrices.strides[-2])
+    low.step(experts_float(w.dtype.id), *args, n_expert, *row)
+
+
+def up_gate_by_experts(
+    low: Low, up: Operand, gate: Operand, x: Tensor, y: Operand, ids: Tensor, join: int
+) -> None:
+    """Adds the steps of y[t, u] = join(gate[e] · x[t, u], up[e] · x[t, u]), e = ids[t, u], for types with panels."""
+    _by_panels(low, gate, up, x, y, ids, join)
+
+
+def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
+    (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
+    order, starts, counter = _sorted(low, ids, n_expert)
+    tiles, size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
+    own = (Out(weight_panels(low, size)), Out(counter), order, starts, n, k, w.strides[-2], n_expert, size)
+    low.step(experts_blocks(kind, join), w, *tiles, Out(y), *own, up)
 
 
 def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
+    """(order, starts) of pairs by expert, and a counter of units at 0."""
+    by_expert = low.shared(("by expert", ids, n_expert), lambda: _sort(low, ids, n_expert))
+    counter = low.scratch("next unit", i32(2))
+    low.step(reset(), Out(counter))
+    return (*by_expert, counter)
+
+
+def _sort(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
     order = low.scratch("pairs by expert", i32(ids.type.numel))
     starts = low.scratch("expert starts", i32(3 * n_expert + 4))
     low.step(
         by_expert(), low.operand(ids), Out(order), Out(starts), n_expert, rows=rows_of(ids.type, inner=0)
     )
     return order, starts
-
-
-def _packed(
-    low: Low, x: Tensor, order: Operand, starts: Operand, offset: int, n_expert: int, ids: Tensor
-) -> tuple[Operand, ...]:
-    k, pairs, per_x = x.shape[-1], ids.type.numel, ids.shape[1] // x.shape[1]
-    tiles = (pairs + (TILE - 1) * min(n_expert, pairs)) // TILE  # every expert's last tile may be part full
-    q = low.scratch("q8 by expert", TensorType(dtypes.I8, (tiles, TILE * k)))
-    d, shift = (
-        low.scratch(f"q8 {name} by expert", i32(tiles, TILE * k // 32)) for name in ("scales", "shifts")
-    )
-    row = row_address(low.operand(x))
-    outs = (Out(q), Out(d), Out(shift))
-    low.step(pack_q8(offset), low.operand(x), *outs, order, starts, k, n_expert, per_x, *row)
-    return q, d, shift

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.simd_int import concat
 from graphsched.dtypes import DType
+
+
+def itself(kind: int, nibbles: Any) -> Any:
+    return nibbles
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class Form:
     minima: Callable[..., Any]
     group: int = 32  # weights of one scale
     offset: int = 0  # code of the value 0, where a type has no minima
+    # Where all codes are nibbles: (first byte, n), runs of n bytes whose low halves are n weights, high ones the next.
+    nibbles: tuple[int, int] | None = None
+    from_nibbles: Callable[..., Any] = itself
 
     @property
     def has_minima(self) -> bool:
@@ -57,6 +65,15 @@ def minima(kind: int, block: int, scales: Any) -> Any:
     """What goes with them in units of `shift_unit`: the minima, or with an offset the scales. For kernels."""
 
 
+def from_nibbles(kind: int, nibbles: Any) -> Any:
+    """Codes of bytes 0 to 15. For kernels."""
+
+
+@by_literal(from_nibbles)
+def _(kind: int) -> Callable[..., Any]:
+    return FORMS[kind].from_nibbles
+
+
 @by_literal(codes32)
 def _(kind: int) -> Callable[..., Any]:
     return FORMS[kind].codes32
@@ -79,3 +96,12 @@ def _(kind: int) -> Callable[..., Any]:
 
 def no_minima(kind: int, block: int, scales: Any) -> Any:
     return scales
+
+
+def pairs(t: int) -> Callable[..., Any]:
+    """`codes64` of a type of which nothing better is known than its `codes32`."""
+
+    def impl(kind: int, block: int, j: int) -> Any:
+        return concat(codes32(t, block, 2 * j), codes32(t, block, 2 * j + 1))
+
+    return impl

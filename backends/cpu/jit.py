@@ -107,6 +107,12 @@ class Kernel:
         return self.compiled.address
 
     @property
+    def source(self) -> str:
+        """Where the function that builds it is."""
+        code = self._build.__code__
+        return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+    @property
     def was_cached(self) -> bool:
         return bool(self.compiled.cache_hits)
 

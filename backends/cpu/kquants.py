@@ -4,11 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched import dtypes
-from graphsched.backends.cpu.blocks32 import IQ4_OFFSET, both_nibbles, four_nibbles, iq4_values
-from graphsched.backends.cpu.forms import FORMS, Form, codes32, declare, no_minima
+from graphsched.backends.cpu.blocks32 import (
+    IQ4_OFFSET,
+    both_nibbles,
+    four_nibbles,
+    iq4_from_nibbles,
+    iq4_values,
+)
+from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
 from graphsched.backends.cpu.jit import helper
+from graphsched.backends.cpu.lookup import trits
 from graphsched.backends.cpu.simd import add_i32, get, load, mul, or_bits, splat, splat_i8, to_f32, word
-from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, nibbles, shift_left, trits
+from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, nibbles, shift_left
 from graphsched.backends.cpu.vector import F16, I8, I32
 
 _BYTES_63, _BYTES_15, _BYTES_3 = 0x3F3F3F3F3F3F3F3F, 0x0F0F0F0F0F0F0F0F, 0x0303030303030303
@@ -173,19 +180,22 @@ def _tq1_codes(kind: int, block: int, j: int) -> Any:
     return concat(first, trits(four, powers))
 
 
-def _pairs(t: int) -> Callable[..., Any]:
-    def impl(kind: int, block: int, j: int) -> Any:
-        return concat(codes32(t, block, 2 * j), codes32(t, block, 2 * j + 1))
-
-    return impl
-
-
-declare(Form(dtypes.Q4_K, _q4_codes, _q4_codes64, _q4_scales, _q4_minima))
+declare(Form(dtypes.Q4_K, _q4_codes, _q4_codes64, _q4_scales, _q4_minima, nibbles=(16, 32)))
 declare(Form(dtypes.Q5_K, _q5_codes, _q5_codes64, _q4_scales, _q4_minima))
 declare(Form(dtypes.Q6_K, _q6_codes, _q6_codes64, _q6_scales, no_minima, group=16, offset=32))
-declare(Form(dtypes.IQ4_XS, _iq4_codes, _iq4_codes64, _iq4_scales, no_minima, offset=IQ4_OFFSET))
+declare(
+    Form(
+        dtypes.IQ4_XS,
+        _iq4_codes,
+        _iq4_codes64,
+        _iq4_scales,
+        no_minima,
+        offset=IQ4_OFFSET,
+        nibbles=(8, 16),
+        from_nibbles=iq4_from_nibbles,
+    )
+)
 declare(Form(dtypes.Q3_K, _q3_codes, _q3_codes64, _q3_scales, no_minima, group=16, offset=4))
 declare(Form(dtypes.Q2_K, _crumb_codes(16), _crumb_codes64(16), _q2_scales, _q2_minima, group=16))
 declare(Form(dtypes.TQ2_0, _crumb_codes(0), _crumb_codes64(0), _one_scale(64), no_minima, offset=1))
-declare(Form(dtypes.TQ1_0, _tq1_codes, _pairs(dtypes.TQ1_0.id), _one_scale(52), no_minima, offset=1))
-BLOCK256_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 256)
+declare(Form(dtypes.TQ1_0, _tq1_codes, pairs(dtypes.TQ1_0.id), _one_scale(52), no_minima, offset=1))

@@ -8,8 +8,9 @@ STEP_ARGS = 8
 BARRIER_AFTER = 1
 
 # The run block: what changes from run to run.
-ABORT, ONE, N_TOKENS, N_OUTPUTS, N_KV, TRACE, N_KV_SWA = range(7)
+ABORT, ONE, N_TOKENS, N_OUTPUTS, N_KV, TRACE, N_KV_SWA, TRACE_STRIDE = range(8)
 RUN_WORDS = 64
-# Where TRACE points, if it is not 0: per step the cycle counter before the kernel, after it, and after the barrier.
+# Where TRACE points, if it is not 0: per item the cycle counter before the kernel, after it, and after the barrier.
+# Thread i writes TRACE_STRIDE bytes behind thread i - 1; without a stride only thread 0 writes.
 TRACE_WORDS = 3
 EXTENT_WORDS = {"n_tokens": N_TOKENS, "n_outputs": N_OUTPUTS, "n_kv": N_KV, "n_kv_swa": N_KV_SWA}

@@ -3,15 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from graphsched import dtypes, ops
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.elementwise import gate_up, mul_unary_f32
-from graphsched.backends.cpu.experts import by_experts, suits
-from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser, panel_bytes
-from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
+from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
+from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
+from graphsched.backends.cpu.interleaved import dot_rows
+from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
-from graphsched.backends.cpu.quants import BLOCK_TYPES, FLOAT_TYPES, NATIVE, q8_block
+from graphsched.backends.cpu.packed import packed, weight_panels
+from graphsched.backends.cpu.panel import panel_bytes
+from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
+from graphsched.backends.cpu.row_forms import ROW_FORMS
+from graphsched.backends.cpu.row_lanes import store_rows
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
@@ -48,9 +55,28 @@ def quantize_q8() -> Callable[..., None]:
     return quantize
 
 
+def put_dots(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+    """One row's product with x, or those of one group of interleaved rows. For kernels."""
+
+
+@by_literal(put_dots)
+def _(t: int) -> Callable[..., None]:
+    def one(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        put(out, dot_row(t, w, x, d, isum, k), F32)
+
+    def group(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        store_rows(t, out, dot_rows(t, w, x, d, isum, k))
+
+    return group if t in ROW_FORMS else one
+
+
 @kernel
-def mat_vec(kind: int) -> Callable[..., None]:
-    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads."""
+def mat_vec(kind: int, join: int) -> Callable[..., None]:
+    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads.
+
+    With `join` >= 0 w is gate, and y = join(y, up · x).
+    """
+    at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
         w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -63,22 +89,31 @@ def mat_vec(kind: int) -> Callable[..., None]:
         )
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
+        up, second = arg(step, 15), arg(step, 16)
         blocks = k // 32
-        first, last = share(n, ith, nth)
+        first, last = share(n // at_once, ith, nth)
         for p in range(rows(step, run)):
             e = get(ids + 4 * p, I32) if ids else p % matrices
             out = y + 4 * n * p
             if e < 0 or e >= matrices:  # ids outside the range mean skip
-                for r in range(first, last):
+                for r in range(first * at_once, last * at_once):
                     put(out + 4 * r, 0.0, F32)
                 continue
             px = p // per_x
             src = x + px // heads * token_stride + px % heads * head_stride
-            for r in range(first, last):
-                row = w + e * matrix_bytes + r * row_bytes
-                put(
-                    out + 4 * r, dot_row(kind, row, src, d + 4 * px * blocks, isum + 12 * px * blocks, k), F32
-                )
+            scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
+            for r in range(first * at_once, last * at_once, at_once):
+                at = e * matrix_bytes + r * row_bytes
+                put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+                if join >= 0:
+                    put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
+            if join >= 0:
+                for r in range(first * at_once, last * at_once, 16):
+                    left = last * at_once - r
+                    gate = load_first(out + 4 * r, F32, 16, left)
+                    other = load_first(second + 4 * (n * p + r), F32, 16, left)
+                    v = joined(join, gate, other, np.float32(0.0), np.float32(0.0))
+                    store_first(out + 4 * r, v, F32, left)
 
     return product
 
@@ -117,16 +152,16 @@ def _is_dense(node: Tensor) -> bool:
     return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
 
 
-@ops.mul_mat.lowering("cpu", when=_is_dense, w=NATIVE)
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
         _mat_vec(low, part, x, low.result(node))
-    elif w.dtype in BLOCK_TYPES:
-        _gemm_blocks(low, part, node)
-    else:
+    elif w.dtype in FLOAT_TYPES:
         _gemm_float(low, part, node)
+    else:
+        _gemm_blocks(low, part, node)
 
 
 def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
@@ -137,7 +172,15 @@ def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
     return replace(w, type=type, offset=w.offset + rows[0] * w.strides[0])
 
 
-def _mat_vec(low: Low, matrix: Operand, x: Tensor, y: Operand, ids: Tensor | None = None) -> None:
+def _mat_vec(
+    low: Low,
+    matrix: Operand,
+    x: Tensor,
+    y: Operand,
+    ids: Tensor | None = None,
+    up: Operand | None = None,
+    join: int = -1,
+) -> None:
     w = matrix.type
     values, address = activations(low, x, w.dtype)
     *_, n, k = w.shape
@@ -146,7 +189,10 @@ def _mat_vec(low: Low, matrix: Operand, x: Tensor, y: Operand, ids: Tensor | Non
     per_x = ids.shape[1] // x.shape[1] if ids else 1
     row_bytes = w.dtype.row_bytes(k)
     sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
-    low.step(mat_vec(w.dtype.id), matrix, *values, Out(y), *sizes, *address, rows=rows_of(y.type))
+    other = (up, Out(low.scratch("up", y.type))) if up else ()
+    low.step(
+        mat_vec(w.dtype.id, join), matrix, *values, Out(y), *sizes, *address, *other, rows=rows_of(y.type)
+    )
 
 
 def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
@@ -159,25 +205,16 @@ def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
 
 def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     n, k = w.type.shape[-2:]
-    values, (heads, _, _) = activations(low, node.sources[1], w.type.dtype)
-    panels = low.scratch(
-        "weight panels", TensorType(dtypes.I8, (low.n_threads, panel_bytes(w.type.dtype.id, k)))
+    x, kind = node.sources[1], w.type.dtype.id
+    heads, size = int(x.shape[1]) if len(x.shape) == 3 else 1, panel_bytes(kind, k)
+    tiles, y, panels = packed(low, x, w.type.dtype), Out(low.result(node)), Out(weight_panels(low, size))
+    sizes = (n, k, w.strides[-2], size, heads)
+    low.step(
+        gemm_blocks(kind), w, *tiles, y, panels, *sizes, rows=rows_of(node.type, inner=len(node.shape) - 1)
     )
-    args = (
-        w,
-        *values,
-        Out(low.result(node)),
-        Out(panels),
-        n,
-        k,
-        w.strides[-2],
-        panel_bytes(w.type.dtype.id, k),
-        heads,
-    )
-    low.step(gemm_blocks(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
 
 
-@ops.mul_mat_id.lowering("cpu", when=_is_native, w=NATIVE)
+@ops.mul_mat_id.lowering("cpu", when=_is_native, w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
     _by_id(low, w, x, low.result(node), ids)
@@ -188,13 +225,19 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
     product(low, low.operand(w), x, y, ids)
 
 
-@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=NATIVE)
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
-    a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
-    for w, part in ((gate, a), (up, b)):
-        _by_id(low, w, x, part, ids)
-    gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node))
+    join, y = KINDS[node.attrs["kind"]], low.result(node)
+    if not suits(up, ids):
+        _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), join=join)
+    elif up.dtype not in FLOAT_TYPES:
+        up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, join)
+    else:
+        a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
+        for w, part in ((gate, a), (up, b)):
+            by_experts(low, low.operand(w), x, part, ids)
+        gate_up(low, mul_unary_f32(join), a, b, y)
 
 
 @kernel

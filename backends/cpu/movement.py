@@ -10,7 +10,7 @@ from graphsched.backends.cpu.simd import get, load, load_first, put, store, stor
 from graphsched.backends.cpu.steps import arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
 from graphsched.operand import Operand, Out, dense
-from graphsched.tensor import Tensor
+from graphsched.tensor import Tensor, TensorType
 
 
 @kernel
@@ -178,7 +178,8 @@ def _(low: Low, node: Tensor) -> None:
     for source in node.sources:
         x, n = low.operand(source), source.shape[-1]
         _, token, head = row_address(x)
-        part = Operand(y.buffer, node.type, y.strides, y.offset + offset)
+        type = TensorType(node.dtype, (*node.shape[:-1], n))
+        part = Operand(y.buffer, type, y.strides, y.offset + offset)
         shared = len(node.shape) == 3 and source.shape[1] == 1
         low.step(
             copy_rows_f32(),

@@ -1,160 +1,184 @@
-"""Panels of 16 weight rows: codes and scales of each block side by side, one row per lane."""
+"""Panels of 16 weight rows, decoded once for all tokens: codes and scales side by side, one row per lane.
+
+A panel is codes [k / 4][4 codes of each row], scales [groups][row], and minima likewise. Rows are decoded 64 codes at a
+time into `work` and turned there; of nibbles the packed bytes are turned, which is half the work.
+"""
 
 from collections.abc import Callable
-from typing import Any
-
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.types.containers import UniTuple
-from numba.extending import intrinsic
 
 from graphsched import dtypes
 from graphsched.backends.cpu.blocks32 import scale
-from graphsched.backends.cpu.forms import FORMS, codes32
-from graphsched.backends.cpu.jit import by_literal
-from graphsched.backends.cpu.simd import put, splat_i8, store, xor_bits
-from graphsched.backends.cpu.simd_int import nibbles, scatter4
-from graphsched.backends.cpu.vector import (
-    F32,
-    I8,
-    I8_T,
-    I16_T,
-    I32_T,
-    Vec,
-    const_vec,
-    load_raw,
-    pointer,
-    widen_half,
-)
+from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, from_nibbles, minima, scales
+from graphsched.backends.cpu.interleaved import panel_of_rows
+from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.row_forms import ROW_FORMS
+from graphsched.backends.cpu.simd import put, put_word, splat, store, sub, word
+from graphsched.backends.cpu.simd_int import nibbles
+from graphsched.backends.cpu.ternary import row_scale
+from graphsched.backends.cpu.turn import PANEL, column_f16, columns16, turn
+from graphsched.backends.cpu.vector import F32, I8
 
-ROWS = 16
-Q4_0, Q8_0 = dtypes.Q4_0.id, dtypes.Q8_0.id
+_ADDRESSES = 8 * PANEL
+_WORK = 64 * PANEL
 
 
-def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, order: list[int]) -> ir.Value:
-    return builder.shuffle_vector(a, b, const_vec(I32_T, order))
+def panel_bytes(kind: int, k: int) -> int:
+    """Scratch per thread: codes of 16 rows, their scales and minima, where the rows are, and room to turn them."""
+    form = FORMS[kind]
+    return PANEL * k + PANEL * 4 * (k // form.group) * (1 + form.has_minima) + _ADDRESSES + _WORK
 
 
-def _join(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
-    """Parts of equal length one after another."""
-    while len(parts) > 1:
-        order = list(range(2 * parts[0].type.count))
-        parts = [_shuffle(builder, a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
+@helper
+def turn_rows(work: int, words: int, dst: int) -> None:
+    """So many words of each row in `work` -> dst [word][row]."""
+    for i in range(words // 4):
+        turn(work + 16 * i, dst + 256 * i)
 
 
-def _in_quarters(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, picks: list[int]) -> ir.Value:
-    """The same choice of four lanes in every quarter of 16: 0 to 3 from a, 4 to 7 from b."""
-    order = [4 * quarter + p % 4 + 16 * (p // 4) for quarter in range(4) for p in picks]
-    return _shuffle(builder, a, b, order)
+def decode_panel(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
+    """n rows at w (of more than 16 the first 16) -> a panel; the last row fills up. For kernels."""
 
 
-@intrinsic
-def transpose16(typingctx: Any, addr: Any, stride: Any) -> Any:
-    """16 bytes of 16 rows as 4 vectors: the i-th has the i-th 4 bytes of each row.
-
-    Row 4 l + j is loaded into quarter l of the j-th vector, so that shuffles within quarters are enough.
-    """
-    vec = Vec("i8", 64)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        four = ir.VectorType(I32_T, 4)
-        rows, at = [], args[0]
-        for _ in range(ROWS):
-            rows.append(load_raw(builder, at, four))
-            at = builder.add(at, args[1])
-        a, b, c, d = (_join(builder, rows[j::4]) for j in range(4))
-        ab, cd = (
-            [_in_quarters(builder, *two, p) for p in ([0, 4, 1, 5], [2, 6, 3, 7])] for two in ((a, b), (c, d))
-        )
-        out = [
-            _in_quarters(builder, ab[i // 2], cd[i // 2], [[0, 1, 4, 5], [2, 3, 6, 7]][i % 2])
-            for i in range(4)
-        ]
-        return context.make_tuple(builder, sig.return_type, [builder.bitcast(v, vec.llvm) for v in out])
-
-    return UniTuple(vec, 4)(addr, stride), codegen
+def decode_codes(kind: int, rows: int, k: int, codes: int, work: int) -> None:
+    """The codes of the rows whose addresses are at `rows`. For kernels."""
 
 
-@intrinsic
-def column_f16(typingctx: Any, addr: Any, stride: Any) -> Any:
-    """The F16 value at addr of each of 16 rows, as f32."""
-    out = Vec("f32", ROWS)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits, at = ir.Constant(ir.VectorType(I16_T, ROWS), ir.Undefined), args[0]
-        for i in range(ROWS):
-            bits = builder.insert_element(bits, load_raw(builder, at, I16_T), I32_T(i))
-            at = builder.add(at, args[1])
-        return widen_half(builder, bits)
-
-    return out(addr, stride), codegen
-
-
-@intrinsic
-def prefetch(typingctx: Any, addr: Any) -> Any:
-    """Asks for a cache line, to the second level; any address may be named."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        at = pointer(builder, args[0], I8_T)
-        fn = ir.FunctionType(ir.VoidType(), [at.type, *[I32_T] * 3])
-        declared = cgutils.get_or_insert_function(builder.module, fn, "llvm.prefetch.p0")
-        builder.call(declared, [at, I32_T(0), I32_T(2), I32_T(1)])
-        return context.get_dummy_value()
-
-    return types.void(addr), codegen
-
-
-def decode_block(kind: int, block: int, stride: int, codes: int) -> None:
-    """The codes of a block of 16 rows -> [8][4 codes of each row]. For kernels."""
-
-
-@by_literal(decode_block)
-def _(kind: int) -> Callable[..., None]:
-    return _q4_0 if kind == Q4_0 else _q8_0
-
-
-def _q4_0(kind: int, block: int, stride: int, codes: int) -> None:
-    v0, v1, v2, v3 = transpose16(block + 2, stride)
-    store(codes, nibbles(v0, 0), I8)
-    store(codes + 64, nibbles(v1, 0), I8)
-    store(codes + 128, nibbles(v2, 0), I8)
-    store(codes + 192, nibbles(v3, 0), I8)
-    store(codes + 256, nibbles(v0, 1), I8)
-    store(codes + 320, nibbles(v1, 1), I8)
-    store(codes + 384, nibbles(v2, 1), I8)
-    store(codes + 448, nibbles(v3, 1), I8)
-
-
-def _q8_0(kind: int, block: int, stride: int, codes: int) -> None:
-    top = splat_i8(128, 64)
-    for half in range(2):
-        v0, v1, v2, v3 = transpose16(block + 2 + 16 * half, stride)
-        out = codes + 256 * half
-        store(out, xor_bits(v0, top), I8)
-        store(out + 64, xor_bits(v1, top), I8)
-        store(out + 128, xor_bits(v2, top), I8)
-        store(out + 192, xor_bits(v3, top), I8)
-
-
-def decode_panel(kind: int, w: int, w_row: int, n: int, blocks: int, codes: int, scales: int) -> None:
-    """n (at most 16) rows at w -> codes [block][8][4 of each row] and scales [block][row]; the last row fills up."""
+def decode_scales(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
+    """Their scales and minima. For kernels."""
 
 
 @by_literal(decode_panel)
 def _(t: int) -> Callable[..., None]:
-    size, by_columns = FORMS[t].type.nbytes, t in (Q4_0, Q8_0)
+    if t in ROW_FORMS:
+        return _panel_of_rows(t)
+    form = FORMS[t]
+    group, has_minima = form.group, int(form.has_minima)
 
-    def impl(kind: int, w: int, w_row: int, n: int, blocks: int, codes: int, scales: int) -> None:
-        if by_columns and n == ROWS:
-            for b in range(blocks):
-                decode_block(t, w + size * b, w_row, codes + 512 * b)
-                store(scales + 64 * b, column_f16(w + size * b, w_row), F32)
-            return
-        for r in range(ROWS):
-            row = w + min(r, n - 1) * w_row
-            for b in range(blocks):
-                scatter4(codes + 512 * b + 4 * r, codes32(t, row + size * b, 0), 64)
-                put(scales + 64 * b + 4 * r, scale(t, row + size * b), F32)
+    def impl(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
+        scale_at = panel + PANEL * k
+        minimum_at = scale_at + 4 * PANEL * (k // group)
+        rows = minimum_at + has_minima * 4 * PANEL * (k // group)
+        for r in range(PANEL):
+            put_word(rows + 8 * r, w + min(r, n - 1) * w_row)
+        decode_codes(t, rows, k, panel, rows + _ADDRESSES)
+        decode_scales(t, rows, k, scale_at, minimum_at, rows + _ADDRESSES)
+
+    return impl
+
+
+def _panel_of_rows(t: int) -> Callable[..., None]:
+    def impl(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
+        panel_of_rows(t, w, w_row, n, k, panel)
+
+    return impl
+
+
+@by_literal(decode_codes)
+def _(t: int) -> Callable[..., None]:
+    form = FORMS[t]
+    return _nibble_codes(form, *form.nibbles) if form.nibbles else _row_codes(form)
+
+
+def _nibble_codes(form: Form, first: int, run: int) -> Callable[..., None]:
+    """Runs of `run` bytes: low nibbles are `run` weights, high ones the next."""
+    t, size, block = form.type.id, form.type.nbytes, form.type.block
+
+    def impl(kind: int, rows: int, k: int, codes: int, work: int) -> None:
+        for b in range(k // block):
+            for i in range(block // 32):
+                v0, v1, v2, v3 = columns16(rows, size * b + first + 16 * i)
+                low = codes + PANEL * (block * b + i * 16 // run * 2 * run + i * 16 % run)
+                high = low + PANEL * run
+                store(low, from_nibbles(t, nibbles(v0, 0)), I8)
+                store(low + 64, from_nibbles(t, nibbles(v1, 0)), I8)
+                store(low + 128, from_nibbles(t, nibbles(v2, 0)), I8)
+                store(low + 192, from_nibbles(t, nibbles(v3, 0)), I8)
+                store(high, from_nibbles(t, nibbles(v0, 1)), I8)
+                store(high + 64, from_nibbles(t, nibbles(v1, 1)), I8)
+                store(high + 128, from_nibbles(t, nibbles(v2, 1)), I8)
+                store(high + 192, from_nibbles(t, nibbles(v3, 1)), I8)
+
+    return impl
+
+
+def _row_codes(form: Form) -> Callable[..., None]:
+    t, size, header = form.type.id, form.type.nbytes, form.type.row_header
+    block, per = form.type.block, max(form.type.block // 64, 1)
+    step = size * (64 // min(block, 64))  # bytes to the next blocks that have 64 codes
+    odd = int(block == 32)
+
+    def impl(kind: int, rows: int, k: int, codes: int, work: int) -> None:
+        for b in range(k // (64 * per)):
+            for j in range(per):
+                for r in range(PANEL):
+                    store(work + 64 * r, codes64(t, word(rows, r) + header + step * b, j), I8)
+                turn_rows(work, 16, codes + 1024 * (per * b + j))
+        if odd and k % 64:
+            b = k // 32 - 1
+            for r in range(PANEL):
+                store(work + 64 * r, codes32(t, word(rows, r) + size * b, 0), I8)
+            turn_rows(work, 8, codes + 512 * b)
+
+    return impl
+
+
+@by_literal(decode_scales)
+def _(t: int) -> Callable[..., None]:
+    form = FORMS[t]
+    if form.type.block == 32:
+        return _half_scales(form) if t != dtypes.MXFP4.id else _block_scales(form)
+    return _row_scales(form) if form.type.row_header else _super_scales(form)
+
+
+def _half_scales(form: Form) -> Callable[..., None]:
+    """A half in front of every block of 32; what is added comes after it."""
+    size, has_minima = form.type.nbytes, form.has_minima
+
+    def impl(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
+        for b in range(k // 32):
+            store(scale_at + 64 * b, column_f16(rows, size * b), F32)
+            if has_minima:
+                store(minimum_at + 64 * b, sub(splat(0.0, 16), column_f16(rows, size * b + 2)), F32)
+
+    return impl
+
+
+def _block_scales(form: Form) -> Callable[..., None]:
+    t, size = form.type.id, form.type.nbytes
+
+    def impl(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
+        for b in range(k // 32):
+            for r in range(PANEL):
+                put(scale_at + 64 * b + 4 * r, scale(t, word(rows, r) + size * b), F32)
+
+    return impl
+
+
+def _row_scales(form: Form) -> Callable[..., None]:
+    t = form.type.id
+
+    def impl(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
+        for r in range(PANEL):
+            s = row_scale(t, word(rows, r))
+            for b in range(k // 32):
+                put(scale_at + 64 * b + 4 * r, s, F32)
+
+    return impl
+
+
+def _super_scales(form: Form) -> Callable[..., None]:
+    t, size, block, has_minima = form.type.id, form.type.nbytes, form.type.block, form.has_minima
+    n = block // form.group
+
+    def impl(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
+        for b in range(k // block):
+            for r in range(PANEL):
+                store(work + 64 * r, scales(t, word(rows, r) + size * b), F32)
+            turn_rows(work, n, scale_at + 64 * n * b)
+            if has_minima:
+                for r in range(PANEL):
+                    at = word(rows, r) + size * b
+                    store(work + 64 * r, minima(t, at, scales(t, at)), F32)
+                turn_rows(work, n, minimum_at + 64 * n * b)
 
     return impl

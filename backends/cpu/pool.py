@@ -6,8 +6,6 @@ make the barrier, PARKED counts workers asleep on GEN.
 
 import ctypes
 import threading
-import time
-from functools import cache
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from graphsched.backends.cpu.atomics import (
     sched_yield,
     store_word,
     system_call,
+    write_word,
 )
 from graphsched.backends.cpu.jit import entry, helper
 from graphsched.backends.cpu.layout import (
@@ -32,6 +31,7 @@ from graphsched.backends.cpu.layout import (
     STEP_FLAGS,
     STEP_NUMBER,
     TRACE,
+    TRACE_STRIDE,
     TRACE_WORDS,
 )
 from graphsched.backends.cpu.simd import word
@@ -61,27 +61,41 @@ def barrier(pool: int, nth: int) -> None:
 
 @helper
 def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int) -> None:
-    """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept."""
-    trace = word(run, TRACE) if ith == 0 else 0
+    """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept.
+
+    A traced step begins where the one before it was joined: one or two reads of the counter per step.
+    """
+    trace = trace_of(run, ith)
+    begun = cycles() if trace else 0
     for i in range(n_steps):
         step = program + i * STEP_BYTES
-        if trace:
-            begun = cycles()
         if load_word(run + 8 * ABORT) == 0:
             call_kernel(word(step, 0), step, run, ith, nth)
-        if trace:
-            done = cycles()
+        done = cycles() if trace else 0
+        joined = done
         if nth > 1 and word(step, STEP_FLAGS) & BARRIER_AFTER:
             barrier(pool, nth)
+            if trace:
+                joined = cycles()
         if trace:
-            record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, cycles())
+            record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
+            begun = joined
+
+
+@helper
+def trace_of(run: int, ith: int) -> int:
+    """Where thread ith writes times; 0: nowhere."""
+    base, stride = word(run, TRACE), word(run, TRACE_STRIDE)
+    if base == 0 or (ith > 0 and stride == 0):
+        return 0
+    return base + ith * stride
 
 
 @helper
 def record(at: int, begun: int, done: int, joined: int) -> None:
-    store_word(at, begun)
-    store_word(at + 8, done)
-    store_word(at + 16, joined)
+    write_word(at, begun)
+    write_word(at + 8, done)
+    write_word(at + 16, joined)
 
 
 @entry
@@ -177,15 +191,6 @@ class Pool:
         stop(self._base)
         for thread in self._threads:
             thread.join()
-
-
-@cache
-def ticks_per_second() -> float:
-    """Rate of the cycle counter."""
-    clock, began = time.perf_counter(), read_cycles()
-    time.sleep(0.01)
-    ticks = read_cycles() - began
-    return ticks / (time.perf_counter() - clock)
 
 
 POOL = Pool()

@@ -67,7 +67,8 @@ def pack(items: Sequence[Item], places: Places, spaces: Mapping[str, Space]) -> 
     placed = place_barriers([_as_step(item, places) for item in items], places)
     steps = [item for item in placed if isinstance(item, Step)]
     words = aligned(layout.STEP_BYTES * len(steps)).view(np.int64).reshape(len(steps), layout.STEP_WORDS)
-    for number, (row, step) in enumerate(zip(words, steps, strict=True)):
+    numbers = (i for i, item in enumerate(placed) if isinstance(item, Step))
+    for row, step, number in zip(words, steps, numbers, strict=True):
         row[layout.STEP_NUMBER] = number
         row[layout.STEP_KERNEL] = step.kernel.address
         row[layout.STEP_FLAGS] = layout.BARRIER_AFTER if step.barrier else 0

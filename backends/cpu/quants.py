@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from graphsched import dtypes
-from graphsched.backends.cpu.blocks32 import BLOCK32_TYPES, minimum, scale
+from graphsched.backends.cpu import codebook, kquants, small  # noqa: F401  # they declare their types
+from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.forms import FORMS, codes32, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
-from graphsched.backends.cpu.kquants import BLOCK256_TYPES
+from graphsched.backends.cpu.row_forms import ROW_TYPES
 from graphsched.backends.cpu.simd import (
     absolute,
     add_i32,
@@ -29,12 +30,13 @@ from graphsched.backends.cpu.simd import (
     to_i8,
 )
 from graphsched.backends.cpu.simd_int import half_lanes, lane
-from graphsched.backends.cpu.ternary import BLOCK64_TYPES, row_scale
+from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
-NATIVE = FLOAT_TYPES + BLOCK_TYPES
+BLOCK_TYPES = tuple(form.type for form in FORMS.values() if form.type.interleave == 1)
+NATIVE = FLOAT_TYPES + BLOCK_TYPES  # whose rows can be read one by one
+PRODUCT_TYPES = NATIVE + ROW_TYPES
 Q8_0 = dtypes.Q8_0.id
 
 
@@ -50,9 +52,9 @@ def _(kind: int) -> Callable[..., None]:
     size, offset = form.type.nbytes, form.offset
     if form.type.block == 32:
         return _from_blocks32(kind, size, offset)
-    if form.type.block == 64:
+    if form.type.row_header:
         return _from_rows64(kind, size, offset, form.type.row_header)
-    return _from_blocks256(kind, size, offset, form.group)
+    return _from_super(kind, size, offset, form.type.block, form.group)
 
 
 def _from_float(k: int) -> Callable[..., None]:
@@ -100,18 +102,18 @@ def _from_rows64(t: int, size: int, offset: int, header: int) -> Callable[..., N
     return impl
 
 
-def _from_blocks256(t: int, size: int, offset: int, group: int) -> Callable[..., None]:
+def _from_super(t: int, size: int, offset: int, length: int, group: int) -> Callable[..., None]:
     per = 32 // group
 
     def impl(kind: int, src: int, dst: int, n: int) -> None:
-        for b in range(n // 256):
+        for b in range(n // length):
             block = src + size * b
             s = scales(t, block)
             m = minima(t, block, s)
-            for j in range(8):
+            for j in range(length // 32):
                 codes, out, low, high = (
                     codes32(t, block, j),
-                    dst + 128 * (8 * b + j),
+                    dst + 128 * (length // 32 * b + j),
                     per * j,
                     per * (j + 1) - 1,
                 )

@@ -113,6 +113,17 @@ def word(typingctx: Any, addr: Any, i: Any) -> Any:
 
 
 @intrinsic
+def put_word(typingctx: Any, addr: Any, value: Any) -> Any:
+    """Stores an int64."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        store_raw(builder, args[0], args[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def real(typingctx: Any, addr: Any, i: Any) -> Any:
     """The i-th word at addr, which holds a float64, as float32."""
 
@@ -220,6 +231,7 @@ where_less = _elementwise(
     lambda b, v: b.select(b.fcmp_ordered("<", v[0], v[1]), v[2], v[3]), 4, "a < b ? c : d"
 )
 add_i32 = _elementwise(lambda b, v: b.add(*v), 2, "a + b in integer lanes")
+mul_i32 = _elementwise(lambda b, v: b.mul(*v), 2, "a * b in integer lanes")
 or_bits = _elementwise(lambda b, v: b.or_(*v), 2, "a | b in integer lanes")
 xor_bits = _elementwise(lambda b, v: b.xor(*v), 2, "a ^ b in integer lanes")
 
@@ -368,3 +380,17 @@ def sum_16(typingctx: Any, vectors: Any) -> Any:
         return parts[0]
 
     return vec(vectors), codegen
+
+
+@intrinsic
+def prefetch(typingctx: Any, addr: Any) -> Any:
+    """Asks for a cache line, to the second level; any address may be named."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = pointer(builder, args[0], I8_T)
+        fn = ir.FunctionType(ir.VoidType(), [at.type, *[I32_T] * 3])
+        declared = cgutils.get_or_insert_function(builder.module, fn, "llvm.prefetch.p0")
+        builder.call(declared, [at, I32_T(0), I32_T(2), I32_T(1)])
+        return context.get_dummy_value()
+
+    return types.void(addr), codegen

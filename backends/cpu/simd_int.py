@@ -6,14 +6,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu import target
 from graphsched.backends.cpu.vector import (
     I8_T,
     I16_T,
     I32_T,
     I64_T,
     Vec,
-    call,
     const_vec,
     lanes,
     literal,
@@ -59,40 +57,6 @@ def shift_left(typingctx: Any, v: Any, by: Any) -> Any:
     return v(v, by), codegen
 
 
-def _digit(builder: ir.IRBuilder, left: ir.Value) -> ir.Value:
-    """floor(3 · left / 256) in each byte"""
-    limits = (ir.Constant(left.type, [limit] * left.type.count) for limit in (86, 171))
-    reached = [builder.zext(builder.icmp_unsigned(">=", left, limit), left.type) for limit in limits]
-    return builder.add(*reached)
-
-
-@intrinsic
-def trits(typingctx: Any, v: Any, power: Any) -> Any:
-    """A base-3 digit of each byte taken as a fraction of 256: the digit after those that `power` of 3 shifts out."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _digit(builder, builder.mul(*args))
-
-    return v(v, v), codegen
-
-
-def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
-    """An intrinsic that maps bytes to `trits`: of byte picks[i] with powers[i]."""
-
-    def typed(typingctx: Any, v: Any) -> Any:
-        out = Vec("i8", len(picks))
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            undef = ir.Constant(v.llvm, ir.Undefined)
-            picked = builder.shuffle_vector(args[0], undef, const_vec(I32_T, list(picks)))
-            return _digit(builder, builder.mul(picked, const_vec(I8_T, list(powers))))
-
-        return out(v), codegen
-
-    typed.__name__ = name
-    return intrinsic(typed)
-
-
 @intrinsic
 def spread_bits(typingctx: Any, x: Any) -> Any:
     """The low 32 bits of x as bytes 0 or 1, lowest first."""
@@ -103,35 +67,6 @@ def spread_bits(typingctx: Any, x: Any) -> Any:
         return builder.zext(bits, out.llvm)
 
     return out(types.int64), codegen
-
-
-_PSHUFB = {
-    16: ("ssse3", "ssse3.pshuf.b.128"),
-    32: ("avx2", "avx2.pshuf.b"),
-    64: ("avx512bw", "avx512.pshuf.b.512"),
-}
-
-
-def table16(name: str, values: tuple[int, ...]) -> Any:
-    """An intrinsic that maps bytes 0 to 15 to 16 byte values."""
-
-    def typed(typingctx: Any, v: Any) -> Any:
-        feature, shuffle = _PSHUFB[v.n]
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            if target.has(feature):
-                table = const_vec(I8_T, list(values) * (v.n // 16))
-                return call(builder, f"llvm.x86.{shuffle}", v.llvm, [table, args[0]])
-            out: ir.Value = ir.Constant(v.llvm, [values[0]] * v.n)
-            for i, value in enumerate(values):
-                is_i = builder.icmp_unsigned("==", args[0], ir.Constant(v.llvm, [i] * v.n))
-                out = builder.select(is_i, ir.Constant(v.llvm, [value] * v.n), out)
-            return out
-
-        return v(v), codegen
-
-    typed.__name__ = name
-    return intrinsic(typed)
 
 
 @intrinsic
@@ -234,31 +169,6 @@ def gather_f16(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
     return out(types.int64, stride, n), codegen
 
 
-def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j] in plain integer arithmetic."""
-    n = u.type.count
-    wide = ir.VectorType(I32_T, n)
-    product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
-    undef = ir.Constant(wide, ir.Undefined)
-    for j in range(4):
-        part = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
-        acc = builder.add(acc, part)
-    return acc
-
-
-@intrinsic
-def dot_u8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes, exact in int32 (VNNI's vpdpbusd)."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        bits = 8 * u.n
-        if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
-            return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.llvm, list(args))
-        return _dot_generic(builder, *args)
-
-    return acc(acc, u, s), codegen
-
-
 @intrinsic(prefer_literal=True)
 def gather_u8(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
     """n unsigned bytes `stride` apart, as i32."""
@@ -293,18 +203,6 @@ def half_exp2(typingctx: Any, e: Any) -> Any:
 
 
 @intrinsic
-def interleave16(typingctx: Any, a: Any, b: Any) -> Any:
-    """Of 32 bytes each: a[:16], b[:16], a[16:], b[16:]."""
-    out = Vec("i8", 64)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        order = [*range(16), *range(32, 48), *range(16, 32), *range(48, 64)]
-        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, order))
-
-    return out(a, a), codegen
-
-
-@intrinsic
 def halves(typingctx: Any, a: Any, b: Any) -> Any:
     """a in the first 8 of 16 lanes, b in the last 8."""
     out = Vec("f32", 16)
@@ -314,3 +212,28 @@ def halves(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.shuffle_vector(*two, const_vec(I32_T, list(range(16))))
 
     return out(types.float32, types.float32), codegen
+
+
+@intrinsic(prefer_literal=True)
+def interleave(typingctx: Any, a: Any, b: Any, run: Any) -> Any:
+    """So many lanes of a, as many of b, and so on."""
+    out, n = Vec(a.elem, 2 * a.n), literal(run, "run")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        order = [i // (2 * n) * n + i % n + (a.n if i % (2 * n) >= n else 0) for i in range(out.n)]
+        return builder.shuffle_vector(args[0], args[1], const_vec(I32_T, order))
+
+    return out(a, a, run), codegen
+
+
+@intrinsic(prefer_literal=True)
+def every(typingctx: Any, v: Any, first: Any, step: Any) -> Any:
+    """Lanes first, first + step, ..."""
+    start, by = literal(first, "first"), literal(step, "step")
+    out = Vec(v.elem, v.n // by)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        picks = const_vec(I32_T, list(range(start, v.n, by)))
+        return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
+
+    return out(v, first, step), codegen

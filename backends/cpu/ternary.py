@@ -6,8 +6,9 @@ from typing import Any
 from graphsched import dtypes
 from graphsched.backends.cpu.forms import FORMS, Form, declare, no_minima
 from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.lookup import trit_table
 from graphsched.backends.cpu.simd import get, load
-from graphsched.backends.cpu.simd_int import bit_field, concat, half_lanes, trit_table
+from graphsched.backends.cpu.simd_int import bit_field, concat, half_lanes
 from graphsched.backends.cpu.vector import F16, F32, I8
 
 
@@ -61,4 +62,3 @@ def no_scales(kind: int, block: int) -> Any:
 
 declare(Form(dtypes.IQ2_BN, _iq2_codes, _iq2_codes64, no_scales, no_minima, offset=1))
 declare(Form(dtypes.IQ1_BN, _iq1_codes, _iq1_codes64, no_scales, no_minima, offset=1))
-BLOCK64_TYPES = tuple(form.type for form in FORMS.values() if form.type.block == 64)

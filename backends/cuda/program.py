@@ -51,13 +51,14 @@ class CudaProgram:
     def stream(self) -> Any:
         return self._stream
 
-    def launch(self, lengths: Mapping[str, int], trace: bool = False) -> None:
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
         driver.use(self._device.gpu)
         for i, name in enumerate(LENGTHS):
             self._host_words[i] = lengths.get(name, 0)
         for put in self._queued(lengths):
             put(self._stream)
         self._device.started(self)
+        return -1  # nothing is recorded yet
 
     def _queued(self, lengths: Mapping[str, int]) -> list[Queue]:
         """What to put on the stream: each launch in the first run with these lengths, in later ones a graph for decode.
@@ -149,7 +150,7 @@ class CudaProgram:
         finally:
             self._device.ended(self)
 
-    def times(self) -> list[StepTime]:
+    def times(self, mark: int) -> list[StepTime]:
         return []
 
     def close(self) -> None:

@@ -1,19 +1,26 @@
-"""Flags as llama.cpp's users write them: -ub 5, -ngl 100, --ctx_size 512; others are reported whole."""
+"""Flags as llama.cpp's users write them: -ub 5, -ngl 100, -fa 1, --ctx_size 512; others are reported whole."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:  # not generic before click 8.2
-    ParamType = click.ParamType
-
-# Flags of llama.cpp and ik_llama.cpp that are planned: known by name, so that a typing error in one is found.
-LATER: Final = ("-rtr",)
 _CLOSE: Final = 0.6
+_OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
+
+
+class Toggle(click.Option):
+    """A switch: its name turns it on, a name in `off` turns it off, 0 or 1 behind either says which."""
+
+    def __init__(self, names: Sequence[str], *, off: Sequence[str] = (), **attrs: Any) -> None:
+        super().__init__([*names, *off], **attrs)
+        self.off = off
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        on = [name for name in self.opts if name not in self.off]
+        return ", ".join([*on, *self.off]) + f" [{self.type.name}]", self.help or ""
 
 
 class Command(click.Command):
@@ -30,38 +37,46 @@ def separated(args: Iterable[str], known: Mapping[str, click.Option]) -> Iterato
 
     click would take an unknown -nlg for -n with the value lg, and -t4 for -t 4, which llama.cpp does not accept.
     """
-    rest = iter(args)
-    for arg in rest:
+    rest = deque(args)
+    while rest:
+        arg = rest.popleft()
         if arg == "--":
             yield from (arg, *rest)
-        elif len(arg) < 2 or not arg.startswith("-"):
+            return
+        if len(arg) < 2 or not arg.startswith("-"):
             yield arg
         else:
             yield from _flag(arg, rest, known)
 
 
-def _flag(arg: str, rest: Iterator[str], known: Mapping[str, click.Option]) -> Iterator[str]:
+def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iterator[str]:
     name, has_value, value = arg.partition("=")
     if name.startswith("--"):
         name = name.replace("_", "-")
-    if name not in known:
-        later = LATER if "-ub" in known else ()
-        is_later = name in later
-        raise click.UsageError(
-            f"{name} is not in this version yet"
-            if is_later
-            else no_such("option", name, (*_own(name, known), *later))
-        )
-    yield name
-    if known[name].is_flag or known[name].count:
+    option = known.get(name)
+    if isinstance(option, Toggle):
+        yield from _toggle(option, name, value if has_value else _switched(rest))
+    elif option is None:
+        raise click.UsageError(no_such("option", name, _own(name, known)))
+    elif option.is_flag or option.count:
+        yield name
         if has_value:
             raise click.UsageError(f"{name} takes no value")
-    elif has_value:
-        yield value
-    elif (following := next(rest, None)) is not None:
-        yield following
+    elif has_value or rest:
+        yield from (name, value if has_value else rest.popleft())
     else:
         raise click.UsageError(f"{name} needs a value")
+
+
+def _switched(rest: deque[str]) -> str:
+    """The value of a switch if one follows, else what its name alone means. No command with switches has arguments."""
+    return rest.popleft() if rest and not rest[0].startswith("-") else "1"
+
+
+def _toggle(option: Toggle, name: str, value: str) -> Iterator[str]:
+    if name in option.off:
+        value = ",".join(_OPPOSITE.get(word, word) for word in value.split(","))
+    yield from (option.opts[0], value)
 
 
 def no_such(what: str, name: str, candidates: Iterable[str]) -> str:
@@ -86,41 +101,3 @@ def _similarity(a: str, b: str) -> float:
     if len(b) > 2 and (a.startswith(b) or b.startswith(a)):
         return 0.9
     return SequenceMatcher(None, a, b, autojunk=False).ratio()
-
-
-class Number(ParamType):
-    """An integer or a float, from `low` up; `also` are values below it."""
-
-    def __init__(self, kind: type[int] | type[float], low: float | None = None, also: str = "") -> None:
-        self.kind, self.low, self.also = kind, low, also
-        self.name = "N" if kind is int else "F"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        try:
-            number = self.kind(value)
-        except (ValueError, OverflowError):
-            self.fail(f"is {value or 'empty'}, {self.needed} is needed", param, ctx)
-        if self.low is not None and number < self.low and str(number) != self.also.split(" ")[0]:
-            self.fail(f"is {value}, {self.needed} is needed", param, ctx)
-        return number
-
-    @property
-    def needed(self) -> str:
-        what = "an integer" if self.kind is int else "a number"
-        return (
-            what
-            + (f" from {self.low} up" if self.low is not None else "")
-            + (self.also and f" or {self.also}")
-        )
-
-
-class OneOf(ParamType):
-    """One of a few words."""
-
-    def __init__(self, *words: str) -> None:
-        self.words, self.name = words, "|".join(words)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.words:
-            self.fail(f"is {value or 'empty'}, one of {', '.join(self.words)} is needed", param, ctx)
-        return str(value)

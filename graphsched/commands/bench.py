@@ -1,161 +1,136 @@
 """`graphsched bench`: the pp/tg table of llama-bench."""
 
-import csv
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import gc
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphsched import flags
-from graphsched.commands.arguments import Command, Number, OneOf
+from graphsched.commands.arguments import Command, Toggle
 from graphsched.commands.interrupts import INTERRUPTED, Interrupts
 from graphsched.commands.opening import open_session
 from graphsched.commands.screen import Screen
+from graphsched.commands.tables import WRITERS, Row
+from graphsched.commands.values import ListOf, Number, OneOf, Pair, Switch
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
+    from graphsched.bench import Test
     from graphsched.options import SessionOptions
 
-Row = dict[str, Any]
-_WIDTHS: Final = {"model": 28, "size": 10, "params": 10, "test": 8, "t/s": 20}
-_LEFT: Final = ("model", "backend", "type_k", "type_v")
+Grid = tuple[tuple[Path | None, "SessionOptions"], ...]
+TOKENS = ListOf(Number(int, 0))
 
 
-@click.command(cls=Command, epilog="Example: graphsched bench -p 512 -n 128 -r 5 -o json")
-@click.option(
-    "-p", "--n-prompt", type=Number(int, 0), default=512, help="tokens of the prompt (default: 512)"
+@click.command(
+    cls=Command,
+    epilog="""\b
+Example: graphsched bench -p 512 -n 128 -r 5 -o json
+Example: graphsched bench -p 128-1024*2 -n 0 -ub 128,512 -fmoe 0,1
+Example: graphsched bench -m a.gguf,b.gguf -pg 512,128 -gp 4096,64
+Example: graphsched bench --device sim:rtx4090 -ot "exps=CPU;" -op "26,0;"
+""",
 )
-@click.option("-n", "--n-gen", type=Number(int, 0), default=128, help="tokens to generate (default: 128)")
+@click.option(
+    "-p", "--n-prompt", type=TOKENS, multiple=True, help="tokens of a prompt, pp tests (default: 512)"
+)
+@click.option("-n", "--n-gen", type=TOKENS, multiple=True, help="tokens to generate, tg tests (default: 128)")
+@click.option(
+    "-pg", "both", type=Pair(), multiple=True, help="a prompt and tokens after it, one time of both"
+)
+@click.option(
+    "-gp", "after", type=Pair(), multiple=True, help="a prompt that does not count, tokens after it"
+)
+@click.option(
+    "-d", "--n-depth", type=TOKENS, multiple=True, help="tokens in the cache before -p, -n, -pg (default: 0)"
+)
 @click.option("-r", "--repetitions", type=Number(int, 1), default=5, help="runs of each test (default: 5)")
+@click.option(
+    "-w",
+    "--warmup",
+    cls=Toggle,
+    off=("--no-warmup",),
+    type=Switch(),
+    default="1",
+    help="a run before, that does not count (default: 1)",
+)
 @click.option(
     "-o",
     "--output",
-    type=OneOf("md", "csv", "json"),
-    metavar="md|csv|json",
+    type=OneOf(*WRITERS),
+    metavar="|".join(WRITERS),
     default="md",
     help="(default: md)",
 )
 @click.option("--json", "as_json", is_flag=True, help="the same as -o json")
-@flags.session
+@flags.grid
 @click.option("-v", "--verbose", is_flag=True, help="say more about model and options")
 @click.option("-q", "--quiet", is_flag=True, help="only the results")
-def command(model: Path | None, options: "SessionOptions", output: str, as_json: bool, **values: Any) -> None:
-    """Measure tokens per second: a prompt (pp) and generation (tg), mean and standard deviation.
+def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
+    """Measure tokens per second: prompts (pp) and generation (tg), mean and standard deviation.
 
     Each test starts from an empty cache, after a run that is not counted; 0 tokens leave it out. The context is as
-    long as the longer test, if -c does not say more.
+    long as the longest test, if -c does not say more.
+
+    Flags take lists: 1,2 or repeated, of integers also the ranges first-last, first-last+step and first-last*factor;
+    every combination is measured. Where commas belong to a value (-ot, -op, --device) a semicolon stands between the
+    values of the list, and repeating the flag adds to each of them. Rows carry every setting that was in effect; the
+    md table shows those that differ.
     """
-    n_prompt, n_gen = values["n_prompt"], values["n_gen"]
-    options = flags.changed(options, n_ctx=context(options.n_ctx, n_prompt, n_gen))
+    from graphsched.bench import asked  # imports the compiler, which --help does without
+    from graphsched.settings import settings
+
+    prompts, generations, depths = (
+        tuple(chain.from_iterable(values[name])) for name in ("n_prompt", "n_gen", "n_depth")
+    )
+    wanted = tuple(
+        asked(prompts or (512,), generations or (128,), values["both"], values["after"], depths or (0,))
+    )
+    grid = tuple((m, flags.changed(o, n_ctx=context(o.n_ctx, wanted))) for m, o in grid)
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"])
-    rows = measured(model, options, screen, n_prompt, n_gen, values["repetitions"])
-    WRITERS["json" if as_json else output](rows)
+    rows = measured(grid, wanted, screen, values["repetitions"], is_warm=not values["warmup"])
+    WRITERS["json" if as_json else output](rows, [settings(options) for _, options in grid])
 
 
-def context(asked: int, n_prompt: int, n_gen: int) -> int:
-    """Tokens that the longer test needs, or what was asked for if that is enough."""
-    needed = max(n_prompt, n_gen)
-    if needed == 0:
+def context(asked: int, tests: "Sequence[Test]") -> int:
+    """Tokens that the longest test needs, or what was asked for if that is enough."""
+    if not tests:
         raise OptionError("-p and -n are both 0, there is nothing to measure")
+    needed = max(test.n_tokens for test in tests)
     if 0 < asked < needed:
-        raise OptionError(f"-c is {asked}, the longer test needs {needed}")
+        raise OptionError(f"-c is {asked}, the longest test needs {needed}")
     return asked or needed
 
 
 def measured(
-    model: Path | None, options: "SessionOptions", screen: Screen, n_prompt: int, n_gen: int, repetitions: int
+    grid: Grid, tests: "Sequence[Test]", screen: Screen, repetitions: int, *, is_warm: bool = False
 ) -> Iterator[Row]:
-    """The results, each as soon as it is there."""
+    """The results, each as soon as it is there: every test in a session of every combination."""
     with Interrupts() as interrupts:
-        session = open_session(model, options, screen, interrupts)
         from graphsched import bench  # after the interrupts, as it imports the compiler
+        from graphsched.model import open_default_or
         from graphsched.session import Aborted
 
-        for test in (bench.Test(n_prompt, 0), bench.Test(0, n_gen)):
-            if test.n_prompt + test.n_gen == 0:
-                continue
-            try:
-                with interrupts.aborting(session):
-                    result = bench.measure(session, test, repetitions, screen.progress)
-            except Aborted:
-                raise click.exceptions.Exit(INTERRUPTED) from None
-            screen.clear()
-            yield bench.row(session, result)
+        models = {path: open_default_or(path) for path in dict.fromkeys(path for path, _ in grid)}
+        total, done = len(grid) * len(tests), 0
+        for path, options in grid:
+            session = open_session(models[path], options, screen, interrupts)
+            for test in tests:
+                done += 1
+                label = f"{done} of {total}: " if total > 1 else ""
 
+                def progress(what: str, i: int, n: int, label: str = label) -> None:
+                    screen.progress(label + what, i, n)
 
-def markdown(rows: Iterable[Row]) -> None:
-    """The table of llama-bench; settings only where they are not the default."""
-    header = False
-    for row in rows:
-        cells = _cells(row)
-        if not header:
-            header = True
-            widths = {name: max(len(name), len(cell), _WIDTHS.get(name, 0)) for name, cell in cells.items()}
-            print(_line({name: name for name in cells}, widths))
-            print("|".join(["", *(_rule(name, widths[name]) for name in cells), ""]))
-        print(_line(cells, widths), flush=True)
-
-
-def _cells(row: Row) -> dict[str, str]:
-    from graphsched.options import SWITCHES, SessionOptions
-
-    default: dict[str, Any] = {
-        f: getattr(SessionOptions(), f) for f in ("n_batch", "n_ubatch", "type_k", "type_v", "mla")
-    }
-    default |= {name.replace("-", "_"): True for name in SWITCHES}
-    default["n_ubatch"] = min(default["n_ubatch"], row["n_batch"], row["n_ctx"])
-    return {
-        "model": f"{row['model_name']} {row['model_type']}",
-        "size": f"{row['model_size'] / 2**20:.2f} MiB",
-        "params": _short(row["model_n_params"]),
-        "backend": row["backend"],
-        "threads": str(row["n_threads"]),
-        **{
-            name: str(int(row[name]) if row[name] is False else row[name])
-            for name in default
-            if row[name] != default[name]
-        },
-        "test": row["test"],
-        "t/s": f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}",
-    }
-
-
-def _short(n: int) -> str:
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if n >= unit:
-            return f"{n / unit:.2f} {name}"
-    return str(n)
-
-
-def _line(cells: Mapping[str, str], widths: Mapping[str, int]) -> str:
-    padded = (f"{c:<{widths[n]}}" if n in _LEFT else f"{c:>{widths[n]}}" for n, c in cells.items())
-    return f"| {' | '.join(padded)} |"
-
-
-def _rule(name: str, width: int) -> str:
-    return f" {'-' * width} " if name in _LEFT else f" {'-' * width}:"
-
-
-def comma_separated(rows: Iterable[Row]) -> None:
-    """One line per test; the samples are in the JSON only."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    for i, row in enumerate(rows):
-        flat = {name: value for name, value in row.items() if not isinstance(value, list)}
-        if i == 0:
-            writer.writerow(flat)
-        writer.writerow(flat.values())
-        sys.stdout.flush()
-
-
-def as_json_list(rows: Iterable[Row]) -> None:
-    print(json.dumps(list(rows), indent=2))
-
-
-WRITERS: Final[Mapping[str, Callable[[Iterable[Row]], None]]] = {
-    "md": markdown,
-    "csv": comma_separated,
-    "json": as_json_list,
-}
+                try:
+                    with interrupts.aborting(session):
+                        result = bench.measure(session, test, repetitions, progress, is_warm=is_warm)
+                except Aborted:
+                    raise click.exceptions.Exit(INTERRUPTED) from None
+                screen.clear()
+                yield bench.row(session, result)
+            del session
+            gc.collect()  # its memory is back before the next one takes as much

@@ -4,19 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphsched import flags
+from graphsched.commands.details import details
 from graphsched.commands.interrupts import Interrupts
 from graphsched.commands.screen import Screen
 
 if TYPE_CHECKING:
+    from graphsched.model import Model
     from graphsched.options import SessionOptions
     from graphsched.session import Session
 
 
 def open_session(
-    model: Path | None, options: "SessionOptions", screen: Screen, interrupts: Interrupts
+    model: "Path | Model | None", options: "SessionOptions", screen: Screen, interrupts: Interrupts
 ) -> "Session":
-    """Loads the model; Ctrl-C also ends the work that later reports progress."""
+    """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress."""
     import graphsched  # not above: it imports the compiler
+    from graphsched.model import Model
+    from graphsched.session import Session
 
     def progress(what: str, done: int, total: int) -> None:
         interrupts.check()
@@ -24,14 +28,18 @@ def open_session(
 
     interrupts.last_words = screen.end
     if hint := flags.batch_hint(options):
-        screen.say(f"hint: {hint}")
+        screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
-        screen.say(f"no usable GPU, everything runs on the CPU: {reason}")
-    session = graphsched.load(model, progress=progress, **vars(options))
+        screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")
+    if isinstance(model, Model):
+        session = Session(model, options, progress)
+    else:
+        session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
-    screen.detail(session.model.summary())
-    screen.detail(described(session))
+    if screen.verbose:
+        for line in details(session):
+            screen.detail(line)
     return session
 
 
@@ -44,12 +52,3 @@ def with_gpus(options: "SessionOptions") -> tuple["SessionOptions", str | None]:
     if reason := device.gpu_reason():
         return options, reason
     return flags.changed(options, devices=tuple(g.name for g in device.gpus())), None
-
-
-def described(session: "Session") -> str:
-    """The effective options in one line."""
-    o = session.options
-    return (
-        f"backend {o.backend}, {o.threads} threads, context {session.n_ctx}, batch {o.n_batch}, "
-        f"micro-batch {o.n_ubatch}, cache {o.type_k}/{o.type_v}, off: {', '.join(sorted(o.off)) or 'none'}"
-    )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched import flags
-from graphsched.commands.arguments import Command, Number, OneOf
+from graphsched.commands.arguments import Command
+from graphsched.commands.values import Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

@@ -1,26 +1,28 @@
 """`graphsched profile`: where the time of a prompt and of a token goes."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from graphsched import flags
-from graphsched.commands.arguments import Command, Number, OneOf
-from graphsched.commands.interrupts import Interrupts
-from graphsched.commands.opening import open_session
-from graphsched.commands.plan import show
-from graphsched.commands.screen import Screen
+from graphsched.atomic import check_target, replacing
+from graphsched.commands.arguments import Command
+from graphsched.commands.plan import with_flags
+from graphsched.commands.profile_output import report
+from graphsched.commands.profile_runs import Profiled, profiled
+from graphsched.commands.values import FileName, Number, OneOf
+from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from graphsched.options import SessionOptions
-    from graphsched.profile import Phase, Row
+    from graphsched.profile import Request
+    from graphsched.profile_data import Data
 
 
-@click.command(cls=Command, epilog="Example: graphsched profile -p 128 -n 32")
+@click.command(cls=Command, epilog="Example: graphsched profile -p 128 -n 32 --csv")
 @flags.session
 @click.option(
     "-p", "--n-prompt", type=Number(int, 0), default=128, help="tokens of the prompt (default: 128)"
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
 )
 @click.option("-r", "--repetitions", type=Number(int, 1), default=3, help="times each is run (default: 3)")
 @click.option("--phase", type=OneOf("both", "prefill", "decode"), default="both", help="which to profile")
+@click.option("--vs", metavar="FLAGS", help="compare with other flags in turn, as in --vs '-op 26,0,27,0'")
+@click.option("--load", type=FileName(), help="a profile that --json or --trace saved, instead of a run")
+@click.option("--vs-file", type=FileName(), help="compare with such a saved profile")
+@click.option(
+    "--trace", "trace_file", type=FileName(), help="write the timeline for Perfetto or chrome://tracing"
+)
+@click.option("--html", "html_file", type=FileName(), help="write a page with timeline, tables and plan")
+@click.option("--refresh-peaks", is_flag=True, help="measure again what this machine can do at most")
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
+@click.option("--csv", "as_csv", is_flag=True, help="the rows of all tables as CSV")
 def command(
     model: Path | None,
     options: "SessionOptions",
@@ -38,92 +49,79 @@ def command(
     n_gen: int,
     repetitions: int,
     phase: str,
+    vs: str | None,
+    load: Path | None,
+    vs_file: Path | None,
+    trace_file: Path | None,
+    html_file: Path | None,
+    refresh_peaks: bool,
     as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Show where time goes: per op, per result, waiting and overhead.
 
-    On the CPU times are measured inside the compiled program. With --device they are predictions.
+    On the CPU times are measured inside the compiled program. With --device they are predictions, and a file that ends
+    after its header will do.
     """
-    from graphsched.errors import OptionError
-    from graphsched.profile import profile
+    from graphsched.profile import Request
 
-    with Interrupts() as interrupts:
-        session = open_session(model, options, Screen(), interrupts)
-        if n_prompt + n_gen > session.n_ctx:
-            raise OptionError(
-                f"-p {n_prompt} and -n {n_gen} do not fit the context of {session.n_ctx} tokens"
-            )
-        phases = profile(session, n_prompt, n_gen, repetitions, phase)
-    show([as_data(p) for p in phases], as_json, lambda: render(phases))
-
-
-def as_data(phase: "Phase") -> dict[str, Any]:
-    """A phase as plain data, seconds per token or prompt not divided."""
-    return {
-        "phase": phase.name,
-        "tokens": phase.tokens,
-        "predicted": phase.is_predicted,
-        "wall": phase.wall,
-        "ops": _rows_data(phase.ops),
-        "labels": _rows_data(phase.labels),
-        "overhead": {name: row.seconds for name, row in phase.overhead.items()},
-    }
+    asked = Request(n_prompt, n_gen, repetitions, phase)
+    check(asked, options, load is not None, (vs, vs_file), (trace_file, html_file))
+    for file in filter(None, (trace_file, html_file)):
+        check_target(file, 0)
+    first = Profiled([], read(load)) if load is not None else None
+    other = read(vs_file) if vs_file is not None else None
+    if first is None:
+        both = [options] if vs is None else [options, with_flags(options, vs)]
+        first, *more = profiled(model, both, asked, refresh_peaks)
+        other = more[0].data if more else other
+    if trace_file:
+        write(trace_file, trace_text(first))
+    if html_file:
+        write(html_file, page(first))
+    names = load.name if load else "first", vs_file.name if vs_file else vs or ""
+    report(first.data, other, names, as_json, as_csv)
 
 
-def _rows_data(rows: Mapping[tuple[str, str], "Row"]) -> list[dict[str, Any]]:
-    return [
-        {"device": d, "name": n, "seconds": r.seconds, "bytes": r.nbytes, "flops": r.flops}
-        for (d, n), r in _sorted(rows)
-    ]
+def check(
+    asked: "Request",
+    options: "SessionOptions",
+    is_saved: bool,
+    others: Sequence[object],
+    files: Sequence[object],
+) -> None:
+    """OptionError for flags that leave nothing to do, or contradict each other."""
+    if not (asked.has_prompt or asked.has_generation):
+        raise OptionError("-p 0 and -n 0 leave nothing to profile")
+    if not options.trace:
+        raise OptionError("--no-trace leaves nothing to profile")
+    if all(o is not None for o in others):
+        raise OptionError("there is one comparison, --vs or --vs-file")
+    if is_saved and (others[0] is not None or any(files)):
+        raise OptionError("--load shows a saved profile, --vs, --trace and --html need a run")
 
 
-def _sorted(rows: Mapping[tuple[str, str], "Row"]) -> list[tuple[tuple[str, str], "Row"]]:
-    return sorted(rows.items(), key=lambda item: -item[1].seconds)
+def read(path: Path) -> "Data":
+    from graphsched.profile_diff import read_saved
+
+    return read_saved(path)
 
 
-def render(phases: "list[Phase]") -> "RenderableType":
-    """Tables as those of ik_llama.cpp's PR 232: index, op, µs, fraction; products by result, layers summed."""
-    from rich.console import Group
-    from rich.text import Text
+def trace_text(made: Profiled) -> str:
+    from graphsched.chrome import chrome_trace
 
-    parts: list[RenderableType] = []
-    for phase in phases:
-        rate = phase.tokens / phase.wall
-        how = "predicted" if phase.is_predicted else "measured"
-        parts.append(
-            Text(
-                f"\n{phase.name}: {rate:.1f} tokens/s, {phase.wall * 1e6 / phase.tokens:.1f} µs per token, {how}"
-            )
-        )
-        parts += [_table(phase, "OP", phase.ops), _table(phase, "result", phase.labels), _overhead(phase)]
-    return Group(*parts)
+    return json.dumps(chrome_trace(made.phases, made.data), ensure_ascii=False)
 
 
-def _table(phase: "Phase", what: str, rows: Mapping[tuple[str, str], "Row"]) -> "RenderableType":
-    from rich.table import Table
+def page(made: Profiled) -> str:
+    from graphsched.profile_page import html_page
 
-    table = Table("index", "device", what)
-    for column in ("µs", "fraction", "GB/s", "GOP/s"):
-        table.add_column(column, justify="right")
-    total = sum(row.seconds for row in rows.values()) or 1.0
-    for index, ((device, name), row) in enumerate(_sorted(rows)):
-        speed = [f"{x / row.seconds / 1e9:.1f}" if x and row.seconds else "" for x in (row.nbytes, row.flops)]
-        table.add_row(
-            str(index), device, name, f"{row.seconds * 1e6:.0f}", f"{row.seconds / total:.4f}", *speed
-        )
-    return table
+    return html_page(made.phases, made.data)
 
 
-def _overhead(phase: "Phase") -> "RenderableType":
-    from rich.table import Table
-
-    table = Table("where the wall time is")
-    for column in ("µs", "fraction"):
-        table.add_column(column, justify="right")
-    rows = {name: row.seconds for name, row in phase.overhead.items()}
-    if not phase.is_predicted:
-        rows = {"compute on CPU": sum(r.seconds for r in phase.ops.values()), **rows}
-    for name, seconds in rows.items():
-        table.add_row(name, f"{seconds * 1e6:.0f}", f"{seconds / phase.wall:.4f}")
-    table.add_row("wall", f"{phase.wall * 1e6:.0f}", f"{sum(rows.values()) / phase.wall:.4f}")
-    return table
+def write(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
+    data = text.encode()
+    check_target(path, len(data))
+    with replacing(path) as file:
+        file.write(data)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched import flags
-from graphsched.commands.arguments import Command, Number
+from graphsched.commands.arguments import Command
 from graphsched.commands.interrupts import INTERRUPTED, Interrupts
 from graphsched.commands.opening import open_session
 from graphsched.commands.screen import Screen, rates
+from graphsched.commands.values import Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -22,6 +23,9 @@ class Screen:
         self.quiet, self.verbose = quiet, verbose
         self._shows = progress and not quiet and (is_terminal(sys.stderr) or verbose)
         self._what, self._since, self._line = "", 0.0, False
+        self._hints: set[str] = set()
+        self._timer: threading.Timer | None = None
+        self._lock = threading.Lock()
         self.on_ready: Callable[[], None] = lambda: None  # called when some work is done
 
     def say(self, text: str) -> None:
@@ -29,6 +33,12 @@ class Screen:
         if not self.quiet:
             self.clear()
             print(text, file=sys.stderr, flush=True)
+
+    def hint(self, text: str) -> None:
+        """A line that is said once, however many sessions it is true of."""
+        if text not in self._hints:
+            self._hints.add(text)
+            self.say(text)
 
     def detail(self, text: str) -> None:
         """A line for -v."""
@@ -40,26 +50,54 @@ class Screen:
         now = time.monotonic()
         if what != self._what or done == 0:
             self._what, self._since = what, now
-        if self._shows and now - self._since > QUICK:
-            self._show(
-                f"{what} {done}/{total}{' (first run only)' if 'kernel' in what else ''}", done == total
-            )
+        text = f"{what} {done}/{total}{' (first run only)' if 'kernel' in what else ''}"
         if done == total:
+            if now - self._since > QUICK:
+                self._end(text)
             self.clear()
             self.on_ready()
+        elif now - self._since > QUICK:
+            self._show(text)
+        else:
+            self.long(text)
 
-    def _show(self, text: str, is_end: bool) -> None:
-        if is_terminal(sys.stderr):
-            self._line = True
-            print(_ERASE + text, end="", file=sys.stderr, flush=True)
-        elif is_end:
+    def long(self, what: str) -> None:
+        """Shows that some work is going on if nothing else is told in the time that is not worth a line."""
+        self._cancel()
+        if self._shows and is_terminal(sys.stderr):
+            self._timer = threading.Timer(QUICK, self._show, (what,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _show(self, text: str) -> None:
+        """Also called by the timer's thread, which may come late."""
+        with self._lock:
+            if isinstance(threading.current_thread(), threading.Timer):
+                if threading.current_thread() is not self._timer:
+                    return
+            else:
+                self._cancel()
+            if self._shows and is_terminal(sys.stderr):
+                self._line = True
+                print(_ERASE + text, end="", file=sys.stderr, flush=True)
+
+    def _end(self, text: str) -> None:
+        """Says the end of long work where no line was shown meanwhile."""
+        if self._shows and not is_terminal(sys.stderr):
             print(text, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Takes the progress line away."""
-        if self._line:
-            self._line = False
-            print(_ERASE, end="", file=sys.stderr, flush=True)
+        with self._lock:
+            self._cancel()
+            if self._line:
+                self._line = False
+                print(_ERASE, end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leaves the cursor where the shell expects it, behind a ^C."""

@@ -11,14 +11,11 @@ from graphsched.ops.elementwise import UNARY
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
-BLOCK32_TYPES = tuple(
-    map(dtypes.by_name, ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q6_0", "IQ4_NL", "MXFP4"))
-)
-BLOCK64_TYPES = (dtypes.IQ2_BN, dtypes.IQ1_BN)
-BLOCK256_TYPES = tuple(
-    map(dtypes.by_name, ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q3_K", "Q2_K", "TQ2_0", "TQ1_0"))
-)
-BLOCK_TYPES = BLOCK32_TYPES + BLOCK64_TYPES + BLOCK256_TYPES
+BLOCK_NAMES = """
+    Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q6_0 IQ4_NL MXFP4 NVFP4 Q1_0 IQ2_BN IQ1_BN Q4_K Q5_K Q6_K IQ4_XS Q3_K Q2_K TQ2_0 TQ1_0
+    IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S
+"""
+BLOCK_TYPES = tuple(map(dtypes.by_name, BLOCK_NAMES.split()))
 WEIGHT_TYPES = FLOAT_TYPES + BLOCK_TYPES
 # One of each kind of block, for what does not depend on how a block is laid out.
 KINDS_OF_BLOCKS = (*FLOAT_TYPES, *map(dtypes.by_name, ("Q8_0", "Q4_0", "IQ2_BN", "Q4_K", "Q6_K")))

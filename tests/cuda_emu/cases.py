@@ -4,9 +4,10 @@ from cuda_emu.activations import activations, copies
 from cuda_emu.attends import attentions
 from cuda_emu.products import gemms, products
 from cuda_emu.values import Case
+from cuda_emu.w2a8s import w2a8s
 from cuda_emu.wrapped import wrappers
 
 
 def cases() -> list[Case]:
     """All of them, wrappers first."""
-    return [*wrappers(), *activations(), *copies(), *products(), *attentions(), *gemms()]
+    return [*wrappers(), *activations(), *copies(), *products(), *attentions(), *gemms(), *w2a8s()]

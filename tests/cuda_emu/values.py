@@ -42,7 +42,7 @@ ATTENTION = (
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
     "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "rows": (), "gemm": (), "prompt": (),
-    "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": (
+    "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": (
         *(f"f16_{s}" for s in ATTENTION), *(f"f32_{s}" for s in ATTENTION), "q8_0_64_64_4", "q8_0_576_512_1"
     ),
     "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),

@@ -1,0 +1,158 @@
+"""Codes of quantised types that take more than shifts: base-3 digits, tables, codebooks, signs, small floats."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from graphsched.backends.cpu import target
+from graphsched.backends.cpu.vector import (
+    I8_T,
+    I16_T,
+    I32_T,
+    I64_T,
+    Vec,
+    call,
+    const_vec,
+    literal,
+    widen_half,
+)
+
+
+def _digit(builder: ir.IRBuilder, left: ir.Value) -> ir.Value:
+    """floor(3 · left / 256) in each byte"""
+    limits = (ir.Constant(left.type, [limit] * left.type.count) for limit in (86, 171))
+    reached = [builder.zext(builder.icmp_unsigned(">=", left, limit), left.type) for limit in limits]
+    return builder.add(*reached)
+
+
+@intrinsic
+def trits(typingctx: Any, v: Any, power: Any) -> Any:
+    """A base-3 digit of each byte taken as a fraction of 256: the digit after those that `power` of 3 shifts out."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _digit(builder, builder.mul(*args))
+
+    return v(v, v), codegen
+
+
+def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes to `trits`: of byte picks[i] with powers[i]."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        out = Vec("i8", len(picks))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            undef = ir.Constant(v.llvm, ir.Undefined)
+            picked = builder.shuffle_vector(args[0], undef, const_vec(I32_T, list(picks)))
+            return _digit(builder, builder.mul(picked, const_vec(I8_T, list(powers))))
+
+        return out(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+_PSHUFB = {
+    16: ("ssse3", "ssse3.pshuf.b.128"),
+    32: ("avx2", "avx2.pshuf.b"),
+    64: ("avx512bw", "avx512.pshuf.b.512"),
+}
+
+
+def table16(name: str, values: tuple[int, ...]) -> Any:
+    """An intrinsic that maps bytes 0 to 15 to 16 byte values."""
+
+    def typed(typingctx: Any, v: Any) -> Any:
+        feature, shuffle = _PSHUFB[v.n]
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if target.has(feature):
+                table = const_vec(I8_T, list(values) * (v.n // 16))
+                return call(builder, f"llvm.x86.{shuffle}", v.llvm, [table, args[0]])
+            out: ir.Value = ir.Constant(v.llvm, [values[0]] * v.n)
+            for i, value in enumerate(values):
+                is_i = builder.icmp_unsigned("==", args[0], ir.Constant(v.llvm, [i] * v.n))
+                out = builder.select(is_i, ir.Constant(v.llvm, [value] * v.n), out)
+            return out
+
+        return v(v), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
+    """An intrinsic that reads entry i of a table of 4 or 8 bytes each as an integer."""
+
+    def typed(typingctx: Any, i: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            table = builder.module.globals.get(name)
+            if table is None:
+                bytes = entries()
+                width = ir.IntType(8 * bytes.shape[1])
+                values = [int.from_bytes(row.tobytes(), "little") for row in bytes]
+                table = cgutils.global_constant(builder, name, const_array(width, values))
+            got = builder.load(builder.gep(table, [I64_T(0), args[0]], inbounds=True))
+            return builder.zext(got, I64_T) if got.type != I64_T else got
+
+        return types.int64(types.int64), codegen
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+def const_array(elem: ir.Type, values: list[int]) -> ir.Constant:
+    return ir.Constant(ir.ArrayType(elem, len(values)), values)
+
+
+@intrinsic(prefer_literal=True)
+def with_signs(typingctx: Any, v: Any, bits: Any, offset: Any) -> Any:
+    """offset + v in each byte, or offset - v where the bit of that number is set."""
+    base = literal(offset, "offset")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        signs = builder.bitcast(
+            builder.trunc(args[1], ir.IntType(v.n)) if v.n < 64 else args[1],
+            ir.VectorType(ir.IntType(1), v.n),
+        )
+        middle = ir.Constant(v.llvm, [base] * v.n)
+        return builder.select(signs, builder.sub(middle, args[0]), builder.add(middle, args[0]))
+
+    return v(v, types.int64, offset), codegen
+
+
+@intrinsic
+def half_value(typingctx: Any, bits: Any) -> Any:
+    """The F16 value of the low 16 bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        one = ir.VectorType(I16_T, 1)
+        v = builder.insert_element(ir.Constant(one, ir.Undefined), builder.trunc(args[0], I16_T), I32_T(0))
+        return builder.extract_element(widen_half(builder, v), I32_T(0))
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def e4m3(typingctx: Any, v: Any) -> Any:
+    """Half of what unsigned E4M3 bytes mean, as f32; 0x7F is no number and read as 0."""
+    out = Vec("f32", v.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = ir.VectorType(I32_T, v.n)
+
+        def c(x: int) -> ir.Constant:
+            return ir.Constant(wide, [x] * v.n)
+
+        x = builder.zext(args[0], wide)
+        x = builder.select(builder.icmp_unsigned("==", x, c(0x7F)), c(0), x)
+        # Exponent and fraction are where F32 has them; what is missing is the difference of the biases, 127 - 7.
+        bits = builder.shl(builder.and_(x, c(0x7F)), c(20))
+        return builder.fmul(builder.bitcast(bits, out.llvm), ir.Constant(out.llvm, [2.0**119] * v.n))
+
+    return out(v), codegen

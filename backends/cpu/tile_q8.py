@@ -1,0 +1,155 @@
+"""The register tile of 8-bit products: a panel of 16 weight rows times 8 rows of activations, or 4.
+
+Integer sums are exact: accumulators start at -offset · Σ q, so that codes may stay unsigned. Minima are taken off in
+float32, a group at a time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from graphsched.backends.cpu.dot_bytes import dot_codes
+from graphsched.backends.cpu.forms import FORMS
+from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.packed import TILE
+from graphsched.backends.cpu.simd import fma, get, load, mul, prefetch, splat, splat_i32, store_first, to_f32
+from graphsched.backends.cpu.simd_int import broadcast4
+from graphsched.backends.cpu.turn import PANEL
+from graphsched.backends.cpu.vector import F32, I8, I32
+
+
+@helper
+def start4(shift: int, offset: int) -> Any:
+    """Four accumulators."""
+    if offset == 0:
+        zero = splat_i32(0, 16)
+        return zero, zero, zero, zero
+    return (
+        splat_i32(get(shift, I32), 16),
+        splat_i32(get(shift + 4, I32), 16),
+        splat_i32(get(shift + 8, I32), 16),
+        splat_i32(get(shift + 12, I32), 16),
+    )
+
+
+@helper
+def dot4(kind: int, u: Any, x: int, i: Any) -> Any:
+    """Adds the products of one vector of codes with 4 codes of each of four rows of activations."""
+    return (
+        dot_codes(kind, i[0], u, broadcast4(x)),
+        dot_codes(kind, i[1], u, broadcast4(x + 4)),
+        dot_codes(kind, i[2], u, broadcast4(x + 8)),
+        dot_codes(kind, i[3], u, broadcast4(x + 12)),
+    )
+
+
+@helper
+def scale4(s: Any, d: int, i: Any, f: Any) -> Any:
+    return (
+        fma(to_f32(i[0]), mul(s, splat(get(d, F32), 16)), f[0]),
+        fma(to_f32(i[1]), mul(s, splat(get(d + 4, F32), 16)), f[1]),
+        fma(to_f32(i[2]), mul(s, splat(get(d + 8, F32), 16)), f[2]),
+        fma(to_f32(i[3]), mul(s, splat(get(d + 12, F32), 16)), f[3]),
+    )
+
+
+@helper
+def less4(m: Any, shift: int, f: Any) -> Any:
+    """Takes off the minima."""
+    return (
+        fma(m, splat(get(shift, F32), 16), f[0]),
+        fma(m, splat(get(shift + 4, F32), 16), f[1]),
+        fma(m, splat(get(shift + 8, F32), 16), f[2]),
+        fma(m, splat(get(shift + 12, F32), 16), f[3]),
+    )
+
+
+@helper
+def zeros4() -> Any:
+    zero = splat(0.0, 16)
+    return zero, zero, zero, zero
+
+
+def tile8(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
+    """(4 sums of 16 rows, 4 more) of a panel and a tile of k activations. For kernels.
+
+    Meanwhile `lines` cache lines per block of 32 arrive from `ahead`.
+    """
+    raise NotImplementedError
+
+
+def tile4(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
+    """The first 4 of them."""
+    raise NotImplementedError
+
+
+@by_literal(tile8)
+def _(t: int) -> Callable[..., Any]:
+    form = FORMS[t]
+    group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
+
+    def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
+        scales = panel + PANEL * k
+        minima = scales + 4 * PANEL * (k // group)
+        f, g = zeros4(), zeros4()
+        for b in range(k // 32):
+            for line in range(lines):
+                prefetch(ahead + 64 * (b * lines + line))
+            for half in range(per_32):
+                c = per_32 * b + half
+                i, j = start4(shift + 4 * TILE * c, offset), start4(shift + 4 * TILE * c + 16, offset)
+                for four in range(group // 4):
+                    at = group // 4 * c + four
+                    u, x = load(panel + 64 * at, I8, 64), q + 4 * TILE * at
+                    i, j = dot4(t, u, x, i), dot4(t, u, x + 16, j)
+                s = load(scales + 64 * c, F32, 16)
+                f, g = scale4(s, d + 4 * TILE * b, i, f), scale4(s, d + 4 * TILE * b + 16, j, g)
+                if has_minima:
+                    m = load(minima + 64 * c, F32, 16)
+                    f, g = less4(m, shift + 4 * TILE * c, f), less4(m, shift + 4 * TILE * c + 16, g)
+        return f, g
+
+    return impl
+
+
+@by_literal(tile4)
+def _(t: int) -> Callable[..., Any]:
+    form = FORMS[t]
+    group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
+
+    def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
+        scales = panel + PANEL * k
+        minima = scales + 4 * PANEL * (k // group)
+        f = zeros4()
+        for b in range(k // 32):
+            for line in range(lines):
+                prefetch(ahead + 64 * (b * lines + line))
+            for half in range(per_32):
+                c = per_32 * b + half
+                i = start4(shift + 4 * TILE * c, offset)
+                for four in range(group // 4):
+                    at = group // 4 * c + four
+                    i = dot4(t, load(panel + 64 * at, I8, 64), q + 4 * TILE * at, i)
+                f = scale4(load(scales + 64 * c, F32, 16), d + 4 * TILE * b, i, f)
+                if has_minima:
+                    f = less4(load(minima + 64 * c, F32, 16), shift + 4 * TILE * c, f)
+        return f
+
+    return impl
+
+
+@helper
+def put4(y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> None:
+    """Stores sums of rows first to first + 3, as far as there are (end), where `order` says or in order."""
+    if first < end:
+        store_first(y + placed(order, first) * y_row, f[0], F32, left)
+    if first + 1 < end:
+        store_first(y + placed(order, first + 1) * y_row, f[1], F32, left)
+    if first + 2 < end:
+        store_first(y + placed(order, first + 2) * y_row, f[2], F32, left)
+    if first + 3 < end:
+        store_first(y + placed(order, first + 3) * y_row, f[3], F32, left)
+
+
+@helper
+def placed(order: int, i: int) -> int:
+    return get(order + 4 * i, I32) if order else i

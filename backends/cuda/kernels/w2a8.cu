@@ -1,0 +1,275 @@
+// W2A8: ternary weights of two bits × activations of eight bits with one scale a token. Sums are integers until the last
+// step, y = sum * (d * scale of the row): the same bits for any grid, split of K and number of tokens.
+//
+// Weights (w2a8.py packs them; docs/decisions/0004-w2a8.md): tiles of 16 rows × 128 columns, 512 bytes, the tiles of
+// 16 rows one after the other. Lane l of the warp that reads a tile gets 16 bytes: words 0 and 2 of row l/4, words 1 and
+// 3 of row l/4 + 8; words 0 and 1 have columns 16(l%4) to 16(l%4) + 15, words 2 and 3 those 64 further. Bits 8b + 2f of
+// a word hold column 4f + b of the sixteen: code 0, 1, 2 for -1, 0, 1. Codes are one too large: sum(q) is taken off.
+#include "common.cuh"
+
+enum { GS_TILE = 512, GS_TILE_K = 128, GS_TILE_ROWS = 16, GS_AHEAD = 4, GS_WARPS = 8 };
+GS_DEV const u8* gs_tiles(const u8* w, int row_tile, int rows, int k) {  // past the last tile: that one
+  const int steps = gs_ceil_div(k, GS_TILE_K), last = gs_ceil_div(rows, GS_TILE_ROWS) - 1;
+  return w + (i64)gs_min(row_tile, last) * steps * GS_TILE + threadIdx.x % 32 * 16;
+}
+GS_DEV const i8* gs_columns(const i8* q8, int token, int tokens, int k) {  // what this lane multiplies in step 0
+  return q8 + (i64)gs_min(token, tokens - 1) * gs_ceil_div(k, GS_TILE_K) * GS_TILE_K + threadIdx.x % 4 * 16;
+}
+GS_DEV float gs_result(int sum, float2 d, float scale) { return (float)(sum - (int)d.y) * (d.x * scale); }
+
+// NT tokens by dp4a: sums of rows l/4 and l/4 + 8. Odd fields stay where they are, four times too large, in sums of their own
+template <int NT> struct Dots {
+  enum { TOKENS = NT };
+  const i8* x[NT];
+  int even[NT][2], odd[NT][2];
+  __device__ __forceinline__ Dots(const i8* q8, int tokens, int k) {
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+      x[t] = gs_columns(q8, t, tokens, k);
+      even[t][0] = even[t][1] = odd[t][0] = odd[t][1] = 0;
+    }
+  }
+  __device__ __forceinline__ void dot(u32 w, const uint4& a, int t, int i) {  // 16 × 16
+    even[t][i] = gs_dp4a(w & 0x03030303, a.x, even[t][i]);
+    odd[t][i] = gs_dp4a(w & 0x0c0c0c0c, a.y, odd[t][i]);
+    even[t][i] = gs_dp4a(w >> 4 & 0x03030303, a.z, even[t][i]);
+    odd[t][i] = gs_dp4a(w >> 4 & 0x0c0c0c0c, a.w, odd[t][i]);
+  }
+  __device__ __forceinline__ void add(const uint4& w, int step) {
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+      const uint4 lo = *(const uint4*)(x[t] + step * GS_TILE_K), hi = *(const uint4*)(x[t] + step * GS_TILE_K + 64);
+      dot(w.x, lo, t, 0), dot(w.y, lo, t, 1), dot(w.z, hi, t, 0), dot(w.w, hi, t, 1);
+    }
+  }
+  __device__ __forceinline__ void put(int* part) const {  // [token][row]
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < NT * 2; i++) {
+      int v = even[i / 2][i % 2] + odd[i / 2][i % 2] / 4;  // no remainder
+      v += gs_shfl_xor(v, 1);
+      v += gs_shfl_xor(v, 2);
+      if (lane % 4 == 0) part[i / 2 * GS_TILE_ROWS + i % 2 * 8 + lane / 4] = v;
+    }
+  }
+};
+
+// half a tile's columns as two m16n8k32 products: `low` is a word of row l/4, `high` of row l/4 + 8
+GS_DEV void gs_fragments(u32 low, u32 high, u32 (&a)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    a[i][0] = low >> (4 * i) & 0x03030303, a[i][1] = high >> (4 * i) & 0x03030303;
+    a[i][2] = low >> (4 * i + 2) & 0x03030303, a[i][3] = high >> (4 * i + 2) & 0x03030303;
+  }
+}
+
+// 8 NB tokens on the tensor cores: the tile's rows are the rows of the product, tokens its columns
+template <int NB> struct Products {
+  enum { TOKENS = 8 * NB };
+  const i8* x[NB];
+  int acc[NB][4];
+  __device__ __forceinline__ Products(const i8* q8, int tokens, int k) {
+#pragma unroll
+    for (int b = 0; b < NB; b++) {
+      x[b] = gs_columns(q8, b * 8 + threadIdx.x % 32 / 4, tokens, k);
+      acc[b][0] = acc[b][1] = acc[b][2] = acc[b][3] = 0;
+    }
+  }
+  __device__ __forceinline__ void add(const uint4& w, int step) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      u32 a[2][4];
+      gs_fragments(half ? w.z : w.x, half ? w.w : w.y, a);
+#pragma unroll
+      for (int b = 0; b < NB; b++) {
+        const uint4 v = *(const uint4*)(x[b] + step * GS_TILE_K + half * 64);
+        gs_mma_int8(acc[b], a[0], v.x, v.y);
+        gs_mma_int8(acc[b], a[1], v.z, v.w);
+      }
+    }
+  }
+  __device__ __forceinline__ void put(int* part) const {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < NB * 4; i++)
+      part[(i / 4 * 8 + lane % 4 * 2 + i % 2) * GS_TILE_ROWS + i % 4 / 2 * 8 + lane / 4] = acc[i / 4][i % 4];
+  }
+};
+
+// Block of 8 warps: 8 / split tiles of rows, whose columns `split` warps share; grid (row tiles / (8 / split))
+template <class Sums>
+GS_DEV void gs_w2a8(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+                    int y_stride, int split) {
+  const int warp = threadIdx.x / 32, part = warp % split, steps = gs_ceil_div(k, GS_TILE_K);
+  const int row_tile = blockIdx.x * (GS_WARPS / split) + warp / split, ahead = split * GS_AHEAD;
+  const u8* tiles = gs_tiles(w, row_tile, rows, k);
+  uint4 next[GS_AHEAD];
+#pragma unroll
+  for (int u = 0; u < GS_AHEAD; u++)
+    if (part + u * split < steps) next[u] = gs_weights16(tiles + (part + u * split) * GS_TILE);
+  gs_pdl_launch();
+  gs_pdl_wait();  // the first weights are on their way while the kernel before still runs
+  Sums sums(q8, tokens, k);
+  for (int s0 = part; s0 < steps; s0 += ahead) {
+#pragma unroll
+    for (int u = 0; u < GS_AHEAD; u++) {
+      const int s = s0 + u * split;
+      if (s >= steps) break;
+      const uint4 now = next[u];
+      if (s + ahead < steps) next[u] = gs_weights16(tiles + (s + ahead) * GS_TILE);
+      sums.add(now, s);
+    }
+  }
+  enum { ALL = Sums::TOKENS * GS_TILE_ROWS };
+  GS_SHARED(int, parts, GS_WARPS * ALL);
+  sums.put(parts + warp * ALL);
+  gs_sync();
+  if (part) return;
+  for (int i = threadIdx.x % 32; i < ALL; i += 32) {
+    const int t = i / GS_TILE_ROWS, row = row_tile * GS_TILE_ROWS + i % GS_TILE_ROWS;
+    if (t >= tokens || row >= rows) continue;
+    int sum = 0;
+    for (int p = 0; p < split; p++) sum += parts[(warp + p) * ALL + i];
+    y[(i64)t * y_stride + row] = gs_result(sum, ds[t], scale[row]);
+  }
+}
+
+// ---- prompts: 128 rows × 128 tokens a block, 32 × 64 a warp. Weights go from global memory into the registers that the
+// products take them from; activations through shared memory, three slices of 128 columns. A slice's odd rows have
+// their 64-byte halves swapped, so that the eight lanes of a read, two tokens × four pieces, touch every bank once
+
+enum { GS_BLOCK = 128, GS_SLICES = 3, GS_SLICE = GS_BLOCK * GS_TILE_K };
+GS_DEV u8* gs_piece(u8* slice, int row, int piece) { return slice + row * GS_TILE_K + (piece ^ row % 2 * 4) * 16; }
+GS_DEV void gs_load_slice(u8* slice, const i8* q8, int token0, int tokens, int step, int steps) {
+#pragma unroll
+  for (int i = 0; i < GS_BLOCK * 8 / 256; i++) {
+    const int at = i * 256 + threadIdx.x, r = at / 8, c = at % 8;
+    const bool valid = token0 + r < tokens && step < steps;
+    gs_copy16(gs_piece(slice, r, c), valid ? q8 + ((i64)(token0 + r) * steps + step) * GS_TILE_K + c * 16 : q8, valid);
+  }
+  gs_copy_commit();
+}
+GS_DEV void gs_multiply(int (&acc)[2][8][4], const uint4 (&w)[2], u8* slice, int token) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    u32 a[2][2][4];
+#pragma unroll
+    for (int i = 0; i < 2; i++) gs_fragments(half ? w[i].z : w[i].x, half ? w[i].w : w[i].y, a[i]);
+#pragma unroll
+    for (int b = 0; b < 8; b++) {
+      const uint4 v = *(const uint4*)gs_piece(slice, token + b * 8 + lane / 4, lane % 4 + half * 4);
+#pragma unroll
+      for (int i = 0; i < 2; i++) gs_mma_int8(acc[i][b], a[i][0], v.x, v.y), gs_mma_int8(acc[i][b], a[i][1], v.z, v.w);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+    w2a8_prompt(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+                int y_stride) {
+  GS_SHARED(u8, slices, GS_SLICES * GS_SLICE);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, steps = gs_ceil_div(k, GS_TILE_K);
+  const int token0 = blockIdx.x * GS_BLOCK, token = warp % 2 * 64, row0 = blockIdx.y * GS_BLOCK + warp / 2 * 32;
+  const u8* const tiles[2] = {gs_tiles(w, row0 / 16, rows, k), gs_tiles(w, row0 / 16 + 1, rows, k)};
+  uint4 next[2] = {gs_weights16(tiles[0]), gs_weights16(tiles[1])};
+  gs_pdl_launch();
+  gs_pdl_wait();
+  int acc[2][8][4] = {};
+  for (int s = 0; s < GS_SLICES - 1; s++) gs_load_slice(slices + s * GS_SLICE, q8, token0, tokens, s, steps);
+  for (int s = 0; s < steps; s++) {
+    const uint4 now[2] = {next[0], next[1]};
+    if (s + 1 < steps) next[0] = gs_weights16(tiles[0] + (s + 1) * GS_TILE), next[1] = gs_weights16(tiles[1] + (s + 1) * GS_TILE);
+    gs_copy_wait<GS_SLICES - 2>();
+    gs_sync();  // slice s is complete, and the one before it is read no more
+    const int then = s + GS_SLICES - 1;
+    gs_load_slice(slices + then % GS_SLICES * GS_SLICE, q8, token0, tokens, then, steps);
+    gs_multiply(acc, now, slices + s % GS_SLICES * GS_SLICE, token);
+  }
+  float by[4];
+#pragma unroll
+  for (int r = 0; r < 4; r++) by[r] = scale[gs_min(row0 + r * 8 + lane / 4, rows - 1)];
+#pragma unroll
+  for (int j = 0; j < 16; j++) {
+    const int t = token0 + token + j / 2 * 8 + lane % 4 * 2 + j % 2;
+    const float2 d = ds[gs_min(t, tokens - 1)];
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+      const int row = row0 + r * 8 + lane / 4;
+      if (t < tokens && row < rows) y[(i64)t * y_stride + row] = gs_result(acc[r / 2][j / 2][r % 2 * 2 + j % 2], d, by[r]);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    w2a8_1(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+           int y_stride, int split) {
+  gs_w2a8<Dots<1>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(256, 2)
+    w2a8_2(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+           int y_stride, int split) {
+  gs_w2a8<Dots<2>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(256, 2)
+    w2a8_4(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+           int y_stride, int split) {
+  gs_w2a8<Dots<4>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(256, 2)
+    w2a8_8(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+           int y_stride, int split) {
+  gs_w2a8<Products<1>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+extern "C" __global__ void __launch_bounds__(256, 2)
+    w2a8_16(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
+            int y_stride, int split) {
+  gs_w2a8<Products<2>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+}
+
+// ---- activations: one scale a token, d = max(|x|, 1e-5) / 127, as the models were trained; ds = (d, sum of q). Rows of q are
+// whole tiles of 128, zeros behind k. With w: of x / rms(x) * w. Grid (tokens)
+
+GS_DEV float gs_block_max(float v) {
+  GS_SHARED(float, part, 32);
+  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  v = gs_warp_max(v);
+  if (lane == 0) part[threadIdx.x / 32] = v;
+  gs_sync();
+  return gs_warp_max(lane < warps ? part[lane] : 0.0f);
+}
+GS_DEV float4 gs_normed(const float* x, const float* w, int i, float scale) {
+  const float4 a = *(const float4*)(x + i);
+  if (!w) return a;
+  const float4 b = *(const float4*)(w + i);
+  return make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    quantize_token(const float* x, const float* w, i8* q8, float2* ds, int k, i64 x_stride, float eps) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const float* row = x + blockIdx.x * x_stride;
+  const int first = threadIdx.x * 4, stride = blockDim.x * 4, padded = gs_ceil_div(k, GS_TILE_K) * GS_TILE_K;
+  float squares = 0.0f, amax = 0.0f, sum = 0.0f;
+  if (w)
+    for (int i = first; i < k; i += stride) {
+      const float4 v = *(const float4*)(row + i);
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+  const float scale = w ? 1.0f / sqrtf(gs_block_sum(squares) / (float)k + eps) : 1.0f;
+  for (int i = first; i < k; i += stride) {
+    const float4 v = gs_normed(row, w, i, scale);
+    amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+  }
+  amax = fmaxf(gs_block_max(amax), 1e-5f);
+  const float by = 127.0f / amax;
+  for (int i = first; i < padded; i += stride) {
+    const float4 v = i < k ? gs_normed(row, w, i, scale) : make_float4(0, 0, 0, 0);
+    const int a = (int)rintf(v.x * by), b = (int)rintf(v.y * by), c = (int)rintf(v.z * by), d = (int)rintf(v.w * by);
+    sum += (float)(a + b + c + d);  // integers below 2^24: exact in any order
+    *(u32*)(q8 + (i64)blockIdx.x * padded + i) = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (u32)d << 24;
+  }
+  sum = gs_block_sum(sum);
+  if (threadIdx.x == 0) ds[blockIdx.x] = make_float2(amax / 127.0f, sum);
+}

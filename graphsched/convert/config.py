@@ -1,0 +1,135 @@
+"""config.json of a Hugging Face model to GGUF keys."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.convert.names import COUNTS, NEEDED, Family
+from graphsched.errors import LoadError
+from graphsched.gguf_format import MetaValue, printable, shown
+
+_LONGEST: Final = 1 << 28  # bytes of JSON that are read
+_LARGEST_HEAD: Final = 1 << 16
+_MISSING: Final = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file. LoadError for all else."""
+    name = printable(path.name)
+    try:
+        if path.stat().st_size > _LONGEST:
+            raise LoadError(f"{name}: is too long for a file of its kind")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise LoadError(f"{printable(str(path))}: {(e.strerror or str(e)).lower()}") from None
+    except (ValueError, RecursionError) as e:
+        raise LoadError(f"{name}: is not JSON, {printable(str(e))}") from None
+    if not isinstance(value, dict):
+        raise LoadError(f"{name}: is not a JSON object")
+    return value
+
+
+class HfConfig:
+    """Checked access to a config; `where` names it in errors."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def count(self, key: str, default: Any = _MISSING) -> Any:
+        """A positive integer."""
+        value = self.values.get(key)
+        if value is None and default is not _MISSING:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+            state = "is missing" if value is None else f"is {shown(str(value))}"
+            raise LoadError(f"{self.where}: key {key} {state}, a positive integer is needed")
+        return value
+
+    def number(self, key: str, default: Any = _MISSING) -> float:
+        value = self.values.get(key)
+        if value is None and default is not _MISSING:
+            return float(default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            state = "is missing" if value is None else f"is {shown(str(value))}"
+            raise LoadError(f"{self.where}: key {key} {state}, a number is needed")
+        return float(value)
+
+    def part(self, key: str) -> "HfConfig":
+        """A nested object, empty if there is none."""
+        value = self.values.get(key)
+        return HfConfig(value if isinstance(value, dict) else {}, f"{self.where}: {key}")
+
+    @property
+    def head_dim(self) -> int:
+        heads = self.count("num_attention_heads")
+        found = int(self.count("head_dim", max(self.count("hidden_size") // heads, 1)))
+        if found > _LARGEST_HEAD:
+            raise LoadError(f"{self.where}: heads of {found} are too large")
+        return found
+
+    @property
+    def rope(self) -> "HfConfig":
+        """The rotary parameters, wherever this version of transformers has them."""
+        for key in ("rope_scaling", "rope_parameters"):
+            if isinstance(self.values.get(key), dict):
+                return self.part(key)
+        return HfConfig({}, self.where)
+
+
+def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
+    """Keys of the architecture."""
+    for key in NEEDED:
+        config.count(key)
+    heads = config.count("num_attention_heads")
+    keys: dict[str, MetaValue] = {
+        gguf: config.count(key) for key, gguf in COUNTS.items() if config.values.get(key) is not None
+    }
+    keys.setdefault("attention.head_count_kv", heads)
+    theta = config.rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    keys |= {
+        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
+        "rope.freq_base": theta,
+        "rope.dimension_count": config.head_dim,
+    }
+    if config.values.get("head_dim") is not None:
+        keys |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+    keys |= _scaling(config.rope)
+    if family.arch == "qwen3moe" and config.values.get("norm_topk_prob") is False:
+        raise LoadError(f"{config.where}: norm_topk_prob is false, which {family.arch} has no key for")
+    return {f"{family.arch}.{key}": value for key, value in keys.items()}
+
+
+def _scaling(rope: HfConfig) -> dict[str, MetaValue]:
+    """The rope.scaling keys; llama3's becomes a tensor instead."""
+    kind = rope.values.get("rope_type", rope.values.get("type", "default"))
+    if kind in ("default", "llama3"):
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise LoadError(f"{rope.where}: rotary scaling {shown(str(kind))} cannot be converted")
+    keys: dict[str, MetaValue] = {
+        "rope.scaling.type": str(kind),
+        "rope.scaling.factor": rope.number("factor"),
+    }
+    if kind == "yarn":
+        keys["rope.scaling.original_context_length"] = rope.count("original_max_position_embeddings")
+    return keys
+
+
+def rope_factors(config: HfConfig) -> NDArray[np.float32] | None:
+    """Llama 3's divisors of the angles [head_dim / 2], which GGUF keeps in the tensor rope_freqs."""
+    rope = config.rope
+    if rope.values.get("rope_type", rope.values.get("type")) != "llama3":
+        return None
+    n, theta = config.head_dim, rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    factor, context = rope.number("factor", 8.0), rope.number("original_max_position_embeddings", 8192)
+    low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
+    if not (factor > 0 and theta > 0 and high > low > 0):
+        raise LoadError(f"{rope.where}: factors of llama3 scaling that cannot be")
+    turns = context / (2 * math.pi * theta ** (np.arange(0, n, 2) / n))  # in the original context
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)

@@ -1,0 +1,214 @@
+"""How each tensor of a GGUF file is made from those of a checkpoint."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.convert import names, ternary
+from graphsched.convert.checkpoint import Checkpoint, values
+from graphsched.convert.config import HfConfig, rope_factors
+from graphsched.convert.names import Family
+from graphsched.errors import LoadError
+from graphsched.gguf_format import shown
+
+Floats = NDArray[np.float32]
+_PARTS: Final = {"wqkv": ("attn_q", "attn_k", "attn_v"), "w13": ("ffn_gate", "ffn_up")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tensor: its name, its shape, and the matrices that it consists of, each made when it is written."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Callable[[], Floats], ...]
+
+
+def split_halves(w: Floats, heads: int) -> Floats:
+    """Rows [heads · d, ...] of Hugging Face's order, halves turning against each other, to that of neighbours."""
+    return w.reshape(heads, 2, -1, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def join_halves(w: Floats, heads: int) -> Floats:
+    """The inverse of `split_halves`."""
+    return w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> Iterator[Recipe]:
+    """The recipes of a Hugging Face checkpoint; an unknown tensor is an error."""
+    experts: dict[str, dict[int, str]] = {}
+    is_tied = config.values.get("tie_word_embeddings") is True
+    for name in source.shapes:
+        found = None if names.is_ignored(name) else names.gguf_name(name)
+        if found is None and not names.is_ignored(name):
+            raise LoadError(f"{source.where}: tensor {shown(name)} has no place in a {family.arch} model")
+        if found is not None and not (is_tied and found[0] == "output.weight"):
+            experts.setdefault(found[0], {})[found[1]] = name
+    for gguf, parts in experts.items():
+        yield _recipe(source, config, family, gguf, parts)
+    if (factors := rope_factors(config)) is not None:
+        yield Recipe("rope_freqs.weight", factors.shape, (lambda: factors,))
+
+
+def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, parts: dict[int, str]) -> Recipe:
+    if sorted(parts) != list(range(len(parts))):
+        raise LoadError(f"{source.where}: {gguf} has experts {sorted(parts)[:8]}, one is missing")
+    ordered = [parts[i] for i in range(len(parts))]
+    shapes = {_shape(source, name) for name in ordered}
+    if len(shapes) > 1:
+        raise LoadError(f"{source.where}: the experts of {gguf} have different shapes")
+    (shape,) = shapes
+    is_ternary = family.is_ternary and gguf.startswith("blk.") and len(shape) == 2
+    heads = _heads(config, gguf) if family.is_permuted else 0
+    if heads and shape[0] % (2 * heads):
+        raise LoadError(f"{source.where}: tensor {shown(ordered[0])} has {shape[0]} rows for {heads} heads")
+    make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
+    return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
+
+
+def _shape(source: Checkpoint, name: str) -> tuple[int, ...]:
+    """The shape of the weights; packed ones have four rows in one."""
+    shape = source.shapes[name]
+    is_packed = source.stored(name)[0] == "U8" and len(shape) == 2
+    return (4 * shape[0], shape[1]) if is_packed else shape
+
+
+def _heads(config: HfConfig, gguf: str) -> int:
+    """The heads whose rows are permuted, 0 for all but queries and keys."""
+    n = config.count("num_attention_heads")
+    part = gguf.split(".")[-2]
+    return {"attn_q": n, "attn_k": config.count("num_key_value_heads", n)}.get(part, 0)
+
+
+def _made(source: Checkpoint, config: HfConfig, name: str, is_ternary: bool, heads: int) -> Floats:
+    w = _ternary(source, config, name) if is_ternary else values(source, name)
+    return split_halves(w, heads) if heads else w
+
+
+def _ternary(source: Checkpoint, config: HfConfig, name: str) -> Floats:
+    """A matrix of BitNet: packed or plain with a scale beside it, or a master weight.
+
+    The scale multiplies in the class that the 2B-4T checkpoint names (autobitlinear) and divides in the older one.
+    """
+    kind, stored = source.stored(name)
+    w = ternary.unpack_rows(stored).astype(np.float32) if kind == "U8" else values(source, name)
+    beside = f"{name}_scale"
+    if beside not in source.shapes:
+        if kind == "U8":
+            raise LoadError(f"{source.where}: tensor {shown(name)} is packed but has no {shown(beside)}")
+        return ternary.absmean(w)
+    scale = values(source, beside)
+    if scale.size != 1 or not np.isfinite(scale).all() or not scale.all():
+        raise LoadError(f"{source.where}: tensor {shown(beside)} is not a scale")
+    multiplies = config.part("quantization_config").values.get("linear_class") == "autobitlinear"
+    factor = scale.reshape(-1)[0]
+    return w * (factor if multiplies else np.float32(1) / factor)
+
+
+# --- Microsoft's checkpoints for GPUs ---
+
+
+def gpu_config(source: Checkpoint, beside: HfConfig | None) -> HfConfig:
+    """The shape of the model: as config.json beside the file says, or 2B-4T's conventions (heads of 128)."""
+    if beside is not None:
+        return beside
+    vocab, width = _matrix(source, "tok_embeddings.weight")
+    layers = 1 + max((int(n.split(".")[1]) for n in source.shapes if n.startswith("layers.")), default=-1)
+    rows, inner = (_matrix(source, f"layers.0.{n}.weight")[0] for n in ("attention.wqkv", "feed_forward.w13"))
+    found = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": inner // 2,
+        "num_attention_heads": width // 128,
+        "num_key_value_heads": (rows - width) // 256,
+        "vocab_size": vocab,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+    }
+    return HfConfig(found, source.where)
+
+
+def _matrix(source: Checkpoint, name: str) -> tuple[int, int]:
+    """Rows and columns; of packed weights a byte is four columns."""
+    if len(source.shapes.get(name, ())) != 2:
+        raise LoadError(f"{source.where}: there is no matrix {name}")
+    n, k = source.shapes[name]
+    return (n, 4 * k) if source.stored(name)[0] == "I8" else (n, k)
+
+
+def from_gpu(source: Checkpoint, config: HfConfig) -> Iterator[Recipe]:
+    """The recipes of model_state_int2.pt (packed tiles) or model_state_fp16.pt."""
+    d, heads = config.head_dim, config.count("num_attention_heads")
+    kv = config.count("num_key_value_heads", heads)
+    inner = config.count("intermediate_size")
+    yield _plain(source, "tok_embeddings.weight", "token_embd.weight")
+    for i in range(config.count("num_hidden_layers")):
+        for theirs, ours in _GPU_NORMS.items():
+            yield _plain(source, f"layers.{i}.{theirs}.weight", f"blk.{i}.{ours}.weight")
+        cuts = {
+            "attention.wqkv": (("attn_q", heads * d), ("attn_k", kv * d), ("attn_v", kv * d)),
+            "attention.wo": (("attn_output", config.count("hidden_size")),),
+            "feed_forward.w13": (("ffn_gate", inner), ("ffn_up", inner)),
+            "feed_forward.w2": (("ffn_down", config.count("hidden_size")),),
+        }
+        for theirs, parts in cuts.items():
+            name = f"layers.{i}.{theirs}.weight"
+            yield from _rows(source, name, [(f"blk.{i}.{part}.weight", n) for part, n in parts], (heads, kv))
+    yield _plain(source, "norm.weight", "output_norm.weight")
+    if "output.weight" in source.shapes and not _is_same(source, "output.weight", "tok_embeddings.weight"):
+        yield _plain(source, "output.weight", "output.weight")
+
+
+_GPU_NORMS: Final = {
+    "attention_norm": "attn_norm",
+    "attention.attn_sub_norm": "attn_sub_norm",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.ffn_sub_norm": "ffn_sub_norm",
+}
+
+
+def _plain(source: Checkpoint, name: str, gguf: str) -> Recipe:
+    if name not in source.shapes:
+        raise LoadError(f"{source.where}: missing tensor {name}")
+    return Recipe(gguf, source.shapes[name], (lambda: values(source, name),))
+
+
+def _rows(
+    source: Checkpoint, name: str, parts: Iterable[tuple[str, int]], heads: tuple[int, int]
+) -> Iterator[Recipe]:
+    """Matrices that lie below each other in one; scales by explicit rows, one for each."""
+    rows, columns = _matrix(source, name)
+    parts = list(parts)
+    is_packed = source.stored(name)[0] == "I8"
+    if sum(n for _, n in parts) != rows or (is_packed and (rows % 16 or columns % 32)):
+        raise LoadError(
+            f"{source.where}: tensor {name} has {rows} rows of {columns}, which do not fit the model"
+        )
+    start = 0
+    for i, (gguf, n) in enumerate(parts):
+        turned = {"attn_q": heads[0], "attn_k": heads[1]}.get(gguf.split(".")[-2], 0)
+        yield Recipe(gguf, (n, columns), (partial(_cut, source, name, i, (start, n), turned),))
+        start += n
+
+
+def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: int) -> Floats:
+    """Some rows; queries and keys lie in the order of neighbours and get that of halves, which `bitnet` turns."""
+    start, n = rows
+    kind, stored = source.stored(name)
+    if kind == "I8":
+        scales = values(source, f"{name}_scale") if f"{name}_scale" in source.shapes else np.zeros(0)
+        if scales.size <= i or not np.isfinite(scales).all():
+            raise LoadError(f"{source.where}: tensor {name} is packed but has no scale")
+        w = ternary.unpack_tiles(stored)[start : start + n].astype(np.float32) * scales.reshape(-1)[i]
+    else:
+        w = ternary.absmean(values(source, name)[start : start + n])
+    return join_halves(w, heads) if heads else w
+
+
+def _is_same(source: Checkpoint, a: str, b: str) -> bool:
+    return source.shapes[a] == source.shapes[b] and np.array_equal(source.stored(a)[1], source.stored(b)[1])

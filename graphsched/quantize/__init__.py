@@ -1,0 +1,1 @@
+"""Types that are found by search."""

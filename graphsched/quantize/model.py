@@ -1,0 +1,159 @@
+"""A model file into another one: tensor by tensor, each in pieces that threads work on."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.atomic import check_target, replacing
+from graphsched.errors import Error, LoadError, OptionError
+from graphsched.gguf_format import MetaValue, printable, shown
+from graphsched.gguf_write import aligned, encode_header
+from graphsched.layouts import i2_s_of_arm
+from graphsched.loader import ModelFile, TensorInfo
+from graphsched.quantize.choose import Choice, QuantizeOptions
+from graphsched.tensor import TensorType
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+R = TypeVar("R")
+_PIECE: Final = 1 << 18  # weights that a thread takes at once
+_LEFT_OUT: Final = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+
+
+def write(
+    file: ModelFile,
+    out: Path,
+    choices: Sequence[Choice],
+    options: QuantizeOptions,
+    *,
+    threads: int,
+    begin: Callable[[int, Choice], None] = lambda i, choice: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Writes OUT, which appears when it is whole; `begin` is called for each tensor, `progress` with weights."""
+    if out.exists() and any(out.samefile(part) for part in file.parts):
+        raise OptionError(f"{printable(str(out))}: is the file to be quantised, which is not overwritten")
+    types = {c.source.name: TensorType(c.dtype, c.source.shape) for c in choices}
+    head = encode_header(_metadata(file, options), types)
+    check_target(out, len(head) + sum(aligned(t.nbytes) for t in types.values()))
+    total, done = sum(t.numel for t in types.values()), 0
+    with replacing(out) as target, ThreadPoolExecutor(threads) as pool:
+        target.write(head)
+        for i, choice in enumerate(choices):
+            begin(i, choice)
+            size = 0
+            for data, weights in _data(file, choice, options, pool, 2 * threads):
+                target.write(data.data)
+                size, done = size + data.nbytes, done + weights
+                progress(done, total)
+            target.write(bytes(aligned(size) - size))
+
+
+def _metadata(file: ModelFile, options: QuantizeOptions) -> dict[str, MetaValue | bytes]:
+    kept: dict[str, MetaValue | bytes] = {k: file.encoded(k) for k in file.metadata if k not in _LEFT_OUT}
+    if options.mix is None:
+        return kept
+    kept |= {"general.quantization_version": 2, "general.file_type": options.mix.file_type}
+    return kept | (options.importance.metadata() if options.importance else {})
+
+
+def _data(
+    file: ModelFile, choice: Choice, options: QuantizeOptions, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[tuple[Bytes, int]]:
+    """The tensor's bytes in order, with the number of weights that each piece stands for."""
+    info = choice.source
+    if choice.is_copied:
+        yield file.raw(info.name), int(np.prod(info.shape))
+        return
+    importance = options.importance.of(info.name, info.shape) if options.importance else None
+    quantise = _Quantise(file, choice, importance, options.is_arm)
+    tails = []
+    for piece, raw in _in_order(pool, quantise, _pieces(info, choice), ahead):
+        size = raw.size - choice.dtype.tail
+        tails.append(raw[size:])
+        yield raw[:size], piece.rows * info.shape[-1]
+    if choice.dtype.tail:
+        yield _whole_tail(tails), 0
+
+
+def _whole_tail(tails: Sequence[Bytes]) -> Bytes:
+    """The one type that has a tail (I2_S) keeps the largest weight there."""
+    largest: Floats = np.stack(tails).view("<f4").max(axis=0)
+    return largest.view(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of one matrix of a tensor."""
+
+    matrix: int
+    first: int
+    rows: int
+
+
+def _pieces(info: TensorInfo, choice: Choice) -> Iterator[_Piece]:
+    n, rows = info.shape[-1], info.shape[-2]
+    group = max(choice.dtype.interleave, info.dtype.interleave)
+    step = max(1, _PIECE // n // group) * group
+    for matrix in range(int(np.prod(info.shape[:-2], dtype=np.int64))):
+        for first in range(0, rows, step):
+            yield _Piece(matrix, first, min(step, rows - first))
+
+
+@dataclass(frozen=True)
+class _Quantise:
+    """The work of a thread: rows of the source to bytes of the new type."""
+
+    file: ModelFile
+    choice: Choice
+    importance: Floats | None
+    is_arm: bool
+
+    def __call__(self, piece: _Piece) -> Bytes:
+        info = self.choice.source
+        rows = self._source(info, piece)
+        if not np.isfinite(rows).all():
+            where = f"{printable(self.file.path.name)}: tensor {shown(info.name)}"
+            raise LoadError(f"{where} has weights that are not finite")
+        importance = None if self.importance is None else self.importance[piece.matrix]
+        return self.choice.dtype.quantize(rows, importance)
+
+    def _source(self, info: TensorInfo, piece: _Piece) -> Floats:
+        n, rows = info.shape[-1], info.shape[-2]
+        raw, size = self.file.raw(info.name), info.dtype.row_bytes(info.shape[-1])
+        start = (piece.matrix * rows + piece.first) * size
+        part = raw[start : start + piece.rows * size]
+        if self.is_arm and info.dtype.name == "I2_S":
+            part = i2_s_of_arm(part)
+        if info.dtype.tail:
+            part = np.concatenate([part, raw[-info.dtype.tail :]])
+        try:
+            return info.dtype.dequantize(part, (piece.rows, n))
+        except Error as e:
+            raise LoadError(f"{printable(self.file.path.name)}: tensor {shown(info.name)}: {e}") from None
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[tuple[T, R]]:
+    """Each item with its result, in order; at most `ahead` results wait."""
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()

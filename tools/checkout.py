@@ -1,0 +1,8 @@
+"""Imported first by the tools: they measure the checkout that they are in, installed or not."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
