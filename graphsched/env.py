@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from graphsched.errors import OptionError
+
 
 def cache_dir() -> Path:
     """Where compiled kernels are kept: GRAPHSCHED_CACHE_DIR, or graphsched in the user's cache folder."""
@@ -32,4 +34,7 @@ def cuda_graphs() -> str:
 
     whole: a graph for each stream (the default); split: a graph for each part between flags; off: launch by launch.
     """
-    return os.environ.get("GRAPHSCHED_CUDA_GRAPHS", "whole")
+    found = os.environ.get("GRAPHSCHED_CUDA_GRAPHS", "whole")
+    if found not in ("whole", "split", "off"):
+        raise OptionError(f"GRAPHSCHED_CUDA_GRAPHS is {found}, whole, split or off is needed")
+    return found

@@ -108,6 +108,7 @@ class Runtime:
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
         self._convert(schedule.graph, progress)
+        self._load(schedule, progress)
         items, results, issues = lowered(schedule, self.devices, self.leaf)
         places = self._places(items, results)
         streams, n_flags = in_streams(items, self._stream_of, places)
@@ -115,6 +116,23 @@ class Runtime:
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
         tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
         return Executable(self, schedule, places, programs, results, tags)
+
+    def _load(self, schedule: Schedule, progress: Progress | None) -> None:
+        """Brings weights to the devices that read them; counts MB where that takes a while."""
+        wanted = [
+            (source, split.device)
+            for split in schedule.splits
+            if split.device != HOST
+            for node in split.nodes
+            for source in node.sources
+            if source.kind == "weight"
+        ]
+        total, done = sum(w.type.nbytes for w, _ in wanted) // 10**6, 0
+        for weight, device in wanted:
+            self._weight(weight, device)
+            done += weight.type.nbytes
+            if progress and total:
+                progress("loading weights, MB", min(done // 10**6, total), total)
 
     def _places(self, items: list[Item], results: list[Operand]) -> Places:
         plans = plan_arenas(items, [o.buffer for o in results])

@@ -168,12 +168,17 @@ def test_models_split_with_the_host(gpu: StandIn, tmp_path: Path, name: str, spl
 
 @pytest.mark.parametrize("name", by_default(MIXED, MIXED[1:3]))
 def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, name: str) -> None:
-    whole, split, off = (
-        run(gpu, tmp_path, name, 12, first=8, overrides=["exps=CPU"], graphs=graphs)
-        for graphs in ("whole", "split", "off")
-    )
-    np.testing.assert_array_equal(whole, off)
-    np.testing.assert_array_equal(split, off)
+    shared(f"{name}.npz")
+    rows, graphs = {}, {}
+    for mode in ("whole", "split", "off"):
+        path = tmp_path / f"{mode}.npy"
+        answer = gpu.ask(
+            "logits", name=name, path=str(path), n=12, first=8, overrides=["exps=CPU"], graphs=mode
+        )
+        rows[mode], graphs[mode] = np.load(path), answer["graphs"]
+    assert graphs["split"] > graphs["whole"] >= 2 > graphs["off"] == 0
+    np.testing.assert_array_equal(rows["whole"], rows["off"])
+    np.testing.assert_array_equal(rows["split"], rows["off"])
 
 
 def test_two_gpus(tmp_path: Path) -> None:
@@ -241,7 +246,7 @@ def test_a_fault_ends_the_run_with_a_sentence() -> None:
     [
         (
             "200000",
-            ("CUDA0: 0.03 MB for blk.", "fewer layers on it with -ngl, experts on the host with -cmoe"),
+            ("CUDA0: 0.07 MB for blk.", "fewer layers on it with -ngl, experts on the host with -cmoe"),
         ),
         ("1000000", ("caches and intermediate results do not fit", "a smaller -c or -ub")),
     ],
@@ -264,3 +269,23 @@ def test_nothing_leaks_between_sessions(gpu: StandIn, n: int) -> None:
     shared("conformance/llama-f16.gguf")
     answer = gpu.ask("cycles", name="conformance/llama-f16", n=n)
     assert answer["first"] == answer["last"]
+
+
+# ---- commands
+
+
+def test_a_command_uses_the_gpu_that_is_there() -> None:
+    flags = ("-ngl", "100", "-op", "29,0", "-p", "Once upon a time", "-n", "6", "--temp", "0")
+    on_gpu, on_host = (
+        on_stand_in(ROOT / "graphsched" / "__main__.py", "run", *flags, *more, GS_FAKE_MEMORY=memory)
+        for more, memory in (((), "100000000"), (("--device", "none"), "1"))
+    )
+    assert on_gpu.returncode == on_host.returncode == 0, on_gpu.stderr
+    assert on_gpu.stdout == on_host.stdout
+    assert "no usable GPU" not in on_gpu.stderr
+
+
+def test_the_list_of_devices() -> None:
+    done = on_stand_in(ROOT / "graphsched" / "__main__.py", "devices", "--json")
+    (found,) = json.loads(done.stdout)["gpus"]
+    assert (found["name"], found["model"], found["bus"]) == ("CUDA0", "stand-in", "0000:01:00.0")

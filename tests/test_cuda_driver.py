@@ -27,7 +27,7 @@ pytestmark = [
 def library() -> Path:
     """The stand-in libcuda.so.1."""
     out = Path(tempfile.mkdtemp(prefix="stand-in-")) / "libcuda.so.1"
-    flags = ("-std=c++20", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1")
+    flags = ("-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wl,-soname,libcuda.so.1")
     subprocess.run(["g++", *flags, HERE / "fake_cuda.cpp", "-o", out, "-ldl"], check=True)
     return out
 
@@ -194,9 +194,7 @@ def test_gpu_check_says_why_it_cannot_run() -> None:
 @pytest.mark.slow
 def test_gpu_check_rehearsed(tmp_path: Path) -> None:
     """The whole script: every case, replays against launches, and the benchmarks' code at tiny shapes."""
-    done = on_stand_in(
-        ROOT / "tools" / "gpu_check.py", "--small", "--tune", "--out", str(tmp_path)
-    )
+    done = on_stand_in(ROOT / "tools" / "gpu_check.py", "--small", "--tune", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads((tmp_path / "gpu_check.json").read_text())
     assert all(c["passed"] for c in result["checks"])

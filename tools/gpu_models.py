@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gpu_bench import Row
 from numpy.typing import NDArray
-from test_models import MODELS, QUANTS, Reference, limits, logits_in_pieces, nmse, reference
+from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
 
 import graphsched
 from graphsched import synth
@@ -52,8 +53,11 @@ WAYS = (
 
 def logits(ref: Reference, way: Way, n: int) -> NDArray[np.float32]:
     os.environ["GRAPHSCHED_CUDA_GRAPHS"] = way.graphs
-    first = min(24, n - 2)
-    return logits_in_pieces(ref.model, ref.tokens[:n], first, devices=GPU, **way.options)
+    session = graphsched.load(ref.model, n_ctx=64, devices=GPU, **way.options)
+    cuts = [0, *range(min(24, n - 3), n + 1)]  # a prompt, then one by one
+    rows = [session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)]
+    session.close()
+    return np.concatenate(rows)
 
 
 def checks(small: bool) -> Iterator[dict[str, Any]]:
@@ -106,7 +110,8 @@ def _speeds(
         n, tokens = (SMALL, 3) if small else (PROMPT, TOKENS)
         session = graphsched.load(path, n_ctx=64 if small else 1024, devices=GPU, placement=placement)
         if graphs == "whole":
-            yield Row(f"{model}, {how}: load", "", session.timings.load_ms * 1e3, 0.0, "", 0.0)
+            took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
+            yield Row(f"{model}, {how}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)
             prompt = min(_timed(session, list(range(1, n + 1)), 1) for _ in range(1 if small else 3))
             yield Row(f"{model}, {how}: prompt", f"{n} tokens", prompt * 1e6, n / prompt, "tokens/s", 0.0)
         took = _timed(session, [1], tokens)

@@ -23,7 +23,7 @@ from graphsched.backends.cuda import (
     transfer,
 )
 from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.lowering import Low
+from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.program import CudaProgram
 from graphsched.backends.cuda.weights import TYPES, packed, packed_bytes
@@ -117,11 +117,21 @@ class CudaDevice:
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:
         driver.use(self.gpu)
+        self._compile(items, At(places, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
         program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
         self._programs.append(program)
         return program
+
+    def _compile(self, items: Sequence[Item], full: At, progress: Progress | None) -> None:
+        """Compiles (or loads from disk) what a run at full capacity needs; the rest follows on first use."""
+        calls = (call for item in items if isinstance(item, Launch) for call in item.make(full))
+        wanted = list(dict.fromkeys((call.stem, call.types) for call in calls))
+        for done, (stem, types) in enumerate(wanted, 1):
+            kernels(self.gpu.ordinal, stem, types)
+            if progress:
+                progress("compiling kernels", done, len(wanted))
 
     def prepared(self, call: Call) -> Callable[[Any], None]:
         """A launch with its kernel loaded and its arguments packed."""
@@ -143,7 +153,7 @@ class CudaDevice:
         driver.use(self.gpu)
         while not self._closed:
             time.sleep(WATCH_SECONDS)
-            if self._running and any(driver.failed(s) for s in self._streams.values()):
+            if any(driver.failed(p.stream) for p in tuple(self._running)):  # never one that is captured
                 self._host.abort(True)
 
     def abort(self, on: bool) -> None:

@@ -363,7 +363,9 @@ def captured(stream: Any, work: Callable[[Any], None]) -> Any:
     """What `work(stream)` queues, as a graph that `replay` runs and `discard` frees; nothing runs now."""
     from cuda.bindings import driver
 
-    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    mode = (
+        driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    )  # memory may be freed by chance meanwhile
     _check(driver.cuStreamBeginCapture(stream.handle, mode))
     try:
         work(stream)
@@ -390,8 +392,10 @@ def discard(graph: Any) -> None:
 
 def pci_bus(gpu: Gpu) -> str:
     """The PCI address, "0000:01:00.0"."""
-    bus: str = gpu.core.pci_bus_id
-    return bus
+    from cuda.bindings import driver
+
+    text: bytes = _check(driver.cuDeviceGetPCIBusId(16, gpu.ordinal))
+    return text.split(b"\0")[0].decode()
 
 
 def copy_engines(gpu: Gpu) -> int:

@@ -27,11 +27,11 @@ class At:
         return self.places.address(operand)
 
     def n(self, dim: int) -> int:
-        """The actual length of a dimension."""
+        """The actual length of a dimension; its capacity where no lengths are given."""
         if not isinstance(dim, Extent):
             return int(dim)
         self.asked.add(dim.word)
-        return self.lengths[dim.word]
+        return self.lengths.get(dim.word, int(dim))
 
     def word(self, dim: Extent) -> int:
         """Where a kernel finds the actual length of a dimension."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.lowering import FIXED, LENGTHS, At, Launch
+from graphsched.backends.cuda.signature import KernelError
 from graphsched.backends.cuda.transfer import Transfer
 from graphsched.device import StepTime
 from graphsched.operand import Item, Places
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from graphsched.backends.cuda.device import CudaDevice
 
 Queue = Callable[[Any], None]  # puts work on a stream
-GRAPH_WORDS = 32  # lengths are words of this many bytes at most
+WORD_BYTES = 32  # of the lengths
+MOST_KEPT = 64  # combinations of lengths whose launches are kept
 
 
 @dataclass(frozen=True)
@@ -38,37 +40,58 @@ class CudaProgram:
     ) -> None:
         self.name = name  # of the stream
         self._device, self._stream, self._items, self._places = device, stream, tuple(items), places
-        self._host_words = driver.host_alloc(GRAPH_WORDS).view(np.int32)
-        self._words = device.memory.allocate(GRAPH_WORDS)
-        self._asked: frozenset[str] | None = None  # lengths that decide what is queued
-        self._made: dict[tuple[int, ...], list[Queue]] = {}
+        self._host_words = driver.host_alloc(WORD_BYTES).view(np.int32)
+        self._words = device.memory.allocate(WORD_BYTES)
+        self._asked: frozenset[str] = frozenset()  # lengths that decide what is queued
+        self._made: dict[tuple[int, ...], list[Queued]] = {}
+        self._ready: dict[tuple[int, ...], list[Queue]] = {}
         self._graphs: list[Any] = []
+
+    @property
+    def stream(self) -> Any:
+        return self._stream
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
         driver.use(self._device.gpu)
         for i, name in enumerate(LENGTHS):
             self._host_words[i] = lengths.get(name, 0)
-        self._device.started(self)
         for put in self._queued(lengths):
             put(self._stream)
+        self._device.started(self)
         return -1  # nothing is recorded yet
 
     def _queued(self, lengths: Mapping[str, int]) -> list[Queue]:
-        """What to put on the stream: a graph, or its parts, or each launch."""
-        key = () if self._asked is None else tuple(lengths[n] for n in sorted(self._asked))
-        if self._asked is None or key not in self._made:
+        """What to put on the stream: each launch in the first run with these lengths, in later ones a graph for decode.
+
+        By then every kernel is loaded, which a capture should not have to do.
+        """
+        key = self._key(lengths)
+        if key not in self._made:
             entries, asked = self.entries(lengths)
-            self._asked = (self._asked or frozenset()) | asked
-            key = tuple(lengths[n] for n in sorted(self._asked))
-            is_decode = lengths.get("n_tokens", 0) == 1 and asked <= set(FIXED)
-            mode = self._device.graphs if is_decode else "off"
-            self._made[key] = self._in_graphs(entries, mode)
-        return self._made[key]
+            if asked != self._asked or len(self._made) >= MOST_KEPT:
+                self._forget()
+            self._asked = asked
+            self._made[self._key(lengths)] = entries
+            return [e.put for e in entries]
+        if key not in self._ready:
+            is_decode = lengths.get("n_tokens", 0) == 1 and self._asked <= set(FIXED)
+            self._ready[key] = self._in_graphs(self._made[key], self._device.graphs if is_decode else "off")
+        return self._ready[key]
+
+    def _key(self, lengths: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(lengths[n] for n in sorted(self._asked))
+
+    def _forget(self) -> None:
+        for graph in self._graphs:
+            driver.discard(graph)
+        self._graphs.clear()
+        self._made.clear()
+        self._ready.clear()
 
     def entries(self, lengths: Mapping[str, int]) -> tuple[list[Queued], frozenset[str]]:
         """Everything in running order, and the lengths that it depends on."""
         at = At(self._places, lengths, self._words.address)
-        words = partial(driver.copy_up, self._words.address, self._host_words.ctypes.data, GRAPH_WORDS)
+        words = partial(driver.copy_up, self._words.address, self._host_words.ctypes.data, WORD_BYTES)
         out = [Queued(words)]
         for item in self._items:
             out += self._entry(item, at)
@@ -88,7 +111,10 @@ class CudaProgram:
         if mode == "off":
             return [e.put for e in entries]
         if mode == "whole":
-            return [self._graph([e.put for e in entries])]
+            try:
+                return [self._graph([e.put for e in entries])]
+            except KernelError:  # a driver that does not capture waits for words
+                self._device.graphs = "split"
         out: list[Queue] = []
         part: list[Queue] = []
         for e in entries:
@@ -128,7 +154,4 @@ class CudaProgram:
         return []
 
     def close(self) -> None:
-        for graph in self._graphs:
-            driver.discard(graph)
-        self._graphs.clear()
-        self._made.clear()
+        self._forget()

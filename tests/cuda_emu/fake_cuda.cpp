@@ -194,6 +194,7 @@ API cuDeviceGetCount(int* n) { return *n = env("GS_FAKE_DEVICES", 1), OK; }
 API cuDeviceGet(int* d, int i) { return i < env("GS_FAKE_DEVICES", 1) ? (*d = i, OK) : 101; }
 API cuDeviceGetName(char* s, int n, int) { return snprintf(s, n, "stand-in"), OK; }
 API cuDeviceGetUuid_v2(char* u, int d) { return memset(u, 7 + d, 16), OK; }
+API cuDeviceGetPCIBusId(char* s, int n, int d) { return snprintf(s, n, "0000:%02x:00.0", d + 1), OK; }
 API cuDeviceTotalMem_v2(size_t* n, int) { return *n = memory_size(), OK; }
 API cuDeviceGetAttribute(int* v, int which, int) {
   static const std::map<int, int> known = {{1, 1024}, {8, 49152}, {10, 32}, {16, 4}, {75, 9}, {76, 0}, {38, 1 << 20},
