@@ -231,4 +231,4 @@ def soft_max_f32() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))
-    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), rows=rows_of(node.type))
+    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), over=node.type)
