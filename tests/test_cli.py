@@ -279,7 +279,7 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 # ---- bad input ----
 
-WORDS: Final = "there are f32, f16, q8_0"
+WORDS: Final = "there are f32, f16, q8_0, q4_0"
 BAD: Final = [
     ("run -n -2", "-n is -2, an integer from 0 up or -1 (no limit) is needed"),
     ("run -n many", "-n is many, an integer from 0 up or -1 (no limit) is needed"),

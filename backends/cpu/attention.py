@@ -6,6 +6,7 @@ at a time (attention_tile).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,13 @@ from graphsched.backends.cpu.attention_parts import (
 )
 from graphsched.backends.cpu.attention_tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.jit import by_literal, kernel
+from graphsched.backends.cpu.jit import by_literal, helper, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
 from graphsched.backends.cpu.simd import (
     add,
+    add_i32,
     fma,
     get,
     load,
@@ -36,6 +38,7 @@ from graphsched.backends.cpu.simd import (
     mul,
     put,
     splat,
+    splat_i8,
     store,
     store_first,
     sub,
@@ -43,13 +46,14 @@ from graphsched.backends.cpu.simd import (
     to_f32,
     word,
 )
+from graphsched.backends.cpu.simd_int import nibbles
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
 from graphsched.operand import Out
 from graphsched.tensor import Tensor, TensorType
 
-KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)
-Q8_0 = dtypes.Q8_0.id
+KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
+Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
 
 
 def dot_kv(kind: int, key: int, q: int, n: int) -> float:
@@ -63,8 +67,8 @@ def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
 
 @by_literal(dot_kv)
 def _(t: int) -> Callable[..., float]:
-    if t == Q8_0:
-        return _dot_q8
+    if t in (Q8_0, Q4_0):
+        return _dot_blocks(t, 34 if t == Q8_0 else 18)
 
     def impl(kind: int, key: int, q: int, n: int) -> float:
         return dot_row(t, key, q, 0, 0, n)
@@ -72,18 +76,31 @@ def _(t: int) -> Callable[..., float]:
     return impl
 
 
-def _dot_q8(kind: int, key: int, q: int, n: int) -> float:
-    acc = splat(0.0, 16)
-    for b in range(n // 32):
-        low = mul(to_f32(load(key + 34 * b + 2, I8, 16)), load(q + 128 * b, F32, 16))
-        both = fma(to_f32(load(key + 34 * b + 18, I8, 16)), load(q + 128 * b + 64, F32, 16), low)
-        acc = fma(splat(get(key + 34 * b, F16), 16), both, acc)
-    return sum_lanes(acc)
+def _dot_blocks(t: int, size: int) -> Callable[..., float]:
+    def impl(kind: int, key: int, q: int, n: int) -> float:
+        acc = splat(0.0, 16)
+        for b in range(n // 32):
+            low = mul(_codes(t, key + size * b, 0), load(q + 128 * b, F32, 16))
+            both = fma(_codes(t, key + size * b, 1), load(q + 128 * b + 64, F32, 16), low)
+            acc = fma(splat(get(key + size * b, F16), 16), both, acc)
+        return sum_lanes(acc)
+
+    return impl
+
+
+@helper
+def _codes(t: int, block: int, half: int) -> Any:
+    """16 of the 32 codes of a Q8_0 or Q4_0 block."""
+    if t == Q8_0:
+        return to_f32(load(block + 2 + 16 * half, I8, 16))
+    return to_f32(add_i32(nibbles(load(block + 2, I8, 16), half), splat_i8(-8, 16)))
 
 
 @by_literal(add_scaled)
 def _(t: int) -> Callable[..., None]:
-    return _add_q8 if t == Q8_0 else _add_float(t, 4 if t == F32 else 2)
+    if t in (Q8_0, Q4_0):
+        return _add_blocks(t, 34 if t == Q8_0 else 18)
+    return _add_float(t, 4 if t == F32 else 2)
 
 
 def _add_float(t: int, size: int) -> Callable[..., None]:
@@ -99,12 +116,15 @@ def _add_float(t: int, size: int) -> Callable[..., None]:
     return impl
 
 
-def _add_q8(kind: int, value: int, p: float, y: int, n: int) -> None:
-    for b in range(n // 32):
-        weight = splat(p * get(value + 34 * b, F16), 16)
-        for i in range(0, 32, 16):
-            at = y + 128 * b + 4 * i
-            store(at, fma(weight, to_f32(load(value + 34 * b + 2 + i, I8, 16)), load(at, F32, 16)), F32)
+def _add_blocks(t: int, size: int) -> Callable[..., None]:
+    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
+        for b in range(n // 32):
+            weight = splat(p * get(value + size * b, F16), 16)
+            for half in range(2):
+                at = y + 128 * b + 64 * half
+                store(at, fma(weight, _codes(t, value + size * b, half), load(at, F32, 16)), F32)
+
+    return impl
 
 
 @kernel
@@ -183,7 +203,7 @@ def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
     # Four queries share what they read of a KV head; the tile needs types that load as lanes.
-    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and Q8_0 not in (k.type.dtype.id, v.type.dtype.id)
+    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
     family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
     low.step(

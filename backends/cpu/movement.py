@@ -214,7 +214,7 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
 
 
 @ops.set_rows.lowering(
-    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), when=lambda node: len(node.shape) == 3
+    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0), when=lambda node: len(node.shape) == 3
 )
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)

@@ -100,7 +100,7 @@ def _(q: TensorType, k: TensorType, v: TensorType, *_: TensorType, **attrs: floa
 
 @flash_attn_ext.cases
 def _() -> Iterator[Case]:
-    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0)
+    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0)
     for t in kv:
         for n_tokens, n_cells in ((1, 5), (1, 300), (7, 40), (33, 290)):
             k = TensorType(t, (n_cells, 2, 32))
