@@ -9,7 +9,7 @@ from graphsched.dtypes import DType
 from graphsched.errors import Error, OptionError
 from graphsched.placement import PlacementOptions
 
-KV_TYPES = ("f32", "f16", "q8_0")
+KV_TYPES = ("f32", "f16", "q8_0", "q4_0")
 # What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
 SWITCHES = ("fa", "fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
 RTR = ("off", "on", "auto")

@@ -74,7 +74,7 @@ def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("kv", ["f16", "q8_0"])
+@pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0"])
 @pytest.mark.parametrize("name", ["conformance/llama-f16", "conformance/deepseek2-v3-f16"])
 def test_cache_types(name: str, kv: str) -> None:
     ref = reference(name)

@@ -279,7 +279,7 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 # ---- bad input ----
 
-WORDS: Final = "there are f32, f16, q8_0"
+WORDS: Final = "there are f32, f16, q8_0, q4_0"
 BAD: Final = [
     ("run -n -2", "-n is -2, an integer from 0 up or -1 (no limit) is needed"),
     ("run -n many", "-n is many, an integer from 0 up or -1 (no limit) is needed"),
@@ -293,7 +293,7 @@ BAD: Final = [
     ("run -ub x", "-ub is x, an integer is needed"),
     ("run -ub", "-ub needs a value"),
     ("run -ctk q9", f"no KV cache type 'q9'; {WORDS}"),
-    ("run -ctv q4_0", f"no KV cache type 'q4_0'; {WORDS}"),
+    ("run -ctv q4_1", f"no KV cache type 'q4_1'; {WORDS}"),
     ("run --backend gpu", "no backend 'gpu'; there are cpu, reference"),
     ("run --temp hot", "--temp is hot, a number is needed"),
     ("run --top-p 2", "--top-p is 2.0, a number from 0 to 1 (off) is needed"),

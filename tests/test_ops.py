@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import graphsched.backends.cpu.device  # attaches the lowerings, without which every case would be skipped
 import graphsched.ops
 from graphsched import dtypes
 from graphsched.device import Setup

@@ -6,27 +6,33 @@ at a time (attention_tile).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from graphsched import dtypes, ops
+from graphsched.backends.cpu.attention_merge import TOP_AND_TOTAL, in_parts, merge_parts, parts_floats
 from graphsched.backends.cpu.attention_parts import (
     CHUNK,
     NEVER,
     first_cell,
     last_unseen,
+    n_parts,
     one_exp,
+    part_end,
+    part_start,
     scale_row,
     to_weights,
 )
 from graphsched.backends.cpu.attention_tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.dot import dot_row
-from graphsched.backends.cpu.jit import by_literal, kernel
+from graphsched.backends.cpu.jit import by_literal, helper, kernel
 from graphsched.backends.cpu.layout import ABORT, N_KV
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import exp, tanh
 from graphsched.backends.cpu.simd import (
     add,
+    add_i32,
     fma,
     get,
     load,
@@ -36,6 +42,7 @@ from graphsched.backends.cpu.simd import (
     mul,
     put,
     splat,
+    splat_i8,
     store,
     store_first,
     sub,
@@ -43,13 +50,14 @@ from graphsched.backends.cpu.simd import (
     to_f32,
     word,
 )
+from graphsched.backends.cpu.simd_int import nibbles
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
 from graphsched.operand import Out
-from graphsched.tensor import Tensor, TensorType
+from graphsched.tensor import Tensor, TensorType, f32
 
-KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0)
-Q8_0 = dtypes.Q8_0.id
+KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
+Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
 
 
 def dot_kv(kind: int, key: int, q: int, n: int) -> float:
@@ -63,8 +71,8 @@ def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
 
 @by_literal(dot_kv)
 def _(t: int) -> Callable[..., float]:
-    if t == Q8_0:
-        return _dot_q8
+    if t in (Q8_0, Q4_0):
+        return _dot_blocks(t, 34 if t == Q8_0 else 18)
 
     def impl(kind: int, key: int, q: int, n: int) -> float:
         return dot_row(t, key, q, 0, 0, n)
@@ -72,18 +80,31 @@ def _(t: int) -> Callable[..., float]:
     return impl
 
 
-def _dot_q8(kind: int, key: int, q: int, n: int) -> float:
-    acc = splat(0.0, 16)
-    for b in range(n // 32):
-        low = mul(to_f32(load(key + 34 * b + 2, I8, 16)), load(q + 128 * b, F32, 16))
-        both = fma(to_f32(load(key + 34 * b + 18, I8, 16)), load(q + 128 * b + 64, F32, 16), low)
-        acc = fma(splat(get(key + 34 * b, F16), 16), both, acc)
-    return sum_lanes(acc)
+def _dot_blocks(t: int, size: int) -> Callable[..., float]:
+    def impl(kind: int, key: int, q: int, n: int) -> float:
+        acc = splat(0.0, 16)
+        for b in range(n // 32):
+            low = mul(_codes(t, key + size * b, 0), load(q + 128 * b, F32, 16))
+            both = fma(_codes(t, key + size * b, 1), load(q + 128 * b + 64, F32, 16), low)
+            acc = fma(splat(get(key + size * b, F16), 16), both, acc)
+        return sum_lanes(acc)
+
+    return impl
+
+
+@helper
+def _codes(t: int, block: int, half: int) -> Any:
+    """16 of the 32 codes of a Q8_0 or Q4_0 block."""
+    if t == Q8_0:
+        return to_f32(load(block + 2 + 16 * half, I8, 16))
+    return to_f32(add_i32(nibbles(load(block + 2, I8, 16), half), splat_i8(-8, 16)))
 
 
 @by_literal(add_scaled)
 def _(t: int) -> Callable[..., None]:
-    return _add_q8 if t == Q8_0 else _add_float(t, 4 if t == F32 else 2)
+    if t in (Q8_0, Q4_0):
+        return _add_blocks(t, 34 if t == Q8_0 else 18)
+    return _add_float(t, 4 if t == F32 else 2)
 
 
 def _add_float(t: int, size: int) -> Callable[..., None]:
@@ -99,16 +120,21 @@ def _add_float(t: int, size: int) -> Callable[..., None]:
     return impl
 
 
-def _add_q8(kind: int, value: int, p: float, y: int, n: int) -> None:
-    for b in range(n // 32):
-        weight = splat(p * get(value + 34 * b, F16), 16)
-        for i in range(0, 32, 16):
-            at = y + 128 * b + 4 * i
-            store(at, fma(weight, to_f32(load(value + 34 * b + 2 + i, I8, 16)), load(at, F32, 16)), F32)
+def _add_blocks(t: int, size: int) -> Callable[..., None]:
+    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
+        for b in range(n // 32):
+            weight = splat(p * get(value + size * b, F16), 16)
+            for half in range(2):
+                at = y + 128 * b + 64 * half
+                store(at, fma(weight, _codes(t, value + size * b, half), load(at, F32, 16)), F32)
+
+    return impl
 
 
 @kernel
-def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
+def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
+    """With `split` y takes each part's sums (attention_merge)."""
+
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         q, k, v, where, cells, y = (
             arg(step, 0),
@@ -126,22 +152,27 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
         scale, cap = real_arg(step, 20), real_arg(step, 21)
         n_kv, size = word(run, N_KV), arg(step, 23)
         oldest_cell = first_cell(n_kv, size)
-        first, last = share(rows(step, run) * heads, ith, nth)
+        parts = n_parts(n_kv, size) if split else 1
+        first, last = share(rows(step, run) * heads * parts, ith, nth)
         for unit in range(first, last):
             if word(run, ABORT):
                 break
-            t, h = unit // heads, unit % heads
+            t, h, part = unit // parts // heads, unit // parts % heads, unit % parts
             seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
             oldest = last_unseen(pos, window, chunk)
             query, out = q + t * token_stride + h * head_stride, y + 4 * unit * v_dim
+            begin, end = oldest_cell // CHUNK * CHUNK, n_kv
+            if split:
+                out = y + 4 * (part * heads + h) * (v_dim + TOP_AND_TOTAL)
+                begin, end = part_start(n_kv, size, part), part_end(n_kv, size, part)
             keys, values = k + h // group * k_head, v + h // group * v_head
             top, total = NEVER, np.float32(0.0)
             if sinks:
                 top, total = get(sinks + 4 * h, F32), np.float32(1.0)
             for i in range(v_dim):
                 put(out + 4 * i, 0.0, F32)
-            for c in range(oldest_cell // CHUNK * CHUNK, n_kv, CHUNK):
-                n, base = n_kv - c if n_kv - c < CHUNK else CHUNK, c % size
+            for c in range(begin, end, CHUNK):
+                n, base = end - c if end - c < CHUNK else CHUNK, c % size
                 peak = NEVER
                 for j in range(n):
                     cell = cells + 8 * (base + j)
@@ -166,7 +197,10 @@ def flash_attn(key_kind: int, value_kind: int) -> Callable[..., None]:
                     p = get(scores + 4 * j, F32)
                     if p > 0.0:  # free cells hold nothing that may be read
                         add_scaled(value_kind, values + (base + j) * v_cell, p, out, v_dim)
-            if total > 0.0:
+            if split:
+                put(out + 4 * v_dim, top, F32)
+                put(out + 4 * v_dim + 4, total, F32)
+            elif total > 0.0:
                 scale_row(out, np.float32(1.0) / total, v_dim)
 
     return attention
@@ -183,17 +217,22 @@ def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
     # Four queries share what they read of a KV head; the tile needs types that load as lanes.
-    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and Q8_0 not in (k.type.dtype.id, v.type.dtype.id)
+    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
     family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
+    split, sink, y = in_parts(node), sinks[0] if sinks else 0, low.result(node)
+    sums = low.scratch("sums of parts", f32(parts_floats(node))) if split else y
     low.step(
-        family(k.type.dtype.id, v.type.dtype.id),
-        *(q, k, v, where, cells, Out(low.result(node)), sinks[0] if sinks else 0, Out(scratch)),
+        family(k.type.dtype.id, v.type.dtype.id, int(split)),
+        *(q, k, v, where, cells, Out(sums), 0 if split else sink, Out(scratch)),
         *(q.type.shape[2], v.type.shape[2], group, *row_address(q)),
         *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
         *(float(a["scale"]), float(a["softcap"]), per_thread, int(k.type.shape[0])),
         rows=rows_of(node.sources[3].type),
     )
+    if split:
+        args = (sums, Out(y), sink, v.type.shape[2], int(k.type.shape[0]))
+        low.step(merge_parts(), *args, over=node.type)
 
 
 @kernel
@@ -231,4 +270,4 @@ def soft_max_f32() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))
-    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), rows=rows_of(node.type))
+    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), over=node.type)

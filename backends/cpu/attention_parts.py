@@ -1,4 +1,4 @@
-"""What the attention kernels share: softmax over a chunk of cells."""
+"""What the attention kernels share: softmax over a chunk of cells, and the parts that one token's cells come in."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from graphsched.backends.cpu.simd import add, get, load, max_lanes, mul, put, sp
 from graphsched.backends.cpu.vector import F32
 
 CHUNK = 256  # cells per pass: their scores are 1 KB
+PART = 4 * CHUNK  # positions that one unit of a single token passes over
 NEVER = np.float32(-np.inf)
 
 
@@ -19,6 +20,26 @@ def first_cell(n_kv: int, size: int) -> int:
     and give the same bits, as those of a cache that keeps everything.
     """
     return n_kv - size if n_kv > size else 0
+
+
+@helper
+def n_parts(n_kv: int, size: int) -> int:
+    """How many parts the positions in use come in. Parts begin at multiples of PART, whatever the cache holds."""
+    return (n_kv - 1) // PART - first_cell(n_kv, size) // PART + 1 if n_kv > 0 else 0
+
+
+@helper
+def part_start(n_kv: int, size: int, part: int) -> int:
+    """The first chunk of a part: where it begins, or that of the oldest cell."""
+    oldest = first_cell(n_kv, size)
+    start = (oldest // PART + part) * PART
+    return start if start > oldest else oldest // CHUNK * CHUNK
+
+
+@helper
+def part_end(n_kv: int, size: int, part: int) -> int:
+    end = (first_cell(n_kv, size) // PART + part + 1) * PART
+    return end if end < n_kv else n_kv
 
 
 @helper

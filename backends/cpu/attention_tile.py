@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from graphsched.backends.cpu.attention_merge import TOP_AND_TOTAL
 from graphsched.backends.cpu.attention_parts import (
     CHUNK,
     NEVER,
     first_cell,
     last_unseen,
+    n_parts,
     one_exp,
+    part_end,
+    part_start,
     scale_row,
     to_weights,
 )
@@ -114,7 +118,8 @@ def to_probabilities(meta: int, scores: int, m: int, acc: int, v_dim: int) -> No
 
 
 @kernel
-def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
+def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
+    """With `split` y takes each part's sums (attention_merge)."""
     k_size, v_size = 4 if key_kind == F32 else 2, 4 if value_kind == F32 else 2
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
@@ -140,10 +145,16 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
         oldest_cell = first_cell(n_kv, size)
         tiles = (n_q + TILE - 1) // TILE
         full, v_full = dim // 16 * 16, v_dim // 32 * 32
-        for unit in range(ith, tiles * (heads // group), nth):  # late queries see more: threads take turns
+        parts = n_parts(n_kv, size) if split else 1
+        for unit in range(
+            ith, tiles * (heads // group) * parts, nth
+        ):  # late queries see more: threads take turns
             if word(run, ABORT):
                 break
-            kv_head, base = unit // tiles, unit % tiles * TILE
+            kv_head, base, part = unit // parts // tiles, unit // parts % tiles * TILE, unit % parts
+            begin, end = oldest_cell // CHUNK * CHUNK, n_kv
+            if split:
+                begin, end = part_start(n_kv, size, part), part_end(n_kv, size, part)
             keys, values = k + kv_head * k_head, v + kv_head * v_head
             for s in range(TILE):
                 i = lesser(base + s, n_q - 1)
@@ -158,9 +169,9 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
             q1 = first_q + i1 // group * token_stride + i1 % group * head_stride
             q2 = first_q + i2 // group * token_stride + i2 % group * head_stride
             q3 = first_q + i3 // group * token_stride + i3 % group * head_stride
-            for c in range(oldest_cell // CHUNK * CHUNK, n_kv, CHUNK):
+            for c in range(begin, end, CHUNK):
                 first = c if c > oldest_cell else oldest_cell
-                m = seen_cells(meta, cells, first % size, c + lesser(CHUNK, n_kv - c) - first, indices)
+                m = seen_cells(meta, cells, first % size, c + lesser(CHUNK, end - c) - first, indices)
                 if m == 0:
                     continue
                 for j in range(m):
@@ -230,6 +241,11 @@ def flash_attn_tile(key_kind: int, value_kind: int) -> Callable[..., None]:
                 i, total = base + s, get(meta + META * s + TOTAL, F32)
                 src, factor = acc + 4 * v_dim * s, np.float32(1.0) / total if total > 0.0 else np.float32(0.0)
                 dst = y + 4 * v_dim * (i // group * heads + kv_head * group + i % group)
+                if split:
+                    factor = np.float32(1.0)
+                    dst = y + 4 * (part * heads + kv_head * group + i) * (v_dim + TOP_AND_TOTAL)
+                    put(dst + 4 * v_dim, get(meta + META * s + TOP, F32), F32)
+                    put(dst + 4 * v_dim + 4, total, F32)
                 for e in range(v_dim):
                     put(dst + 4 * e, get(src + 4 * e, F32) * factor, F32)
 

@@ -89,7 +89,7 @@ def _lower_binary(definition: OpDef[Any], what: int) -> None:
         heads, token, head = row_address(a)
         scalar = int(b.type.shape[-1] == 1 and node.shape[-1] != 1)
         args = (a, b, y, node.shape[-1], heads, token, head, *_strides_as(b, heads))
-        low.step(binary_f32(what, scalar), *args, rows=rows_of(node.type))
+        low.step(binary_f32(what, scalar), *args, over=node.type)
 
 
 for _definition, _what in ((ops.add, ADD), (ops.mul, MUL), (ops.div, DIV)):
@@ -131,9 +131,7 @@ def map_f32(what: int) -> Callable[..., None]:
 def _map(low: Low, node: Tensor, what: int, p: float = 0.0, q: float = 0.0) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))
-    low.step(
-        map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), rows=rows_of(node.type)
-    )
+    low.step(map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), over=node.type)
 
 
 @ops.scale.lowering("cpu")
@@ -244,7 +242,7 @@ def sum_rows_f32() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node))
-    low.step(sum_rows_f32(), x, y, x.type.shape[-1], *row_address(x), rows=rows_of(node.type))
+    low.step(sum_rows_f32(), x, y, x.type.shape[-1], *row_address(x), over=node.type)
 
 
 @kernel
@@ -272,6 +270,4 @@ def multi_add_f32() -> Callable[..., None]:
 @ops.multi_add.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = contiguous(low, low.operand(node.sources[0]))
-    low.step(
-        multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], rows=rows_of(node.type)
-    )
+    low.step(multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], over=node.type)

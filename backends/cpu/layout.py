@@ -1,5 +1,7 @@
 """Word layout of step records and of the run block (docs/decisions/0001-program.md)."""
 
+from graphsched.tensor import Extent, TensorType
+
 # A step record: 32 int64 words, the kernel's address first.
 STEP_WORDS = 32
 STEP_BYTES = 8 * STEP_WORDS
@@ -15,3 +17,14 @@ RUN_WORDS = 64
 # Without TRACE_ALL only steps that carry STAMP read the counter.
 TRACE_WORDS = 3
 EXTENT_WORDS = {"n_tokens": N_TOKENS, "n_outputs": N_OUTPUTS, "n_kv": N_KV, "n_kv_swa": N_KV_SWA}
+
+
+def rows_of(type: TensorType, inner: int = 1) -> tuple[int, int]:
+    """(run-block word, factor) whose product is the number of rows in this run, all dimensions but the last `inner`."""
+    outer = type.shape[: len(type.shape) - inner]
+    times = 1
+    for d in outer:
+        times *= int(d)
+    if outer and isinstance(outer[0], Extent):
+        return EXTENT_WORDS[outer[0].word], times // int(outer[0])
+    return ONE, times

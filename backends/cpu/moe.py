@@ -6,7 +6,7 @@ import numpy as np
 
 from graphsched import ops
 from graphsched.backends.cpu.jit import helper, kernel
-from graphsched.backends.cpu.lowering import Low, rows_of
+from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.simd import get, put
 from graphsched.backends.cpu.steps import arg, rows, share
@@ -49,7 +49,7 @@ def top_k_f32() -> Callable[..., None]:
 @ops.top_k.lowering("cpu", when=lambda node: len(node.shape) == 2)
 def _(low: Low, node: Tensor) -> None:
     x = contiguous(low, low.operand(node.sources[0]))
-    low.step(top_k_f32(), x, Out(low.result(node)), x.type.shape[1], node.shape[1], rows=rows_of(node.type))
+    low.step(top_k_f32(), x, Out(low.result(node)), x.type.shape[1], node.shape[1], over=node.type)
 
 
 @helper
@@ -98,4 +98,4 @@ def grouped_top_k_f32() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x, a = contiguous(low, low.operand(node.sources[0])), node.attrs
     args = (x, Out(low.result(node)), x.type.shape[1], node.shape[1], a["n_group"], a["n_group_used"])
-    low.step(grouped_top_k_f32(), *args, rows=rows_of(node.type))
+    low.step(grouped_top_k_f32(), *args, over=node.type)

@@ -61,7 +61,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
     args = (contiguous(low, x), ids, Out(low.result(node)), x.type.shape[-1], node.shape[-1])
-    low.step(get_elements_f32(), *args, rows=rows_of(node.type))
+    low.step(get_elements_f32(), *args, over=node.type)
 
 
 @kernel
@@ -120,7 +120,7 @@ def contiguous(low: Low, x: Operand) -> Operand:
     if x.is_contiguous:
         return x
     dense_x, n = low.scratch("contiguous", x.type), x.type.shape[-1]
-    low.step(copy_rows_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), rows=rows_of(x.type))
+    low.step(copy_rows_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), over=x.type)
     return dense_x
 
 
@@ -142,7 +142,7 @@ def _(low: Low, node: Tensor) -> None:
 @ops.cont.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
-    low.step(copy_rows_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), rows=rows_of(node.type))
+    low.step(copy_rows_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), over=node.type)
 
 
 @kernel
@@ -161,14 +161,14 @@ def rows_to_f32(kind: int) -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     args = (x, Out(low.result(node)), node.shape[-1], *row_address(x))
-    low.step(rows_to_f32(x.type.dtype.id), *args, rows=rows_of(node.type))
+    low.step(rows_to_f32(x.type.dtype.id), *args, over=node.type)
 
 
 @ops.repeat.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
     args = (x, Out(low.result(node)), n, 4 * n, node.shape[1], x.strides[0], 0)
-    low.step(copy_rows_f32(), *args, rows=rows_of(node.type))
+    low.step(copy_rows_f32(), *args, over=node.type)
 
 
 @ops.concat.lowering("cpu", a=(dtypes.F32,), b=(dtypes.F32,))
@@ -190,7 +190,7 @@ def _(low: Low, node: Tensor) -> None:
             heads,
             token,
             0 if shared else head,
-            rows=rows_of(node.type),
+            over=node.type,
         )
         offset += 4 * n
 
@@ -203,7 +203,7 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
         cache, x, slots, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
         heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
         cell_stride, cell_head_stride = arg(step, 7), arg(step, 8)
-        first, last = share(rows(step, run) * heads, ith, nth)
+        first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             t, h = r // heads, r % heads
             src = x + t * token_stride + h * head_stride
@@ -214,11 +214,11 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
 
 
 @ops.set_rows.lowering(
-    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), when=lambda node: len(node.shape) == 3
+    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0), when=lambda node: len(node.shape) == 3
 )
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)
     kernel = set_rows_from_f32(cache.type.dtype.id)
     args = (Out(cache), x, slots, node.shape[-1], *row_address(x), cache.strides[0], cache.strides[1])
-    low.step(kernel, *args, rows=rows_of(node.sources[2].type, inner=0))
+    low.step(kernel, *args, over=x.type)

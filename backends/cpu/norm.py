@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from graphsched.backends.cpu.jit import kernel
-from graphsched.backends.cpu.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.lowering import Low, row_address
 from graphsched.backends.cpu.simd import (
     fma,
     load,
@@ -60,7 +60,7 @@ def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = Out(low.result(node, in_place_of=node.sources))
     n = node.shape[-1]
-    low.step(rms_norm_f32(0), x, 0, y, n, *row_address(x), float(node.attrs["eps"]), rows=rows_of(node.type))
+    low.step(rms_norm_f32(0), x, 0, y, n, *row_address(x), float(node.attrs["eps"]), over=node.type)
 
 
 @fused_rms_norm.lowering("cpu")
@@ -68,4 +68,4 @@ def _(low: Low, node: Tensor) -> None:
     x, w = map(low.operand, node.sources)
     y = Out(low.result(node, in_place_of=node.sources[:1]))
     n = node.shape[-1]
-    low.step(rms_norm_f32(1), x, w, y, n, *row_address(x), float(node.attrs["eps"]), rows=rows_of(node.type))
+    low.step(rms_norm_f32(1), x, w, y, n, *row_address(x), float(node.attrs["eps"]), over=node.type)

@@ -1,7 +1,7 @@
 """The worker pool: persistent threads inside one nogil function, with a spin barrier that parks when idle.
 
 Pool words (int64, a cache line apart where threads write them): GEN counts programs started, ARRIVED and PHASE
-make the barrier, PARKED counts workers asleep on GEN.
+make the barrier, PARKED counts workers asleep on GEN, SLEEPING threads asleep on PHASE.
 """
 
 import ctypes
@@ -40,10 +40,12 @@ from graphsched.backends.cpu.simd import word
 
 GEN, ARRIVED, PHASE, PARKED, STOP = (64 * i for i in range(5))
 PROGRAM, N_STEPS, RUN, N_THREADS = (320 + 8 * i for i in range(4))
-POOL_BYTES = 384
+SLEEPING = 384
+POOL_BYTES = 448
 # About 100 µs of `pause`: longer than the gap between two tokens, shorter than anyone's patience with a busy core.
 SPINS_BEFORE_PARK = 4000
-SPINS_BEFORE_YIELD = 2000  # a barrier that long means that a worker lost its core
+# A barrier that long means that a worker lost its core: asleep, a thread leaves it another one to go on.
+SPINS_BEFORE_SLEEP = 2000
 
 
 @helper
@@ -52,13 +54,26 @@ def barrier(pool: int, nth: int) -> None:
     if fetch_add(pool + ARRIVED, 1) == nth - 1:
         store_word(pool + ARRIVED, 0)
         store_word(pool + PHASE, phase + 1)
+        if load_word(pool + SLEEPING) and FUTEX:
+            system_call((FUTEX, pool + PHASE, FUTEX_WAKE_PRIVATE, 1 << 30, 0, 0, 0))
         return
     spins = 0
     while load_word(pool + PHASE) == phase:
         pause()
         spins += 1
-        if spins > SPINS_BEFORE_YIELD:
-            sched_yield(())
+        if spins > SPINS_BEFORE_SLEEP:
+            sleep_while(pool + PHASE, phase, pool + SLEEPING)
+
+
+@helper
+def sleep_while(word_at: int, value: int, sleepers: int) -> None:
+    """Sleeps, if the word still holds the value, until someone wakes it; without futexes gives way once."""
+    if FUTEX:
+        fetch_add(sleepers, 1)
+        system_call((FUTEX, word_at, FUTEX_WAIT_PRIVATE, value, 0, 0, 0))
+        fetch_add(sleepers, -1)
+    else:
+        sched_yield(())
 
 
 @helper
@@ -117,12 +132,7 @@ def worker(pool: int, ith: int, seen: int) -> None:
             pause()
             spins += 1
             if spins > SPINS_BEFORE_PARK:
-                if FUTEX:
-                    fetch_add(pool + PARKED, 1)
-                    system_call((FUTEX, pool + GEN, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0))
-                    fetch_add(pool + PARKED, -1)
-                else:
-                    sched_yield(())
+                sleep_while(pool + GEN, seen, pool + PARKED)
         seen = load_word(pool + GEN)
         if load_word(pool + STOP):
             return

@@ -12,8 +12,10 @@ from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.flags import await_flag, raise_flag
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.space import Space, aligned
+from graphsched.backends.cpu.touch import Touch, collide, touch
 from graphsched.operand import Item, Operand, Out, Places, PythonStep, Work
 from graphsched.streams import Signal, Wait
+from graphsched.tensor import TensorType
 
 Argument = Operand | Out | int | float
 Span = tuple[int, int]
@@ -32,6 +34,9 @@ class Step:
     device: str = HOST
     work: Work = "compute"  # a copy is the only step that may name memory of two devices
     alone: bool = False  # nothing before it or after it may run at the same time
+    over: TensorType | None = (
+        None  # its units are this type's rows, and touch the same rows of what has as many
+    )
     barrier: bool = True
 
     def reads(self) -> list[Operand]:
@@ -138,11 +143,12 @@ def _word(value: Argument, step: Step, places: Places, spaces: Mapping[str, Spac
 def place_barriers(items: Sequence[Step | PythonStep], places: Places) -> list[Step | PythonStep]:
     """A step needs all threads to have finished the steps since the last barrier that it conflicts with."""
     out: list[Step | PythonStep] = []
-    read: list[Span] = []
-    written: list[Span] = []
+    read: list[Touch] = []
+    written: list[Touch] = []
     for item in items:
-        reads, writes = ([places.span(o) for o in side] for side in (item.reads(), item.writes()))
-        conflict = _overlap(reads, written) or _overlap(writes, written) or _overlap(writes, read)
+        over = item.over if isinstance(item, Step) else None
+        reads, writes = ([touch(o, over, places) for o in side] for side in (item.reads(), item.writes()))
+        conflict = collide(reads, written) or collide(writes, written) or collide(writes, read)
         alone = isinstance(item, PythonStep) or item.alone
         if conflict or alone:
             _end_with_barrier(out)
@@ -157,7 +163,3 @@ def place_barriers(items: Sequence[Step | PythonStep], places: Places) -> list[S
 def _end_with_barrier(out: list[Step | PythonStep]) -> None:
     if out and isinstance(out[-1], Step):
         out[-1] = replace(out[-1], barrier=True)
-
-
-def _overlap(a: Sequence[Span], b: Sequence[Span]) -> bool:
-    return any(x0 < y1 and y0 < x1 for x0, x1 in a for y0, y1 in b)

@@ -14,6 +14,7 @@ from graphsched.backends.cpu.row_forms import ROW_TYPES
 from graphsched.backends.cpu.simd import (
     absolute,
     add_i32,
+    get,
     load,
     load_first,
     max_lanes,
@@ -31,13 +32,13 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.simd_int import half_lanes, lane
 from graphsched.backends.cpu.ternary import row_scale
-from graphsched.backends.cpu.vector import F16, F32, I8
+from graphsched.backends.cpu.vector import F16, F32, I8, U8
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK_TYPES = tuple(form.type for form in FORMS.values() if form.type.interleave == 1)
 NATIVE = FLOAT_TYPES + BLOCK_TYPES  # whose rows can be read one by one
 PRODUCT_TYPES = NATIVE + ROW_TYPES
-Q8_0 = dtypes.Q8_0.id
+Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
 
 
 def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
@@ -124,11 +125,13 @@ def _from_super(t: int, size: int, offset: int, length: int, group: int) -> Call
 
 
 def quantize_row(kind: int, src: int, dst: int, n: int) -> None:
-    """n float32 at src -> type `kind` (F32, F16, Q8_0) at dst. For kernels."""
+    """n float32 at src -> type `kind` (F32, F16, Q8_0, Q4_0) at dst. For kernels."""
 
 
 @by_literal(quantize_row)
 def _(kind: int) -> Callable[..., None]:
+    if kind == Q4_0:
+        return _to_q4_0
     return _to_q8_0 if kind == Q8_0 else _to_float(kind)
 
 
@@ -160,3 +163,24 @@ def _to_q8_0(kind: int, src: int, dst: int, n: int) -> None:
         put(dst + 34 * b, scale, F16)
         store(dst + 34 * b + 2, low, I8)
         store(dst + 34 * b + 18, high, I8)
+
+
+def _to_q4_0(kind: int, src: int, dst: int, n: int) -> None:
+    """Scale = the value farthest from 0 / -8: that value is kept exactly, as code 0."""
+    for b in range(n // 32):
+        at, block = src + 128 * b, dst + 18 * b
+        farthest = np.float32(0.0)
+        for i in range(32):
+            if abs(get(at + 4 * i, F32)) > abs(farthest):
+                farthest = get(at + 4 * i, F32)
+        scale = farthest / np.float32(-8.0)
+        inverse = np.float32(1.0) / scale if scale != 0.0 else np.float32(0.0)
+        put(block, scale, F16)
+        for i in range(16):
+            put(block + 2 + i, _code4(at + 4 * i, inverse) | _code4(at + 64 + 4 * i, inverse) << 4, U8)
+
+
+@helper
+def _code4(at: int, inverse: float) -> int:
+    code = int(get(at, F32) * inverse + np.float32(8.5))
+    return code if code < 15 else 15

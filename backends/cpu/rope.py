@@ -68,7 +68,7 @@ def _(low: Low, node: Tensor) -> None:
     (table,) = low.shared((turn, *node.sources[1:]), lambda: _table(low, node))
     y = Out(low.result(node, in_place_of=node.sources[:1]))
     args = (x, table, y, node.shape[-1], turn.n_rot // 2, *row_address(x))
-    low.step(rope_f32(int(turn.mode == "neox")), *args, rows=rows_of(node.type))
+    low.step(rope_f32(int(turn.mode == "neox")), *args, over=node.type)
 
 
 def _table(low: Low, node: Tensor) -> tuple[Operand]:
@@ -102,4 +102,4 @@ def _(low: Low, node: Tensor) -> None:
     x, pos = map(low.operand, node.sources)
     y, a = Out(low.result(node, in_place_of=node.sources[:1])), node.attrs
     args = (x, pos, y, node.shape[-1], a["length"], *row_address(x), float(a["slope"]))
-    low.step(temperature_f32(), *args, rows=rows_of(node.type))
+    low.step(temperature_f32(), *args, over=node.type)

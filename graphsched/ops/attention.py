@@ -100,7 +100,7 @@ def _(q: TensorType, k: TensorType, v: TensorType, *_: TensorType, **attrs: floa
 
 @flash_attn_ext.cases
 def _() -> Iterator[Case]:
-    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0)
+    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0)
     for t in kv:
         for n_tokens, n_cells in ((1, 5), (1, 300), (7, 40), (33, 290)):
             k = TensorType(t, (n_cells, 2, 32))
@@ -113,6 +113,10 @@ def _() -> Iterator[Case]:
         for n_tokens, n_heads in ((1, 16), (1, 64), (9, 6)):
             k, v = TensorType(t, (300, 1, 288)), TensorType(t, (300, 1, 256))
             yield case(f32(n_tokens, n_heads, 288), k, v, i32(n_tokens, 2), i32(300, 2), scale=0.1)
+    for t in (dtypes.F16, dtypes.Q8_0):  # more cells than one thread takes; the last part has one
+        k = TensorType(t, (2049, 1, 64))
+        yield case(f32(1, 4, 64), k, k, i32(1, 2), i32(2049, 2), scale=0.2)
+        yield case(f32(1, 6, 64), k, k, i32(1, 2), i32(2049, 2), f32(6), scale=0.2, window=1500)
     k = TensorType(dtypes.F16, (70, 2, 64))
     yield case(f32(5, 4, 64), k, k, i32(5, 2), i32(70, 2), f32(4), scale=0.2, softcap=5.0, window=9)
     yield case(f32(1, 4, 64), k, k, i32(1, 2), i32(70, 2), f32(4), scale=0.2, softcap=5.0, window=9)

@@ -216,5 +216,5 @@ def _(cache: TensorType, rows: TensorType, slots: TensorType, *, dtype: DType) -
 
 @set_rows.cases
 def _() -> Iterator[Case]:
-    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0):
+    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
         yield case(TensorType(t, (40, 3, 32)), f32(5, 3, 32), i32(5), ints={2: (0, 40)}, dtype=t)
