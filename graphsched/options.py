@@ -74,7 +74,9 @@ class SessionOptions:
 
     @property
     def kv_types(self) -> tuple[DType, DType]:
-        return _kv_type(self.type_k), _kv_type(self.type_v)
+        """Types of cached keys and values; the reference backend keeps float32 whatever is asked for."""
+        chosen = _kv_type(self.type_k), _kv_type(self.type_v)
+        return (dtypes.F32, dtypes.F32) if self.backend == "reference" else chosen
 
     @property
     def threads(self) -> int:

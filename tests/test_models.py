@@ -142,6 +142,16 @@ def test_kv_types(k: str, v: str) -> None:
     np.testing.assert_array_equal(got, logits_in_pieces(ref.model, ref.tokens, 24, n_threads=3, **cached))
 
 
+def test_the_reference_caches_float32() -> None:
+    ref = reference("conformance/llama-f16")
+    plain, asked = (
+        logits_in_pieces(ref.model, ref.tokens, 24, backend="reference", type_k=t, type_v=t)
+        for t in ("f32", "q8_0")
+    )
+    np.testing.assert_array_equal(plain, asked)
+    assert nmse(asked, ref.logits) <= F16_LIMIT[0]
+
+
 @pytest.mark.target
 @pytest.mark.parametrize(
     "name",
