@@ -64,7 +64,8 @@ CHEAP = [
 COSTLY = ["mul_mat", "mul_mat_id", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: scores of attention in parts, heads that are no
 # multiple of 8, products with rows of a cache, types that only the CPU reads.
-WITHOUT = {"soft_max": 9, "flash_attn_ext": 1, "mul_mat": 7, "get_rows": 1}
+# heads not a multiple of 8, explicit masks, Q4_0 caches
+WITHOUT = {"soft_max": 9, "flash_attn_ext": 8, "mul_mat": 7, "get_rows": 1, "set_rows": 1}
 
 
 def groups() -> list[Any]:
