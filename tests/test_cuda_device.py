@@ -47,7 +47,7 @@ class StandIn:
         self._process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # a process each: what one test leaves queued slows the next down
 def gpu() -> Iterator[StandIn]:
     made = StandIn()
     yield made
