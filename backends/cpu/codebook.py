@@ -10,16 +10,38 @@ from typing import Any
 import numpy as np
 
 from graphsched import dtypes
-from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
+from graphsched.backends.cpu.forms import Form, declare, no_minima
 from graphsched.backends.cpu.jit import helper
 from graphsched.backends.cpu.kquants import spread_nibbles
-from graphsched.backends.cpu.lookup import codebook, half_value, with_signs
-from graphsched.backends.cpu.simd import add_i32, get, load, mul, splat, splat_i8, to_f32, word
-from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, every, nibbles
+from graphsched.backends.cpu.lookup import add_where, codebook, deposit, extract, half_value, with_signs
+from graphsched.backends.cpu.simd import (
+    add_i32,
+    and_bits,
+    get,
+    load,
+    mul,
+    mul_i32,
+    splat,
+    splat_i8,
+    splat_i32,
+    to_f32,
+    word,
+)
+from graphsched.backends.cpu.simd_int import (
+    as_bytes,
+    bit_field,
+    concat,
+    every,
+    half_lanes,
+    nibbles,
+    spread_bits,
+    unsigned,
+    unsigned_pairs,
+)
 from graphsched.backends.cpu.vector import F16, I8, I32, U8
 
 IQ1_OFFSET, IQ2_OFFSET, IQ3_XXS_OFFSET, IQ3_S_OFFSET = 9, 43, 62, 15
-_ONES = 0x0101010101010101
+_ONES, _TOPS = 0x0101010101010101, 0xFE00FE00FE00FE00 - (1 << 64)
 
 
 def _grid(name: str, times: int = 1, plus: int = 0) -> Callable[[], np.ndarray[Any, Any]]:
@@ -193,17 +215,85 @@ def _iq1_m_scales(kind: int, block: int) -> Any:
     return mul(splat(d * np.float32(0.125), 16), _odd16(steps))
 
 
+@helper
+def _signs64(x: int) -> int:
+    """8 × 7 sign bits as bytes; the eighth of each makes their number even."""
+    x = deposit(x, 0x7F7F7F7F7F7F7F7F)
+    p = x ^ (x >> 4)
+    p ^= p >> 2
+    p ^= p >> 1
+    return x | (p & _ONES) << 7
+
+
+@helper
+def _above(low: Any, high: int) -> Any:
+    """Indices of 8 low bits each, and above those the 8 bytes of a word."""
+    return add_i32(low, mul_i32(unsigned(as_bytes(high)), splat_i32(256, 8)))
+
+
+def _iq2_xxs_codes64(kind: int, block: int, j: int) -> Any:
+    first, last = word(block + 2 + 16 * j, 0), word(block + 10 + 16 * j, 0)
+    v = iq2_xxs_grid(unsigned(as_bytes(first & 0xFFFFFFFF | last << 32)))
+    signs = first >> 32 & 0xFFFFFFF | (last >> 32 & 0xFFFFFFF) << 28
+    return with_signs(v, _signs64(signs), IQ2_OFFSET)
+
+
+def _iq2_xs_codes64(kind: int, block: int, j: int) -> Any:
+    at = block + 2 + 16 * j
+    v = iq2_xs_grid(and_bits(unsigned_pairs(load(at, I8, 16)), splat_i32(511, 8)))
+    signs = extract(word(at, 0), _TOPS) | extract(word(at + 8, 0), _TOPS) << 28
+    return with_signs(v, _signs64(signs), IQ2_OFFSET)
+
+
+def _iq2_s_codes64(kind: int, block: int, j: int) -> Any:
+    high = deposit(get(block + 66 + 2 * j, U8) | get(block + 67 + 2 * j, U8) << 8, 0x0303030303030303)
+    v = iq2_s_grid(_above(unsigned(load(block + 2 + 8 * j, I8, 8)), high))
+    return with_signs(v, word(block + 34 + 8 * j, 0), IQ2_OFFSET)
+
+
+def _iq3_xxs_codes64(kind: int, block: int, j: int) -> Any:
+    v, s = iq3_xxs_grid(unsigned(load(block + 2 + 16 * j, I8, 16))), word(block + 66 + 8 * j, 0)
+    return with_signs(v, _signs64(s & 0xFFFFFFF | s >> 4 & 0xFFFFFFF0000000), IQ3_XXS_OFFSET)
+
+
+def _iq3_s_codes64(kind: int, block: int, j: int) -> Any:
+    high = get(block + 66 + 2 * j, U8) | get(block + 67 + 2 * j, U8) << 8
+    low = unsigned(load(block + 2 + 16 * j, I8, 16))
+    bits = half_lanes(spread_bits(high), 0)
+    v = iq3_s_grid(add_i32(low, mul_i32(unsigned(bits), splat_i32(256, 16))))
+    return with_signs(v, word(block + 74 + 8 * j, 0), IQ3_S_OFFSET)
+
+
+def _iq1_s_codes64(kind: int, block: int, j: int) -> Any:
+    h = get(block + 34 + 4 * j, I32)
+    high = deposit(h & 0xFFF | h >> 4 & 0xFFF000, 0x0707070707070707)
+    v = iq1_grid(_above(unsigned(load(block + 2 + 8 * j, I8, 8)), high))
+    plus = 0xFFFFFFFF * (1 - (h >> 15 & 1)) | (0xFFFFFFFF * (1 - (h >> 31 & 1))) << 32
+    return add_where(v, plus, 2)
+
+
+def _iq1_m_codes64(kind: int, block: int, j: int) -> Any:
+    h = deposit(get(block + 32 + 4 * j, I32) & 0xFFFFFFFF, 0x0F0F0F0F0F0F0F0F)
+    v = iq1_grid(_above(unsigned(load(block + 8 * j, I8, 8)), h & 0x0707070707070707))
+    return add_where(v, ((h >> 3 & _ONES) ^ _ONES) * 255, 2)
+
+
 def _declare(
-    name: str, codes: Callable[..., Any], scales: Callable[..., Any], group: int, offset: int
+    name: str,
+    codes: Callable[..., Any],
+    codes64: Callable[..., Any],
+    scales: Callable[..., Any],
+    group: int,
+    offset: int,
 ) -> None:
     type = dtypes.by_name(name)
-    declare(Form(type, codes, pairs(type.id), scales, no_minima, group=group, offset=offset))
+    declare(Form(type, codes, codes64, scales, no_minima, group=group, offset=offset))
 
 
-_declare("IQ2_XXS", _iq2_xxs_codes, _iq2_xxs_scales, 32, IQ2_OFFSET)
-_declare("IQ2_XS", _iq2_xs_codes, _iq2_xs_scales, 16, IQ2_OFFSET)
-_declare("IQ2_S", _iq2_s_codes, _iq2_s_scales, 16, IQ2_OFFSET)
-_declare("IQ3_XXS", _iq3_xxs_codes, _iq3_xxs_scales, 32, IQ3_XXS_OFFSET)
-_declare("IQ3_S", _iq3_s_codes, _iq3_s_scales, 32, IQ3_S_OFFSET)
-_declare("IQ1_S", _iq1_s_codes, _iq1_s_scales, 32, IQ1_OFFSET)
-_declare("IQ1_M", _iq1_m_codes, _iq1_m_scales, 16, IQ1_OFFSET)
+_declare("IQ2_XXS", _iq2_xxs_codes, _iq2_xxs_codes64, _iq2_xxs_scales, 32, IQ2_OFFSET)
+_declare("IQ2_XS", _iq2_xs_codes, _iq2_xs_codes64, _iq2_xs_scales, 16, IQ2_OFFSET)
+_declare("IQ2_S", _iq2_s_codes, _iq2_s_codes64, _iq2_s_scales, 16, IQ2_OFFSET)
+_declare("IQ3_XXS", _iq3_xxs_codes, _iq3_xxs_codes64, _iq3_xxs_scales, 32, IQ3_XXS_OFFSET)
+_declare("IQ3_S", _iq3_s_codes, _iq3_s_codes64, _iq3_s_scales, 32, IQ3_S_OFFSET)
+_declare("IQ1_S", _iq1_s_codes, _iq1_s_codes64, _iq1_s_scales, 32, IQ1_OFFSET)
+_declare("IQ1_M", _iq1_m_codes, _iq1_m_codes64, _iq1_m_scales, 16, IQ1_OFFSET)

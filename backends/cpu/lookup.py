@@ -87,23 +87,108 @@ def table16(name: str, values: tuple[int, ...]) -> Any:
 
 
 def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
-    """An intrinsic that reads entry i of a table of 4 or 8 bytes each as an integer."""
+    """An intrinsic that reads entry i of a table of 4 or 8 bytes each: as an integer, or as bytes for i32 lanes."""
+
+    def table(builder: ir.IRBuilder) -> ir.Value:
+        found = builder.module.globals.get(name)
+        if found is None:
+            rows = entries()
+            values = [int.from_bytes(row.tobytes(), "little") for row in rows]
+            found = cgutils.global_constant(builder, name, const_array(ir.IntType(8 * rows.shape[1]), values))
+        return found
 
     def typed(typingctx: Any, i: Any) -> Any:
+        if isinstance(i, Vec):
+            out = Vec("i8", 64)  # 16 entries of 4 bytes, or 8 of 8
+
+            def lookup(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                return builder.bitcast(_entries(builder, table(builder), args[0]), out.llvm)
+
+            return out(i), lookup
+
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            table = builder.module.globals.get(name)
-            if table is None:
-                bytes = entries()
-                width = ir.IntType(8 * bytes.shape[1])
-                values = [int.from_bytes(row.tobytes(), "little") for row in bytes]
-                table = cgutils.global_constant(builder, name, const_array(width, values))
-            got = builder.load(builder.gep(table, [I64_T(0), args[0]], inbounds=True))
+            got = builder.load(builder.gep(table(builder), [I64_T(0), args[0]], inbounds=True))
             return builder.zext(got, I64_T) if got.type != I64_T else got
 
         return types.int64(types.int64), codegen
 
     typed.__name__ = name
     return intrinsic(typed)
+
+
+def _entries(builder: ir.IRBuilder, table: ir.Value, at: ir.Value) -> ir.Value:
+    """table[at[i]] in lane i."""
+    width, n = table.type.pointee.element, at.type.count
+    out = ir.VectorType(width, n)
+    if target.has("avx512f"):
+        name = f"llvm.x86.avx512.mask.gather.dp{'i' if width.width == 32 else 'q'}.512"
+        base, all_lanes = builder.bitcast(table, I8_T.as_pointer()), const_vec(ir.IntType(1), [1] * n)
+        nothing, scale = ir.Constant(out, None), I32_T(width.width // 8)
+        return call(builder, name, out, [nothing, base, at, all_lanes, scale])
+    v: ir.Value = ir.Constant(out, ir.Undefined)
+    for i in range(n):
+        place = builder.zext(builder.extract_element(at, I32_T(i)), I64_T)
+        one = builder.load(builder.gep(table, [I64_T(0), place], inbounds=True))
+        v = builder.insert_element(v, one, I32_T(i))
+    return v
+
+
+@intrinsic(prefer_literal=True)
+def deposit(typingctx: Any, x: Any, places: Any) -> Any:
+    """The low bits of x, in order, at the bits that are set in `places`."""
+    mask = literal(places, "places") & (1 << 64) - 1
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if target.has("bmi2"):
+            return call(builder, "llvm.x86.bmi.pdep.64", I64_T, [args[0], I64_T(mask)])
+        out: ir.Value = I64_T(0)
+        for first, size, start in _runs(mask):
+            field = builder.and_(builder.lshr(args[0], I64_T(start)), I64_T((1 << size) - 1))
+            out = builder.or_(out, builder.shl(field, I64_T(first)))
+        return out
+
+    return types.int64(types.int64, places), codegen
+
+
+@intrinsic(prefer_literal=True)
+def extract(typingctx: Any, x: Any, places: Any) -> Any:
+    """The bits of x that are set in `places`, in order, next to each other."""
+    mask = literal(places, "places") & (1 << 64) - 1
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if target.has("bmi2"):
+            return call(builder, "llvm.x86.bmi.pext.64", I64_T, [args[0], I64_T(mask)])
+        out: ir.Value = I64_T(0)
+        for first, size, start in _runs(mask):
+            field = builder.and_(builder.lshr(args[0], I64_T(first)), I64_T((1 << size) - 1))
+            out = builder.or_(out, builder.shl(field, I64_T(start)))
+        return out
+
+    return types.int64(types.int64, places), codegen
+
+
+def _runs(mask: int) -> list[tuple[int, int, int]]:
+    """(first bit, number of bits, bits before) of each run of ones."""
+    runs, before, at = [], 0, 0
+    while mask >> at:
+        zeros = (mask >> at & -(mask >> at)).bit_length() - 1
+        at += zeros
+        size = (~(mask >> at) & (mask >> at) + 1).bit_length() - 1
+        runs.append((at, size, before))
+        before, at = before + size, at + size
+    return runs
+
+
+@intrinsic(prefer_literal=True)
+def add_where(typingctx: Any, v: Any, bits: Any, amount: Any) -> Any:
+    """v + amount in each of 64 bytes whose bit is set."""
+    by = literal(amount, "amount")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        chosen = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        return builder.select(chosen, builder.add(args[0], ir.Constant(v.llvm, [by] * 64)), args[0])
+
+    return v(v, types.int64, amount), codegen
 
 
 def const_array(elem: ir.Type, values: list[int]) -> ir.Constant:

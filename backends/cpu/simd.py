@@ -232,6 +232,7 @@ where_less = _elementwise(
 )
 add_i32 = _elementwise(lambda b, v: b.add(*v), 2, "a + b in integer lanes")
 mul_i32 = _elementwise(lambda b, v: b.mul(*v), 2, "a * b in integer lanes")
+and_bits = _elementwise(lambda b, v: b.and_(*v), 2, "a & b in integer lanes")
 or_bits = _elementwise(lambda b, v: b.or_(*v), 2, "a | b in integer lanes")
 xor_bits = _elementwise(lambda b, v: b.xor(*v), 2, "a ^ b in integer lanes")
 

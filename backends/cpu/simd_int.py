@@ -169,6 +169,28 @@ def gather_u8(typingctx: Any, addr: Any, stride: Any, n: Any) -> Any:
 
 
 @intrinsic
+def unsigned(typingctx: Any, v: Any) -> Any:
+    """Bytes 0 to 255 as i32 lanes."""
+    out = Vec("i32", v.n)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(args[0], out.llvm)
+
+    return out(v), codegen
+
+
+@intrinsic
+def unsigned_pairs(typingctx: Any, v: Any) -> Any:
+    """Pairs of bytes as i32 lanes 0 to 65535, the lower byte first."""
+    out = Vec("i32", v.n // 2)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.VectorType(I16_T, out.n)), out.llvm)
+
+    return out(v), codegen
+
+
+@intrinsic
 def half_exp2(typingctx: Any, e: Any) -> Any:
     """2^(e - 128) in f32 lanes for i32 lanes 0 to 255: half of what an E8M0 byte means."""
     out = Vec("f32", e.n)
