@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graphsched import lowering
 from graphsched.assign import HOST
-from graphsched.backends.cpu.device import CpuDevice, has_kernel
+from graphsched.backends.cpu.device import CpuDevice
 from graphsched.backends.cuda import device as gpu
 from graphsched.backends.cuda.lowering import Low
 from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.dtypes import DType
 from graphsched.operand import NOWHERE, Item, Memory, Operand, Places
+from graphsched.targets import has_kernel
 from graphsched.tensor import Tensor, TensorType
 
 

@@ -35,6 +35,28 @@ def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
     raise NotImplementedError
 
 
+def activation_parts(kind: int, k: int) -> tuple[int, int]:
+    """How many scales and how many sums a row of k activations has. For kernels."""
+    raise NotImplementedError
+
+
+@by_literal(activation_parts)
+def _(kind: int) -> Callable[..., tuple[int, int]]:
+    form = FORMS.get(kind)
+    if form is None or not form.ternary:
+        return _parts_of_blocks
+    group = form.group
+
+    def impl(kind: int, k: int) -> tuple[int, int]:
+        return 1, k // group if group else 1
+
+    return impl
+
+
+def _parts_of_blocks(kind: int, k: int) -> tuple[int, int]:
+    return k // 32, 3 * (k // 32)
+
+
 @by_literal(dot_row)
 def _(kind: int) -> Callable[..., float]:
     form = FORMS.get(kind)

@@ -109,15 +109,17 @@ def ternary_row(form: Form) -> Callable[..., float]:
 
 def _row(form: Form) -> Callable[..., float]:
     t, size, header = form.type.id, form.type.nbytes, form.type.row_header
-    of_256 = len(_ternary(t).order)
+    of_256, has_trits = len(_ternary(t).order), _ternary(t).has_trits
 
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         total, full = -get(isum, I32), k // 256
-        for first in range(0, full, CHUNK):
-            acc = _zeros()
-            for b in range(first, min(first + CHUNK, full)):
-                acc = dot_256(t, acc, w + header + 4 * size * b, x + of_256 * b)
-            total += total_256(t, acc)
+        acc = _zeros()
+        for b in range(full):
+            acc = dot_256(t, acc, w + header + 4 * size * b, x + of_256 * b)
+            if has_trits and b % CHUNK == CHUNK - 1:
+                total += total_256(t, acc)
+                acc = _zeros()
+        total += total_256(t, acc)
         for b in range(4 * full, k // 64):  # these are in the file's order
             codes, q = codes64(t, w + header + size * b, 0), x + of_256 * full + 64 * (b - 4 * full)
             total += sum_lanes(dot_codes(t, splat_i32(0, 16), codes, load(q, I8, 64)))
