@@ -1,18 +1,23 @@
 """Ternary products are exact: sums of integers, the same bits for any batch, thread count, layout and kernel class."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared import shared
+from test_ops import nmse
 
-from graphsched import dtypes, ops
+import graphsched
+from graphsched import cli, dtypes, ops
 from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.quants import BLOCK_TYPES
 from graphsched.device import Setup
 from graphsched.dtypes import DType
 from graphsched.graph import from_outputs
+from graphsched.placement import PlacementOptions
 from graphsched.runtime import open_runtime
 from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
 
@@ -161,3 +166,43 @@ def test_sums_of_the_widest_rows() -> None:
         np.testing.assert_allclose(want, x @ values.T, rtol=1e-6)
         for rows in (x, x[:1]):
             np.testing.assert_array_equal(product(type, w, rows), want[: len(rows)])
+
+
+# --- whole models ---
+
+IDS = [1, *np.random.default_rng(0).integers(3, 200, 62).tolist()]
+
+
+@pytest.fixture(scope="module", params=["bitnet", "bitnet-25", "bitnet-b1.58"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model all of whose matrices are IQ2_BN, embedding and output too."""
+    out = tmp_path_factory.mktemp("ternary") / f"{request.param}.gguf"
+    source = shared(f"conformance/{request.param}-f16.gguf")
+    assert cli.run(["quantize", str(source), str(out), "IQ2_BN", "--pure"]) == 0
+    return out
+
+
+def logits(model: Path, **options: Any) -> Floats:
+    session = graphsched.load(model, n_ctx=128, **options)
+    rows = np.array(session.eval(IDS, all_logits=True))
+    session.close()
+    return rows
+
+
+def test_a_prompt_does_not_depend_on_how_it_is_cut(model: Path) -> None:
+    whole = logits(model)
+    for n_ubatch, threads in ((7, 1), (32, 3)):
+        np.testing.assert_array_equal(logits(model, n_ubatch=n_ubatch, n_threads=threads), whole)
+    np.testing.assert_array_equal(logits(model, rtr="on"), whole)
+    one_by_one = logits(model, n_ubatch=1)
+    # Attention of a single token adds up in another order, but not over a single cell: there nothing is left to differ.
+    np.testing.assert_array_equal(one_by_one[0], whole[0])
+    assert nmse(one_by_one, whole) < 1e-9
+
+
+def test_nor_on_where_it_runs(model: Path) -> None:
+    options = {"devices": ("sim:rtx4090",), "offload_min_batch": 1, "poison": True}
+    part = PlacementOptions(overrides=("blk.0=CPU",))
+    for n_ubatch in (1, 32):
+        host = logits(model, n_ubatch=n_ubatch)
+        np.testing.assert_array_equal(logits(model, n_ubatch=n_ubatch, placement=part, **options), host)
