@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsched.backends.cpu.ahead import ask_ahead
 from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.dot_bytes import dot_codes
 from graphsched.backends.cpu.dot_ternary import ternary_row
@@ -72,6 +73,7 @@ def _float(t: int, size: int) -> Callable[..., float]:
         a, b, c, e = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
         main, full = k // 64 * 64, k // 16 * 16
         for i in range(0, main, 64):  # four chains hide the latency of fma
+            ask_ahead(w + size * i, 64 * size)
             a = fma(load(w + size * i, t, 16), load(x + 4 * i, F32, 16), a)
             b = fma(load(w + size * (i + 16), t, 16), load(x + 4 * i + 64, F32, 16), b)
             c = fma(load(w + size * (i + 32), t, 16), load(x + 4 * i + 128, F32, 16), c)
@@ -101,6 +103,7 @@ def _block32(form: Form) -> Callable[..., float]:
         groups = n_blocks // 16
         for g in range(groups):  # 16 blocks: their scales fill one vector
             block, q = w + g * 16 * size, x + g * 512
+            ask_ahead(block, 16 * size)
             s, dx = scales(t, block), load(d + 64 * g, F32, 16)
             shift = fma(mul(minima(t, block, s), dx), to_f32(load(isum + 64 * g, I32, 16)), shift)
             s = mul(s, dx)
@@ -143,6 +146,7 @@ def _super(form: Form) -> Callable[..., float]:
         sums = isum + halved * (k // 8)
         for b in range(k // block):
             here, q = w + b * size, x + block * b
+            ask_ahead(here, size)
             s, dx = scales(t, here), spread_lanes(load(d + 4 * n_32 * b, F32, n_32), 0, per_32, n)
             shift = fma(mul(minima(t, here, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
             s = mul(s, dx)

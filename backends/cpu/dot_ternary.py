@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsched.backends.cpu.ahead import ask_ahead
 from graphsched.backends.cpu.dot_bytes import dot_codes, dot_u8_i8
 from graphsched.backends.cpu.forms import FORMS, Form, Ternary, codes64, scales
 from graphsched.backends.cpu.jit import by_literal, helper
@@ -115,6 +116,7 @@ def _row(form: Form) -> Callable[..., float]:
         total, full = -get(isum, I32), k // 256
         acc = _zeros()
         for b in range(full):
+            ask_ahead(w + 4 * size * b, 4 * size)
             acc = dot_256(t, acc, w + header + 4 * size * b, x + of_256 * b)
             if has_trits and b % CHUNK == CHUNK - 1:
                 total += total_256(t, acc)
@@ -134,6 +136,7 @@ def _blocks(form: Form) -> Callable[..., float]:
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         sum = np.float32(0.0)
         for b in range(k // 256):
+            ask_ahead(w + size * b, size)
             total = total_256(t, dot_256(t, _zeros(), w + size * b, x + of_256 * b)) - get(isum + 4 * b, I32)
             sum = fma(np.float32(total), lane(scales(t, w + size * b), 0), sum)
         return sum * get(d, F32)

@@ -26,7 +26,6 @@ from graphsched.backends.cpu.simd import (
     add,
     get,
     load_first,
-    prefetch_near,
     put,
     store,
     store_first,
@@ -39,7 +38,6 @@ from graphsched.opdef import Op
 from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
-AHEAD = 8192  # bytes between the weights that are multiplied and those that are asked for
 LEAST_BYTES = 4096  # of a matrix that a thread takes in one turn: a quarter of a microsecond
 
 
@@ -76,25 +74,13 @@ def put_dots(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> 
 
 @by_literal(put_dots)
 def _(t: int) -> Callable[..., None]:
-    type = dtypes.by_id(t)
-    header, block, size = type.row_header, type.block, type.nbytes * type.interleave
-
     def one(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
-        ask_ahead(w, header + k // block * size)
         put(out, dot_row(t, w, x, d, isum, k), F32)
 
     def group(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
-        ask_ahead(w, k // block * size)
         store_rows(t, out, dot_rows(t, w, x, d, isum, k))
 
     return group if t in ROW_FORMS else one
-
-
-@helper
-def ask_ahead(w: int, nbytes: int) -> None:
-    """As many bytes as a row has, some rows ahead: what hardware fetches by itself ends with a page."""
-    for line in range(0, nbytes, 64):
-        prefetch_near(w + AHEAD + line)
 
 
 @helper
