@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ from shared import shared
 
 import graphsched
 from graphsched import chat, cli
-from graphsched.convert import ternary
+from graphsched.convert import model, recipes, ternary
+from graphsched.convert.checkpoint import values
 from graphsched.convert.config import HfConfig, rope_factors
 from graphsched.convert.names import gguf_name
 from graphsched.convert.recipes import join_halves, split_halves
@@ -343,6 +345,39 @@ def test_chat_of_2b_4t(
     assert capsys.readouterr().out.count("\n") >= 2
 
 
+@pytest.mark.parametrize("kind", ["hugging face", "gpu"])
+def test_memory_holds_pieces_of_an_embedding(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "hugging face":
+        pytest.importorskip("safetensors")
+    monkeypatch.setattr(recipes, "_AT_ONCE", 1 << 16)
+    n_vocab = 1 << 15
+    embedding = bf16(np.random.default_rng(2).standard_normal((n_vocab, WIDTH)).astype(np.float32))
+    masters, codes, values = bitnet()
+    config = BITNET | {"vocab_size": n_vocab}
+    if kind == "gpu":
+        tensors = for_gpu(codes, values, masters, is_packed=True)
+        tensors["tok_embeddings.weight"] = tensors["output.weight"] = embedding
+        (folder := tmp_path / "b").mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        write_tokenizer(folder)
+        write_torch(folder / "model_state_int2.pt", tensors)
+    else:
+        tensors = {n: bf16(w) for n, w in masters.items()} | {"model.embed_tokens.weight": embedding}
+        folder = write_hugging_face(tmp_path / "b", config | quantization("autobitlinear", "online"), tensors)
+    made = model.plan(folder, "bf16")
+    tracemalloc.start()
+    model.write(made, tmp_path / "out.gguf")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < embedding.nbytes * 1.25  # of a tensor in a .pt file the bytes, of one that is mapped none
+    assert kind == "gpu" or peak < embedding.nbytes // 2
+    with open_model(tmp_path / "out.gguf") as file:
+        raw = np.asarray(file.raw("token_embd.weight")).view(np.uint16).reshape(n_vocab, WIDTH)
+        np.testing.assert_array_equal(raw, embedding)
+
+
 def test_weights_that_are_ternary_already_keep_their_scale() -> None:
     w = np.array([[0.5, 0, -0.5, 0, 0, 0]], np.float32)
     assert (ternary.absmean(w) == w).all()
@@ -481,10 +516,12 @@ def test_a_torch_file(tmp_path: Path) -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     file = TorchFile(write_torch(tmp_path / "x.pt", {"a": x, "b": bf16(x), "c": x.astype(np.int8)}))
     assert file.shapes == {"a": (2, 3), "b": (2, 3), "c": (2, 3)}
-    assert (file.stored("a")[1] == x).all()
-    assert file.stored("b")[0] == "BF16"
+    assert (file.stored("a") == x).all()
+    assert [file.kind(name) for name in "abc"] == ["F32", "BF16", "I8"]
+    np.testing.assert_array_equal(values(file, "b"), x)
+    np.testing.assert_array_equal(values(file, "c", 1, 2), x[1:])
     turned = write_torch(tmp_path / "t.pt", {"a": x}, state_pickle({"a": x.T}))
-    assert (TorchFile(turned).stored("a")[1] == x.T).all()
+    assert (TorchFile(turned).stored("a") == x.T).all()
     bomb = write_torch(tmp_path / "z.pt", {"a": x}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(Error, match=r"^z\.pt: data\.pkl is compressed, which torch\.save never does$"):
         TorchFile(bomb)

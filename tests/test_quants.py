@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from test_ops import draw_values, nmse, run_on
 
 from graphsched import dtypes, ops
+from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.quants import BLOCK_TYPES
 from graphsched.device import Setup
 from graphsched.dtypes import DType
@@ -25,9 +26,9 @@ def product(type: TensorType, w: NDArray[np.uint8], x: Floats, threads: int) -> 
     return run_on("cpu", ops.mul_mat(*tensors), tensors, {"w": w, "x": x}, threads).copy()
 
 
-def rounded(x: Floats) -> NDArray[np.float64]:
-    """What the kernels make of activations: int8 per block of 32, with a float32 scale."""
-    blocks = x.reshape(len(x), -1, 32)
+def rounded(x: Floats, dtype: DType) -> NDArray[np.float64]:
+    """What the kernels make of activations: int8 with a float32 scale per 32, or per row for ternary weights."""
+    blocks = x.reshape(len(x), -1, x.shape[1] if FORMS[dtype.id].ternary else 32)
     scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     return (np.rint(blocks * (np.float32(1) / scale)).astype(np.float64) * scale).reshape(x.shape)
 
@@ -53,8 +54,8 @@ def test_any_number_of_tokens(dtype: DType) -> None:
     type, w, x = drawn(dtype, (N, K))
     weights = dtype.dequantize(w, (N, K)).astype(np.float64).T
     every = product(type, w, x, 2)
-    assert nmse(every, rounded(x) @ weights) < 1e-11
-    assert nmse(product(type, w, x[:1], 2), rounded(x[:1]) @ weights) < 1e-11
+    assert nmse(every, rounded(x, dtype) @ weights) < 1e-11
+    assert nmse(product(type, w, x[:1], 2), rounded(x[:1], dtype) @ weights) < 1e-11
     for n_tokens in (2, 7, 32, 33):
         got = product(type, w, x[:n_tokens], 2)
         np.testing.assert_array_equal(got, every[:n_tokens])  # tiles do not mix tokens
@@ -85,7 +86,7 @@ def test_one_token_and_many_agree(dtype: DType) -> None:
     w = draw_values("w", type, rng)
     many = product(type, w, x, 1)
     single = np.concatenate([product(type, w, row[None], 1) for row in x])
-    exact = rounded(x) @ dtype.dequantize(w, (N, K)).astype(np.float64).T
+    exact = rounded(x, dtype) @ dtype.dequantize(w, (N, K)).astype(np.float64).T
     assert nmse(many, exact) < 1e-11
     assert nmse(single, exact) < 1e-11
     np.testing.assert_array_equal(many, product(type, w, x, 3))

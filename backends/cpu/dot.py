@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from graphsched.backends.cpu.ahead import ask_ahead
 from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.dot_bytes import dot_codes
+from graphsched.backends.cpu.dot_ternary import ternary_row
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.simd import (
@@ -22,7 +24,6 @@ from graphsched.backends.cpu.simd import (
     to_f32,
 )
 from graphsched.backends.cpu.simd_int import concat, halves, spread_lanes
-from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.vector import F32, I8, I32
 
 
@@ -30,9 +31,31 @@ def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
     """Σ w[i] · x[i] over k weights of type `kind`. For kernels.
 
     Float types: x is float32. Block types: x is int8, with a float32 scale per 32 at d, and at isum the sums of 32
-    as int32, then those of 16.
+    as int32, then those of 16. Ternary types: see `ternary_row`.
     """
     raise NotImplementedError
+
+
+def activation_parts(kind: int, k: int) -> tuple[int, int]:
+    """How many scales and how many sums a row of k activations has. For kernels."""
+    raise NotImplementedError
+
+
+@by_literal(activation_parts)
+def _(kind: int) -> Callable[..., tuple[int, int]]:
+    form = FORMS.get(kind)
+    if form is None or not form.ternary:
+        return _parts_of_blocks
+    group = form.group
+
+    def impl(kind: int, k: int) -> tuple[int, int]:
+        return 1, k // group if group else 1
+
+    return impl
+
+
+def _parts_of_blocks(kind: int, k: int) -> tuple[int, int]:
+    return k // 32, 3 * (k // 32)
 
 
 @by_literal(dot_row)
@@ -40,9 +63,9 @@ def _(kind: int) -> Callable[..., float]:
     form = FORMS.get(kind)
     if form is None:
         return _float(kind, 4 if kind == F32 else 2)
-    if form.type.block == 32:
-        return _block32(form)
-    return _rows64(form) if form.type.row_header else _super(form)
+    if form.ternary:
+        return ternary_row(form)
+    return _block32(form) if form.type.block == 32 else _super(form)
 
 
 def _float(t: int, size: int) -> Callable[..., float]:
@@ -50,6 +73,7 @@ def _float(t: int, size: int) -> Callable[..., float]:
         a, b, c, e = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
         main, full = k // 64 * 64, k // 16 * 16
         for i in range(0, main, 64):  # four chains hide the latency of fma
+            ask_ahead(w + size * i, 64 * size)
             a = fma(load(w + size * i, t, 16), load(x + 4 * i, F32, 16), a)
             b = fma(load(w + size * (i + 16), t, 16), load(x + 4 * i + 64, F32, 16), b)
             c = fma(load(w + size * (i + 32), t, 16), load(x + 4 * i + 128, F32, 16), c)
@@ -79,6 +103,7 @@ def _block32(form: Form) -> Callable[..., float]:
         groups = n_blocks // 16
         for g in range(groups):  # 16 blocks: their scales fill one vector
             block, q = w + g * 16 * size, x + g * 512
+            ask_ahead(block, 16 * size)
             s, dx = scales(t, block), load(d + 64 * g, F32, 16)
             shift = fma(mul(minima(t, block, s), dx), to_f32(load(isum + 64 * g, I32, 16)), shift)
             s = mul(s, dx)
@@ -109,30 +134,6 @@ def _block32(form: Form) -> Callable[..., float]:
     return impl
 
 
-def _rows64(form: Form) -> Callable[..., float]:
-    t, size, unit, header = form.type.id, form.type.nbytes, form.shift_unit, form.type.row_header
-
-    def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
-        acc, other, shift = splat(0.0, 16), splat(0.0, 16), splat(0.0, 8)
-        n_blocks, fours = k // 64, k // 256
-        for g in range(fours):
-            block, q = w + header + 4 * g * size, x + 256 * g
-            dx = load(d + 32 * g, F32, 8)
-            shift = fma(dx, to_f32(load(isum + 32 * g, I32, 8)), shift)
-            acc = _scaled(t, codes64(t, block, 0), q, spread_lanes(dx, 0, 8, 16), acc)
-            other = _scaled(t, codes64(t, block + size, 0), q + 64, spread_lanes(dx, 2, 8, 16), other)
-            acc = _scaled(t, codes64(t, block + 2 * size, 0), q + 128, spread_lanes(dx, 4, 8, 16), acc)
-            other = _scaled(t, codes64(t, block + 3 * size, 0), q + 192, spread_lanes(dx, 6, 8, 16), other)
-        rest = np.float32(0.0)
-        for b in range(4 * fours, n_blocks):
-            d0, d1 = get(d + 8 * b, F32), get(d + 8 * b + 4, F32)
-            rest += d0 * np.float32(get(isum + 8 * b, I32)) + d1 * np.float32(get(isum + 8 * b + 4, I32))
-            acc = _scaled(t, codes64(t, w + header + b * size, 0), x + 64 * b, halves(d0, d1), acc)
-        return row_scale(t, w) * (sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest))
-
-    return impl
-
-
 def _super(form: Form) -> Callable[..., float]:
     t, size, unit, block = form.type.id, form.type.nbytes, form.shift_unit, form.type.block
     n, n_32, chunks = block // form.group, block // 32, block // 64
@@ -145,6 +146,7 @@ def _super(form: Form) -> Callable[..., float]:
         sums = isum + halved * (k // 8)
         for b in range(k // block):
             here, q = w + b * size, x + block * b
+            ask_ahead(here, size)
             s, dx = scales(t, here), spread_lanes(load(d + 4 * n_32 * b, F32, n_32), 0, per_32, n)
             shift = fma(mul(minima(t, here, s), dx), to_f32(load(sums + 4 * n * b, I32, n)), shift)
             s = mul(s, dx)

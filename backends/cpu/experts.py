@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from graphsched.backends.cpu.elementwise import joined
-from graphsched.backends.cpu.forms import FORMS
+from graphsched.backends.cpu.fours import placed, put4
 from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.packed import TILE, packed_by_expert, weight_panels
+from graphsched.backends.cpu.packed import TILE, packed_by_expert, tile_row, weight_panels
 from graphsched.backends.cpu.panel import decode_panel, panel_bytes
 from graphsched.backends.cpu.quants import FLOAT_TYPES
 from graphsched.backends.cpu.simd import (
@@ -31,7 +31,7 @@ from graphsched.backends.cpu.simd import (
 )
 from graphsched.backends.cpu.steps import arg, next_unit, rows
 from graphsched.backends.cpu.tile import dots_16_at
-from graphsched.backends.cpu.tile_q8 import placed, put4, tile4, tile8
+from graphsched.backends.cpu.tile_q8 import tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
 from graphsched.backends.cpu.vector import F32, I32
 from graphsched.operand import Operand, Out
@@ -82,7 +82,7 @@ def expert_of(ids: int, p: int, n_expert: int) -> int:
 @kernel
 def experts_blocks(kind: int, join: int) -> Callable[..., None]:
     """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
-    group, parts = FORMS[kind].group, 1 + int(join >= 0)
+    parts = 1 + int(join >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
         w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -90,6 +90,7 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
         n, k, w_row, n_expert = arg(step, 8), arg(step, 9), arg(step, 10), arg(step, 11)
         panel, tiles = arg(step, 5) + ith * arg(step, 12), starts + 4 * (n_expert + 2)
         from_gate_to_up, units = arg(step, 13) - w, (n + PANEL - 1) // PANEL
+        d_row, shift_row = tile_row(kind, k)
         both, end = next_unit(step), (n_expert + 1) * units
         while both < end and not word(run, ABORT):
             then = next_unit(step)  # known early, so that its weights are in cache when it begins
@@ -112,7 +113,7 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
                         lines = (PANEL * w_row // 64 + passes) // passes
                     at = tile * TILE
                     for i in range(first, last, TILE):
-                        qt, dt, st = q + at * k, d + at * (k // 8), shift + 4 * at * (k // group)
+                        qt, dt, st = q + at * k, d + at * d_row, shift + at * shift_row
                         if i + 4 < last:
                             f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
                             if part:

@@ -18,19 +18,37 @@ def itself(kind: int, nibbles: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Ternary:
+    """A type of codes 0, 1 and 2: its products are sums of integers, with activations of one scale per row.
+
+    order: mat-vec takes 256 weights apart as they lie; for each byte of activations the weight that it meets then, or
+    -1 for none (the byte is 0). run: panels hold four codes a byte, of weights so far apart.
+    """
+
+    order: tuple[int, ...]
+    run: int
+
+    @property
+    def has_trits(self) -> bool:
+        """Whether bytes are five digits of base 3, and not four codes."""
+        return len(self.order) > 256
+
+
+@dataclass(frozen=True)
 class Form:
-    """A type in blocks of 32 (one scale each) or of 256 (8 or 16 scales)."""
+    """A type in blocks of 32 (one scale each) or of 256 (8 or 16 scales), or a ternary type."""
 
     type: DType
     codes32: Callable[..., Any]
     codes64: Callable[..., Any]
     scales: Callable[..., Any]
     minima: Callable[..., Any]
-    group: int = 32  # weights of one scale
+    group: int = 32  # weights of one scale: 16 or 32; of ternary types the block, or the row (0)
     offset: int = 0  # code of the value 0, where a type has no minima
     # Where all codes are nibbles: (first byte, n), runs of n bytes whose low halves are n weights, high ones the next.
     nibbles: tuple[int, int] | None = None
     from_nibbles: Callable[..., Any] = itself
+    ternary: Ternary | None = None
 
     @property
     def has_minima(self) -> bool:
@@ -40,6 +58,10 @@ class Form:
     def shift_unit(self) -> int:
         """What `minima` are multiples of."""
         return self.offset or 1
+
+    def groups(self, k: int) -> int:
+        """Scales of a row of k weights."""
+        return k // self.group if self.group else 1
 
 
 FORMS: dict[int, Form] = {}  # by type id

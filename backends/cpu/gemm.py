@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from graphsched.backends.cpu.forms import FORMS
+from graphsched.backends.cpu.fours import put4
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.layout import ABORT
-from graphsched.backends.cpu.packed import TILE
+from graphsched.backends.cpu.packed import TILE, tile_row
 from graphsched.backends.cpu.panel import decode_panel
 from graphsched.backends.cpu.simd import store_quarter, word
 from graphsched.backends.cpu.steps import arg, deal, onward, rows
 from graphsched.backends.cpu.tile import dots_16
-from graphsched.backends.cpu.tile_q8 import put4, tile4, tile8
+from graphsched.backends.cpu.tile_q8 import tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
 
 FLOAT_UNIT = 16  # weight rows whose bytes stay in cache while all tokens pass
@@ -55,13 +55,13 @@ def gemm_float(kind: int) -> Callable[..., None]:
 @kernel
 def gemm_blocks(kind: int) -> Callable[..., None]:
     """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows are decoded to a panel for all tokens."""
-    group = FORMS[kind].group
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
         w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
         n, k, w_row, heads = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 10)
         panel, n_tokens = arg(step, 5) + ith * arg(step, 9), rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
+        d_row, shift_row = tile_row(kind, k)
         both, last = deal(step, ith, nth, heads * units, 1)
         while both < last and not word(run, ABORT):
             h, unit = both // units, both % units
@@ -73,7 +73,7 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
             for t in range(tiles):
                 lines = 1 if ahead < end else 0
                 at = (h * tiles + t) * TILE
-                qt, dt, st = q + at * k, d + at * (k // 8), shift + 4 * at * (k // group)
+                qt, dt, st = q + at * k, d + at * d_row, shift + at * shift_row
                 if TILE * t + 4 < n_tokens:
                     f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
                     put4(out, y_row, 0, TILE * t + 4, n_tokens, left, g)

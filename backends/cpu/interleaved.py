@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from graphsched.backends.cpu.ahead import ask_ahead
 from graphsched.backends.cpu.dot_bytes import dot_codes
 from graphsched.backends.cpu.jit import by_literal
 from graphsched.backends.cpu.row_forms import ROW_FORMS, row_codes
@@ -33,6 +34,7 @@ def _dot_of_4(t: int, size: int) -> Callable[..., Any]:
         acc = splat(0.0, 16)
         for b in range(k // 32):
             block, q = w + size * b, x + 32 * b
+            ask_ahead(block, size)
             i = start_rows(t, get(isum + 4 * b, I32))
             i = dot_codes(t, i, row_codes(t, block, 0), row_activations(t, 0, q))
             i = dot_codes(t, i, row_codes(t, block, 1), row_activations(t, 1, q))
@@ -49,6 +51,7 @@ def _dot_of_2(t: int, size: int) -> Callable[..., Any]:
         acc = splat(0.0, 16)
         for b in range(k // 32):
             block, q = w + size * b, x + 32 * b
+            ask_ahead(block, size)
             i = start_rows(t, get(isum + 4 * b, I32))
             i = dot_codes(t, i, row_codes(t, block, 0), row_activations(t, 0, q))
             i = dot_codes(t, i, row_codes(t, block, 1), row_activations(t, 1, q))

@@ -11,9 +11,8 @@ from graphsched.backends.cpu.blocks32 import (
     iq4_from_nibbles,
     iq4_values,
 )
-from graphsched.backends.cpu.forms import Form, declare, no_minima, pairs
+from graphsched.backends.cpu.forms import Form, declare, no_minima
 from graphsched.backends.cpu.jit import helper
-from graphsched.backends.cpu.lookup import trits
 from graphsched.backends.cpu.simd import add_i32, get, load, mul, or_bits, splat, splat_i8, to_f32, word
 from graphsched.backends.cpu.simd_int import as_bytes, bit_field, concat, nibbles, shift_left
 from graphsched.backends.cpu.vector import F16, I8, I32
@@ -137,8 +136,8 @@ def _q2_minima(kind: int, block: int, scales: Any) -> Any:
     return mul(splat(get(block + 82, F16), 16), to_f32(nibbles(load(block, I8, 16), 1)))
 
 
-def _crumb_codes(at: int) -> Callable[..., Any]:
-    """128 weights in 32 bytes: the first 32 in the lowest two bits."""
+def crumb_codes(at: int) -> Callable[..., Any]:
+    """32 of 256 weights; 128 are in 32 bytes, the first 32 in the lowest two bits."""
 
     def impl(kind: int, block: int, j: int) -> Any:
         return bit_field(load(block + at + 32 * (j >> 2), I8, 32), 2 * (j & 3), 3)
@@ -146,38 +145,14 @@ def _crumb_codes(at: int) -> Callable[..., Any]:
     return impl
 
 
-def _crumb_codes64(at: int) -> Callable[..., Any]:
+def crumb_codes64(at: int) -> Callable[..., Any]:
+    """64 of them."""
+
     def impl(kind: int, block: int, j: int) -> Any:
         packed, shift = load(block + at + 32 * (j >> 1), I8, 32), 4 * (j & 1)
         return concat(bit_field(packed, shift, 3), bit_field(packed, shift + 2, 3))
 
     return impl
-
-
-def _one_scale(at: int) -> Callable[..., Any]:
-    def impl(kind: int, block: int) -> Any:
-        return splat(get(block + at, F16), 8)
-
-    return impl
-
-
-@helper
-def _power_of_3(n: int) -> int:
-    return (0x511B090301 >> (8 * n)) & 0xFF  # 1, 3, 9, 27, 81
-
-
-def _tq1_codes(kind: int, block: int, j: int) -> Any:
-    """Digits of base-3 fractions: 32 bytes hold 5 × 32 weights, 16 hold 5 × 16, the last 4 hold 4 × 4."""
-    if j < 5:
-        return trits(load(block, I8, 32), splat_i8(_power_of_3(j), 32))
-    rest = load(block + 32, I8, 16)
-    first = trits(rest, splat_i8(_power_of_3(2 * j - 10), 16))
-    if j < 7:
-        return concat(first, trits(rest, splat_i8(_power_of_3(2 * j - 9), 16)))
-    powers = concat(concat(splat_i8(1, 4), splat_i8(3, 4)), concat(splat_i8(9, 4), splat_i8(27, 4)))
-    last = load(block + 48, I8, 4)
-    four = concat(concat(last, last), concat(last, last))
-    return concat(first, trits(four, powers))
 
 
 declare(Form(dtypes.Q4_K, _q4_codes, _q4_codes64, _q4_scales, _q4_minima, nibbles=(16, 32)))
@@ -196,6 +171,4 @@ declare(
     )
 )
 declare(Form(dtypes.Q3_K, _q3_codes, _q3_codes64, _q3_scales, no_minima, group=16, offset=4))
-declare(Form(dtypes.Q2_K, _crumb_codes(16), _crumb_codes64(16), _q2_scales, _q2_minima, group=16))
-declare(Form(dtypes.TQ2_0, _crumb_codes(0), _crumb_codes64(0), _one_scale(64), no_minima, offset=1))
-declare(Form(dtypes.TQ1_0, _tq1_codes, pairs(dtypes.TQ1_0.id), _one_scale(52), no_minima, offset=1))
+declare(Form(dtypes.Q2_K, crumb_codes(16), crumb_codes64(16), _q2_scales, _q2_minima, group=16))

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from graphsched import dtypes, ops
-from graphsched.backends.cpu.dot import dot_row
+from graphsched.backends.cpu.dot import activation_parts, dot_row
 from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
+from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
 from graphsched.backends.cpu.interleaved import dot_rows
 from graphsched.backends.cpu.jit import by_literal, helper, kernel
@@ -16,10 +17,20 @@ from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.packed import packed, weight_panels
 from graphsched.backends.cpu.panel import panel_bytes
-from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
+from graphsched.backends.cpu.q8 import q8_block
+from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES
 from graphsched.backends.cpu.row_forms import ROW_FORMS
 from graphsched.backends.cpu.row_lanes import store_rows
-from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
+from graphsched.backends.cpu.rows8 import quantized_rows
+from graphsched.backends.cpu.simd import (
+    add,
+    get,
+    load_first,
+    put,
+    store,
+    store_first,
+    sum_lanes,
+)
 from graphsched.backends.cpu.steps import arg, deal, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
@@ -100,7 +111,7 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
         up, second = arg(step, 16), arg(step, 17)
-        blocks, units = k // 32, rows(step, run) * (n // at_once)
+        (n_scales, n_sums), units = activation_parts(kind, k), rows(step, run) * (n // at_once)
         unit, last = deal(step, ith, nth, units, arg(step, 15))
         while unit < last:
             p, begin = at_once * unit // n, at_once * unit % n
@@ -111,7 +122,7 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
             if 0 <= e < matrices:
                 px = p // per_x
                 src = x + px // heads * token_stride + px % heads * head_stride
-                scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
+                scales, sums = d + 4 * n_scales * px, isum + 4 * n_sums * px
                 for r in range(begin, end, at_once):
                     at = e * matrix_bytes + r * row_bytes
                     put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
@@ -133,9 +144,11 @@ def activations(low: Low, x: Tensor, w: DType) -> tuple[tuple[Operand | int, ...
     operand = low.operand(x)
     if w in FLOAT_TYPES:
         return (operand, 0, 0), row_address(operand)
-    made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
-    heads = int(x.shape[1]) if len(x.shape) == 3 else 1
-    return made, (heads, heads * x.shape[-1], x.shape[-1])
+    if FORMS[w.id].ternary:
+        made = quantized_rows(low, x, FORMS[w.id])
+    else:
+        made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
+    return made, row_address(made[0])
 
 
 def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:

@@ -1,7 +1,8 @@
 """Panels of 16 weight rows, decoded once for all tokens: codes and scales side by side, one row per lane.
 
 A panel is codes [k / 4][4 codes of each row], scales [groups][row], and minima likewise. Rows are decoded 64 codes at a
-time into `work` and turned there; of nibbles the packed bytes are turned, which is half the work.
+time into `work` and turned there; of nibbles the packed bytes are turned, which is half the work. Panels of ternary
+types keep their codes packed: see `panel_ternary`.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from graphsched.backends.cpu.blocks32 import scale
 from graphsched.backends.cpu.forms import FORMS, Form, codes32, codes64, from_nibbles, minima, scales
 from graphsched.backends.cpu.interleaved import panel_of_rows
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.panel_ternary import crumb_codes, ternary_scales, trit_codes
 from graphsched.backends.cpu.row_forms import ROW_FORMS
 from graphsched.backends.cpu.simd import put, put_word, splat, store, sub, word
 from graphsched.backends.cpu.simd_int import nibbles
-from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.turn import PANEL, column_f16, columns16, turn
 from graphsched.backends.cpu.vector import F32, I8
 
@@ -25,7 +26,8 @@ _WORK = 64 * PANEL
 def panel_bytes(kind: int, k: int) -> int:
     """Scratch per thread: codes of 16 rows, their scales and minima, where the rows are, and room to turn them."""
     form = FORMS[kind]
-    return PANEL * k + PANEL * 4 * (k // form.group) * (1 + form.has_minima) + _ADDRESSES + _WORK
+    codes = PANEL * k // 4 if form.ternary else PANEL * k
+    return codes + PANEL * 4 * form.groups(k) * (1 + form.has_minima) + _ADDRESSES + _WORK
 
 
 @helper
@@ -52,12 +54,12 @@ def _(t: int) -> Callable[..., None]:
     if t in ROW_FORMS:
         return _panel_of_rows(t)
     form = FORMS[t]
-    group, has_minima = form.group, int(form.has_minima)
+    group, has_minima, per_byte = form.group, int(form.has_minima), 4 if form.ternary else 1
 
     def impl(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
-        scale_at = panel + PANEL * k
-        minimum_at = scale_at + 4 * PANEL * (k // group)
-        rows = minimum_at + has_minima * 4 * PANEL * (k // group)
+        scale_at, groups = panel + PANEL * k // per_byte, k // group if group else 1
+        minimum_at = scale_at + 4 * PANEL * groups
+        rows = minimum_at + has_minima * 4 * PANEL * groups
         for r in range(PANEL):
             put_word(rows + 8 * r, w + min(r, n - 1) * w_row)
         decode_codes(t, rows, k, panel, rows + _ADDRESSES)
@@ -76,6 +78,8 @@ def _panel_of_rows(t: int) -> Callable[..., None]:
 @by_literal(decode_codes)
 def _(t: int) -> Callable[..., None]:
     form = FORMS[t]
+    if form.ternary:
+        return trit_codes(form) if form.ternary.has_trits else crumb_codes(form)
     return _nibble_codes(form, *form.nibbles) if form.nibbles else _row_codes(form)
 
 
@@ -102,7 +106,7 @@ def _nibble_codes(form: Form, first: int, run: int) -> Callable[..., None]:
 
 
 def _row_codes(form: Form) -> Callable[..., None]:
-    t, size, header = form.type.id, form.type.nbytes, form.type.row_header
+    t, size = form.type.id, form.type.nbytes
     block, per = form.type.block, max(form.type.block // 64, 1)
     step = size * (64 // min(block, 64))  # bytes to the next blocks that have 64 codes
     odd = int(block == 32)
@@ -111,7 +115,7 @@ def _row_codes(form: Form) -> Callable[..., None]:
         for b in range(k // (64 * per)):
             for j in range(per):
                 for r in range(PANEL):
-                    store(work + 64 * r, codes64(t, word(rows, r) + header + step * b, j), I8)
+                    store(work + 64 * r, codes64(t, word(rows, r) + step * b, j), I8)
                 turn_rows(work, 16, codes + 1024 * (per * b + j))
         if odd and k % 64:
             b = k // 32 - 1
@@ -127,7 +131,7 @@ def _(t: int) -> Callable[..., None]:
     form = FORMS[t]
     if form.type.block == 32:
         return _half_scales(form) if t != dtypes.MXFP4.id else _block_scales(form)
-    return _row_scales(form) if form.type.row_header else _super_scales(form)
+    return ternary_scales(form) if form.ternary else _super_scales(form)
 
 
 def _half_scales(form: Form) -> Callable[..., None]:
@@ -150,18 +154,6 @@ def _block_scales(form: Form) -> Callable[..., None]:
         for b in range(k // 32):
             for r in range(PANEL):
                 put(scale_at + 64 * b + 4 * r, scale(t, word(rows, r) + size * b), F32)
-
-    return impl
-
-
-def _row_scales(form: Form) -> Callable[..., None]:
-    t = form.type.id
-
-    def impl(kind: int, rows: int, k: int, scale_at: int, minimum_at: int, work: int) -> None:
-        for r in range(PANEL):
-            s = row_scale(t, word(rows, r))
-            for b in range(k // 32):
-                put(scale_at + 64 * b + 4 * r, s, F32)
 
     return impl
 

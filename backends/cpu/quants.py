@@ -6,21 +6,18 @@ from typing import Any
 import numpy as np
 
 from graphsched import dtypes
-from graphsched.backends.cpu import codebook, kquants, small  # noqa: F401  # they declare their types
+from graphsched.backends.cpu import codebook, kquants, small, ternary  # noqa: F401  # they declare their types
 from graphsched.backends.cpu.blocks32 import minimum, scale
 from graphsched.backends.cpu.forms import FORMS, codes32, minima, scales
 from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.q8 import q8_block
 from graphsched.backends.cpu.row_forms import ROW_TYPES
 from graphsched.backends.cpu.simd import (
-    absolute,
     add_i32,
     get,
     load,
     load_first,
-    max_lanes,
-    maximum,
     mul,
-    nearest,
     put,
     splat,
     splat_i8,
@@ -28,7 +25,6 @@ from graphsched.backends.cpu.simd import (
     store_first,
     sub,
     to_f32,
-    to_i8,
 )
 from graphsched.backends.cpu.simd_int import half_lanes, lane
 from graphsched.backends.cpu.ternary import row_scale
@@ -104,8 +100,6 @@ def _from_rows64(t: int, size: int, offset: int, header: int) -> Callable[..., N
 
 
 def _from_super(t: int, size: int, offset: int, length: int, group: int) -> Callable[..., None]:
-    per = 32 // group
-
     def impl(kind: int, src: int, dst: int, n: int) -> None:
         for b in range(n // length):
             block = src + size * b
@@ -115,8 +109,8 @@ def _from_super(t: int, size: int, offset: int, length: int, group: int) -> Call
                 codes, out, low, high = (
                     codes32(t, block, j),
                     dst + 128 * (length // 32 * b + j),
-                    per * j,
-                    per * (j + 1) - 1,
+                    32 * j // group,
+                    (32 * j + 16) // group,
                 )
                 store(out, _decoded(codes, 0, offset, lane(s, low), lane(m, low)), F32)
                 store(out + 64, _decoded(codes, 1, offset, lane(s, high), lane(m, high)), F32)
@@ -146,15 +140,6 @@ def _to_float(k: int) -> Callable[..., None]:
             store_first(dst + size * full, load_first(src + 4 * full, F32, 16, n - full), k, n - full)
 
     return impl
-
-
-@helper
-def q8_block(src: int) -> tuple[float, Any, Any]:
-    """32 float32 as (scale, 16 codes, 16 codes): scale = max |x| / 127. The one routine that rounds to 8 bits."""
-    low, high = load(src, F32, 16), load(src + 64, F32, 16)
-    scale = max_lanes(maximum(absolute(low), absolute(high))) / np.float32(127.0)
-    inverse = splat(np.float32(1.0) / scale if scale > 0.0 else np.float32(0.0), 16)
-    return scale, to_i8(nearest(mul(low, inverse))), to_i8(nearest(mul(high, inverse)))
 
 
 def _to_q8_0(kind: int, src: int, dst: int, n: int) -> None:

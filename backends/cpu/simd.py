@@ -383,15 +383,20 @@ def sum_16(typingctx: Any, vectors: Any) -> Any:
     return vec(vectors), codegen
 
 
-@intrinsic
-def prefetch(typingctx: Any, addr: Any) -> Any:
-    """Asks for a cache line, to the second level; any address may be named."""
+def _prefetch(locality: int, doc: str) -> Any:
+    def asked(typingctx: Any, addr: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            at = pointer(builder, args[0], I8_T)
+            fn = ir.FunctionType(ir.VoidType(), [at.type, *[I32_T] * 3])
+            declared = cgutils.get_or_insert_function(builder.module, fn, "llvm.prefetch.p0")
+            builder.call(declared, [at, I32_T(0), I32_T(locality), I32_T(1)])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        at = pointer(builder, args[0], I8_T)
-        fn = ir.FunctionType(ir.VoidType(), [at.type, *[I32_T] * 3])
-        declared = cgutils.get_or_insert_function(builder.module, fn, "llvm.prefetch.p0")
-        builder.call(declared, [at, I32_T(0), I32_T(2), I32_T(1)])
-        return context.get_dummy_value()
+        return types.void(addr), codegen
 
-    return types.void(addr), codegen
+    asked.__doc__ = doc
+    return intrinsic(asked)
+
+
+prefetch = _prefetch(2, "Asks for a cache line, to the second level; any address may be named.")
+prefetch_near = _prefetch(3, "The same, to the first level.")

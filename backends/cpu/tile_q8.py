@@ -7,39 +7,14 @@ float32, a group at a time.
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.dot_bytes import dot_codes
-from graphsched.backends.cpu.forms import FORMS
+from graphsched.backends.cpu.forms import FORMS, Form
+from graphsched.backends.cpu.fours import dot4, start4, zeros4
 from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.packed import TILE
-from graphsched.backends.cpu.simd import fma, get, load, mul, prefetch, splat, splat_i32, store_first, to_f32
-from graphsched.backends.cpu.simd_int import broadcast4
+from graphsched.backends.cpu.simd import fma, get, load, mul, prefetch, splat, to_f32
+from graphsched.backends.cpu.tile_ternary import ternary4, ternary8
 from graphsched.backends.cpu.turn import PANEL
-from graphsched.backends.cpu.vector import F32, I8, I32
-
-
-@helper
-def start4(shift: int, offset: int) -> Any:
-    """Four accumulators."""
-    if offset == 0:
-        zero = splat_i32(0, 16)
-        return zero, zero, zero, zero
-    return (
-        splat_i32(get(shift, I32), 16),
-        splat_i32(get(shift + 4, I32), 16),
-        splat_i32(get(shift + 8, I32), 16),
-        splat_i32(get(shift + 12, I32), 16),
-    )
-
-
-@helper
-def dot4(kind: int, u: Any, x: int, i: Any) -> Any:
-    """Adds the products of one vector of codes with 4 codes of each of four rows of activations."""
-    return (
-        dot_codes(kind, i[0], u, broadcast4(x)),
-        dot_codes(kind, i[1], u, broadcast4(x + 4)),
-        dot_codes(kind, i[2], u, broadcast4(x + 8)),
-        dot_codes(kind, i[3], u, broadcast4(x + 12)),
-    )
+from graphsched.backends.cpu.vector import F32, I8
 
 
 @helper
@@ -63,12 +38,6 @@ def less4(m: Any, shift: int, f: Any) -> Any:
     )
 
 
-@helper
-def zeros4() -> Any:
-    zero = splat(0.0, 16)
-    return zero, zero, zero, zero
-
-
 def tile8(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
     """(4 sums of 16 rows, 4 more) of a panel and a tile of k activations. For kernels.
 
@@ -84,7 +53,11 @@ def tile4(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int,
 
 @by_literal(tile8)
 def _(t: int) -> Callable[..., Any]:
-    form = FORMS[t]
+    return ternary8(FORMS[t]) if FORMS[t].ternary else _tile8(FORMS[t])
+
+
+def _tile8(form: Form) -> Callable[..., Any]:
+    t = form.type.id
     group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
 
     def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
@@ -113,7 +86,11 @@ def _(t: int) -> Callable[..., Any]:
 
 @by_literal(tile4)
 def _(t: int) -> Callable[..., Any]:
-    form = FORMS[t]
+    return ternary4(FORMS[t]) if FORMS[t].ternary else _tile4(FORMS[t])
+
+
+def _tile4(form: Form) -> Callable[..., Any]:
+    t = form.type.id
     group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
 
     def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
@@ -135,21 +112,3 @@ def _(t: int) -> Callable[..., Any]:
         return f
 
     return impl
-
-
-@helper
-def put4(y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> None:
-    """Stores sums of rows first to first + 3, as far as there are (end), where `order` says or in order."""
-    if first < end:
-        store_first(y + placed(order, first) * y_row, f[0], F32, left)
-    if first + 1 < end:
-        store_first(y + placed(order, first + 1) * y_row, f[1], F32, left)
-    if first + 2 < end:
-        store_first(y + placed(order, first + 2) * y_row, f[2], F32, left)
-    if first + 3 < end:
-        store_first(y + placed(order, first + 3) * y_row, f[3], F32, left)
-
-
-@helper
-def placed(order: int, i: int) -> int:
-    return get(order + 4 * i, I32) if order else i

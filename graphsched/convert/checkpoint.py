@@ -32,17 +32,23 @@ class Checkpoint(Protocol):
     def where(self) -> str: ...
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-    def stored(self, name: str) -> tuple[str, NDArray[Any]]:
-        """The type's name (BF16 comes as bits in uint16) and the array as it is stored."""
+    def kind(self, name: str) -> str:
+        """A type's name."""
+        ...
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """The array as it is stored; BF16 comes as bits in uint16."""
         ...
 
 
-def values(source: Checkpoint, name: str) -> NDArray[np.float32]:
-    """A tensor in float32."""
-    kind, array = source.stored(name)
-    if kind == "BF16":
-        return (array.astype("<u4") << 16).view("<f4")
-    return array.astype(np.float32)
+def values(source: Checkpoint, name: str, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+    """A tensor in float32, or its rows from first to last."""
+    array = source.stored(name)[first:last]
+    if source.kind(name) != "BF16":
+        return array.astype(np.float32)
+    bits = array.astype("<u4")
+    bits <<= 16
+    return bits.view("<f4")
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,17 @@ class Safetensors:
         self._places = {name: place for file in _files(folder) for name, place in _places(file)}
         self.shapes = {name: place.shape for name, place in self._places.items()}
 
-    def stored(self, name: str) -> tuple[str, NDArray[Any]]:
-        place = self._places[name]
-        if place.kind not in _TYPES:
-            raise LoadError(f"{self.where}: tensor {shown(name)} is {place.kind}, which cannot be converted")
+    def kind(self, name: str) -> str:
+        kind = self._places[name].kind
+        if kind not in _TYPES:
+            raise LoadError(f"{self.where}: tensor {shown(name)} is {kind}, which cannot be converted")
+        return kind
+
+    def stored(self, name: str) -> NDArray[Any]:
+        place, type = self._places[name], _TYPES[self.kind(name)]
         if 0 in place.shape:
-            return place.kind, np.zeros(place.shape, _TYPES[place.kind])
-        return place.kind, np.memmap(place.file, _TYPES[place.kind], "r", place.offset, place.shape)
+            return np.zeros(place.shape, type)
+        return np.memmap(place.file, type, "r", place.offset, place.shape)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -27,7 +27,6 @@ from graphsched.quantize import mixes
 from graphsched.tensor import TensorType
 
 OUT_TYPES: Final = ("auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "i2_s")
-_AT_ONCE: Final = 1 << 22  # weights
 _TERNARY: Final = OUT_TYPES[5:]
 _GPU_FILES: Final = ("model_state_int2.pt", "model_state_fp16.pt")
 
@@ -136,7 +135,7 @@ def _base(out_type: str, source: Checkpoint) -> DType:
         raise OptionError(f"--outtype {printable(out_type)}: there are {', '.join(OUT_TYPES)}")
     if out_type != "auto":
         return dtypes.by_name(out_type)
-    kinds = {source.stored(name)[0] for name, shape in source.shapes.items() if len(shape) == 2}
+    kinds = {source.kind(name) for name, shape in source.shapes.items() if len(shape) == 2}
     floats = kinds & {"BF16", "F16", "F32"}
     return dtypes.by_name(floats.pop() if len(floats) == 1 else "F16")
 
@@ -154,12 +153,12 @@ def _data(recipe: Recipe, dtype: DType) -> Iterator[NDArray[np.uint8]]:
     tails = []
     for make in recipe.parts:
         w = make()
-        if not np.isfinite(w).all():
-            raise LoadError(f"{shown(recipe.name)}: has weights that are not finite")
-        step = max(1, _AT_ONCE // w[0].size)
+        step = recipes.rows_at_once(w.shape)
         for first in range(0, len(w), step):
+            if not np.isfinite(w[first : first + step]).all():
+                raise LoadError(f"{shown(recipe.name)}: has weights that are not finite")
             raw = dtype.quantize(w[first : first + step])
-            tails.append(raw[raw.size - dtype.tail :])
+            tails.append(raw[raw.size - dtype.tail :].copy())  # a view would keep all of it
             yield raw[: raw.size - dtype.tail]
     if dtype.tail:
         yield np.stack(tails).view("<f4").max(axis=0).view(np.uint8)

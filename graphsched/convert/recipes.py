@@ -1,5 +1,7 @@
 """How each tensor of a GGUF file is made from those of a checkpoint."""
 
+import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +18,12 @@ from graphsched.errors import LoadError
 from graphsched.gguf_format import shown
 
 Floats = NDArray[np.float32]
-_PARTS: Final = {"wqkv": ("attn_q", "attn_k", "attn_v"), "w13": ("ffn_gate", "ffn_up")}
+_AT_ONCE: Final = 1 << 22  # weights
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor: its name, its shape, and the matrices that it consists of, each made when it is written."""
+    """A tensor: its name, its shape, and the matrices or rows that it consists of, each made when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,14 +68,18 @@ def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, par
     heads = _heads(config, gguf) if family.is_permuted else 0
     if heads and shape[0] % (2 * heads):
         raise LoadError(f"{source.where}: tensor {shown(ordered[0])} has {shape[0]} rows for {heads} heads")
-    make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
+    make: list[Callable[[], Floats]]
+    if is_ternary or heads:
+        make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
+    else:
+        make = [piece for name in ordered for piece in _pieces(source, name)]
     return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
 
 
 def _shape(source: Checkpoint, name: str) -> tuple[int, ...]:
     """The shape of the weights; packed ones have four rows in one."""
     shape = source.shapes[name]
-    is_packed = source.stored(name)[0] == "U8" and len(shape) == 2
+    is_packed = source.kind(name) == "U8" and len(shape) == 2
     return (4 * shape[0], shape[1]) if is_packed else shape
 
 
@@ -94,8 +100,8 @@ def _ternary(source: Checkpoint, config: HfConfig, name: str) -> Floats:
 
     The scale multiplies in the class that the 2B-4T checkpoint names (autobitlinear) and divides in the older one.
     """
-    kind, stored = source.stored(name)
-    w = ternary.unpack_rows(stored).astype(np.float32) if kind == "U8" else values(source, name)
+    kind = source.kind(name)
+    w = ternary.unpack_rows(source.stored(name)).astype(np.float32) if kind == "U8" else values(source, name)
     beside = f"{name}_scale"
     if beside not in source.shapes:
         if kind == "U8":
@@ -138,7 +144,7 @@ def _matrix(source: Checkpoint, name: str) -> tuple[int, int]:
     if len(source.shapes.get(name, ())) != 2:
         raise LoadError(f"{source.where}: there is no matrix {name}")
     n, k = source.shapes[name]
-    return (n, 4 * k) if source.stored(name)[0] == "I8" else (n, k)
+    return (n, 4 * k) if source.kind(name) == "I8" else (n, k)
 
 
 def from_gpu(source: Checkpoint, config: HfConfig) -> Iterator[Recipe]:
@@ -175,7 +181,20 @@ _GPU_NORMS: Final = {
 def _plain(source: Checkpoint, name: str, gguf: str) -> Recipe:
     if name not in source.shapes:
         raise LoadError(f"{source.where}: missing tensor {name}")
-    return Recipe(gguf, source.shapes[name], (lambda: values(source, name),))
+    return Recipe(gguf, source.shapes[name], tuple(_pieces(source, name)))
+
+
+def _pieces(source: Checkpoint, name: str) -> Iterator[Callable[[], Floats]]:
+    """A tensor's rows, some at a time: an embedding is by far the largest tensor of most models."""
+    shape = source.shapes[name]
+    step = rows_at_once(shape)
+    for first in range(0, shape[0] if shape else 1, step):
+        yield partial(values, source, name, first, first + step)
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """How many rows are held in float32 and written together."""
+    return max(1, _AT_ONCE // max(1, math.prod(shape[1:])))
 
 
 def _rows(
@@ -184,7 +203,7 @@ def _rows(
     """Matrices that lie below each other in one; scales by explicit rows, one for each."""
     rows, columns = _matrix(source, name)
     parts = list(parts)
-    is_packed = source.stored(name)[0] == "I8"
+    is_packed = source.kind(name) == "I8"
     if sum(n for _, n in parts) != rows or (is_packed and (rows % 16 or columns % 32)):
         raise LoadError(
             f"{source.where}: tensor {name} has {rows} rows of {columns}, which do not fit the model"
@@ -199,16 +218,25 @@ def _rows(
 def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: int) -> Floats:
     """Some rows; queries and keys lie in the order of neighbours and get that of halves, which `bitnet` turns."""
     start, n = rows
-    kind, stored = source.stored(name)
-    if kind == "I8":
+    if source.kind(name) == "I8":
         scales = values(source, f"{name}_scale") if f"{name}_scale" in source.shapes else np.zeros(0)
         if scales.size <= i or not np.isfinite(scales).all():
             raise LoadError(f"{source.where}: tensor {name} is packed but has no scale")
-        w = ternary.unpack_tiles(stored)[start : start + n].astype(np.float32) * scales.reshape(-1)[i]
+        w = (
+            ternary.unpack_tiles(source.stored(name))[start : start + n].astype(np.float32)
+            * scales.reshape(-1)[i]
+        )
     else:
         w = ternary.absmean(values(source, name)[start : start + n])
     return join_halves(w, heads) if heads else w
 
 
 def _is_same(source: Checkpoint, a: str, b: str) -> bool:
-    return source.shapes[a] == source.shapes[b] and np.array_equal(source.stored(a)[1], source.stored(b)[1])
+    """Whether two tensors hold the same, one after the other in memory."""
+    if source.shapes[a] != source.shapes[b]:
+        return False
+    return _digest(source.stored(a)) == _digest(source.stored(b))
+
+
+def _digest(array: NDArray[np.generic]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).digest()

@@ -45,7 +45,7 @@ class _Tensor(NamedTuple):
 
 
 class TorchFile:
-    """The tensors of a state dict."""
+    """The tensors of a state dict. The storage that was read last stays in memory."""
 
     def __init__(self, path: Path) -> None:
         self.where = printable(path.name)
@@ -57,17 +57,29 @@ class TorchFile:
             raise LoadError(f"{self.where}: is not a file that torch.save has written") from None
         self._tensors = self._read()
         self.shapes = {name: t.shape for name, t in self._tensors.items()}
+        self._last: tuple[str, bytes] | None = None
 
-    def stored(self, name: str) -> tuple[str, NDArray[Any]]:
-        """The type's name (BF16 comes as bits in uint16) and the array."""
+    def kind(self, name: str) -> str:
+        return self._tensors[name].storage.kind
+
+    def stored(self, name: str) -> NDArray[Any]:
         t = self._tensors[name]
-        member = self._member(f"data/{t.storage.key}")
         item = np.dtype(t.storage.dtype).itemsize
-        if member.file_size != t.storage.size * item:
-            raise LoadError(f"{self.where}: tensor {shown(name)} has a storage of another size than it says")
-        flat = np.frombuffer(self._bytes(member), t.storage.dtype)
+        flat = np.frombuffer(self._storage(name, t.storage, item), t.storage.dtype)
         strides = tuple(s * item for s in t.strides)
-        return t.storage.kind, as_strided(flat[t.offset :], t.shape, strides, writeable=False)
+        return as_strided(flat[t.offset :], t.shape, strides, writeable=False)
+
+    def _storage(self, name: str, storage: _Storage, item: int) -> bytes:
+        """Its bytes; matrices that lie in one, and pieces of a matrix, are asked for one after the other."""
+        if self._last is None or self._last[0] != storage.key:
+            member = self._member(f"data/{storage.key}")
+            if member.file_size != storage.size * item:
+                raise LoadError(
+                    f"{self.where}: tensor {shown(name)} has a storage of another size than it says"
+                )
+            self._last = None
+            self._last = storage.key, self._bytes(member)
+        return self._last[1]
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         found = [i for i in self._zip.infolist() if i.filename.partition("/")[2] == name]
