@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphsched.assign import HOST
 from graphsched.backends.cpu import program
-from graphsched.backends.cpu.device import CpuDevice, compile_kernels, has_kernel
+from graphsched.backends.cpu.device import CpuDevice, compile_kernels
 from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.program import Step
@@ -24,6 +24,7 @@ from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.operand import Item, Memory, Operand, Places, Work
 from graphsched.ops.several import made_of
+from graphsched.targets import has_kernel
 from graphsched.tensor import Tensor, TensorType
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from graphsched import env
 from graphsched.assign import op_of
 from graphsched.cost import cost_of
+from graphsched.executable import RunTrace
 from graphsched.graph import Graph
-from graphsched.runtime import RunTrace
 from graphsched.scheduler import Schedule
 from graphsched.stored import EMBEDDING
 from graphsched.tensor import Tensor, TensorType

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched.affinity import Pins
 from graphsched.assign import HOST
 from graphsched.dtypes import DType
 from graphsched.errors import OptionError
@@ -106,7 +107,7 @@ class Setup:
     weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
     devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
     shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
-    trace: how much runs record, OFF, ON or THREADS of graphsched.trace.
+    trace: how much runs record, OFF, ON or THREADS of graphsched.trace. pins: the CPUs of each thread, () for any.
     """
 
     weights: Mapping[str, Raw]
@@ -116,6 +117,7 @@ class Setup:
     poison: bool = False
     streams: bool = False
     trace: int = 1
+    pins: Pins = ()
 
 
 def open_devices(backend: str, setup: Setup) -> dict[str, Device]:

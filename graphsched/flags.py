@@ -23,6 +23,9 @@ SESSION: Final = (
     Flag("n_batch", "-b --batch-size", Number(int), "tokens of a prompt handed over at once (default: 2048)"),
     Flag("n_ubatch", "-ub --ubatch-size", Number(int), "tokens computed at once (default: 512)"),
     Flag("n_threads", "-t --threads", Number(int, 1), "threads (default: the cores that we may use)"),
+    Flag("cpu_mask", "-C --cpu-mask", Word("MASK"), "CPUs of the threads, hexadecimal (default: any)"),
+    Flag("cpu_range", "-Cr --cpu-range", Word("LO-HI"), "CPUs of the threads (default: any)"),
+    Flag("cpu_strict", "--cpu-strict", Switch(), "a CPU for each thread (default: 0)"),
     Flag("type_k", "-ctk --cache-type-k", Word("TYPE"), "cached keys: f32, f16, q8_0 or q4_0 (default: f16)"),
     Flag(
         "type_v", "-ctv --cache-type-v", Word("TYPE"), "cached values: f32, f16, q8_0 or q4_0 (default: f16)"

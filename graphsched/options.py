@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphsched import dtypes
+from graphsched.affinity import Pins, chosen_cpus, pins, usable_cpus
 from graphsched.dtypes import DType
 from graphsched.errors import Error, OptionError
 from graphsched.placement import PlacementOptions
@@ -33,6 +34,7 @@ class SessionOptions:
 
     n_ctx: cells of the KV cache; 0 takes the model's training context, at most 4096. n_batch: tokens of a prompt handed
     over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
+    cpu_mask, cpu_range: the CPUs that threads run on, as a hexadecimal mask or lo-hi; cpu_strict: one for each thread.
     type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
     priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
     mmap: weights stay in the mapped file instead of memory of their own.
@@ -52,6 +54,9 @@ class SessionOptions:
     n_batch: int = 2048
     n_ubatch: int = 512
     n_threads: int = 0
+    cpu_mask: str = ""
+    cpu_range: str = ""
+    cpu_strict: bool = False
     type_k: str = "f16"
     type_v: str = "f16"
     off: frozenset[str] = frozenset()
@@ -81,7 +86,7 @@ class SessionOptions:
         for name in sorted(self.off):
             if name not in SWITCHES:
                 raise OptionError(f"no switch {name!r}; there are {', '.join(SWITCHES)}")
-        _ = self.kv_types
+        _ = self.kv_types, self.pins
 
     @property
     def kv_types(self) -> tuple[DType, DType]:
@@ -91,7 +96,14 @@ class SessionOptions:
 
     @property
     def threads(self) -> int:
-        return self.n_threads or usable_cores()
+        return self.n_threads or min(
+            usable_cores(), len(chosen_cpus(self.cpu_mask, self.cpu_range)) or MAX_THREADS
+        )
+
+    @property
+    def pins(self) -> Pins:
+        """The CPUs of each thread; () where the system chooses."""
+        return pins(self.cpu_mask, self.cpu_range, self.cpu_strict, self.threads)
 
 
 def _in_range(name: str, value: object, low: int, high: int) -> None:
@@ -111,7 +123,7 @@ def _kv_type(name: str) -> DType:
 
 def usable_cores() -> int:
     """Cores that affinity and the cgroup's quota allow."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(usable_cpus())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cores, int(quota) // int(period)))

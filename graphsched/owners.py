@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphsched.assign import HOST
+from graphsched.spans import EMPTY, Span, clip, length, union
 from graphsched.trace import Event
 
-Span = tuple[int, int]
 UNATTRIBUTED: Final = "unattributed"
 # Who owns an instant in which several things happen: the first in this order, behind compute on each device. Waits are
 # behind launches: who waits for a stream waits for its launches, too, and they are what the time goes to.
@@ -76,9 +75,9 @@ def owners(
     order += [name for name in spans if name.startswith("compute on ") and name not in order]
     order += _BY_KIND.values()
     found: dict[str, Owned] = {}
-    claimed = _EMPTY
+    claimed = EMPTY
     for name in order:
-        own = clipped.get(name, _EMPTY)
+        own = clipped.get(name, EMPTY)
         before, claimed = length(claimed), union(np.concatenate((claimed, own)))
         found[name] = Owned(length(claimed) - before, length(own))
     total = sum(b - a for a, b in wall)
@@ -91,30 +90,3 @@ def shown(rows: Mapping[str, Owned]) -> dict[str, Owned]:
     computing = (n for n in rows if n.startswith("compute on "))
     kept = {*computing, *ALWAYS, UNATTRIBUTED}
     return {name: own for name, own in rows.items() if own.busy or name in kept}
-
-
-Spans = NDArray[np.int64]  # [n, 2]
-_EMPTY: Final[Spans] = np.empty((0, 2), np.int64)
-
-
-def union(spans: Sequence[Span] | Spans) -> Spans:
-    """The same instants as spans apart from each other, in order."""
-    a = np.asarray(spans, np.int64).reshape(-1, 2)
-    a = a[a[:, 1] > a[:, 0]]
-    if not len(a):
-        return _EMPTY
-    a = a[np.argsort(a[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(a[:, 1])
-    first = np.concatenate(([True], a[1:, 0] > ends[:-1]))
-    last = np.concatenate((first[1:], [True]))
-    return np.stack((a[first, 0], ends[last]), axis=1)
-
-
-def clip(spans: Spans, wall: Sequence[Span]) -> Spans:
-    """What of the spans lies within the wall."""
-    cut = [np.stack((np.maximum(spans[:, 0], a), np.minimum(spans[:, 1], b)), axis=1) for a, b in wall]
-    return union(np.concatenate(cut)) if cut else _EMPTY
-
-
-def length(spans: Spans) -> int:
-    return int((spans[:, 1] - spans[:, 0]).sum())

@@ -16,11 +16,11 @@ from graphsched.device import Progress
 from graphsched.errors import Error
 from graphsched.model import Model
 from graphsched.options import SessionOptions
-from graphsched.owners import Span
 from graphsched.plan import make_plan
 from graphsched.sampling import SamplingOptions
 from graphsched.session import Session
 from graphsched.sim_trace import planned_trace
+from graphsched.spans import Span
 from graphsched.sums import Sums, sum_up
 from graphsched.trace import SPANS, THREADS, Event, Run, Trace
 

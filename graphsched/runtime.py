@@ -2,8 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from time import perf_counter_ns
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,18 +10,19 @@ from numpy.typing import NDArray
 
 from graphsched.arenas import plan_arenas
 from graphsched.assign import HOST
-from graphsched.device import Capacity, Device, Program, Progress, Raw, Setup, StepTime, open_devices
+from graphsched.device import Capacity, Device, Progress, Raw, Setup, open_devices
 from graphsched.dtypes import DType
+from graphsched.executable import Executable, tagged
 from graphsched.graph import Graph, replace_leaves
 from graphsched.lowering import Low
-from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, PythonStep, dense
+from graphsched.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
 from graphsched.repack import repack
 from graphsched.scheduler import Copy, Schedule, whole
 from graphsched.staging import issue_order
 from graphsched.stored import StoredWeights
-from graphsched.streams import Signal, Wait, in_streams
-from graphsched.tensor import Extent, Tensor, TensorType
-from graphsched.trace import OFF, RUN, THREADS, Recorder
+from graphsched.streams import in_streams
+from graphsched.tensor import Tensor, TensorType
+from graphsched.trace import Recorder
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
@@ -67,13 +67,17 @@ class Runtime:
 
     def _weight(self, tensor: Tensor, device: str) -> Memory:
         """A weight as a device holds it; two names of one matrix share it."""
-        raw = self.setup.weights[tensor.name]
-        key = f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
+        raw, key = self.setup.weights[tensor.name], self._key(tensor, device)
         if key not in self._memory:
             if stored := self._stored.get(tensor.name):
                 raw = self._converted(raw, stored, tensor)
             self._memory[key] = self.devices[device].adopt(raw, tensor)
         return self._memory[key]
+
+    def _key(self, tensor: Tensor, device: str) -> tuple[str, str]:
+        """What names a weight's memory on a device."""
+        raw = self.setup.weights[tensor.name]
+        return f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
 
     def _convert(self, graph: Graph, progress: Progress | None) -> None:
         """Repacks what the graph reads, with progress; the mapped pages behind it are given back one by one."""
@@ -104,7 +108,7 @@ class Runtime:
         self._stored |= stored
         return converted
 
-    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> "Executable":
+    def compile(self, plan: Graph | Schedule, progress: Progress | None = None) -> Executable:
         """A graph (all on the host) or a schedule, ready to run."""
         schedule = plan if isinstance(plan, Schedule) else whole(self.in_kernel_types(plan))
         self._convert(schedule.graph, progress)
@@ -115,20 +119,21 @@ class Runtime:
         places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
         tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
-        return Executable(self, schedule, places, programs, results, tags)
+        return Executable(self.recorder, self.setup.poison, schedule, places, programs, results, tags)
 
     def _load(self, schedule: Schedule, progress: Progress | None) -> None:
         """Brings weights to the devices that read them; counts MB where that takes a while."""
-        wanted = [
-            (source, split.device)
+        wanted = {
+            self._key(source, split.device): (source, split.device)
             for split in schedule.splits
             if split.device != HOST
             for node in split.nodes
             for source in node.sources
             if source.kind == "weight"
-        ]
-        total, done = sum(w.type.nbytes for w, _ in wanted) // 10**6, 0
-        for weight, device in wanted:
+        }
+        missing = [both for key, both in wanted.items() if key not in self._memory]
+        total, done = sum(w.type.nbytes for w, _ in missing) // 10**6, 0
+        for weight, device in missing:
             self._weight(weight, device)
             done += weight.type.nbytes
             if progress and total:
@@ -215,119 +220,3 @@ def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: M
     ids = None if copy.ids is None else lows[HOST].operand(schedule.placed.get(copy.ids, copy.ids))
     device = copy.from_device if copy.to_device == HOST else copy.to_device
     return devices[device].copy(source, result, ids)
-
-
-@dataclass(frozen=True)
-class Tag:
-    """What an item of a stream is to a trace: its issue (-1: a flag), and the stream that it waits for."""
-
-    issue: int = -1
-    peer: str = ""
-    is_python: bool = False
-    after_python: bool = False
-
-
-def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
-    """The tags of each stream's items; `issues` by the items' ids."""
-    raisers = {
-        item.flag: stream
-        for stream, own in streams.items()
-        for item in own
-        if isinstance(item, Signal) and not isinstance(item, Wait)
-    }
-    return {
-        stream: tuple(
-            Tag(
-                issues.get(id(item), -1),
-                raisers[item.flag] if isinstance(item, Wait) else "",
-                isinstance(item, PythonStep),
-                isinstance(before, PythonStep),
-            )
-            for before, item in zip((None, *own), own, strict=False)
-        )
-        for stream, own in streams.items()
-    }
-
-
-@dataclass(frozen=True)
-class RunTrace:
-    """When each step of one run ran."""
-
-    schedule: Schedule
-    lengths: Mapping[str, int]
-    steps: tuple[StepTime, ...]
-
-
-class Executable:
-    """A schedule ready to run: one program per stream, and what they must keep alive."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        schedule: Schedule,
-        places: Places,
-        programs: Mapping[str, Program],
-        results: list[Operand],
-        tags: Mapping[str, tuple[Tag, ...]],
-    ) -> None:
-        self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
-        self._recorder = runtime.recorder
-        self._poison = runtime.setup.poison
-        # What every run needs, resolved once: decode is a few Python statements.
-        self._others = [p for stream, p in programs.items() if stream != HOST]
-        self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
-        self._order = [programs[stream] for stream in self.order]
-        whole = [tuple(map(int, o.type.shape)) for o in results]
-        self._views = [
-            (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
-            for o, shape in zip(results, whole, strict=True)
-        ]
-        self._results = results
-        self._lengths: Mapping[str, int] = {}
-
-    @property
-    def outputs(self) -> tuple[Array, ...]:
-        """Results of the last run, cut to its actual lengths; valid until the next run."""
-        return tuple(self._output(*view, o) for view, o in zip(self._views, self._results, strict=True))
-
-    def _output(self, view: Array | None, word: str, operand: Operand) -> Array:
-        if view is None:
-            view = self.places.values(operand, tuple(map(int, operand.type.shape)))
-        return view[: self._lengths[word]] if word in self._lengths else view
-
-    def run(self, lengths: Mapping[str, int]) -> None:
-        """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
-        recorder = self._recorder
-        if level := recorder.level:
-            begin = perf_counter_ns()
-            marks = self._run(lengths, level)
-            end = perf_counter_ns() if self._others else 0  # else it is where the host's last step ends
-            recorder.spans.append((RUN, begin, end, self, lengths, marks))
-        else:
-            self._run(lengths, OFF)
-
-    def _run(self, lengths: Mapping[str, int], level: int) -> list[int]:
-        """Runs; the marks by which programs find the times of this run."""
-        self._lengths = lengths
-        if self._poison:
-            for arena in self.places.arenas.values():
-                arena.fill(0xFF)  # NaN in every float type, -1 in integers
-        if self.places.flags is not None:
-            self.places.flags.bytes[:] = 0
-        marks = [program.launch(lengths, level) for program in self._order]
-        for program in self._others:
-            program.wait()
-        return marks
-
-    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
-        """Runs and tells when each step ran."""
-        marks = self._run(lengths, THREADS)
-        timed = zip(self._order, marks, strict=True)
-        steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
-        return RunTrace(self.schedule, dict(lengths), tuple(steps))
-
-
-def length_word(type: TensorType) -> str:
-    """The name of the first dimension's actual length; empty if that is fixed."""
-    first = type.shape[0] if type.shape else 1
-    return first.word if isinstance(first, Extent) else ""

@@ -66,7 +66,16 @@ class Session:
         self._weights = model.weights if options.mmap else model.weights.copied()
         poison = options.poison or env.validate()
         level = ON if options.trace else OFF
-        setup = Setup(self._weights, capacities, options.threads, names, poison, options.streams, level)
+        setup = Setup(
+            self._weights,
+            capacities,
+            options.threads,
+            names,
+            poison,
+            options.streams,
+            level,
+            options.pins,
+        )
         self._runtime = open_runtime(options.backend, setup)
         self.recorder = self._runtime.recorder
         begin = perf_counter_ns()

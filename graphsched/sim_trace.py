@@ -1,16 +1,16 @@
 """The trace of simulated devices: what the virtual clock gives for a schedule, planned or as it was run."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from graphsched.assign import HOST
+from graphsched.executable import Executable
 from graphsched.plan import Plan
-from graphsched.runtime import Executable
 from graphsched.scheduler import Schedule
 from graphsched.staging import issue_order
 from graphsched.timeline import Timeline, simulate
-from graphsched.trace import RUN, Event, Run, Trace
+from graphsched.trace import Event, Run, Trace
 from graphsched.trace_read import described
 
 
@@ -45,11 +45,6 @@ def executed_order(schedule: Schedule, begun: Mapping[int, float]) -> list[int]:
         last = begun.get(i, last)
         keys.append((last, i))
     return [i for _, i in sorted(keys)]
-
-
-def runs_of(spans: Iterable[tuple[object, ...]]) -> list[tuple[object, ...]]:
-    """Of a recorder's spans the runs: (executable, lengths, marks)."""
-    return [span[3:] for span in spans if span[0] == RUN]
 
 
 def as_trace(timeline: Timeline, schedule: Schedule, lengths: Mapping[str, int]) -> Trace:

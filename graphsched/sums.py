@@ -8,7 +8,8 @@ from statistics import mean
 from graphsched.assign import HOST
 from graphsched.cost import Cost, cost_of
 from graphsched.opdef import Op
-from graphsched.owners import Span, owners, shown
+from graphsched.owners import owners, shown
+from graphsched.spans import Span
 from graphsched.trace import Event, Run, Trace
 from graphsched.trace_read import QUANTIZE
 

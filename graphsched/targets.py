@@ -100,9 +100,14 @@ def _as_output(node: Tensor, source: Tensor) -> Tensor:
     return replace(source, name=OUTPUT) if tied else source
 
 
+def has_kernel(node: Tensor) -> bool:
+    """Whether the host, and devices that compute as it does, have a kernel for a node."""
+    return lowering_for("cpu", node) is not None
+
+
 def is_python_step(node: Tensor) -> bool:
     """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
-    return lowering_for("cpu", node) is None
+    return not has_kernel(node)
 
 
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from graphsched.cost import cost_of
 from graphsched.device import Capacity
 from graphsched.machine import Device, Processor, copy_seconds, node_seconds
 from graphsched.scheduler import Copy, Schedule, Split, used_share
+from graphsched.spans import length, union
 from graphsched.staging import RING, Issue, issue_order
 from graphsched.tensor import Tensor, TensorType
 
@@ -49,8 +50,8 @@ class Timeline:
 
     def busy(self, *kinds: str, lane: str | None = None) -> float:
         """Length of the union of intervals of the given kinds."""
-        spans = sorted((e.start, e.end) for e in self.events if e.kind in kinds and lane in (None, e.lane))
-        return sum(b - a for a, b in _union(spans))
+        own = [(e.start, e.end) for e in self.events if e.kind in kinds and lane in (None, e.lane)]
+        return float(length(union(own)))
 
     @property
     def overhead(self) -> float:
@@ -61,20 +62,9 @@ class Timeline:
         """Share of the shorter of (upload, device compute) that runs behind the other."""
         up = [(e.start, e.end) for e in self.events if e.kind == "up"]
         compute = [(e.start, e.end) for e in self.events if e.kind == "compute" and e.lane != HOST]
-        shorter = min(sum(b - a for a, b in _union(sorted(s))) for s in (up, compute))
-        both = sum(b - a for a, b in _union(sorted(up))) + sum(b - a for a, b in _union(sorted(compute)))
-        together = both - sum(b - a for a, b in _union(sorted(up + compute)))
-        return together / shorter if shorter else 1.0
-
-
-def _union(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    merged: list[tuple[float, float]] = []
-    for a, b in spans:
-        if merged and a <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
-        else:
-            merged.append((a, b))
-    return merged
+        alone = [length(union(s)) for s in (up, compute)]
+        together = sum(alone) - length(union(up + compute))
+        return float(together / min(alone)) if min(alone) else 1.0
 
 
 def simulate(

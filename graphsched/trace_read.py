@@ -8,7 +8,7 @@ from typing import Any
 
 from graphsched.assign import HOST, NO_WORK, root
 from graphsched.device import Capacity, StepTime
-from graphsched.runtime import Executable, Tag
+from graphsched.executable import Executable, Tag
 from graphsched.scheduler import Copy, Schedule, used_share
 from graphsched.staging import issue_order
 from graphsched.targets import is_python_step

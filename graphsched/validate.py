@@ -22,7 +22,7 @@ from graphsched.tensor import Tensor
 
 if TYPE_CHECKING:
     from graphsched.debug import Making, Runs
-    from graphsched.runtime import RunTrace
+    from graphsched.executable import RunTrace
 
 Array = NDArray[Any]
 # NMSE from which a node is wrong: rounding activations to 8 bits stays an order below, a wrong row is far above.

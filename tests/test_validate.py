@@ -11,9 +11,9 @@ from shared import shared
 
 import graphsched
 from graphsched import cli, env
+from graphsched.executable import Executable
 from graphsched.invariants import ValidationError, check_memory, check_schedule
 from graphsched.opdef import OPS, Op
-from graphsched.runtime import Executable
 from graphsched.scheduler import Schedule, Split, schedule
 from graphsched.session import Session
 from graphsched.stored import StoredWeights

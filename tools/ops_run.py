@@ -16,10 +16,11 @@ from graphsched import dtypes
 from graphsched.cost import kind_of
 from graphsched.device import Setup
 from graphsched.errors import Error
+from graphsched.executable import Executable
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Op, flops, lowering_for, nbytes
 from graphsched.ops.several import results
-from graphsched.runtime import Executable, Runtime, open_runtime
+from graphsched.runtime import Runtime, open_runtime
 from graphsched.synth_weights import check_encodable, chunks
 from graphsched.tensor import Tensor, TensorType, input_tensor, weight
 

@@ -51,7 +51,7 @@ from graphsched.backends.cpu.simd import (
     word,
 )
 from graphsched.backends.cpu.simd_int import nibbles
-from graphsched.backends.cpu.steps import arg, real_arg, rows, share
+from graphsched.backends.cpu.steps import arg, next_unit, real_arg, rows, share
 from graphsched.backends.cpu.vector import F16, F32, I8, I32
 from graphsched.operand import Out
 from graphsched.tensor import Tensor, TensorType, f32
@@ -153,10 +153,8 @@ def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None
         n_kv, size = word(run, N_KV), arg(step, 23)
         oldest_cell = first_cell(n_kv, size)
         parts = n_parts(n_kv, size) if split else 1
-        first, last = share(rows(step, run) * heads * parts, ith, nth)
-        for unit in range(first, last):
-            if word(run, ABORT):
-                break
+        units, unit = rows(step, run) * heads * parts, next_unit(step)
+        while unit < units and not word(run, ABORT):
             t, h, part = unit // parts // heads, unit // parts % heads, unit % parts
             seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
             oldest = last_unseen(pos, window, chunk)
@@ -202,6 +200,7 @@ def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None
                 put(out + 4 * v_dim + 4, total, F32)
             elif total > 0.0:
                 scale_row(out, np.float32(1.0) / total, v_dim)
+            unit = next_unit(step)
 
     return attention
 

@@ -38,7 +38,7 @@ from graphsched.backends.cpu.simd import (
     sum_lanes,
     word,
 )
-from graphsched.backends.cpu.steps import arg, real_arg, rows
+from graphsched.backends.cpu.steps import arg, next_unit, real_arg, rows
 from graphsched.backends.cpu.vector import F32, I32
 
 TILE = 4
@@ -146,11 +146,8 @@ def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[...,
         tiles = (n_q + TILE - 1) // TILE
         full, v_full = dim // 16 * 16, v_dim // 32 * 32
         parts = n_parts(n_kv, size) if split else 1
-        for unit in range(
-            ith, tiles * (heads // group) * parts, nth
-        ):  # late queries see more: threads take turns
-            if word(run, ABORT):
-                break
+        units, unit = tiles * (heads // group) * parts, next_unit(step)  # late queries see more
+        while unit < units and not word(run, ABORT):
             kv_head, base, part = unit // parts // tiles, unit // parts % tiles * TILE, unit % parts
             begin, end = oldest_cell // CHUNK * CHUNK, n_kv
             if split:
@@ -248,5 +245,6 @@ def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[...,
                     put(dst + 4 * v_dim + 4, total, F32)
                 for e in range(v_dim):
                     put(dst + 4 * e, get(src + 4 * e, F32) * factor, F32)
+            unit = next_unit(step)
 
     return attention

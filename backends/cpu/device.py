@@ -21,6 +21,7 @@ from graphsched.backends.cpu import (
 )
 from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
 from graphsched.backends.cpu.lowering import Low
+from graphsched.backends.cpu.pool import POOL
 from graphsched.backends.cpu.program import Step
 from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
 from graphsched.backends.cpu.ring import Ring
@@ -29,7 +30,6 @@ from graphsched.backends.cpu.space import HostSpace, Space
 from graphsched.backends.cpu.transfer import copy_step
 from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
-from graphsched.opdef import lowering_for
 from graphsched.operand import Item, Memory, Operand, Places, Work
 from graphsched.stored import EMBEDDING
 from graphsched.tensor import Tensor, TensorType
@@ -57,6 +57,7 @@ class CpuDevice:
         self.run_block = np.zeros(RUN_WORDS, np.int64)
         self.run_block[ONE] = 1
         self.ring = Ring()  # of all programs of the session
+        POOL.pins = setup.pins
 
     def supports(self, node: Tensor) -> bool:
         """The host also runs numpy references."""
@@ -89,15 +90,16 @@ class CpuDevice:
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
         compile_kernels(items, progress)
-        return CpuProgram(
-            program.pack(items, places, self.spaces), self.run_block, self.ring, self.setup.n_threads
-        )
+        n_threads = self.setup.n_threads
+        packed = program.pack(items, places, self.spaces, n_threads)
+        return CpuProgram(packed, self.run_block, self.ring, n_threads)
 
     def abort(self, on: bool) -> None:
         self.run_block[ABORT] = int(on)
 
     def close(self) -> None:
-        pass
+        if POOL.pins is self.setup.pins:
+            POOL.pins = ()
 
 
 def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
@@ -109,10 +111,6 @@ def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
         _ = kernel.address
     if progress:
         progress("compiling kernels", len(kernels), len(kernels))
-
-
-def has_kernel(node: Tensor) -> bool:
-    return lowering_for("cpu", node) is not None
 
 
 def open_host(setup: Setup) -> Device:

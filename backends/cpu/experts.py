@@ -2,7 +2,7 @@
 
 Three steps: `by_expert` sorts, `pack_q8_sorted` lays the activations of each expert out in tiles of 8 pairs, and
 `experts_blocks` (or `experts_float`, which needs no packing) multiplies panels of 16 weight rows with them. Threads
-take (expert, panel) units from a counter, because experts have unequal work; every unit writes its own part of y, so
+take (expert, panel) units one by one, because experts have unequal work; every unit writes its own part of y, so
 that bits do not depend on who took it.
 """
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from graphsched.backends.cpu.atomics import fetch_add, store_word
 from graphsched.backends.cpu.elementwise import joined
 from graphsched.backends.cpu.forms import FORMS
 from graphsched.backends.cpu.gemm import lesser
@@ -30,7 +29,7 @@ from graphsched.backends.cpu.simd import (
     store_quarter,
     word,
 )
-from graphsched.backends.cpu.steps import arg, rows
+from graphsched.backends.cpu.steps import arg, next_unit, rows
 from graphsched.backends.cpu.tile import dots_16_at
 from graphsched.backends.cpu.tile_q8 import placed, put4, tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
@@ -81,30 +80,19 @@ def expert_of(ids: int, p: int, n_expert: int) -> int:
 
 
 @kernel
-def reset() -> Callable[..., None]:
-    """Sets a counter of units to 0."""
-
-    def first(step: int, run: int, ith: int, nth: int) -> None:
-        if ith == 0:
-            store_word(arg(step, 0), 0)
-
-    return first
-
-
-@kernel
 def experts_blocks(kind: int, join: int) -> Callable[..., None]:
     """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
     group, parts = FORMS[kind].group, 1 + int(join >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
         w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        counter, order, starts = arg(step, 6), arg(step, 7), arg(step, 8)
-        n, k, w_row, n_expert = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
-        panel, tiles = arg(step, 5) + ith * arg(step, 13), starts + 4 * (n_expert + 2)
-        from_gate_to_up, units = arg(step, 14) - w, (n + PANEL - 1) // PANEL
-        both, end = fetch_add(counter, 1), (n_expert + 1) * units
+        order, starts = arg(step, 6), arg(step, 7)
+        n, k, w_row, n_expert = arg(step, 8), arg(step, 9), arg(step, 10), arg(step, 11)
+        panel, tiles = arg(step, 5) + ith * arg(step, 12), starts + 4 * (n_expert + 2)
+        from_gate_to_up, units = arg(step, 13) - w, (n + PANEL - 1) // PANEL
+        both, end = next_unit(step), (n_expert + 1) * units
         while both < end and not word(run, ABORT):
-            then = fetch_add(counter, 1)  # known early, so that its weights are in cache when it begins
+            then = next_unit(step)  # known early, so that its weights are in cache when it begins
             e, unit = both // units, both % units
             first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
             left, out = n - unit * PANEL, y + 4 * unit * PANEL
@@ -176,12 +164,12 @@ def experts_float(kind: int) -> Callable[..., None]:
     """y[p] = w[expert of p] · x[p] in tiles of 4 pairs × 4 rows."""
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
-        w, x, y, counter, order = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        starts, n, k, w_row, n_expert = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 9)
-        per_x, heads, token, head = arg(step, 10), arg(step, 11), arg(step, 12), arg(step, 13)
+        w, x, y, order, starts = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        n, k, w_row, n_expert = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
+        per_x, heads, token, head = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
         units = (n + PANEL - 1) // PANEL
         while not word(run, ABORT):
-            both = fetch_add(counter, 1)
+            both = next_unit(step)
             if both >= (n_expert + 1) * units:
                 break
             e, unit = both // units, both % units
@@ -225,9 +213,9 @@ def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) 
         _by_panels(low, matrices, matrices, x, y, ids, join=-1)
         return
     n_expert, n, k = w.shape
-    order, starts, counter = _sorted(low, ids, n_expert)
+    order, starts = _sorted(low, ids, n_expert)
     row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
-    args = (matrices, low.operand(x), Out(y), Out(counter), order, starts, n, k, matrices.strides[-2])
+    args = (matrices, low.operand(x), Out(y), order, starts, n, k, matrices.strides[-2])
     low.step(experts_float(w.dtype.id), *args, n_expert, *row)
 
 
@@ -240,18 +228,15 @@ def up_gate_by_experts(
 
 def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
     (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
-    order, starts, counter = _sorted(low, ids, n_expert)
+    order, starts = _sorted(low, ids, n_expert)
     tiles, size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
-    own = (Out(weight_panels(low, size)), Out(counter), order, starts, n, k, w.strides[-2], n_expert, size)
+    own = (Out(weight_panels(low, size)), order, starts, n, k, w.strides[-2], n_expert, size)
     low.step(experts_blocks(kind, join), w, *tiles, Out(y), *own, up)
 
 
 def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
-    """(order, starts) of pairs by expert, and a counter of units at 0."""
-    by_expert = low.shared(("by expert", ids, n_expert), lambda: _sort(low, ids, n_expert))
-    counter = low.scratch("next unit", i32(2))
-    low.step(reset(), Out(counter))
-    return (*by_expert, counter)
+    """(order, starts) of pairs by expert."""
+    return low.shared(("by expert", ids, n_expert), lambda: _sort(low, ids, n_expert))
 
 
 def _sort(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:

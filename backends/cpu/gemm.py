@@ -8,7 +8,7 @@ from graphsched.backends.cpu.layout import ABORT
 from graphsched.backends.cpu.packed import TILE
 from graphsched.backends.cpu.panel import decode_panel
 from graphsched.backends.cpu.simd import store_quarter, word
-from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.steps import arg, deal, onward, rows
 from graphsched.backends.cpu.tile import dots_16
 from graphsched.backends.cpu.tile_q8 import put4, tile4, tile8
 from graphsched.backends.cpu.turn import PANEL
@@ -30,10 +30,8 @@ def gemm_float(kind: int) -> Callable[..., None]:
         w_row, x_row, heads, x_head = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
         n_tokens = rows(step, run)
         y_row, units = 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
-        first, last = share(heads * units, ith, nth)
-        for both in range(first, last):
-            if word(run, ABORT):
-                break
+        both, last = deal(step, ith, nth, heads * units, 1)
+        while both < last and not word(run, ABORT):
             h, unit = both // units, both % units
             w, x, y = w_all + h * n * w_row, x_all + h * x_head, y_all + h * n * 4
             end = lesser((unit + 1) * FLOAT_UNIT, n)
@@ -49,6 +47,7 @@ def gemm_float(kind: int) -> Callable[..., None]:
                         store_quarter(out + 2 * y_row, sums, 2, last_w + 1)
                     if last_x > 2:
                         store_quarter(out + 3 * y_row, sums, 3, last_w + 1)
+            both, last = onward(step, ith, nth, heads * units, both, last)
 
     return gemm
 
@@ -63,16 +62,14 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
         n, k, w_row, heads = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 10)
         panel, n_tokens = arg(step, 5) + ith * arg(step, 9), rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
-        first, last = share(heads * units, ith, nth)
-        for both in range(first, last):
-            if word(run, ABORT):
-                break
+        both, last = deal(step, ith, nth, heads * units, 1)
+        while both < last and not word(run, ABORT):
             h, unit = both // units, both % units
             left, out = n - unit * PANEL, y + 4 * (h * n + unit * PANEL)
             here = w + (h * n + unit * PANEL) * w_row
             decode_panel(kind, here, w_row, lesser(left, PANEL), k, panel)
             ahead = here + PANEL * w_row
-            end = ahead + lesser(last - both - 1, 1) * PANEL * w_row
+            end = ahead + lesser(heads * units - both - 1, 1) * PANEL * w_row
             for t in range(tiles):
                 lines = 1 if ahead < end else 0
                 at = (h * tiles + t) * TILE
@@ -84,5 +81,6 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
                     f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
                 put4(out, y_row, 0, TILE * t, n_tokens, left, f)
                 ahead += 2 * lines * k
+            both, last = onward(step, ith, nth, heads * units, both, last)
 
     return gemm

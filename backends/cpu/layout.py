@@ -6,6 +6,8 @@ from graphsched.tensor import Extent, TensorType
 STEP_WORDS = 32
 STEP_BYTES = 8 * STEP_WORDS
 STEP_KERNEL, STEP_FLAGS, STEP_ROWS_WORD, STEP_ROWS_TIMES, STEP_NODE, STEP_NUMBER = range(6)
+# Where thread 0 counts the turns that it took at this step, and how far behind thread i - 1 thread i counts its own.
+STEP_TURNS, STEP_TURN_STRIDE = 6, 7
 STEP_ARGS = 8
 BARRIER_AFTER, STAMP = 1, 2
 

@@ -11,7 +11,7 @@ from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
 from graphsched.backends.cpu.experts import by_experts, suits, up_gate_by_experts
 from graphsched.backends.cpu.gemm import gemm_blocks, gemm_float, lesser
 from graphsched.backends.cpu.interleaved import dot_rows
-from graphsched.backends.cpu.jit import by_literal, kernel
+from graphsched.backends.cpu.jit import by_literal, helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.packed import packed, weight_panels
@@ -20,12 +20,14 @@ from graphsched.backends.cpu.quants import FLOAT_TYPES, PRODUCT_TYPES, q8_block
 from graphsched.backends.cpu.row_forms import ROW_FORMS
 from graphsched.backends.cpu.row_lanes import store_rows
 from graphsched.backends.cpu.simd import add, get, load_first, put, store, store_first, sum_lanes
-from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.steps import arg, deal, rows, share
 from graphsched.backends.cpu.vector import F32, I8, I32
 from graphsched.dtypes import DType
 from graphsched.opdef import Op
 from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType, f32, i32
+
+LEAST_BYTES = 4096  # of a matrix that a thread takes in one turn: a quarter of a microsecond
 
 
 @kernel
@@ -70,9 +72,17 @@ def _(t: int) -> Callable[..., None]:
     return group if t in ROW_FORMS else one
 
 
+@helper
+def join_rows(join: int, gate: int, up: int, n: int) -> None:
+    """gate[i] = join(gate[i], up[i])"""
+    for i in range(0, n, 16):
+        a, b = load_first(gate + 4 * i, F32, 16, n - i), load_first(up + 4 * i, F32, 16, n - i)
+        store_first(gate + 4 * i, joined(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
+
+
 @kernel
 def mat_vec(kind: int, join: int) -> Callable[..., None]:
-    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; every pair p shares its rows n over the threads.
+    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; threads are dealt rows of all pairs p.
 
     With `join` >= 0 w is gate, and y = join(y, up · x).
     """
@@ -89,31 +99,31 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
         )
         ids, per_x = arg(step, 10), arg(step, 11)
         heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
-        up, second = arg(step, 15), arg(step, 16)
-        blocks = k // 32
-        first, last = share(n // at_once, ith, nth)
-        for p in range(rows(step, run)):
+        up, second = arg(step, 16), arg(step, 17)
+        blocks, units = k // 32, rows(step, run) * (n // at_once)
+        unit, last = deal(step, ith, nth, units, arg(step, 15))
+        while unit < last:
+            p, begin = at_once * unit // n, at_once * unit % n
+            end = lesser(at_once * last - n * p, n)
+            unit = (n * p + end) // at_once
             e = get(ids + 4 * p, I32) if ids else p % matrices
             out = y + 4 * n * p
-            if e < 0 or e >= matrices:  # ids outside the range mean skip
-                for r in range(first * at_once, last * at_once):
-                    put(out + 4 * r, 0.0, F32)
-                continue
-            px = p // per_x
-            src = x + px // heads * token_stride + px % heads * head_stride
-            scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
-            for r in range(first * at_once, last * at_once, at_once):
-                at = e * matrix_bytes + r * row_bytes
-                put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+            if 0 <= e < matrices:
+                px = p // per_x
+                src = x + px // heads * token_stride + px % heads * head_stride
+                scales, sums = d + 4 * px * blocks, isum + 12 * px * blocks
+                for r in range(begin, end, at_once):
+                    at = e * matrix_bytes + r * row_bytes
+                    put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+                    if join >= 0:
+                        put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
                 if join >= 0:
-                    put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
-            if join >= 0:
-                for r in range(first * at_once, last * at_once, 16):
-                    left = last * at_once - r
-                    gate = load_first(out + 4 * r, F32, 16, left)
-                    other = load_first(second + 4 * (n * p + r), F32, 16, left)
-                    v = joined(join, gate, other, np.float32(0.0), np.float32(0.0))
-                    store_first(out + 4 * r, v, F32, left)
+                    join_rows(join, out + 4 * begin, second + 4 * (n * p + begin), end - begin)
+            else:  # ids outside the range mean skip
+                for r in range(begin, end):
+                    put(out + 4 * r, 0.0, F32)
+            if unit == last:
+                unit, last = deal(step, ith, nth, units, arg(step, 15))
 
     return product
 
@@ -190,9 +200,9 @@ def _mat_vec(
     row_bytes = w.dtype.row_bytes(k)
     sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
     other = (up, Out(low.scratch("up", y.type))) if up else ()
-    low.step(
-        mat_vec(w.dtype.id, join), matrix, *values, Out(y), *sizes, *address, *other, rows=rows_of(y.type)
-    )
+    least = -(-LEAST_BYTES // row_bytes)
+    args = (matrix, *values, Out(y), *sizes, *address, least, *other)
+    low.step(mat_vec(w.dtype.id, join), *args, rows=rows_of(y.type))
 
 
 def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:

@@ -10,10 +10,12 @@ from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.dot_bytes import dot_u8_i8
 from graphsched.backends.cpu.jit import Kernel, kernel
 from graphsched.backends.cpu.pool import POOL
+from graphsched.backends.cpu.program import Step, pack
 from graphsched.backends.cpu.simd import add, fma, load, put, splat, splat_i32, sum_lanes, to_f32
 from graphsched.backends.cpu.space import aligned
 from graphsched.backends.cpu.steps import arg, share
 from graphsched.backends.cpu.vector import F32, I8
+from graphsched.operand import Places
 
 BYTES: Final = 1 << 28  # more than any cache
 ROUNDS: Final = 1 << 20
@@ -93,14 +95,13 @@ def measured_peaks(n_threads: int) -> dict[str, float]:
 def _seconds(kernel: Kernel, data: Any, n: int, n_threads: int) -> float:
     """The shortest of a few runs."""
     results = aligned(64 * n_threads)
-    words = aligned(layout.STEP_BYTES).view(np.int64)
-    words[layout.STEP_KERNEL], words[layout.STEP_FLAGS] = kernel.address, layout.BARRIER_AFTER
-    words[layout.STEP_ARGS : layout.STEP_ARGS + 3] = data.ctypes.data, results.ctypes.data, n
+    step = Step(kernel, (data.ctypes.data, results.ctypes.data, n))
+    packed = pack([step], Places({}, {}), {}, n_threads)
     block = np.zeros(layout.RUN_WORDS, np.int64)
     block[layout.ONE] = 1
     times = []
     for _ in range(TRIES):
         begin = perf_counter()
-        POOL.run(words.ctypes.data, 1, block.ctypes.data, n_threads)
+        POOL.run(packed.words.ctypes.data, 1, block.ctypes.data, n_threads)
         times.append(perf_counter() - begin)
     return min(times)

@@ -5,10 +5,12 @@ make the barrier, PARKED counts workers asleep on GEN, SLEEPING threads asleep o
 """
 
 import ctypes
+import os
 import threading
 
 import numpy as np
 
+from graphsched.affinity import Pins, usable_cpus
 from graphsched.backends.cpu.atomics import (
     FUTEX,
     FUTEX_WAIT_PRIVATE,
@@ -31,6 +33,8 @@ from graphsched.backends.cpu.layout import (
     STEP_BYTES,
     STEP_FLAGS,
     STEP_NUMBER,
+    STEP_TURN_STRIDE,
+    STEP_TURNS,
     TRACE,
     TRACE_ALL,
     TRACE_STRIDE,
@@ -100,6 +104,18 @@ def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int)
         if is_stamped:
             record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
             begun = joined
+    forget_turns(program, n_steps, ith)
+
+
+@helper
+def forget_turns(program: int, n_steps: int, ith: int) -> None:
+    """Clears this thread's counters of turns for the next run.
+
+    Another thread may begin that run meanwhile. It then finds counters of parts that are all taken, and does not help.
+    """
+    own = word(program, STEP_TURNS) + ith * word(program, STEP_TURN_STRIDE)
+    for i in range(n_steps):
+        write_word(own + 8 * i, 0)
 
 
 @helper
@@ -180,9 +196,15 @@ def stop(pool: int) -> None:
 
 
 class Pool:
-    """Threads 1..n-1 of the process; the thread that calls `run` is thread 0. One program at a time."""
+    """Threads 1..n-1 of the process; the thread that calls `run` is thread 0. One program at a time.
+
+    pins: the CPUs of each thread from the next run on; () for those that the process had at first.
+    """
 
     def __init__(self) -> None:
+        self.pins: Pins = ()
+        self._pinned: Pins = ()
+        self._free = usable_cpus()
         self._words = np.zeros(POOL_BYTES + 64, np.uint8)
         self._base = -(-self._words.ctypes.data // 64) * 64
         self._threads: list[threading.Thread] = []
@@ -192,6 +214,8 @@ class Pool:
         with self._busy:
             while len(self._threads) < n_threads - 1:
                 self._spawn(len(self._threads) + 1)
+            if self._pinned is not self.pins:
+                self._pin()
             start(self._base, program, n_steps, run, n_threads)
 
     def _spawn(self, ith: int) -> None:
@@ -201,6 +225,12 @@ class Pool:
         )
         thread.start()
         self._threads.append(thread)
+        self._pinned = ()  # it has the CPUs of this thread, the first one
+
+    def _pin(self) -> None:
+        for i, thread in enumerate((0, *(t.native_id or 0 for t in self._threads))):
+            os.sched_setaffinity(thread, self.pins[i] if i < len(self.pins) else self._free)
+        self._pinned = self.pins
 
     def close(self) -> None:
         stop(self._base)

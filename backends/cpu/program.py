@@ -57,6 +57,7 @@ class PackedProgram:
     """Step records ready to run, cut at Python steps."""
 
     words: NDArray[np.int64]
+    turns: NDArray[np.int64]  # [threads][steps]: see `steps.deal`
     segments: tuple[Segment, ...]
     items: tuple[Step | PythonStep, ...] = field(repr=False)  # operands keep weights and constants alive
     places: Places = field(repr=False)
@@ -65,12 +66,16 @@ class PackedProgram:
         return self.words.ctypes.data + segment.first * layout.STEP_BYTES
 
 
-def pack(items: Sequence[Item], places: Places, spaces: Mapping[str, Space]) -> PackedProgram:
+def pack(
+    items: Sequence[Item], places: Places, spaces: Mapping[str, Space], n_threads: int = 1
+) -> PackedProgram:
     """Resolves addresses, and places a barrier only where two steps touch the same bytes."""
     placed = place_barriers([_as_step(item, places) for item in items], places)
     steps = [item for item in placed if isinstance(item, Step)]
     words = aligned(layout.STEP_BYTES * len(steps)).view(np.int64).reshape(len(steps), layout.STEP_WORDS)
-    stamps = stamped(placed)
+    stamps, turns = stamped(placed), _turns(n_threads, len(steps))
+    words[:, layout.STEP_TURNS] = turns.ctypes.data + 8 * np.arange(len(steps))
+    words[:, layout.STEP_TURN_STRIDE] = turns.strides[0]
     numbers = (i for i, item in enumerate(placed) if isinstance(item, Step))
     for row, step, number in zip(words, steps, numbers, strict=True):
         row[layout.STEP_NUMBER] = number
@@ -81,7 +86,13 @@ def pack(items: Sequence[Item], places: Places, spaces: Mapping[str, Space]) -> 
         row[layout.STEP_NODE] = step.node
         for i, value in enumerate(step.args):
             row[layout.STEP_ARGS + i] = _word(value, step, places, spaces)
-    return PackedProgram(words, tuple(segments(placed)), tuple(placed), places)
+    return PackedProgram(words, turns, tuple(segments(placed)), tuple(placed), places)
+
+
+def _turns(n_threads: int, n_steps: int) -> NDArray[np.int64]:
+    """A counter per step for each thread, in cache lines of the thread's own."""
+    per_thread = -(-n_steps // 8) * 8
+    return aligned(8 * n_threads * per_thread).view(np.int64).reshape(n_threads, per_thread)
 
 
 def stamped(items: Sequence[Step | PythonStep]) -> list[int]:

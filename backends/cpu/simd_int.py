@@ -16,7 +16,6 @@ from graphsched.backends.cpu.vector import (
     lanes,
     literal,
     load_raw,
-    store_raw,
     widen_half,
 )
 
@@ -135,22 +134,6 @@ def broadcast4(typingctx: Any, addr: Any) -> Any:
         return builder.bitcast(lanes(load_raw(builder, args[0], I32_T), 16, builder), out.llvm)
 
     return out(types.int64), codegen
-
-
-@intrinsic
-def scatter4(typingctx: Any, addr: Any, v: Any, stride: Any) -> Any:
-    """Stores each 4 bytes of v at addr, addr + stride, ..."""
-    n = v.n // 4 if v.elem == "i8" else v.n
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        words = builder.bitcast(args[1], ir.VectorType(I32_T, n))
-        at = args[0]
-        for i in range(n):
-            store_raw(builder, at, builder.extract_element(words, I32_T(i)))
-            at = builder.add(at, args[2])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, v, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -1,0 +1,69 @@
+"""CPUs of threads: masks, ranges, one each; and threads that run where they were told to."""
+
+import os
+
+import pytest
+
+from graphsched.affinity import chosen_cpus, pins, usable_cpus
+from graphsched.errors import OptionError
+from graphsched.options import SessionOptions
+
+linux = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system does not let a program choose"
+)
+USABLE = sorted(usable_cpus())
+
+
+@linux
+def test_masks_and_ranges_add_up() -> None:
+    first = USABLE[0]
+    assert chosen_cpus(hex(1 << first), "") == {first}
+    assert chosen_cpus("", f"{first}-{first}") == {first}
+    assert chosen_cpus("", "") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("mask", "span", "words"),
+    [
+        ("zz", "", "--cpu-mask is zz"),
+        ("0", "", "--cpu-mask is 0"),
+        ("-1", "", "--cpu-mask is -1"),
+        ("", "3", "--cpu-range is 3"),
+        ("", "2-1", "--cpu-range is 2-1"),
+        ("", "4000-4001", "CPU 4000 is not one that this process may use"),
+    ],
+)
+def test_what_names_no_cpus(mask: str, span: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        SessionOptions(cpu_mask=mask, cpu_range=span)
+
+
+@linux
+def test_strict_gives_each_thread_one_in_turn() -> None:
+    each = pins("", "", True, len(USABLE) + 1)
+    assert [sorted(p) for p in each] == [[c] for c in [*USABLE, USABLE[0]]]
+    assert pins(hex(1 << USABLE[0]), "", False, 3) == (frozenset({USABLE[0]}),) * 3
+
+
+@linux
+def test_the_mask_bounds_the_threads() -> None:
+    assert SessionOptions(cpu_mask=hex(1 << USABLE[0])).threads == 1
+
+
+@linux
+def test_threads_run_where_they_are_told_to_and_are_free_again() -> None:
+    from graphsched.backends.cpu.pool import POOL
+    from graphsched.model import open_default_or
+    from graphsched.session import Session
+
+    def masks() -> list[set[int]]:
+        return [os.sched_getaffinity(t) for t in (0, *(t.native_id or 0 for t in POOL._threads))]
+
+    before = os.sched_getaffinity(0)
+    one = {USABLE[-1]}
+    options = SessionOptions(n_ctx=64, n_threads=2, cpu_range=f"{USABLE[-1]}-{USABLE[-1]}")
+    for chosen, cpus in ((options, one), (SessionOptions(n_ctx=64, n_threads=2), before)):
+        session = Session(open_default_or(None), chosen)
+        session.eval([1, 2])
+        assert masks()[:2] == [cpus, cpus]
+        session.close()
