@@ -224,6 +224,23 @@ def grid(command: Function) -> Function:
     return _with(MODEL_AND_SESSION, with_grid, lists=True)
 
 
+def further(given: Mapping[str, Any], behind: Mapping[str, Any]) -> "SessionOptions":
+    """The options of flags as a command reads them and of further ones behind them, which count where both are given.
+
+    Further overrides are asked first, further policies last: both win. Other devices take the place of the first.
+    """
+    values = {f.field: _later(f, given[f.field], behind[f.field]) for f in MODEL_AND_SESSION}
+    return _chosen(values)[1]
+
+
+def _later(flag: Flag, first: Any, second: Any) -> Any:
+    if flag.field == "overrides":
+        return second + first
+    if flag.field == "offload_policy":
+        return first + second
+    return first if second is None or second == () else second
+
+
 def _chosen(given: dict[str, Any]) -> "tuple[Path | None, SessionOptions]":
     """The model and the options that the flags' values make."""
     off = frozenset(f.switch for f in SWITCHES if given[f.field] is False)
