@@ -84,7 +84,7 @@ class _Order:
     def _place(self, found: Join) -> int:
         """The number of the node in front of which a join goes, or -1 if there is no such place."""
         own = set(found.nodes)
-        if not own.isdisjoint(self._outputs) or any(self.position[n] % 1 for n in own):
+        if not own.isdisjoint({*self._outputs, *found.made.sources}) or any(self.position[n] % 1 for n in own):
             return -1
         sources = [self.position[s] for s in found.made.sources if s.kind == "node"]
         at = max(ceil(max(sources, default=-1.0)) + 1, int(min(self.position[n] for n in own)))
