@@ -62,13 +62,12 @@ class _Order:
             return False
         places = [int(self.position[n]) for n in found.nodes]
         between = [n for n in self.graph.nodes[min(places) : max(places)] if op_of(n) not in VIEWS]
-        if any(
-            self._uploads(n, device) for n in (found.made, *between)
-        ):  # each upload begins a split of its own
+        if any(self.assignment.device[n] != device for n in between):
             return False
-        return all(self.assignment.device[n] == device for n in between)
+        return not any(self._uploads(n, device) for n in (found.made, *between))
 
     def _uploads(self, node: Tensor, device: str) -> bool:
+        """Whether a weight comes for this node; each begins a split of its own."""
         weights = (s for s in node.sources if s.kind == "weight")
         return any(is_foreign(w, device, self.assignment, self.target) for w in weights)
 
@@ -84,7 +83,9 @@ class _Order:
     def _place(self, found: Join) -> int:
         """The number of the node in front of which a join goes, or -1 if there is no such place."""
         own = set(found.nodes)
-        if not own.isdisjoint({*self._outputs, *found.made.sources}) or any(self.position[n] % 1 for n in own):
+        if not own.isdisjoint({*self._outputs, *found.made.sources}) or any(
+            self.position[n] % 1 for n in own
+        ):
             return -1
         sources = [self.position[s] for s in found.made.sources if s.kind == "node"]
         at = max(ceil(max(sources, default=-1.0)) + 1, int(min(self.position[n] for n in own)))
