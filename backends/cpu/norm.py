@@ -1,6 +1,7 @@
 """Normalisation kernels."""
 
 from collections.abc import Callable
+from typing import Any
 
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address
@@ -24,8 +25,8 @@ from graphsched.tensor import Tensor
 
 
 @helper
-def rms_row(src: int, w: int, dst: int, n: int, eps: float, weighted: int) -> None:
-    """One row over its root mean square, times the weights if there are any."""
+def squares(src: int, n: int) -> Any:
+    """Lanes of the sum of a row's squares."""
     full = n // 16 * 16
     acc = splat(0.0, 16)
     for i in range(0, full, 16):
@@ -34,6 +35,13 @@ def rms_row(src: int, w: int, dst: int, n: int, eps: float, weighted: int) -> No
     if full < n:
         v = load_first(src + 4 * full, F32, 16, n - full)
         acc = fma(v, v, acc)
+    return acc
+
+
+@helper
+def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted: int) -> None:
+    """A row over the root of its mean square, times the weights if there are any."""
+    full = n // 16 * 16
     factor = splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16)
     for i in range(0, full, 16):
         v = mul(load(src + 4 * i, F32, 16), factor)
@@ -55,9 +63,8 @@ def rms_norm_f32(weighted: int) -> Callable[..., None]:
         eps = real_arg(step, 7)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            rms_row(
-                x + r // heads * token_stride + r % heads * head_stride, w, y + r * n * 4, n, eps, weighted
-            )
+            src = x + r // heads * token_stride + r % heads * head_stride
+            norm_row(src, w, y + r * n * 4, n, squares(src, n), eps, weighted)
 
     return rms
 
@@ -80,7 +87,7 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel
 def add_rms_norm_f32() -> Callable[..., None]:
-    """s = a + b, y = w · s / rms(s), row by row: the sum is still in the cache."""
+    """s = a + b, y = w · s / rms(s), row by row: squares are summed as the sums are made."""
 
     def add_rms(step: int, run: int, ith: int, nth: int) -> None:
         a, b, w, s, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
@@ -89,13 +96,17 @@ def add_rms_norm_f32() -> Callable[..., None]:
         full = n // 16 * 16
         for r in range(first, last):
             pa, pb, total = a + r * a_row, b + r * b_row, s + 4 * r * n
+            acc = splat(0.0, 16)
             for i in range(0, full, 16):
-                store(total + 4 * i, add(load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16)), F32)
+                v = add(load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16))
+                store(total + 4 * i, v, F32)
+                acc = fma(v, v, acc)
             if full < n:
                 va = load_first(pa + 4 * full, F32, 16, n - full)
-                vb = load_first(pb + 4 * full, F32, 16, n - full)
-                store_first(total + 4 * full, add(va, vb), F32, n - full)
-            rms_row(total, w, y + 4 * r * n, n, eps, 1)
+                v = add(va, load_first(pb + 4 * full, F32, 16, n - full))
+                store_first(total + 4 * full, v, F32, n - full)
+                acc = fma(v, v, acc)
+            norm_row(total, w, y + 4 * r * n, n, acc, eps, 1)
 
     return add_rms
 
