@@ -8,10 +8,10 @@ from graphsched.backends.cpu.device import CpuDevice
 from graphsched.backends.cuda import device as gpu
 from graphsched.backends.cuda.lowering import Low
 from graphsched.backends.cuda.weights import packed_bytes
+from graphsched.backends.sim import runs_as_on_a_gpu
 from graphsched.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.dtypes import DType
 from graphsched.operand import NOWHERE, Item, Memory, Operand, Places
-from graphsched.targets import has_kernel
 from graphsched.tensor import Tensor, TensorType
 
 
@@ -36,7 +36,7 @@ class NullDevice(CpuDevice):
         self.name = name
 
     def supports(self, node: Tensor) -> bool:
-        return self.name == HOST or has_kernel(node)
+        return self.name == HOST or runs_as_on_a_gpu(node)
 
     def allocate(self, nbytes: int) -> Memory:
         return NOWHERE

@@ -19,9 +19,11 @@ from graphsched.backends.cpu.program import Step
 from graphsched.backends.cpu.run import StreamProgram
 from graphsched.backends.cpu.space import SimSpace
 from graphsched.backends.cpu.transfer import copy_step
+from graphsched.backends.cuda import device as gpu
 from graphsched.device import Device, Progress, Raw, Setup
 from graphsched.dtypes import DType
 from graphsched.operand import Item, Memory, Operand, Places, Work
+from graphsched.ops.several import made_of
 from graphsched.targets import has_kernel
 from graphsched.tensor import Tensor, TensorType
 
@@ -39,7 +41,7 @@ class SimDevice:
         self._blocks: list[NDArray[np.int64]] = []  # a run block for each stream's program
 
     def supports(self, node: Tensor) -> bool:
-        return has_kernel(node)
+        return runs_as_on_a_gpu(node)
 
     def kernel_type(self, leaf: Tensor) -> DType:
         return self._host.kernel_type(leaf)
@@ -72,6 +74,11 @@ class SimDevice:
 
     def close(self) -> None:
         pass
+
+
+def runs_as_on_a_gpu(node: Tensor) -> bool:
+    """Whether there is a kernel; nodes that a GPU does not join stay apart here, too, as every launch counts."""
+    return has_kernel(node) and (made_of(node) == (node,) or gpu.has_kernel(node))
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HOST = "CPU"
 VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
+NO_WORK = (*VIEWS, Op.PART)  # nothing runs for them; the memory of a part is its own
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,27 @@ def root(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def is_foreign(source: Tensor, device: str, assignment: Assignment, target: Target) -> bool:
+    """Whether a device must have a copy of a node or leaf to read it."""
+    if source.kind == "node":
+        return assignment.device[source] != device
+    if source.kind == "weight" and target.shared(source):
+        return False
+    return (HOST if source.kind == "input" else target.home(source)) != device
+
+
 def hoist(graph: Graph, assignment: Assignment) -> tuple[Tensor, ...]:
     """Node order in which device work that does not wait for the host's part stands in front of it.
 
-    The shared expert then runs on its device while the host computes the routed ones. A node's stage is the number of
-    host parts it waits for; in a stage devices come first, each in the graph's order, so sources still come first.
+    The shared expert then runs on its device while the host computes the routed ones. In a stage devices come first,
+    each in the graph's order, so sources still come first.
     """
+    stage = stages(graph, assignment)
+    return tuple(sorted(graph.nodes, key=lambda n: (stage[n], assignment.device[n] == HOST)))
+
+
+def stages(graph: Graph, assignment: Assignment) -> Mapping[Tensor, int]:
+    """For how many of the host's parts, one after the other, each node waits."""
     stage: dict[Tensor, int] = {}
     for node in graph.nodes:
         on_host = assignment.device[node] == HOST
@@ -228,4 +244,4 @@ def hoist(graph: Graph, assignment: Assignment) -> tuple[Tensor, ...]:
             ),
             default=0,
         )
-    return tuple(sorted(graph.nodes, key=lambda n: (stage[n], assignment.device[n] == HOST)))
+    return stage

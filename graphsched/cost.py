@@ -10,7 +10,7 @@ from graphsched.opdef import Op
 from graphsched.scheduler import used_share
 from graphsched.tensor import Tensor, TensorType
 
-MATMULS = (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE)
+MATMULS = (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def kind_of(node: Tensor) -> str:
         return "f16"
     if node.opdef.op not in MATMULS:
         return "f32"
-    weight = node.sources[0].dtype
+    weight = node.sources[1 if node.opdef.op is Op.MUL_MAT_QKV else 0].dtype
     if weight.block > 1:
         return "int8"
     return {dtypes.F32.id: "f32", dtypes.BF16.id: "bf16"}.get(weight.id, "f16")

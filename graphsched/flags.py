@@ -62,6 +62,34 @@ SWITCHES: Final = (
         off="--no-fused-rms-norm",
     ),
     Flag(
+        "fused_add_rms_norm",
+        "--fused-add-rms-norm",
+        Switch(),
+        "compute a sum and its normalisation in one op (default: 1)",
+        off="--no-fused-add-rms-norm",
+    ),
+    Flag(
+        "fused_rope",
+        "--fused-rope",
+        Switch(),
+        "rotate queries and keys in one op (default: 1)",
+        off="--no-fused-rope",
+    ),
+    Flag(
+        "merge_qkv",
+        "-mqkv --merge-qkv",
+        Switch(),
+        "compute queries, keys and values of a token in one op (default: 1)",
+        off="-no-mqkv --no-merge-qkv",
+    ),
+    Flag(
+        "fused_topk_moe",
+        "--fused-topk-moe",
+        Switch(),
+        "choose experts in one op (default: 1)",
+        off="--no-fused-topk-moe",
+    ),
+    Flag(
         "traffic",
         "--traffic",
         Switch(),
@@ -194,6 +222,23 @@ def grid(command: Function) -> Function:
         return command(grid=tuple(dict.fromkeys(chosen)), **values)
 
     return _with(MODEL_AND_SESSION, with_grid, lists=True)
+
+
+def further(given: Mapping[str, Any], behind: Mapping[str, Any]) -> "SessionOptions":
+    """The options of flags as a command reads them and of further ones behind them, which count where both are given.
+
+    Further overrides are asked first, further policies last: both win. Other devices take the place of the first.
+    """
+    values = {f.field: _later(f, given[f.field], behind[f.field]) for f in MODEL_AND_SESSION}
+    return _chosen(values)[1]
+
+
+def _later(flag: Flag, first: Any, second: Any) -> Any:
+    if flag.field == "overrides":
+        return second + first
+    if flag.field == "offload_policy":
+        return first + second
+    return first if second is None or second == () else second
 
 
 def _chosen(given: dict[str, Any]) -> "tuple[Path | None, SessionOptions]":

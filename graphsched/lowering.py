@@ -14,6 +14,7 @@ from graphsched import dtypes
 from graphsched.assign import HOST
 from graphsched.opdef import lowering_for
 from graphsched.operand import Buffer, Item, Memory, Operand, PythonStep, dense
+from graphsched.ops.several import made_of, starts
 from graphsched.tensor import Tensor, TensorType
 
 
@@ -29,6 +30,7 @@ class Low:
     device: str = HOST
     _operands: dict[Tensor, Operand] = field(default_factory=dict)
     _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
+    _parts: dict[tuple[Tensor, int], Operand] = field(default_factory=dict)
     _node: int = -1
 
     def lower(self, node: Tensor, index: int) -> None:
@@ -50,12 +52,25 @@ class Low:
 
     def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
         """A new dense buffer for a node; it may take over the memory of a source that dies here."""
+        self._operands[node] = self._made(str(node), node.type, in_place_of)
+        return self._operands[node]
+
+    def results(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> tuple[Operand, ...]:
+        """A buffer for each result of an op of several, as `result` makes it: where its PART nodes are."""
+        types = [n.type for n in made_of(node)]
+        made = tuple(self._made(f"{node} {i}", t, in_place_of) for i, t in enumerate(types))
+        self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
+        return made
+
+    def part(self, node: Tensor) -> None:
+        """Makes a PART the result that it stands for."""
+        self.alias(node, self._parts[node.sources[0], node.attrs["start"]])
+
+    def _made(self, name: str, type: TensorType, in_place_of: tuple[Tensor, ...]) -> Operand:
         # Rows of a source that is a part of wider rows are not where the result's rows are.
         sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
-        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == node.type.nbytes)
-        buffer = Buffer(str(node), node.type.nbytes, reuse=reuse, device=self.device)
-        self._operands[node] = dense(buffer, node.type)
-        return self._operands[node]
+        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == type.nbytes)
+        return dense(Buffer(name, type.nbytes, reuse=reuse, device=self.device), type)
 
     def alias(self, node: Tensor, operand: Operand) -> None:
         """Makes a node a view of existing memory."""

@@ -111,6 +111,11 @@ class Op(IntEnum):
     GROUPED_TOPK = 130
     TEMPERATURE_SCALE = 131
     SWIGLU_OAI = 132
+    PART = 133
+    FUSED_ADD_RMS_NORM = 134
+    FUSED_ROPE = 135
+    MUL_MAT_QKV = 136
+    TOPK_MOE = 137
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages
@@ -185,6 +190,8 @@ class OpDef(Generic[P]):
         self.count_flops: Callable[..., int] = lambda *_, **__: 0
         self.count_bytes: Callable[..., int] | None = None
         self.list_cases: Callable[[], Iterator[Case]] | None = None
+        # Of an op of several results: the nodes that compute them one by one (ops/several.py).
+        self.compose: Callable[..., tuple[Tensor, ...]] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         sources = tuple(a for a in args if isinstance(a, Tensor))

@@ -12,7 +12,18 @@ from graphsched.placement import PlacementOptions
 
 KV_TYPES = ("f32", "f16", "q8_0", "q4_0")
 # What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
-SWITCHES = ("fa", "fmoe", "fused-mul-unary", "fused-rms-norm", "hoist", "traffic")
+SWITCHES = (
+    "fa",
+    "fmoe",
+    "fused-add-rms-norm",
+    "fused-mul-unary",
+    "fused-rms-norm",
+    "fused-rope",
+    "fused-topk-moe",
+    "hoist",
+    "merge-qkv",
+    "traffic",
+)
 RTR = ("off", "on", "auto")
 MAX_THREADS = 1024
 

@@ -246,7 +246,8 @@ def _devices(plan: Plan) -> dict[str, str]:
 
 
 def _is_work(node: Tensor) -> bool:
-    return node.opdef is not None and node.opdef.op not in VIEWS
+    """Not a view, nor an op of several results, for which its parts stand."""
+    return node.opdef is not None and node.opdef.op not in VIEWS and node.opdef.compose is None
 
 
 def _copied_bytes(plan: Plan) -> int:

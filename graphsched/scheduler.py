@@ -15,7 +15,8 @@ from graphsched.tensor import Tensor
 if TYPE_CHECKING:
     pass
 
-from graphsched.assign import HOST, VIEWS, Assignment, Target, assign, hoist, op_of, root
+from graphsched.assign import HOST, VIEWS, Assignment, Target, assign, hoist, is_foreign, op_of, root
+from graphsched.join import join
 
 MAX_INPUTS = 64  # of one split
 WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
@@ -93,8 +94,8 @@ class Schedule:
 
 
 def schedule(graph: Graph, target: Target) -> Schedule:
-    """Assigns, orders and cuts a graph."""
-    assignment = assign(graph, target)
+    """Assigns, joins what runs in one place, orders and cuts a graph."""
+    graph, assignment = join(graph, assign(graph, target), target)
     order = hoist(graph, assignment) if "hoist" in target.improve else graph.nodes
     return cut(graph, order, assignment, target)
 
@@ -136,11 +137,7 @@ class _Cutter:
         self._nodes.append(self._rewritten(node, device))
 
     def _is_foreign(self, source: Tensor, device: str) -> bool:
-        if source.kind == "node":
-            return self._assignment.device[source] != device
-        if source.kind == "weight" and self._target.shared(source):
-            return False
-        return (HOST if source.kind == "input" else self._target.home(source)) != device
+        return is_foreign(source, device, self._assignment, self._target)
 
     def _starts_a_split(self, device: str, foreign: Sequence[Tensor], ids: Tensor | None) -> bool:
         if device != self._device:

@@ -13,7 +13,7 @@ from graphsched.spans import Span
 from graphsched.trace import Event, Run, Trace
 from graphsched.trace_read import QUANTIZE
 
-PRODUCTS = ("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE", "FLASH_ATTN_EXT")
+PRODUCTS = ("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE", "MUL_MAT_QKV", "FLASH_ATTN_EXT")
 assert all(hasattr(Op, name) for name in PRODUCTS)
 
 

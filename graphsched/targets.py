@@ -9,6 +9,7 @@ from graphsched.assign import HOST, Target
 from graphsched.dtypes import DType
 from graphsched.errors import OptionError
 from graphsched.graph import Graph, replace_operands
+from graphsched.joins import RULES
 from graphsched.model import Model
 from graphsched.opdef import Op, lowering_for
 from graphsched.options import SessionOptions, physical_memory
@@ -76,7 +77,7 @@ class Targets:
             supports=self.supports,
             policy=self.policy,
             lengths=lengths,
-            improve=frozenset({"traffic", "hoist"}) - self.options.off,
+            improve=frozenset({"traffic", "hoist", *RULES}) - self.options.off,
         )
 
     def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> tuple[bool, ...]:

@@ -9,7 +9,7 @@ The clock never uses measured time: these are predictions.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphsched.assign import HOST, VIEWS
+from graphsched.assign import HOST, NO_WORK
 from graphsched.cost import cost_of
 from graphsched.device import Capacity
 from graphsched.machine import Device, Processor, copy_seconds, node_seconds
@@ -153,7 +153,7 @@ class _Clock:
         assert node.opdef is not None
         needs = [(self.ready.get(s, 0.0), self.made_on.get(s, "")) for s in node.sources]
         start, after = max(needs, default=(0.0, ""))
-        if node.opdef.op in VIEWS:
+        if node.opdef.op in NO_WORK:
             self.ready[node], self.made_on[node] = start, after
             return
         processor = self.host if split.device == HOST else self.devices[split.device].processor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from graphsched.assign import HOST, VIEWS, root
+from graphsched.assign import HOST, NO_WORK, root
 from graphsched.device import Capacity, StepTime
 from graphsched.executable import Executable, Tag
 from graphsched.scheduler import Copy, Schedule, used_share
@@ -111,7 +111,7 @@ def node_event(schedule: Schedule, node: Tensor) -> Event:
     name = schedule.graph.names.get(old, "")
     op = node.opdef.op.name + (" (Python)" if is_python_step(node) else "")
     split_device = schedule.assignment.device.get(old, HOST)
-    kind, label = "view" if node.opdef.op in VIEWS else "step", schedule.graph.labels.get(old, name)
+    kind, label = "view" if node.opdef.op in NO_WORK else "step", schedule.graph.labels.get(old, name)
     index, layer = schedule.index.get(node, -1), layer_of(name)
     return Event(
         kind, split_device, name, 0, 0, op, label, split_device, index, layer, str(node.type)

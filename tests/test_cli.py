@@ -620,4 +620,4 @@ def test_profile_as_csv(run: Run) -> None:
     ops = [row for row in rows if row["table"] == "op" and row["phase"] == "generation"]
     assert [int(row["index"]) for row in ops] == list(range(len(ops)))
     assert sum(float(row["fraction"]) for row in ops) == pytest.approx(1)
-    assert {"MUL_MAT", "ROPE"} <= {row["name"] for row in ops}
+    assert {"MUL_MAT", "FUSED_ROPE"} <= {row["name"] for row in ops}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shared import SHARED, shared
 
 import graphsched
+from graphsched.joins import RULES
 from graphsched.placement import PlacementOptions
 from graphsched.rewrite import PASSES
 
@@ -19,7 +20,7 @@ LIMITS = {"BF16": (1e-4, 0.1), "Q8_0": (1e-3, 0.1), "Q6_K": (1e-3, 0.1)}
 F16_LIMIT, LITE_LIMIT, QUANT_LIMIT = (1e-5, 0.02), (1e-4, 0.02), (3e-3, 0.1)
 MODELS = sorted(f"conformance/{p.stem}" for p in (SHARED / "conformance").glob("*.gguf"))
 QUANTS = sorted(f"quants/{p.stem}" for p in (SHARED / "quants").glob("*.gguf"))
-FUSIONS = sorted(name for rules in PASSES for name in rules)
+FUSIONS = sorted([*(name for rules in PASSES for name in rules), *RULES])
 WAYS = [(1, 512), (7, 512), (24, 512), (24, 5)]  # first piece of the prompt, micro-batch
 
 

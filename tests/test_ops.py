@@ -1,6 +1,6 @@
 """Every op × backend × case of the op table against its numpy reference. Never edited to add an op."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from graphsched import dtypes
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
-from graphsched.opdef import OPS, Case, Op, OpDef, lowering_for
+from graphsched.opdef import OPS, Case, Op, OpDef, as_f32, lowering_for
+from graphsched.ops.several import results
 from graphsched.runtime import open_runtime
 from graphsched.synth_weights import chunks
 from graphsched.tensor import Extent, Tensor, TensorType, input_tensor, weight
@@ -71,6 +72,8 @@ def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Ge
 
 
 def leaf(name: str, type: TensorType, definition: OpDef[Any]) -> Tensor:
+    if name in "qkv" and definition.op is Op.MUL_MAT_QKV:
+        return weight(f"{name}.weight", type)
     if name in ("w", "up", "gate", "b") and definition.op in (
         Op.MUL_MAT,
         Op.MUL_MAT_ID,
@@ -132,10 +135,16 @@ def run_on(backend: str, node: Tensor, tensors: list[Tensor], values: dict[str, 
     for t in tensors:
         if t.kind == "input":
             runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]
-    executable = runtime.compile(from_outputs(node))
+    executable = runtime.compile(from_outputs(*results(node)))
     executable.run(lengths)
-    (out,) = executable.outputs
-    return np.asarray(out)
+    return side_by_side(executable.outputs)
+
+
+def side_by_side(parts: Sequence[Array]) -> Array:
+    """The results of an op of several as its reference has them."""
+    if len(parts) == 1:
+        return np.asarray(parts[0])
+    return np.concatenate([as_f32(p).reshape(len(p), -1) for p in parts], axis=1)
 
 
 def case_cells(tensors: list[Tensor]) -> int:

@@ -169,7 +169,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
     (
         {"off": frozenset({"magic"})},
-        "no switch 'magic'; there are fa, fmoe, fused-mul-unary, fused-rms-norm, hoist, traffic",
+        "no switch 'magic'; there are fa, fmoe, fused-add-rms-norm, fused-mul-unary, fused-rms-norm, fused-rope, "
+        "fused-topk-moe, hoist, merge-qkv, traffic",
     ),
     ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
 ]

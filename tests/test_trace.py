@@ -107,7 +107,7 @@ def test_steps_are_those_of_the_graph() -> None:
     session.close()
 
 
-VIEW_NAMES = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")
+VIEW_NAMES = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE", "PART")
 
 
 def test_every_thread_has_a_lane() -> None:
@@ -160,7 +160,7 @@ def test_bits_and_times_of_all_backends(backend: str) -> None:
     session.recorder.level = THREADS
     session.reset()
     np.testing.assert_array_equal(session.eval([1]), without)
-    assert {e.name for e in first.events if e.kind == "step"} >= {"blk.0.attn_q", "output"}
+    assert {e.name for e in first.events if e.kind == "step"} >= {"blk.0.attn_output", "output"}
     session.close()
 
 

@@ -13,7 +13,7 @@ from graphsched.tensor import TensorType, f32, i32
 
 PRODUCT_TYPES: Final = (*WEIGHT_TYPES, *dict.fromkeys(INTERLEAVED.values()))
 CACHE_TYPES: Final = tuple(map(dtypes.by_name, ("F32", "F16", "Q8_0", "Q4_0")))
-VIEWS: Final = frozenset({Op.RESHAPE, Op.VIEW, Op.PERMUTE})  # no work of their own
+VIEWS: Final = frozenset({Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.PART})  # no work of their own
 
 # Rows and columns of matrices, by model.
 MATRICES: Final = (
@@ -26,6 +26,7 @@ MATRICES: Final = (
     ("Llama 8B ffn_down", 4096, 14336),
     ("BitNet 2B ffn_up", 6912, 2560),
 )
+PROJECTIONS: Final = (("Llama 1.1B", 2048, 256, 2048), ("Llama 8B", 4096, 1024, 4096))
 # Experts, experts used, width inside and outside of them.
 MIXTURES: Final = (("DeepSeek-V2-Lite", 64, 6, 1408, 2048), ("Qwen3-30B-A3B", 128, 8, 768, 2048))
 # Heads, key-value heads, width of keys and of values.
@@ -61,7 +62,7 @@ class Shape:
 
 def shapes(tokens: int) -> Iterator[Shape]:
     """All of them, products first."""
-    for part in (products, by_expert, attentions, scores, rows_of_width, chosen, moved):
+    for part in (products, projections, by_expert, attentions, scores, rows_of_width, chosen, moved):
         yield from part(tokens)
 
 
@@ -75,6 +76,15 @@ def products(tokens: int) -> Iterator[Shape]:
             if k % t.block == 0:
                 made = case(TensorType(t, (rows, k)), f32(tokens, k))
                 yield Shape(Op.MUL_MAT, t.name, model, tokens, made)
+
+
+def projections(tokens: int) -> Iterator[Shape]:
+    """Queries, keys and values of one token."""
+    for t in PRODUCT_TYPES if tokens == 1 else ():
+        for model, rows, kv, k in PROJECTIONS:
+            if k % t.block == 0:
+                q, other = TensorType(t, (rows, k)), TensorType(t, (kv, k))
+                yield Shape(Op.MUL_MAT_QKV, t.name, model, tokens, case(f32(tokens, k), q, other, other))
 
 
 def by_expert(tokens: int) -> Iterator[Shape]:
@@ -131,9 +141,12 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
 
         yield of(Op.RMS_NORM, case(x, eps=1e-6))
         yield of(Op.FUSED_RMS_NORM, case(x, f32(width), eps=1e-6))
+        yield of(Op.FUSED_ADD_RMS_NORM, case(x, x, f32(width), eps=1e-6))
         for mode in ("norm", "neox"):
             turned = case(z, i32(tokens), ints={1: (0, 4096)}, rope=ops.Rope(head, mode=mode))
             yield Shape(Op.ROPE, "F32", f"{model} {mode}", tokens, turned)
+            both = case(z, z, i32(tokens), ints={2: (0, 4096)}, rope=ops.Rope(head, mode=mode))
+            yield Shape(Op.FUSED_ROPE, "F32", f"{model} {mode}", tokens, both)
         yield of(Op.TEMPERATURE_SCALE, case(z, i32(tokens), ints={1: (0, 4096)}, length=8192, slope=0.1))
         for op in (Op.ADD, Op.MUL):
             yield of(op, case(x, x))
@@ -152,6 +165,7 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
 def chosen(tokens: int) -> Iterator[Shape]:
     """What a mixture does besides products."""
     yield Shape(Op.ARGSORT, "F32", "DeepSeek-V2-Lite", tokens, case(f32(tokens, 64), k=6))
+    yield Shape(Op.TOPK_MOE, "F32", "DeepSeek-V2-Lite", tokens, case(f32(tokens, 64), k=6))
     grouped = case(f32(tokens, 256), k=8, n_group=8, n_group_used=4)
     yield Shape(Op.GROUPED_TOPK, "F32", "DeepSeek-V3", tokens, grouped)
     for model, _, used, _, width in MIXTURES:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count, islice
+from itertools import chain, count, islice
 from math import ceil
 from typing import Any, Final
 
@@ -19,12 +19,13 @@ from graphsched.errors import Error
 from graphsched.executable import Executable
 from graphsched.graph import from_outputs
 from graphsched.opdef import OPS, Op, flops, lowering_for, nbytes
+from graphsched.ops.several import results
 from graphsched.runtime import Runtime, open_runtime
 from graphsched.synth_weights import check_encodable, chunks
 from graphsched.tensor import Tensor, TensorType, input_tensor, weight
 
 Bytes = NDArray[np.uint8]
-PRODUCTS: Final = frozenset({Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE})
+PRODUCTS: Final = frozenset({Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV})
 FROM_MEMORY: Final = PRODUCTS | {Op.FLASH_ATTN_EXT, Op.GET_ROWS}  # in a model their operands are in no cache
 MOST_NODES: Final = 256
 SMALL: Final = (
@@ -87,7 +88,7 @@ def _copies(shape: Shape) -> int:
 
 
 def _is_weight(shape: Shape, name: str) -> bool:
-    return shape.op in PRODUCTS and name in ("w", "up", "gate")
+    return shape.op in PRODUCTS and name in ("w", "up", "gate", "q", "k", "v")
 
 
 def _node(shape: Shape, i: int, copies: int) -> Tensor:
@@ -135,7 +136,7 @@ class Running:
         for leaf in leaves.values():
             raw = runtime.input(leaf).reshape(-1).view(np.uint8)
             raw[:] = operand(self.work.shape, leaf, rng).reshape(-1).view(np.uint8)
-        self.executable = runtime.compile(from_outputs(*self.work.nodes))
+        self.executable = runtime.compile(from_outputs(*chain.from_iterable(map(results, self.work.nodes))))
         self.lengths = {
             "n_kv": next((int(s.shape[0]) for s in leaves.values() if s.name.startswith("cells.")), 0)
         }

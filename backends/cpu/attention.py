@@ -234,33 +234,37 @@ def _(low: Low, node: Tensor) -> None:
         low.step(merge_parts(), *args, over=node.type)
 
 
+@helper
+def soft_max_row(src: int, dst: int, n: int) -> None:
+    full = n // 16 * 16
+    peak = splat(NEVER, 16)
+    for i in range(0, full, 16):
+        peak = maximum(peak, load(src + 4 * i, F32, 16))
+    top = max_lanes(peak)
+    for i in range(full, n):
+        if get(src + 4 * i, F32) > top:
+            top = get(src + 4 * i, F32)
+    total = splat(0.0, 16)
+    for i in range(0, full, 16):
+        p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
+        store(dst + 4 * i, p, F32)
+        total = add(total, p)
+    rest = np.float32(0.0)
+    for i in range(full, n):
+        p = one_exp(get(src + 4 * i, F32) - top)
+        put(dst + 4 * i, p, F32)
+        rest += p
+    scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
+
+
 @kernel
 def soft_max_f32() -> Callable[..., None]:
     def soft_max(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
         heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
         first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
         for r in range(first, last):
-            src, dst = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
-            peak = splat(NEVER, 16)
-            for i in range(0, full, 16):
-                peak = maximum(peak, load(src + 4 * i, F32, 16))
-            top = max_lanes(peak)
-            for i in range(full, n):
-                if get(src + 4 * i, F32) > top:
-                    top = get(src + 4 * i, F32)
-            total = splat(0.0, 16)
-            for i in range(0, full, 16):
-                p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
-                store(dst + 4 * i, p, F32)
-                total = add(total, p)
-            rest = np.float32(0.0)
-            for i in range(full, n):
-                p = one_exp(get(src + 4 * i, F32) - top)
-                put(dst + 4 * i, p, F32)
-                rest += p
-            scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
+            soft_max_row(x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4, n)
 
     return soft_max
 

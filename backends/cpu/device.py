@@ -16,6 +16,7 @@ from graphsched.backends.cpu import (
     movement,
     norm,
     program,
+    qkv,
     rope,
 )
 from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
@@ -41,6 +42,7 @@ FAMILIES = (
     moe,
     movement,
     norm,
+    qkv,
     rope,
 )  # importing them attaches their lowerings
 

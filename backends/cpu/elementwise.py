@@ -219,21 +219,25 @@ def _(low: Low, node: Tensor) -> None:
     gate_up(low, mul_unary_f32(SWIGLU_OAI), a, b, y, float(node.attrs["alpha"]), float(node.attrs["limit"]))
 
 
+@helper
+def row_sum(x: int, n: int) -> float:
+    full = n // 16 * 16
+    acc = splat(0.0, 16)
+    for i in range(0, full, 16):
+        acc = add(acc, load(x + 4 * i, F32, 16))
+    if full < n:
+        acc = add(acc, load_first(x + 4 * full, F32, 16, n - full))
+    return sum_lanes(acc)
+
+
 @kernel
 def sum_rows_f32() -> Callable[..., None]:
     def sum_rows(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
         heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
         first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
         for r in range(first, last):
-            px = x + r // heads * token_stride + r % heads * head_stride
-            acc = splat(0.0, 16)
-            for i in range(0, full, 16):
-                acc = add(acc, load(px + 4 * i, F32, 16))
-            if full < n:
-                acc = add(acc, load_first(px + 4 * full, F32, 16, n - full))
-            put(y + 4 * r, sum_lanes(acc), F32)
+            put(y + 4 * r, row_sum(x + r // heads * token_stride + r % heads * head_stride, n), F32)
 
     return sum_rows
 

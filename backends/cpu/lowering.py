@@ -7,6 +7,7 @@ from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.layout import rows_of as rows_of
 from graphsched.backends.cpu.program import Argument, Step
+from graphsched.backends.cpu.touch import Over
 from graphsched.operand import Operand
 from graphsched.tensor import TensorType
 
@@ -20,12 +21,12 @@ class Low(lowering.Low):
         kernel: Kernel,
         *args: Argument,
         rows: tuple[int, int] = (layout.ONE, 1),
-        over: TensorType | None = None,
+        over: Over = None,
     ) -> None:
         """Adds a step. `over`: its units are the rows of this type, dealt out by `share`, and unit r touches no row
-        but r of an operand with as many rows."""
+        but r of an operand with as many rows. Of several types each shares out its own: then `rows` is given, too."""
         assert len(args) <= layout.STEP_WORDS - layout.STEP_ARGS, f"{kernel.name} takes too many arguments"
-        word, times = rows if over is None else rows_of(over)
+        word, times = rows_of(over) if isinstance(over, TensorType) else rows
         self.items.append(Step(kernel, args, word, times, self._node, self.device, over=over))
 
 

@@ -5,11 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched import ops
+from graphsched.backends.cpu.attention import soft_max_row
+from graphsched.backends.cpu.elementwise import row_sum
+from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.simd import get, put
-from graphsched.backends.cpu.steps import arg, rows, share
+from graphsched.backends.cpu.simd import div, get, load_first, maximum, put, splat, store_first
+from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
 from graphsched.operand import Out
 from graphsched.tensor import Tensor
@@ -99,3 +102,37 @@ def _(low: Low, node: Tensor) -> None:
     x, a = contiguous(low, low.operand(node.sources[0])), node.attrs
     args = (x, Out(low.result(node)), x.type.shape[1], node.shape[1], a["n_group"], a["n_group_used"])
     low.step(grouped_top_k_f32(), *args, over=node.type)
+
+
+@kernel
+def topk_moe_f32(normalised: int) -> Callable[..., None]:
+    """Softmax, the k best of it, and their probabilities; normalised, over their sum."""
+
+    def choose(step: int, run: int, ith: int, nth: int) -> None:
+        x, probs, ids, weights = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        n, k, row, least = arg(step, 4), arg(step, 5), arg(step, 6), real_arg(step, 7)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            p, chosen, out = probs + 4 * n * r, ids + 4 * k * r, weights + 4 * k * r
+            soft_max_row(x + row * r, p, n)
+            filled = 0
+            for i in range(n):
+                filled = insert(p, chosen, filled, k, i)
+            for u in range(k):
+                put(out + 4 * u, get(p + 4 * get(chosen + 4 * u, I32), F32), F32)
+            if normalised:
+                over = maximum(splat(row_sum(out, k), 16), splat(least, 16))
+                for u in range(0, k, 16):
+                    left = lesser(k - u, 16)
+                    store_first(out + 4 * u, div(load_first(out + 4 * u, F32, 16, left), over), F32, left)
+
+    return choose
+
+
+@ops.topk_moe.lowering("cpu", when=lambda node: len(node.sources[0].shape) == 2)
+def _(low: Low, node: Tensor) -> None:
+    x, least = low.operand(node.sources[0]), node.attrs["least"]
+    ids, weights = low.results(node)
+    probs, kernel = low.scratch("probabilities", x.type), topk_moe_f32(int(least is not None))
+    args = (x, Out(probs), Out(ids), Out(weights), x.type.shape[1], node.attrs["k"], x.strides[0])
+    low.step(kernel, *args, float(least or 0.0), over=ids.type)

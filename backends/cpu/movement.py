@@ -132,6 +132,11 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
+@ops.part.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    low.part(node)
+
+
 @ops.permute.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])

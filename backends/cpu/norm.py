@@ -1,10 +1,12 @@
 """Normalisation kernels."""
 
 from collections.abc import Callable
+from typing import Any
 
-from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address
 from graphsched.backends.cpu.simd import (
+    add,
     fma,
     load,
     load_first,
@@ -18,8 +20,39 @@ from graphsched.backends.cpu.simd import (
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32
 from graphsched.operand import Out
-from graphsched.ops import fused_rms_norm, rms_norm
+from graphsched.ops import fused_add_rms_norm, fused_rms_norm, rms_norm
 from graphsched.tensor import Tensor
+
+
+@helper
+def squares(src: int, n: int) -> Any:
+    """Lanes of the sum of a row's squares."""
+    full = n // 16 * 16
+    acc = splat(0.0, 16)
+    for i in range(0, full, 16):
+        v = load(src + 4 * i, F32, 16)
+        acc = fma(v, v, acc)
+    if full < n:
+        v = load_first(src + 4 * full, F32, 16, n - full)
+        acc = fma(v, v, acc)
+    return acc
+
+
+@helper
+def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted: int) -> None:
+    """A row over the root of its mean square, times the weights if there are any."""
+    full = n // 16 * 16
+    factor = splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16)
+    for i in range(0, full, 16):
+        v = mul(load(src + 4 * i, F32, 16), factor)
+        if weighted:
+            v = mul(load(w + 4 * i, F32, 16), v)
+        store(dst + 4 * i, v, F32)
+    if full < n:
+        v = mul(load_first(src + 4 * full, F32, 16, n - full), factor)
+        if weighted:
+            v = mul(load_first(w + 4 * full, F32, 16, n - full), v)
+        store_first(dst + 4 * full, v, F32, n - full)
 
 
 @kernel
@@ -29,28 +62,9 @@ def rms_norm_f32(weighted: int) -> Callable[..., None]:
         heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
         eps = real_arg(step, 7)
         first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
         for r in range(first, last):
             src = x + r // heads * token_stride + r % heads * head_stride
-            dst = y + r * n * 4
-            acc = splat(0.0, 16)
-            for i in range(0, full, 16):
-                v = load(src + 4 * i, F32, 16)
-                acc = fma(v, v, acc)
-            if full < n:
-                v = load_first(src + 4 * full, F32, 16, n - full)
-                acc = fma(v, v, acc)
-            factor = splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16)
-            for i in range(0, full, 16):
-                v = mul(load(src + 4 * i, F32, 16), factor)
-                if weighted:
-                    v = mul(load(w + 4 * i, F32, 16), v)
-                store(dst + 4 * i, v, F32)
-            if full < n:
-                v = mul(load_first(src + 4 * full, F32, 16, n - full), factor)
-                if weighted:
-                    v = mul(load_first(w + 4 * full, F32, 16, n - full), v)
-                store_first(dst + 4 * full, v, F32, n - full)
+            norm_row(src, w, y + r * n * 4, n, squares(src, n), eps, weighted)
 
     return rms
 
@@ -69,3 +83,37 @@ def _(low: Low, node: Tensor) -> None:
     y = Out(low.result(node, in_place_of=node.sources[:1]))
     n = node.shape[-1]
     low.step(rms_norm_f32(1), x, w, y, n, *row_address(x), float(node.attrs["eps"]), over=node.type)
+
+
+@kernel
+def add_rms_norm_f32() -> Callable[..., None]:
+    """s = a + b, y = w · s / rms(s), row by row: squares are summed as the sums are made."""
+
+    def add_rms(step: int, run: int, ith: int, nth: int) -> None:
+        a, b, w, s, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        n, a_row, b_row, eps = arg(step, 5), arg(step, 6), arg(step, 7), real_arg(step, 8)
+        first, last = share(rows(step, run), ith, nth)
+        full = n // 16 * 16
+        for r in range(first, last):
+            pa, pb, total = a + r * a_row, b + r * b_row, s + 4 * r * n
+            acc = splat(0.0, 16)
+            for i in range(0, full, 16):
+                v = add(load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16))
+                store(total + 4 * i, v, F32)
+                acc = fma(v, v, acc)
+            if full < n:
+                va = load_first(pa + 4 * full, F32, 16, n - full)
+                v = add(va, load_first(pb + 4 * full, F32, 16, n - full))
+                store_first(total + 4 * full, v, F32, n - full)
+                acc = fma(v, v, acc)
+            norm_row(total, w, y + 4 * r * n, n, acc, eps, 1)
+
+    return add_rms
+
+
+@fused_add_rms_norm.lowering("cpu", when=lambda node: len(node.sources[0].shape) == 2)
+def _(low: Low, node: Tensor) -> None:
+    a, b, w = map(low.operand, node.sources)
+    total, y = low.results(node, in_place_of=node.sources[:2])
+    args = (a, b, w, Out(total), Out(y), y.type.shape[-1], a.strides[0], b.strides[0])
+    low.step(add_rms_norm_f32(), *args, float(node.attrs["eps"]), over=y.type)

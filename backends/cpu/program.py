@@ -12,10 +12,9 @@ from graphsched.backends.cpu import layout
 from graphsched.backends.cpu.flags import await_flag, raise_flag
 from graphsched.backends.cpu.jit import Kernel
 from graphsched.backends.cpu.space import Space, aligned
-from graphsched.backends.cpu.touch import Touch, collide, touch
+from graphsched.backends.cpu.touch import Over, Touch, collide, touch
 from graphsched.operand import Item, Operand, Out, Places, PythonStep, Work
 from graphsched.streams import Signal, Wait
-from graphsched.tensor import TensorType
 
 Argument = Operand | Out | int | float
 Span = tuple[int, int]
@@ -34,9 +33,7 @@ class Step:
     device: str = HOST
     work: Work = "compute"  # a copy is the only step that may name memory of two devices
     alone: bool = False  # nothing before it or after it may run at the same time
-    over: TensorType | None = (
-        None  # its units are this type's rows, and touch the same rows of what has as many
-    )
+    over: Over = None  # its units are this type's rows, and touch the same rows of what has as many
     barrier: bool = True
 
     def reads(self) -> list[Operand]:

@@ -1,10 +1,10 @@
 """Rotary embedding: one table of cos and sin per run and rotation, shared by all layers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphsched import ops
-from graphsched.backends.cpu.jit import kernel
+from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low, row_address, rows_of
 from graphsched.backends.cpu.simd import double, get, put
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
@@ -39,41 +39,60 @@ def rope_table(factored: int) -> Callable[..., None]:
     return table
 
 
+@helper
+def turn_row(px: int, py: int, angles: int, n: int, half: int, neox: int) -> None:
+    """Turns the pairs of one head; what is behind them is copied."""
+    for i in range(half):
+        ia = i if neox else 2 * i
+        ib = i + half if neox else 2 * i + 1
+        a, b = get(px + 4 * ia, F32), get(px + 4 * ib, F32)
+        cos, sin = get(angles + 8 * i, F32), get(angles + 8 * i + 4, F32)
+        put(py + 4 * ia, a * cos - b * sin, F32)
+        put(py + 4 * ib, a * sin + b * cos, F32)
+    for i in range(2 * half, n):
+        put(py + 4 * i, get(px + 4 * i, F32), F32)
+
+
 @kernel
 def rope_f32(neox: int) -> Callable[..., None]:
+    """Turns every head of one tensor or more, each of which is shared out by its own rows."""
+
     def turn(step: int, run: int, ith: int, nth: int) -> None:
-        x, table, y, n, half = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
-        first, last = share(rows(step, run), ith, nth)
-        for r in range(first, last):
-            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
-            row = table + r // heads * half * 8
-            for i in range(half):
-                ia = i if neox else 2 * i
-                ib = i + half if neox else 2 * i + 1
-                a, b = get(px + 4 * ia, F32), get(px + 4 * ib, F32)
-                cos, sin = get(row + 8 * i, F32), get(row + 8 * i + 4, F32)
-                put(py + 4 * ia, a * cos - b * sin, F32)
-                put(py + 4 * ib, a * sin + b * cos, F32)
-            for i in range(2 * half, n):
-                put(py + 4 * i, get(px + 4 * i, F32), F32)
+        table, n, half, tensors = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        for i in range(tensors):
+            x, y, heads = arg(step, 4 + 5 * i), arg(step, 5 + 5 * i), arg(step, 6 + 5 * i)
+            token_stride, head_stride = arg(step, 7 + 5 * i), arg(step, 8 + 5 * i)
+            first, last = share(rows(step, run) * heads, ith, nth)
+            for r in range(first, last):
+                t, px = r // heads, x + r // heads * token_stride + r % heads * head_stride
+                turn_row(px, y + r * n * 4, table + t * half * 8, n, half, neox)
 
     return turn
 
 
 @ops.rope.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
-    x = low.operand(node.sources[0])
-    turn = node.attrs["rope"]
-    (table,) = low.shared((turn, *node.sources[1:]), lambda: _table(low, node))
-    y = Out(low.result(node, in_place_of=node.sources[:1]))
-    args = (x, table, y, node.shape[-1], turn.n_rot // 2, *row_address(x))
-    low.step(rope_f32(int(turn.mode == "neox")), *args, over=node.type)
+    _turn(low, node, node.sources[:1], (low.result(node, in_place_of=node.sources[:1]),))
 
 
-def _table(low: Low, node: Tensor) -> tuple[Operand]:
-    turn, pos = node.attrs["rope"], node.sources[1]
-    factors = low.operand(node.sources[2]) if len(node.sources) > 2 else 0
+@ops.fused_rope.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2]))
+
+
+def _turn(low: Low, node: Tensor, sources: Sequence[Tensor], made: Sequence[Operand]) -> None:
+    turn, rest = node.attrs["rope"], node.sources[len(sources) :]
+    (table,) = low.shared((turn, *rest), lambda: _table(low, turn, *rest))
+    heads: list[Operand | Out | int] = []
+    for x, y in zip(map(low.operand, sources), made, strict=True):
+        heads += (x, Out(y), *row_address(x))
+    args = (table, made[0].type.shape[-1], turn.n_rot // 2, len(made), *heads)
+    kernel, over = rope_f32(int(turn.mode == "neox")), tuple(y.type for y in made)
+    low.step(kernel, *args, rows=rows_of(rest[0].type, inner=0), over=over)
+
+
+def _table(low: Low, turn: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Operand]:
+    factors = low.operand(divisors[0]) if divisors else 0
     table = low.scratch("rope table", f32(pos.shape[0], turn.n_rot))
     args = (low.operand(pos), low.constant(turn.theta()), factors, Out(table), turn.n_rot // 2)
     low.step(rope_table(int(factors != 0)), *args, float(turn.magnitude), rows=rows_of(pos.type, inner=0))

@@ -13,6 +13,8 @@ from graphsched.tensor import TensorType
 
 ONE_ROW = (1,)  # a single unit: one thread runs all of the step, whatever it touches
 Rows = tuple[int, ...]
+# The type whose rows are a step's units; of several, each shares out the rows of operands that have its very shape.
+Over = TensorType | tuple[TensorType, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,10 @@ class Touch:
         return overlap and (self.rows is None or self.rows != other.rows)
 
 
-def touch(operand: Operand, over: TensorType | None, places: Places) -> Touch:
+def touch(operand: Operand, over: Over, places: Places) -> Touch:
     """What a step whose units are the rows of `over` touches of an operand's buffer."""
+    if isinstance(over, tuple):
+        over = next((t for t in over if t.shape == operand.type.shape), None)
     return Touch(*places.span(operand), None if over is None else _rows(operand, over, places))
 
 

@@ -116,6 +116,11 @@ def _(low: Low, node: Tensor) -> None:
     low.alias(node, Operand(x.buffer, node.type, x.strides, offset))
 
 
+@ops.part.lowering("cuda")
+def _(low: Low, node: Tensor) -> None:
+    low.part(node)
+
+
 @ops.permute.lowering("cuda")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])

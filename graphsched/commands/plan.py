@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ def command(
     made = make_plan(loaded, options, n_tokens, 1, n_kv)
     if vs is None:
         return show(report.as_data(made, nodes), as_json, lambda: report.render(made, nodes))
-    other = make_plan(loaded, with_flags(options, vs), n_tokens, 1, n_kv)
+    other = make_plan(loaded, with_flags(vs), n_tokens, 1, n_kv)
     change = report.difference(made, other)
     return show(change, as_json, lambda: report.render_difference(change))
 
@@ -70,39 +69,19 @@ def show(data: Any, as_json: bool, render: Any) -> None:
     Console(width=width).print(render())
 
 
-def with_flags(options: "SessionOptions", text: str) -> "SessionOptions":
-    """The options with further flags, which count as if they stood behind the others."""
+def with_flags(text: str) -> "SessionOptions":
+    """The options of the command that runs, with further flags behind its own."""
     try:
         words = shlex.split(text)
     except ValueError as e:
         raise OptionError(f"--vs {text}: {str(e).lower()}") from None
-    made: list[SessionOptions] = []
 
     @click.command(cls=Command)
     @flags.session
     def reader(model: Path | None, options: "SessionOptions") -> None:
-        if model is not None:
-            raise OptionError("--vs compares flags, not models")
-        made.append(options)
+        """Never run: its flags are read."""
 
-    reader.main(words, prog_name="--vs", standalone_mode=False)
-    return merged(options, made[0])
-
-
-def merged(first: "SessionOptions", second: "SessionOptions") -> "SessionOptions":
-    """First, with what second sets; overrides of second come first, its policies last: both win."""
-    defaults = type(first)()
-    changed = {
-        name: value
-        for name, value in vars(second).items()
-        if value != getattr(defaults, name) and name != "placement"
-    }
-    placement, base = second.placement, defaults.placement
-    places = {k: v for k, v in vars(placement).items() if v != getattr(base, k)}
-    places["overrides"] = placement.overrides + first.placement.overrides
-    policy = first.offload_policy + second.offload_policy
-    new_placement = replace(first.placement, **places)
-    return replace(
-        first,
-        **{**changed, "placement": new_placement, "offload_policy": policy, "off": first.off | second.off},
-    )
+    behind = reader.make_context("--vs", words).params
+    if behind["model"] is not None:
+        raise OptionError("--vs compares flags, not models")
+    return flags.further(click.get_current_context().params, behind)

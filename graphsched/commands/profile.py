@@ -72,7 +72,7 @@ def command(
     first = Profiled([], read(load)) if load is not None else None
     other = read(vs_file) if vs_file is not None else None
     if first is None:
-        both = [options] if vs is None else [options, with_flags(options, vs)]
+        both = [options] if vs is None else [options, with_flags(vs)]
         first, *more = profiled(model, both, asked, refresh_peaks)
         other = more[0].data if more else other
     if trace_file:

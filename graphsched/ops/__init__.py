@@ -17,11 +17,12 @@ from graphsched.ops.elementwise import (
     sum_rows,
     unary,
 )
-from graphsched.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id
-from graphsched.ops.moe import grouped_top_k, multi_add, swiglu_oai, top_k
+from graphsched.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id, mul_mat_qkv
+from graphsched.ops.moe import grouped_top_k, multi_add, swiglu_oai, top_k, topk_moe
 from graphsched.ops.movement import concat, cont, copy_f32, get_rows, permute, repeat, reshape, set_rows, view
-from graphsched.ops.norm import fused_rms_norm, rms_norm
-from graphsched.ops.rope import Rope, rope, temperature_scale
+from graphsched.ops.norm import fused_add_rms_norm, fused_rms_norm, rms_norm
+from graphsched.ops.rope import Rope, fused_rope, rope, temperature_scale
+from graphsched.ops.several import part
 
 __all__ = [
     "Rope",
@@ -33,8 +34,10 @@ __all__ = [
     "copy_f32",
     "div",
     "flash_attn_ext",
+    "fused_add_rms_norm",
     "fused_mul_unary",
     "fused_rms_norm",
+    "fused_rope",
     "gelu",
     "get_rows",
     "grouped_top_k",
@@ -42,7 +45,9 @@ __all__ = [
     "mul",
     "mul_mat",
     "mul_mat_id",
+    "mul_mat_qkv",
     "multi_add",
+    "part",
     "permute",
     "relu",
     "repeat",
@@ -61,6 +66,7 @@ __all__ = [
     "swiglu_oai",
     "temperature_scale",
     "top_k",
+    "topk_moe",
     "unary",
     "view",
 ]

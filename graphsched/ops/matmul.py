@@ -8,6 +8,7 @@ from graphsched import dtypes
 from graphsched.dtypes import DType
 from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.ops.elementwise import UNARY
+from graphsched.ops.several import several
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
@@ -218,3 +219,22 @@ def _(x: TensorType, b: TensorType, ids: TensorType) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(3, 2, 40), f32(5, 40), i32(3, 2), ints={2: (0, 5)})
     yield case(f32(9, 4, 64), f32(5, 64), i32(9, 4), ints={2: (-1, 7)})
+
+
+@several(Op.MUL_MAT_QKV)
+def mul_mat_qkv(x: Tensor, q: Tensor, k: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Products of x with two or three matrices of one type"""
+    weights = (q, k) if v is None else (q, k, v)
+    require(len({w.dtype for w in weights}) == 1, f"mul_mat_qkv: types of {q} and {k} differ")
+    return tuple(mul_mat(w, x) for w in weights)
+
+
+@mul_mat_qkv.cases
+def _() -> Iterator[Case]:
+    for t in WEIGHT_TYPES:
+        k = whole_blocks(t, 64)
+        three = (TensorType(t, (rows, k)) for rows in (37, 16, 5))
+        yield case(f32(1, k), *three, tolerance=ROUNDED[t.name])
+    for t in KINDS_OF_BLOCKS:
+        k = whole_blocks(t, 288)
+        yield case(f32(1, k), *(TensorType(t, (n, k)) for n in (48, 130)), tolerance=ROUNDED[t.name])

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.ops.attention import soft_max
+from graphsched.ops.elementwise import clamp, div, sum_rows
+from graphsched.ops.movement import get_rows
+from graphsched.ops.several import several
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 
@@ -103,3 +107,22 @@ def _(gate: TensorType, up: TensorType, *, alpha: float, limit: float) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(5, 33), f32(5, 33), alpha=1.702, limit=7.0)
     yield case(f32(5, 4, 64), f32(5, 4, 64), alpha=1.702, limit=0.5)
+
+
+@several(Op.TOPK_MOE)
+def topk_moe(logits: Tensor, *, k: int, least: float | None = None) -> tuple[Tensor, ...]:
+    """Experts of the k largest softmax(logits), and their probabilities; with `least` over their sum, at least that"""
+    probs = soft_max(logits)
+    ids = top_k(probs, k=k)
+    weights = get_rows(probs, ids)
+    if least is None:
+        return ids, weights
+    return ids, div(weights, clamp(sum_rows(weights), low=least, high=float("inf")))
+
+
+@topk_moe.cases
+def _() -> Iterator[Case]:
+    for n, k in ((8, 2), (64, 6), (128, 8), (5, 5), (33, 4)):
+        for least in (None, 6.103515625e-5):
+            yield case(f32(5, n), k=k, least=least)
+            yield case(f32(1, n), k=k, least=least)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphsched.opdef import Array, Case, Op, case, op, require
+from graphsched.ops.elementwise import add
+from graphsched.ops.several import several
 from graphsched.tensor import Tensor, TensorType, f32
 
 
@@ -55,3 +57,17 @@ def _() -> Iterator[Case]:
     for n in (1, 33, 64, 1025):
         yield case(f32(5, n), f32(n), eps=1e-6)
     yield case(f32(3, 4, 24), f32(24), eps=1e-1)
+
+
+@several(Op.FUSED_ADD_RMS_NORM)
+def fused_add_rms_norm(x: Tensor, y: Tensor, w: Tensor, *, eps: float) -> tuple[Tensor, ...]:
+    """s = x + y, and w · s / sqrt(mean(s²) + eps) over the last dimension"""
+    total = add(x, y)
+    return total, fused_rms_norm(total, w, eps=eps)
+
+
+@fused_add_rms_norm.cases
+def _() -> Iterator[Case]:
+    for n in (1, 33, 64, 1025):
+        yield case(f32(5, n), f32(5, n), f32(n), eps=1e-6)
+    yield case(f32(1, 2048), f32(1, 2048), f32(2048), eps=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.ops.several import several
 from graphsched.tensor import Tensor, TensorType, f32, i32
 
 
@@ -105,3 +106,26 @@ def _(x: TensorType, pos: TensorType, *, length: int, slope: float) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(7, 3, 32), i32(7), ints={1: (0, 100)}, length=8, slope=0.1)
     yield case(f32(7, 33), i32(7), ints={1: (0, 100000)}, length=8192, slope=0.1)
+
+
+_turned = rope  # whose name an attribute has, too
+
+
+@several(Op.FUSED_ROPE)
+def fused_rope(
+    q: Tensor, k: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope
+) -> tuple[Tensor, ...]:
+    """rope of queries and of keys at the same positions"""
+    require(q.shape[2] == k.shape[2], f"fused_rope: heads of {q} and {k} differ")
+    more = () if factors is None else (factors,)
+    return _turned(q, pos, *more, rope=rope), _turned(k, pos, *more, rope=rope)
+
+
+@fused_rope.cases
+def _() -> Iterator[Case]:
+    for mode in ("norm", "neox"):
+        for n in (1, 5):
+            q, k, pos = f32(n, 6, 32), f32(n, 2, 32), i32(n)
+            yield case(q, k, pos, ints={2: (0, 500)}, rope=Rope(32, mode=mode))
+            yield case(q, k, pos, ints={2: (0, 500)}, rope=Rope(16, mode=mode, magnitude=1.2))
+            yield case(q, k, pos, f32(8), ints={2: (0, 500)}, rope=Rope(16, mode=mode))

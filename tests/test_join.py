@@ -1,0 +1,246 @@
+"""Ops of several results: what is joined, what is not, and that neither placement nor bits depend on it."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_models import logits_in_pieces, reference
+from test_snapshots import PRESETS, SECTIONS, cases, opened
+
+from graphsched import dtypes
+from graphsched.assign import HOST, Target
+from graphsched.graph import from_outputs
+from graphsched.joins import RULES
+from graphsched.opdef import Op
+from graphsched.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
+from graphsched.ops.several import made_of, results
+from graphsched.options import SWITCHES, SessionOptions
+from graphsched.placement import PlacementOptions
+from graphsched.plan import make_plan
+from graphsched.policy import OffloadPolicy
+from graphsched.scheduler import Schedule, schedule
+from graphsched.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
+
+ALL = frozenset(RULES)
+T = Extent(8, "n_tokens")
+ON_SIM: dict[str, Any] = {
+    "devices": ("sim:rtx4090",),
+    "placement": PlacementOptions(overrides=("attn=CPU",)),
+    "offload_min_batch": 1,
+    "poison": True,
+}
+
+
+def dumped(name: str, n_tokens: int, **options: Any) -> list[str]:
+    made = SessionOptions(n_ctx=1024, **options)
+    return make_plan(opened(name), made, n_tokens, 1, n_tokens).schedule.dump().splitlines()
+
+
+def without_nodes(lines: list[str]) -> list[list[str]]:
+    """Splits with their inputs, whose order in a split is that of the nodes."""
+    splits: list[list[str]] = []
+    for line in lines:
+        if line.startswith(("split", "results")):
+            splits.append([line])
+        elif line.startswith("  <-"):
+            splits[-1].append(line)
+    return [[head, *sorted(inputs)] for head, *inputs in splits]
+
+
+@pytest.mark.parametrize(("name", "preset"), cases())
+def test_splits_and_copies_are_those_without(name: str, preset: str) -> None:
+    """Every split's device, and what is copied before it, by name; the causes of what is there in both."""
+    for n_tokens in (1, 512):
+        for section in SECTIONS.values():
+            for hoist in (frozenset(), frozenset({"hoist"})):
+                options = {**PRESETS[preset], **section}
+                joined = dumped(name, n_tokens, off=hoist, **options)
+                plain = dumped(name, n_tokens, off=hoist | ALL, **options)
+                assert without_nodes(joined) == without_nodes(plain)
+                assert causes(joined).items() >= {
+                    (node, cause) for node, cause in causes(plain).items() if node in causes(joined)
+                }
+
+
+def causes(lines: list[str]) -> dict[str, str]:
+    """The cause of each node, by name."""
+    return {line.split()[1]: line.split()[2] for line in lines if line.startswith("     ")}
+
+
+def joined_ops(name: str, n_tokens: int, **options: Any) -> Counter[str]:
+    plan = make_plan(opened(name), SessionOptions(n_ctx=1024, **options), n_tokens, 1, n_tokens)
+    nodes = plan.schedule.graph.nodes
+    return Counter(n.opdef.op.name for n in nodes if n.opdef and n.opdef.compose)
+
+
+def test_what_models_join() -> None:
+    layers = {name: opened(name).config.n_layer for name in ("llama", "mixtral", "deepseek2-lite")}
+    n = layers["llama"]
+    one = {"MUL_MAT_QKV": n, "FUSED_ROPE": n, "FUSED_ADD_RMS_NORM": 2 * n}
+    assert joined_ops("llama", 1) == one
+    assert joined_ops("llama", 8) == {k: v for k, v in one.items() if k != "MUL_MAT_QKV"}
+    assert joined_ops("mixtral", 1)["TOPK_MOE"] == layers["mixtral"]
+    latent = joined_ops("deepseek2-lite", 1)
+    assert latent["TOPK_MOE"] == layers["deepseek2-lite"] - 1  # the first layer is dense
+    assert latent["MUL_MAT_QKV"] == latent["FUSED_ROPE"] == layers["deepseek2-lite"]
+
+
+@pytest.mark.parametrize("off", sorted(ALL))
+def test_each_has_a_switch(off: str) -> None:
+    ops = {"merge-qkv": "MUL_MAT_QKV", "fused-rope": "FUSED_ROPE"}
+    ops |= {"fused-add-rms-norm": "FUSED_ADD_RMS_NORM", "fused-topk-moe": "TOPK_MOE"}
+    assert set(ops) == ALL <= set(SWITCHES)
+    every = joined_ops("mixtral", 1)
+    assert joined_ops("mixtral", 1, off=frozenset({off})) == {k: n for k, n in every.items() if k != ops[off]}
+    assert not joined_ops("mixtral", 1, off=ALL)
+
+
+def test_parts_keep_names_labels_and_causes() -> None:
+    graphs = [
+        make_plan(opened("mixtral"), SessionOptions(n_ctx=64, off=off), 1, 1, 1).schedule.graph
+        for off in (frozenset(), ALL)
+    ]
+    names = [{g.names[n]: g.labels[n] for n in g.nodes} for g in graphs]
+    inside = {"ffn_moe_probs", "ffn_moe_weights", "ffn_moe_weights_sum", "ffn_moe_weights_sum_clamped"}
+    for name, label in names[1].items():
+        assert names[0].get(name) == (None if label in inside else label)
+    assert names[0]["blk.1.attn_q+attn_k+attn_v"] == "Qcur+Kcur+Vcur"
+    assert names[0]["blk.1.l_out+attn_norm"] == "l_out+attn_norm"
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("off", sorted(ALL))
+def test_bits_are_those_without(off: str, backend: str) -> None:
+    """A prompt in two pieces, then token by token; on the CPU with one thread and with three."""
+    name = "mixtral" if off == "fused-topk-moe" else "llama"
+    ref, tokens = reference(f"conformance/{name}-f16"), 24 if backend == "reference" else 32
+    apart = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, off=frozenset({off}), backend=backend)
+    for n in (1, 3) if backend == "cpu" else (1,):
+        joined = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, backend=backend, n_threads=n)
+        np.testing.assert_array_equal(joined, apart)
+
+
+@pytest.mark.parametrize(
+    "name", ["quants/llama-Q4_0", "quants/llama-Q4_K_M", "conformance/deepseek2-lite-f16"]
+)
+def test_bits_of_a_split_are_those_without(name: str) -> None:
+    """Attention on the host, the rest on a simulated device; blocks, of two types in one layer, and latents."""
+    ref = reference(name)
+
+    def run(**options: Any) -> NDArray[np.float32]:
+        return logits_in_pieces(ref.model, ref.tokens, 7, **options)
+
+    apart = run(off=ALL)
+    for options in ({"n_threads": 2}, ON_SIM, {"rtr": "on", "n_threads": 2}):
+        against = apart if "rtr" not in options else run(off=ALL, **options)
+        np.testing.assert_array_equal(run(**options), against)
+
+
+def test_a_part_is_what_its_node_is() -> None:
+    logits = input_tensor("x", f32(T, 8))
+    made = results(add_norm(logits, logits))
+    assert [n.type for n in made] == [f32(T, 8), f32(T, 8)]
+    assert [n.type for n in made_of(made[0].sources[0])] == [n.type for n in made]
+
+
+def add_norm(a: Tensor, b: Tensor) -> Tensor:
+    from graphsched.ops import fused_add_rms_norm
+
+    return fused_add_rms_norm(a, b, weight("blk.0.ffn_norm.weight", f32(8)), eps=1e-5)
+
+
+# ---- what is not joined
+
+
+def scheduled(*outputs: Tensor, home: dict[str, str] | None = None) -> Schedule:
+    """On the host and a device that joins as the host does."""
+    homes = home or {}
+    target = Target(
+        devices=("dev", HOST),
+        home=lambda leaf: homes.get(leaf.name, HOST),
+        supports=lambda device, node: True,
+        policy=OffloadPolicy(min_batch=1 << 20),
+        lengths={"n_tokens": 1},
+        improve=frozenset({"traffic", "hoist"}) | ALL,
+    )
+    return schedule(from_outputs(*outputs), target)
+
+
+def ops_of(made: Schedule) -> Counter[str]:
+    return Counter(n.opdef.op.name for n in made.graph.nodes if n.opdef)
+
+
+ONE = Extent(1, "n_tokens")
+X = rms_norm(input_tensor("x", f32(ONE, 64)), eps=1e-5)
+
+
+def projection(name: str, rows: int, type: dtypes.DType = dtypes.Q8_0, x: Tensor = X) -> Tensor:
+    return mul_mat(weight(f"blk.0.{name}.weight", TensorType(type, (rows, 64))), x)
+
+
+def summed(*parts: Tensor) -> Tensor:
+    """Something that reads all of them."""
+    out = rms_norm(parts[0], eps=1e-5)
+    for part in parts[1:]:
+        out = add(out, part)
+    return out
+
+
+def test_matrices_of_another_type_stay_apart() -> None:
+    """Q4_K_M has values of its own type: queries and keys are joined."""
+    q, k, v = (projection(n, 32, t) for n, t in zip("qkv", (dtypes.Q8_0,) * 3, strict=True))
+    assert not {"MUL_MAT_QKV"} & set(ops_of(scheduled(summed(q, k, v))))  # not an attention's
+    names = ("attn_q", "attn_k", "attn_v")
+    three = [projection(n, 32) for n in names]
+    assert ops_of(scheduled(summed(*three)))["MUL_MAT_QKV"] == 1
+    two = [*three[:2], projection("attn_v", 32, dtypes.Q4_0)]
+    made = scheduled(summed(*two))
+    (joined,) = (n for n in made.graph.nodes if n.opdef and n.opdef.op is Op.MUL_MAT_QKV)
+    assert made.graph.names[joined] == "blk.0.attn_q+attn_k"
+    assert ops_of(made)["MUL_MAT"] == 1
+
+
+def test_matrices_that_live_apart_stay_apart() -> None:
+    three = [projection(n, 32) for n in ("attn_q", "attn_k", "attn_v")]
+    made = scheduled(summed(*three), home={"blk.0.attn_k.weight": "dev"})
+    assert "MUL_MAT_QKV" not in ops_of(made)
+
+
+def test_outputs_and_several_tokens_stay_apart() -> None:
+    three = [projection(n, 32) for n in ("attn_q", "attn_k", "attn_v")]
+    assert "MUL_MAT_QKV" not in ops_of(scheduled(*three))
+    x = rms_norm(input_tensor("x", f32(T, 64)), eps=1e-5)
+    many = [projection(n, 32, x=x) for n in ("attn_q", "attn_k", "attn_v")]
+    assert "MUL_MAT_QKV" not in ops_of(scheduled(summed(*many)))
+
+
+def test_a_rotation_that_needs_the_other_stays_apart() -> None:
+    pos, turn = input_tensor("pos", i32(T)), Rope(8)
+    q = rope(input_tensor("q", f32(T, 2, 8)), pos, rope=turn)
+    k = rope(q, pos, rope=turn)
+    assert ops_of(scheduled(rms_norm(k, eps=1e-5)))["ROPE"] == 2
+    other = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=Rope(8, base=5e5))
+    assert ops_of(scheduled(add(q, other)))["ROPE"] == 2
+    alike = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=turn)
+    assert ops_of(scheduled(add(q, alike)))["FUSED_ROPE"] == 1
+
+
+def test_a_sum_goes_with_one_norm() -> None:
+    """Of two norms of a sum, the second reads the part."""
+    a, b = input_tensor("a", f32(T, 8)), input_tensor("b", f32(T, 8))
+    total, w = add(a, b), [weight(f"blk.0.{n}.weight", f32(8)) for n in ("ffn_norm", "attn_norm")]
+    made = scheduled(add(fused_rms_norm(total, w[0], eps=1e-5), fused_rms_norm(total, w[1], eps=1e-5)))
+    assert ops_of(made) == {"FUSED_ADD_RMS_NORM": 1, "PART": 2, "FUSED_RMS_NORM": 1, "ADD": 1}
+    bias = fused_rms_norm(add(a, weight("blk.0.b.bias", f32(8))), w[0], eps=1e-5)
+    assert "FUSED_ADD_RMS_NORM" not in ops_of(scheduled(add(bias, a)))
+
+
+def test_a_choice_with_other_readers_stays_apart() -> None:
+    probs = soft_max(input_tensor("x", f32(T, 8)))
+    ids = top_k(probs, k=2)
+    weights = get_rows(probs, ids)
+    assert "TOPK_MOE" in ops_of(scheduled(rms_norm(weights, eps=1e-5)))
+    seen = scheduled(rms_norm(weights, eps=1e-5), rms_norm(probs, eps=1e-5))
+    assert "TOPK_MOE" not in ops_of(seen)
