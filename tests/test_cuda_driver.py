@@ -1,4 +1,4 @@
-"""backends/cuda/driver.py through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
+"""backends/cuda/driver through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
 
 import json
 import os
