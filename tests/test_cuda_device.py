@@ -182,6 +182,41 @@ def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, 
     np.testing.assert_array_equal(rows["split"], rows["off"])
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("conformance/qwen3moe-f16", "experts out"),
+        ("quants/llama-Q4_0", "offload all"),
+        *(pytest.param(name, split, marks=pytest.mark.slow) for name in MIXED[2:] for split in SPLITS),
+    ],
+)
+def test_the_host_may_wait_for_streams(tmp_path: Path, name: str, split: str) -> None:
+    """The same bits where streams cannot wait for words: then there is not one stream memory operation."""
+    shared(f"{name}.npz")
+    rows, graphs = [], []
+    for has_operations in "10":
+        process, path = StandIn(GS_FAKE_MEM_OPS=has_operations), tmp_path / "logits.npy"
+        answer = process.ask("logits", name=name, path=str(path), n=12, first=8, **SPLITS[split])
+        process.close()
+        assert (answer["word operations"] > 0) == (has_operations == "1")
+        rows.append(np.load(path))
+        graphs.append(answer["graphs"])
+    assert graphs[1] > graphs[0]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_how_streams_wait_can_be_chosen(gpu: StandIn, tmp_path: Path) -> None:
+    name, path = "conformance/llama-f16", str(tmp_path / "logits.npy")
+    shared(f"{name}.npz")
+    before = gpu.ask("logits", name=name, path=path, n=4, first=2, waits="host")["word operations"]
+    after = gpu.ask("logits", name=name, path=path, n=4, first=2, waits="stream")["word operations"]
+    assert before == 0 < after
+    other = StandIn(GS_FAKE_MEM_OPS="0", GRAPHSCHED_CUDA_WAITS="stream")
+    said = other.ask("sentence", name=name)["error"]
+    other.close()
+    assert said == "GRAPHSCHED_CUDA_WAITS is stream, and CUDA0 has no stream memory operations"
+
+
 def test_two_gpus(tmp_path: Path) -> None:
     both = StandIn(GS_FAKE_DEVICES="2")
     name = "quants/llama-Q4_0"
@@ -231,12 +266,44 @@ def test_most_missing_waits_show(gpu: StandIn, tmp_path: Path) -> None:
     assert shown > 0.6 * waits > 15
 
 
+# ---- times
+
+
+@pytest.mark.parametrize("waits", ["stream", "host"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"overrides": ["exps=CPU"]}, {"overrides": ["exps=CPU"], "offload_min_batch": 2}],
+    ids=["all", "experts out", "offloaded"],
+)
+def test_times_of_a_run(options: dict[str, Any], waits: str) -> None:
+    """Each op of a plan has its time, within the run and in its stream's order; copies are on their streams."""
+    shared("conformance/qwen3moe-f16.gguf")
+    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
+    found = process.ask("traced", name="conformance/qwen3moe-f16", **options)
+    process.close()
+    assert found["wrong"] == found["untimed"] == []
+    assert {"step CUDA0", "copy CUDA0 up", "copy CUDA0 down", "wait CUDA0", "wait CUDA0 up"} <= set(
+        found["kinds"]
+    )
+    assert ("wait CPU" in found["kinds"]) == bool(options)
+
+
+def test_times_without_a_profile(gpu: StandIn) -> None:
+    """Those of the last run, by events around waits only: what lies between two shares the time."""
+    shared("conformance/qwen3moe-f16.gguf")
+    found = gpu.ask("brief", name="conformance/qwen3moe-f16", overrides=["exps=CPU"])
+    assert found["wrong"] == []
+    assert found["runs with steps on CUDA0"] == [found["runs"] - 1]
+    assert 2 < found["events"] < found["items"] / 2
+
+
 # ---- faults
 
 
-def test_a_fault_ends_the_run_with_a_sentence() -> None:
+@pytest.mark.parametrize("waits", ["stream", "host"])
+def test_a_fault_ends_the_run_with_a_sentence(waits: str) -> None:
     shared("conformance/qwen3moe-f16.gguf")
-    process = StandIn()
+    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
     said = process.ask("fault", name="conformance/qwen3moe-f16")["error"]
     process.close()
     assert said == "CUDA0 failed (CUDA_ERROR_LAUNCH_FAILED); this session cannot go on"
@@ -260,9 +327,12 @@ def test_what_does_not_fit_is_named(memory: str, words: tuple[str, str]) -> None
     assert all(w in said for w in words), said
 
 
-def test_an_aborted_run_ends(gpu: StandIn) -> None:
+@pytest.mark.parametrize("waits", ["stream", "host"])
+def test_an_aborted_run_ends(waits: str) -> None:
     shared("conformance/llama-f16.gguf")
-    assert gpu.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
+    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
+    assert process.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
+    process.close()
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(100, marks=pytest.mark.slow)])

@@ -67,3 +67,14 @@ def pci_bus(gpu: Gpu) -> str:
 def copy_engines(gpu: Gpu) -> int:
     """Copies that may run beside kernels."""
     return int(gpu.core.properties.async_engine_count)
+
+
+def has_stream_memory_operations(gpu: Gpu) -> bool:
+    """Whether streams can wait for, and write, words of host memory.
+
+    The attribute is that of the present interface, which needs no setting of the driver as the first one did.
+    """
+    from cuda.bindings import driver
+
+    a = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS
+    return bool(check(driver.cuDeviceGetAttribute(a, gpu.ordinal)))

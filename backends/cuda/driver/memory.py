@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,28 @@ def fill(address: int, value: int, nbytes: int, stream: Any) -> None:
     stream.sync()
 
 
-def host_alloc(nbytes: int) -> NDArray[np.uint8]:
-    """Zeroed page-locked memory that kernels and copies of every device may read; freed with the array."""
+# Page-locked blocks that nobody has any more. Freeing one may wait until the device stands still, and an array may go
+# at any moment: also while a stream waits for what this thread is about to do.
+_unused: deque[int] = deque()
+
+
+def free_unused() -> None:
+    """Frees page-locked memory that nobody has any more; between runs."""
     from cuda.bindings import driver
 
+    while _unused:
+        driver.cuMemFreeHost(_unused.popleft())
+
+
+def host_alloc(nbytes: int) -> NDArray[np.uint8]:
+    """Zeroed page-locked memory that kernels and copies of every device may read; freed some time after the array."""
+    from cuda.bindings import driver
+
+    free_unused()
     flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
     address = int(check(driver.cuMemHostAlloc(max(nbytes, 1), flags)))
     raw = (ctypes.c_uint8 * max(nbytes, 1)).from_address(address)
-    weakref.finalize(raw, driver.cuMemFreeHost, address).atexit = False
+    weakref.finalize(raw, _unused.append, address).atexit = False
     array = np.ctypeslib.as_array(raw)
     array[:] = 0
     return array

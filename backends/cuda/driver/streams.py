@@ -27,10 +27,15 @@ def finished(stream: Any) -> bool:
     """Whether all work of the stream is done; KernelError if some of it failed."""
     from cuda.bindings import driver
 
-    (error,) = driver.cuStreamQuery(stream.handle)
-    if error == driver.CUresult.CUDA_ERROR_NOT_READY:
+    return _is_done(driver.cuStreamQuery(stream.handle))
+
+
+def _is_done(result: tuple[Any, ...]) -> bool:
+    from cuda.bindings import driver
+
+    if result[0] == driver.CUresult.CUDA_ERROR_NOT_READY:
         return False
-    check((error,))
+    check(result)
     return True
 
 
@@ -41,6 +46,38 @@ def failed(stream: Any) -> bool:
     except KernelError:
         return True
     return False
+
+
+def new_event(gpu: Gpu, timed: bool = False) -> Any:
+    """An event that is not recorded yet; `timed` ones tell when they were reached."""
+    from cuda.core import EventOptions
+
+    return gpu.core.create_event(options=EventOptions(timing_enabled=timed))
+
+
+def stamp(event: Any, stream: Any) -> None:
+    """Records an event at the stream's present end; in a capture every replay of the graph records it."""
+    from cuda.bindings import driver
+
+    capturing = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
+    is_captured = check(driver.cuStreamIsCapturing(stream.handle)) == capturing
+    flags = driver.CUevent_record_flags
+    flag = flags.CU_EVENT_RECORD_EXTERNAL if is_captured else flags.CU_EVENT_RECORD_DEFAULT
+    check(driver.cuEventRecordWithFlags(event.handle, stream.handle, int(flag)))
+
+
+def elapsed(begin: Any, end: Any) -> float:
+    """Seconds between two timed events, below 0 where `end` came first."""
+    from cuda.bindings import driver
+
+    return float(check(driver.cuEventElapsedTime(begin.handle, end.handle))) * 1e-3
+
+
+def reached(event: Any) -> bool:
+    """Whether all work before the event is done; KernelError if some of it failed."""
+    from cuda.bindings import driver
+
+    return _is_done(driver.cuEventQuery(event.handle))
 
 
 def await_word(address: int, stream: Any) -> None:
