@@ -247,23 +247,42 @@ def test_a_stream_that_does_not_wait_shows(gpu: StandIn, tmp_path: Path, stream:
     name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
     run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
     process = StandIn()  # what a wrong address does to a GPU stays
-    answer = process.ask("without", name=name, path=path, stream=stream)
+    answer = process.ask("without", name=name, path=path, stream=stream, **UPLOADED)
     process.close()
     assert answer["shows"]
 
 
-@pytest.mark.slow
-def test_most_missing_waits_show(gpu: StandIn, tmp_path: Path) -> None:
-    """Each wait left out in turn, once: some stay hidden behind others in most orders."""
+def without_each(gpu: StandIn, tmp_path: Path, every: int, **options: Any) -> tuple[list[str], int]:
+    """Leaves out waits one at a time, in the order that is worst for each; those that did not show, and all."""
     name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
-    run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
-    shown, number, waits = 0, 0, 1
-    while number < waits:
+    run(gpu, tmp_path, name, 9, first=6, **options)
+    waits: int = gpu.ask("without", name=name, path=path, **options)["waits"]
+    hidden = []
+    for number in range(every // 2, waits, every):
         process = StandIn(GS_FAKE_SEED=str(number))
-        answer = process.ask("without", name=name, path=path, number=number)
+        answer = process.ask("without", name=name, path=path, number=number, **options)
         process.close()
-        waits, number, shown = max(waits, answer["waits"]), number + 1, shown + answer["shows"]
-    assert shown > 0.6 * waits > 15
+        hidden += [] if answer["shows"] else [f"{number}: {answer['about']}"]
+    return hidden, waits
+
+
+def test_a_missing_wait_shows(gpu: StandIn, tmp_path: Path) -> None:
+    hidden, waits = without_each(gpu, tmp_path, 12, **UPLOADED)
+    assert hidden == []
+    assert waits > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"overrides": ["exps=CPU"]}, UPLOADED, {"overrides": ["exps=CPU"], "offload_min_batch": 1}],
+    ids=["experts out", "prompts uploaded", "all uploaded"],
+)
+def test_every_missing_wait_shows(gpu: StandIn, tmp_path: Path, options: dict[str, Any]) -> None:
+    """All: 34 of 34 waits of a prompt and of tokens with experts out, 34 of 34 with prompts uploaded."""
+    hidden, waits = without_each(gpu, tmp_path, 1, **options)
+    assert hidden == []
+    assert waits > 30
 
 
 # ---- times

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,15 +193,63 @@ def test_gpu_check_says_why_it_cannot_run() -> None:
     assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")
 
 
+def gpu_check(out: Path, *flags: str, **env: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """The script on the stand-in, each section in a process on it, too; what it wrote."""
+    python = shlex.join([sys.executable, str(HERE / "on_stand_in.py"), str(library())])
+    script = ROOT / "tools" / "gpu_check.py"
+    done = on_stand_in(script, "--small", "--out", str(out), "--python", python, *flags, **env)
+    return done, json.loads((out / "gpu_check.json").read_text())
+
+
+def test_gpu_check_goes_on_after_a_section_fails(tmp_path: Path) -> None:
+    """A card that runs out of memory in one section has done the others; the page tells both."""
+    done, result = gpu_check(
+        tmp_path, "--sections", "kernels,launches,bench", "--only", "norm", GS_FAKE_MEMORY="9000000"
+    )
+    found = {s["section"]: s for s in result["sections"]}
+    assert done.returncode == 1
+    assert [s for s, o in found.items() if o["problem"]] == ["bench"]
+    assert "OUT_OF_MEMORY" in found["bench"]["problem"]
+    assert all(c["passed"] for c in result["checks"])
+    assert len(found["launches"]["checks"]) == 3
+    page = (tmp_path / "stand-in.md").read_text()
+    assert page.startswith("# stand-in\n")
+    assert "OUT_OF_MEMORY" in page
+
+
+def test_gpu_check_without_time(tmp_path: Path) -> None:
+    done, result = gpu_check(tmp_path, "--sections", "launches", "--minutes", "0.01")
+    assert done.returncode == 1
+    assert {s["problem"] for s in result["sections"]} == {"no time was left"}
+    assert "0 of 0 checks passed" in done.stdout
+
+
 @pytest.mark.slow
 def test_gpu_check_rehearsed(tmp_path: Path) -> None:
-    """The whole script: every case, replays against launches, and the benchmarks' code at tiny shapes."""
-    done = on_stand_in(ROOT / "tools" / "gpu_check.py", "--small", "--tune", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    result = json.loads((tmp_path / "gpu_check.json").read_text())
+    """The whole script: cases, ops, models, replays against launches, and the benchmarks' code at tiny shapes."""
+    done, result = gpu_check(tmp_path, "--tune", "--minutes", "60")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert all(c["passed"] for c in result["checks"])
+    assert not any(s["problem"] for s in result["sections"])
+    assert {s["section"] for s in result["sections"]} >= {
+        "facts",
+        "kernels",
+        "ops",
+        "bounds",
+        "models",
+        "speed-0",
+    }
     assert len(result["rows"]) > 100
-    assert (tmp_path / "stand-in.md").read_text().startswith("# stand-in\n")
+    what = " ".join(r["what"] for r in result["rows"])
+    for part in (
+        "compute on CUDA0",
+        "uploads behind compute",
+        "the host waits",
+        "experts uploaded",
+        "matvec q4_0",
+    ):
+        assert part in what
+    assert done.stdout.splitlines()[-1].endswith("checks passed")
 
 
 @pytest.mark.slow
