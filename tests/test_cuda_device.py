@@ -48,7 +48,9 @@ class StandIn:
         self._process.wait(60)
 
 
-@pytest.fixture  # a process each: what one test leaves queued slows the next down
+@pytest.fixture(
+    scope="module"
+)  # for tests that leave nothing behind: starting a process takes longer than most of them
 def gpu() -> Iterator[StandIn]:
     made = StandIn()
     yield made
@@ -206,11 +208,13 @@ def test_the_host_may_wait_for_streams(tmp_path: Path, name: str, split: str) ->
     np.testing.assert_array_equal(*rows)
 
 
-def test_how_streams_wait_can_be_chosen(gpu: StandIn, tmp_path: Path) -> None:
+def test_how_streams_wait_can_be_chosen(tmp_path: Path) -> None:
     name, path = "conformance/llama-f16", str(tmp_path / "logits.npy")
     shared(f"{name}.npz")
-    before = gpu.ask("logits", name=name, path=path, n=4, first=2, waits="host")["word operations"]
-    after = gpu.ask("logits", name=name, path=path, n=4, first=2, waits="stream")["word operations"]
+    process = StandIn()
+    before = process.ask("logits", name=name, path=path, n=4, first=2, waits="host")["word operations"]
+    after = process.ask("logits", name=name, path=path, n=4, first=2, waits="stream")["word operations"]
+    process.close()
     assert before == 0 < after
     other = StandIn(GS_FAKE_MEM_OPS="0", GRAPHSCHED_CUDA_WAITS="stream")
     said = other.ask("sentence", name=name)["error"]
@@ -362,19 +366,37 @@ def test_a_fault_ends_the_run_with_a_sentence(waits: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "words"),
+    ("limit", "options", "words"),
     [
         (
-            "200000",
+            {"GS_FAKE_MEMORY": "200000"},
+            {},
             ("CUDA0: 0.07 MB for blk.", "fewer layers on it with -ngl, experts on the host with -cmoe"),
         ),
-        ("1000000", ("caches and intermediate results do not fit", "a smaller -c or -ub")),
+        (
+            {"GS_FAKE_MEMORY": "1000000"},
+            {},
+            ("caches and intermediate results do not fit", "a smaller -c or -ub"),
+        ),
+        (
+            {"GS_FAKE_PINNED": "100000"},
+            {},
+            ("page-locked host memory for uploads do not fit", "--device none needs none"),
+        ),
+        (
+            {"GS_FAKE_PINNED": "17300000"},
+            {"n_gpu_layers": 0, "offload_min_batch": 1},
+            ("page-locked host memory for blk.", "-op -1,0 leaves weights of the host where they are"),
+        ),
     ],
+    ids=["weights", "caches", "uploads", "weights that are uploaded"],
 )
-def test_what_does_not_fit_is_named(memory: str, words: tuple[str, str]) -> None:
+def test_what_does_not_fit_is_named(
+    limit: dict[str, str], options: dict[str, Any], words: tuple[str, str]
+) -> None:
     shared("conformance/llama-f16.gguf")
-    process = StandIn(GS_FAKE_MEMORY=memory)
-    said = process.ask("sentence", name="conformance/llama-f16", n_ctx=512)["error"]
+    process = StandIn(**limit)
+    said = process.ask("sentence", name="conformance/llama-f16", n_ctx=512, **options)["error"]
     process.close()
     assert all(w in said for w in words), said
 

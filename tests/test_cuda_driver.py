@@ -188,6 +188,45 @@ def test_probe(tmp_path: Path, env: dict[str, str], reason: str) -> None:
     assert on_stand_in(script, **env).stdout.strip() == reason
 
 
+# How Python sees a machine without the library: it cannot be loaded.
+ABSENT = {
+    "": "",
+    "libcuda": "reason.probe.__defaults__ = (lambda name: open('/nowhere'), None)",
+    "libnvrtc": "nvrtc.nvrtc_version = lambda: open('/nowhere')",
+}
+COMMAND = """
+import sys
+from graphsched import cli
+from graphsched.backends.cuda.driver import nvrtc, reason
+{}
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("env", "absent", "reason"),
+    [
+        ({}, "libcuda", "no NVIDIA driver (libcuda.so.1 was not found)"),
+        ({"GS_FAKE_DEVICES": "0"}, "", "the NVIDIA driver finds no GPU"),
+        ({"GS_FAKE_VERSION": "12080"}, "", "the NVIDIA driver is too old: it knows CUDA 12.8"),
+        ({}, "libnvrtc", "NVRTC, which compiles the kernels, was not found (pip install 'graphsched[cuda]')"),
+    ],
+    ids=["no driver", "no device", "too old a driver", "no NVRTC"],
+)
+def test_commands_say_why_there_is_no_gpu(
+    tmp_path: Path, env: dict[str, str], absent: str, reason: str
+) -> None:
+    """`devices` in its list; `run` on stderr, once, where a flag asks for a device, and goes on without one."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND.format(ABSENT[absent]))
+    listed = on_stand_in(script, "devices", **env)
+    assert listed.returncode == 0, listed.stderr
+    assert f"GPU    none: {reason}" in listed.stdout
+    ran = on_stand_in(script, "run", "-ngl", "99", "-p", "Once", "-n", "2", "--temp", "0", **env)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count(f"no usable GPU, everything runs on the CPU: {reason}") == 1
+
+
 def test_gpu_check_says_why_it_cannot_run() -> None:
     done = on_stand_in(ROOT / "tools" / "gpu_check.py", GS_FAKE_DEVICES="0")
     assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")

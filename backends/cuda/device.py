@@ -37,6 +37,7 @@ from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
+NO_UPLOAD = "-op -1,0 leaves weights of the host where they are"
 LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
 
 
@@ -76,9 +77,7 @@ class CudaDevice:
         """A copy; of a weight in the kernels' layout."""
         own = raw if leaf is None else packed(raw, leaf.type)
         what = "constants" if leaf is None else leaf.name
-        made = self.memory.allocate(own.size, what, LESS, raw)
-        self.memory.upload(made, own)
-        return made
+        return self.memory.adopt(own, raw, what, LESS)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=self.gpu.multiprocessors)
@@ -113,12 +112,13 @@ class CudaDevice:
         key = held.address, source.type
         if key not in self._repacked:
             own = packed(held.bytes, source.type)
-            self._repacked[key] = PinnedSpace().allocate(own.size)
+            self._repacked[key] = PinnedSpace().allocate(own.size, source.buffer.name, NO_UPLOAD)
             self._repacked[key].bytes[:] = own
         return self._repacked[key]
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:
         driver.use(self.gpu)
+        self.memory.settle()
         self._compile(items, At(places, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}

@@ -11,6 +11,7 @@ import numpy as np
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.dispatch import Run
 from graphsched.backends.cuda.lowering import FIXED, LENGTHS, At, Launch
+from graphsched.backends.cuda.memory import PinnedSpace
 from graphsched.backends.cuda.queue import Bound, Entry, Put, between_bounds
 from graphsched.backends.cuda.signature import KernelError
 from graphsched.backends.cuda.stamps import Stamps
@@ -57,7 +58,7 @@ class CudaProgram:
     ) -> None:
         self.name = name  # of the stream
         self._device, self._stream, self._items, self._places = device, stream, tuple(items), places
-        self._host_words = driver.host_alloc(WORD_BYTES).view(np.int32)
+        self._host_words = PinnedSpace().allocate(WORD_BYTES).bytes.view(np.int32)
         self._words = device.memory.allocate(WORD_BYTES)
         self._asked: frozenset[str] = frozenset()  # lengths that decide what is queued
         self._made: dict[tuple[int, ...], list[Entry]] = {}

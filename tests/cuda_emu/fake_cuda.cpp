@@ -364,7 +364,13 @@ API cuPointerGetAttributes(u32 n, int* which, void** data, u64) {
   for (u32 i = 0; i < n; i++) *(u32*)data[i] = which[i] == 2 ? 2 : 0;
   return OK;
 }
-API cuMemAllocHost_v2(void** p, size_t n) { Guard guard; return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK; }
+API cuMemAllocHost_v2(void** p, size_t n) {
+  Guard guard;
+  size_t locked = n;
+  for (auto& [at, size] : pinned) locked += size;
+  if (getenv("GS_FAKE_PINNED") && locked > (size_t)atoll(getenv("GS_FAKE_PINNED"))) return NO_MEMORY;
+  return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK;
+}
 API cuMemHostAlloc(void** p, size_t n, u32) { return cuMemAllocHost_v2(p, n); }
 API cuMemFreeHost(void* p) {
   sync_all();

@@ -137,6 +137,8 @@ def cycles(name: str, n: int) -> dict[str, Any]:
 
 def sentence(name: str, **options: Any) -> dict[str, Any]:
     """The error that loading and one token end with."""
+    if "n_gpu_layers" in options:
+        options["placement"] = PlacementOptions(n_gpu_layers=options.pop("n_gpu_layers"))
     try:
         session = graphsched.load(shared(f"{name}.gguf"), n_threads=1, devices=(GPU,), **options)
     except Error as e:

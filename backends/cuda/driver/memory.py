@@ -16,11 +16,15 @@ def malloc(nbytes: int) -> int:
     """The address of device memory; MemoryError where it does not fit."""
     from cuda.bindings import driver
 
-    error, address = driver.cuMemAlloc(max(nbytes, 1))
-    if error == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-        raise MemoryError(nbytes)
-    check((error,))
-    return int(address)
+    return _address(driver.cuMemAlloc(max(nbytes, 1)))
+
+
+def _address(result: tuple[Any, ...]) -> int:
+    from cuda.bindings import driver
+
+    if result[0] == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError
+    return int(check(result))
 
 
 def free(address: int) -> None:
@@ -51,12 +55,15 @@ def free_unused() -> None:
 
 
 def host_alloc(nbytes: int) -> NDArray[np.uint8]:
-    """Zeroed page-locked memory that kernels and copies of every device may read; freed some time after the array."""
+    """Zeroed page-locked memory that kernels and copies of every device may read; freed some time after the array.
+
+    MemoryError where it does not fit.
+    """
     from cuda.bindings import driver
 
     free_unused()
     flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
-    address = int(check(driver.cuMemHostAlloc(max(nbytes, 1), flags)))
+    address = _address(driver.cuMemHostAlloc(max(nbytes, 1), flags))
     raw = (ctypes.c_uint8 * max(nbytes, 1)).from_address(address)
     weakref.finalize(raw, _unused.append, address).atexit = False
     array = np.ctypeslib.as_array(raw)
