@@ -15,6 +15,7 @@ from graphsched.backends.cuda.memory import PinnedSpace
 from graphsched.backends.cuda.queue import Bound, Entry, Put, between_bounds
 from graphsched.backends.cuda.signature import KernelError
 from graphsched.backends.cuda.stamps import Stamps
+from graphsched.backends.cuda.times import Times
 from graphsched.backends.cuda.transfer import Transfer
 from graphsched.device import StepTime
 from graphsched.operand import Item, Places
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from graphsched.backends.cuda.device import CudaDevice
 
 WORD_BYTES = 32  # of the lengths
-MOST_KEPT = 64  # combinations of lengths whose launches are kept, and runs of a profile whose times are
-NOTHING = -1  # the mark of a run that was not recorded
+MOST_KEPT = 64  # combinations of lengths whose launches are kept
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,6 @@ class Ready:
 
     puts: list[Put]
     stamps: Stamps | None
-
-
-@dataclass
-class _Recorded:
-    """The last run: its mark, its events, and between which times of the host it was."""
-
-    mark: int
-    trace: int  # its level
-    stamps: Stamps
-    entries: list[Entry]
-    begun: float
-    ended: float = 0.0
 
 
 class CudaProgram:
@@ -65,9 +53,7 @@ class CudaProgram:
         self._ready: dict[tuple[int, tuple[int, ...]], Ready] = {}
         self._graphs: list[Any] = []
         self._run: Run | None = None
-        self._mark = 0
-        self._last: _Recorded | None = None
-        self._kept: dict[int, list[StepTime]] = {}  # of a profile's runs
+        self._times = Times(device.name, self._items, device.memory.stream)
 
     @property
     def stream(self) -> Any:
@@ -79,7 +65,7 @@ class CudaProgram:
 
     def launch(self, lengths: Mapping[str, int], trace: int = OFF) -> int:
         driver.use(self._device.gpu)
-        self._keep()
+        self._times.save()
         begun = time.perf_counter()
         for i, name in enumerate(LENGTHS):
             self._host_words[i] = lengths.get(name, 0)
@@ -91,11 +77,7 @@ class CudaProgram:
             self._run = Run(self._stream, ready.puts)
             self._device.dispatcher.start(self._run)
         self._device.started(self)
-        if ready.stamps is None:
-            return NOTHING
-        self._mark += 1
-        self._last = _Recorded(self._mark, trace, ready.stamps, entries, begun)
-        return self._mark
+        return self._times.begin(trace, ready.stamps, entries, begun)
 
     def _queued(self, lengths: Mapping[str, int], trace: int) -> tuple[Ready, list[Entry]]:
         """What to put on the stream: each launch in the first run with these lengths, in later ones a graph for decode.
@@ -150,17 +132,22 @@ class CudaProgram:
         words = partial(driver.copy_up, self._words.address, self._host_words.ctypes.data, WORD_BYTES)
         stamps = Stamps(self._device.gpu, entries, trace) if trace and entries else None
         puts = [put for e in entries for put in e.puts] if stamps is None else stamps.around(entries)
-        return Ready(self._in_graphs([words, *puts], mode), stamps)
+        return Ready(self._in_graphs([words, *puts], mode, trace == THREADS), stamps)
 
-    def _in_graphs(self, puts: list[Put], mode: str) -> list[Put]:
+    def _in_graphs(self, puts: list[Put], mode: str, is_profile: bool) -> list[Put]:
         if mode == "off":
             return puts
-        if mode == "whole" and self._device.dispatcher is None:
-            try:
+        try:
+            if mode == "whole" and self._device.dispatcher is None:
                 return [self._graph(puts)]
-            except KernelError:  # a driver that does not capture waits for words
-                self._device.graphs = "split"
-        return between_bounds(puts, self._graph)
+            return between_bounds(puts, self._graph)
+        except KernelError:
+            if is_profile:  # an event between any two kernels may be more than a driver captures
+                return puts
+            if mode == "split":
+                raise
+        self._device.graphs = "split"  # a driver that does not capture waits for words
+        return self._in_graphs(puts, "split", is_profile)
 
     def _graph(self, puts: Sequence[Put]) -> Put:
         def work(stream: Any) -> None:
@@ -185,8 +172,7 @@ class CudaProgram:
             raise driver.fault(self._device.name, e) from None
         finally:
             self._device.ended(self)
-            if self._last is not None:
-                self._last.ended = time.perf_counter()
+            self._times.end()
 
     def _until_queued(self) -> None:
         run, self._run = self._run, None
@@ -197,29 +183,8 @@ class CudaProgram:
 
     def times(self, mark: int) -> list[StepTime]:
         """Of the last run; of a profile's last runs, too."""
-        if self._last is not None and self._last.mark == mark:
-            self._keep(even_if_brief=True)
-        return self._kept.get(mark, [])
-
-    def _keep(self, even_if_brief: bool = False) -> None:
-        """Reads the events of a profile's run before the next one records them again."""
-        last = self._last
-        if last is None or not (even_if_brief or last.trace == THREADS):
-            return
-        self._last = None
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        at = last.stamps.seconds(self._device.memory.stream, last.begun, last.ended)
-        if at is not None:
-            self._kept[last.mark] = self._steps(last.entries, at.tolist())
-
-    def _steps(self, entries: Sequence[Entry], at: Sequence[float]) -> list[StepTime]:
-        rows = zip(entries, self._items, at, at[1:], strict=False)
-        return [
-            StepTime(e.name, getattr(item, "node", -1), self._device.name, begun, done, done)
-            for e, item, begun, done in rows
-        ]
+        return self._times.of(mark)
 
     def close(self) -> None:
         self._forget()
-        self._last = None
+        self._times.forget()
