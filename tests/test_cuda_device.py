@@ -57,6 +57,20 @@ def gpu() -> Iterator[StandIn]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def without_words() -> Iterator[StandIn]:
+    """A device whose streams cannot wait for words: the host does."""
+    made = StandIn(GS_FAKE_MEM_OPS="0")
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["stream", "host"])
+def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn) -> StandIn:
+    """Both kinds of device in turn, by who waits."""
+    return gpu if request.param == "stream" else without_words
+
+
 # ---- ops
 
 CHEAP = [
@@ -193,18 +207,18 @@ def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, 
         *(pytest.param(name, split, marks=pytest.mark.slow) for name in MIXED[3:] for split in SPLITS),
     ],
 )
-def test_the_host_may_wait_for_streams(tmp_path: Path, name: str, split: str) -> None:
+def test_the_host_may_wait_for_streams(
+    gpu: StandIn, without_words: StandIn, tmp_path: Path, name: str, split: str
+) -> None:
     """The same bits where streams cannot wait for words: then there is not one stream memory operation."""
     shared(f"{name}.npz")
-    rows, graphs = [], []
-    for has_operations in "10":
-        process, path = StandIn(GS_FAKE_MEM_OPS=has_operations), tmp_path / "logits.npy"
-        answer = process.ask("logits", name=name, path=str(path), n=12, first=8, **SPLITS[split])
-        process.close()
-        assert (answer["word operations"] > 0) == (has_operations == "1")
+    path, rows, answers = tmp_path / "logits.npy", [], []
+    for process in (gpu, without_words):
+        answers.append(process.ask("logits", name=name, path=str(path), n=12, first=8, **SPLITS[split]))
         rows.append(np.load(path))
-        graphs.append(answer["graphs"])
-    assert graphs[1] > graphs[0]
+    whole, parts = answers
+    assert whole["word operations"] > 0 == parts["word operations"]
+    assert parts["graphs"] > whole["graphs"]
     np.testing.assert_array_equal(*rows)
 
 
@@ -293,18 +307,15 @@ def test_every_missing_wait_shows(gpu: StandIn, tmp_path: Path, options: dict[st
 # ---- times
 
 
-@pytest.mark.parametrize("waits", ["stream", "host"])
 @pytest.mark.parametrize(
     "options",
     [{}, {"overrides": ["exps=CPU"]}, {"overrides": ["exps=CPU"], "offload_min_batch": 2}],
     ids=["all", "experts out", "offloaded"],
 )
-def test_times_of_a_run(options: dict[str, Any], waits: str) -> None:
+def test_times_of_a_run(either: StandIn, options: dict[str, Any]) -> None:
     """Each op of a plan has its time, within the run and in its stream's order; copies are on their streams."""
     shared("conformance/qwen3moe-f16.gguf")
-    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
-    found = process.ask("traced", name="conformance/qwen3moe-f16", **options)
-    process.close()
+    found = either.ask("traced", name="conformance/qwen3moe-f16", **options)
     assert found["wrong"] == found["untimed"] == []
     assert {"step CUDA0", "copy CUDA0 up", "copy CUDA0 down", "wait CUDA0", "wait CUDA0 up"} <= set(
         found["kinds"]
@@ -401,18 +412,16 @@ def test_what_does_not_fit_is_named(
     assert all(w in said for w in words), said
 
 
-@pytest.mark.parametrize("waits", ["stream", "host"])
-def test_an_aborted_run_ends(waits: str) -> None:
+def test_an_aborted_run_ends(either: StandIn) -> None:
     shared("conformance/llama-f16.gguf")
-    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
-    assert process.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
-    process.close()
+    assert either.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_nothing_leaks_between_sessions(gpu: StandIn, n: int) -> None:
+def test_nothing_leaks_between_sessions(either: StandIn, n: int) -> None:
+    """Neither memory of device and host nor streams, events, modules and graphs."""
     shared("conformance/llama-f16.gguf")
-    answer = gpu.ask("cycles", name="conformance/llama-f16", n=n)
+    answer = either.ask("cycles", name="conformance/llama-f16", n=n)
     assert answer["first"] == answer["last"]
 
 

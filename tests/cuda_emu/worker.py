@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from itertools import pairwise
@@ -122,16 +123,18 @@ def live() -> list[int]:
 
 
 def cycles(name: str, n: int) -> dict[str, Any]:
-    """Loads a model, makes a token, closes; what is alive after the first time and after the last."""
+    """Loads a model, makes tokens until graphs are replayed, closes; what is alive after the first and last time."""
     alive = []
     for _ in range(n):
         session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1)
-        session.eval([1])
+        for token in (1, 2, 3):
+            session.eval([token])
+        session.take_trace()
         session.close()
         del session
         gc.collect()
         driver.free_unused()
-        alive.append(live()[:6])
+        alive.append([*live()[:6], threading.active_count()])
     return {"first": alive[0], "last": alive[-1]}
 
 
