@@ -34,19 +34,21 @@ class Full:
     type: str
     placement: PlacementOptions
     how: str
-    ways: tuple[tuple[str, str], ...] = ()  # other (graphs, waits) to time
+    ways: tuple[tuple[str, str, bool], ...] = ()  # others to time: graphs, waits, whether it is traced
     crossover: bool = False  # also time prompts of few tokens with uploads and without
 
 
+HOST_WAITS, UNTRACED = ("split", "host", True), ("whole", "", False)
 FULL = (
+    Full("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU", (HOST_WAITS, UNTRACED, ("off", "", True))),
     Full(
-        "llama-8b",
-        "Q4_0",
-        PlacementOptions(),
-        "all on the GPU",
-        (("split", ""), ("off", ""), ("split", "host")),
+        "deepseek-v2-lite",
+        "IQ4_NL",
+        OUT,
+        "experts on the CPU",
+        (HOST_WAITS, UNTRACED, ("split", "", True)),
+        crossover=True,
     ),
-    Full("deepseek-v2-lite", "IQ4_NL", OUT, "experts on the CPU", (("split", ""), ("split", "host")), True),
     Full("bitnet-2b", "IQ2_BN", PlacementOptions(), "all on the GPU"),
     Full("llama-8b", "Q4_K_M", PlacementOptions(), "all on the GPU"),
     Full("deepseek-v2-lite", "IQ4_NL", PlacementOptions(), "all on the GPU"),
@@ -168,12 +170,12 @@ def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float
     yield _rate(f"{model}: prompt", n, prompt)
     yield from profiled(session, model, n, min(tokens, 16))
     session.close()
-    for graphs, waits in full.ways:
+    for graphs, waits, trace in full.ways:
         if time.monotonic() > until:
             return
         choose(graphs, waits)
-        session = opened()
-        how = f"graphs {graphs}, the host waits" if waits == "host" else f"graphs {graphs}"
+        session = opened(trace=trace)
+        how = f"graphs {graphs}" + ", the host waits" * (waits == "host") + ", no trace" * (not trace)
         yield _rate(f"{model}: decode, {how}", tokens, timed(session, [1], tokens))
         session.close()
     choose("whole", "")
