@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,8 @@ def replacing(out: Path) -> Iterator[BinaryIO]:
 
     Where the file system can it has no name before that: a killed process leaves nothing behind.
     """
-    part = out.with_name(f".graphsched-{os.getpid()}.part")
+    # of this thread: two that write into one folder must not take each other's file
+    part = out.with_name(f".graphsched-{os.getpid()}-{threading.get_native_id()}.part")
     try:
         with _nameless(part) as file:
             yield file

@@ -38,3 +38,15 @@ def cuda_graphs() -> str:
     if found not in ("whole", "split", "off"):
         raise OptionError(f"GRAPHSCHED_CUDA_GRAPHS is {found}, whole, split or off is needed")
     return found
+
+
+def cuda_waits() -> str:
+    """GRAPHSCHED_CUDA_WAITS: how streams of a GPU wait for the host and for each other; empty: as the GPU can.
+
+    stream: by stream memory operations, so that one launch makes a token. host: a thread of the host waits, and queues
+    the parts between, each as a graph of its own.
+    """
+    found = os.environ.get("GRAPHSCHED_CUDA_WAITS", "")
+    if found not in ("", "stream", "host"):
+        raise OptionError(f"GRAPHSCHED_CUDA_WAITS is {found}, stream or host is needed")
+    return found

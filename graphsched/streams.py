@@ -71,19 +71,28 @@ class _Streams:
             (id(self.places.at(o)[0]), _Access(self.places.span(o), stream, position, w)) for o, w in touched
         ]
         new = [(memory, access) for memory, access in new if memory in self.written]
-        for memory, access in new:
-            self._order_after(access, self.accesses.get(memory, ()))
+        self._order_after(stream, position, [a for m, x in new for a in self._conflicts(m, x)])
         for memory, access in new:
             self.accesses[memory] = _remembered(self.accesses.get(memory, ()), access)
         self.known_at[stream, position] = dict(known)
 
-    def _order_after(self, new: _Access, accesses: Sequence[_Access]) -> None:
-        known = self.known[new.stream]
+    def _conflicts(self, memory: int, new: _Access) -> list[_Access]:
+        """What other streams do with the same bytes, and must have done before."""
+        return [
+            a
+            for a in self.accesses.get(memory, ())
+            if a.stream != new.stream and (new.is_write or a.is_write) and _overlap(a.span, new.span)
+        ]
+
+    def _order_after(self, stream: str, position: int, accesses: Sequence[_Access]) -> None:
+        """Waits for the last of each stream, unless that is known to be done once the others are."""
+        last: dict[str, int] = {}
         for a in accesses:
-            if a.stream == new.stream or not (new.is_write or a.is_write) or not _overlap(a.span, new.span):
-                continue
-            if known.get(a.stream, -1) < a.position:
-                self._wait(new.stream, new.position, a.stream, a.position)
+            last[a.stream] = max(last.get(a.stream, -1), a.position)
+        for producer, at in last.items():
+            others = (self.known_at[other] for other in last.items() if other[0] != producer)
+            if not any(known.get(producer, -1) >= at for known in (self.known[stream], *others)):
+                self._wait(stream, position, producer, at)
 
     def _wait(self, stream: str, position: int, producer: str, at: int) -> None:
         flag = Flag(self.n_flags)

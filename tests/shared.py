@@ -1,10 +1,11 @@
-"""Reference models and logits that live beside the checkout; tests that need them skip where they are absent."""
+"""Reference models and logits beside the checkout, or in a copied tree; tests that need them skip without them."""
 
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT / "shared" if (ROOT / "shared").is_dir() else ROOT.parent / "shared"
 
 
 def shared(name: str) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shared import shared
 from test_cuda_driver import HERE, ROOT, library, on_stand_in, pytestmark  # noqa: F401  # skips where they skip
 from test_models import MODELS, QUANTS, limits, nmse, reference
+from test_profile import assert_is_chrome_trace
 
 Array = NDArray[np.float32]
 
@@ -47,11 +48,27 @@ class StandIn:
         self._process.wait(60)
 
 
-@pytest.fixture  # a process each: what one test leaves queued slows the next down
+@pytest.fixture(
+    scope="module"
+)  # for tests that leave nothing behind: starting a process takes longer than most of them
 def gpu() -> Iterator[StandIn]:
     made = StandIn()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def without_words() -> Iterator[StandIn]:
+    """A device whose streams cannot wait for words: the host does."""
+    made = StandIn(GS_FAKE_MEM_OPS="0")
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["stream", "host"])
+def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn) -> StandIn:
+    """Both kinds of device in turn, by who waits."""
+    return gpu if request.param == "stream" else without_words
 
 
 # ---- ops
@@ -182,6 +199,43 @@ def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, 
     np.testing.assert_array_equal(rows["split"], rows["off"])
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("conformance/qwen3moe-f16", "experts out"),
+        ("quants/llama-Q4_0", "offload all"),
+        *(pytest.param(name, split, marks=pytest.mark.slow) for name in MIXED[3:] for split in SPLITS),
+    ],
+)
+def test_the_host_may_wait_for_streams(
+    gpu: StandIn, without_words: StandIn, tmp_path: Path, name: str, split: str
+) -> None:
+    """The same bits where streams cannot wait for words: then there is not one stream memory operation."""
+    shared(f"{name}.npz")
+    path, rows, answers = tmp_path / "logits.npy", [], []
+    for process in (gpu, without_words):
+        answers.append(process.ask("logits", name=name, path=str(path), n=12, first=8, **SPLITS[split]))
+        rows.append(np.load(path))
+    whole, parts = answers
+    assert whole["word operations"] > 0 == parts["word operations"]
+    assert parts["graphs"] > whole["graphs"]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_how_streams_wait_can_be_chosen(tmp_path: Path) -> None:
+    name, path = "conformance/llama-f16", str(tmp_path / "logits.npy")
+    shared(f"{name}.npz")
+    process = StandIn()
+    before = process.ask("logits", name=name, path=path, n=4, first=2, waits="host")["word operations"]
+    after = process.ask("logits", name=name, path=path, n=4, first=2, waits="stream")["word operations"]
+    process.close()
+    assert before == 0 < after
+    other = StandIn(GS_FAKE_MEM_OPS="0", GRAPHSCHED_CUDA_WAITS="stream")
+    said = other.ask("sentence", name=name)["error"]
+    other.close()
+    assert said == "GRAPHSCHED_CUDA_WAITS is stream, and CUDA0 has no stream memory operations"
+
+
 def test_two_gpus(tmp_path: Path) -> None:
     both = StandIn(GS_FAKE_DEVICES="2")
     name = "quants/llama-Q4_0"
@@ -212,63 +266,162 @@ def test_a_stream_that_does_not_wait_shows(gpu: StandIn, tmp_path: Path, stream:
     name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
     run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
     process = StandIn()  # what a wrong address does to a GPU stays
-    answer = process.ask("without", name=name, path=path, stream=stream)
+    answer = process.ask("without", name=name, path=path, stream=stream, **UPLOADED)
     process.close()
     assert answer["shows"]
 
 
-@pytest.mark.slow
-def test_most_missing_waits_show(gpu: StandIn, tmp_path: Path) -> None:
-    """Each wait left out in turn, once: some stay hidden behind others in most orders."""
+def without_each(gpu: StandIn, tmp_path: Path, every: int, **options: Any) -> tuple[list[str], int]:
+    """Leaves out waits one at a time, in the order that is worst for each; those that did not show, and all."""
     name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
-    run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
-    shown, number, waits = 0, 0, 1
-    while number < waits:
+    run(gpu, tmp_path, name, 9, first=6, **options)
+    waits: int = gpu.ask("without", name=name, path=path, **options)["waits"]
+    hidden = []
+    for number in range(every // 2, waits, every):
         process = StandIn(GS_FAKE_SEED=str(number))
-        answer = process.ask("without", name=name, path=path, number=number)
+        answer = process.ask("without", name=name, path=path, number=number, **options)
         process.close()
-        waits, number, shown = max(waits, answer["waits"]), number + 1, shown + answer["shows"]
-    assert shown > 0.6 * waits > 15
+        hidden += [] if answer["shows"] else [f"{number}: {answer['about']}"]
+    return hidden, waits
+
+
+def test_a_missing_wait_shows(gpu: StandIn, tmp_path: Path) -> None:
+    hidden, waits = without_each(gpu, tmp_path, 12, **UPLOADED)
+    assert hidden == []
+    assert waits > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"overrides": ["exps=CPU"]}, UPLOADED, {"overrides": ["exps=CPU"], "offload_min_batch": 1}],
+    ids=["experts out", "prompts uploaded", "all uploaded"],
+)
+def test_every_missing_wait_shows(gpu: StandIn, tmp_path: Path, options: dict[str, Any]) -> None:
+    """All: 34 of 34 waits of a prompt and of tokens with experts out, 34 of 34 with prompts uploaded."""
+    hidden, waits = without_each(gpu, tmp_path, 1, **options)
+    assert hidden == []
+    assert waits > 30
+
+
+# ---- times
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"overrides": ["exps=CPU"]}, {"overrides": ["exps=CPU"], "offload_min_batch": 2}],
+    ids=["all", "experts out", "offloaded"],
+)
+def test_times_of_a_run(either: StandIn, options: dict[str, Any]) -> None:
+    """Each op of a plan has its time, within the run and in its stream's order; copies are on their streams."""
+    shared("conformance/qwen3moe-f16.gguf")
+    found = either.ask("traced", name="conformance/qwen3moe-f16", **options)
+    assert found["wrong"] == found["untimed"] == []
+    assert {"step CUDA0", "copy CUDA0 up", "copy CUDA0 down", "wait CUDA0", "wait CUDA0 up"} <= set(
+        found["kinds"]
+    )
+    assert ("wait CPU" in found["kinds"]) == bool(options)
+
+
+def test_times_without_a_profile(gpu: StandIn) -> None:
+    """Those of the last run, by events around waits only: what lies between two shares the time."""
+    shared("conformance/qwen3moe-f16.gguf")
+    found = gpu.ask("brief", name="conformance/qwen3moe-f16", overrides=["exps=CPU"])
+    assert found["wrong"] == []
+    assert found["runs with steps on CUDA0"] == [found["runs"] - 1]
+    assert 2 < found["events"] < found["items"] / 2
+
+
+def test_a_profile_of_the_gpu(tmp_path: Path) -> None:
+    """Measured, not predicted: rows of ops, copies and waits, owners that add up, and a timeline of all streams."""
+    trace, page = tmp_path / "t.json", tmp_path / "p.html"
+    flags = ("-ot", "exps=CPU", "-p", "6", "-n", "3", "-r", "2", "-t", "1", "-c", "64")
+    files = ("--trace", str(trace), "--html", str(page))
+    done = on_stand_in(
+        ROOT / "graphsched" / "__main__.py", "profile", "--json", "--device", "CUDA0", *flags, *files
+    )
+    assert done.returncode == 0, done.stderr
+    phases = json.loads(done.stdout)["phases"]
+    assert [p["predicted"] for p in phases] == [False, False]
+    for phase in phases:
+        assert phase["lost"] == 0
+        assert sum(row["seconds"] for row in phase["overhead"]) == pytest.approx(phase["wall"])
+        on = {(row["device"], row["name"]) for row in phase["ops"]}
+        assert {
+            ("CUDA0", "MUL_MAT"),
+            ("CPU", "MUL_MAT_ID"),
+            ("CUDA0 up", "COPY"),
+            ("CUDA0 down", "COPY"),
+        } <= on
+        counts = {row["name"]: row["count"] for row in phase["ops"] if row["device"] == "CUDA0"}
+        assert counts["FLASH_ATTN_EXT"] == 4 * (1 if phase["phase"].startswith("prompt") else 3)
+        waits = {(row["device"], row["name"]) for row in phase["waits"]}
+        assert {("CPU", "CUDA0 down"), ("CUDA0 down", "CUDA0"), ("CUDA0 up", "CPU")} <= waits
+    timeline = json.loads(trace.read_text())
+    assert_is_chrome_trace(timeline)
+    lanes = {e["args"]["name"] for e in timeline["traceEvents"] if e["name"] == "thread_name"}
+    assert lanes == {"Python", "CPU", "CUDA0", "CUDA0 up", "CUDA0 down"}
+    assert "CUDA0 down" in page.read_text()
 
 
 # ---- faults
 
 
-def test_a_fault_ends_the_run_with_a_sentence() -> None:
+@pytest.mark.parametrize("waits", ["stream", "host"])
+def test_a_fault_ends_the_run_with_a_sentence(waits: str) -> None:
     shared("conformance/qwen3moe-f16.gguf")
-    process = StandIn()
+    process = StandIn(GRAPHSCHED_CUDA_WAITS=waits)
     said = process.ask("fault", name="conformance/qwen3moe-f16")["error"]
     process.close()
     assert said == "CUDA0 failed (CUDA_ERROR_LAUNCH_FAILED); this session cannot go on"
 
 
 @pytest.mark.parametrize(
-    ("memory", "words"),
+    ("limit", "options", "words"),
     [
         (
-            "200000",
+            {"GS_FAKE_MEMORY": "200000"},
+            {},
             ("CUDA0: 0.07 MB for blk.", "fewer layers on it with -ngl, experts on the host with -cmoe"),
         ),
-        ("1000000", ("caches and intermediate results do not fit", "a smaller -c or -ub")),
+        (
+            {"GS_FAKE_MEMORY": "1000000"},
+            {},
+            ("caches and intermediate results do not fit", "a smaller -c or -ub"),
+        ),
+        (
+            {"GS_FAKE_PINNED": "100000"},
+            {},
+            ("page-locked host memory for uploads do not fit", "--device none needs none"),
+        ),
+        (
+            {"GS_FAKE_PINNED": "17300000"},
+            {"n_gpu_layers": 0, "offload_min_batch": 1},
+            ("page-locked host memory for blk.", "-op -1,0 leaves weights of the host where they are"),
+        ),
     ],
+    ids=["weights", "caches", "uploads", "weights that are uploaded"],
 )
-def test_what_does_not_fit_is_named(memory: str, words: tuple[str, str]) -> None:
+def test_what_does_not_fit_is_named(
+    limit: dict[str, str], options: dict[str, Any], words: tuple[str, str]
+) -> None:
     shared("conformance/llama-f16.gguf")
-    process = StandIn(GS_FAKE_MEMORY=memory)
-    said = process.ask("sentence", name="conformance/llama-f16", n_ctx=512)["error"]
+    process = StandIn(**limit)
+    said = process.ask("sentence", name="conformance/llama-f16", n_ctx=512, **options)["error"]
     process.close()
     assert all(w in said for w in words), said
 
 
-def test_an_aborted_run_ends(gpu: StandIn) -> None:
+def test_an_aborted_run_ends(either: StandIn) -> None:
     shared("conformance/llama-f16.gguf")
-    assert gpu.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
+    assert either.ask("abort", name="conformance/llama-f16") == {"ended": True, "same": True}
 
 
 @pytest.mark.parametrize("n", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_nothing_leaks_between_sessions(gpu: StandIn, n: int) -> None:
+def test_nothing_leaks_between_sessions(either: StandIn, n: int) -> None:
+    """Neither memory of device and host nor streams, events, modules and graphs."""
     shared("conformance/llama-f16.gguf")
-    answer = gpu.ask("cycles", name="conformance/llama-f16", n=n)
+    answer = either.ask("cycles", name="conformance/llama-f16", n=n)
     assert answer["first"] == answer["last"]
 
 

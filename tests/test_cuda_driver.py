@@ -1,7 +1,8 @@
-"""backends/cuda/driver.py through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
+"""backends/cuda/driver through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,20 +188,107 @@ def test_probe(tmp_path: Path, env: dict[str, str], reason: str) -> None:
     assert on_stand_in(script, **env).stdout.strip() == reason
 
 
+# How Python sees a machine without the library: it cannot be loaded.
+ABSENT = {
+    "": "",
+    "libcuda": "reason.probe.__defaults__ = (lambda name: open('/nowhere'), None)",
+    "libnvrtc": "nvrtc.nvrtc_version = lambda: open('/nowhere')",
+}
+COMMAND = """
+import sys
+from graphsched import cli
+from graphsched.backends.cuda.driver import nvrtc, reason
+{}
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("env", "absent", "reason"),
+    [
+        ({}, "libcuda", "no NVIDIA driver (libcuda.so.1 was not found)"),
+        ({"GS_FAKE_DEVICES": "0"}, "", "the NVIDIA driver finds no GPU"),
+        ({"GS_FAKE_VERSION": "12080"}, "", "the NVIDIA driver is too old: it knows CUDA 12.8"),
+        ({}, "libnvrtc", "NVRTC, which compiles the kernels, was not found (pip install 'graphsched[cuda]')"),
+    ],
+    ids=["no driver", "no device", "too old a driver", "no NVRTC"],
+)
+def test_commands_say_why_there_is_no_gpu(
+    tmp_path: Path, env: dict[str, str], absent: str, reason: str
+) -> None:
+    """`devices` in its list; `run` on stderr, once, where a flag asks for a device, and goes on without one."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND.format(ABSENT[absent]))
+    listed = on_stand_in(script, "devices", **env)
+    assert listed.returncode == 0, listed.stderr
+    assert f"GPU    none: {reason}" in listed.stdout
+    ran = on_stand_in(script, "run", "-ngl", "99", "-p", "Once", "-n", "2", "--temp", "0", **env)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.count(f"no usable GPU, everything runs on the CPU: {reason}") == 1
+
+
 def test_gpu_check_says_why_it_cannot_run() -> None:
     done = on_stand_in(ROOT / "tools" / "gpu_check.py", GS_FAKE_DEVICES="0")
     assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")
 
 
+def gpu_check(out: Path, *flags: str, **env: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """The script on the stand-in, each section in a process on it, too; what it wrote."""
+    python = shlex.join([sys.executable, str(HERE / "on_stand_in.py"), str(library())])
+    script = ROOT / "tools" / "gpu_check.py"
+    done = on_stand_in(script, "--small", "--out", str(out), "--python", python, *flags, **env)
+    return done, json.loads((out / "gpu_check.json").read_text())
+
+
+def test_gpu_check_goes_on_after_a_section_fails(tmp_path: Path) -> None:
+    """A card that runs out of memory in one section has done the others; the page tells both."""
+    done, result = gpu_check(
+        tmp_path, "--sections", "kernels,launches,bench", "--only", "norm", GS_FAKE_MEMORY="9000000"
+    )
+    found = {s["section"]: s for s in result["sections"]}
+    assert done.returncode == 1
+    assert [s for s, o in found.items() if o["problem"]] == ["bench"]
+    assert "OUT_OF_MEMORY" in found["bench"]["problem"]
+    assert all(c["passed"] for c in result["checks"])
+    assert len(found["launches"]["checks"]) == 3
+    page = (tmp_path / "stand-in.md").read_text()
+    assert page.startswith("# stand-in\n")
+    assert "OUT_OF_MEMORY" in page
+
+
+def test_gpu_check_without_time(tmp_path: Path) -> None:
+    done, result = gpu_check(tmp_path, "--sections", "launches", "--minutes", "0.01")
+    assert done.returncode == 1
+    assert {s["problem"] for s in result["sections"]} == {"no time was left"}
+    assert "0 of 0 checks passed" in done.stdout
+
+
 @pytest.mark.slow
 def test_gpu_check_rehearsed(tmp_path: Path) -> None:
-    """The whole script: every case, replays against launches, and the benchmarks' code at tiny shapes."""
-    done = on_stand_in(ROOT / "tools" / "gpu_check.py", "--small", "--tune", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    result = json.loads((tmp_path / "gpu_check.json").read_text())
+    """The whole script: cases, ops, models, replays against launches, and the benchmarks' code at tiny shapes."""
+    done, result = gpu_check(tmp_path, "--tune", "--minutes", "60")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert all(c["passed"] for c in result["checks"])
+    assert not any(s["problem"] for s in result["sections"])
+    assert {s["section"] for s in result["sections"]} >= {
+        "facts",
+        "kernels",
+        "ops",
+        "bounds",
+        "models",
+        "speed-0",
+    }
     assert len(result["rows"]) > 100
-    assert (tmp_path / "stand-in.md").read_text().startswith("# stand-in\n")
+    what = " ".join(r["what"] for r in result["rows"])
+    for part in (
+        "compute on CUDA0",
+        "uploads behind compute",
+        "the host waits",
+        "experts uploaded",
+        "matvec q4_0",
+    ):
+        assert part in what
+    assert done.stdout.splitlines()[-1].endswith("checks passed")
 
 
 @pytest.mark.slow

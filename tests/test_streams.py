@@ -79,6 +79,19 @@ def test_every_conflict_is_ordered(drawn: tuple[list[Touch], Places]) -> None:
             assert second not in before[first], "an item waits for one that comes after it"
 
 
+@settings(max_examples=200, deadline=None)
+@given(touches())
+def test_no_wait_can_be_left_out(drawn: tuple[list[Touch], Places]) -> None:
+    items, places = drawn
+    streams, _ = in_streams(items, lambda item: (item.device, item.device), places)
+    before = happens_before(streams)
+    for stream, own in streams.items():
+        for i, wait in enumerate(own):
+            if isinstance(wait, Wait):
+                after = happens_before({**streams, stream: own[:i] + own[i + 1 :]})
+                assert any(after[item] < before[item] for item in after), "other waits order the same items"
+
+
 def conflict(a: Touch, b: Touch, places: Places) -> bool:
     def overlap(x: tuple[Operand, ...], y: tuple[Operand, ...]) -> bool:
         spans = [(places.span(o), places.span(p)) for o in x for p in y]

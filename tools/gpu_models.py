@@ -3,43 +3,70 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gpu_bench import Row
+from gpu_sections import Found, checked
 from numpy.typing import NDArray
 from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
 
 import graphsched
 from graphsched import synth
 from graphsched.placement import PlacementOptions
+from graphsched.profile import Measurement, Phase, Request
 
 GPU = ("CUDA0",)
 OUT = PlacementOptions(overrides=("exps=CPU",))
-# layout, type, placement and what it is called; weights are zeros, which take no disk space
-FULL: tuple[tuple[str, str, PlacementOptions, str], ...] = (
-    ("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU"),
-    ("llama-8b", "Q4_K_M", PlacementOptions(), "all on the GPU"),
-    ("bitnet-2b", "IQ2_BN", PlacementOptions(), "all on the GPU"),
-    ("deepseek-v2-lite", "IQ4_NL", PlacementOptions(), "all on the GPU"),
-    ("deepseek-v2-lite", "IQ4_NL", OUT, "experts on the CPU"),
-    ("qwen3-30b-a3b", "Q4_0", PlacementOptions(), "all on the GPU"),
+
+
+@dataclass(frozen=True)
+class Full:
+    """A full-size model: layout, type, placement and what it is called; its weights are zeros, which take no disk."""
+
+    layout: str
+    type: str
+    placement: PlacementOptions
+    how: str
+    ways: tuple[tuple[str, str, bool], ...] = ()  # others to time: graphs, waits, whether it is traced
+    crossover: bool = False  # also time prompts of few tokens with uploads and without
+
+
+HOST_WAITS, UNTRACED = ("split", "host", True), ("whole", "", False)
+FULL = (
+    Full("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU", (HOST_WAITS, UNTRACED, ("off", "", True))),
+    Full(
+        "deepseek-v2-lite",
+        "IQ4_NL",
+        OUT,
+        "experts on the CPU",
+        (HOST_WAITS, UNTRACED, ("split", "", True)),
+        crossover=True,
+    ),
+    Full("bitnet-2b", "IQ2_BN", PlacementOptions(), "all on the GPU"),
+    Full("llama-8b", "Q4_K_M", PlacementOptions(), "all on the GPU"),
+    Full("deepseek-v2-lite", "IQ4_NL", PlacementOptions(), "all on the GPU"),
+    Full("qwen3-30b-a3b", "Q4_0", PlacementOptions(), "all on the GPU"),
 )
 PROMPT, TOKENS = 512, 64
+CROSSOVER = (1, 8, 16, 32, 64, 128, 256, 512)  # tokens of a prompt
 SMALL = 6  # tokens of a rehearsal's prompts
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run a model that must agree with its reference."""
+    """A way to run a model that must agree with its reference, or with other ways bit for bit."""
 
     name: str
     options: dict[str, Any]
     graphs: str = "whole"
+    waits: str = ""
 
 
 WAYS = (
@@ -49,10 +76,16 @@ WAYS = (
     Way("experts out, -op -1,0", {"placement": OUT, "offload_policy": ("-1,0",)}),
     Way("half of the layers", {"placement": PlacementOptions(n_gpu_layers=1)}),
 )
+LAUNCHED = (("off", "stream"), ("whole", "stream"), ("split", "stream"), ("split", "host"), ("off", "host"))
+
+
+def choose(graphs: str, waits: str) -> None:
+    """How sessions that are opened from now on queue decode, and wait."""
+    os.environ["GRAPHSCHED_CUDA_GRAPHS"], os.environ["GRAPHSCHED_CUDA_WAITS"] = graphs, waits
 
 
 def logits(ref: Reference, way: Way, n: int) -> NDArray[np.float32]:
-    os.environ["GRAPHSCHED_CUDA_GRAPHS"] = way.graphs
+    choose(way.graphs, way.waits)
     session = graphsched.load(ref.model, n_ctx=64, devices=GPU, **way.options)
     cuts = [0, *range(min(24, n - 3), n + 1)]  # a prompt, then one by one
     rows = [session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)]
@@ -60,73 +93,155 @@ def logits(ref: Reference, way: Way, n: int) -> NDArray[np.float32]:
     return np.concatenate(rows)
 
 
-def checks(small: bool) -> Iterator[dict[str, Any]]:
-    """Reference logits in every way that says something about a model; captured and plain give the same bits."""
-    names = [m for m in MODELS + QUANTS if not small or "qwen3moe" in m or "llama-Q4_0" in m]
-    for name in names:
-        ref, n = reference(name), SMALL if small else 32
-        moe = any(w in name for w in ("moe", "mixtral", "deepseek", "gpt-oss", "llama4"))
-        for way in WAYS if moe else (WAYS[0], WAYS[4]):
-            yield _checked(f"{name}: {way.name}", name, ref, way, n)
-        yield _same_bits(name, ref, n)
+def names(options: Namespace) -> list[str]:
+    found = [m for m in MODELS + QUANTS if options.only in m]
+    return [m for m in found if "qwen3moe" in m or "llama-Q4_0" in m] if options.small else found
 
 
-def _checked(title: str, name: str, ref: Reference, way: Way, n: int) -> dict[str, Any]:
-    try:
-        e = nmse(logits(ref, way, n), ref.logits[:n])
-    except Exception as x:  # one model's failure must not hide the others
-        return {"name": title, "error": f"{type(x).__name__}: {str(x)[:300]}", "passed": False}
-    return {"name": title, "error": e, "passed": e <= limits(name)[0]}
+def is_moe(name: str) -> bool:
+    return any(w in name for w in ("moe", "mixtral", "deepseek", "gpt-oss", "llama4"))
 
 
-def _same_bits(name: str, ref: Reference, n: int) -> dict[str, Any]:
-    title = f"{name}: same bits captured, in parts, plain"
-    try:
-        a, b, c = (logits(ref, Way("", {}, graphs), n) for graphs in ("whole", "split", "off"))
-    except Exception as x:
-        return {"name": title, "error": f"{type(x).__name__}: {str(x)[:300]}", "passed": False}
-    same = bool(np.array_equal(a, b) and np.array_equal(b, c))
-    return {"name": title, "error": int(not same), "passed": same}
+def checks(options: Namespace, until: float) -> Iterator[Found]:
+    """Reference logits: each model all on the GPU first, then in every way that says something about it."""
+    found = names(options)
+    rounds = [(name, WAYS[0]) for name in found]
+    rounds += [(name, way) for name in found for way in (WAYS[1:] if is_moe(name) else WAYS[4:])]
+    for name, way in rounds:
+        if time.monotonic() > until:
+            return
+        yield checked(f"{name}: {way.name}", partial(_against_reference, name, way, options.small))
+    if not found:
+        yield "fact", {"reference models": "none: there is no shared/ in or beside this tree"}
 
 
-def speeds(small: bool, until: float) -> Iterator[Row]:
-    """Prompt and decode of full-size models in tokens per second, as long as there is time."""
-    with tempfile.TemporaryDirectory() as folder:
-        for layout, kind, placement, how in FULL[:1] if small else FULL:
+def _against_reference(name: str, way: Way, small: bool) -> tuple[float, bool]:
+    ref, n = reference(name), SMALL if small else 32
+    e = nmse(logits(ref, way, n), ref.logits[:n])
+    return e, e <= limits(name)[0]
+
+
+def bounds(options: Namespace, until: float) -> Iterator[Found]:
+    """The same bits from one graph per stream, one per split and plain launches, whoever waits."""
+    known: dict[str, NDArray[np.float32]] = {}  # of plain launches
+    for name in names(options):
+        if not any(part in name for part in ("llama-Q4_0", "qwen3moe", "deepseek2")):
+            continue
+        for graphs, waits in LAUNCHED:
             if time.monotonic() > until:
                 return
-            path = Path(folder, f"{layout}-{kind}.gguf")
-            if not small and not path.exists():
-                synth.write(layout, path, kind, extent="sparse")
-            model = "embedded model" if small else f"{layout} {kind}"
-            yield from _speeds(None if small else path, model, placement, how, small)
+            way = Way("", {"placement": OUT} if is_moe(name) else {}, graphs, waits)
+            title = f"{name}: same bits, graphs {graphs}, waits {waits}"
+            yield checked(title, partial(_same_bits, name, way, options.small, known))
 
 
-def _speeds(
-    path: Path | None, model: str, placement: PlacementOptions, how: str, small: bool
-) -> Iterator[Row]:
-    for graphs in ("whole", "split", "off"):
-        os.environ["GRAPHSCHED_CUDA_GRAPHS"] = graphs
-        n, tokens = (SMALL, 3) if small else (PROMPT, TOKENS)
-        session = graphsched.load(path, n_ctx=64 if small else 1024, devices=GPU, placement=placement)
-        if graphs == "whole":
-            took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
-            yield Row(f"{model}, {how}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)
-            prompt = min(_timed(session, list(range(1, n + 1)), 1) for _ in range(1 if small else 3))
-            yield Row(f"{model}, {how}: prompt", f"{n} tokens", prompt * 1e6, n / prompt, "tokens/s", 0.0)
-        took = _timed(session, [1], tokens)
-        what = f"{model}, {how}: decode, graphs {graphs}"
-        yield Row(what, f"{tokens} tokens", took * 1e6, tokens / took, "tokens/s", 0.0)
+def _same_bits(name: str, way: Way, small: bool, known: dict[str, NDArray[np.float32]]) -> tuple[int, bool]:
+    got = logits(reference(name), way, SMALL if small else 32)
+    wrong = int((got != known.setdefault(name, got)).sum())
+    return wrong, wrong == 0
+
+
+# ---- speed
+
+
+def speeds(full: Full, small: bool, until: float) -> Iterator[Found]:
+    """Load, prompt and decode of a full-size model, where the time of a token goes, other ways to launch."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, model = None, f"{full.layout} {full.type}, {full.how}"
+        if not small:
+            path = Path(folder, "model.gguf")
+            synth.write(full.layout, path, full.type, extent="sparse")
+        for row in _speeds(path, model, full, small, until):
+            yield "row", row.dict()
+
+
+def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float) -> Iterator[Row]:
+    n, tokens, n_ctx = (SMALL, 3, 64) if small else (PROMPT, TOKENS, 1024)
+
+    def opened(**more: Any) -> Any:
+        return graphsched.load(path, n_ctx=n_ctx, devices=GPU, placement=full.placement, **more)
+
+    choose("whole", "")
+    session = opened()
+    took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
+    yield Row(f"{model}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)
+    yield _rate(f"{model}: decode", tokens, timed(session, [1], tokens))
+    prompt = min(timed(session, list(range(1, n + 1)), 1) for _ in range(1 if small else 3))
+    yield _rate(f"{model}: prompt", n, prompt)
+    yield from profiled(session, model, n, min(tokens, 16))
+    session.close()
+    for graphs, waits, trace in full.ways:
+        if time.monotonic() > until:
+            return
+        choose(graphs, waits)
+        session = opened(trace=trace)
+        how = f"graphs {graphs}" + ", the host waits" * (waits == "host") + ", no trace" * (not trace)
+        yield _rate(f"{model}: decode, {how}", tokens, timed(session, [1], tokens))
         session.close()
+    choose("whole", "")
+    if full.crossover and time.monotonic() < until:
+        yield from crossover(opened, model, small, until)
 
 
-def _timed(session: Any, ids: list[int], times: int) -> float:
-    """Seconds of reading the same tokens `times` times, after one run that compiles and captures."""
-    session.reset()
-    session.eval(ids)
+def _rate(what: str, n: int, seconds: float) -> Row:
+    return Row(what, f"{n} tokens", seconds * 1e6, n / seconds, "tokens/s", 0.0)
+
+
+def timed(session: Any, ids: list[int], times: int) -> float:
+    """Seconds of reading the same tokens `times` times, after two runs that compile and capture."""
+    for _ in range(2):
+        session.reset()
+        session.eval(ids)
     if len(ids) > 1:
         session.reset()
+    else:
+        session.eval(ids)
     began = time.perf_counter()
     for _ in range(times):
         session.eval(ids)
     return time.perf_counter() - began
+
+
+def profiled(session: Any, model: str, n: int, tokens: int) -> Iterator[Row]:
+    """Where the time of a prompt and of a token goes, by the events of the device: each instant has one owner."""
+    measurement = Measurement(session, Request(n, tokens, 1))
+    measurement.warm_up()
+    measurement.repeat()
+    for phase in measurement.phases():
+        yield from owned(f"{model}: {phase.name.partition(',')[0]}", phase)
+
+
+def owned(what: str, phase: Phase) -> Iterator[Row]:
+    """Shares of the wall time; of uploads and compute the part that ran at the same time."""
+    (wall,) = phase.sums.wall
+    for (_, name), row in phase.sums.overhead.items():
+        if row.ns[0] or name.startswith("sync"):
+            yield Row(f"{what}, {name}", f"{phase.tokens} tokens", row.ns[0] / 1e3, 0.0, "", row.ns[0] / wall)
+    if hidden := _hidden(phase):
+        yield Row(f"{what}, uploads behind compute", f"{phase.tokens} tokens", 0.0, 0.0, "", hidden)
+
+
+def _hidden(phase: Phase) -> float:
+    """Share of the shorter of (uploads, compute on devices) that ran behind the other; 0 where there is one only."""
+    from graphsched.owners import length, union
+
+    events = [e for e in phase.trace.events if e.lane.startswith(GPU)]
+    up = union([(e.begin, e.end) for e in events if e.kind == "copy" and e.direction == "up"])
+    compute = union([(e.begin, e.end) for e in events if e.kind == "step"])
+    shorter = min(length(up), length(compute))
+    together = length(up) + length(compute) - length(union(np.concatenate((up, compute))))
+    return together / shorter if shorter else 0.0
+
+
+def crossover(opened: Any, model: str, small: bool, until: float) -> Iterator[Row]:
+    """Prompts of few tokens: experts uploaded to the GPU, and computed on the host."""
+    ways: Sequence[tuple[str, dict[str, Any]]] = (
+        ("experts uploaded", {"offload_min_batch": 1}),
+        ("experts on the host", {"offload_policy": ("-1,0",)}),
+    )
+    for how, more in ways:
+        session = opened(**more)
+        for n in CROSSOVER[:2] if small else CROSSOVER:
+            if time.monotonic() < until:
+                yield _rate(f"{model}: {how}", n, timed(session, list(range(1, n + 1)), 1))
+        session.close()

@@ -1,4 +1,4 @@
-"""Runs the kernels' cases and chains of launches on a GPU, through backends/cuda/driver.py."""
+"""Runs the kernels' cases and chains of launches on a GPU, through backends/cuda/driver."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,17 +1,18 @@
 """Kernel files → one header-free source → cubin for one architecture, kept on disk."""
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from graphsched import env
+from graphsched.atomic import replacing
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.signature import Signature, parse
+from graphsched.errors import Error
 
 KERNELS = Path(__file__).parent / "kernels"
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
@@ -88,10 +89,7 @@ def _digest(*parts: str) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all: two processes may fill the cache at once. A read-only cache is no error."""
-    try:
+    with suppress(OSError, Error):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(data)
-        os.replace(f.name, path)
-    except OSError:
-        return
+        with replacing(path) as file:
+            file.write(data)

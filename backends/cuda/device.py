@@ -23,6 +23,7 @@ from graphsched.backends.cuda import (
     transfer,
 )
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.dispatch import Dispatcher
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.program import CudaProgram
@@ -36,6 +37,7 @@ from graphsched.tensor import Tensor, TensorType
 
 FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
+NO_UPLOAD = "-op -1,0 leaves weights of the host where they are"
 LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
 
 
@@ -56,6 +58,7 @@ class CudaDevice:
         self._running: set[CudaProgram] = set()
         self._repacked: dict[tuple[int, TensorType], Memory] = {}  # host weights as the device reads them
         self._watch: threading.Thread | None = None
+        self.dispatcher = Dispatcher(self.gpu, self._failed) if waits(self.gpu) == "host" else None
         self._closed = False
 
     def supports(self, node: Tensor) -> bool:
@@ -74,9 +77,7 @@ class CudaDevice:
         """A copy; of a weight in the kernels' layout."""
         own = raw if leaf is None else packed(raw, leaf.type)
         what = "constants" if leaf is None else leaf.name
-        made = self.memory.allocate(own.size, what, LESS, raw)
-        self.memory.upload(made, own)
-        return made
+        return self.memory.adopt(own, raw, what, LESS)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=self.gpu.multiprocessors)
@@ -111,17 +112,20 @@ class CudaDevice:
         key = held.address, source.type
         if key not in self._repacked:
             own = packed(held.bytes, source.type)
-            self._repacked[key] = PinnedSpace().allocate(own.size)
+            self._repacked[key] = PinnedSpace().allocate(own.size, source.buffer.name, NO_UPLOAD)
             self._repacked[key].bytes[:] = own
         return self._repacked[key]
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:
         driver.use(self.gpu)
+        self.memory.settle()
         self._compile(items, At(places, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
         program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
         self._programs.append(program)
+        if self.dispatcher is not None:
+            self.dispatcher.knows(program.bounds)
         return program
 
     def _compile(self, items: Sequence[Item], full: At, progress: Progress | None) -> None:
@@ -154,7 +158,13 @@ class CudaDevice:
         while not self._closed:
             time.sleep(WATCH_SECONDS)
             if any(driver.failed(p.stream) for p in tuple(self._running)):  # never one that is captured
-                self._host.abort(True)
+                self._failed()
+
+    def _failed(self) -> None:
+        """Ends what waits for this device: the host's program, and streams of other devices."""
+        self._host.abort(True)
+        for program in tuple(self._running):
+            program.release()
 
     def abort(self, on: bool) -> None:
         self.aborted = on
@@ -165,6 +175,8 @@ class CudaDevice:
         self._closed = True
         if self._watch is not None:
             self._watch.join()
+        if self.dispatcher is not None:
+            self.dispatcher.close()
         driver.use(self.gpu)
         for program in self._programs:
             program.close()
@@ -173,6 +185,7 @@ class CudaDevice:
         self._programs.clear()
         self._repacked.clear()
         self.memory.close()
+        driver.free_unused()
 
 
 def has_kernel(node: Tensor) -> bool:
@@ -184,6 +197,16 @@ def kernel_type(leaf: Tensor) -> DType:
     if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
         return leaf.dtype
     return dtypes.F32
+
+
+def waits(gpu: driver.Gpu) -> str:
+    """How the streams of a device wait for others: "stream", by themselves, or "host", which queues them in parts."""
+    asked, can = env.cuda_waits(), driver.has_stream_memory_operations(gpu)
+    if asked == "stream" and not can:
+        raise OptionError(
+            f"GRAPHSCHED_CUDA_WAITS is stream, and CUDA{gpu.ordinal} has no stream memory operations"
+        )
+    return asked or ("stream" if can else "host")
 
 
 @cache

@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Show where time goes: per op, per result, waiting and overhead.
 
-    On the CPU times are measured inside the compiled program. With --device they are predictions, and a file that ends
-    after its header will do.
+    On the CPU times are measured inside the compiled program, on GPUs by events. With --device sim:NAME they are
+    predictions, and a file that ends after its header will do.
     """
     from graphsched.profile import Request
 

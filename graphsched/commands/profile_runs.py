@@ -29,13 +29,15 @@ def profiled(
 ) -> list[Profiled]:
     """Profiles of each set of options: predicted if it describes a machine, else measured in turn."""
     from graphsched.peaks import peaks
+    from graphsched.plan import described
     from graphsched.profile_data import profile_data
 
-    run = predicted if options[0].devices else measured
-    if any(bool(o.devices) != bool(options[0].devices) for o in options):
+    kinds = {described(o) is not None for o in options}
+    if len(kinds) > 1:
         raise OptionError(
             "a prediction and a measurement are not compared, --vs needs --device on both sides"
         )
+    run = predicted if kinds == {True} else measured
     found = run(model, options, asked)
     return [
         Profiled(phases, profile_data(phases, about, peaks(o, refresh)))

@@ -2,22 +2,25 @@
 // shared library). Streams are lazy on purpose: work runs only when a sync, or an event that somebody waits for,
 // forces it, and then no more than that takes, its independent parts in random order. So a missing wait shows as wrong
 // results. As soon as a stream waits for a word of host memory, or writes one, a thread of this library works on what is
-// queued, in another order each time, with pauses: then the host's own program and the streams run side by side.
+// queued, in another order each time, with pauses: then the host's own program and the streams run side by side. The same
+// once somebody asks whether an event is done without waiting for it. gs_prefer() makes the order as bad as it can be for
+// one missing wait. Events take the time of this machine, from when this library was loaded.
 // Device memory starts as NaN and ends at an unreadable page. Only what this project calls is here; cuda.core
 // is given functions that say their name and fail for the rest.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -30,14 +33,14 @@
 typedef uint64_t u64;
 typedef uint32_t u32;
 enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, NOT_FOUND = 500, NOT_READY = 600, LAUNCH_FAILED = 719,
-       CAPTURE_UNSUPPORTED = 900 };
+       NOT_SUPPORTED = 801, CAPTURE_UNSUPPORTED = 900 };
 
 // ---- work
 struct Work {
   std::vector<std::shared_ptr<Work>> after;
   std::function<int()> run;
   std::function<bool()> ready;  // beside what it comes after: a word of host memory
-  const void* stream = nullptr;
+  std::shared_ptr<struct Mark> mark;  // it records an event
   bool done = false;
 };
 typedef std::shared_ptr<Work> WorkPtr;
@@ -45,7 +48,8 @@ static int failed = OK;  // like a GPU's context: after a fault every call says 
 static std::mt19937 rng(getenv("GS_FAKE_SEED") ? atoi(getenv("GS_FAKE_SEED")) : 1);
 static std::recursive_mutex& mutex = *new std::recursive_mutex;  // never destroyed: the worker may hold it at exit
 static auto& progress = *new std::condition_variable_any;
-static auto& pending = *new std::list<WorkPtr>;
+static auto& pending = *new std::map<const void*, std::deque<WorkPtr>>;  // of each stream, in the order queued
+static const void *preferred = nullptr, *avoided = nullptr;
 static bool driven = false, stopping = false;
 static int awaited = 0;  // calls that wait for work
 static std::chrono::steady_clock::time_point queued_at;
@@ -56,7 +60,7 @@ struct Guard {
 static void perform(const WorkPtr& w) {
   w->done = true;
   if (w->run && !failed) failed = w->run();
-  w->after.clear();
+  w->run = nullptr, w->ready = nullptr, w->mark = nullptr, w->after.clear();
 }
 static void force(WorkPtr w) {
   if (!w || w->done) return;
@@ -75,28 +79,44 @@ static void force(WorkPtr w) {
   for (auto& a : after) force(a);
   if (!w->done) perform(w);
 }
+enum { WINDOW = 8 };  // of a stream's work, how much may be out of order: branches of a graph
 static bool runnable(const Work& w) {
   for (auto& a : w.after)
     if (!a->done) return false;
   return failed || !w.ready || w.ready();
 }
+static WorkPtr runnable_of(std::deque<WorkPtr>& queue) {  // work is queued behind what it comes after
+  while (!queue.empty() && queue.front()->done) queue.pop_front();
+  const size_t n = queue.size() < WINDOW ? queue.size() : WINDOW, start = n ? rng() % n : 0;
+  for (size_t i = 0; i < n; i++) {
+    auto& w = queue[(start + i) % n];
+    if (!w->done && runnable(*w)) return w;
+  }
+  return nullptr;
+}
 static void drive() {  // the worker: the stream that is liked best goes on as long as it can
   std::map<const void*, u32> liking;
-  for (u32 round = 0;; round++) {
+  auto alone_since = std::chrono::steady_clock::now();  // when the avoided stream became the only one with work
+  for (;;) {
     {
       Guard guard;
       if (stopping) return;
+      const auto now = std::chrono::steady_clock::now();
       // not before all streams have their work: else the first one queued would always be ahead
-      const bool settled = std::chrono::steady_clock::now() - queued_at > std::chrono::milliseconds(1);
+      const bool settled = now - queued_at > std::chrono::milliseconds(1) || awaited;
       if (rng() % 128 == 0) liking.clear();
-      pending.remove_if([](const WorkPtr& w) { return w->done; });
       WorkPtr best;
       u32 most = 0;
-      for (auto& w : pending) {
-        if (!settled && !awaited) break;
-        if (!liking.count(w->stream)) liking[w->stream] = rng() | 1;
-        if (liking[w->stream] > most && runnable(*w)) best = w, most = liking[w->stream];
+      bool is_avoided = false;
+      for (auto& [stream, queue] : pending) {
+        if (queue.empty() || (!settled && stream != preferred)) continue;
+        if (!liking.count(stream)) liking[stream] = rng() / 2 | 1;
+        const u32 like = stream == preferred ? ~0u : stream == avoided ? 1 : liking[stream] + 1;
+        if (like <= most) continue;
+        if (auto w = runnable_of(queue)) best = w, most = like, is_avoided = stream == avoided;
       }
+      if (best && !is_avoided) alone_since = now;
+      if (is_avoided && now - alone_since < std::chrono::milliseconds(2)) best = nullptr;  // the host may bring others on
       if (best) perform(best), progress.notify_all();
       if (best && rng() % 32) continue;
     }
@@ -109,10 +129,10 @@ static void start_worker() {
   std::thread(drive).detach();
 }
 static void queue(const WorkPtr& w, const void* stream) {
-  w->stream = stream;
   queued_at = std::chrono::steady_clock::now();
-  if (!driven && pending.size() > 4096) pending.remove_if([](const WorkPtr& p) { return p->done; });
-  pending.push_back(w);
+  auto& own = pending[stream];
+  while (!own.empty() && own.front()->done) own.pop_front();
+  own.push_back(w);
 }
 struct Graph {
   std::vector<WorkPtr> nodes;  // templates, in the order of capture
@@ -121,10 +141,13 @@ struct Stream {
   WorkPtr last;
   Graph* capture = nullptr;
 };
-struct Event {
+struct Mark {  // an event, which work may outlive
   WorkPtr at;
   Graph* capture = nullptr;
   double ms = 0;
+};
+struct Event {
+  std::shared_ptr<Mark> mark = std::make_shared<Mark>();
 };
 static std::vector<Stream*> streams;
 static Stream legacy;
@@ -139,6 +162,10 @@ static int enqueue(void* s, std::function<int()> run, std::function<bool()> read
   if (st->capture) st->capture->nodes.push_back(w);
   else queue(w, st);
   return failed;
+}
+extern "C" void gs_prefer(const void* first, const void* last) {
+  Guard guard;
+  preferred = first, avoided = last;
 }
 static int sync_all() {
   Guard guard;
@@ -188,6 +215,7 @@ static int current_device() { return current ? (int)((char*)current - (char*)CON
 
 // ---- start, devices, context
 static int env(const char* name, int fallback) { return getenv(name) ? atoi(getenv(name)) : fallback; }
+static int can_wait_for_words() { return env("GS_FAKE_MEM_OPS", 1); }
 API cuInit(u32) { return env("GS_FAKE_INIT", OK); }
 API cuDriverGetVersion(int* v) { return *v = env("GS_FAKE_VERSION", 13000), OK; }
 API cuDeviceGetCount(int* n) { return *n = env("GS_FAKE_DEVICES", 1), OK; }
@@ -199,6 +227,7 @@ API cuDeviceTotalMem_v2(size_t* n, int) { return *n = memory_size(), OK; }
 API cuDeviceGetAttribute(int* v, int which, int) {
   static const std::map<int, int> known = {{1, 1024}, {8, 49152}, {10, 32}, {16, 4}, {75, 9}, {76, 0}, {38, 1 << 20},
                                            {97, 232448}, {115, 1}, {40, 2}, {41, 1}};
+  if (which == 122) return *v = can_wait_for_words(), OK;
   auto it = known.find(which);
   return *v = it == known.end() ? 0 : it->second, OK;
 }
@@ -216,7 +245,7 @@ API cuCtxGetStreamPriorityRange(int* low, int* high) { return *low = 0, *high = 
 API cuGetErrorName(int e, const char** s) {
   static const std::map<int, const char*> names = {{0, "CUDA_SUCCESS"}, {1, "CUDA_ERROR_INVALID_VALUE"},
       {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"}, {500, "CUDA_ERROR_NOT_FOUND"},
-      {600, "CUDA_ERROR_NOT_READY"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}};
+      {600, "CUDA_ERROR_NOT_READY"}, {801, "CUDA_ERROR_NOT_SUPPORTED"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}};
   auto it = names.find(e);
   return *s = it == names.end() ? "CUDA_ERROR_OF_THE_STAND_IN" : it->second, OK;
 }
@@ -231,6 +260,7 @@ API cuStreamCreateWithPriority(void** s, u32, int) {
 API cuStreamDestroy_v2(void* s) {
   Guard guard;
   force(((Stream*)s)->last);
+  pending.erase(s);
   for (size_t i = 0; i < streams.size(); i++)
     if (streams[i] == s) {
       streams.erase(streams.begin() + i), delete (Stream*)s;
@@ -253,37 +283,65 @@ API cuStreamGetPriority(void*, int* p) { return *p = 0, OK; }
 API cuStreamWaitEvent(void* s, Event* e, u32) {
   Guard guard;
   Stream* st = stream_of(s);
-  if (!e->at) return OK;
-  if (e->capture) st->capture = e->capture;  // a wait on a captured event joins its capture
+  if (!e->mark->at) return OK;
+  if (e->mark->capture) st->capture = e->mark->capture;  // a wait on a captured event joins its capture
   auto w = std::make_shared<Work>();
   if (st->last) w->after.push_back(st->last);
-  w->after.push_back(e->at);
+  w->after.push_back(e->mark->at);
   st->last = w;
   if (st->capture) st->capture->nodes.push_back(w);
   else queue(w, st);
   return failed;
 }
 // a wait for, and a write of, a word of host memory
+static std::atomic<long> word_operations{0};
 API cuStreamWaitValue32_v2(void* s, u64 at, u32 value, u32) {
+  word_operations++;
+  if (!can_wait_for_words()) return NOT_SUPPORTED;
   if (!stream_of(s)->capture) start_worker();
   return enqueue(s, nullptr, [=] { return __atomic_load_n((const u32*)at, __ATOMIC_ACQUIRE) >= value; });
 }
 API cuStreamWriteValue32_v2(void* s, u64 at, u32 value, u32) {
+  word_operations++;
+  if (!can_wait_for_words()) return NOT_SUPPORTED;
   if (!stream_of(s)->capture) start_worker();
   return enqueue(s, [=] { return __atomic_store_n((u32*)at, value, __ATOMIC_RELEASE), OK; });
 }
-API cuEventCreate(Event** e, u32) { return *e = new Event, OK; }
-API cuEventDestroy_v2(Event* e) { return delete e, OK; }
-API cuEventRecord(Event* e, void* s) {
+static std::atomic<long> events{0};
+static const auto loaded = std::chrono::steady_clock::now();
+static int tick(const std::shared_ptr<Mark>& m) {
+  m->ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - loaded).count();
+  return OK;
+}
+API cuEventCreate(Event** e, u32) { return events++, *e = new Event, OK; }
+API cuEventDestroy_v2(Event* e) { return events--, delete e, OK; }
+API cuEventRecordWithFlags(Event* e, void* s, u32 flags) {
   Guard guard;
-  static double clock = 0;
-  e->ms = clock += 0.25;  // time is what events were recorded: enough for code that divides by it
-  e->at = stream_of(s)->last, e->capture = stream_of(s)->capture;
+  Stream* st = stream_of(s);
+  auto m = e->mark;
+  if ((flags == 1) > (st->capture != nullptr)) return INVALID_VALUE;
+  if (st->capture && flags == 0) return m->at = st->last, m->capture = st->capture, failed;
+  if (int error = enqueue(s, [m] { return tick(m); })) return error;
+  st->last->mark = m;
+  if (!st->capture) m->at = st->last, m->capture = nullptr;
   return failed;
 }
-API cuEventSynchronize(Event* e) { Guard guard; return force(e->at), failed; }
-API cuEventQuery(Event* e) { Guard guard; return !e->at || e->at->done ? failed : NOT_READY; }
-API cuEventElapsedTime_v2(float* ms, Event* a, Event* b) { return *ms = (float)(b->ms - a->ms), failed; }
+API cuEventRecord(Event* e, void* s) { return cuEventRecordWithFlags(e, s, 0); }
+API cuEventSynchronize(Event* e) { Guard guard; return force(e->mark->at), failed; }
+API cuEventQuery(Event* e) {
+  Guard guard;
+  if (!e->mark->at || e->mark->at->done || failed) return failed;
+  start_worker();  // who asks again and again expects that work goes on meanwhile
+  return NOT_READY;
+}
+API cuEventElapsedTime_v2(float* ms, Event* a, Event* b) {
+  Guard guard;
+  for (auto e : {a, b}) {
+    if (!e->mark->at) return INVALID_VALUE;
+    if (!e->mark->at->done) return NOT_READY;
+  }
+  return *ms = (float)(b->mark->ms - a->mark->ms), failed;
+}
 API cuEventElapsedTime(float* ms, Event* a, Event* b) { return cuEventElapsedTime_v2(ms, a, b); }
 
 // ---- memory calls
@@ -306,17 +364,25 @@ API cuPointerGetAttributes(u32 n, int* which, void** data, u64) {
   for (u32 i = 0; i < n; i++) *(u32*)data[i] = which[i] == 2 ? 2 : 0;
   return OK;
 }
-API cuMemAllocHost_v2(void** p, size_t n) { Guard guard; return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK; }
+API cuMemAllocHost_v2(void** p, size_t n) {
+  Guard guard;
+  size_t locked = n;
+  for (auto& [at, size] : pinned) locked += size;
+  if (getenv("GS_FAKE_PINNED") && locked > (size_t)atoll(getenv("GS_FAKE_PINNED"))) return NO_MEMORY;
+  return pinned[(u64)(*p = aligned_alloc(4096, (n + 4095) / 4096 * 4096))] = n, OK;
+}
 API cuMemHostAlloc(void** p, size_t n, u32) { return cuMemAllocHost_v2(p, n); }
 API cuMemFreeHost(void* p) {
   sync_all();
   Guard guard;
   return pinned.erase((u64)p), free(p), OK;
 }
-// what is alive: device blocks, host blocks, streams
+// what is alive: device blocks, host blocks, streams, events, modules, graphs; calls of stream memory operations
+static std::atomic<long> modules{0}, graphs{0};
 extern "C" void gs_live(long* n) {
   Guard guard;
   n[0] = blocks.size(), n[1] = pinned.size(), n[2] = streams.size();
+  n[3] = events, n[4] = modules, n[5] = graphs, n[6] = word_operations;
 }
 // pageable memory is read before the call returns, as the real driver does for small copies at least
 API cuMemcpyHtoDAsync_v2(u64 dst, const void* src, size_t n, void* s) {
@@ -362,9 +428,9 @@ API cuLibraryLoadData(Library** out, const void* code, void*, void*, u32, void*,
   void* h = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   unlink(path);
   if (!h) return fprintf(stderr, "stand-in: %s\n", dlerror()), 200;
-  return *out = new Library{h}, OK;
+  return modules++, *out = new Library{h}, OK;
 }
-API cuLibraryUnload(Library*) { return OK; }
+API cuLibraryUnload(Library*) { return modules--, OK; }
 API cuLibraryGetKernel(Kernel** out, Library* l, const char* name) {
   const std::string n = name;
   auto run = (int (*)(void**, const u32*, u32, u32, char*))dlsym(l->handle, ("gs_run_" + n).c_str());
@@ -430,7 +496,7 @@ API cuStreamBeginCapture_v2(Stream* s, int) {
 }
 API cuStreamEndCapture(Stream* s, Graph** g) {
   Guard guard;
-  *g = s->capture, s->capture = nullptr, s->last = nullptr;
+  *g = s->capture, s->capture = nullptr, s->last = nullptr, graphs++;
   for (auto other : streams)
     if (other->capture == *g) other->capture = nullptr, other->last = nullptr;
   return failed;
@@ -447,9 +513,9 @@ API cuStreamGetCaptureInfo_v3(void* s, int* status, u64* id, Graph** g, void* a,
 }
 API cuGraphInstantiateWithParams(Graph** e, Graph* g, void* params) {
   memset((char*)params + 24, 0, 4);  // result_out: success
-  return *e = new Graph(*g), OK;
+  return graphs++, *e = new Graph(*g), OK;
 }
-API cuGraphInstantiateWithFlags(Graph** e, Graph* g, u64) { return *e = new Graph(*g), OK; }
+API cuGraphInstantiateWithFlags(Graph** e, Graph* g, u64) { return graphs++, *e = new Graph(*g), OK; }
 API cuGraphUpload(Graph*, void*) { return failed; }
 API cuGraphLaunch(Graph* g, void* s) {
   Guard guard;
@@ -459,6 +525,7 @@ API cuGraphLaunch(Graph* g, void* s) {
   for (auto& n : g->nodes) {
     auto w = copy[n.get()] = std::make_shared<Work>();
     w->run = n->run, w->ready = n->ready;
+    if ((w->mark = n->mark)) w->mark->at = w, w->mark->capture = nullptr;
     if (n->ready) start_worker();
     for (auto& a : n->after)
       if (copy.count(a.get())) w->after.push_back(copy[a.get()]);
@@ -475,10 +542,10 @@ API cuUserObjectRetain(void*, u32) { return OK; }
 API cuUserObjectRelease(void*, u32) { return OK; }
 API cuGraphRetainUserObject(Graph*, void*, u32, u32) { return OK; }
 API cuGraphReleaseUserObject(Graph*, void*, u32) { return OK; }
-API cuGraphDestroy(Graph*) { return OK; }
+API cuGraphDestroy(Graph* g) { return graphs--, delete g, OK; }
 API cuGraphExecDestroy(Graph* g) {
   Guard guard;
-  return delete g, OK;
+  return graphs--, delete g, OK;
 }
 API cuGraphDebugDotPrint(Graph*, const char*, u32) { return OK; }
 

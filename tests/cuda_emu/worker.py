@@ -6,7 +6,9 @@ import gc
 import json
 import os
 import sys
+import threading
 import time
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -18,19 +20,23 @@ from test_ops import all_cases, as_reference, case_cells, draw, nmse
 import graphsched
 import graphsched.ops
 from graphsched import dtypes
-from graphsched.assign import HOST, Assignment, Target
+from graphsched.assign import HOST, VIEWS, Assignment, Target
+from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cuda import copy, driver
 from graphsched.backends.cuda.program import CudaProgram
+from graphsched.backends.cuda.queue import Entry
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
+from graphsched.owners import owners
 from graphsched.placement import PlacementOptions
 from graphsched.policy import OffloadPolicy
 from graphsched.runtime import open_runtime
 from graphsched.scheduler import cut
 from graphsched.session import Aborted
-from graphsched.streams import Wait
+from graphsched.streams import Signal, Wait
 from graphsched.tensor import weight
+from graphsched.trace import THREADS
 
 GPU = "CUDA0"
 # Products take activations as int8, f16 or bf16, as the types of the weights have them.
@@ -47,6 +53,8 @@ def logits(
             options[field] = tuple(options[field])
     placed = {f: options.pop(f) for f in ("overrides", "n_gpu_layers", "kv_offload") if f in options}
     os.environ["GRAPHSCHED_CUDA_GRAPHS"] = options.pop("graphs", "whole")
+    if "waits" in options:
+        os.environ["GRAPHSCHED_CUDA_WAITS"] = options.pop("waits")
     options = {"devices": (GPU,), "poison": True, "n_threads": 1, **options}
     options["off"] = frozenset(options.get("off", ()))
     began, capture, graphs = time.perf_counter(), driver.captured, list[Any]()
@@ -60,7 +68,7 @@ def logits(
         np.save(path, got)
     else:
         into.append(got)
-    return {"seconds": time.perf_counter() - began, "graphs": len(graphs)}
+    return {"seconds": time.perf_counter() - began, "graphs": len(graphs), "word operations": live()[6]}
 
 
 def cases(ops: list[str]) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def cases(ops: list[str]) -> dict[str, Any]:
         definition, case = row.values
         if definition.name not in ops:
             continue
-        error = _case(definition, case)
+        error = run_case(definition, case)
         n += 1
         if error is None:
             without.append(row.id)
@@ -79,7 +87,8 @@ def cases(ops: list[str]) -> dict[str, Any]:
     return {"bad": bad, "without": without, "n": n}
 
 
-def _case(definition: Any, case: Any) -> float | None:
+def run_case(definition: Any, case: Any) -> float | None:
+    """The error of one case of the op table on the GPU, or None where it has no kernel."""
     tensors, values = draw(case, definition, np.random.default_rng(2))
     if definition.name == "get_rows" and tensors[0].dtype.numpy is None:  # blocks occur in weights only
         tensors[0] = weight("x", tensors[0].type)
@@ -107,27 +116,32 @@ def _case(definition: Any, case: Any) -> float | None:
 
 
 def live() -> list[int]:
-    """Device blocks, page-locked blocks and streams that exist."""
-    counts = (ctypes.c_long * 3)()
+    """Device blocks, page-locked blocks, streams, events, modules and graphs that exist; stream memory operations."""
+    counts = (ctypes.c_long * 7)()
     ctypes.CDLL("libcuda.so.1").gs_live(counts)
     return list(counts)
 
 
 def cycles(name: str, n: int) -> dict[str, Any]:
-    """Loads a model, makes a token, closes; what is alive after the first time and after the last."""
+    """Loads a model, makes tokens until graphs are replayed, closes; what is alive after the first and last time."""
     alive = []
     for _ in range(n):
         session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1)
-        session.eval([1])
+        for token in (1, 2, 3):
+            session.eval([token])
+        session.take_trace()
         session.close()
         del session
         gc.collect()
-        alive.append(live())
+        driver.free_unused()
+        alive.append([*live()[:6], threading.active_count()])
     return {"first": alive[0], "last": alive[-1]}
 
 
 def sentence(name: str, **options: Any) -> dict[str, Any]:
     """The error that loading and one token end with."""
+    if "n_gpu_layers" in options:
+        options["placement"] = PlacementOptions(n_gpu_layers=options.pop("n_gpu_layers"))
     try:
         session = graphsched.load(shared(f"{name}.gguf"), n_threads=1, devices=(GPU,), **options)
     except Error as e:
@@ -151,22 +165,107 @@ def fault(name: str) -> dict[str, Any]:
         copy.set_rows = whole
 
 
-def without(name: str, path: str, stream: str = "", number: int = -1) -> dict[str, Any]:
-    """Whether leaving out all waits of a stream, or the one of a number, changes the logits at `path`."""
-    whole, seen, want = CudaProgram._entry, 0, np.load(path)
+def without(
+    name: str, path: str, stream: str = "", number: int = -1, worst: bool = True, **options: Any
+) -> dict[str, Any]:
+    """Whether leaving out all waits of a stream, or the one of a number, changes the logits at `path`.
+
+    worst: what waits goes ahead of all else, and what it waits for is late, as far as other waits allow.
+    """
+    whole, seen, want, about = CudaProgram._entry, 0, np.load(path), ""
 
     def entry(self: CudaProgram, item: Any, at: Any) -> Any:
-        nonlocal seen
-        seen += isinstance(item, Wait)
-        mine = self.name == stream or seen - 1 == number
-        return [] if isinstance(item, Wait) and mine else whole(self, item, at)
+        nonlocal seen, about
+        if not isinstance(item, Wait):
+            return whole(self, item, at)
+        seen += 1
+        if seen - 1 == number:
+            about = f"{self.name} for {_prefer(self, item) if worst else 'others'}"
+        return Entry("") if self.name == stream or seen - 1 == number else whole(self, item, at)
 
     CudaProgram._entry = entry  # type: ignore[method-assign]
     got = list[Any]()
     with contextlib.suppress(AssertionError, Error):
-        logits(name, "", len(want), 6, overrides=["exps=CPU"], offload_min_batch=2, into=got)
+        logits(name, "", len(want), 6, into=got, **options)
     CudaProgram._entry = whole  # type: ignore[method-assign]
-    return {"shows": not got or not np.array_equal(got[0], want), "waits": seen}
+    return {"shows": not got or not np.array_equal(got[0], want), "waits": seen, "about": about}
+
+
+def _prefer(program: CudaProgram, wait: Wait) -> str:
+    """Makes the stand-in run `program`'s stream first and last the one that the wait is for; the name of that one."""
+    raisers = {item.flag: p for p in program._device._programs for item in p._items if type(item) is Signal}
+    other = raisers.get(wait.flag)
+    if other is None:
+        soon = CpuProgram.launch
+        CpuProgram.launch = lambda *args: time.sleep(0.01) or soon(*args)  # type: ignore[method-assign,func-returns-value]
+    handles = (program.stream.handle, other.stream.handle if other else 0)
+    ctypes.CDLL("libcuda.so.1").gs_prefer(*(ctypes.c_void_p(int(h)) for h in handles))
+    return other.name if other else HOST
+
+
+def traced(name: str, **options: Any) -> dict[str, Any]:
+    """A profile's trace of a prompt and tokens: what is wrong with its times, and what there is."""
+    options["placement"] = PlacementOptions(overrides=tuple(options.pop("overrides", ())))
+    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1, **options)
+    session.recorder.level = THREADS
+    wrong, kinds, untimed = list[str](), Counter[str](), set[str]()
+    for tokens in ([1, 2, 3, 4, 5], [6], [7], [8]):
+        session.take_trace()
+        session.eval(tokens)
+        trace = session.take_trace()
+        (run,) = trace.runs
+        wrong += _wrong_times(trace, run)
+        kinds.update(f"{e.kind} {e.lane}" for e in trace.events)
+        plan: Any = run.schedule
+        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in VIEWS}
+        timed = {e.node for e in trace.events if e.kind == "step" and e.device == GPU}
+        untimed |= {
+            plan.graph.names.get(plan.origin.get(n, n), "?") for n in nodes if plan.index[n] not in timed
+        }
+        rows = owners(trace.events, [(run.begin, run.end)], (GPU, HOST))
+        if sum(row.ns for row in rows.values()) != run.end - run.begin:
+            wrong.append("owners do not add up")
+    session.close()
+    return {"wrong": wrong, "kinds": kinds, "untimed": sorted(untimed)}
+
+
+def brief(name: str, overrides: list[str]) -> dict[str, Any]:
+    """The trace that is always on: what is wrong with its times, which runs it has, how many events it took."""
+    placed = PlacementOptions(overrides=tuple(overrides))
+    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1, placement=placed)
+    for token in (1, 2, 3):
+        session.eval([token])
+    trace = session.take_trace()
+    with_steps = {e.run for e in trace.events if e.kind == "step" and e.lane == GPU}
+    (program,) = (p for p in session._runtime.devices[GPU]._programs if p.name == GPU and len(p._ready))  # type: ignore[attr-defined]
+    (ready,) = program._ready.values()
+    wrong = [w for run in trace.runs for w in _wrong_times(trace, run)]
+    session.close()
+    return {
+        "wrong": wrong,
+        "runs": len(trace.runs),
+        "runs with steps on CUDA0": sorted(with_steps),
+        "events": len(ready.stamps._behind),
+        "items": len(program._items),
+    }
+
+
+def _wrong_times(trace: Any, run: Any) -> list[str]:
+    """Events outside their run, or before the one in front of them on their lane."""
+    wrong, before = [], dict[str, int]()
+    for e in trace.events:
+        if trace.runs.index(run) != e.run or not e.lane.startswith(GPU):
+            continue
+        if not run.begin <= e.begin <= e.end <= run.end:
+            wrong.append(
+                f"{e.lane} {e.name}: {e.begin - run.begin} to {e.end - run.begin} of {run.end - run.begin}"
+            )
+        if e.begin < before.get(e.lane, 0):
+            wrong.append(f"{e.lane} {e.name} begins before the one before it ends")
+        before[e.lane] = e.end
+        if e.kind == "copy" and e.lane != f"{GPU} {e.direction}":
+            wrong.append(f"a copy {e.direction} on {e.lane}")
+    return wrong
 
 
 def abort(name: str) -> dict[str, Any]:
@@ -187,7 +286,7 @@ def abort(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    known = {f.__name__: f for f in (logits, cases, cycles, sentence, abort, fault, without)}
+    known = {f.__name__: f for f in (logits, cases, cycles, sentence, abort, fault, without, traced, brief)}
     out = os.fdopen(os.dup(1), "w")  # what the answers go to: nothing else may print there
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -1,0 +1,135 @@
+"""Memory of a GPU, page-locked memory of the host, and copies between them."""
+
+import ctypes
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.backends.cuda.driver.gpu import Gpu
+from graphsched.backends.cuda.driver.status import check
+
+
+def malloc(nbytes: int) -> int:
+    """The address of device memory; MemoryError where it does not fit."""
+    from cuda.bindings import driver
+
+    return _address(driver.cuMemAlloc(max(nbytes, 1)))
+
+
+def _address(result: tuple[Any, ...]) -> int:
+    from cuda.bindings import driver
+
+    if result[0] == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MemoryError
+    return int(check(result))
+
+
+def free(address: int) -> None:
+    from cuda.bindings import driver
+
+    driver.cuMemFree(address)
+
+
+def fill(address: int, value: int, nbytes: int, stream: Any) -> None:
+    """Sets bytes, and returns when they are set."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemsetD8Async(address, value, nbytes, stream.handle))
+    stream.sync()
+
+
+# Page-locked blocks that nobody has any more. Freeing one may wait until the device stands still, and an array may go
+# at any moment: also while a stream waits for what this thread is about to do.
+_unused: deque[int] = deque()
+
+
+def free_unused() -> None:
+    """Frees page-locked memory that nobody has any more; between runs."""
+    from cuda.bindings import driver
+
+    while _unused:
+        driver.cuMemFreeHost(_unused.popleft())
+
+
+def host_alloc(nbytes: int) -> NDArray[np.uint8]:
+    """Zeroed page-locked memory that kernels and copies of every device may read; freed some time after the array.
+
+    MemoryError where it does not fit.
+    """
+    from cuda.bindings import driver
+
+    free_unused()
+    flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
+    address = _address(driver.cuMemHostAlloc(max(nbytes, 1), flags))
+    raw = (ctypes.c_uint8 * max(nbytes, 1)).from_address(address)
+    weakref.finalize(raw, _unused.append, address).atexit = False
+    array = np.ctypeslib.as_array(raw)
+    array[:] = 0
+    return array
+
+
+def copy_up(to: int, host: int, nbytes: int, stream: Any) -> None:
+    """Page-locked host memory → device, in the stream's order."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemcpyHtoDAsync(to, host, nbytes, stream.handle))
+
+
+def copy_down(host: int, source: int, nbytes: int, stream: Any) -> None:
+    """Device → page-locked host memory, in the stream's order."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemcpyDtoHAsync(host, source, nbytes, stream.handle))
+
+
+def copy_across(to: int, source: int, nbytes: int, stream: Any) -> None:
+    """Device → device, the same or another, in the stream's order."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemcpyAsync(to, source, nbytes, stream.handle))
+
+
+def allocate(gpu: Gpu, nbytes: int, stream: Any) -> Any:
+    """Device memory, ordered on `stream`."""
+    return gpu.core.allocate(max(nbytes, 1), stream=stream)
+
+
+def pinned(nbytes: int) -> tuple[Any, NDArray[np.uint8]]:
+    """Page-locked host memory and a view of it; the memory lives as long as the first value."""
+    from cuda.core import LegacyPinnedMemoryResource
+
+    buffer = LegacyPinnedMemoryResource().allocate(nbytes)
+    view: NDArray[np.uint8] = np.from_dlpack(buffer).view(np.uint8)
+    return buffer, view
+
+
+def upload_later(dst: Any, offset: int, host: int, nbytes: int, stream: Any) -> None:
+    """Host address → `dst` + offset, in `stream`'s order; pinned memory must keep its contents until then."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemcpyHtoDAsync(int(dst.handle) + offset, host, nbytes, stream.handle))
+
+
+def download_later(src: Any, offset: int, host: int, nbytes: int, stream: Any) -> None:
+    """`src` + offset → host address, in `stream`'s order."""
+    from cuda.bindings import driver
+
+    check(driver.cuMemcpyDtoHAsync(host, int(src.handle) + offset, nbytes, stream.handle))
+
+
+def upload(dst: Any, array: NDArray[Any], stream: Any, offset: int = 0) -> None:
+    """`array` → `dst` + offset. From pageable memory: when this returns, the array may be changed."""
+    a = np.ascontiguousarray(array)
+    if a.nbytes:
+        upload_later(dst, offset, a.ctypes.data, a.nbytes, stream)
+        stream.sync()
+
+
+def download(src: Any, array: NDArray[Any], stream: Any, offset: int = 0) -> None:
+    """`src` + offset → `array`, finished when this returns."""
+    if array.nbytes:
+        download_later(src, offset, array.ctypes.data, array.nbytes, stream)
+    stream.sync()
