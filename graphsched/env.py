@@ -38,3 +38,8 @@ def cuda_graphs() -> str:
     if found not in ("whole", "split", "off"):
         raise OptionError(f"GRAPHSCHED_CUDA_GRAPHS is {found}, whole, split or off is needed")
     return found
+
+
+def cuda_fusion() -> bool:
+    """GRAPHSCHED_CUDA_FUSION: whether launches on a GPU take several nodes; the bits are the same without (0)."""
+    return os.environ.get("GRAPHSCHED_CUDA_FUSION", "") != "0"

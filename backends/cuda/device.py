@@ -15,10 +15,11 @@ from graphsched.backends.cuda import (
     compiler,
     driver,
     elementwise,
-    matmul,
+    joined,
     moe,
     movement,
     norm,
+    products,
     rope,
     transfer,
 )
@@ -34,7 +35,16 @@ from graphsched.opdef import lowering_for
 from graphsched.operand import Buffer, Item, Memory, Operand, Places, Work
 from graphsched.tensor import Tensor, TensorType
 
-FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches lowerings
+FAMILIES = (
+    attention,
+    elementwise,
+    joined,
+    moe,
+    movement,
+    norm,
+    products,
+    rope,
+)  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
 LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
 
@@ -79,7 +89,8 @@ class CudaDevice:
         return made
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
-        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=self.gpu.multiprocessors)
+        sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
+        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
         if result.buffer.staging and source.buffer.device == HOST:
@@ -180,10 +191,10 @@ def has_kernel(node: Tensor) -> bool:
 
 
 def kernel_type(leaf: Tensor) -> DType:
-    """Norms and biases, and types without kernels, are read as float32."""
+    """Norms and biases, and types without kernels, are read as float32; I2_S as IQ2_BN, which has a scale per row."""
     if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
         return leaf.dtype
-    return dtypes.F32
+    return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
 
 @cache

@@ -78,7 +78,10 @@ def up_gate(
 ) -> Call:
     """y[t, e] = f(gate · x) · (up · x) of expert ids[t, e]; ids None: dense, used = 1."""
     tokens, used, n_expert = shape
-    t, split = KERNEL_TYPE[kind], split_of(2 * rows * used, steps_of(kind, k), sms)
+    t, split = (
+        KERNEL_TYPE[kind],
+        split_of(rows * used, steps_of(kind, k), sms),
+    )  # as of one alone: the same bits
     how = ACTIVATIONS.index(activation)
     args = (w_up, w_gate, ids, q, ds, y, n_expert, rows, k, how, split)
     return Call("moe", (t,), f"up_gate_{t}", (blocks(rows, split, 1), used, tokens), BLOCK, args)

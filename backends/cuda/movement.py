@@ -1,10 +1,10 @@
 """Rows, views and copies, lowered: launches of copy.cu, and views that cost nothing."""
 
 from graphsched import dtypes, ops
-from graphsched.backends.cuda import copy
+from graphsched.backends.cuda import copy, w2a8
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.lowering import At, Low, contiguous, strides, three
-from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, kind_of, row_bytes
+from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
 from graphsched.operand import Operand, Out, dense
 from graphsched.tensor import Tensor
 
@@ -44,6 +44,8 @@ def _(low: Low, node: Tensor) -> None:
 
     def make(at: At) -> list[Call]:
         n, rows = at.n(node.shape[0]), at.n(x.type.shape[0])
+        if is_tiled(x.type):
+            return [w2a8.get_rows(at(x), at(x) + w2a8.scales_at(rows, k), at(ids), at(y), n, rows, k)]
         if x.type.dtype in BLOCKS:
             return [copy.dequantize(kind, "f32", at(x), at(y), at(ids), n, rows, k)]
         stride = (

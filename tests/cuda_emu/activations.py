@@ -55,18 +55,24 @@ def norm_case(rows: int, k: int, weighted: bool) -> Run:
 
 def add_norm(target: Target, rng: np.random.Generator) -> Result:
     x, r, w, z, y = normal(rng, 3, 1001), normal(rng, 3, 1001), normal(rng, 1001), Out(3, 1001), Out(3, 1001)
-    target.run(norm.add_rms_norm(x, r, w, z, y, 3, 1001, 1e-6))
+    target.run(norm.rms_norm(x, w, y, 3, 1001, 1001, 1001, 1e-6, (r, z)))
     want = np.concatenate([x + r, normed(x + r, 1e-6) * w])
     return np.concatenate([z.array, y.array]), want, 1e-6
 
 
 def norm_q8(target: Target, rng: np.random.Generator) -> Result:
-    tokens, k = 2, 4128
-    x, w, y = normal(rng, tokens, k), normal(rng, k), Out(tokens, k)
+    tokens, k, stride = 2, 4128, 4131
+    x, w, y = normal(rng, tokens, stride), normal(rng, k), Out(tokens, k)
     q, ds = Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
-    target.run(quantize.rms_norm_q8(x, w, y, q, ds, tokens, k, k, 1e-5))
+    target.run(quantize.rms_norm_q8(x, w, y, q, ds, tokens, k, stride, 1e-5))
+    alone, q2, ds2 = Out(tokens, k), Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
+    target.run(
+        norm.rms_norm(x, w, alone, tokens, k, stride, k, 1e-5),
+        quantize.quantize(alone, q2, ds2, tokens, k, k),
+    )
+    assert all(np.array_equal(a.array, b.array) for a, b in ((y, alone), (q, q2), (ds, ds2)))
     values = (q.array.reshape(tokens, -1, 32) * ds.array[..., :1]).reshape(tokens, k)
-    want = normed(x, 1e-5) * w
+    want = normed(x[:, :k], 1e-5) * w
     sums = ds.array[..., 0] * q.array.reshape(tokens, -1, 32).sum(-1)
     assert error(y.array, want) < 1e-6
     assert error(ds.array[..., 1], sums) < 1e-6
