@@ -110,7 +110,7 @@ def close(name: str, got: Array) -> None:
 FEW = {"conformance/deepseek2-lite-f16": 7}  # tokens by default, of a model of a thousand nodes
 DEFAULT = [
     "conformance/llama-f16", "quants/llama-Q4_0", "quants/llama-Q8_0", "conformance/qwen3moe-f16",
-    "conformance/deepseek2-lite-f16", "conformance/gpt-oss-f16",
+    "conformance/deepseek2-lite-f16", "conformance/gpt-oss-f16", "quants/bitnet-b1.58-iq2_bn", "quants/bitnet-iq1_bn",
 ]  # fmt: skip
 
 
@@ -137,12 +137,14 @@ SPLITS: dict[str, dict[str, Any]] = {
     "q8_0 cache": {"type_k": "q8_0", "type_v": "q8_0"},
 }
 MIXED = [
+    "quants/bitnet-25-iq2_bn",
     "conformance/llama-f16",
     "quants/llama-Q4_0",
     "conformance/qwen3moe-f16",
     "conformance/deepseek2-lite-f16",
 ]
 USUAL = {
+    ("quants/bitnet-25-iq2_bn", "one layer"), ("quants/bitnet-25-iq2_bn", "offload all"),
     ("conformance/qwen3moe-f16", "experts out"), ("conformance/qwen3moe-f16", "offload experts"),
     ("quants/llama-Q4_0", "offload all"), ("conformance/llama-f16", "host cache"),
     ("conformance/llama-f16", "attention in parts"), ("conformance/qwen3moe-f16", "-op 29,0"),
@@ -167,7 +169,7 @@ def test_models_split_with_the_host(gpu: StandIn, tmp_path: Path, name: str, spl
         assert nmse(got, reference(name).logits[:14]) <= limit
 
 
-@pytest.mark.parametrize("name", by_default(MIXED, MIXED[1:3]))
+@pytest.mark.parametrize("name", by_default(MIXED, MIXED[2:4]))
 def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, name: str) -> None:
     shared(f"{name}.npz")
     rows, graphs = {}, {}
@@ -180,6 +182,20 @@ def test_captured_is_the_same_as_launch_by_launch(gpu: StandIn, tmp_path: Path, 
     assert graphs["split"] > graphs["whole"] >= 2 > graphs["off"] == 0
     np.testing.assert_array_equal(rows["whole"], rows["off"])
     np.testing.assert_array_equal(rows["split"], rows["off"])
+
+
+FUSED = ["conformance/llama-f16", "quants/llama-Q4_0", "quants/llama-Q4_K_M", "quants/bitnet-b1.58-iq2_bn"]
+
+
+@pytest.mark.parametrize("name", by_default([*dict.fromkeys(FUSED + MIXED)], FUSED[1::2]))
+@pytest.mark.parametrize("first", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_fused_launches_have_the_bits_of_a_launch_each(
+    gpu: StandIn, tmp_path: Path, name: str, first: int
+) -> None:
+    apart = StandIn(GRAPHSCHED_CUDA_FUSION="0")
+    a, b = (run(s, tmp_path, name, 12, first=first) for s in (gpu, apart))
+    apart.close()
+    np.testing.assert_array_equal(a, b)
 
 
 def test_two_gpus(tmp_path: Path) -> None:
