@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_emu.cases import cases
-from cuda_emu.emulator import EmulatedTarget, Emulator, compiler
+from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
 from cuda_emu.values import FILES, Case, error, file_bytes
 
 from graphsched.backends.cuda import compiler as cubins
@@ -32,7 +32,7 @@ CASES = cases()
 
 @cache
 def emulated(seed: int, checked: bool) -> EmulatedTarget:
-    return EmulatedTarget(seed, checked)
+    return EmulatedTarget(seed, CHECKED * checked)
 
 
 def check(case: Case, seed: int, checked: bool = False, target: EmulatedTarget | None = None) -> None:
