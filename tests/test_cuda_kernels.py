@@ -97,7 +97,7 @@ REPORT = re.compile(
 
 FEW: dict[str, tuple[str, ...]] = {  # types
     "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_0", "q6_k"),
-    "attention": ("f16_128_128_8", "f16_576_512_1"), "floats": ("bf16",),
+    "attention": ("f16_f16_128_128_8", "f16_f16_576_512_1", "q80_q40_64_64_4"), "floats": ("bf16",),
 }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ SASS = {  # what the kernels are written for
     ("matmul", "matvec_1_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
     ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
-    ("attention", "attention_f16_128_128_8"): (r"LDG\.E\S*\.128",),
+    ("attention", "attention_f16_f16_128_128_8"): (r"LDG\.E\S*\.128",),
     ("w2a8", "w2a8_1"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("w2a8", "w2a8_16"): (r"LDG\.E\.NA\S*\.128", r"IMMA\.16832\.S8\.S8"),
     ("w2a8", "w2a8_prompt"): (r"LDG\.E\.NA\S*\.128", r"LDGSTS\S*\.128", r"LDS\.128", r"IMMA\.16832\.S8\.S8"),
@@ -161,7 +161,7 @@ SASS = {  # what the kernels are written for
 @pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
 @pytest.mark.parametrize(("stem", "kernel"), SASS)
 def test_instructions(stem: str, kernel: str, tmp_path: Path) -> None:
-    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16_128_128_8",)}.get(stem, ())
+    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16_f16_128_128_8",)}.get(stem, ())
     path = tmp_path / "kernels.cubin"
     path.write_bytes(cubins.build(cubins.assemble(stem, types), "sm_90").cubin)
     text = subprocess.run(["nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout

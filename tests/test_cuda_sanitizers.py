@@ -1,4 +1,4 @@
-"""The CUDA kernels' cases on the emulator under sanitizers: memory and undefined behaviour, data races within a block."""
+"""The CUDA kernels' cases on the emulator under sanitizers: memory, undefined behaviour, data races within a block."""
 
 import re
 from pathlib import Path

@@ -18,8 +18,8 @@ def copy(
 def set_rows(
     to: str, x: Address, slots: Address, y: Address, rows: int, k: int, strides: tuple[int, int]
 ) -> Call:
-    """y[slots[i]] = x[i], f32 → `to`; a slot below 0 is skipped. strides of x, y: elements, bytes for q8_0."""
-    assert to != "q8_0" or k % 32 == 0
+    """y[slots[i]] = x[i], f32 → `to`; a slot below 0 is skipped. strides of x, y: elements, bytes of blocks."""
+    assert to not in ("q8_0", "q4_0") or k % 32 == 0
     return Call("copy", (), f"set_rows_{to}", (up(k, 256), rows), 256, (x, slots, y, k, *strides))
 
 
@@ -36,10 +36,10 @@ def dequantize(kind: str, to: str, w: Address, y: Address, which: Address, n: in
     return Call("copy", (t,), f"to_{to}_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
 
 
-def from_q8_0(x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
-    """A Q8_0 cache as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
+def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
+    """A cache of q8_0 or q4_0 as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
     rows, heads, k = shape
-    return Call("copy", (), "copy_q8_0_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
+    return Call("copy", (), f"copy_{kind}_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
 
 
 def choose(

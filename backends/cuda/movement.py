@@ -70,13 +70,16 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), rows=F32)
+CACHE_BLOCKS = {dtypes.Q8_0: "q8_0", dtypes.Q4_0: "q4_0"}
+
+
+@ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), rows=F32)
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)
     x = x if strides(x)[1] in (0, int(x.type.shape[-1])) else contiguous(low, x)
-    k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype == dtypes.Q8_0
-    kind = "q8_0" if blocks else FLOATS[cache.type.dtype]
+    k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype in CACHE_BLOCKS
+    kind = CACHE_BLOCKS[cache.type.dtype] if blocks else FLOATS[cache.type.dtype]
     to = cache.strides[0] if blocks else cache.strides[0] // cache.type.dtype.nbytes
     tokens = node.sources[2].shape[0]
     low.launch(
@@ -138,11 +141,12 @@ def _(low: Low, node: Tensor) -> None:
     copied(low, low.operand(node.sources[0]), low.result(node))
 
 
-@ops.copy_f32.lowering("cuda", x=(dtypes.Q8_0,), when=lambda node: node.sources[0].kind != "weight")
+@ops.copy_f32.lowering("cuda", x=tuple(CACHE_BLOCKS), when=lambda node: node.sources[0].kind != "weight")
 def _(low: Low, node: Tensor) -> None:
     x, y = low.operand(node.sources[0]), low.result(node)
-    head = x.strides[1] if len(x.type.shape) == 3 else 0
-    low.launch(lambda at: [copy.from_q8_0(at(x), at(y), at.shape(x.type), (head, x.strides[0]))], x, Out(y))
+    head, kind = x.strides[1] if len(x.type.shape) == 3 else 0, CACHE_BLOCKS[x.type.dtype]
+    apart = head, x.strides[0]
+    low.launch(lambda at: [copy.from_blocks(kind, at(x), at(y), at.shape(x.type), apart)], x, Out(y))
 
 
 @ops.repeat.lowering("cuda", x=F32)

@@ -19,6 +19,7 @@ from cuda_emu.values import (
     tensor,
     widen,
 )
+from graphsched import dtypes
 from graphsched.backends.cuda import copy, elementwise, norm, quantize, rope
 from graphsched.backends.cuda.layout import LAYOUTS
 
@@ -169,6 +170,28 @@ def rows_case(kind: str) -> Run:
     return run
 
 
+def block_rows_case(kind: str) -> Run:
+    """Into a cache of blocks and back: the bytes are the CPU's but for ties that two roundings make."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        dtype, k = dtypes.by_name(kind), 96
+        x, slots, row = normal(rng, 3, k), np.array([4, -1, 0], np.int32), dtypes.by_name(kind).row_bytes(k)
+        x[2, 32:64] = 0
+        x[2, 70], x[2, 65] = -5, 5  # of equals the first
+        cache, y = Out(5, row, dtype=np.uint8), Out(5, 1, k)
+        cache.array[:] = 0
+        target.run(
+            copy.set_rows(kind, x, slots, cache, 3, k, (k, row)),
+            copy.from_blocks(kind, cache, y, (5, 1, k), (0, row)),
+        )
+        want = np.zeros((5, row), np.uint8)
+        want[[4, 0]] = [dtype.quantize(r) for r in x[[0, 2]]]
+        assert (cache.array != want).mean() < 0.01
+        return y.array, dtype.dequantize(cache.array.reshape(-1), (5, 1, k)), 0.0
+
+    return run
+
+
 def gather_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         x, y = narrow(normal(rng, 5, 71), kind), Out(4, 70)
@@ -222,6 +245,8 @@ def copies() -> Iterator[Case]:
         yield Case(f"copy-{a}-{b}", copy_case(a, b))
     for kind in ("f32", "f16"):
         yield Case(f"set_rows-{kind}", rows_case(kind))
+    for kind in ("q8_0", "q4_0"):
+        yield Case(f"set_rows-{kind}", block_rows_case(kind))
     for kind in STORED:
         yield Case(f"get_rows-{kind}", gather_case(kind))
     for kind in LAYOUTS:

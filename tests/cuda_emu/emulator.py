@@ -105,7 +105,7 @@ def bordered(a: Array) -> Array:
     address = libc.malloc(ctypes.c_size_t(max(a.nbytes, 1)))
     raw = (ctypes.c_char * max(a.nbytes, 1)).from_address(address)
     weakref.finalize(raw, libc.free, address)
-    out = np.frombuffer(raw, a.dtype, a.size).reshape(a.shape)
+    out = np.frombuffer(memoryview(raw), a.dtype, a.size).reshape(a.shape)
     out[...] = a
     return out
 

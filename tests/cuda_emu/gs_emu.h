@@ -456,6 +456,7 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {
   }
   return r;
 }
+GS_DEV float gs_product(float a, float b) { return a * b; }
 GS_DEV float gs_bits(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 GS_DEV u32 gs_bits(float f) { u32 v; memcpy(&v, &f, 4); return v; }
 GS_DEV float gs_half(u16 h) {

@@ -1,7 +1,8 @@
 """Runs cases of the kernels under a sanitizer: python sanitized.py address|thread FILES NAMES.
 
-FILES: "planted" for a kernel with the bug NAMES, or kernel files and the types to build them for, "matmul:q4_0,q8_0 w2a8:"; NAMES: how names of cases start. Prints
-each case before it runs; a report ends the process. Needs the sanitizer's library preloaded, see `environment`.
+FILES: "planted" for a kernel with the bug NAMES, or kernel files and the types to build them for, as in
+"matmul:q4_0,q8_0 w2a8:"; NAMES: how names of cases start, all if empty. Prints each case before it runs; a report ends
+the process. Needs the sanitizer's library preloaded, see `environment`.
 """
 
 import os

@@ -47,6 +47,34 @@ extern "C" __global__ void __launch_bounds__(256)
   block[2 + lane] = (u8)(i8)q;
   if (lane == 0) *(u16*)block = gs_to_half(most / 127.0f);
 }
+// and of Q4_0: the first of the values farthest from 0 is code 0, exactly
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_q4_0(const float* x, const int* slots, u8* y, int k, i64 x_stride, i64 y_stride) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
+  const float v = i < k ? x[blockIdx.y * x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  int first = fabsf(v) == most ? lane : 31;
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));
+  const float d = gs_shfl(v, first) / -8.0f, by = d != 0.0f ? 1.0f / d : 0.0f;
+  const int code = gs_min((int)(gs_product(v, by) + 8.5f), 15), upper = gs_shfl_xor(code, 16);
+  if (i >= k || slot < 0) return;
+  u8* block = y + slot * y_stride + i / 32 * 18;
+  if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
+  if (lane == 0) *(u16*)block = gs_to_half(d);
+}
+// a Q4_0 cache as floats, as below
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= k) return;
+  const u8* block = x + blockIdx.z * x_row + blockIdx.y * x_head + i / 32 * 18;
+  const int code = block[2 + i % 16] >> (i % 32 / 16 * 4) & 15;
+  y[((i64)blockIdx.z * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
+}
 // a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (ceil(k / threads), heads, rows)
 extern "C" __global__ void __launch_bounds__(256)
     copy_q8_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
