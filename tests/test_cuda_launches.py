@@ -10,6 +10,8 @@ import pytest
 
 from graphsched import ops
 from graphsched.backends.cuda import device as _attached  # noqa: F401  # importing it attaches the lowerings
+from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.dtypes import by_name
 from graphsched.graph import Graph, from_outputs
@@ -18,6 +20,7 @@ from graphsched.model import Model
 from graphsched.operand import Item, Memory, Places, sized
 from graphsched.options import SessionOptions
 from graphsched.plan import make_plan
+from graphsched.streams import Flag, Wait
 from graphsched.synth import write
 from graphsched.tensor import Tensor, TensorType, f32, input_tensor, weight
 
@@ -203,3 +206,40 @@ def test_a_norm_takes_over_the_sum_in_front_of_it() -> None:
     assert [k for i in items for k in kernels(i)] == ["unary", "unary", "rms_norm_q8", "matvec_1_q4_0", "add"]
     assert str(z) in writes(items[2])
     all_written(items)
+
+
+# ---- which kernels begin while the one before still runs
+
+
+def launch(n: int) -> Launch:
+    """A launch of so many kernels."""
+    return Launch(lambda at: [Call("norm", (), f"k{i}", (1,), 32, ()) for i in range(n)], ())
+
+
+def overlaps(*items: Any) -> list[bool]:
+    at = At(Nowhere({}, {}), {}, 0)
+    made = (call for item in chained(items) if isinstance(item, Launch) for call in item.make(at))
+    return [call.overlaps for call in made]
+
+
+def test_kernels_overlap_only_right_behind_kernels() -> None:
+    flag = Wait(Flag(0), GPU)
+    assert overlaps(launch(1), launch(2), launch(1)) == [False, True, True, True]
+    assert overlaps(launch(1), flag, launch(2)) == [False, False, True]
+    assert overlaps(launch(1), flag, launch(0), launch(1), launch(1)) == [False, False, True]
+    assert overlaps(launch(1), launch(0), launch(1)) == [False, True]
+
+
+def test_launches_are_made_anew_without_what_they_remember() -> None:
+    """A program makes its launches for each combination of lengths."""
+    items = chained([launch(1), launch(1)])
+    for _ in range(2):
+        at = At(Nowhere({}, {}), {}, 0)
+        assert [c.overlaps for i in items if isinstance(i, Launch) for c in i.make(at)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("arch", "can"), [("sm_80", False), ("sm_90", True), ("sm_90a", True), ("sm_120", True)]
+)
+def test_which_architectures_can(arch: str, can: bool) -> None:
+    assert can_overlap(arch) == can

@@ -24,6 +24,7 @@ from graphsched.backends.cuda import (
     transfer,
 )
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.program import CudaProgram
@@ -131,6 +132,8 @@ class CudaDevice:
         self._compile(items, At(places, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
+        if env.cuda_overlap() and can_overlap(self.gpu.arch):
+            items = chained(items)
         program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
         self._programs.append(program)
         return program
@@ -148,7 +151,7 @@ class CudaDevice:
         """A launch with its kernel loaded and its arguments packed."""
         kernel = kernels(self.gpu.ordinal, call.stem, call.types)[call.kernel]
         driver.allow_shared(kernel, call.shared)
-        return driver.prepared(kernel, call.grid, call.block, call.args, call.shared)
+        return driver.prepared(kernel, call.grid, call.block, call.args, call.shared, call.overlaps)
 
     def started(self, program: CudaProgram) -> None:
         """While programs run somebody looks whether the device failed: the host would wait for its flags for ever."""

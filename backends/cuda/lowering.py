@@ -27,6 +27,7 @@ class At:
     lengths: Mapping[str, int]
     words: int  # the address of the lengths on the device
     asked: set[str] = field(default_factory=set)
+    behind_kernel: bool = False  # whether what was queued last is one; for chain.py
 
     def __call__(self, operand: Operand) -> int:
         return self.places.address(operand)
