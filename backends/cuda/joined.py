@@ -66,10 +66,7 @@ class Joined:
     def _launched(self) -> None:
         parts = self.parts
         args: tuple[Operand | Out, ...] = (*(p.w for p in parts), *self.inputs, *(Out(p.y) for p in parts))
-        if self.index < 0:
-            self.index = self.low.launch(self._calls, *args)
-        else:
-            self.low.relaunch(self.index, self._calls, *args)
+        self.index = self.low.relaunch(self.index, self._calls, *args)
 
     def _calls(self, at: At) -> list[Call]:
         return self.calls(at, self.parts)

@@ -13,7 +13,9 @@ from graphsched.tensor import Extent, Tensor, TensorType, f32
 
 if TYPE_CHECKING:
     from graphsched.backends.cuda.joined import Joined
+    from graphsched.backends.cuda.movement import Writes
     from graphsched.backends.cuda.norm import Added, Normed
+    from graphsched.backends.cuda.rope import Turn
 
 LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
 FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at
@@ -84,6 +86,8 @@ class Low(lowering.Low):
     products: "dict[Hashable, Joined]" = field(
         default_factory=dict
     )  # by what they have in common, and by node
+    turns: "dict[Hashable, Turn]" = field(default_factory=dict)
+    writes: "dict[Hashable, Writes]" = field(default_factory=dict)
     _unread: dict[Tensor, Callable[[], None]] = field(default_factory=dict)
 
     def launch(self, make: Make, *args: Operand | Out) -> int:
@@ -91,11 +95,24 @@ class Low(lowering.Low):
         self.items.append(Launch(make, args, self._node, self.device))
         return len(self.items) - 1
 
-    def relaunch(self, index: int, make: Make, *args: Operand | Out) -> None:
-        """Another launch in the place of one."""
+    def relaunch(self, index: int, make: Make, *args: Operand | Out) -> int:
+        """Another launch in the place of one, or with a place below 0 the next one; its place."""
+        if index < 0:
+            return self.launch(make, *args)
         old = self.items[index]
         assert isinstance(old, Launch)
         self.items[index] = replace(old, make=make, args=args)
+        return index
+
+    def is_ready(self, operand: Operand, index: int) -> bool:
+        """Whether an operand has its values before an item of a place: nothing writes it there or later."""
+        later = (o.buffer for item in self.items[index:] for o in item.writes())
+        return all(buffer is not operand.buffer for buffer in later)
+
+    def is_untouched(self, operand: Operand, index: int) -> bool:
+        """Whether nothing behind a place reads an operand, or writes it."""
+        read = (o.buffer for item in self.items[index:] for o in item.reads())
+        return self.is_ready(operand, index) and all(buffer is not operand.buffer for buffer in read)
 
     def when_read(self, node: Tensor, act: Callable[[], None]) -> None:
         """`act` runs before somebody gets a node's result for the first time."""

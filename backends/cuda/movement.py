@@ -1,5 +1,7 @@
 """Rows, views and copies, lowered: launches of copy.cu, and views that cost nothing."""
 
+from dataclasses import dataclass, field
+
 from graphsched import dtypes, ops
 from graphsched.backends.cuda import copy, w2a8
 from graphsched.backends.cuda.call import Call
@@ -81,15 +83,54 @@ def _(low: Low, node: Tensor) -> None:
     k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype in CACHE_BLOCKS
     kind = CACHE_BLOCKS[cache.type.dtype] if blocks else FLOATS[cache.type.dtype]
     to = cache.strides[0] if blocks else cache.strides[0] // cache.type.dtype.nbytes
-    tokens = node.sources[2].shape[0]
-    low.launch(
-        lambda at: [
-            copy.set_rows(kind, at(x), at(slots), at(cache), at.n(tokens), k, (x.strides[0] // 4, to))
-        ],
-        x,
-        slots,
-        Out(cache),
-    )
+    pair = Pair(x, cache, k, x.strides[0] // 4, to)
+    key, rows = (kind, slots.buffer), node.sources[2].shape[0]
+    found = low.writes.pop(key, None)
+    if found is None or not found.takes(pair):
+        found = Writes(low, kind, slots, rows)
+        if low.fuses:
+            low.writes[key] = found
+    found.add(pair)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Rows for a cache, `k` wide; strides as copy.Rows has them."""
+
+    x: Operand
+    cache: Operand
+    k: int
+    x_stride: int
+    stride: int
+
+
+@dataclass
+class Writes:
+    """A launch that writes one cache, and takes another of the same type and slots: keys and values."""
+
+    low: Low
+    kind: str
+    slots: Operand
+    rows: int
+    pairs: list[Pair] = field(default_factory=list)
+    index: int = -1
+
+    def takes(self, pair: Pair) -> bool:
+        ready = self.low.is_ready(pair.x, self.index) and self.low.is_untouched(pair.cache, self.index)
+        return len(self.pairs) == 1 and ready
+
+    def add(self, pair: Pair) -> None:
+        self.pairs.append(pair)
+        args: tuple[Operand | Out, ...] = (
+            *(p.x for p in self.pairs),
+            self.slots,
+            *(Out(p.cache) for p in self.pairs),
+        )
+        self.index = self.low.relaunch(self.index, self._calls, *args)
+
+    def _calls(self, at: At) -> list[Call]:
+        pairs = [copy.Rows(at(p.x), at(p.cache), p.k, p.x_stride, p.stride) for p in self.pairs]
+        return [copy.set_rows(self.kind, at(self.slots), at.n(self.rows), *pairs)]
 
 
 # ---- views

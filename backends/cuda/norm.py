@@ -64,10 +64,7 @@ class Normed:
         writes = [self.added.z] if self.added else []
         writes += [*([self.y] if self.floats else []), *self.blocks, *self.tokens]
         args: tuple[Operand | Out, ...] = (*reads, *map(Out, writes))
-        if self.index < 0:
-            self.index = self.low.launch(self._calls, *args)
-        else:
-            self.low.relaunch(self.index, self._calls, *args)
+        self.index = self.low.relaunch(self.index, self._calls, *args)
 
     def as_floats(self) -> None:
         self.floats = True

@@ -82,14 +82,19 @@ def norm_q8(target: Target, rng: np.random.Generator) -> Result:
 
 def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        tokens, heads = 3, 2
+        tokens, heads, more = 3, 2, 3 * (first == 5)  # a second tensor, in one of the cases
         x, y = normal(rng, tokens, heads, dims), Out(tokens, heads, dims)
+        x1, y1 = normal(rng, tokens, more, dims), Out(tokens, more, dims)
         freq = (10000.0 ** -(np.arange(n_rot // 2) * 2 / n_rot) / rng.uniform(1, 8, n_rot // 2)).astype(
             np.float32
         )
         positions = np.array([first, first + 1, first + 77], np.int32)
-        strides = (dims, heads * dims, dims, heads * dims)
-        target.run(rope.rope(x, positions, freq, y, (tokens, heads, dims), n_rot, neox, strides, 1.2))
+        of = [
+            rope.Turned(x, y, n, (dims, n * dims, dims, n * dims))
+            for x, y, n in ((x, y, heads), (x1, y1, more))
+            if n
+        ]
+        target.run(rope.rope(of, positions, freq, tokens, dims, n_rot, neox, 1.2))
         angle = positions[:, None, None] * freq.astype(np.float64)
         c, s = np.cos(angle) * 1.2, np.sin(angle) * 1.2
         a, b = (
@@ -97,9 +102,10 @@ def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
             if neox
             else (slice(0, n_rot, 2), slice(1, n_rot, 2))
         )
+        x = np.concatenate([x, x1], axis=1)
         want = x.astype(np.float64)
         want[..., a], want[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
-        return y.array, want, 5e-7
+        return np.concatenate([y.array, y1.array], axis=1), want, 5e-7
 
     return run
 
@@ -160,12 +166,20 @@ def copy_case(a: str, b: str) -> Run:
 
 def rows_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        x, cache = normal(rng, 3, 70), Out(5, 70, dtype=STORED[kind])
-        cache.array[:] = 0
-        target.run(copy.set_rows(kind, x, np.array([4, -1, 0], np.int32), cache, 3, 70, (70, 70)))
-        want = np.zeros((5, 70), STORED[kind])
-        want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
-        return cache.array, want, 0.0
+        slots, pairs, wants, caches = np.array([4, -1, 0], np.int32), [], [], []
+        for k in (70, 300):
+            x, cache, want = normal(rng, 3, k), Out(5, k, dtype=STORED[kind]), np.zeros((5, k), STORED[kind])
+            cache.array[:] = 0
+            pairs.append(copy.Rows(x, cache, k, k, k))
+            want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
+            wants.append(want)
+            caches.append(cache)
+        target.run(copy.set_rows(kind, slots, 3, *pairs))
+        got = [c.array.copy() for c in caches]
+        caches[0].array[:] = 0
+        target.run(copy.set_rows(kind, slots, 3, pairs[0]))  # alone
+        assert np.array_equal(caches[0].array, wants[0])
+        return np.concatenate(got, axis=1), np.concatenate(wants, axis=1), 0.0
 
     return run
 
@@ -181,7 +195,7 @@ def block_rows_case(kind: str) -> Run:
         cache, y = Out(5, row, dtype=np.uint8), Out(5, 1, k)
         cache.array[:] = 0
         target.run(
-            copy.set_rows(kind, x, slots, cache, 3, k, (k, row)),
+            copy.set_rows(kind, slots, 3, copy.Rows(x, cache, k, k, row)),
             copy.from_blocks(kind, cache, y, (5, 1, k), (0, row)),
         )
         want = np.zeros((5, row), np.uint8)

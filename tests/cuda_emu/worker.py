@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -144,7 +145,9 @@ def sentence(name: str, **options: Any) -> dict[str, Any]:
 def fault(name: str) -> dict[str, Any]:
     """The error of a run in which a kernel touches what is not its own, while the host waits for the device."""
     whole = copy.set_rows
-    copy.set_rows = lambda kind, x, *rest: whole(kind, 64, *rest)
+    copy.set_rows = lambda kind, slots, rows, *pairs: whole(
+        kind, slots, rows, *(replace(p, x=64) for p in pairs)
+    )
     try:
         return sentence(name, placement=PlacementOptions(overrides=("exps=CPU",)))
     finally:
