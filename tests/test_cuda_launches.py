@@ -67,8 +67,9 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
 
     @cache
     def made(layout: str, type: str) -> Path:
-        write(layout, folder / f"{layout}.gguf", type, extent="header")
-        return folder / f"{layout}.gguf"
+        path = folder / f"{layout}-{type}.gguf"
+        write(layout, path, type, extent="header")
+        return path
 
     return made
 
@@ -92,6 +93,14 @@ def test_launches_of_a_llama_layer(header: Callable[[str, str], Path]) -> None:
     assert len(layer(path, False)) == 22
     # many tokens: a launch for each matrix
     assert Counter(layer(path, True, 32))["gemm_q8_q4_0"] == 7
+
+
+def test_launches_of_a_layer_of_halves(header: Callable[[str, str], Path]) -> None:
+    path = header("llama-8b", "F16")
+    fused = layer(path, True)
+    assert Counter(k.partition("_f16")[0] for k in fused)["matvec_1"] == 2
+    assert {"matvec_joined_f16", "up_gate_f16"} < set(fused)
+    assert (len(fused), len(layer(path, False))) == (10, 18)
 
 
 def test_launches_of_a_bitnet_layer(header: Callable[[str, str], Path]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.backends.cuda.elementwise import ACTIVATIONS
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
 from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride, same_rows
 from graphsched.backends.cuda.quantize import quantize
@@ -45,21 +46,52 @@ def matvec(
     return Call("matmul", (t,), f"matvec_{at_once}_{t}", grid, BLOCK, args)
 
 
+One = tuple[Address, Address, int]  # a matrix, its product, its rows
+
+
 def matvec_joined(
-    kind: str,
-    matrices: Sequence[tuple[Address, Address, int]],
-    q: Address,
-    ds: Address,
-    k: int,
-    sms: int = 132,
+    kind: str, matrices: Sequence[One], q: Address, ds: Address, k: int, sms: int = 132
 ) -> Call:
-    """y = w · x for one token and up to three matrices (w, y, rows), with the bits of a launch each."""
-    t, args, total = KERNEL_TYPE[kind], [], 0
+    """y = w · x for one token and up to three matrices, with the bits of a launch each."""
+    t = KERNEL_TYPE[kind]
+    grid, args = _shares(matrices, steps_of(kind, k), sms)
+    return Call("matmul", (t,), f"matvec_joined_{t}", grid, BLOCK, (*args, q, ds, k))
+
+
+def matvec_joined_floats(kind: str, matrices: Sequence[One], x: Address, k: int, sms: int = 132) -> Call:
+    """The same for F32, F16, BF16 weights and float activations."""
+    pitch = up(k, FLOATS[kind])
+    grid, args = _shares(matrices, pitch, sms)
+    return Call("floats", (kind,), f"matvec_joined_{kind}", grid, BLOCK, (*args, x, k, pitch))
+
+
+def _shares(matrices: Sequence[One], steps: int, sms: int) -> tuple[tuple[int], list[Address]]:
+    """The grid, and each matrix with the split that it has alone."""
+    args: list[Address] = []
+    total = 0
     for w, y, rows in [*matrices, (None, None, 0), (None, None, 0)][:3]:
-        split = split_of(rows, steps_of(kind, k), sms) if rows else 1
+        split = split_of(rows, steps, sms) if rows else 1
         args += [w, y, rows, split]
         total += blocks(rows, split)
-    return Call("matmul", (t,), f"matvec_joined_{t}", (total,), BLOCK, (*args, q, ds, k))
+    return (total,), args
+
+
+def up_gate_floats(
+    kind: str,
+    w_up: Address,
+    w_gate: Address,
+    x: Address,
+    y: Address,
+    rows: int,
+    k: int,
+    activation: str,
+    sms: int = 132,
+) -> Call:
+    """y = f(gate · x) · (up · x) for one token and F32, F16, BF16 weights."""
+    pitch = up(k, FLOATS[kind])
+    split, how = split_of(rows, pitch, sms), ACTIVATIONS.index(activation)
+    args = (w_up, w_gate, x, y, rows, k, pitch, how, split)
+    return Call("floats", (kind,), f"up_gate_{kind}", (blocks(rows, split, 1),), BLOCK, args)
 
 
 def matvec_floats(

@@ -9,7 +9,15 @@ from graphsched.backends.cuda.copy import copy
 from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm, gemm_q8
 from graphsched.backends.cuda.joined import Part, joined
 from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous, row_stride, same_rows
-from graphsched.backends.cuda.matmul import Matrices, matvec, matvec_floats, matvec_joined, quantised
+from graphsched.backends.cuda.matmul import (
+    Matrices,
+    matvec,
+    matvec_floats,
+    matvec_joined,
+    matvec_joined_floats,
+    quantised,
+    up_gate_floats,
+)
 from graphsched.backends.cuda.moe import up_gate
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
 from graphsched.operand import Operand, Out
@@ -124,6 +132,43 @@ def _fits_floats(node: Tensor) -> bool:
 
 @ops.mul_mat.lowering("cuda", when=_fits_floats, w=FLOATS, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
+    w, tensor = node.sources
+    kind, k, sms = kind_of(w.dtype), int(w.shape[-1]), low.sms
+    if len(w.shape) == 3 or node.attrs["rows"]:
+        _floats_in_part(low, node)
+        return
+    x = _float_rows(low, tensor, k)
+    stride = x.strides[0] // 4 if int(x.type.shape[0]) > 1 else k
+    many = kind != "f32" and k % 8 == 0 and int(x.type.shape[0]) >= GEMM_FROM
+    x16 = _halved(low, tensor, x, kind) if many else None
+
+    def calls(at: At, parts: Sequence[Part]) -> list[Call]:
+        tokens = at.n(node.shape[0])
+        if tokens == 1 and len(parts) > 1:
+            return [matvec_joined_floats(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(x), k, sms)]
+        if x16 is not None and tokens >= GEMM_FROM:
+            return [gemm(kind, at(x16), at(p.w), at(p.y), tokens, p.rows, k, sms) for p in parts]
+        return [matvec_floats(kind, at(p.w), at(x), at(p.y), tokens, p.rows, k, stride, sms) for p in parts]
+
+    def gated(at: At, gate: Part, up: Part, y: Operand, how: str) -> Call:
+        return up_gate_floats(kind, at(up.w), at(gate.w), at(x), at(y), gate.rows, k, how, sms)
+
+    inputs = (x,) if x16 is None else (x, x16)
+    joined(low, node, (x.buffer, x.offset, x.strides, kind), inputs, calls, gated)
+
+
+def _float_rows(low: Low, tensor: Tensor, k: int) -> Operand:
+    """Activations in rows that start at multiples of 16 bytes, made once for all products that read them."""
+
+    def made() -> tuple[Operand, ...]:
+        x = low.operand(tensor)
+        return (_padded(low, contiguous(low, x)) if k % 4 else aligned(low, x),)
+
+    return low.shared(("float rows", tensor), made)[0]
+
+
+def _floats_in_part(low: Low, node: Tensor) -> None:
+    """Rows of a matrix, or several matrices whose inputs stand side by side."""
     w, x, y = low.operand(node.sources[0]), low.operand(node.sources[1]), low.result(node)
     kind, k, several, sms = kind_of(w.type.dtype), int(w.type.shape[-1]), len(w.type.shape) == 3, low.sms
     x = contiguous(low, x) if several or k % 4 else aligned(low, x)
