@@ -12,6 +12,7 @@ from graphsched.operand import Operand, Out, Places, Work
 from graphsched.tensor import Extent, Tensor, TensorType, f32
 
 if TYPE_CHECKING:
+    from graphsched.backends.cuda.elementwise import Scaled
     from graphsched.backends.cuda.joined import Joined
     from graphsched.backends.cuda.movement import Writes
     from graphsched.backends.cuda.norm import Added, Normed
@@ -83,6 +84,7 @@ class Low(lowering.Low):
     fuses: bool = True
     norms: "dict[Tensor, Normed]" = field(default_factory=dict)
     sums: "dict[Tensor, Added]" = field(default_factory=dict)
+    scaled: "dict[Tensor, Scaled]" = field(default_factory=dict)
     products: "dict[Hashable, Joined]" = field(
         default_factory=dict
     )  # by what they have in common, and by node
@@ -113,6 +115,10 @@ class Low(lowering.Low):
         """Whether nothing behind a place reads an operand, or writes it."""
         read = (o.buffer for item in self.items[index:] for o in item.reads())
         return self.is_ready(operand, index) and all(buffer is not operand.buffer for buffer in read)
+
+    def forget(self, product: Tensor) -> None:
+        """Nothing takes over its launch any more."""
+        self.scaled.pop(product, None)
 
     def when_read(self, node: Tensor, act: Callable[[], None]) -> None:
         """`act` runs before somebody gets a node's result for the first time."""

@@ -2,7 +2,7 @@
 
 from graphsched import dtypes, ops
 from graphsched.backends.cuda.call import Address, Call, threads, up
-from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, weighted_sum
+from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, summed, weighted_sum
 from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm_q8_id
 from graphsched.backends.cuda.layout import KERNEL_TYPE
 from graphsched.backends.cuda.lowering import At, Low, contiguous
@@ -223,7 +223,10 @@ def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y
 
 @ops.multi_add.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    x, y = contiguous(low, low.operand(node.sources[0])), low.result(node)
+    y = low.result(node)
+    if summed(low, node.sources[0], y):
+        return
+    x = contiguous(low, low.operand(node.sources[0]))
 
     def make(at: At) -> list[Call]:
         tokens, used, k = at.shape(x.type)
