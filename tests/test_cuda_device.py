@@ -178,15 +178,25 @@ def test_models_split_with_the_host(gpu: StandIn, tmp_path: Path, name: str, spl
     assert nmse(got, want) <= max(1e-3, cost)
 
 
-def on_the_host(name: str, n: int, first: int, options: dict[str, Any]) -> Array:
-    """The CPU's logits with such a cache."""
+def on_the_host(name: str, n: int, first: int, options: dict[str, Any], file: Path | None = None) -> Array:
+    """The CPU's logits, with such a cache or of such a model."""
     given = {**options, "off": frozenset(options.get("off", ()))}
     ref = reference(name)
-    session = graphsched.load(ref.model, n_ctx=64, devices=(), n_threads=1, **given)
+    session = graphsched.load(file or ref.model, n_ctx=64, devices=(), n_threads=1, **given)
     cuts = [0, *range(first, n + 1)]
     rows = [session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)]
     session.close()
     return np.concatenate(rows)
+
+
+def test_a_model_of_i2_s(gpu: StandIn, tmp_path: Path) -> None:
+    """Its matrices have one scale behind all rows; the device reads them as IQ2_BN."""
+    name, file = "conformance/bitnet-b1.58-f16", tmp_path / "i2_s.gguf"
+    shared(f"{name}.gguf")
+    command = [sys.executable, "-m", "graphsched", "quantize", str(reference(name).model), str(file), "I2_S"]
+    subprocess.run(command, check=True, capture_output=True)
+    got = run(gpu, tmp_path, name, 20, first=17, file=str(file))
+    assert nmse(got, on_the_host(name, 20, 17, {}, file)) <= 1e-3
 
 
 @pytest.mark.parametrize("name", by_default(MIXED, MIXED[2:4]))

@@ -39,9 +39,15 @@ TOLERANCE = {"F16": 1e-7, "BF16": 1e-5}
 
 
 def logits(
-    name: str, path: str, n: int = 32, first: int = 24, into: list[Any] | None = None, **options: Any
+    name: str,
+    path: str,
+    n: int = 32,
+    first: int = 24,
+    into: list[Any] | None = None,
+    file: str = "",
+    **options: Any,
 ) -> dict[str, Any]:
-    """Saves the logits of a reference's first n tokens, or adds them to a list."""
+    """Saves the logits of a reference's first n tokens, or adds them to a list; `file`: of another model."""
     ref = reference(name)
     for field in ("overrides", "devices", "offload_policy"):
         if field in options:
@@ -52,7 +58,7 @@ def logits(
     options["off"] = frozenset(options.get("off", ()))
     began, capture, graphs = time.perf_counter(), driver.captured, list[Any]()
     driver.captured = lambda *args: graphs.append(capture(*args)) or graphs[-1]  # type: ignore[func-returns-value]
-    session = graphsched.load(ref.model, n_ctx=64, placement=PlacementOptions(**placed), **options)
+    session = graphsched.load(file or ref.model, n_ctx=64, placement=PlacementOptions(**placed), **options)
     cuts = [0, *range(first, n + 1)]  # a prompt, then one by one
     got = np.concatenate([session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)])
     session.close()
