@@ -228,6 +228,17 @@ def test_fused_launches_have_the_bits_of_a_launch_each(
     np.testing.assert_array_equal(a, b)
 
 
+def test_kernels_overlap_only_behind_kernels(gpu: StandIn, tmp_path: Path) -> None:
+    """Also where uploads, waits and graphs stand between them."""
+    name = "conformance/qwen3moe-f16"
+    shared(f"{name}.gguf")
+    given = {"name": name, "path": str(tmp_path / "logits.npy"), "n": 10, "first": 7}
+    for options in ({}, {"overrides": ["exps=CPU"], "offload_min_batch": 2}):
+        many, early = gpu.ask("logits", **given, **options)["overlaps"]
+        assert many > 100
+        assert early == 0
+
+
 def test_two_gpus(tmp_path: Path) -> None:
     both = StandIn(GS_FAKE_DEVICES="2")
     name = "quants/llama-Q4_0"

@@ -67,7 +67,7 @@ def logits(
         np.save(path, got)
     else:
         into.append(got)
-    return {"seconds": time.perf_counter() - began, "graphs": len(graphs)}
+    return {"seconds": time.perf_counter() - began, "graphs": len(graphs), "overlaps": overlaps()}
 
 
 def cases(ops: list[str]) -> dict[str, Any]:
@@ -111,6 +111,13 @@ def _case(definition: Any, case: Any) -> float | None:
     got = np.asarray(executable.outputs[0]).copy()
     runtime.close()
     return float((got != want).sum()) if node.dtype == dtypes.I32 else nmse(got, want)
+
+
+def overlaps() -> list[int]:
+    """Kernels that were let begin before what is in front of them ends, and those of them with no kernel in front."""
+    counts = (ctypes.c_long * 2)()
+    ctypes.CDLL("libcuda.so.1").gs_overlaps(counts)
+    return list(counts)
 
 
 def live() -> list[int]:
