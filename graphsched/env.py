@@ -50,3 +50,13 @@ def cuda_waits() -> str:
     if found not in ("", "stream", "host"):
         raise OptionError(f"GRAPHSCHED_CUDA_WAITS is {found}, stream or host is needed")
     return found
+
+
+def cuda_fusion() -> bool:
+    """GRAPHSCHED_CUDA_FUSION: whether launches on a GPU take several nodes; the bits are the same without (0)."""
+    return os.environ.get("GRAPHSCHED_CUDA_FUSION", "") != "0"
+
+
+def cuda_overlap() -> bool:
+    """GRAPHSCHED_CUDA_OVERLAP: whether a GPU's kernels begin while the one before still runs; not with 0."""
+    return os.environ.get("GRAPHSCHED_CUDA_OVERLAP", "") != "0"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_emu.cases import cases
-from cuda_emu.emulator import EmulatedTarget, Emulator, compiler
+from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
 from cuda_emu.values import FILES, Case, error, file_bytes
 
 from graphsched.backends.cuda import compiler as cubins
@@ -32,7 +33,7 @@ CASES = cases()
 
 @cache
 def emulated(seed: int, checked: bool) -> EmulatedTarget:
-    return EmulatedTarget(seed, checked)
+    return EmulatedTarget(seed, CHECKED * checked)
 
 
 def check(case: Case, seed: int, checked: bool = False, target: EmulatedTarget | None = None) -> None:
@@ -97,7 +98,7 @@ REPORT = re.compile(
 
 FEW: dict[str, tuple[str, ...]] = {  # types
     "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_0", "q6_k"),
-    "attention": ("f16_128_128_8", "f16_576_512_1"), "floats": ("bf16",),
+    "attention": ("f16_f16_128_128_8", "f16_f16_576_512_1", "q80_q40_64_64_4"), "floats": ("bf16",),
 }  # fmt: skip
 
 
@@ -150,26 +151,70 @@ SASS = {  # what the kernels are written for
     ("matmul", "matvec_1_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
     ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
-    ("attention", "attention_f16_128_128_8"): (r"LDG\.E\S*\.128",),
+    ("attention", "attention_f16_f16_128_128_8"): (r"LDG\.E\S*\.128",),
+    ("matmul", "matvec_joined_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("moe", "up_gate_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("quantize", "rms_norm_q8"): (r"LDG\.E\S*\.128",),
+    ("w2a8", "quantize_token"): (r"LDG\.E\S*\.128",),
+    ("prompt", "halves_q40"): (r"STG\.E\S*\.128",),
+    ("attention", "attention_q40_q40_128_128_8"): (r"LDG\.E\.U16",),
     ("w2a8", "w2a8_1"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("w2a8", "w2a8_16"): (r"LDG\.E\.NA\S*\.128", r"IMMA\.16832\.S8\.S8"),
     ("w2a8", "w2a8_prompt"): (r"LDG\.E\.NA\S*\.128", r"LDGSTS\S*\.128", r"LDS\.128", r"IMMA\.16832\.S8\.S8"),
 }
 
 
+SASS_TYPES = {
+    "matmul": ("q4_0",),
+    "moe": ("q4_0",),
+    "gemm_q8": ("q8_0",),
+    "attention": ("f16_f16_128_128_8", "q40_q40_128_128_8"),
+}
+
+
+def disassembler() -> str | None:
+    """nvdisasm, on the PATH or in NVIDIA's package."""
+    found = (Path(p, "nvidia") for p in sys.path if p)
+    return shutil.which("nvdisasm") or next((str(f) for p in found for f in p.glob("*/bin/nvdisasm")), None)
+
+
+@cache
+def sass(stem: str, types: tuple[str, ...], arch: str = "sm_90") -> dict[str, str]:
+    """The instructions of each kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(cubins.build(cubins.assemble(stem, types), arch).cubin)
+        f.flush()
+        command = [str(disassembler()), "-c", f.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    bodies = re.split(r"\.text\.(\w+):\n", text)[1:]
+    return dict(zip(bodies[::2], bodies[1::2], strict=True))
+
+
+needs_nvdisasm = pytest.mark.skipif(disassembler() is None, reason="nvdisasm is not installed")
+
+
 @needs_nvrtc
-@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
+@needs_nvdisasm
 @pytest.mark.parametrize(("stem", "kernel"), SASS)
-def test_instructions(stem: str, kernel: str, tmp_path: Path) -> None:
-    types = {"matmul": ("q4_0",), "gemm_q8": ("q8_0",), "attention": ("f16_128_128_8",)}.get(stem, ())
-    path = tmp_path / "kernels.cubin"
-    path.write_bytes(cubins.build(cubins.assemble(stem, types), "sm_90").cubin)
-    text = subprocess.run(["nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
-    body = text.split(f".text.{kernel}:")[1].split("\t.section")[0]
+def test_instructions(stem: str, kernel: str) -> None:
+    body = sass(stem, SASS_TYPES.get(stem, ()))[kernel]
     assert [i for i in SASS[stem, kernel] if not re.search(i, body)] == []
-    assert (
-        "ACQBULK" in body
-    )  # every kernel waits for its predecessor: else the one after it could run too early
+
+
+@needs_nvrtc
+@needs_nvdisasm
+@pytest.mark.parametrize("stem", FILES)
+def test_nothing_but_weights_is_touched_before_the_wait(stem: str) -> None:
+    """Where kernels overlap: else the one after the next could run too early, or read what is not written yet."""
+    for name, body in sass(stem, FILES[stem][:2]).items():
+        assert "ACQBULK" in body, name
+        assert "PREEXIT" in body, name  # so that the next one may begin
+        before = body.split("ACQBULK")[0]
+        assert not re.search(r"\b(STG|ST\.E|RED|ATOM)", before), name
+        reads = re.findall(r"\bLDG\S*", before)
+        assert [r for r in reads if ".CONSTANT" not in r] == [], name
+    older = sass(stem, FILES[stem][:2], "sm_80") if stem in ("norm", "w2a8") else {}
+    assert not any("ACQBULK" in body for body in older.values())
 
 
 def test_every_kernel_waits_for_its_predecessor() -> None:

@@ -56,7 +56,6 @@ def test_each_matrix_of_wqkv_has_its_own_scale() -> None:
         (lambda: w2a8.pack(np.full((16, 128), 2, np.int8)), "must be a matrix of -1, 0 and 1"),
         (lambda: w2a8.product(0, 0, 0, 0, 0, 1, 8, 130), "k = 130 must be a multiple of 4"),
         (lambda: w2a8.product(0, 0, 0, 0, 0, 1, 8, 1 << 18), "at most 131072"),
-        (lambda: w2a8.quantize(0, None, 0, 0, 1, 8, 9), "row stride 9"),
     ],
 )
 def test_what_is_refused(make: Any, words: str) -> None:

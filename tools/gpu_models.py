@@ -223,7 +223,7 @@ def owned(what: str, phase: Phase) -> Iterator[Row]:
 
 def _hidden(phase: Phase) -> float:
     """Share of the shorter of (uploads, compute on devices) that ran behind the other; 0 where there is one only."""
-    from graphsched.owners import length, union
+    from graphsched.spans import length, union
 
     events = [e for e in phase.trace.events if e.lane.startswith(GPU)]
     up = union([(e.begin, e.end) for e in events if e.kind == "copy" and e.direction == "up"])

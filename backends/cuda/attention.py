@@ -1,6 +1,7 @@
 """Launches of attention.cu and prompt.cu: queries over a cache, masked by (sequence, position)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -8,10 +9,9 @@ from graphsched import dtypes, ops
 from graphsched.backends.cuda import rows
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.lowering import At, Low, contiguous
-from graphsched.backends.cuda.weights import FLOATS
 from graphsched.errors import ShapeError
-from graphsched.operand import Out
-from graphsched.tensor import Tensor
+from graphsched.operand import Operand, Out
+from graphsched.tensor import Tensor, TensorType
 
 LOG2E = math.log2(math.e)
 MOST_HEADS = 8  # query heads that a block takes at once
@@ -80,8 +80,12 @@ def attention(
     sinks: Address = None,
     cap: float = 0.0,
     sms: int = 132,
+    of_values: str = "",
 ) -> tuple[Call, Call]:
-    """Partial results, then their merge; q, y [tokens, heads, width] dense; part: part_floats() floats."""
+    """Partial results, then their merge; q, y [tokens, heads, width] dense; part: part_floats() floats.
+
+    kind: of KINDS; of_values: where values have another type than keys.
+    """
     if h.dk % 8 or h.dv % 8:
         raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv}, they must be multiples of 8")
     group = h.heads // h.kv_heads
@@ -90,7 +94,7 @@ def attention(
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
     masked = (mask.where, mask.cells, mask.length)
     args = (q, k, v, *masked, part, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
-    shape = f"{kind}_{h.dk}_{h.dv}_{per}"
+    shape = f"{kind}_{of_values or kind}_{h.dk}_{h.dv}_{per}"
     grid = (h.kv_heads * up(group, per), chunks, tokens)
     first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
     merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
@@ -133,14 +137,51 @@ def prompt(
 
 # ---- lowered
 
-CACHES = (dtypes.F16, dtypes.F32, dtypes.Q8_0)
+KINDS = {dtypes.F16: "f16", dtypes.F32: "f32", dtypes.Q8_0: "q80", dtypes.Q4_0: "q40"}  # types of caches
+BLOCKS = ("q80", "q40")
 PROMPT_FROM = 16  # tokens
 
 
+def halves(
+    kind: str, x: Address, y: Address, length: Address, shape: tuple[int, int, int], strides: tuple[int, int]
+) -> Call:
+    """The cells in use of a cache of BLOCKS as float16, dense; shape (cells, heads, k), strides of cells and heads."""
+    cells, heads, k = shape
+    grid = (up(cells * heads * k // 8, 256),)
+    return Call("prompt", (), f"halves_{kind}", grid, 256, (x, y, length, heads, k, *strides))
+
+
 def _has_kernel(node: Tensor) -> bool:
-    q, k, v = node.sources[:3]
-    step = 32 if k.dtype == dtypes.Q8_0 else 8
-    return k.dtype == v.dtype and not any(d % step for d in (q.shape[2], v.shape[2]))
+    return not any(c.shape[2] % (32 if c.dtype.block > 1 else 8) for c in node.sources[1:3])
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A cache that prompts read as float16: itself, or a copy that is made for each."""
+
+    cache: Operand
+    copy: Operand | None
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return (self.copy or self.cache).strides[:2]  # type: ignore[return-value]
+
+    def at(self, at: At) -> int:
+        return at(self.copy or self.cache)
+
+    def made(self, at: At, length: Address) -> list[Call]:
+        if self.copy is None:
+            return []
+        c = self.cache
+        cells, heads, k = map(int, c.type.shape)
+        given = KINDS[c.type.dtype], at(c), at(self.copy), length
+        return [halves(*given, (cells, heads, k), (c.strides[0], c.strides[1]))]
+
+
+def _as_halves(low: Low, cache: Operand) -> Halves:
+    if KINDS[cache.type.dtype] not in BLOCKS:
+        return Halves(cache, None)
+    return Halves(cache, low.scratch("cache as halves", TensorType(dtypes.F16, cache.type.shape)))
 
 
 @cache
@@ -149,26 +190,33 @@ def _scratch(h: Heads, tokens: int, capacity: int, sms: int) -> int:
     return max(part_floats(h, t, capacity, sms) for t in range(1, tokens + 1))
 
 
-@ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=CACHES, v=CACHES)
+@ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=KINDS, v=KINDS)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     q, y, a, sms = contiguous(low, q), low.result(node), node.attrs, low.sms
-    kind = FLOATS.get(k.type.dtype, "q8_0")
+    kinds = KINDS[k.type.dtype], KINDS[v.type.dtype]
     (_, n_head, dk), dv = node.sources[0].shape, int(node.shape[2])
     h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
     capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
     part = low.floats("attention parts", _scratch(h, int(node.shape[0]), capacity, sms))
+    prompts = int(node.shape[0]) >= PROMPT_FROM and "f32" not in kinds and (dk, dv) in PROMPT_SHAPES
+    both = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
+    copies = [c.copy for c in both if c.copy]
 
-    def make(at: At) -> tuple[Call, ...]:
+    def make(at: At) -> Sequence[Call]:
         tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
         mask = Mask(at(where), at(cells), length(at), a["window"], a["chunk"])
         scale, cap = a["scale"], a["softcap"]
-        if tokens >= PROMPT_FROM and kind == "f16" and (dk, dv) in PROMPT_SHAPES:
-            return (prompt(at(q), at(k), at(v), mask, at(y), h, tokens, scale, sink, cap),)
+        if both and tokens >= PROMPT_FROM:
+            keys, values = both
+            as_halves = Heads(n_head, h.kv_heads, dk, dv, *keys.strides, *values.strides)
+            made = [*keys.made(at, mask.length), *values.made(at, mask.length)]
+            many = at(q), keys.at(at), values.at(at), mask, at(y), as_halves, tokens
+            return [*made, prompt(*many, scale, sink, cap)]
         given = at(q), at(k), at(v), mask, at(part), at(y), h, tokens, capacity
-        return attention(kind, *given, scale, sink, cap, sms)
+        return attention(kinds[0], *given, scale, sink, cap, sms, kinds[1])
 
-    low.launch(make, q, k, v, where, cells, *sinks, Out(part), Out(y))
+    low.launch(make, q, k, v, where, cells, *sinks, *map(Out, copies), Out(part), Out(y))
 
 
 @ops.soft_max.lowering("cuda", when=lambda node: len(node.sources) == 1, x=(dtypes.F32,))

@@ -8,7 +8,10 @@ Address = object
 
 @dataclass(frozen=True)
 class Call:
-    """One launch: the kernel file and the weight types it is built for, then what the launcher takes."""
+    """One launch: the kernel file and the weight types it is built for, then what the launcher takes.
+
+    overlaps: it may begin while the kernel right before it in its stream still runs (chain.py).
+    """
 
     stem: str
     types: tuple[str, ...]
@@ -17,6 +20,7 @@ class Call:
     block: int
     args: tuple[Address, ...]
     shared: int = 0
+    overlaps: bool = False
 
 
 def up(a: int, b: int) -> int:

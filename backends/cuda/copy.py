@@ -1,6 +1,7 @@
 """Launches of copy.cu: conversions, rows by index, weights to floats."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.layout import KERNEL_TYPE
@@ -15,12 +16,24 @@ def copy(
     return Call("copy", (), f"copy_{types[0]}_{types[1]}", (up(n3, 256), n2, n0 * n1), 256, args)
 
 
-def set_rows(
-    to: str, x: Address, slots: Address, y: Address, rows: int, k: int, strides: tuple[int, int]
-) -> Call:
-    """y[slots[i]] = x[i], f32 → `to`; a slot below 0 is skipped. strides of x, y: elements, bytes for q8_0."""
-    assert to != "q8_0" or k % 32 == 0
-    return Call("copy", (), f"set_rows_{to}", (up(k, 256), rows), 256, (x, slots, y, k, *strides))
+@dataclass(frozen=True)
+class Rows:
+    """Rows of x, `k` wide, for y; strides of x in elements, of y in elements too, of blocks in bytes."""
+
+    x: Address
+    y: Address
+    k: int
+    x_stride: int
+    y_stride: int
+
+
+def set_rows(to: str, slots: Address, rows: int, *pairs: Rows) -> Call:
+    """y[slots[i]] = x[i], f32 → `to`, for one pair or two; a slot below 0 is skipped."""
+    assert to not in ("q8_0", "q4_0") or not any(p.k % 32 for p in pairs)
+    assert 1 <= len(pairs) <= 2
+    flat = (v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k, p.x_stride, p.y_stride))
+    grid = (up(max(p.k for p in pairs), 256), rows, len(pairs))
+    return Call("copy", (), f"set_rows_{to}", grid, 256, (slots, *flat))
 
 
 def get_rows(
@@ -36,10 +49,10 @@ def dequantize(kind: str, to: str, w: Address, y: Address, which: Address, n: in
     return Call("copy", (t,), f"to_{to}_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
 
 
-def from_q8_0(x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
-    """A Q8_0 cache as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
+def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
+    """A cache of q8_0 or q4_0 as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
     rows, heads, k = shape
-    return Call("copy", (), "copy_q8_0_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
+    return Call("copy", (), f"copy_{kind}_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
 
 
 def choose(

@@ -15,14 +15,16 @@ from graphsched.backends.cuda import (
     compiler,
     driver,
     elementwise,
-    matmul,
+    joined,
     moe,
     movement,
     norm,
+    products,
     rope,
     transfer,
 )
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.dispatch import Dispatcher
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
@@ -35,7 +37,16 @@ from graphsched.opdef import lowering_for
 from graphsched.operand import Buffer, Item, Memory, Operand, Places, Work
 from graphsched.tensor import Tensor, TensorType
 
-FAMILIES = (attention, elementwise, matmul, moe, movement, norm, rope)  # importing them attaches lowerings
+FAMILIES = (
+    attention,
+    elementwise,
+    joined,
+    moe,
+    movement,
+    norm,
+    products,
+    rope,
+)  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
 NO_UPLOAD = "-op -1,0 leaves weights of the host where they are"
 LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
@@ -80,7 +91,8 @@ class CudaDevice:
         return self.memory.adopt(own, raw, what, LESS)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
-        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=self.gpu.multiprocessors)
+        sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
+        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
         if result.buffer.staging and source.buffer.device == HOST:
@@ -122,6 +134,8 @@ class CudaDevice:
         self._compile(items, At(places, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
+        if env.cuda_overlap() and can_overlap(self.gpu.arch):
+            items = chained(items)
         program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
         self._programs.append(program)
         if self.dispatcher is not None:
@@ -141,7 +155,7 @@ class CudaDevice:
         """A launch with its kernel loaded and its arguments packed."""
         kernel = kernels(self.gpu.ordinal, call.stem, call.types)[call.kernel]
         driver.allow_shared(kernel, call.shared)
-        return driver.prepared(kernel, call.grid, call.block, call.args, call.shared)
+        return driver.prepared(kernel, call.grid, call.block, call.args, call.shared, call.overlaps)
 
     def started(self, program: CudaProgram) -> None:
         """While programs run somebody looks whether the device failed: the host would wait for its flags for ever."""
@@ -193,10 +207,10 @@ def has_kernel(node: Tensor) -> bool:
 
 
 def kernel_type(leaf: Tensor) -> DType:
-    """Norms and biases, and types without kernels, are read as float32."""
+    """Norms and biases, and types without kernels, are read as float32; I2_S as IQ2_BN, which has a scale per row."""
     if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
         return leaf.dtype
-    return dtypes.F32
+    return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
 
 def waits(gpu: driver.Gpu) -> str:

@@ -198,18 +198,26 @@ def _q2_k(b: U8) -> Planes:
     return Planes(_crumbs(_quarters(b[..., 16:80])), s=b[..., :16], b=b[..., 80:])
 
 
-def _iq2_bn(b: U8) -> Planes:
+def iq2_bn_codes(b: U8) -> U8:
+    """Blocks of 64 -> codes 0, 1, 2, a row of weights each."""
     codes = b[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    return Planes(_crumbs(codes.reshape(len(b), -1)))
+    return codes.reshape(len(b), -1)
 
 
-def _iq1_bn(b: U8) -> Planes:
+def iq1_bn_codes(b: U8) -> U8:
     """12 bytes of five trits and one byte of four, byte v: trit j = 3 (v 3^(4-j) mod 256) / 256."""
     power = np.array([81, 27, 9, 3, 1], np.uint8)
     trits = ((b[..., None] * power).astype(np.uint16) * 3 >> 8).astype(np.uint8)
     most, last = trits[:, :, :12].reshape(*b.shape[:2], 4, 15), trits[:, :, 12, :4, None]
-    groups = np.concatenate([most, last], axis=-1)
-    return Planes(_crumbs(groups.reshape(len(b), -1)))
+    return np.concatenate([most, last], axis=-1).reshape(len(b), -1)
+
+
+def _iq2_bn(b: U8) -> Planes:
+    return Planes(_crumbs(iq2_bn_codes(b)))
+
+
+def _iq1_bn(b: U8) -> Planes:
+    return Planes(_crumbs(iq1_bn_codes(b)))
 
 
 def _coded(name: str, b: U8) -> Planes:
@@ -260,23 +268,44 @@ KERNEL_TYPE = {name: codebook.KERNEL_TYPE.get(name, name) for name in LAYOUTS} |
 
 def repack(name: str, raw: U8, rows: int, k: int) -> U8:
     """A tensor's file bytes → what the kernels read."""
+    layout, lines = LAYOUTS[name], file_rows(name, raw, rows, k)
+    out = np.zeros(layout.nbytes_of(rows, k), np.uint8)
+    in_parts(rows, PART // lines.shape[1], lambda part: _place(out, layout, lines, part, k))
+    return out
+
+
+def file_rows(name: str, raw: U8, rows: int, k: int) -> U8:
+    """A tensor's file bytes, a row of weights each."""
     layout = LAYOUTS[name]
     if k % layout.block or raw.size != layout.file_bytes(rows, k):
         raise ShapeError(f"repack: {raw.size} bytes are not {name}[{rows},{k}]")
-    out = np.zeros(layout.nbytes_of(rows, k), np.uint8)
-    lines, step = raw.reshape(rows, -1), max(1, PART // (raw.size // rows))
+    return raw.reshape(rows, -1)
+
+
+def in_parts(rows: int, step: int, work: Callable[[slice], None]) -> None:
+    """Runs `work` on parts of so many rows, in threads."""
+    step = max(1, step)
     parts = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda part: _place(out, layout, lines, part, k), parts))
-    return out
+        list(pool.map(work, parts))
+
+
+def header_scales(header: int, lines: U8) -> NDArray[np.float32]:
+    """The scale in front of each row, of so many bytes."""
+    return np.ascontiguousarray(lines[:, :header]).view("<f4" if header == 4 else "<f2").astype("<f4")
 
 
 def _place(out: U8, layout: Layout, lines: U8, part: slice, k: int) -> None:
     """Repacks some rows; planes have a row's bytes together, so that parts do not touch."""
     rows, some = len(lines), np.ascontiguousarray(lines[part])
     p = layout.split(some[:, layout.header :].reshape(len(some), -1, layout.nbytes))
-    scales = np.ascontiguousarray(some[:, : layout.header]).view("<f4" if layout.header == 4 else "<f2")
-    planes = (p.q, p.h, p.s, p.b, scales.astype("<f4").view(np.uint8) if layout.header else None)
+    planes = (
+        p.q,
+        p.h,
+        p.s,
+        p.b,
+        header_scales(layout.header, some).view(np.uint8) if layout.header else None,
+    )
     at = 0
     for plane, size in zip(planes, layout.sizes(rows, k), strict=True):
         if plane is not None and size:

@@ -1,14 +1,22 @@
 """Lowering on a GPU: an item is launches over symbolic operands, made when addresses and lengths are known."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphsched import dtypes, lowering
+from graphsched import dtypes, lowering, ops
 from graphsched.backends.cuda.call import Call
 from graphsched.operand import Operand, Out, Places, Work
-from graphsched.tensor import Extent, TensorType, f32
+from graphsched.tensor import Extent, Tensor, TensorType, f32
+
+if TYPE_CHECKING:
+    from graphsched.backends.cuda.elementwise import Scaled
+    from graphsched.backends.cuda.joined import Joined
+    from graphsched.backends.cuda.movement import Writes
+    from graphsched.backends.cuda.norm import Added, Normed
+    from graphsched.backends.cuda.rope import Turn
 
 LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
 FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at
@@ -22,6 +30,7 @@ class At:
     lengths: Mapping[str, int]
     words: int  # the address of the lengths on the device
     asked: set[str] = field(default_factory=set)
+    behind_kernel: bool = False  # whether what was queued last is one; for chain.py
 
     def __call__(self, operand: Operand) -> int:
         return self.places.address(operand)
@@ -65,12 +74,60 @@ class Launch:
 
 @dataclass
 class Low(lowering.Low):
-    """Lowers nodes to launches; `sms`: multiprocessors of the device."""
+    """Lowers nodes to launches; `sms`: multiprocessors of the device.
+
+    A launch may take over the work of later nodes, or write what they ask for: it is then made anew in its place, which
+    is earlier than theirs. What it reads must be there by then, and results of its own have no memory yet.
+    """
 
     sms: int = 132
+    fuses: bool = True
+    norms: "dict[Tensor, Normed]" = field(default_factory=dict)
+    sums: "dict[Tensor, Added]" = field(default_factory=dict)
+    scaled: "dict[Tensor, Scaled]" = field(default_factory=dict)
+    products: "dict[Hashable, Joined]" = field(
+        default_factory=dict
+    )  # by what they have in common, and by node
+    turns: "dict[Hashable, Turn]" = field(default_factory=dict)
+    writes: "dict[Hashable, Writes]" = field(default_factory=dict)
+    _unread: dict[Tensor, Callable[[], None]] = field(default_factory=dict)
 
-    def launch(self, make: Make, *args: Operand | Out) -> None:
+    def launch(self, make: Make, *args: Operand | Out) -> int:
+        """Adds a launch; its place among the items."""
         self.items.append(Launch(make, args, self._node, self.device))
+        return len(self.items) - 1
+
+    def relaunch(self, index: int, make: Make, *args: Operand | Out) -> int:
+        """Another launch in the place of one, or with a place below 0 the next one; its place."""
+        if index < 0:
+            return self.launch(make, *args)
+        old = self.items[index]
+        assert isinstance(old, Launch)
+        self.items[index] = replace(old, make=make, args=args)
+        return index
+
+    def is_ready(self, operand: Operand, index: int) -> bool:
+        """Whether an operand has its values before an item of a place: nothing writes it there or later."""
+        later = (o.buffer for item in self.items[index:] for o in item.writes())
+        return all(buffer is not operand.buffer for buffer in later)
+
+    def is_untouched(self, operand: Operand, index: int) -> bool:
+        """Whether nothing behind a place reads an operand, or writes it."""
+        read = (o.buffer for item in self.items[index:] for o in item.reads())
+        return self.is_ready(operand, index) and all(buffer is not operand.buffer for buffer in read)
+
+    def forget(self, product: Tensor) -> None:
+        """Nothing takes over its launch any more."""
+        self.scaled.pop(product, None)
+
+    def when_read(self, node: Tensor, act: Callable[[], None]) -> None:
+        """`act` runs before somebody gets a node's result for the first time."""
+        self._unread[node] = act
+
+    def operand(self, tensor: Tensor) -> Operand:
+        if act := self._unread.pop(tensor, None):
+            act()
+        return super().operand(tensor)
 
     def floats(self, name: str, *shape: int) -> Operand:
         return self.scratch(name, f32(*shape))
@@ -100,6 +157,19 @@ def strides(x: Operand, item: int = 4) -> tuple[int, int]:
     """Elements from token to token and from head to head; 0 where there is one only."""
     s = [n // item if int(d) > 1 else 0 for n, d in zip(x.strides, x.type.shape, strict=True)]
     return (0, 0) if len(s) < 2 else (s[0], s[1] if len(s) == 3 else 0)
+
+
+def same_rows(tensor: Tensor) -> Tensor:
+    """The tensor with the same rows in which reshapes found them."""
+    while (
+        tensor.kind == "node" and tensor.opdef is ops.reshape and _width(tensor) == _width(tensor.sources[0])
+    ):
+        tensor = tensor.sources[0]
+    return tensor
+
+
+def _width(tensor: Tensor) -> int:
+    return int(tensor.shape[-1]) if tensor.shape else 0
 
 
 def contiguous(low: Low, x: Operand) -> Operand:

@@ -1,18 +1,15 @@
-"""Launches of matmul.cu and floats.cu: mat-vec, 8 tokens at once."""
+"""Launches of matmul.cu and floats.cu: mat-vec, 8 tokens at once; activations as int8 blocks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphsched import dtypes, ops
 from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.copy import copy
-from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm, gemm_q8
+from graphsched.backends.cuda.elementwise import ACTIVATIONS
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
-from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous, row_stride
+from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride, same_rows
 from graphsched.backends.cuda.quantize import quantize
-from graphsched.backends.cuda.weights import BLOCKS, kind_of, row_bytes
-from graphsched.backends.cuda.weights import FLOATS as FLOAT_TYPES
 from graphsched.operand import Operand, Out
-from graphsched.tensor import Tensor, TensorType
+from graphsched.tensor import Tensor
 
 BLOCK = 128
 ROWS = 2  # rows a warp takes (GS_ROWS of matvec.cuh)
@@ -47,6 +44,54 @@ def matvec(
     args = (w, q, ds, y, tokens, rows, k, rows * of.count, split, of.total, of.first, *several)
     grid = (blocks(rows, split), of.count, up(tokens, at_once))
     return Call("matmul", (t,), f"matvec_{at_once}_{t}", grid, BLOCK, args)
+
+
+One = tuple[Address, Address, int]  # a matrix, its product, its rows
+
+
+def matvec_joined(
+    kind: str, matrices: Sequence[One], q: Address, ds: Address, k: int, sms: int = 132
+) -> Call:
+    """y = w · x for one token and up to three matrices, with the bits of a launch each."""
+    t = KERNEL_TYPE[kind]
+    grid, args = _shares(matrices, steps_of(kind, k), sms)
+    return Call("matmul", (t,), f"matvec_joined_{t}", grid, BLOCK, (*args, q, ds, k))
+
+
+def matvec_joined_floats(kind: str, matrices: Sequence[One], x: Address, k: int, sms: int = 132) -> Call:
+    """The same for F32, F16, BF16 weights and float activations."""
+    pitch = up(k, FLOATS[kind])
+    grid, args = _shares(matrices, pitch, sms)
+    return Call("floats", (kind,), f"matvec_joined_{kind}", grid, BLOCK, (*args, x, k, pitch))
+
+
+def _shares(matrices: Sequence[One], steps: int, sms: int) -> tuple[tuple[int], list[Address]]:
+    """The grid, and each matrix with the split that it has alone."""
+    args: list[Address] = []
+    total = 0
+    for w, y, rows in [*matrices, (None, None, 0), (None, None, 0)][:3]:
+        split = split_of(rows, steps, sms) if rows else 1
+        args += [w, y, rows, split]
+        total += blocks(rows, split)
+    return (total,), args
+
+
+def up_gate_floats(
+    kind: str,
+    w_up: Address,
+    w_gate: Address,
+    x: Address,
+    y: Address,
+    rows: int,
+    k: int,
+    activation: str,
+    sms: int = 132,
+) -> Call:
+    """y = f(gate · x) · (up · x) for one token and F32, F16, BF16 weights."""
+    pitch = up(k, FLOATS[kind])
+    split, how = split_of(rows, pitch, sms), ACTIVATIONS.index(activation)
+    args = (w_up, w_gate, x, y, rows, k, pitch, how, split)
+    return Call("floats", (kind,), f"up_gate_{kind}", (blocks(rows, split, 1),), BLOCK, args)
 
 
 def matvec_floats(
@@ -94,13 +139,14 @@ def blocks(rows: int, split: int, per_warp: int = ROWS) -> int:
 
 # ---- lowered
 
-GEMM_FROM = 9  # tokens; fewer are mat-vecs
-
 
 def quantised(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
-    """int8 blocks of activations and their scales, made once for all products that read them."""
+    """int8 blocks of activations and their scales, made once for all products that read them: by their norm, if any."""
+    tensor = same_rows(tensor)
 
     def made() -> tuple[Operand, ...]:
+        if (norm := low.norms.get(tensor)) and int(tensor.shape[-1]) % 32 == 0:
+            return norm.as_blocks()
         x, n = aligned(low, low.operand(tensor)), tensor.type.numel
         q, ds, stride = low.bytes("int8 blocks", n), low.floats("scales of blocks", n // 16), row_stride(x)
 
@@ -113,96 +159,3 @@ def quantised(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
 
     q, ds = low.shared(("int8 blocks", tensor), made)
     return q, ds
-
-
-def _fits(node: Tensor) -> bool:
-    """Weights, and of several matrices one for each head."""
-    w, x = node.sources
-    return w.kind in ("weight", "copy") and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
-
-
-@ops.mul_mat.lowering("cuda", when=_fits, w=BLOCKS, x=(dtypes.F32,))
-def _(low: Low, node: Tensor) -> None:
-    w, (q, ds), y = low.operand(node.sources[0]), quantised(low, node.sources[1]), low.result(node)
-    kind, k, several, sms = kind_of(w.type.dtype), int(w.type.shape[-1]), len(w.type.shape) == 3, low.sms
-    count, total = (w.type.shape[0] if several else 1), int(w.type.shape[-2])
-    first, last = node.attrs["rows"] or (0, total)
-    many = not several and kind in GEMM_Q8_TYPES
-
-    def make(at: At) -> list[Call]:
-        tokens, n = at.n(node.shape[0]), last - first
-        given = kind, at(w), at(q), at(ds), at(y), tokens, n, k
-        if many and tokens >= GEMM_FROM:
-            return [gemm_q8(*given, total, first)]
-        return [matvec(*given, sms, Matrices(total, first, count))]
-
-    low.launch(make, w, q, ds, Out(y))
-
-
-def _fits_floats(node: Tensor) -> bool:
-    """Inputs of several matrices start at multiples of 16 bytes."""
-    return _fits(node) and (len(node.sources[0].shape) == 2 or node.sources[0].shape[-1] % 4 == 0)
-
-
-@ops.mul_mat.lowering("cuda", when=_fits_floats, w=FLOAT_TYPES, x=(dtypes.F32,))
-def _(low: Low, node: Tensor) -> None:
-    w, x, y = low.operand(node.sources[0]), low.operand(node.sources[1]), low.result(node)
-    kind, k, several, sms = kind_of(w.type.dtype), int(w.type.shape[-1]), len(w.type.shape) == 3, low.sms
-    x = contiguous(low, x) if several or k % 4 else aligned(low, x)
-    if k % 4:  # rows of x start at multiples of 16 bytes
-        x = _padded(low, x)
-    stride = x.strides[0] // 4 if int(x.type.shape[0]) > 1 else k * (w.type.shape[0] if several else 1)
-    count, (first, last) = (w.type.shape[0] if several else 1), node.attrs["rows"] or (0, w.type.shape[-2])
-    x16 = None
-    if not several and kind != "f32" and k % 8 == 0 and int(x.type.shape[0]) >= GEMM_FROM:
-        x16 = _halved(low, node.sources[1], x, kind)
-
-    def make(at: At) -> list[Call]:
-        tokens, n, start = at.n(node.shape[0]), last - first, at(w) + first * row_bytes(w.type)
-        if x16 is not None and tokens >= GEMM_FROM:
-            return [gemm(kind, at(x16), start, at(y), tokens, n, k, sms)]
-        return [matvec_floats(kind, start, at(x), at(y), tokens, n, k, stride, sms, count)]
-
-    low.launch(make, w, x, *([] if x16 is None else [x16]), Out(y))
-
-
-def _halved(low: Low, tensor: Tensor, x: Operand, kind: str) -> Operand:
-    """Activations in the weights' type, for the tensor cores."""
-
-    def made() -> tuple[Operand, ...]:
-        half = low.scratch(f"{kind} activations", TensorType(dtypes.F16, x.type.shape))
-        stride = row_stride(x)
-
-        def make(at: At) -> list[Call]:
-            n, _, k = at.shape(x.type)
-            if n < GEMM_FROM:
-                return []
-            return [copy(at(x), at(half), ("f32", kind), (n, 1, 1, k), (stride, 0, 0, 1), (k, 0, 0, 1))]
-
-        low.launch(make, x, Out(half))
-        return (half,)
-
-    return low.shared((kind, tensor), made)[0]
-
-
-def _padded(low: Low, x: Operand) -> Operand:
-    """Rows of x at multiples of 4 floats."""
-    n, k = int(x.type.shape[0]), int(x.type.shape[-1])
-    pitch = up(k, 4) * 4
-    wide = low.floats("padded rows", n, pitch)
-    part = Operand(wide.buffer, x.type, (4 * pitch, 4), 0)
-    low.launch(
-        lambda at: [
-            copy(
-                at(x),
-                at(wide),
-                ("f32", "f32"),
-                (at.n(x.type.shape[0]), 1, 1, k),
-                (k, 0, 0, 1),
-                (pitch, 0, 0, 1),
-            )
-        ],
-        x,
-        Out(part),
-    )
-    return part

@@ -2,7 +2,7 @@
 
 from graphsched import dtypes, ops
 from graphsched.backends.cuda.call import Address, Call, threads, up
-from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, weighted_sum
+from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, summed, weighted_sum
 from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm_q8_id
 from graphsched.backends.cuda.layout import KERNEL_TYPE
 from graphsched.backends.cuda.lowering import At, Low, contiguous
@@ -78,7 +78,10 @@ def up_gate(
 ) -> Call:
     """y[t, e] = f(gate · x) · (up · x) of expert ids[t, e]; ids None: dense, used = 1."""
     tokens, used, n_expert = shape
-    t, split = KERNEL_TYPE[kind], split_of(2 * rows * used, steps_of(kind, k), sms)
+    t, split = (
+        KERNEL_TYPE[kind],
+        split_of(rows * used, steps_of(kind, k), sms),
+    )  # as of one alone: the same bits
     how = ACTIVATIONS.index(activation)
     args = (w_up, w_gate, ids, q, ds, y, n_expert, rows, k, how, split)
     return Call("moe", (t,), f"up_gate_{t}", (blocks(rows, split, 1), used, tokens), BLOCK, args)
@@ -220,7 +223,10 @@ def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y
 
 @ops.multi_add.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    x, y = contiguous(low, low.operand(node.sources[0])), low.result(node)
+    y = low.result(node)
+    if summed(low, node.sources[0], y):
+        return
+    x = contiguous(low, low.operand(node.sources[0]))
 
     def make(at: At) -> list[Call]:
         tokens, used, k = at.shape(x.type)

@@ -1,10 +1,12 @@
 """Rows, views and copies, lowered: launches of copy.cu, and views that cost nothing."""
 
+from dataclasses import dataclass, field
+
 from graphsched import dtypes, ops
-from graphsched.backends.cuda import copy
+from graphsched.backends.cuda import copy, w2a8
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.lowering import At, Low, contiguous, strides, three
-from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, kind_of, row_bytes
+from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
 from graphsched.operand import Operand, Out, dense
 from graphsched.tensor import Tensor
 
@@ -44,6 +46,8 @@ def _(low: Low, node: Tensor) -> None:
 
     def make(at: At) -> list[Call]:
         n, rows = at.n(node.shape[0]), at.n(x.type.shape[0])
+        if is_tiled(x.type):
+            return [w2a8.get_rows(at(x), at(x) + w2a8.scales_at(rows, k), at(ids), at(y), n, rows, k)]
         if x.type.dtype in BLOCKS:
             return [copy.dequantize(kind, "f32", at(x), at(y), at(ids), n, rows, k)]
         stride = (
@@ -68,23 +72,65 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0), rows=F32)
+CACHE_BLOCKS = {dtypes.Q8_0: "q8_0", dtypes.Q4_0: "q4_0"}
+
+
+@ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), rows=F32)
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)
     x = x if strides(x)[1] in (0, int(x.type.shape[-1])) else contiguous(low, x)
-    k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype == dtypes.Q8_0
-    kind = "q8_0" if blocks else FLOATS[cache.type.dtype]
+    k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype in CACHE_BLOCKS
+    kind = CACHE_BLOCKS[cache.type.dtype] if blocks else FLOATS[cache.type.dtype]
     to = cache.strides[0] if blocks else cache.strides[0] // cache.type.dtype.nbytes
-    tokens = node.sources[2].shape[0]
-    low.launch(
-        lambda at: [
-            copy.set_rows(kind, at(x), at(slots), at(cache), at.n(tokens), k, (x.strides[0] // 4, to))
-        ],
-        x,
-        slots,
-        Out(cache),
-    )
+    pair = Pair(x, cache, k, x.strides[0] // 4, to)
+    key, rows = (kind, slots.buffer), node.sources[2].shape[0]
+    found = low.writes.pop(key, None)
+    if found is None or not found.takes(pair):
+        found = Writes(low, kind, slots, rows)
+        if low.fuses:
+            low.writes[key] = found
+    found.add(pair)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Rows for a cache, `k` wide; strides as copy.Rows has them."""
+
+    x: Operand
+    cache: Operand
+    k: int
+    x_stride: int
+    stride: int
+
+
+@dataclass
+class Writes:
+    """A launch that writes one cache, and takes another of the same type and slots: keys and values."""
+
+    low: Low
+    kind: str
+    slots: Operand
+    rows: int
+    pairs: list[Pair] = field(default_factory=list)
+    index: int = -1
+
+    def takes(self, pair: Pair) -> bool:
+        ready = self.low.is_ready(pair.x, self.index) and self.low.is_untouched(pair.cache, self.index)
+        return len(self.pairs) == 1 and ready
+
+    def add(self, pair: Pair) -> None:
+        self.pairs.append(pair)
+        args: tuple[Operand | Out, ...] = (
+            *(p.x for p in self.pairs),
+            self.slots,
+            *(Out(p.cache) for p in self.pairs),
+        )
+        self.index = self.low.relaunch(self.index, self._calls, *args)
+
+    def _calls(self, at: At) -> list[Call]:
+        pairs = [copy.Rows(at(p.x), at(p.cache), p.k, p.x_stride, p.stride) for p in self.pairs]
+        return [copy.set_rows(self.kind, at(self.slots), at.n(self.rows), *pairs)]
 
 
 # ---- views
@@ -141,11 +187,12 @@ def _(low: Low, node: Tensor) -> None:
     copied(low, low.operand(node.sources[0]), low.result(node))
 
 
-@ops.copy_f32.lowering("cuda", x=(dtypes.Q8_0,), when=lambda node: node.sources[0].kind != "weight")
+@ops.copy_f32.lowering("cuda", x=tuple(CACHE_BLOCKS), when=lambda node: node.sources[0].kind != "weight")
 def _(low: Low, node: Tensor) -> None:
     x, y = low.operand(node.sources[0]), low.result(node)
-    head = x.strides[1] if len(x.type.shape) == 3 else 0
-    low.launch(lambda at: [copy.from_q8_0(at(x), at(y), at.shape(x.type), (head, x.strides[0]))], x, Out(y))
+    head, kind = x.strides[1] if len(x.type.shape) == 3 else 0, CACHE_BLOCKS[x.type.dtype]
+    apart = head, x.strides[0]
+    low.launch(lambda at: [copy.from_blocks(kind, at(x), at(y), at.shape(x.type), apart)], x, Out(y))
 
 
 @ops.repeat.lowering("cuda", x=F32)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +84,14 @@ class CudaProgram:
 
         By then every kernel is loaded, which a capture should not have to do.
         """
-        key = self._key(lengths)
+        is_profile = trace == THREADS
+        key = self._key(lengths, is_profile)
         if key not in self._made:
-            entries, asked = self.entries(lengths)
+            entries, asked = self.entries(lengths, is_profile)
             if asked != self._asked or len(self._made) >= MOST_KEPT:
                 self._forget()
             self._asked = asked
-            self._made[self._key(lengths)] = entries
+            self._made[self._key(lengths, is_profile)] = entries
             return self._ready_to_run(entries, trace, "off"), entries
         if (trace, key) not in self._ready:
             is_decode = lengths.get("n_tokens", 0) == 1 and self._asked <= set(FIXED)
@@ -98,8 +99,8 @@ class CudaProgram:
             self._ready[trace, key] = self._ready_to_run(self._made[key], trace, mode)
         return self._ready[trace, key], self._made[key]
 
-    def _key(self, lengths: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(lengths[n] for n in sorted(self._asked))
+    def _key(self, lengths: Mapping[str, int], is_profile: bool) -> tuple[int, ...]:
+        return (int(is_profile), *(lengths[n] for n in sorted(self._asked)))
 
     def _forget(self) -> None:
         for graph in self._graphs:
@@ -108,12 +109,12 @@ class CudaProgram:
         self._made.clear()
         self._ready.clear()
 
-    def entries(self, lengths: Mapping[str, int]) -> tuple[list[Entry], frozenset[str]]:
-        """What each item queues, in running order, and the lengths that it depends on."""
+    def entries(self, lengths: Mapping[str, int], apart: bool = False) -> tuple[list[Entry], frozenset[str]]:
+        """What each item queues, in running order, and the lengths that it depends on; `apart`: no kernels overlap."""
         at = At(self._places, lengths, self._words.address)
-        return [self._entry(item, at) for item in self._items], frozenset(at.asked)
+        return [self._entry(item, at, apart) for item in self._items], frozenset(at.asked)
 
-    def _entry(self, item: Item, at: At) -> Entry:
+    def _entry(self, item: Item, at: At, apart: bool) -> Entry:
         if isinstance(item, Signal):
             return Entry("wait" if isinstance(item, Wait) else "signal", (self._bound(item),))
         if isinstance(item, Transfer):
@@ -121,7 +122,7 @@ class CudaProgram:
             put = partial(item.send, at(item.result), at(item.source), nbytes)
             return Entry(f"copy {item.work}", (put,) if nbytes else ())
         assert isinstance(item, Launch), f"{item} is not work for a GPU"
-        calls = list(item.make(at))
+        calls = [replace(call, overlaps=False) for call in item.make(at)] if apart else list(item.make(at))
         return Entry(calls[-1].kernel if calls else "", tuple(map(self._device.prepared, calls)))
 
     def _bound(self, signal: Signal) -> Bound:

@@ -12,9 +12,19 @@ def quantize(x: Address, q: Address, ds: Address, tokens: int, k: int, stride: i
 
 
 def rms_norm_q8(
-    x: Address, w: Address, y: Address, q: Address, ds: Address, tokens: int, k: int, stride: int, eps: float
+    x: Address,
+    w: Address,
+    y: Address,
+    q: Address,
+    ds: Address,
+    tokens: int,
+    k: int,
+    stride: int,
+    eps: float,
+    residual: tuple[Address, Address] = (None, None),
 ) -> Call:
-    """rms_norm and quantize in one; y may be None."""
-    if k % 32 or stride % 4:
-        raise ShapeError(f"rms_norm_q8: k = {k} must be a multiple of 32, the row stride {stride} of 4")
-    return Call("quantize", (), "rms_norm_q8", (tokens,), threads(k // 4), (x, w, y, q, ds, k, stride, eps))
+    """rms_norm and quantize in one; y may be None, x have any stride."""
+    if k % 32:
+        raise ShapeError(f"rms_norm_q8: k = {k} must be a multiple of 32")
+    args = (x, *residual, w, y, q, ds, k, stride, eps)
+    return Call("quantize", (), "rms_norm_q8", (tokens,), threads(k // 4), args)

@@ -5,11 +5,23 @@ kernels read one float per row, so no kernel guesses which of them a row belongs
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
+from graphsched.backends.cuda.layout import (
+    ALIGN,
+    LAYOUTS,
+    PART,
+    U8,
+    file_rows,
+    header_scales,
+    in_parts,
+    iq1_bn_codes,
+    iq2_bn_codes,
+)
 from graphsched.errors import ShapeError
 
 ROWS, COLUMNS = 16, 128  # of a tile, which is 512 bytes
@@ -27,15 +39,54 @@ def nbytes(rows: int, k: int) -> int:
     return up(rows, ROWS) * ROWS * padded(k) // 4
 
 
-def pack(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
+def scales_at(rows: int, k: int) -> int:
+    """Where the scales of a packed matrix start: behind its tiles."""
+    return up(nbytes(rows, k), ALIGN) * ALIGN
+
+
+def scaled_bytes(rows: int, k: int) -> int:
+    """Bytes of a packed matrix with its scales."""
+    return scales_at(rows, k) + 4 * rows
+
+
+CODES = {"iq1_bn": iq1_bn_codes, "iq2_bn": iq2_bn_codes}
+
+
+def repack(name: str, raw: U8, rows: int, k: int) -> U8:
+    """A ternary matrix's file bytes → its tiles, and behind them a float of scale for each row."""
+    layout, lines = LAYOUTS[name], file_rows(name, raw, rows, k)
+    out, start = np.zeros(scaled_bytes(rows, k), np.uint8), scales_at(rows, k)
+    tiles = out[: nbytes(rows, k)].reshape(-1, ROWS * padded(k) // 4)
+
+    def place(part: slice) -> None:
+        some = np.ascontiguousarray(lines[part, layout.header :]).reshape(
+            -1, k // layout.block, layout.nbytes
+        )
+        packed = pack_codes(CODES[name](some)).reshape(-1, tiles.shape[1])
+        tiles[part.start // ROWS :][: len(packed)] = packed
+
+    in_parts(
+        rows, up(PART // 8 // k, ROWS) * ROWS, place
+    )  # codes take a byte: so many rows stay in a core's cache
+    out[start:].view("<f4")[:] = header_scales(layout.header, lines)[:, 0]
+    return out
+
+
+def pack(weights: NDArray[np.int8]) -> U8:
     """weights[rows, k] of -1, 0, 1 → tiles as w2a8.cu describes them; what fills up the last ones is zero."""
     if weights.ndim != 2 or np.abs(weights).max(initial=0) > 1:
         raise ShapeError("w2a8: weights must be a matrix of -1, 0 and 1")
-    rows, k = weights.shape
-    codes = np.pad(weights, ((0, -rows % ROWS), (0, -k % COLUMNS))) + np.int8(1)
+    return pack_codes((weights + np.int8(1)).view(np.uint8))
+
+
+def pack_codes(codes: U8) -> U8:
+    """The same for codes 0, 1, 2."""
+    rows, k = codes.shape
+    codes = np.pad(codes, ((0, -rows % ROWS), (0, -k % COLUMNS)), constant_values=1)
     # row tile, upper rows, row, column tile, half, quarter, field, byte
-    c = codes.view(np.uint8).reshape(-1, 2, 8, padded(k) // COLUMNS, 2, 4, 4, 4)
+    c = codes.reshape(-1, 2, 8, padded(k) // COLUMNS, 2, 4, 4, 4)
     words = c[..., 0, :] | c[..., 1, :] << 2 | c[..., 2, :] << 4 | c[..., 3, :] << 6
+    # of a tile: row, quarter, half, upper rows, byte
     return np.ascontiguousarray(words.transpose(0, 3, 2, 5, 4, 1, 6)).reshape(-1)
 
 
@@ -56,6 +107,28 @@ def row_scales(rows: int, parts: Sequence[tuple[int, float]]) -> NDArray[np.floa
     return np.repeat(np.array(scales, np.float32), counts)
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A packed matrix and where its product goes, y[tokens, rows - skip]: its first `skip` rows are not written."""
+
+    w: Address
+    scales: Address
+    y: Address
+    rows: int
+    skip: int = 0
+
+
+NONE = Matrix(None, None, None, 0)
+AT_ONCE = 3  # matrices of one launch
+
+
+def part_of(w: int, scales: int, y: Address, rows: tuple[int, int], k: int) -> Matrix:
+    """Rows from rows[0] to rows[1] - 1 of a packed matrix."""
+    tile, (first, last) = rows[0] // ROWS, rows
+    skipped = tile * ROWS
+    return Matrix(w + nbytes(skipped, k), scales + 4 * skipped, y, last - skipped, first - skipped)
+
+
 def product(
     w: Address,
     scales: Address,
@@ -69,13 +142,36 @@ def product(
     split: int | None = None,
 ) -> Call:
     """y[tokens, rows] = x · wᵀ: dp4a up to 4 tokens, tensor cores for more; the bits are those of one token."""
+    return products((Matrix(w, scales, y, rows),), q, ds, tokens, k, sms, split)
+
+
+def products(
+    matrices: Sequence[Matrix],
+    q: Address,
+    ds: Address,
+    tokens: int,
+    k: int,
+    sms: int = 132,
+    split: int | None = None,
+) -> Call:
+    """The products of up to AT_ONCE matrices with one x, in one launch; only the first may be a part of a matrix."""
     _check(k)
-    args = (w, scales, q, ds, y, tokens, rows, k, rows)
+    whole = [*matrices, NONE, NONE][:AT_ONCE]
+    flat = [a for m in whole for a in (m.w, m.scales, m.y, m.rows)]
+    args = (*flat, matrices[0].skip, q, ds, tokens, k)
     if tokens > 16:
-        return Call("w2a8", (), "w2a8_prompt", (up(tokens, 128), up(rows, 128)), BLOCK, args)
-    split = split or split_of(rows, k, sms)
+        grid = up(tokens, 128), sum(up(m.rows, 128) for m in matrices)
+        return Call("w2a8", (), "w2a8_prompt", grid, BLOCK, args)
+    split = split or split_of(sum(m.rows for m in matrices), k, sms)
     most = next(n for n in (1, 2, 4, 8, 16) if n >= tokens)
-    return Call("w2a8", (), f"w2a8_{most}", (up(up(rows, ROWS), WARPS // split),), BLOCK, (*args, split))
+    blocks = sum(up(up(m.rows, ROWS), WARPS // split) for m in matrices)
+    return Call("w2a8", (), f"w2a8_{most}", (blocks,), BLOCK, (*args, split))
+
+
+def get_rows(w: Address, scales: Address, which: Address, y: Address, n: int, rows: int, k: int) -> Call:
+    """y[i] = row which[i] of a packed matrix, as floats; a row outside the matrix is zeros."""
+    _check(k)
+    return Call("w2a8", (), "w2a8_rows", (up(k, 16 * 128), n), 128, (w, scales, which, y, rows, k))
 
 
 def split_of(rows: int, k: int, sms: int) -> int:
@@ -87,13 +183,24 @@ def split_of(rows: int, k: int, sms: int) -> int:
 
 
 def quantize(
-    x: Address, norm: Address, q: Address, ds: Address, tokens: int, k: int, stride: int, eps: float = 1e-5
+    x: Address,
+    norm: Address,
+    q: Address,
+    ds: Address,
+    tokens: int,
+    k: int,
+    stride: int,
+    eps: float = 1e-5,
+    y: Address = None,
+    residual: tuple[Address, Address] = (None, None),
 ) -> Call:
-    """x[tokens, k] → q int8[tokens, padded(k)], ds[tokens] = (scale, sum of q); of rms_norm(x) · norm unless None."""
+    """x[tokens, k] → q int8[tokens, padded(k)], ds[tokens] = (scale, sum of q).
+
+    With `norm`, its weights: of rms_norm(x) · norm, which also goes to y unless that is None. residual as in rms_norm.
+    """
     _check(k)
-    if stride % 4:
-        raise ShapeError(f"w2a8: the row stride {stride} must be a multiple of 4")
-    return Call("w2a8", (), "quantize_token", (tokens,), threads(up(k, 4)), (x, norm, q, ds, k, stride, eps))
+    args = (x, *residual, norm, y, q, ds, k, stride, eps)
+    return Call("w2a8", (), "quantize_token", (tokens,), threads(up(k, 4)), args)
 
 
 def _check(k: int) -> None:

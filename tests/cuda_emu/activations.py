@@ -19,6 +19,7 @@ from cuda_emu.values import (
     tensor,
     widen,
 )
+from graphsched import dtypes
 from graphsched.backends.cuda import copy, elementwise, norm, quantize, rope
 from graphsched.backends.cuda.layout import LAYOUTS
 
@@ -55,18 +56,24 @@ def norm_case(rows: int, k: int, weighted: bool) -> Run:
 
 def add_norm(target: Target, rng: np.random.Generator) -> Result:
     x, r, w, z, y = normal(rng, 3, 1001), normal(rng, 3, 1001), normal(rng, 1001), Out(3, 1001), Out(3, 1001)
-    target.run(norm.add_rms_norm(x, r, w, z, y, 3, 1001, 1e-6))
+    target.run(norm.rms_norm(x, w, y, 3, 1001, 1001, 1001, 1e-6, (r, z)))
     want = np.concatenate([x + r, normed(x + r, 1e-6) * w])
     return np.concatenate([z.array, y.array]), want, 1e-6
 
 
 def norm_q8(target: Target, rng: np.random.Generator) -> Result:
-    tokens, k = 2, 4128
-    x, w, y = normal(rng, tokens, k), normal(rng, k), Out(tokens, k)
+    tokens, k, stride = 2, 4128, 4131
+    x, w, y = normal(rng, tokens, stride), normal(rng, k), Out(tokens, k)
     q, ds = Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
-    target.run(quantize.rms_norm_q8(x, w, y, q, ds, tokens, k, k, 1e-5))
+    target.run(quantize.rms_norm_q8(x, w, y, q, ds, tokens, k, stride, 1e-5))
+    alone, q2, ds2 = Out(tokens, k), Out(tokens, k, dtype=np.int8), Out(tokens, k // 32, 2)
+    target.run(
+        norm.rms_norm(x, w, alone, tokens, k, stride, k, 1e-5),
+        quantize.quantize(alone, q2, ds2, tokens, k, k),
+    )
+    assert all(np.array_equal(a.array, b.array) for a, b in ((y, alone), (q, q2), (ds, ds2)))
     values = (q.array.reshape(tokens, -1, 32) * ds.array[..., :1]).reshape(tokens, k)
-    want = normed(x, 1e-5) * w
+    want = normed(x[:, :k], 1e-5) * w
     sums = ds.array[..., 0] * q.array.reshape(tokens, -1, 32).sum(-1)
     assert error(y.array, want) < 1e-6
     assert error(ds.array[..., 1], sums) < 1e-6
@@ -75,14 +82,19 @@ def norm_q8(target: Target, rng: np.random.Generator) -> Result:
 
 def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        tokens, heads = 3, 2
+        tokens, heads, more = 3, 2, 3 * (first == 5)  # a second tensor, in one of the cases
         x, y = normal(rng, tokens, heads, dims), Out(tokens, heads, dims)
+        x1, y1 = normal(rng, tokens, more, dims), Out(tokens, more, dims)
         freq = (10000.0 ** -(np.arange(n_rot // 2) * 2 / n_rot) / rng.uniform(1, 8, n_rot // 2)).astype(
             np.float32
         )
         positions = np.array([first, first + 1, first + 77], np.int32)
-        strides = (dims, heads * dims, dims, heads * dims)
-        target.run(rope.rope(x, positions, freq, y, (tokens, heads, dims), n_rot, neox, strides, 1.2))
+        of = [
+            rope.Turned(x, y, n, (dims, n * dims, dims, n * dims))
+            for x, y, n in ((x, y, heads), (x1, y1, more))
+            if n
+        ]
+        target.run(rope.rope(of, positions, freq, tokens, dims, n_rot, neox, 1.2))
         angle = positions[:, None, None] * freq.astype(np.float64)
         c, s = np.cos(angle) * 1.2, np.sin(angle) * 1.2
         a, b = (
@@ -90,9 +102,10 @@ def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
             if neox
             else (slice(0, n_rot, 2), slice(1, n_rot, 2))
         )
+        x = np.concatenate([x, x1], axis=1)
         want = x.astype(np.float64)
         want[..., a], want[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
-        return y.array, want, 5e-7
+        return np.concatenate([y.array, y1.array], axis=1), want, 5e-7
 
     return run
 
@@ -153,12 +166,42 @@ def copy_case(a: str, b: str) -> Run:
 
 def rows_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        x, cache = normal(rng, 3, 70), Out(5, 70, dtype=STORED[kind])
+        slots, pairs, wants, caches = np.array([4, -1, 0], np.int32), [], [], []
+        for k in (70, 300):
+            x, cache, want = normal(rng, 3, k), Out(5, k, dtype=STORED[kind]), np.zeros((5, k), STORED[kind])
+            cache.array[:] = 0
+            pairs.append(copy.Rows(x, cache, k, k, k))
+            want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
+            wants.append(want)
+            caches.append(cache)
+        target.run(copy.set_rows(kind, slots, 3, *pairs))
+        got = [c.array.copy() for c in caches]
+        caches[0].array[:] = 0
+        target.run(copy.set_rows(kind, slots, 3, pairs[0]))  # alone
+        assert np.array_equal(caches[0].array, wants[0])
+        return np.concatenate(got, axis=1), np.concatenate(wants, axis=1), 0.0
+
+    return run
+
+
+def block_rows_case(kind: str) -> Run:
+    """Into a cache of blocks and back: the bytes are the CPU's but for ties that two roundings make."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        dtype, k = dtypes.by_name(kind), 96
+        x, slots, row = normal(rng, 3, k), np.array([4, -1, 0], np.int32), dtypes.by_name(kind).row_bytes(k)
+        x[2, 32:64] = 0
+        x[2, 70], x[2, 65] = -5, 5  # of equals the first
+        cache, y = Out(5, row, dtype=np.uint8), Out(5, 1, k)
         cache.array[:] = 0
-        target.run(copy.set_rows(kind, x, np.array([4, -1, 0], np.int32), cache, 3, 70, (70, 70)))
-        want = np.zeros((5, 70), STORED[kind])
-        want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
-        return cache.array, want, 0.0
+        target.run(
+            copy.set_rows(kind, slots, 3, copy.Rows(x, cache, k, k, row)),
+            copy.from_blocks(kind, cache, y, (5, 1, k), (0, row)),
+        )
+        want = np.zeros((5, row), np.uint8)
+        want[[4, 0]] = [dtype.quantize(r) for r in x[[0, 2]]]
+        assert (cache.array != want).mean() < 0.01
+        return y.array, dtype.dequantize(cache.array.reshape(-1), (5, 1, k)), 0.0
 
     return run
 
@@ -216,6 +259,8 @@ def copies() -> Iterator[Case]:
         yield Case(f"copy-{a}-{b}", copy_case(a, b))
     for kind in ("f32", "f16"):
         yield Case(f"set_rows-{kind}", rows_case(kind))
+    for kind in ("q8_0", "q4_0"):
+        yield Case(f"set_rows-{kind}", block_rows_case(kind))
     for kind in STORED:
         yield Case(f"get_rows-{kind}", gather_case(kind))
     for kind in LAYOUTS:

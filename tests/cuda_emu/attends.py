@@ -1,11 +1,11 @@
 """Cases of attention.cu."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from cuda_emu.values import STORED, Array, Case, Out, Result, Run, Target, normal
+from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, normal
+from graphsched import dtypes
 from graphsched.backends.cuda import attention
 
 HEADS = (
@@ -14,9 +14,29 @@ HEADS = (
 )  # fmt: skip
 
 
-def heads_of(heads: int, kv: int, dk: int, dv: int, dtype: Any) -> attention.Heads:
-    size = np.dtype(dtype).itemsize
-    return attention.Heads(heads, kv, dk, dv, kv * dk * size, dk * size, kv * dv * size, dv * size)
+BLOCKS = {"q80": dtypes.Q8_0, "q40": dtypes.Q4_0}
+
+
+def heads_of(heads: int, kv: int, dk: int, dv: int, kind: str, of_values: str = "") -> attention.Heads:
+    k, v = row_bytes(kind, dk), row_bytes(of_values or kind, dv)
+    return attention.Heads(heads, kv, dk, dv, kv * k, k, kv * v, v)
+
+
+def row_bytes(kind: str, n: int) -> int:
+    return BLOCKS[kind].row_bytes(n) if kind in BLOCKS else n * np.dtype(STORED[kind]).itemsize
+
+
+def cache_of(kind: str, x: Array, used: int) -> tuple[Array, Array]:
+    """x[cells, heads, width] as it lies in a cache, NaN in cells behind `used`; and its values."""
+    if kind not in BLOCKS:
+        stored = x.astype(STORED[kind])
+        stored[used:] = np.nan
+        return stored, np.nan_to_num(stored)
+    raw = BLOCKS[kind].quantize(x)
+    values = BLOCKS[kind].dequantize(raw, x.shape)
+    raw = raw.reshape(len(x), -1).copy()
+    raw[used:] = 0xFF
+    return raw, values
 
 
 def masked(ranges: Array, used: int, window: int = 0) -> attention.Mask:
@@ -48,20 +68,41 @@ def attend(
 
 
 def attention_case(
-    kind: str, heads: int, kv: int, dk: int, dv: int, sinks: bool = False, cap: float = 0.0
+    kind: str,
+    heads: int,
+    kv: int,
+    dk: int,
+    dv: int,
+    sinks: bool = False,
+    cap: float = 0.0,
+    of_values: str = "",
 ) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         ranges = np.array([[0, 1], [0, 150], [0, 100], [5, 5]], np.int32)
         tokens, capacity = len(ranges), 200
-        q, dtype = normal(rng, tokens, heads, dk) * 2, STORED[kind]
-        k, v = normal(rng, capacity, kv, dk).astype(dtype), normal(rng, capacity, kv, dv).astype(dtype)
-        k[150:], v[150:] = np.nan, np.nan  # cells not yet written
+        q = normal(rng, tokens, heads, dk) * 2
+        k, keys = cache_of(kind, normal(rng, capacity, kv, dk), 150)
+        v, values = cache_of(of_values or kind, normal(rng, capacity, kv, dv), 150)
         bias = normal(rng, heads) if sinks else None
-        h = heads_of(heads, kv, dk, dv, dtype)
+        h = heads_of(heads, kv, dk, dv, kind, of_values)
         part, y = Out(attention.part_floats(h, tokens, capacity)), Out(tokens, heads, dv)
-        mask = masked(ranges, 150)
-        target.run(*attention.attention(kind, q, k, v, mask, part, y, h, tokens, capacity, 0.1, bias, cap))
-        return y.array, attend(q, np.nan_to_num(k), np.nan_to_num(v), ranges, 0.1, bias, cap), 5e-6
+        given = q, k, v, masked(ranges, 150), part, y, h, tokens, capacity
+        target.run(*attention.attention(kind, *given, 0.1, bias, cap, of_values=of_values))
+        return y.array, attend(q, keys, values, ranges, 0.1, bias, cap), 5e-6
+
+    return run
+
+
+def halves_case(kind: str, heads: int, k: int) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        cells, used = 40, 37
+        x, values = cache_of(kind, normal(rng, cells, heads, k), used)
+        y, row = Out(cells, heads, k, dtype=np.float16), row_bytes(kind, k)
+        target.run(
+            attention.halves(kind, x, y, np.array([used], np.int32), (cells, heads, k), (heads * row, row))
+        )
+        assert np.isnan(y.array[used:]).all()
+        return y.array[:used], values[:used].astype(np.float16), 0.0
 
     return run
 
@@ -80,7 +121,7 @@ def prompt_case(
         k, v = (normal(rng, capacity, kv, d).astype(np.float16) for d in (dk, dv))
         k[past + tokens :], v[past + tokens :] = np.nan, np.nan  # cells not yet written
         bias, y = normal(rng, heads) if sinks else None, Out(tokens, heads, dv)
-        h, mask = heads_of(heads, kv, dk, dv, np.float16), masked(ranges, past + tokens, window)
+        h, mask = heads_of(heads, kv, dk, dv, "f16"), masked(ranges, past + tokens, window)
         target.run(attention.prompt(q, k, v, mask, y, h, tokens, 0.1, bias, cap))
         return y.array, attend(q, np.nan_to_num(k), np.nan_to_num(v), ranges, 0.1, bias, cap), 1e-3
 
@@ -102,6 +143,14 @@ def attentions() -> Iterator[Case]:
             yield Case(f"attention-{kind}-{heads}q{kv}kv-{dk}-{dv}", attention_case(kind, heads, kv, dk, dv))
         yield Case(f"attention-{kind}-sinks", attention_case(kind, 8, 2, 64, 64, True))
         yield Case(f"attention-{kind}-cap", attention_case(kind, 8, 2, 64, 64, True, 3.0))
+    for types in MIXED:
+        kind, of_values = types.split("_")
+        yield Case(f"attention-{types}", attention_case(kind, 8, 2, 64, 64, of_values=of_values))
+    for kind in BLOCKS:
+        yield Case(f"attention-{kind}-latent", attention_case(kind, 2, 1, 576, 512, True))
+        yield Case(f"halves-{kind}-64", halves_case(kind, 3, 64))
+        yield Case(f"halves-{kind}-192", halves_case(kind, 2, 192))
+    yield Case("attention-q40-128", attention_case("q40", 16, 2, 128, 128))
     for heads, kv, dk, dv, tokens in PROMPTS:
         yield Case(f"prompt-{heads}q{kv}kv-{dk}-{dv}-{tokens}", prompt_case(heads, kv, dk, dv, tokens))
     yield Case("prompt-sinks", prompt_case(4, 2, 64, 64, 20, True))

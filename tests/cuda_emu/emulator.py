@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,11 @@ FLAGS = (
 )
 # traps on undefined behaviour: misaligned vectors, overflow, shifts, indices past an array's end
 CHECKED = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-sanitize=vptr")
+# Under these the process ends with the sanitizer's report; it has to start with the sanitizer's library (sanitized.py).
+SANITIZERS = {
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-g1"),
+    "thread": ("-fsanitize=thread", "-g1"),
+}
 RUN = (
     'extern "C" int gs_run_{0}(void** a, const u32* d, u32 s, u32 seed, char* text) '
     "{{ return gs_emu::launch(gs_emu::Entry<{0}>::call, a, d, s, seed, text); }}\n"
@@ -47,10 +53,9 @@ class Emulator:
     """The kernels of one file (for these weight types) on the CPU."""
 
     def __init__(
-        self, stem: str, types: tuple[str, ...] = (), source: str | None = None, checked: bool = False
+        self, stem: str, types: tuple[str, ...] = (), source: str | None = None, more: tuple[str, ...] = ()
     ) -> None:
-        text = assemble(stem, types) if source is None else source
-        flags = FLAGS + CHECKED * checked
+        text, flags = assemble(stem, types) if source is None else source, FLAGS + more
         self.signatures = parse(text)
         self.path = build(text, flags)
         self._library = ctypes.CDLL(str(self.path))
@@ -89,6 +94,18 @@ def guarded(a: Array) -> Array:
         raise OSError(ctypes.get_errno(), "mprotect")
     m[: size - room] = MARK * (size - room)
     out = np.frombuffer(m, a.dtype, a.size, size - room).reshape(a.shape)
+    out[...] = a
+    return out
+
+
+def bordered(a: Array) -> Array:
+    """A copy of `a` in memory of exactly its size, which the address sanitizer puts borders around."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    address = libc.malloc(ctypes.c_size_t(max(a.nbytes, 1)))
+    raw = (ctypes.c_char * max(a.nbytes, 1)).from_address(address)
+    weakref.finalize(raw, libc.free, address)
+    out = np.frombuffer(memoryview(raw), a.dtype, a.size).reshape(a.shape)
     out[...] = a
     return out
 
@@ -133,23 +150,27 @@ def _compile(source: str, library: Path, flags: tuple[str, ...]) -> None:
 
 
 class EmulatedTarget:
-    """Runs cases (cases.py): every array is copied to where reading past its end faults."""
+    """Runs cases (cases.py): every array is copied to where reading past its end faults, or a sanitizer sees it."""
 
-    def __init__(self, seed: int = 0, checked: bool = False) -> None:
-        self.seed, self.checked = seed, checked
+    def __init__(
+        self, seed: int = 0, more: tuple[str, ...] = (), files: Mapping[str, tuple[str, ...]] = FILES
+    ) -> None:
+        self.seed, self.more, self.files = seed, more, files
+        self._sanitized = more in SANITIZERS.values()
         self.libraries: dict[str, Emulator] = {}
 
     def run(self, *calls: Call) -> None:
         """The launches one after the other; outputs come back before the next."""
         for c in calls:
             if c.stem not in self.libraries:
-                self.libraries[c.stem] = Emulator(c.stem, FILES[c.stem], checked=self.checked)
-            given = {id(a): guarded(_memory(a)) for a in c.args if isinstance(a, np.ndarray | Out)}
+                self.libraries[c.stem] = Emulator(c.stem, self.files[c.stem], more=self.more)
+            placed = bordered if self._sanitized else guarded
+            given = {id(a): placed(_memory(a)) for a in c.args if isinstance(a, np.ndarray | Out)}
             args = [given.get(id(a), a) for a in c.args]
             self.libraries[c.stem].launch(c.kernel, c.grid, c.block, args, c.shared, self.seed)
             for out in (a for a in c.args if isinstance(a, Out)):
                 out.array[...] = given[id(out)]
-            if not all(map(untouched_before, given.values())):
+            if not self._sanitized and not all(map(untouched_before, given.values())):
                 raise KernelError(f"{c.kernel}: wrote before the start of its memory")
 
 

@@ -41,7 +41,8 @@ struct Work {
   std::function<int()> run;
   std::function<bool()> ready;  // beside what it comes after: a word of host memory
   std::shared_ptr<struct Mark> mark;  // it records an event
-  bool done = false;
+  const void* stream = nullptr;
+  bool done = false, is_kernel = false;
 };
 typedef std::shared_ptr<Work> WorkPtr;
 static int failed = OK;  // like a GPU's context: after a fault every call says so
@@ -460,7 +461,21 @@ struct Config {  // CUlaunchConfig
   void* attributes;
   u32 count;
 };
+struct Attribute {  // CUlaunchAttribute
+  int id, pad, value[16];
+};
+static long overlapping[2];  // kernels that may begin while what is before them still runs; those whose before is no kernel
+API gs_overlaps(long* counts) { return counts[0] = overlapping[0], counts[1] = overlapping[1], OK; }
+static void count_overlap(const Config& c) {
+  const WorkPtr& before = stream_of(c.stream)->last;
+  for (u32 i = 0; i < c.count; i++) {
+    const Attribute& a = ((const Attribute*)c.attributes)[i];
+    if (a.id != 6 || !a.value[0]) continue;  // programmatic stream serialization
+    overlapping[0]++, overlapping[1] += !before || !before->is_kernel;
+  }
+}
 API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
+  Guard guard;
   const Config config = *c;
   if ((int)config.shared > k->dynamic || config.block[0] > 1024 || !config.grid[0] || !config.grid[1] || !config.grid[2])
     return INVALID_VALUE;
@@ -470,7 +485,8 @@ API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
     memcpy(&v, args[i], k->sizes[i]);
     values->push_back(v);
   }
-  return enqueue(config.stream, [=] {
+  count_overlap(config);
+  const int status = enqueue(config.stream, [=] {
     std::vector<void*> at;
     for (auto& v : *values) at.push_back(&v);
     const u32 dims[4] = {config.grid[0], config.grid[1], config.grid[2], config.block[0]};
@@ -478,6 +494,8 @@ API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
     if (!k->run(at.data(), dims, config.shared, rng() % 8, text)) return (int)OK;
     return fprintf(stderr, "stand-in: %s: %s\n", k->name.c_str(), text), (int)LAUNCH_FAILED;
   });
+  stream_of(config.stream)->last->is_kernel = true;
+  return status;
 }
 API cuLaunchKernel(Kernel* k, u32 gx, u32 gy, u32 gz, u32 bx, u32 by, u32 bz, u32 shared, void* s, void** args, void** e) {
   const Config c = {{gx, gy, gz}, {bx, by, bz}, shared, s, nullptr, 0};

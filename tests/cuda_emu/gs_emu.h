@@ -4,6 +4,9 @@
 // operation (for all 32 lanes; the last to arrive computes the outputs of all). Nothing runnable is a deadlock and is
 // reported with what each thread waits for. Shared memory starts as 0xff (NaN). A seed decides in which order blocks
 // and fibers run, and whether asynchronous copies happen at once or no earlier than the wait that forces them.
+//
+// Under the address sanitizer shared arrays have borders. Under the thread sanitizer a fiber is a thread that nothing but
+// barriers, and the start and end of a block, orders with others: shuffles do not, nor does who ran first here.
 #pragma once
 #define GS_EMU 1
 #include <csetjmp>
@@ -19,6 +22,23 @@
 #include <vector>
 #if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define GS_BORDER 64
+#else
+#define GS_BORDER 0
+#define ASAN_POISON_MEMORY_REGION(at, n) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(at, n) ((void)0)
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+extern "C" void AnnotateIgnoreReadsBegin(const char*, int);
+extern "C" void AnnotateIgnoreReadsEnd(const char*, int);
+extern "C" void AnnotateIgnoreWritesBegin(const char*, int);
+extern "C" void AnnotateIgnoreWritesEnd(const char*, int);
 #endif
 
 typedef signed char i8;
@@ -50,6 +70,9 @@ struct Fiber {
   State state = DONE;
   int line = 0;
   uint3 tid{};
+#if defined(__SANITIZE_THREAD__)
+  void* thread = nullptr;
+#endif
   std::deque<std::vector<Copy>> groups;  // committed asynchronous copies, oldest first
   std::vector<Copy> open;                // not yet committed
 #if !defined(__x86_64__)
@@ -84,6 +107,29 @@ static sigjmp_buf fault;
 static ucontext_t scheduler_context;
 #endif
 
+// ---- what sanitizers are told
+#if defined(__SANITIZE_THREAD__)
+#define GS_QUIET __attribute__((no_sanitize("thread")))
+struct Quiet {  // what the shim itself reads and writes is no access of the kernel's
+  Quiet() { AnnotateIgnoreReadsBegin("", 0), AnnotateIgnoreWritesBegin("", 0); }
+  ~Quiet() { AnnotateIgnoreWritesEnd("", 0), AnnotateIgnoreReadsEnd("", 0); }
+};
+static char started, ended, at_phase[2];  // what orders: the start and end of a block, barriers by turns
+static int phase;
+static void* scheduler_thread;
+static void before(void* what) { __tsan_release(what); }
+static void after(void* what) { __tsan_acquire(what); }
+#else
+#define GS_QUIET
+struct Quiet {
+  Quiet() {}
+};
+static char started, ended, at_phase[2];
+static int phase;
+static void before(void*) {}
+static void after(void*) {}
+#endif
+
 // ---- fibers
 #if defined(__x86_64__)
 extern "C" void gs_emu_switch(void** save, void* to) __attribute__((visibility("hidden")));
@@ -108,11 +154,45 @@ gs_emu_switch:
   pop %rbx
   ret
 )");
-static void to_scheduler() { gs_emu_switch(&me->sp, scheduler_sp); }
-static void to_fiber(Fiber& f) { me = &f; gs_emu_switch(&scheduler_sp, f.sp); }
+GS_QUIET static void swap_out() { gs_emu_switch(&me->sp, scheduler_sp); }
+GS_QUIET static void swap_in(Fiber& f) { gs_emu_switch(&scheduler_sp, f.sp); }
 #else
-static void to_scheduler() { swapcontext(&me->context, &scheduler_context); }
-static void to_fiber(Fiber& f) { me = &f; swapcontext(&scheduler_context, &f.context); }
+static void swap_out() { swapcontext(&me->context, &scheduler_context); }
+static void swap_in(Fiber& f) { swapcontext(&scheduler_context, &f.context); }
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+static const void* scheduler_stack;
+static size_t scheduler_size;
+static void to_scheduler() {
+  void* fake;
+  __sanitizer_start_switch_fiber(me->state == DONE ? nullptr : &fake, scheduler_stack, scheduler_size);
+  swap_out();
+  __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_size);
+}
+static void to_fiber(Fiber& f) {
+  me = &f;
+  void* fake;
+  __sanitizer_start_switch_fiber(&fake, f.stack, STACK);
+  swap_in(f);
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+}
+static void on_fiber() { __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size); }
+#elif defined(__SANITIZE_THREAD__)
+GS_QUIET static void to_scheduler() {
+  __tsan_switch_to_fiber(scheduler_thread, __tsan_switch_to_fiber_no_sync);
+  swap_out();
+}
+GS_QUIET static void to_fiber(Fiber& f) {
+  me = &f;
+  scheduler_thread = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(f.thread, __tsan_switch_to_fiber_no_sync);
+  swap_in(f);
+}
+static void on_fiber() {}
+#else
+static void to_scheduler() { swap_out(); }
+static void to_fiber(Fiber& f) { me = &f; swap_in(f); }
+static void on_fiber() {}
 #endif
 
 static void where(char* to, size_t n, const char* text) {
@@ -126,23 +206,32 @@ static void where(char* to, size_t n, const char* text) {
   to_scheduler();
   abort();
 }
-static void release_barrier() {
+GS_QUIET static void release_barrier() {
+  phase ^= 1;
   for (int i = 0; i < threads; i++)
     if (fibers[i].state == AT_BARRIER) fibers[i].state = READY;
   at_barrier = 0;
 }
-static void body() {
+GS_QUIET static void body() {
+  on_fiber();
+  after(&started);
   kernel(kernel_args);
+  before(&ended);
   me->state = DONE;
   if (--alive == at_barrier && at_barrier) release_barrier();
   to_scheduler();
   abort();
 }
-static void prepare(Fiber& f, int i) {
+GS_QUIET static void prepare(Fiber& f, int i) {
+  const Quiet quiet;
   if (!f.stack) {
     f.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     mprotect(f.stack, 4096, PROT_NONE);
   }
+#if defined(__SANITIZE_THREAD__)
+  if (!f.thread) f.thread = __tsan_create_fiber(0);
+#endif
+  ASAN_UNPOISON_MEMORY_REGION(f.stack + 4096, STACK - 4096);
   f.state = READY;
   f.tid = {(u32)i, 0, 0};
   f.groups.clear();
@@ -174,7 +263,7 @@ static void deadlock() {
   failed = true;
 }
 // one warp alone, as far as it gets: what a barrier too few lets it overtake shows
-static bool run_warp(int warp) {
+GS_QUIET static bool run_warp(int warp) {
   bool ran = false, more = true;
   while (more && !failed) {
     more = false;
@@ -183,13 +272,21 @@ static bool run_warp(int warp) {
   }
   return ran;
 }
-static void run_block(u32 seed) {
+GS_QUIET static void clear_shared() {
+  const Quiet quiet;
+  ASAN_UNPOISON_MEMORY_REGION(shared, sizeof shared);
   memset(shared, 0xff, sizeof shared);
+  ASAN_POISON_MEMORY_REGION(shared + shared_used, sizeof shared - shared_used);
+}
+GS_QUIET static void run_block(u32 seed) {
+  after(&ended);
+  clear_shared();
   block_serial++;
   at_barrier = 0;
   for (auto& w : warps) w.arrived = 0;
   for (int i = 0; i < threads; i++) prepare(fibers[i], i);
   alive = threads;
+  before(&started);
   for (u32 round = 0; alive && !failed; round++) {
     bool ran = false;
     const int start = seed ? (seed * 7919u + round * 104729u) % threads : 0;
@@ -203,7 +300,7 @@ static void run_block(u32 seed) {
   }
 }
 static void on_fault(int signal) { siglongjmp(fault, signal); }
-static int launch(Thunk k, void** args, const u32* dims, u32 dynamic, u32 seed, char* text) {
+GS_QUIET static int launch(Thunk k, void** args, const u32* dims, u32 dynamic, u32 seed, char* text) {
   static char* alternate = (char*)malloc(64 << 10);
   stack_t stack = {alternate, 0, 64 << 10}, old_stack;
   struct sigaction act = {}, old_segv, old_bus, old_ill;
@@ -234,32 +331,40 @@ static int launch(Thunk k, void** args, const u32* dims, u32 dynamic, u32 seed, 
       run_block(seed);
     }
   }
+  after(&ended);
   sigaction(SIGSEGV, &old_segv, nullptr);
   sigaction(SIGBUS, &old_bus, nullptr);
   sigaction(SIGILL, &old_ill, nullptr);
   sigaltstack(&old_stack, nullptr);
   return failed;
 }
-inline void* Slot::get(size_t bytes) {
+GS_QUIET inline void* Slot::get(size_t bytes) {
   if (block != block_serial) {
     block = block_serial;
-    at = shared + shared_used;
-    shared_used += (bytes + 15) / 16 * 16;
+    at = shared + shared_used + GS_BORDER;
+    shared_used += (bytes + 15) / 16 * 16 + GS_BORDER;
+    ASAN_UNPOISON_MEMORY_REGION(at, bytes);
     if (shared_used > sizeof shared) fail("more shared memory than there is");
   }
   return at;
 }
 
 // ---- what threads wait for
-static void barrier(int line) {
+GS_QUIET static void barrier(int line) {
   if (at_barrier && barrier_line != line) fail("threads of one block meet at different barriers");
   barrier_line = me->line = line;
-  if (++at_barrier == alive) return release_barrier();
-  me->state = AT_BARRIER;
-  to_scheduler();
+  char* const meeting = &at_phase[phase];
+  before(meeting);
+  if (++at_barrier == alive) release_barrier();
+  else {
+    me->state = AT_BARRIER;
+    to_scheduler();
+  }
+  after(meeting);
 }
 // every lane posts `in`; when all have, all(in[32], out[32]) computes; each lane gets its own out
-template <class In, class Out, class F> static Out together(const char* what, const In& in, F all) {
+template <class In, class Out, class F> GS_QUIET static Out together(const char* what, const In& in, F all) {
+  const Quiet quiet;
   static_assert(sizeof(In) <= POSTED && sizeof(Out) <= POSTED);
   const int lane = me->tid.x % LANES, first = (int)me->tid.x - lane;
   Warp& w = warps[first / LANES];
@@ -351,6 +456,7 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {
   }
   return r;
 }
+GS_DEV float gs_product(float a, float b) { return a * b; }
 GS_DEV float gs_bits(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 GS_DEV u32 gs_bits(float f) { u32 v; memcpy(&v, &f, 4); return v; }
 GS_DEV float gs_half(u16 h) {
@@ -386,6 +492,13 @@ GS_DEV uint2 gs_weights8(const void* p) { return gs_emu_load<uint2>(p); }
 GS_DEV u32 gs_weights4(const void* p) { return gs_emu_load<u32>(p); }
 GS_DEV u16 gs_weights2(const void* p) { return gs_emu_load<u16>(p); }
 GS_DEV u8 gs_weights1(const void* p) { return gs_emu_load<u8>(p); }
+template <class T> GS_DEV void gs_emu_touch(const T* p) {  // reads it, for sanitizers
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  for (int i = 0; i < 4; i++) (void)((const volatile u32*)p)[i];
+#else
+  (void)p;
+#endif
+}
 GS_DEV void gs_prefetch_l2(const void*) {}
 GS_DEV void gs_pdl_wait() {}
 GS_DEV void gs_pdl_launch() {}
@@ -404,6 +517,7 @@ template <int N> GS_DEV void gs_copy_wait() { gs_emu::finish_copies(N); }
 GS_DEV void gs_ldmatrix4(u32 (&r)[4], const void* row) {
   struct Out { u32 r[4]; };
   if ((uintptr_t)row % 16) gs_emu::fail("misaligned ldmatrix row");
+  gs_emu_touch(row);
   const Out o = gs_emu::together<const void*, Out>("ldmatrix", row, [](const void** in, Out* out) {
     for (int l = 0; l < 32; l++)
       for (int m = 0; m < 4; m++) memcpy(&out[l].r[m], (const u8*)in[m * 8 + l / 4] + l % 4 * 4, 4);
@@ -413,6 +527,7 @@ GS_DEV void gs_ldmatrix4(u32 (&r)[4], const void* row) {
 GS_DEV void gs_ldmatrix4_t(u32 (&r)[4], const void* row) {
   struct Out { u32 r[4]; };
   if ((uintptr_t)row % 16) gs_emu::fail("misaligned ldmatrix row");
+  gs_emu_touch(row);
   const Out o = gs_emu::together<const void*, Out>("ldmatrix.trans", row, [](const void** in, Out* out) {
     for (int l = 0; l < 32; l++)
       for (int m = 0; m < 4; m++) {

@@ -27,6 +27,48 @@ def matvec_case(kind: str, tokens: int, rows: int, k: int, sms: int) -> Run:
     return run
 
 
+JOINED = (70, 33, 5)  # rows
+
+
+def joined_case(kind: str, k: int, sms: int) -> Run:
+    """Three matrices in one launch, and gate and up in one: the bits of a launch each."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        q, ds, _ = quantised(normal(rng, 1, k))
+        ws = [tensor(kind, n, k, rng)[0] for n in (*JOINED, JOINED[0])]
+        ys, alone = ([Out(n) for n in (*JOINED, JOINED[0])] for _ in range(2))
+        for w, y in zip(ws, alone, strict=True):
+            target.run(matmul.matvec(kind, w, q, ds, y, 1, len(y.array), k, sms))
+        target.run(matmul.matvec_joined(kind, list(zip(ws, ys, JOINED, strict=False)), q, ds, k, sms))
+        up, gate, last = ws[0], ws[3], JOINED[0]
+        target.run(moe.up_gate(kind, up, gate, None, q, ds, ys[3], (1, 1, 1), last, k, "relu2", sms))
+        return both(ys, alone)
+
+    return run
+
+
+def joined_floats_case(kind: str, k: int, sms: int) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x = normal(rng, 1, -(-k // 4) * 4)
+        ws = [padded(normal(rng, n, k), kind) for n in (*JOINED, JOINED[0])]
+        ys, alone = ([Out(n) for n in (*JOINED, JOINED[0])] for _ in range(2))
+        for w, y in zip(ws, alone, strict=True):
+            n = len(y.array)
+            target.run(matmul.matvec_floats(kind, w, x, y, 1, n, k, x.shape[1], sms))
+        target.run(matmul.matvec_joined_floats(kind, list(zip(ws, ys, JOINED, strict=False)), x, k, sms))
+        target.run(matmul.up_gate_floats(kind, ws[0], ws[3], x, ys[3], JOINED[0], k, "relu2", sms))
+        return both(ys, alone)
+
+    return run
+
+
+def both(ys: list[Out], alone: list[Out]) -> Result:
+    """Of three products, and of up (the first) times the square of what of gate is above 0."""
+    up, gate = alone[0].array, np.maximum(alone[3].array, 0)
+    want = [*(y.array for y in alone[:3]), gate * gate * up]
+    return np.concatenate([y.array for y in ys]), np.concatenate(want), 0.0
+
+
 def padded(w: Array, kind: str) -> Array:
     """Float weights with rows of whole 16-byte pieces."""
     per = matmul.FLOATS[kind]
@@ -170,6 +212,11 @@ def products() -> Iterator[Case]:
     for kind in matmul.FLOATS:
         for tokens, rows, k in ((1, 3, 4), (1, 9, 5123), (2, 5, 1030), (3, 5, 256), (7, 4, 515)):
             yield Case(f"matvec-{kind}-{tokens}x{rows}x{k}", floats_case(kind, tokens, rows, k))
+    for kind in ("q4_0", "q8_0", "q2_k", "q6_k", "iq4_nl", "tq2_0"):
+        yield Case(f"matvec-joined-{kind}", joined_case(kind, 4352, 132))
+    for kind in matmul.FLOATS:
+        yield Case(f"matvec-joined-{kind}", joined_floats_case(kind, 1032, 132))
+        yield Case(f"matvec-joined-{kind}-odd", joined_floats_case(kind, 515, 1))
     for mode, n_expert, used, biased in ROUTES:
         yield Case(f"route-{mode}-{n_expert}", route_case(mode, n_expert, used, biased))
 

@@ -1,10 +1,11 @@
 """Cases of w2a8.cu: bit for bit what integers say. Shapes are those of the reference's table."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
+from cuda_emu.values import Array, Case, Out, Result, Run, Target, error, normal
 from graphsched.backends.cuda import w2a8
 
 # rows, k and the rows of the matrices in it: 2B-4T's wqkv, wo, w13, w2, then those of the 3B model
@@ -17,10 +18,10 @@ SMALLER = 16  # the cases have a sixteenth of the rows, which not every tile div
 
 def quantised_tokens(x: Array) -> tuple[Array, Array]:
     """numpy's twin of quantize_token: int8 with rows of whole tiles, (scale, sum of q)."""
-    amax = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-5))
-    q = np.rint(x * (np.float32(127) / amax)).astype(np.int8)
-    sums = q.sum(-1, keepdims=True, dtype=np.float32)
-    ds = np.concatenate([amax / np.float32(127), sums], axis=-1).astype(np.float32)
+    d = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+    by = np.divide(np.float32(1), d, out=np.zeros_like(d), where=d > 0)
+    q = np.rint(x * by).astype(np.int8)
+    ds = np.concatenate([d, q.sum(-1, keepdims=True, dtype=np.float32)], axis=-1)
     return np.pad(q, ((0, 0), (0, w2a8.padded(x.shape[1]) - x.shape[1]))), ds
 
 
@@ -34,7 +35,7 @@ def matrix(rows: int, k: int, parts: tuple[int, ...], rng: np.random.Generator) 
 def expected(weights: Array, scales: Array, q: Array, ds: Array) -> Array:
     """Integer sums (exact in float64), then the kernels' two roundings."""
     sums = q[:, : weights.shape[1]].astype(np.float64) @ weights.T.astype(np.float64)
-    out: Array = sums.astype(np.float32) * (ds[:, :1] * scales)
+    out: Array = sums.astype(np.float32) * scales * ds[:, :1]
     return out
 
 
@@ -51,13 +52,58 @@ def product_case(k: int, parts: tuple[int, ...], tokens: int, split: int | None 
     return run
 
 
+def joined_case(k: int, rows: tuple[int, ...], tokens: int) -> Run:
+    """Several matrices of one x in one launch."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        q, ds = quantised_tokens(normal(rng, tokens, k))
+        made = [matrix(n, k, (n,), rng) for n in rows]
+        outs = [Out(tokens, n) for n in rows]
+        of = [w2a8.Matrix(w2a8.pack(w), s, y, len(w)) for (w, s), y in zip(made, outs, strict=True)]
+        target.run(w2a8.products(of, q, ds, tokens, k))
+        want = [expected(w, s, q, ds) for w, s in made]
+        return np.concatenate([y.array for y in outs], axis=1), np.concatenate(want, axis=1), 0.0
+
+    return run
+
+
+def part_case(k: int, rows: tuple[int, int], tokens: int) -> Run:
+    """Rows of a matrix that start and end within a tile."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        (first, last), tile = rows, w2a8.nbytes(w2a8.ROWS, k)
+        q, ds = quantised_tokens(normal(rng, tokens, k))
+        weights, scales = matrix(last + 9, k, (last + 9,), rng)
+        y, packed = Out(tokens, last - first), w2a8.pack(weights)
+        before = first // w2a8.ROWS
+        part = w2a8.part_of(0, 0, y, rows, k)
+        assert (part.w, part.scales) == (before * tile, before * w2a8.ROWS * 4)
+        of = replace(part, w=packed[before * tile :].copy(), scales=scales[before * w2a8.ROWS :].copy())
+        target.run(w2a8.products([of], q, ds, tokens, k))
+        return y.array, expected(weights, scales, q, ds)[:, first:last], 0.0
+
+    return run
+
+
+def rows_case(k: int) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        weights, scales = matrix(37, k, (20, 17), rng)
+        y, which = Out(5, k), np.array([36, 0, -1, 8, 37], np.int32)
+        target.run(w2a8.get_rows(w2a8.pack(weights), scales, which, y, 5, 37, k))
+        want = np.zeros((5, k), np.float32)
+        want[[0, 1, 3]] = (weights * scales[:, None])[[36, 0, 8]]
+        return y.array, want, 0.0
+
+    return run
+
+
 def quantize_case(tokens: int, k: int, normed: bool) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        stride = k + 4
+        stride = k + 4 - normed  # rows that start anywhere
         x, norm = normal(rng, tokens, stride), normal(rng, k)
-        x[0] = 0  # the scale has a floor
-        q, ds = Out(tokens, w2a8.padded(k), dtype=np.int8), Out(tokens, 2)
-        target.run(w2a8.quantize(x, norm if normed else None, q, ds, tokens, k, stride))
+        x[0] = 0  # the scale is 0
+        q, ds, y = Out(tokens, w2a8.padded(k), dtype=np.int8), Out(tokens, 2), Out(tokens, k)
+        target.run(w2a8.quantize(x, norm if normed else None, q, ds, tokens, k, stride, y=y))
         v = x[:, :k].astype(np.float64)
         if normed:
             v = v / np.sqrt((v * v).mean(-1, keepdims=True) + 1e-5) * norm
@@ -67,7 +113,8 @@ def quantize_case(tokens: int, k: int, normed: bool) -> Run:
             want, scale = quantised_tokens(x[:, :k])
             assert np.array_equal(q.array, want)
             assert np.array_equal(ds.array, scale)
-        step = np.maximum(np.abs(v).max(-1, keepdims=True), 1e-5) / 127
+        assert error(y.array, v) < 1e-6
+        step = np.abs(v).max(-1, keepdims=True) / 127
         assert (np.abs(q.array[:, :k] * step - v) <= 0.5001 * step).all()
         return ds.array[:, :1], step, 1e-6
 
@@ -83,5 +130,10 @@ def w2a8s() -> Iterator[Case]:
         yield Case(f"w2a8-37x516-{tokens}", product_case(516, (20, 17), tokens))
     for split in (1, 2, 4, 8):
         yield Case(f"w2a8-150x1408-split{split}", product_case(1408, (150,), 1, split))
+    for tokens in (1, 3, 9, 40):
+        yield Case(f"w2a8-joined-{tokens}", joined_case(640, (20, 150, 37), tokens))
+        yield Case(f"w2a8-part-{tokens}", part_case(256, (19, 50), tokens))
+    yield Case("w2a8-rows-516", rows_case(516))
+    yield Case("w2a8-rows-2560", rows_case(2560))
     for tokens, k, normed in ((3, 516, False), (2, 2560, True), (2, 6912, False), (1, 4, False)):
         yield Case(f"quantize_token-{tokens}x{k}{'-normed' * normed}", quantize_case(tokens, k, normed))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,9 +45,15 @@ TOLERANCE = {"F16": 1e-7, "BF16": 1e-5}
 
 
 def logits(
-    name: str, path: str, n: int = 32, first: int = 24, into: list[Any] | None = None, **options: Any
+    name: str,
+    path: str,
+    n: int = 32,
+    first: int = 24,
+    into: list[Any] | None = None,
+    file: str = "",
+    **options: Any,
 ) -> dict[str, Any]:
-    """Saves the logits of a reference's first n tokens, or adds them to a list."""
+    """Saves the logits of a reference's first n tokens, or adds them to a list; `file`: of another model."""
     ref = reference(name)
     for field in ("overrides", "devices", "offload_policy"):
         if field in options:
@@ -59,7 +66,7 @@ def logits(
     options["off"] = frozenset(options.get("off", ()))
     began, capture, graphs = time.perf_counter(), driver.captured, list[Any]()
     driver.captured = lambda *args: graphs.append(capture(*args)) or graphs[-1]  # type: ignore[func-returns-value]
-    session = graphsched.load(ref.model, n_ctx=64, placement=PlacementOptions(**placed), **options)
+    session = graphsched.load(file or ref.model, n_ctx=64, placement=PlacementOptions(**placed), **options)
     cuts = [0, *range(first, n + 1)]  # a prompt, then one by one
     got = np.concatenate([session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)])
     session.close()
@@ -68,7 +75,12 @@ def logits(
         np.save(path, got)
     else:
         into.append(got)
-    return {"seconds": time.perf_counter() - began, "graphs": len(graphs), "word operations": live()[6]}
+    return {
+        "seconds": time.perf_counter() - began,
+        "graphs": len(graphs),
+        "word operations": live()[6],
+        "overlaps": overlaps(),
+    }
 
 
 def cases(ops: list[str]) -> dict[str, Any]:
@@ -115,6 +127,13 @@ def run_case(definition: Any, case: Any) -> float | None:
     return float((got != want).sum()) if node.dtype == dtypes.I32 else nmse(got, want)
 
 
+def overlaps() -> list[int]:
+    """Kernels that were let begin before what is in front of them ends, and those of them with no kernel in front."""
+    counts = (ctypes.c_long * 2)()
+    ctypes.CDLL("libcuda.so.1").gs_overlaps(counts)
+    return list(counts)
+
+
 def live() -> list[int]:
     """Device blocks, page-locked blocks, streams, events, modules and graphs that exist; stream memory operations."""
     counts = (ctypes.c_long * 7)()
@@ -158,7 +177,9 @@ def sentence(name: str, **options: Any) -> dict[str, Any]:
 def fault(name: str) -> dict[str, Any]:
     """The error of a run in which a kernel touches what is not its own, while the host waits for the device."""
     whole = copy.set_rows
-    copy.set_rows = lambda kind, x, *rest: whole(kind, 64, *rest)
+    copy.set_rows = lambda kind, slots, rows, *pairs: whole(
+        kind, slots, rows, *(replace(p, x=64) for p in pairs)
+    )
     try:
         return sentence(name, placement=PlacementOptions(overrides=("exps=CPU",)))
     finally:

@@ -48,13 +48,15 @@ def allow_shared(k: Kernel, nbytes: int) -> None:
 
 
 def prepared(
-    k: Kernel, grid: Sequence[int], block: int, args: Sequence[object], shared: int = 0
+    k: Kernel, grid: Sequence[int], block: int, args: Sequence[object], shared: int = 0, pdl: bool = False
 ) -> Callable[[Any], None]:
     """launch() with everything but the stream made once."""
     from cuda.core import LaunchConfig
     from cuda.core import launch as core_launch
 
-    config = LaunchConfig(grid=tuple(grid), block=(block,), shmem_size=shared)
+    config = LaunchConfig(
+        grid=tuple(grid), block=(block,), shmem_size=shared, programmatic_stream_serialization=pdl
+    )
     packed = k.signature.pack(args)
     return lambda stream: core_launch(stream, config, k.handle, *packed)
 

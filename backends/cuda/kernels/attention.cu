@@ -5,40 +5,8 @@
 //
 // LANES lanes take one position; lane l holds dimensions (c * LANES + l) * 8 .. + 7, c = 0, 1, ... . Each group of
 // lanes keeps its own running maximum, sum and output.
+#include "cache.cuh"
 #include "mask.cuh"
-
-// AHEAD: positions of which keys and values are loaded before the first is used. A row of the cache is bytes; load
-// takes its elements i .. i + 7
-struct f16 {
-  enum { AHEAD = 2 };
-  struct Raw { uint4 v; };
-  GS_DEV Raw load(const u8* row, int i) { return {*(const uint4*)(row + i * 2)}; }
-  GS_DEV float value(const Raw& r, int i) {
-    const u32 w = i / 2 == 0 ? r.v.x : i / 2 == 1 ? r.v.y : i / 2 == 2 ? r.v.z : r.v.w;
-    return gs_half((u16)(i % 2 ? w >> 16 : w));
-  }
-};
-struct f32 {
-  enum { AHEAD = 1 };
-  struct Raw { float4 a, b; };
-  GS_DEV Raw load(const u8* row, int i) { return {*(const float4*)(row + i * 4), *(const float4*)(row + i * 4 + 16)}; }
-  GS_DEV float value(const Raw& r, int i) {
-    const float4& v = i < 4 ? r.a : r.b;
-    return i % 4 == 0 ? v.x : i % 4 == 1 ? v.y : i % 4 == 2 ? v.z : v.w;
-  }
-};
-struct q8_0 {  // blocks of 32: a half, 32 bytes; they start at multiples of 2
-  enum { AHEAD = 1 };
-  struct Raw { u16 w[4], d; };
-  GS_DEV Raw load(const u8* row, int i) {
-    const u16* block = (const u16*)(row + i / 32 * 34);
-    const u16* at = block + 1 + i % 32 / 2;
-    return {{at[0], at[1], at[2], at[3]}, block[0]};
-  }
-  GS_DEV float value(const Raw& r, int i) {
-    return gs_half(r.d) * (float)(i8)(i % 2 ? r.w[i / 2] >> 8 : r.w[i / 2] & 255);
-  }
-};
 
 static __device__ constexpr int gs_lanes(int dk, int dv) {  // the most lanes, a power of two, that both widths share out evenly
   int n = 32;
@@ -55,11 +23,11 @@ struct Cache {  // strides in bytes
 
 // scale: so that scores are logarithms to base 2; with a cap, score / cap. cap: of scores to base 2, 0 for none
 // grid (kv_heads * ceil(G / H), chunks, tokens), G = heads / kv_heads; part[token, head, chunk] = (output[DV], max, sum)
-template <class T, int DK, int DV, int H>
+template <class A, class B, int DK, int DV, int H>
 GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* part, int heads, int kv_heads,
                          i64 q_head, i64 q_token, float scale, float cap, int chunk) {
   constexpr int LANES = gs_lanes(DK, DV), PER_WARP = 32 / LANES, GROUPS = GS_WARPS * PER_WARP;
-  constexpr int CK = DK / 8 / LANES, CV = DV / 8 / LANES, AHEAD = CK + CV > 12 ? 1 : T::AHEAD;  // as registers allow
+  constexpr int CK = DK / 8 / LANES, CV = DV / 8 / LANES, AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
   gs_pdl_launch();
   gs_pdl_wait();
   const int per_kv = heads / kv_heads, sets = gs_ceil_div(per_kv, H), kv = blockIdx.x / sets;
@@ -78,15 +46,16 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
     for (int i = 0; i < CK * 8; i++) query[h][i] = from[(i / 8 * LANES + l) * 8 + i % 8] * scale;
   }
   for (int base = begin; base < end; base += GROUPS * AHEAD) {  // the same count for every lane: shuffles below
-    typename T::Raw k[AHEAD][CK], v[AHEAD][CV];
+    typename A::Raw k[AHEAD][CK];
+    typename B::Raw v[AHEAD][CV];
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
       const i64 p = gs_min(base + a * GROUPS + group, end - 1);
 #pragma unroll
-      for (int c = 0; c < CK; c++) k[a][c] = T::load(keys + p * cache.k_pos, (c * LANES + l) * 8);
+      for (int c = 0; c < CK; c++) k[a][c] = A::load(keys + p * cache.k_pos, (c * LANES + l) * 8);
       if (AHEAD > 1)
 #pragma unroll
-        for (int c = 0; c < CV; c++) v[a][c] = T::load(values + p * cache.v_pos, (c * LANES + l) * 8);
+        for (int c = 0; c < CV; c++) v[a][c] = B::load(values + p * cache.v_pos, (c * LANES + l) * 8);
     }
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
@@ -96,18 +65,18 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
       for (int h = 0; h < H; h++) {
         float s = 0.0f;
 #pragma unroll
-        for (int i = 0; i < CK * 8; i++) s = fmaf(query[h][i], T::value(k[a][i / 8], i % 8), s);
+        for (int i = 0; i < CK * 8; i++) s = fmaf(query[h][i], A::value(k[a][i / 8], i % 8), s);
 #pragma unroll
         for (int m = LANES / 2; m > 0; m /= 2) s += gs_shfl_xor(s, m);
         if (cap > 0.0f) s = cap * tanhf(s);
         if (AHEAD == 1 && h == 0)  // keys and values at once would not fit the registers
 #pragma unroll
           for (int c = 0; c < CV; c++)
-            v[a][c] = T::load(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
+            v[a][c] = B::load(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
         const float up = seen ? fmaxf(top[h], s) : top[h], keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
         top[h] = up, sum[h] = fmaf(sum[h], keep, e);
 #pragma unroll
-        for (int i = 0; i < CV * 8; i++) out[h][i] = fmaf(e, T::value(v[a][i / 8], i % 8), out[h][i] * keep);
+        for (int i = 0; i < CV * 8; i++) out[h][i] = fmaf(e, B::value(v[a][i / 8], i % 8), out[h][i] * keep);
       }
     }
   }
@@ -153,11 +122,11 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-//@ for TYPE_DK_DV_HEADS
+//@ for KEYS_VALUES_DK_DV_HEADS
 extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_TYPE_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int2* where, const int2* cells,
+    attention_KEYS_VALUES_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int2* where, const int2* cells,
                                const int* length, float* part, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
                                i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int chunk, int window, int span) {
-  gs_attention<TYPE, DK, DV, HEADS>(q, Cache{k, v, k_pos, k_head, v_pos, v_head}, Mask{where, cells, length, window, span},
+  gs_attention<KEYS, VALUES, DK, DV, HEADS>(q, Cache{k, v, k_pos, k_head, v_pos, v_head}, Mask{where, cells, length, window, span},
                                     part, heads, kv_heads, q_head, q_token, scale, cap, chunk);
 }

@@ -24,6 +24,7 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {  // bit 3 of a selector nibble 
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
   return v;
 }
+GS_DEV float gs_product(float a, float b) { return __fmul_rn(a, b); }  // rounded before anything is added to it
 GS_DEV float gs_bits(u32 v) { return __uint_as_float(v); }
 GS_DEV u32 gs_bits(float v) { return __float_as_uint(v); }
 

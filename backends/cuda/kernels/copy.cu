@@ -27,25 +27,65 @@ GS_DEV void gs_copy(const typename A::Cell* x, typename B::Cell* y, int n1, int 
   const i64 i0 = blockIdx.z / n1, i1 = blockIdx.z % n1, i2 = blockIdx.y, i3 = blockIdx.x * blockDim.x + threadIdx.x;
   if (i3 < n3) y[i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3] = B::put(A::get(x[i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3]));
 }
-// y[slots[t]] = x[t]: the key-value cache; a slot below 0 is skipped. Grid (ceil(k / threads), rows)
-template <class B> GS_DEV void gs_set_rows(const float* x, const int* slots, typename B::Cell* y, int k, i64 x_stride, i64 y_stride) {
+// y[slots[t]] = x[t]: the key-value cache; a slot below 0 is skipped. Rows of y are y_stride cells or, of blocks, bytes apart.
+// A second pair, if any, is the other cache of the layer. Grid (ceil(k / threads) of the wider one, rows, one or two)
+template <class Cell> struct Rows {
+  const float* x;
+  Cell* y;
+  int k;
+  i64 x_stride, y_stride;
+};
+#define GS_ROWS_OF(Cell) (blockIdx.z ? Rows<Cell>{x1, y1, k1, x1_stride, y1_stride} : Rows<Cell>{x, y, k, x_stride, y_stride})
+template <class B> GS_DEV void gs_set_rows(const Rows<typename B::Cell>& r, const int* slots) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
-  if (i < k && slot >= 0) y[slot * y_stride + i] = B::put(x[blockIdx.y * x_stride + i]);
+  if (i < r.k && slot >= 0) r.y[slot * r.y_stride + i] = B::put(r.x[blockIdx.y * r.x_stride + i]);
 }
-// the same for a cache of Q8_0, whose rows are y_stride bytes apart: a warp makes a block of 32
+// a warp makes a block of 32
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_q8_0(const float* x, const int* slots, u8* y, int k, i64 x_stride, i64 y_stride) {
+    set_rows_q8_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1, u8* y1,
+                  int k1, i64 x1_stride, i64 y1_stride) {
   gs_pdl_launch();
   gs_pdl_wait();
+  const Rows<u8> r = GS_ROWS_OF(u8);
   const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
-  const float v = i < k ? x[blockIdx.y * x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
-  if (i >= k || slot < 0) return;
-  u8* block = y + slot * y_stride + i / 32 * 34;
+  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  if (i >= r.k || slot < 0) return;
+  u8* block = r.y + slot * r.y_stride + i / 32 * 34;
   const float q = rintf(v * (most > 0.0f ? 127.0f / most : 0.0f));
   block[2 + lane] = (u8)(i8)q;
   if (lane == 0) *(u16*)block = gs_to_half(most / 127.0f);
+}
+// the first of the values farthest from 0 is code 0, exactly
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_q4_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1, u8* y1,
+                  int k1, i64 x1_stride, i64 y1_stride) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const Rows<u8> r = GS_ROWS_OF(u8);
+  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
+  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  int first = fabsf(v) == most ? lane : 31;
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));
+  const float d = gs_shfl(v, first) / -8.0f, by = d != 0.0f ? 1.0f / d : 0.0f;
+  const int code = gs_min((int)(gs_product(v, by) + 8.5f), 15), upper = gs_shfl_xor(code, 16);
+  if (i >= r.k || slot < 0) return;
+  u8* block = r.y + slot * r.y_stride + i / 32 * 18;
+  if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
+  if (lane == 0) *(u16*)block = gs_to_half(d);
+}
+// a Q4_0 cache as floats, as below
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= k) return;
+  const u8* block = x + blockIdx.z * x_row + blockIdx.y * x_head + i / 32 * 18;
+  const int code = block[2 + i % 16] >> (i % 32 / 16 * 4) & 15;
+  y[((i64)blockIdx.z * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
 }
 // a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (ceil(k / threads), heads, rows)
 extern "C" __global__ void __launch_bounds__(256)
@@ -132,12 +172,14 @@ extern "C" __global__ void __launch_bounds__(256)
   gs_copy<bf16, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_f32(const float* x, const int* slots, float* y, int k, i64 x_stride, i64 y_stride) {
-  gs_set_rows<f32>(x, slots, y, k, x_stride, y_stride);
+    set_rows_f32(const int* slots, const float* x, float* y, int k, i64 x_stride, i64 y_stride, const float* x1, float* y1,
+                 int k1, i64 x1_stride, i64 y1_stride) {
+  gs_set_rows<f32>(GS_ROWS_OF(float), slots);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_f16(const float* x, const int* slots, u16* y, int k, i64 x_stride, i64 y_stride) {
-  gs_set_rows<f16>(x, slots, y, k, x_stride, y_stride);
+    set_rows_f16(const int* slots, const float* x, u16* y, int k, i64 x_stride, i64 y_stride, const float* x1, u16* y1,
+                 int k1, i64 x1_stride, i64 y1_stride) {
+  gs_set_rows<f16>(GS_ROWS_OF(u16), slots);
 }
 
 // Grid (ceil(units / threads), rows): one unit of 32 weights a thread

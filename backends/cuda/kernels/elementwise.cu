@@ -119,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(256)
   float sum = 0.0f;
   for (int e = 0; e < used; e++) {
     const float v = x[(c.token * used + e) * k + c.i];
-    sum = weights ? fmaf(weights[c.token * used + e], v, sum) : sum + v;
+    sum += weights ? gs_product(weights[c.token * used + e], v) : v;  // the bits of a product and a sum
   }
   y[c.token * k + c.i] = sum;
 }

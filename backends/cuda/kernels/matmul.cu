@@ -22,3 +22,9 @@ extern "C" __global__ void __launch_bounds__(128, 3) matvec_8_TYPE(const u8* w, 
                                                                 int total, int first, int across, i64 w_next, i64 y_next) {
   gs_matvec<TYPE, 8, 2, 1>(w, q8, ds, y, tokens, rows, k, y_stride, split, Part{total, first, across, w_next, y_next});
 }
+extern "C" __global__ void __launch_bounds__(128, 4)
+    matvec_joined_TYPE(const u8* w, float* y, int rows, int split, const u8* w1, float* y1, int rows1, int split1,
+                       const u8* w2, float* y2, int rows2, int split2, const i8* q8, const float2* ds, int k) {
+  const Share all[3] = {{w, y, rows, split}, {w1, y1, rows1, split1}, {w2, y2, rows2, split2}};
+  gs_joined<TYPE, GS_ROWS, GS_UNROLL>(all, q8, ds, k);
+}

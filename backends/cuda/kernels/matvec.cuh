@@ -88,10 +88,11 @@ template <int NT, int R> GS_DEV void gs_reduce(float (&acc)[NT][R], int split) {
 struct Place {
   int row, part, lane;
 };
-template <int R> GS_DEV Place gs_place(int split) {
+template <int R> GS_DEV Place gs_place(int split, int block) {
   const int warp = threadIdx.x / 32, groups = blockDim.x / 32 / split;
-  return {(int)(blockIdx.x * groups + warp / split) * R, warp % split, (int)(threadIdx.x % 32)};
+  return {(block * groups + warp / split) * R, warp % split, (int)(threadIdx.x % 32)};
 }
+template <int R> GS_DEV Place gs_place(int split) { return gs_place<R>(split, blockIdx.x); }
 template <int NT, int R>
 GS_DEV void gs_store(float (&acc)[NT][R], const Place& at, float* y, int tokens, int rows, int stride) {
   if (at.part || at.lane) return;
@@ -130,4 +131,37 @@ GS_DEV void gs_matvec(const u8* w, const i8* q8, const float2* ds, float* y, int
                              part.across * units);
   gs_reduce<NT, R>(acc, split);
   gs_store<NT, R>(acc, at, y + (i64)t0 * y_stride + blockIdx.y * part.y, left, rows, y_stride);
+}
+
+// One token and up to three matrices in one launch, those that are not there without rows: a block works on one of them,
+// and each has the `split` that it has on its own, so that its bits are the same. Grid (blocks of all)
+struct Share {
+  const u8* w;
+  float* y;
+  int rows, split;
+  __device__ __forceinline__ int blocks(int per_warp) const { return gs_ceil_div(rows, (int)blockDim.x / 32 / split * per_warp); }
+};
+GS_DEV Share gs_share(const Share (&all)[3], int per_warp, int& block) {  // whose block it is; which of its blocks
+  const int first = all[0].blocks(per_warp), second = first + all[1].blocks(per_warp);
+  const Share s = block < first ? all[0] : block < second ? all[1] : all[2];
+  block -= block < first ? 0 : block < second ? first : second;
+  return s;
+}
+template <class T, int R, int U> GS_DEV void gs_joined(const Share (&all)[3], const i8* q8, const float2* ds, int k) {
+  int block = blockIdx.x;
+  const Share s = gs_share(all, R, block);
+  const Place at = gs_place<R>(s.split, block);
+  const int units = k / 32, bytes = units * T::Q;
+  Row row[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) row[r] = gs_row<T>(s.w, s.rows, units, gs_min(at.row + r, s.rows - 1));
+#pragma unroll
+  for (int r = 0; r < R; r++)
+    if ((at.part * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.part * 32 + at.lane) * 128);
+  gs_pdl_launch();
+  gs_pdl_wait();
+  float acc[1][R] = {};
+  gs_accumulate<T, 1, R, U>(acc, row, q8, ds, 1, units, at.part * 32 + at.lane, 32 * s.split, units);
+  gs_reduce<1, R>(acc, s.split);
+  gs_store<1, R>(acc, at, s.y, 1, s.rows, 0);
 }

@@ -3,6 +3,7 @@
 // heads of the group innermost, so that keys and values are read once for all heads that share them. Each of the four
 // warps has 16 rows; queries stay in registers (as halves, with the scale), probabilities never leave them.
 // What a query sees is decided by (sequence, position), as in attention.cu.
+#include "cache.cuh"
 #include "mask.cuh"
 
 enum { GS_ROWS_OF_BLOCK = 64, GS_THREADS = 128 };
@@ -167,4 +168,26 @@ extern "C" __global__ void __launch_bounds__(128, 2)
                  i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
   gs_prompt<192, 128, 32>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
       v_head, q_head, q_token, scale, cap);
+}
+
+// The cells in use of a cache in blocks, as halves for the kernels above: y[cell, head] dense, strides of x in bytes; a
+// thread takes 8 elements. Grid (ceil(cells * heads * k / 8 / threads))
+template <class T> GS_DEV void gs_halves(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / (k / 8), cell = row / heads;
+  if (cell >= *length) return;
+  const typename T::Raw raw = T::load(x + cell * x_cell + row % heads * x_head, i % (k / 8) * 8);
+  u32 v[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) v[j] = gs_pack_half(T::value(raw, 2 * j), T::value(raw, 2 * j + 1));
+  y[i] = make_uint4(v[0], v[1], v[2], v[3]);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    halves_q80(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q80>(x, y, length, heads, k, x_cell, x_head);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    halves_q40(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q40>(x, y, length, heads, k, x_cell, x_head);
 }

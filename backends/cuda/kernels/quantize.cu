@@ -1,4 +1,6 @@
-// Activations for the int8 dot products. k is a multiple of 32, rows of x start at multiples of 4 floats.
+// Activations for the int8 dot products. k is a multiple of 32; rows of x start at multiples of 4 floats, where they are
+// normed first anywhere.
+#include "norm.cuh"
 #include "quantize.cuh"
 
 // grid (ceil(k / (4 * threads)), tokens)
@@ -11,25 +13,22 @@ extern "C" __global__ void __launch_bounds__(256) quantize_q8(const float* x, i8
   gs_quantize4(v, valid, (i64)blockIdx.y * k + i, q, ds);
 }
 
-// y = x / rms(x) * w as in norm.cu, quantised in the same pass; a float copy too where y is not null. Grid (tokens)
+// y = x / rms(x) * w as in norm.cu, quantised in the same pass; a float copy too where y is not null. With r: of z = x + r.
+// Grid (tokens)
 extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm_q8(const float* x, const float* w, float* y, i8* q, float2* ds, int k, i64 x_stride, float eps) {
+    rms_norm_q8(const float* x, const float* r, float* z, const float* w, float* y, i8* q, float2* ds, int k,
+                i64 x_stride, float eps) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float* row = x + blockIdx.x * x_stride;
-  float sum = 0.0f;
-  for (int i = threadIdx.x * 4; i < k; i += blockDim.x * 4) {
-    const float4 v = *(const float4*)(row + i);
-    sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-  }
-  const float scale = 1.0f / sqrtf(gs_block_sum(sum) / (float)k + eps);
+  const float* row = gs_stream(x, r, z, k, x_stride);
+  const bool whole = gs_whole(row, k);
+  const float scale = gs_rms(row, k, eps);
   for (int first = 0; first < k; first += blockDim.x * 4) {  // the warp stays whole to the end
     const int i = first + threadIdx.x * 4;
     const bool valid = i < k;
     float4 v = make_float4(0, 0, 0, 0);
     if (valid) {
-      const float4 a = *(const float4*)(row + i), b = *(const float4*)(w + i);
-      v = make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
+      v = gs_normed(row, w, i, k, whole, scale);
       if (y) *(float4*)(y + (i64)blockIdx.x * k + i) = v;
     }
     gs_quantize4(v, valid, (i64)blockIdx.x * k + i, q, ds);

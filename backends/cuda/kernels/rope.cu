@@ -1,6 +1,6 @@
 // Rotary positions. freq[i] is the angle of pair i per position, made once on the host in double precision: base,
 // linear and YaRN scaling are in it; `factors`, if any, divide it; `mscale` is YaRN's magnitude. Pairs are (2i, 2i+1), or
-// (i, i + n_rot/2) with `neox`. Dimensions from n_rot on are copied. Grid (heads, tokens); y may be x.
+// (i, i + n_rot/2) with `neox`. Dimensions from n_rot on are copied. Grid (heads of both, tokens); y may be x.
 #include "common.cuh"
 
 struct SinCos {
@@ -22,20 +22,30 @@ GS_DEV SinCos gs_sincos(float position, float freq) {
   return {turn & 2 ? -a : a, (turn + 1) & 2 ? -b : b};
 }
 
+struct Turned {  // strides between heads and tokens
+  const float* x;
+  float* y;
+  i64 x_head, x_token, y_head, y_token;
+};
+// `heads` of x, those after them of x1 (queries and keys)
 extern "C" __global__ void __launch_bounds__(256)
-    rope(const float* x, const int* positions, const float* freq, const float* factors, float* y, int dims, int n_rot, int neox, float mscale,
-         i64 x_head, i64 x_token, i64 y_head, i64 y_token) {
+    rope(const float* x, float* y, i64 x_head, i64 x_token, i64 y_head, i64 y_token, const float* x1, float* y1, i64 x1_head,
+         i64 x1_token, i64 y1_head, i64 y1_token, int heads, const int* positions, const float* freq, const float* factors,
+         int dims, int n_rot, int neox, float mscale) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float* from = x + blockIdx.x * x_head + blockIdx.y * x_token;
-  float* to = y + blockIdx.x * y_head + blockIdx.y * y_token;
-  const float position = (float)positions[blockIdx.y];
+  const bool second = (int)blockIdx.x >= heads;
+  const Turned t = second ? Turned{x1, y1, x1_head, x1_token, y1_head, y1_token} : Turned{x, y, x_head, x_token, y_head, y_token};
+  const i64 head = second ? blockIdx.x - heads : blockIdx.x, token = blockIdx.y;
+  const float* from = t.x + head * t.x_head + token * t.x_token;
+  float* to = t.y + head * t.y_head + token * t.y_token;
+  const float position = (float)positions[token];
   for (int i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
-    const SinCos t = gs_sincos(position, factors ? freq[i] / factors[i] : freq[i]);
+    const SinCos at = gs_sincos(position, factors ? freq[i] / factors[i] : freq[i]);
     const int a = neox ? i : 2 * i, b = neox ? i + n_rot / 2 : 2 * i + 1;
     const float u = from[a], v = from[b];
-    to[a] = (u * t.cos - v * t.sin) * mscale;
-    to[b] = (u * t.sin + v * t.cos) * mscale;
+    to[a] = (u * at.cos - v * at.sin) * mscale;
+    to[b] = (u * at.sin + v * at.cos) * mscale;
   }
   for (int i = n_rot + threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i];
 }

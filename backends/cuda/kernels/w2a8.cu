@@ -1,11 +1,11 @@
 // W2A8: ternary weights of two bits × activations of eight bits with one scale a token. Sums are integers until the last
-// step, y = sum * (d * scale of the row): the same bits for any grid, split of K and number of tokens.
+// step, y = sum * scale of the row * d: the same bits for any grid, split of K and number of tokens.
 //
 // Weights (w2a8.py packs them; docs/decisions/0004-w2a8.md): tiles of 16 rows × 128 columns, 512 bytes, the tiles of
 // 16 rows one after the other. Lane l of the warp that reads a tile gets 16 bytes: words 0 and 2 of row l/4, words 1 and
 // 3 of row l/4 + 8; words 0 and 1 have columns 16(l%4) to 16(l%4) + 15, words 2 and 3 those 64 further. Bits 8b + 2f of
 // a word hold column 4f + b of the sixteen: code 0, 1, 2 for -1, 0, 1. Codes are one too large: sum(q) is taken off.
-#include "common.cuh"
+#include "norm.cuh"
 
 enum { GS_TILE = 512, GS_TILE_K = 128, GS_TILE_ROWS = 16, GS_AHEAD = 4, GS_WARPS = 8 };
 GS_DEV const u8* gs_tiles(const u8* w, int row_tile, int rows, int k) {  // past the last tile: that one
@@ -15,7 +15,24 @@ GS_DEV const u8* gs_tiles(const u8* w, int row_tile, int rows, int k) {  // past
 GS_DEV const i8* gs_columns(const i8* q8, int token, int tokens, int k) {  // what this lane multiplies in step 0
   return q8 + (i64)gs_min(token, tokens - 1) * gs_ceil_div(k, GS_TILE_K) * GS_TILE_K + threadIdx.x % 4 * 16;
 }
-GS_DEV float gs_result(int sum, float2 d, float scale) { return (float)(sum - (int)d.y) * (d.x * scale); }
+
+// Up to three matrices of one x in one launch, those that are not there without rows: a block works on one of them. Rows
+// before `skip` of the first one are read and not written (a part of a matrix may start within a tile).
+struct Matrix {
+  const u8* w;
+  const float* scale;
+  float* y;
+  int rows, skip;
+  __device__ __forceinline__ void put(int token, int row, int sum, float2 d, float by) const {
+    if (row >= skip && row < rows) y[(i64)token * (rows - skip) + row - skip] = (float)(sum - (int)d.y) * by * d.x;
+  }
+};
+GS_DEV Matrix gs_matrix(const Matrix (&all)[3], int rows, int& block) {  // of a block of so many rows; which of its blocks
+  const int first = gs_ceil_div(all[0].rows, rows), second = first + gs_ceil_div(all[1].rows, rows);
+  const Matrix m = block < first ? all[0] : block < second ? all[1] : all[2];
+  block -= block < first ? 0 : block < second ? first : second;
+  return m;
+}
 
 // NT tokens by dp4a: sums of rows l/4 and l/4 + 8. Odd fields stay where they are, four times too large, in sums of their own
 template <int NT> struct Dots {
@@ -96,13 +113,14 @@ template <int NB> struct Products {
   }
 };
 
-// Block of 8 warps: 8 / split tiles of rows, whose columns `split` warps share; grid (row tiles / (8 / split))
+// Block of 8 warps: 8 / split tiles of rows, whose columns `split` warps share; grid (of each matrix row tiles / (8 / split))
 template <class Sums>
-GS_DEV void gs_w2a8(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-                    int y_stride, int split) {
+GS_DEV void gs_w2a8(const Matrix (&all)[3], const i8* q8, const float2* ds, int tokens, int k, int split) {
+  int block = blockIdx.x;
+  const Matrix m = gs_matrix(all, GS_WARPS / split * GS_TILE_ROWS, block);
   const int warp = threadIdx.x / 32, part = warp % split, steps = gs_ceil_div(k, GS_TILE_K);
-  const int row_tile = blockIdx.x * (GS_WARPS / split) + warp / split, ahead = split * GS_AHEAD;
-  const u8* tiles = gs_tiles(w, row_tile, rows, k);
+  const int row_tile = block * (GS_WARPS / split) + warp / split, ahead = split * GS_AHEAD;
+  const u8* tiles = gs_tiles(m.w, row_tile, m.rows, k);
   uint4 next[GS_AHEAD];
 #pragma unroll
   for (int u = 0; u < GS_AHEAD; u++)
@@ -127,10 +145,10 @@ GS_DEV void gs_w2a8(const u8* w, const float* scale, const i8* q8, const float2*
   if (part) return;
   for (int i = threadIdx.x % 32; i < ALL; i += 32) {
     const int t = i / GS_TILE_ROWS, row = row_tile * GS_TILE_ROWS + i % GS_TILE_ROWS;
-    if (t >= tokens || row >= rows) continue;
+    if (t >= tokens || row >= m.rows) continue;
     int sum = 0;
     for (int p = 0; p < split; p++) sum += parts[(warp + p) * ALL + i];
-    y[(i64)t * y_stride + row] = gs_result(sum, ds[t], scale[row]);
+    m.put(t, row, sum, ds[t], m.scale[row]);
   }
 }
 
@@ -166,12 +184,16 @@ GS_DEV void gs_multiply(int (&acc)[2][8][4], const uint4 (&w)[2], u8* slice, int
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-    w2a8_prompt(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-                int y_stride) {
+    w2a8_prompt(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+                const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+                int k) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
   GS_SHARED(u8, slices, GS_SLICES * GS_SLICE);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, steps = gs_ceil_div(k, GS_TILE_K);
-  const int token0 = blockIdx.x * GS_BLOCK, token = warp % 2 * 64, row0 = blockIdx.y * GS_BLOCK + warp / 2 * 32;
-  const u8* const tiles[2] = {gs_tiles(w, row0 / 16, rows, k), gs_tiles(w, row0 / 16 + 1, rows, k)};
+  int block = blockIdx.y;
+  const Matrix m = gs_matrix(all, GS_BLOCK, block);
+  const int token0 = blockIdx.x * GS_BLOCK, token = warp % 2 * 64, row0 = block * GS_BLOCK + warp / 2 * 32;
+  const u8* const tiles[2] = {gs_tiles(m.w, row0 / 16, m.rows, k), gs_tiles(m.w, row0 / 16 + 1, m.rows, k)};
   uint4 next[2] = {gs_weights16(tiles[0]), gs_weights16(tiles[1])};
   gs_pdl_launch();
   gs_pdl_wait();
@@ -188,47 +210,72 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   }
   float by[4];
 #pragma unroll
-  for (int r = 0; r < 4; r++) by[r] = scale[gs_min(row0 + r * 8 + lane / 4, rows - 1)];
+  for (int r = 0; r < 4; r++) by[r] = m.scale[gs_min(row0 + r * 8 + lane / 4, m.rows - 1)];
 #pragma unroll
   for (int j = 0; j < 16; j++) {
     const int t = token0 + token + j / 2 * 8 + lane % 4 * 2 + j % 2;
     const float2 d = ds[gs_min(t, tokens - 1)];
 #pragma unroll
-    for (int r = 0; r < 4; r++) {
-      const int row = row0 + r * 8 + lane / 4;
-      if (t < tokens && row < rows) y[(i64)t * y_stride + row] = gs_result(acc[r / 2][j / 2][r % 2 * 2 + j % 2], d, by[r]);
-    }
+    for (int r = 0; r < 4; r++)
+      if (t < tokens) m.put(t, row0 + r * 8 + lane / 4, acc[r / 2][j / 2][r % 2 * 2 + j % 2], d, by[r]);
   }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_1(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-           int y_stride, int split) {
-  gs_w2a8<Dots<1>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+    w2a8_1(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+           int k, int split) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+  gs_w2a8<Dots<1>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_2(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-           int y_stride, int split) {
-  gs_w2a8<Dots<2>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+    w2a8_2(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+           int k, int split) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+  gs_w2a8<Dots<2>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_4(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-           int y_stride, int split) {
-  gs_w2a8<Dots<4>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+    w2a8_4(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+           int k, int split) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+  gs_w2a8<Dots<4>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_8(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-           int y_stride, int split) {
-  gs_w2a8<Products<1>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+    w2a8_8(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+           int k, int split) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+  gs_w2a8<Products<1>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_16(const u8* w, const float* scale, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k,
-            int y_stride, int split) {
-  gs_w2a8<Products<2>>(w, scale, q8, ds, y, tokens, rows, k, y_stride, split);
+    w2a8_16(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
+            const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
+            int k, int split) {
+  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+  gs_w2a8<Products<2>>(all, q8, ds, tokens, k, split);
 }
 
-// ---- activations: one scale a token, d = max(|x|, 1e-5) / 127, as the models were trained; ds = (d, sum of q). Rows of q are
-// whole tiles of 128, zeros behind k. With w: of x / rms(x) * w. Grid (tokens)
+// y[i] = row which[i], as floats: GET_ROWS. A row outside the matrix is zeros. Grid (ceil(k / (16 threads)), n)
+extern "C" __global__ void __launch_bounds__(128)
+    w2a8_rows(const u8* w, const float* scale, const int* which, float* y, int rows, int k) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int first = (blockIdx.x * blockDim.x + threadIdx.x) * 16, row = which[blockIdx.y], c = first % GS_TILE_K;
+  if (first >= k) return;
+  const bool valid = row >= 0 && row < rows;
+  const int r = valid ? row : 0;
+  const i64 tile = (i64)(r / GS_TILE_ROWS) * gs_ceil_div(k, GS_TILE_K) + first / GS_TILE_K;
+  const u8* lane = w + tile * GS_TILE + (r % 8 * 4 + c % 64 / 16) * 16;
+  const u32 word = gs_weights4(lane + (c / 64 * 2 + r % GS_TILE_ROWS / 8) * 4);
+  float* to = y + (i64)blockIdx.y * k + first;
+  for (int i = 0; i < gs_min(16, k - first); i++)
+    to[i] = valid ? (float)((int)(word >> (8 * (i % 4) + 2 * (i / 4)) & 3) - 1) * scale[r] : 0.0f;
+}
+
+// ---- activations: one scale a token, d = max |x| / 127, as on the CPU; ds = (d, sum of q). Rows of q are whole tiles of 128,
+// zeros behind k. With w: of x / rms(x) * w. Grid (tokens)
 
 GS_DEV float gs_block_max(float v) {
   GS_SHARED(float, part, 32);
@@ -238,38 +285,31 @@ GS_DEV float gs_block_max(float v) {
   gs_sync();
   return gs_warp_max(lane < warps ? part[lane] : 0.0f);
 }
-GS_DEV float4 gs_normed(const float* x, const float* w, int i, float scale) {
-  const float4 a = *(const float4*)(x + i);
-  if (!w) return a;
-  const float4 b = *(const float4*)(w + i);
-  return make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);
-}
 
+// y: where the normed row goes as floats, too, or null. With r: of z = x + r
 extern "C" __global__ void __launch_bounds__(1024)
-    quantize_token(const float* x, const float* w, i8* q8, float2* ds, int k, i64 x_stride, float eps) {
+    quantize_token(const float* x, const float* r, float* z, const float* w, float* y, i8* q8, float2* ds, int k,
+                   i64 x_stride, float eps) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float* row = x + blockIdx.x * x_stride;
+  const float* row = gs_stream(x, r, z, k, x_stride);
+  const bool whole = gs_whole(row, k);
   const int first = threadIdx.x * 4, stride = blockDim.x * 4, padded = gs_ceil_div(k, GS_TILE_K) * GS_TILE_K;
-  float squares = 0.0f, amax = 0.0f, sum = 0.0f;
-  if (w)
-    for (int i = first; i < k; i += stride) {
-      const float4 v = *(const float4*)(row + i);
-      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
-  const float scale = w ? 1.0f / sqrtf(gs_block_sum(squares) / (float)k + eps) : 1.0f;
+  const float scale = w ? gs_rms(row, k, eps) : 1.0f;
+  float amax = 0.0f, sum = 0.0f;
   for (int i = first; i < k; i += stride) {
-    const float4 v = gs_normed(row, w, i, scale);
+    const float4 v = w ? gs_normed(row, w, i, k, whole, scale) : gs_four(row, i, k, whole);
+    if (y) *(float4*)(y + (i64)blockIdx.x * k + i) = v;
     amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
   }
-  amax = fmaxf(gs_block_max(amax), 1e-5f);
-  const float by = 127.0f / amax;
+  const float d8 = gs_block_max(amax) / 127.0f, by = d8 > 0.0f ? 1.0f / d8 : 0.0f;
   for (int i = first; i < padded; i += stride) {
-    const float4 v = i < k ? gs_normed(row, w, i, scale) : make_float4(0, 0, 0, 0);
+    float4 v = make_float4(0, 0, 0, 0);
+    if (i < k) v = w ? gs_normed(row, w, i, k, whole, scale) : gs_four(row, i, k, whole);
     const int a = (int)rintf(v.x * by), b = (int)rintf(v.y * by), c = (int)rintf(v.z * by), d = (int)rintf(v.w * by);
     sum += (float)(a + b + c + d);  // integers below 2^24: exact in any order
     *(u32*)(q8 + (i64)blockIdx.x * padded + i) = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (u32)d << 24;
   }
   sum = gs_block_sum(sum);
-  if (threadIdx.x == 0) ds[blockIdx.x] = make_float2(amax / 127.0f, sum);
+  if (threadIdx.x == 0) ds[blockIdx.x] = make_float2(d8, sum);
 }
