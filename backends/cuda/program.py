@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,10 @@ class CudaProgram:
 
     def entries(self, lengths: Mapping[str, int], apart: bool = False) -> tuple[list[Entry], frozenset[str]]:
         """What each item queues, in running order, and the lengths that it depends on; `apart`: no kernels overlap."""
-        at = At(self._places, lengths, self._words.address)
-        return [self._entry(item, at, apart) for item in self._items], frozenset(at.asked)
+        at = At(self._places, lengths, self._words.address, apart=apart)
+        return [self._entry(item, at) for item in self._items], frozenset(at.asked)
 
-    def _entry(self, item: Item, at: At, apart: bool) -> Entry:
+    def _entry(self, item: Item, at: At) -> Entry:
         if isinstance(item, Signal):
             return Entry("wait" if isinstance(item, Wait) else "signal", (self._bound(item),))
         if isinstance(item, Transfer):
@@ -122,7 +122,7 @@ class CudaProgram:
             put = partial(item.send, at(item.result), at(item.source), nbytes)
             return Entry(f"copy {item.work}", (put,) if nbytes else ())
         assert isinstance(item, Launch), f"{item} is not work for a GPU"
-        calls = [replace(call, overlaps=False) for call in item.make(at)] if apart else list(item.make(at))
+        calls = list(item.make(at))
         return Entry(calls[-1].kernel if calls else "", tuple(map(self._device.prepared, calls)))
 
     def _bound(self, signal: Signal) -> Bound:
