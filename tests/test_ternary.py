@@ -136,7 +136,6 @@ def up_gate(dtype: DType, tokens: int, threads: int = 1) -> Floats:
     return run(node, values, threads)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("product", [id_product, up_gate])
 @pytest.mark.parametrize("dtype", TERNARY, ids=str)
 def test_nor_do_experts(dtype: DType, product: Callable[..., Floats]) -> None:

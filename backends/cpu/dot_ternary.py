@@ -11,7 +11,8 @@ import numpy as np
 from graphsched.backends.cpu.ahead import ask_ahead
 from graphsched.backends.cpu.dot_bytes import dot_codes, dot_u8_i8
 from graphsched.backends.cpu.forms import FORMS, Form, Ternary, codes64, scales
-from graphsched.backends.cpu.jit import by_literal, helper
+from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.lookup import times_3
 from graphsched.backends.cpu.simd import add_i32, fma, get, load, mul_i32, splat_i32, sum_lanes
 from graphsched.backends.cpu.simd_int import bit_field, concat, lane
 from graphsched.backends.cpu.ternary import row_scale
@@ -20,13 +21,22 @@ from graphsched.backends.cpu.vector import F32, I8, I32
 CHUNK = 128  # times 256 weights, whose sums fit into 24 bits: see `_trit_total`
 
 
+def zeros_256(kind: int) -> Any:
+    """Accumulators of 16 lanes, as many as hide the latency of products. For kernels."""
+
+
 def dot_256(kind: int, acc: Any, w: int, x: int) -> Any:
-    """Four accumulators of 16 lanes, plus the products of 256 packed weights at w. For kernels."""
+    """The accumulators, plus the products of 256 packed weights at w. For kernels."""
 
 
 def total_256(kind: int, acc: Any) -> int:
     """What the accumulators have summed up. For kernels."""
     raise NotImplementedError
+
+
+@by_literal(zeros_256)
+def _(t: int) -> Callable[..., Any]:
+    return _six_zeros if _ternary(t).has_trits else _four_zeros
 
 
 @by_literal(dot_256)
@@ -59,22 +69,17 @@ def _crumb_total(kind: int, acc: Any) -> int:
     return sum_lanes(add_i32(add_i32(acc[0], acc[1]), add_i32(acc[2], acc[3])))
 
 
-@helper
-def _times_3(v: Any) -> Any:
-    return add_i32(add_i32(v, v), v)
-
-
 def _trits(kind: int, acc: Any, w: int, x: int) -> Any:
     """Digits are not worked out: with b' = 3 b mod 256 the next digit of b is (3 b - b') / 256.
 
     So Σ digit · x = (3 Σ b · x - Σ b' · x) / 256, two products and two sums of bytes per digit.
     """
     b0 = concat(load(w, I8, 32), load(w + 20, I8, 32))
-    b1 = _times_3(b0)
-    b2 = _times_3(b1)
-    b3 = _times_3(b2)
-    b4 = _times_3(b3)
-    b5 = _times_3(b4)
+    b1 = times_3(b0)
+    b2 = times_3(b1)
+    b3 = times_3(b2)
+    b4 = times_3(b3)
+    b5 = times_3(b4)
     x0, x1, x2, x3, x4 = (
         load(x, I8, 64),
         load(x + 64, I8, 64),
@@ -83,24 +88,30 @@ def _trits(kind: int, acc: Any, w: int, x: int) -> Any:
         load(x + 256, I8, 64),
     )
     return (
-        dot_u8_i8(dot_u8_i8(dot_u8_i8(acc[0], b0, x0), b2, x2), b4, x4),
-        dot_u8_i8(dot_u8_i8(acc[1], b1, x1), b3, x3),
-        dot_u8_i8(dot_u8_i8(dot_u8_i8(acc[2], b1, x0), b3, x2), b5, x4),
-        dot_u8_i8(dot_u8_i8(acc[3], b2, x1), b4, x3),
+        dot_u8_i8(dot_u8_i8(acc[0], b0, x0), b3, x3),
+        dot_u8_i8(dot_u8_i8(acc[1], b1, x1), b4, x4),
+        dot_u8_i8(acc[2], b2, x2),
+        dot_u8_i8(dot_u8_i8(acc[3], b1, x0), b4, x3),
+        dot_u8_i8(dot_u8_i8(acc[4], b2, x1), b5, x4),
+        dot_u8_i8(acc[5], b3, x2),
     )
 
 
 def _trit_total(kind: int, acc: Any) -> int:
     """Lanes may wrap: 256 times the sum is right modulo 2^32, hence the sum where it fits into 24 bits."""
-    by_3 = mul_i32(add_i32(acc[0], acc[1]), splat_i32(3, 16))
-    less = mul_i32(add_i32(acc[2], acc[3]), splat_i32(-1, 16))
+    by_3 = mul_i32(add_i32(add_i32(acc[0], acc[1]), acc[2]), splat_i32(3, 16))
+    less = mul_i32(add_i32(add_i32(acc[3], acc[4]), acc[5]), splat_i32(-1, 16))
     return sum_lanes(add_i32(by_3, less)) >> 8
 
 
-@helper
-def _zeros() -> Any:
+def _four_zeros(kind: int) -> Any:
     zero = splat_i32(0, 16)
     return zero, zero, zero, zero
+
+
+def _six_zeros(kind: int) -> Any:
+    zero = splat_i32(0, 16)
+    return zero, zero, zero, zero, zero, zero
 
 
 def ternary_row(form: Form) -> Callable[..., float]:
@@ -114,13 +125,13 @@ def _row(form: Form) -> Callable[..., float]:
 
     def impl(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
         total, full = -get(isum, I32), k // 256
-        acc = _zeros()
+        acc = zeros_256(t)
         for b in range(full):
             ask_ahead(w + 4 * size * b, 4 * size)
             acc = dot_256(t, acc, w + header + 4 * size * b, x + of_256 * b)
             if has_trits and b % CHUNK == CHUNK - 1:
                 total += total_256(t, acc)
-                acc = _zeros()
+                acc = zeros_256(t)
         total += total_256(t, acc)
         for b in range(4 * full, k // 64):  # these are in the file's order
             codes, q = codes64(t, w + header + size * b, 0), x + of_256 * full + 64 * (b - 4 * full)
@@ -137,7 +148,9 @@ def _blocks(form: Form) -> Callable[..., float]:
         sum = np.float32(0.0)
         for b in range(k // 256):
             ask_ahead(w + size * b, size)
-            total = total_256(t, dot_256(t, _zeros(), w + size * b, x + of_256 * b)) - get(isum + 4 * b, I32)
+            total = total_256(t, dot_256(t, zeros_256(t), w + size * b, x + of_256 * b)) - get(
+                isum + 4 * b, I32
+            )
             sum = fma(np.float32(total), lane(scales(t, w + size * b), 0), sum)
         return sum * get(d, F32)
 

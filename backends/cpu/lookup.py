@@ -40,6 +40,33 @@ def trits(typingctx: Any, v: Any, power: Any) -> Any:
     return v(v, v), codegen
 
 
+@intrinsic
+def times_3(typingctx: Any, v: Any) -> Any:
+    """3 v in each byte, as two sums."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _as_it_is(builder, builder.add(builder.add(args[0], args[0]), args[0]))
+
+    return v(v), codegen
+
+
+def _as_it_is(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """A value that LLVM looks no further into: it makes 9 v of 3 · 3 v, and no machine multiplies bytes."""
+    size = next((n for feature, n in (("avx512bw", 64), ("avx2", 32)) if target.has(feature)), 0)
+    if size == 0 or v.type.count % size:
+        return v
+    count, undef, out = v.type.count // size, ir.Constant(v.type, ir.Undefined), []
+    for i in range(count):
+        picks = const_vec(I32_T, list(range(size * i, size * (i + 1))))
+        part = v if count == 1 else builder.shuffle_vector(v, undef, picks)
+        same = ir.FunctionType(part.type, [part.type])
+        out.append(builder.asm(same, "", "=v,0" if size == 64 else "=x,0", [part], False))
+    while len(out) > 1:
+        order = const_vec(I32_T, list(range(2 * out[0].type.count)))
+        out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
+    return out[0]
+
+
 def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
     """An intrinsic that maps bytes to `trits`: of byte picks[i] with powers[i]."""
 
