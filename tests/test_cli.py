@@ -611,6 +611,23 @@ def test_closed_streams() -> None:
 # ---- profile ----
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "moves"),
+    [
+        ("--no-fmoe", "-fmoe 1", ["blk.0.ffn_gate_exps", "not computed"]),
+        ("-ot exps=CPU", "-cmoe 0", []),
+        ("-cmoe", "-cmoe 0", ["blk.0.ffn_down_exps", "sim0"]),
+        ("-ot exps=CPU", "-ot ffn_down_exps=sim0", ["blk.0.ffn_down_exps", "sim0"]),
+    ],
+)
+def test_further_flags_count_behind_the_first(run: Run, first: str, then: str, moves: list[str]) -> None:
+    """What the first half turns off the second turns on again; a default value counts as a value."""
+    code, out, err = run("plan", "--device", "sim:rtx4090", *first.split(), "--vs", then, "--json")
+    assert (code, err) == (0, "")
+    moved = {row["name"]: row["to"] or "not computed" for row in json.loads(out)["moved"]}
+    assert moved.get(moves[0]) == moves[1] if moves else not moved
+
+
 def test_profile_as_csv(run: Run) -> None:
     code, out, err = run("profile", "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--csv")
     assert (code, err) == (0, "")
