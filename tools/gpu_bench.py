@@ -6,6 +6,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import cublas
 import numpy as np
 from gpu_target import GpuTarget
 
@@ -54,6 +55,8 @@ class Bench:
         driver.upload(self.ds, np.full(self.ds.size // 4, 0.01, np.float32), self.stream)
         self.copy_rate = self._copy()
         self.flops = 0.0
+        library = None if small else cublas.load()
+        self.cublas = cublas.Cublas(library, self._room(cublas.WORKSPACE)) if library else None
 
     def _room(self, nbytes: int) -> Any:
         self._rooms.append(driver.allocate(self.target.gpu, nbytes, self.stream))
@@ -118,14 +121,31 @@ class Bench:
     # ---- what is measured
 
     def peaks(self) -> Iterator[Row]:
-        """Device-to-device copy; a large bf16 product of torch, which calls cuBLAS."""
+        """Device-to-device copy; a large bf16 product of cuBLAS."""
         yield self.row(
             "copy (read + write)", f"{self.room >> 21} MiB", self.room / self.copy_rate / 1e3, self.room
         )
-        us = torch_us(8192, 8192, 8192) if not self.small else None
+        us = self._peer(8192, 8192, 8192)
         if us:
             self.flops = 2 * 8192**3 / us / 1e6
-            yield self.row("torch bf16", "8192x8192x8192", us, flops=2 * 8192**3)
+            yield self.row("cuBLAS bf16", "8192x8192x8192", us, flops=2 * 8192**3)
+
+    def _peer(self, m: int, n: int, k: int) -> float | None:
+        """Microseconds of cuBLAS's bf16 product, called here or by torch; None where neither is installed."""
+        if self.small:
+            return None
+        if self.cublas is None:
+            return torch_us(m, n, k)
+        w, x, blas = int(self.weights.handle), int(self.weights.handle) + self.room // 2, self.cublas
+        blas.product(
+            self.stream, w, x, int(self.y.handle), m, n, k
+        )  # it loads kernels, which a capture may not
+
+        def work(stream: Any) -> None:
+            for _ in range(10):
+                blas.product(stream, w, x, int(self.y.handle), m, n, k)
+
+        return self.time(work, 10)
 
     def matvecs(self) -> Iterator[Row]:
         """Bytes are those of the repacked tensor."""
@@ -165,9 +185,9 @@ class Bench:
             for kind in ("q4_0", "q8_0", "q4_k"):
                 us = self.calls(partial(self._gemm_q8, kind, m, n, k), LAYOUTS[kind].nbytes_of(n, k))
                 yield self.row(f"gemm_q8 {kind}", shape, us, flops=flops)
-            torch = None if self.small else torch_us(m, n, k)
-            if torch:
-                yield self.row("torch bf16", shape, torch, flops=flops)
+            peer = self._peer(m, n, k)
+            if peer:
+                yield self.row("cuBLAS bf16", shape, peer, flops=flops)
 
     def _gemm(self, tile: tuple[int, int], m: int, n: int, k: int, w: int) -> Call:
         name, grid = f"gemm_bf16_{tile[0]}_{tile[1]}", (-(-m // tile[0]), -(-n // tile[1]))

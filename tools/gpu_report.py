@@ -14,7 +14,7 @@ SHOWN = (
     "matvec q8_0",
     "matvec q4_k",
     "gemm",
-    "torch",
+    "cuBLAS",
     "copy",
     "llama",
     "deepseek",
@@ -57,7 +57,7 @@ def page(gpu: str, facts: dict[str, Any], outcomes: Sequence[Any]) -> str:
     bad = [f"* {c['name']}: {c['error']}" for c in _all(outcomes, "checks") if not c["passed"]]
     notes = (
         "Kernel times are medians of graph replays between two events, weights rotated so that L2 does not hold them.",
-        "Shares: of the copy rate, or of torch's large bf16 product, both measured in the same run.",
+        "Shares: of the copy rate, or of cuBLAS's large bf16 product, both measured in the same run.",
         "Full-size models have made-up weights of zeros; their tokens per second are wall time.",
     )
     parts = [

@@ -226,6 +226,7 @@ def _prefer(program: CudaProgram, wait: Wait) -> str:
 
 def traced(name: str, **options: Any) -> dict[str, Any]:
     """A profile's trace of a prompt and tokens: what is wrong with its times, and what there is."""
+    os.environ["GRAPHSCHED_CUDA_FUSION"] = "0"  # each node has a launch, and so a time, of its own
     options["placement"] = PlacementOptions(overrides=tuple(options.pop("overrides", ())))
     session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1, **options)
     session.recorder.level = THREADS
@@ -247,6 +248,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
         if sum(row.ns for row in rows.values()) != run.end - run.begin:
             wrong.append("owners do not add up")
     session.close()
+    del os.environ["GRAPHSCHED_CUDA_FUSION"]
     return {"wrong": wrong, "kinds": kinds, "untimed": sorted(untimed)}
 
 
