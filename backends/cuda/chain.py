@@ -37,7 +37,7 @@ def _overlapping(make: Make, behind: bool) -> Make:
     def made(at: At) -> Iterable[Call]:
         at.behind_kernel &= behind
         for call in make(at):
-            yield replace(call, overlaps=at.behind_kernel)
+            yield replace(call, overlaps=at.behind_kernel and not at.apart)
             at.behind_kernel = True
 
     return made

@@ -31,6 +31,9 @@ class At:
     words: int  # the address of the lengths on the device
     asked: set[str] = field(default_factory=set)
     behind_kernel: bool = False  # whether what was queued last is one; for chain.py
+    apart: bool = (
+        False  # whether something (an event) stands between any two launches, so that none may overlap
+    )
 
     def __call__(self, operand: Operand) -> int:
         return self.places.address(operand)
