@@ -256,6 +256,12 @@ def test_kernels_overlap_only_right_behind_kernels() -> None:
     assert overlaps(launch(1), launch(0), launch(1)) == [False, True]
 
 
+def test_nothing_overlaps_where_events_stand_between() -> None:
+    at = At(Nowhere({}, {}), {}, 0, apart=True)
+    made = (call for item in chained([launch(2), launch(1)]) for call in item.make(at))  # type: ignore[attr-defined]
+    assert not any(call.overlaps for call in made)
+
+
 def test_launches_are_made_anew_without_what_they_remember() -> None:
     """A program makes its launches for each combination of lengths."""
     items = chained([launch(1), launch(1)])
