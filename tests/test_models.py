@@ -182,7 +182,7 @@ def test_bits_do_not_depend_on_one_fusion(name: str, off: str) -> None:
     np.testing.assert_array_equal(fused, logits_in_pieces(ref.model, ref.tokens, 24, off=frozenset({off})))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *(q for q in QUANTS if "bitnet" in q)])
 def test_bits_do_not_depend_on_placement(name: str) -> None:
     """Experts on the host, uploaded for every batch; what no copy has written is NaN."""
     ref = reference(name)
