@@ -434,6 +434,19 @@ def test_a_fault_ends_the_run_with_a_sentence(waits: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "name"), [("719", "CUDA_ERROR_LAUNCH_FAILED"), ("214", "CUDA_ERROR_ECC_UNCORRECTABLE")]
+)
+@pytest.mark.parametrize("waits", ["stream", pytest.param("host", marks=pytest.mark.slow)])
+def test_a_command_ends_when_the_device_fails(code: str, name: str, waits: str) -> None:
+    flags = ("-ot", "exps=CPU", "-p", "Once upon a time", "-n", "6", "--temp", "0")
+    fault = {"GS_FAKE_FAULT_AFTER": "150", "GS_FAKE_FAULT": code, "GRAPHSCHED_CUDA_WAITS": waits}
+    done = on_stand_in(ROOT / "graphsched" / "__main__.py", "run", "--device", "CUDA0", *flags, **fault)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].endswith(f"CUDA0 failed ({name}); this session cannot go on")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("limit", "options", "words"),
     [
         (

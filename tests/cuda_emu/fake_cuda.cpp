@@ -246,7 +246,7 @@ API cuCtxGetStreamPriorityRange(int* low, int* high) { return *low = 0, *high = 
 API cuGetErrorName(int e, const char** s) {
   static const std::map<int, const char*> names = {{0, "CUDA_SUCCESS"}, {1, "CUDA_ERROR_INVALID_VALUE"},
       {2, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"}, {500, "CUDA_ERROR_NOT_FOUND"},
-      {600, "CUDA_ERROR_NOT_READY"}, {801, "CUDA_ERROR_NOT_SUPPORTED"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}};
+      {600, "CUDA_ERROR_NOT_READY"}, {801, "CUDA_ERROR_NOT_SUPPORTED"}, {214, "CUDA_ERROR_ECC_UNCORRECTABLE"}, {719, "CUDA_ERROR_LAUNCH_FAILED"}};
   auto it = names.find(e);
   return *s = it == names.end() ? "CUDA_ERROR_OF_THE_STAND_IN" : it->second, OK;
 }
@@ -491,6 +491,8 @@ API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
     for (auto& v : *values) at.push_back(&v);
     const u32 dims[4] = {config.grid[0], config.grid[1], config.grid[2], config.block[0]};
     char text[512];
+    static int left = env("GS_FAKE_FAULT_AFTER", 0);  // kernels
+    if (left && !--left) return env("GS_FAKE_FAULT", LAUNCH_FAILED);
     if (!k->run(at.data(), dims, config.shared, rng() % 8, text)) return (int)OK;
     return fprintf(stderr, "stand-in: %s: %s\n", k->name.c_str(), text), (int)LAUNCH_FAILED;
   });
