@@ -50,8 +50,8 @@ def test_a_thread_that_is_done_takes_what_another_has_not_begun() -> None:
     assert deal(record.address, 0, 2, 64, 4) == (64, 64)
 
 
-def test_counters_of_a_run_that_is_over_give_nothing() -> None:
-    """What a thread finds that begins the next run before another has cleared its counters."""
+def test_counters_far_behind_the_end_give_nothing() -> None:
+    """Many threads that find nothing count, too."""
     record = Record(3)
     record.counters[1:] = 10**9
     taken = [run for ith, run in drained(record, [], 3, 90, 1) if ith == 0]
