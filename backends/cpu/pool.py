@@ -105,14 +105,13 @@ def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int)
             record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
             begun = joined
     forget_turns(program, n_steps, ith)
+    if nth > 1:
+        barrier(pool, nth)  # whoever began the run may free its program as soon as it returns
 
 
 @helper
 def forget_turns(program: int, n_steps: int, ith: int) -> None:
-    """Clears this thread's counters of turns for the next run.
-
-    Another thread may begin that run meanwhile. It then finds counters of parts that are all taken, and does not help.
-    """
+    """Clears this thread's counters of turns for the next run."""
     own = word(program, STEP_TURNS) + ith * word(program, STEP_TURN_STRIDE)
     for i in range(n_steps):
         write_word(own + 8 * i, 0)
