@@ -180,13 +180,11 @@ class _Cutter:
 
     def on_host(self, output: Tensor) -> Tensor:
         """An output as the host reads it, after the last split: its own, a copy, or a view of either."""
-        source, device = (
-            root(output),
-            self._assignment.device[root(output)] if output.kind == "node" else HOST,
-        )
-        if device != HOST:
-            if self._device != HOST:
-                self._close(HOST)
+        source, is_view = root(output), output.kind == "node" and op_of(output) in VIEWS
+        is_elsewhere = source.kind == "node" and self._assignment.device[source] != HOST
+        if self._device != HOST and (is_elsewhere or is_view):
+            self._close(HOST)
+        if is_elsewhere:
             self._bring(source, HOST)
         return self._on(output, HOST)
 

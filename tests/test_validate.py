@@ -14,6 +14,7 @@ from graphsched import cli, env
 from graphsched.executable import Executable
 from graphsched.invariants import ValidationError, check_memory, check_schedule
 from graphsched.opdef import OPS, Op
+from graphsched.placement import PlacementOptions
 from graphsched.scheduler import Schedule, Split, schedule
 from graphsched.session import Session
 from graphsched.stored import StoredWeights
@@ -41,6 +42,7 @@ def test_results_are_those_of_an_unchecked_run(checked: Callable[..., Session]) 
     [
         {"devices": ("sim:rtx4090",)},
         {"devices": ("sim:rtx4090",), "type_k": "q8_0", "type_v": "q8_0"},
+        {"devices": ("sim:rtx4090",), "placement": PlacementOptions(overrides=("attn=CPU",))},
         {"off": frozenset({"fmoe", "fused-rms-norm", "fused-mul-unary"})},
         {"backend": "reference"},
     ],
