@@ -128,6 +128,7 @@ def test_a_header_is_enough_for_a_prediction(output: Output, tmp_path: Path) -> 
         (("--no-trace",), "--no-trace leaves nothing to profile"),
         (("-c", "16", "-p", "16", "-n", "4"), "-p 16 and -n 4 do not fit the context of 16 tokens"),
         (("--vs", "-op 26,0", "--vs-file", "x"), "there is one comparison, --vs or --vs-file"),
+        (("--json", "--csv"), "there is one output, --json or --csv"),
         (("--vs", "--device sim:rtx4090"), "a prediction and a measurement are not compared"),
         (("--load", "x", "--html", "y"), "--load shows a saved profile"),
         (("--load", "/nowhere.json"), "/nowhere.json: no such file or directory"),

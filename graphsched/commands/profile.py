@@ -66,7 +66,7 @@ def command(
     from graphsched.profile import Request
 
     asked = Request(n_prompt, n_gen, repetitions, phase)
-    check(asked, options, load is not None, (vs, vs_file), (trace_file, html_file))
+    check(asked, options, load is not None, (vs, vs_file), (trace_file, html_file), (as_json, as_csv))
     for file in filter(None, (trace_file, html_file)):
         check_target(file, 0)
     first = Profiled([], read(load)) if load is not None else None
@@ -89,12 +89,15 @@ def check(
     is_saved: bool,
     others: Sequence[object],
     files: Sequence[object],
+    outputs: Sequence[bool],
 ) -> None:
     """OptionError for flags that leave nothing to do, or contradict each other."""
     if not (asked.has_prompt or asked.has_generation):
         raise OptionError("-p 0 and -n 0 leave nothing to profile")
     if not options.trace:
         raise OptionError("--no-trace leaves nothing to profile")
+    if all(outputs):
+        raise OptionError("there is one output, --json or --csv")
     if all(o is not None for o in others):
         raise OptionError("there is one comparison, --vs or --vs-file")
     if is_saved and (others[0] is not None or any(files)):
