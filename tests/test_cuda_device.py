@@ -104,6 +104,12 @@ def test_ops_agree_with_their_references(gpu: StandIn, ops: list[str]) -> None:
     assert missing == {op: n for op, n in WITHOUT.items() if op in ops}
 
 
+def test_ternary_products_have_the_bits_of_the_host(gpu: StandIn) -> None:
+    answer = gpu.ask("same_bits", op="mul_mat", types=["IQ1_BN", "IQ2_BN"])
+    assert answer["n"] > 20
+    assert answer["differ"] == []
+
+
 # ---- models
 
 

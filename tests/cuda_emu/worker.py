@@ -20,7 +20,6 @@ from test_ops import all_cases, as_reference, case_cells, draw, nmse
 
 import graphsched
 import graphsched.ops
-from graphsched import dtypes
 from graphsched.assign import HOST, VIEWS, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cuda import copy, driver
@@ -101,6 +100,29 @@ def cases(ops: list[str]) -> dict[str, Any]:
 
 def run_case(definition: Any, case: Any) -> float | None:
     """The error of one case of the op table on the GPU, or None where it has no kernel."""
+    found = outcome(definition, case, GPU)
+    if found is None:
+        return None
+    got, want = found
+    return float((got != want).sum()) if got.dtype == np.int32 else nmse(got, want)
+
+
+def same_bits(op: str, types: list[str]) -> dict[str, Any]:
+    """How many of an op's cases with a matrix of these types there are, and those with other bits than on the host."""
+    n, differ = 0, []
+    for row in all_cases():
+        definition, case = row.values
+        w = case.types[0]
+        if definition.name == op and w.dtype.name in types and len(w.shape) == 2:
+            n += 1
+            both = [outcome(definition, case, device) for device in (GPU, HOST)]
+            if None in both or not np.array_equal(*(found[0] for found in both if found)):
+                differ.append(row.id)
+    return {"n": n, "differ": differ}
+
+
+def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
+    """What a device makes of a case of the op table, and what the reference does; None where it has no kernel."""
     tensors, values = draw(case, definition, np.random.default_rng(2))
     if definition.name == "get_rows" and tensors[0].dtype.numpy is None:  # blocks occur in weights only
         tensors[0] = weight("x", tensors[0].type)
@@ -108,8 +130,8 @@ def run_case(definition: Any, case: Any) -> float | None:
     raws = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]) for t in tensors}
     raw = {name: a.view(np.uint8).reshape(-1) for name, a in raws.items()}
     runtime = open_runtime("cpu", Setup(raw, n_threads=1, devices=(GPU,)))
-    graph = runtime.in_kernel_types(from_outputs(node), lambda leaf: GPU)
-    if not runtime.supports(GPU, graph.outputs[0]):
+    graph = runtime.in_kernel_types(from_outputs(node), lambda leaf: device)
+    if not runtime.supports(device, graph.outputs[0]):
         runtime.close()
         return None
     arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
@@ -118,13 +140,13 @@ def run_case(definition: Any, case: Any) -> float | None:
         if t.kind == "input":
             runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]
     lengths = {"n_kv": case_cells(tensors)}
-    placed = Assignment(dict.fromkeys(graph.nodes, GPU), dict.fromkeys(graph.nodes, "test"))
-    target = Target((GPU, HOST), lambda leaf: GPU, runtime.supports, OffloadPolicy(), lengths)
+    placed = Assignment(dict.fromkeys(graph.nodes, device), dict.fromkeys(graph.nodes, "test"))
+    target = Target((GPU, HOST), lambda leaf: device, runtime.supports, OffloadPolicy(), lengths)
     executable = runtime.compile(cut(graph, graph.nodes, placed, target))
     executable.run(lengths)
     got = np.asarray(executable.outputs[0]).copy()
     runtime.close()
-    return float((got != want).sum()) if node.dtype == dtypes.I32 else nmse(got, want)
+    return got, want
 
 
 def overlaps() -> list[int]:
@@ -309,7 +331,10 @@ def abort(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    known = {f.__name__: f for f in (logits, cases, cycles, sentence, abort, fault, without, traced, brief)}
+    known = {
+        f.__name__: f
+        for f in (logits, cases, same_bits, cycles, sentence, abort, fault, without, traced, brief)
+    }
     out = os.fdopen(os.dup(1), "w")  # what the answers go to: nothing else may print there
     os.dup2(2, 1)
     for line in sys.stdin:
