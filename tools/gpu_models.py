@@ -27,6 +27,23 @@ OUT = PlacementOptions(overrides=("exps=CPU",))
 
 
 @dataclass(frozen=True)
+class Launching:
+    """How work gets on the GPU: values of GRAPHSCHED_CUDA_GRAPHS, _WAITS, _FUSION and _OVERLAP."""
+
+    graphs: str = "whole"
+    waits: str = ""
+    fusion: str = ""
+    overlap: str = ""
+
+    def choose(self) -> None:
+        """For sessions that are opened from now on."""
+        os.environ |= {f"GRAPHSCHED_CUDA_{name.upper()}": value for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in vars(self).items() if value)
+
+
+@dataclass(frozen=True)
 class Full:
     """A full-size model: layout, type, placement and what it is called; its weights are zeros, which take no disk."""
 
@@ -34,19 +51,20 @@ class Full:
     type: str
     placement: PlacementOptions
     how: str
-    ways: tuple[tuple[str, str, bool], ...] = ()  # others to time: graphs, waits, whether it is traced
+    ways: tuple[Launching, ...] = ()  # others to time
     crossover: bool = False  # also time prompts of few tokens with uploads and without
 
 
-HOST_WAITS, UNTRACED = ("split", "host", True), ("whole", "", False)
+HOST_WAITS, APART, PLAIN = Launching("split", "host"), Launching(fusion="0"), Launching("off")
+ONE_BY_ONE = Launching(overlap="0")
 FULL = (
-    Full("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU", (HOST_WAITS, UNTRACED, ("off", "", True))),
+    Full("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU", (HOST_WAITS, ONE_BY_ONE, APART, PLAIN)),
     Full(
         "deepseek-v2-lite",
         "IQ4_NL",
         OUT,
         "experts on the CPU",
-        (HOST_WAITS, UNTRACED, ("split", "", True)),
+        (HOST_WAITS, ONE_BY_ONE, APART, Launching("split")),
         crossover=True,
     ),
     Full("bitnet-2b", "IQ2_BN", PlacementOptions(), "all on the GPU"),
@@ -65,8 +83,7 @@ class Way:
 
     name: str
     options: dict[str, Any]
-    graphs: str = "whole"
-    waits: str = ""
+    launching: Launching = Launching()
 
 
 WAYS = (
@@ -76,16 +93,20 @@ WAYS = (
     Way("experts out, -op -1,0", {"placement": OUT, "offload_policy": ("-1,0",)}),
     Way("half of the layers", {"placement": PlacementOptions(n_gpu_layers=1)}),
 )
-LAUNCHED = (("off", "stream"), ("whole", "stream"), ("split", "stream"), ("split", "host"), ("off", "host"))
-
-
-def choose(graphs: str, waits: str) -> None:
-    """How sessions that are opened from now on queue decode, and wait."""
-    os.environ["GRAPHSCHED_CUDA_GRAPHS"], os.environ["GRAPHSCHED_CUDA_WAITS"] = graphs, waits
+LAUNCHED = (
+    Launching("off", "stream", fusion="0", overlap="0"),
+    Launching("off", "stream", overlap="0"),
+    Launching("off", "stream"),
+    Launching("whole", "stream"),
+    Launching("whole", "stream", overlap="0"),
+    Launching("split", "stream"),
+    Launching("split", "host"),
+    Launching("off", "host"),
+)
 
 
 def logits(ref: Reference, way: Way, n: int) -> NDArray[np.float32]:
-    choose(way.graphs, way.waits)
+    way.launching.choose()
     session = graphsched.load(ref.model, n_ctx=64, devices=GPU, **way.options)
     cuts = [0, *range(min(24, n - 3), n + 1)]  # a prompt, then one by one
     rows = [session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)]
@@ -122,16 +143,16 @@ def _against_reference(name: str, way: Way, small: bool) -> tuple[float, bool]:
 
 
 def bounds(options: Namespace, until: float) -> Iterator[Found]:
-    """The same bits from one graph per stream, one per split and plain launches, whoever waits."""
+    """The same bits from one graph per stream, one per split and plain launches, whoever waits, shared or not."""
     known: dict[str, NDArray[np.float32]] = {}  # of plain launches
     for name in names(options):
         if not any(part in name for part in ("llama-Q4_0", "qwen3moe", "deepseek2")):
             continue
-        for graphs, waits in LAUNCHED:
+        for launching in LAUNCHED:
             if time.monotonic() > until:
                 return
-            way = Way("", {"placement": OUT} if is_moe(name) else {}, graphs, waits)
-            title = f"{name}: same bits, graphs {graphs}, waits {waits}"
+            way = Way("", {"placement": OUT} if is_moe(name) else {}, launching)
+            title = f"{name}: same bits, {launching}"
             yield checked(title, partial(_same_bits, name, way, options.small, known))
 
 
@@ -161,7 +182,7 @@ def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float
     def opened(**more: Any) -> Any:
         return graphsched.load(path, n_ctx=n_ctx, devices=GPU, placement=full.placement, **more)
 
-    choose("whole", "")
+    Launching().choose()
     session = opened()
     took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
     yield Row(f"{model}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)
@@ -170,15 +191,15 @@ def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float
     yield _rate(f"{model}: prompt", n, prompt)
     yield from profiled(session, model, n, min(tokens, 16))
     session.close()
-    for graphs, waits, trace in full.ways:
+    others = [(str(way), way, True) for way in full.ways]
+    for how, launching, trace in [*others, ("no trace", Launching(), False)] if others else []:
         if time.monotonic() > until:
             return
-        choose(graphs, waits)
+        launching.choose()
         session = opened(trace=trace)
-        how = f"graphs {graphs}" + ", the host waits" * (waits == "host") + ", no trace" * (not trace)
         yield _rate(f"{model}: decode, {how}", tokens, timed(session, [1], tokens))
         session.close()
-    choose("whole", "")
+    Launching().choose()
     if full.crossover and time.monotonic() < until:
         yield from crossover(opened, model, small, until)
 
