@@ -283,7 +283,7 @@ def test_gpu_check_rehearsed(tmp_path: Path) -> None:
     for part in (
         "compute on CUDA0",
         "uploads behind compute",
-        "the host waits",
+        "waits host",
         "experts uploaded",
         "matvec q4_0",
     ):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,28 @@ def test_nothing_compiles_at_import() -> None:
     code += "print(sum('compiled' in vars(o) for o in gc.get_objects() if isinstance(o, Kernel)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
+
+
+def test_versions_and_variants_do_not_share_files(copy: Path) -> None:
+    """Else two processes that compile at the same time could load each other's code."""
+    assert run(copy) == "miss"
+    simd = copy / "graphsched" / "backends" / "cpu" / "simd.py"
+    before = simd.read_text()
+    simd.write_text(before + "\n# an edit\n")
+    assert run(copy) == "miss"
+    simd.write_text(before)
+    assert run(copy) == "hit"
+    versions = list((copy / "cache" / "kernels").iterdir())
+    assert len(versions) == 2
+    assert {len(list(v.rglob("*.nbi"))) for v in versions} == {1}
+
+
+def test_old_versions_are_forgotten(copy: Path) -> None:
+    folder = copy / "cache" / "kernels"
+    for name, age in (("old", 31), ("young", 29)):
+        (folder / name).mkdir(parents=True)
+        written = time.time() - age * 24 * 3600
+        os.utime(folder / name, (written, written))
+    assert run(copy) == "miss"
+    assert not (folder / "old").exists()
+    assert (folder / "young").exists()

@@ -4,9 +4,12 @@ Numba notices edits in the compiled function's own file only, and intrinsics liv
 stamps every cached kernel with a digest of all sources in this folder and of the library versions.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from numba.core import caching, types
 from numba.extending import overload
 
 from graphsched import env
+from graphsched.backends.cpu import target
 
 HERE = Path(__file__).resolve().parent
 SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)  # step, run, ith, nth
+KEPT_SECONDS = 30 * 24 * 3600
 _LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
 OPTIONS = {"nopython": True, **_LOOSE}
 
@@ -33,21 +38,43 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def cache_folder() -> Path:
+    """Where compiled functions of these sources for this CPU are kept.
+
+    Numba numbers the variants of a function. Processes that compile two of them at the same time would give them the
+    same number, and later load one for the other: so every variant has a name, and every version a folder, of its own.
+    """
+    all_versions = env.cache_dir() / "kernels"
+    own = all_versions / f"{source_digest()[:12]}-{target.name()}"
+    if all_versions.is_dir() and not own.exists():
+        forget_old(all_versions)
+    return own
+
+
+def forget_old(folder: Path) -> None:
+    """Removes what was last written to long ago."""
+    for old in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
 class DigestLocator(caching._CacheLocator):
-    """Caches functions of this folder in the user's cache directory, stamped with `source_digest`."""
+    """Caches functions of this folder in `cache_folder`, stamped with `source_digest`."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
-        self._line = py_func.__code__.co_firstlineno
-        self._stem = Path(py_file).stem
+        params = (f"{cell.cell_contents}" for cell in py_func.__closure__ or ())
+        self._name = "-".join((Path(py_file).stem, f"{py_func.__code__.co_firstlineno}", *params))
 
     def get_cache_path(self) -> str:
-        return str(env.cache_dir() / "kernels")
+        return str(cache_folder())
 
     def get_source_stamp(self) -> str:
         return source_digest()
 
     def get_disambiguator(self) -> str:
-        return f"{self._stem}-{self._line}"
+        return self._name
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":

@@ -4,6 +4,7 @@ A node has one result: that of such an op are the rows of all of them side by si
 PART nodes. A kernel writes each into memory of its own, so that a part is as dense as if a node of its own had made it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -129,5 +130,5 @@ def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any
             found[node] = node.opdef.run_reference(*map(value, node.sources), **node.attrs)
         return found[node]
 
-    rows = [as_f32(value(n)).reshape(len(arrays[0]), -1) for n in compose(*leaves, **attrs)]
-    return np.concatenate(rows, axis=1)
+    made = (as_f32(value(n)) for n in compose(*leaves, **attrs))
+    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in made], axis=1)
