@@ -3,7 +3,7 @@
 import mmap
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,14 @@ class ModelFile:
         first, end = -(-info.offset // page) * page, (info.offset + info.nbytes) // page * page
         if end > first and hasattr(mmap, "MADV_DONTNEED"):
             self._maps[info.part].madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def prefault(self) -> None:
+        """Asks the system to read the files ahead of need, and for huge pages where it has them for files."""
+        for m in self._maps:
+            for advice in ("MADV_WILLNEED", "MADV_HUGEPAGE"):
+                with suppress(OSError):  # not every file system can
+                    if hasattr(mmap, advice):
+                        m.madvise(getattr(mmap, advice))
 
     def address(self, name: str) -> int:
         """The address of the tensor's first byte."""

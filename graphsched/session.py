@@ -64,6 +64,8 @@ class Session:
         names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
         self._weights = model.weights if options.mmap else model.weights.copied()
+        if options.mmap and sum(t.nbytes for t in model.types.values()) < physical_memory():
+            model.file.prefault()
         poison = options.poison or env.validate()
         level = ON if options.trace else OFF
         setup = Setup(
