@@ -21,6 +21,9 @@ from graphsched.plan import make_plan
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
 APART: dict[str, Any] = {"off": frozenset({"fa"})}
 LATENT = [name for name in MODELS if "deepseek2" in name]
+# Those that differ in their attention; the others are slow tests.
+DIFFERENT = ("llama-f16", "gemma2-f16", "gpt-oss-f16", "llama4-f16", "qwen3moe-f16", "deepseek2-v3-f16")
+BY_DEFAULT = [pytest.param(n, marks=() if n.endswith(DIFFERENT) else pytest.mark.slow) for n in MODELS]
 
 
 def tokens(n: int) -> Any:
@@ -42,7 +45,7 @@ def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_DEFAULT)
 def test_agrees_with_flash_attention(name: str, first: int, n_ubatch: int) -> None:
     ref = reference(name)
     one, apart = (
@@ -82,7 +85,7 @@ def test_cache_types(name: str, kv: str) -> None:
     assert nmse(apart, one) <= 1e-6
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_DEFAULT)
 def test_bits_depend_on_neither_threads_nor_placement_nor_fusion(name: str) -> None:
     ref = reference(name)
     host, *others = (
@@ -162,7 +165,7 @@ def test_the_table_of_a_plan_says_that_it_is_off(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", BY_DEFAULT)
 def test_every_variant_agrees(name: str, first: int, n_ubatch: int) -> None:
     """Threads, flash attention, fusions, and the four variants of latent attention, all with all."""
     ref = reference(name)
@@ -177,7 +180,9 @@ def test_every_variant_agrees(name: str, first: int, n_ubatch: int) -> None:
         assert nmse(got, whole) <= 1e-6, options
 
 
-@pytest.mark.parametrize("mla", range(4))
+@pytest.mark.parametrize(
+    "mla", [pytest.param(n, marks=pytest.mark.slow if n in (1, 2) else ()) for n in range(4)]
+)
 @pytest.mark.parametrize("name", LATENT)
 def test_latent_variants_on_simulated_devices(name: str, mla: int) -> None:
     plain, apart = frozenset[str](), APART["off"]

@@ -49,7 +49,13 @@ def without_nodes(lines: list[str]) -> list[list[str]]:
     return [[head, *sorted(inputs)] for head, *inputs in splits]
 
 
-@pytest.mark.parametrize(("name", "preset"), cases())
+SOME = ("mixtral", "gemma2", "qwen3moe", "deepseek2-v3")  # the others are slow tests
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [pytest.param(*c, marks=() if c[0] in SOME else pytest.mark.slow) for c in cases()],
+)
 def test_splits_and_copies_are_those_without(name: str, preset: str) -> None:
     """Every split's device, and what is copied before it, by name; the causes of what is there in both."""
     for n_tokens in (1, 512):

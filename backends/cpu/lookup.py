@@ -160,38 +160,32 @@ def _entries(builder: ir.IRBuilder, table: ir.Value, at: ir.Value) -> ir.Value:
     return v
 
 
-@intrinsic(prefer_literal=True)
-def deposit(typingctx: Any, x: Any, places: Any) -> Any:
-    """The low bits of x, in order, at the bits that are set in `places`."""
-    mask = literal(places, "places") & (1 << 64) - 1
+def _bits_moved(name: str, instruction: str, spreads: bool) -> Any:
+    """An intrinsic of (x, places): bits from the low end to those that are set in `places`, or back."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if target.has("bmi2"):
-            return call(builder, "llvm.x86.bmi.pdep.64", I64_T, [args[0], I64_T(mask)])
-        out: ir.Value = I64_T(0)
-        for first, size, start in _runs(mask):
-            field = builder.and_(builder.lshr(args[0], I64_T(start)), I64_T((1 << size) - 1))
-            out = builder.or_(out, builder.shl(field, I64_T(first)))
-        return out
+    def typed(typingctx: Any, x: Any, places: Any) -> Any:
+        mask = literal(places, "places") & (1 << 64) - 1
 
-    return types.int64(types.int64, places), codegen
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            if target.has("bmi2"):
+                return call(builder, f"llvm.x86.bmi.{instruction}.64", I64_T, [args[0], I64_T(mask)])
+            out: ir.Value = I64_T(0)
+            for place, size, before in _runs(mask):
+                start, to = (before, place) if spreads else (place, before)
+                field = builder.and_(builder.lshr(args[0], I64_T(start)), I64_T((1 << size) - 1))
+                out = builder.or_(out, builder.shl(field, I64_T(to)))
+            return out
+
+        return types.int64(types.int64, places), codegen
+
+    typed.__name__ = name
+    return intrinsic(prefer_literal=True)(typed)
 
 
-@intrinsic(prefer_literal=True)
-def extract(typingctx: Any, x: Any, places: Any) -> Any:
-    """The bits of x that are set in `places`, in order, next to each other."""
-    mask = literal(places, "places") & (1 << 64) - 1
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if target.has("bmi2"):
-            return call(builder, "llvm.x86.bmi.pext.64", I64_T, [args[0], I64_T(mask)])
-        out: ir.Value = I64_T(0)
-        for first, size, start in _runs(mask):
-            field = builder.and_(builder.lshr(args[0], I64_T(first)), I64_T((1 << size) - 1))
-            out = builder.or_(out, builder.shl(field, I64_T(start)))
-        return out
-
-    return types.int64(types.int64, places), codegen
+deposit = _bits_moved("deposit", "pdep", spreads=True)  # the low bits of x, in order, at the places
+extract = _bits_moved(
+    "extract", "pext", spreads=False
+)  # the bits of x at the places, in order, as its low ones
 
 
 def _runs(mask: int) -> list[tuple[int, int, int]]:
