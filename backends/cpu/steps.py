@@ -52,7 +52,7 @@ def deal(step: int, ith: int, nth: int, n: int, least: int) -> tuple[int, int]:
         owner = ith + behind if ith + behind < nth else ith + behind - nth
         first, last = share(n, owner, nth)
         turn = fetch_add(turns + owner * word(step, STEP_TURN_STRIDE), 1)
-        if turn > 62:  # all of it was taken in a run before this one
+        if turn > 62:  # of many threads that found nothing here; no shift is as long
             continue
         left, before = (last - first) >> turn, (last - first) >> (turn - 1 if turn else 0)
         if left and (turn == 0 or before > least):
