@@ -86,7 +86,7 @@ class SessionOptions:
         for name in sorted(self.off):
             if name not in SWITCHES:
                 raise OptionError(f"no switch {name!r}; there are {', '.join(SWITCHES)}")
-        _ = self.kv_types, self.pins
+        _ = self.kv_types, chosen_cpus(self.cpu_mask, self.cpu_range)
 
     @property
     def kv_types(self) -> tuple[DType, DType]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphsched.backends.cpu.jit import by_literal
-from graphsched.backends.cpu.simd_int import concat
+from graphsched.backends.cpu.simd_int import concat, half_lanes
 from graphsched.dtypes import DType
 
 
@@ -118,6 +118,16 @@ def _(kind: int) -> Callable[..., Any]:
 
 def no_minima(kind: int, block: int, scales: Any) -> Any:
     return scales
+
+
+def halved(t: int) -> Callable[..., Any]:
+    """`codes32` of a type that decodes 64 at once."""
+
+    def impl(kind: int, block: int, j: int) -> Any:
+        both = codes64(t, block, j // 2)
+        return half_lanes(both, 1) if j % 2 else half_lanes(both, 0)
+
+    return impl
 
 
 def pairs(t: int) -> Callable[..., Any]:

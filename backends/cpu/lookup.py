@@ -114,7 +114,7 @@ def table16(name: str, values: tuple[int, ...]) -> Any:
 
 
 def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
-    """An intrinsic that reads entry i of a table of 4 or 8 bytes each: as an integer, or as bytes for i32 lanes."""
+    """An intrinsic that reads entries of a table of 4 or 8 bytes each, by 16 or 8 indices, as 64 bytes."""
 
     def table(builder: ir.IRBuilder) -> ir.Value:
         found = builder.module.globals.get(name)
@@ -124,20 +124,13 @@ def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
             found = cgutils.global_constant(builder, name, const_array(ir.IntType(8 * rows.shape[1]), values))
         return found
 
-    def typed(typingctx: Any, i: Any) -> Any:
-        if isinstance(i, Vec):
-            out = Vec("i8", 64)  # 16 entries of 4 bytes, or 8 of 8
-
-            def lookup(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-                return builder.bitcast(_entries(builder, table(builder), args[0]), out.llvm)
-
-            return out(i), lookup
+    def typed(typingctx: Any, indices: Any) -> Any:
+        out = Vec("i8", 64)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            got = builder.load(builder.gep(table(builder), [I64_T(0), args[0]], inbounds=True))
-            return builder.zext(got, I64_T) if got.type != I64_T else got
+            return builder.bitcast(_entries(builder, table(builder), args[0]), out.llvm)
 
-        return types.int64(types.int64), codegen
+        return out(indices), codegen
 
     typed.__name__ = name
     return intrinsic(typed)
@@ -218,15 +211,12 @@ def const_array(elem: ir.Type, values: list[int]) -> ir.Constant:
 
 @intrinsic(prefer_literal=True)
 def with_signs(typingctx: Any, v: Any, bits: Any, offset: Any) -> Any:
-    """offset + v in each byte, or offset - v where the bit of that number is set."""
+    """offset + v in each of 64 bytes, or offset - v where its bit is set."""
     base = literal(offset, "offset")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        signs = builder.bitcast(
-            builder.trunc(args[1], ir.IntType(v.n)) if v.n < 64 else args[1],
-            ir.VectorType(ir.IntType(1), v.n),
-        )
-        middle = ir.Constant(v.llvm, [base] * v.n)
+        signs = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        middle = ir.Constant(v.llvm, [base] * 64)
         return builder.select(signs, builder.sub(middle, args[0]), builder.add(middle, args[0]))
 
     return v(v, types.int64, offset), codegen
