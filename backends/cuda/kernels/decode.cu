@@ -29,10 +29,10 @@ extern "C" __global__ void __launch_bounds__(128) decode_TYPE(const u8* w, u16* 
   gs_pdl_launch();
   gs_pdl_wait();
   const int units = k / 32, steps = units / TYPE::N, lane = threadIdx.x % 32;
-  const i64 at = (i64)blockIdx.x * GS_DECODERS + threadIdx.x, all = (i64)rows * steps, warp = at - lane;
+  const int at = blockIdx.x * GS_DECODERS + threadIdx.x, all = rows * steps, warp = at - lane;
   uint4* const own = made + (threadIdx.x - lane) * PIECES;
   if (at < all) {
-    const int row = (int)(at / steps), step = (int)(at % steps);
+    const int row = at / steps, step = at % steps;
     const TYPE::Raw raw = TYPE::load(gs_row<TYPE>(w, total, units, first + row), step);
 #pragma unroll
     for (int n = 0; n < TYPE::N; n++) {
@@ -47,6 +47,6 @@ extern "C" __global__ void __launch_bounds__(128) decode_TYPE(const u8* w, u16* 
 #pragma unroll
   for (int j = 0; j < PIECES; j++) {
     const int i = j * 32 + lane, from = i / PIECES;  // whose piece it is
-    if (warp + from < all) ((uint4*)y)[warp * PIECES + i] = own[from * PIECES + (i % PIECES ^ (from * PIECES / 8 % PIECES))];
+    if (warp + from < all) ((uint4*)y)[(i64)warp * PIECES + i] = own[from * PIECES + (i % PIECES ^ (from * PIECES / 8 % PIECES))];
   }
 }
