@@ -165,8 +165,8 @@ SPLITS: dict[str, dict[str, Any]] = {
     "q4_0 cache, attention in parts": {"type_k": "q4_0", "type_v": "q4_0", "off": ["fa"]},
 }
 ROUGH = [name for name in SPLITS if "q4_0" in name or "q8_0" in name]
-# Tokens in front of one with two experts of almost the same weight: in layer 14 token 7's second and third are 0.45 % apart,
-# less than what rounding to halves has made of them by then. From there on another expert is chosen, and all rows differ.
+# Tokens in front of one with two experts of almost the same weight: in layer 14 token 7's second and third are 0.45 %
+# apart, less than what rounding to halves has made of them by then. From there on another expert is chosen.
 NEARLY_TIED = {("conformance/deepseek2-lite-f16", "attention out"): 7}
 MIXED = [
     "quants/bitnet-25-iq2_bn",
