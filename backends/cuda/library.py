@@ -11,10 +11,10 @@ from typing import Final
 
 from graphsched import dtypes
 from graphsched.backends.cuda.call import Launched, Product
-from graphsched.backends.cuda.copy import copy
 from graphsched.backends.cuda.decode import decode
 from graphsched.backends.cuda.joined import Part
 from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride
+from graphsched.backends.cuda.quantize import rounded
 from graphsched.operand import Operand, Out
 from graphsched.tensor import Tensor, TensorType
 
@@ -85,7 +85,7 @@ def halved(low: Low, tensor: Tensor, kind: str, least: int = GEMM_FROM) -> Opera
             n, _, k = at.shape(x.type)
             if n < least:
                 return []
-            return [copy(at(x), at(half), ("f32", kind), (n, 1, 1, k), (stride, 0, 0, 1), (k, 0, 0, 1))]
+            return [rounded(kind, at(x), at(half), n, k, stride)]
 
         low.launch(make, x, Out(half))
         return (half,)

@@ -242,7 +242,23 @@ def decode_case(kind: str, rows: int, k: int, first: int) -> Run:
     return run
 
 
+def rounded_case(kind: str, tokens: int, k: int, pad: int) -> Run:
+    """Also what is beyond the largest half."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, y = normal(rng, tokens, k + pad), Out(tokens, k, dtype=STORED[kind])
+        x[0, :3] = 1e5, -1e5, 65520
+        target.run(quantize.rounded(kind, x, y, tokens, k, k + pad))
+        want = np.clip(x[:, :k], -65504, 65504) if kind == "f16" else x[:, :k]
+        return widen(y.array, kind), widen(narrow(want, kind), kind), 0.0
+
+    return run
+
+
 def activations() -> Iterator[Case]:
+    for kind in ("f16", "bf16"):
+        for tokens, k, pad in ((1, 8, 0), (5, 1032, 4)):
+            yield Case(f"rounded-{kind}-{tokens}x{k}", rounded_case(kind, tokens, k, pad))
     for tokens, k, pad in ((1, 32, 0), (3, 1088, 4), (2, 4096, 0)):
         yield Case(f"quantize-{tokens}x{k}", quantize_case(tokens, k, pad))
     for rows, k, weighted in ((1, 7, True), (3, 128, False), (2, 5000, True)):
