@@ -471,7 +471,7 @@ def test_a_command_ends_when_the_device_fails(code: str, name: str, waits: str) 
             ("page-locked host memory for uploads do not fit", "--device none needs none"),
         ),
         (
-            {"GS_FAKE_PINNED": "17300000"},
+            {"GS_FAKE_PINNED": "34077216"},
             {"n_gpu_layers": 0, "offload_min_batch": 1},
             ("page-locked host memory for blk.", "-op -1,0 leaves weights of the host where they are"),
         ),

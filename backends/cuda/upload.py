@@ -1,0 +1,98 @@
+"""Weights on their way into a GPU: read ahead, packed by threads into page-locked slots, sent while others are packed.
+
+Memory does not grow with the model: `SLOTS` of `SLOT` bytes for each GPU, and as many file bytes read ahead.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.packing.ahead import read_ahead
+from graphsched.backends.cuda.packing.parts import Packing, Run
+from graphsched.backends.cuda.packing.threads import checked, start
+
+Raw = NDArray[np.uint8]
+SLOT = 2 << 20  # bytes: enough for the link's full speed
+SLOTS = 16  # more than there are threads, so that some are sent while all threads pack
+
+
+@dataclass(slots=True)
+class Slot:
+    """Page-locked memory that copies are sent from, and the event behind the last one."""
+
+    address: int
+    sent: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A part that a thread packs, and where it is sent."""
+
+    packed: "Future[None]"
+    slot: Slot
+    runs: tuple[Run, ...]
+    to: int
+
+
+class Uploads:
+    """Sends weights on one stream, in order; only one thread may call it."""
+
+    def __init__(self, stream: Any, allocate: Callable[[int], Raw]) -> None:
+        self._stream, self._allocate = stream, allocate
+        self._memory: Raw | None = None
+        self._slots = deque[Slot]()  # in the order in which they are used
+        self._waiting = deque[Waiting]()
+
+    def send(self, to: int, raw: Raw, how: Packing) -> None:
+        """Packs file bytes `raw` to address `to`. Under way when this returns: `settle` says when it is done."""
+        checked(how, raw)
+        how.compile()
+        for part in how.parts(SLOT):
+            read_ahead(raw.ctypes.data + part.source, min(part.left, part.units * how.unit))
+            slot = self._free_slot()
+            packed = start(how, part, raw, slot.address, staged=True)
+            self._waiting.append(Waiting(packed, slot, part.runs, to))
+            while self._waiting and self._waiting[0].packed.done():
+                self._forward()
+
+    def settle(self) -> None:
+        """Returns when all is there."""
+        while self._waiting:
+            self._forward()
+        self._stream.sync()
+
+    def close(self) -> None:
+        """Returns when no thread writes into the slots any more, whatever was under way."""
+        for waiting in self._waiting:
+            if not waiting.packed.cancel():
+                waiting.packed.exception()
+        self._waiting.clear()
+        self._slots.clear()
+        self._memory = None
+
+    def _free_slot(self) -> Slot:
+        if self._memory is None:
+            self._memory = self._allocate(SLOTS * SLOT)
+            self._slots.extend(Slot(self._memory.ctypes.data + i * SLOT) for i in range(SLOTS))
+        if len(self._waiting) == SLOTS:
+            self._forward()
+        slot = self._slots[0]
+        self._slots.rotate(-1)
+        if slot.sent is not None:
+            slot.sent.sync()
+        return slot
+
+    def _forward(self) -> None:
+        """Sends what was packed first, once it is."""
+        waiting = self._waiting.popleft()
+        waiting.packed.result()
+        for run in waiting.runs:
+            if size := run.nbytes + run.zeros:
+                driver.copy_up(waiting.to + run.at, waiting.slot.address + run.staged, size, self._stream)
+        waiting.slot.sent = driver.record(self._stream)
