@@ -1,6 +1,7 @@
 """Weights on their way to a GPU: packed bytes are those of the numpy reference, whole or in parts that share slots."""
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -147,34 +148,38 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 class Late:
-    """A stream that copies no earlier than somebody waits for it."""
+    """A link that copies no earlier than somebody waits for it."""
 
     def __init__(self) -> None:
         self.queued: list[tuple[int, int, int]] = []
         self.done = 0
 
-    def sync(self, upto: int | None = None) -> None:
-        end = len(self.queued) if upto is None else upto
-        for to, source, n in self.queued[self.done : end]:
-            ctypes.memmove(to, source, n)
+    def send(self, to: int, host: int, nbytes: int) -> None:
+        self.queued.append((to, host, nbytes))
+
+    def record(self) -> "Event":
+        return Event(self, len(self.queued))
+
+    def sync(self) -> None:
+        self.until(len(self.queued))
+
+    def until(self, end: int) -> None:
+        for to, host, n in self.queued[self.done : end]:
+            ctypes.memmove(to, host, n)
         self.done = max(self.done, end)
 
 
+@dataclass(frozen=True)
 class Event:
-    def __init__(self, stream: Late) -> None:
-        self.stream, self.upto = stream, len(stream.queued)
+    link: Late
+    end: int
 
     def sync(self) -> None:
-        self.stream.sync(self.upto)
+        self.link.until(self.end)
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Late:
-    def copy_up(to: int, host: int, nbytes: int, stream: Late) -> None:
-        stream.queued.append((to, host, nbytes))
-
-    monkeypatch.setattr(upload.driver, "copy_up", copy_up)
-    monkeypatch.setattr(upload.driver, "record", Event)
     monkeypatch.setattr(upload, "SLOT", 20000)
     monkeypatch.setattr(upload, "SLOTS", 3)
     return Late()

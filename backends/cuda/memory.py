@@ -1,6 +1,7 @@
 """Memory of one GPU, the host memory that its copies use, and what is said when something does not fit."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +42,29 @@ class Block:
         driver.fill(self.address, value, self.nbytes, self.device.stream)
 
 
+@dataclass(frozen=True)
+class StreamLink:
+    """What an upload is sent over."""
+
+    stream: Any
+
+    def send(self, to: int, host: int, nbytes: int) -> None:
+        driver.copy_up(to, host, nbytes, self.stream)
+
+    def record(self) -> Any:
+        return driver.record(self.stream)
+
+    def sync(self) -> None:
+        self.stream.sync()
+
+
 class DeviceMemory:
     """Allocations of one session on one GPU."""
 
     def __init__(self, name: str, gpu: driver.Gpu) -> None:
         self.name, self.gpu, self.stream = name, gpu, driver.new_stream(gpu)
         self._blocks: list[int] = []
-        self._uploads = Uploads(self.stream, _staging)
+        self._uploads = Uploads(StreamLink(self.stream), _staging)
 
     def allocate(self, nbytes: int, what: str = "", hint: str = "") -> Memory:
         """Zeroed memory; KernelError names what did not fit and the flags that help."""

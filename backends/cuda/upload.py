@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.packing.ahead import read_ahead
 from graphsched.backends.cuda.packing.parts import Packing, Run
 from graphsched.backends.cuda.packing.threads import checked, start
@@ -22,12 +21,30 @@ SLOT = 2 << 20  # bytes: enough for the link's full speed
 SLOTS = 16  # more than there are threads, so that some are sent while all threads pack
 
 
+class Event(Protocol):
+    def sync(self) -> None:
+        """Returns when all that was sent before is there."""
+
+
+class Link(Protocol):
+    """The way to a GPU's memory."""
+
+    def send(self, to: int, host: int, nbytes: int) -> None:
+        """Copies page-locked memory, after all that was sent before; later."""
+
+    def record(self) -> Event:
+        """An event behind what was sent."""
+
+    def sync(self) -> None:
+        """Returns when all that was sent is there."""
+
+
 @dataclass(slots=True)
 class Slot:
     """Page-locked memory that copies are sent from, and the event behind the last one."""
 
     address: int
-    sent: Any = None
+    sent: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +58,10 @@ class Waiting:
 
 
 class Uploads:
-    """Sends weights on one stream, in order; only one thread may call it."""
+    """Sends weights over one link, in order; only one thread may call it. allocate: for the slots, on first use."""
 
-    def __init__(self, stream: Any, allocate: Callable[[int], Raw]) -> None:
-        self._stream, self._allocate = stream, allocate
+    def __init__(self, link: Link, allocate: Callable[[int], Raw]) -> None:
+        self._link, self._allocate = link, allocate
         self._memory: Raw | None = None
         self._slots = deque[Slot]()  # in the order in which they are used
         self._waiting = deque[Waiting]()
@@ -65,7 +82,7 @@ class Uploads:
         """Returns when all is there."""
         while self._waiting:
             self._forward()
-        self._stream.sync()
+        self._link.sync()
 
     def close(self) -> None:
         """Returns when no thread writes into the slots any more, whatever was under way."""
@@ -94,5 +111,5 @@ class Uploads:
         waiting.packed.result()
         for run in waiting.runs:
             if size := run.nbytes + run.zeros:
-                driver.copy_up(waiting.to + run.at, waiting.slot.address + run.staged, size, self._stream)
-        waiting.slot.sent = driver.record(self._stream)
+                self._link.send(waiting.to + run.at, waiting.slot.address + run.staged, size)
+        waiting.slot.sent = self._link.record()
