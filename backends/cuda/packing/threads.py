@@ -16,10 +16,14 @@ MOST_THREADS = 12  # together they outrun every disk
 PART = 1 << 20  # bytes that a thread packs at once
 
 
+def count() -> int:
+    return min(len(usable_cpus()), MOST_THREADS)
+
+
 @cache
 def workers() -> ThreadPoolExecutor:
     """For all devices, as long as the process; they sleep while nothing is loaded."""
-    return ThreadPoolExecutor(min(len(usable_cpus()), MOST_THREADS), "graphsched-pack")
+    return ThreadPoolExecutor(count(), "graphsched-pack")
 
 
 def start(how: Packing, part: Part, raw: Raw, to: int, staged: bool) -> "Future[None]":
