@@ -62,6 +62,7 @@ def in_parts(raw: Raw, how: Packing, most: int) -> Raw:
     return out
 
 
+@pytest.mark.target
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_bytes_are_those_of_the_reference(kind: str, rng: np.random.Generator) -> None:
     """Odd numbers of rows, one matrix and several; any bytes, also scales that are no numbers if they stay halves."""
@@ -85,6 +86,7 @@ def test_usual_blocks_and_blocks_of_zeros(kind: str, rng: np.random.Generator) -
     np.testing.assert_array_equal(packed(raw, type), by_reference(raw, type))
 
 
+@pytest.mark.target
 @pytest.mark.parametrize("kind", TERNARY)
 @pytest.mark.parametrize(("rows", "k"), [(1, 64), (15, 128), (16, 192), (37, 2560), (130, 320)])
 def test_tiles(kind: str, rows: int, k: int, rng: np.random.Generator) -> None:

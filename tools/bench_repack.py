@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
 
 import checkout  # noqa: F401
 import numpy as np
@@ -127,11 +126,18 @@ def of_type(dtype: dtypes.DType, everything: Raw, rounds: int) -> Iterator[Row]:
         type = TensorType(dtype, shape)
         raw, how = everything[: type.nbytes], packing(type)
         how.compile()
-        out = np.ones(how.nbytes, np.uint8)
-        uploads = Uploads(Nowhere(), partial(np.ones, dtype=np.uint8))
-        ways = {1: partial(alone, how, raw, out), count(): partial(through_slots, uploads, raw, how)}
-        for n, spent in in_turns(ways, rounds).items():
-            yield row(dtype.name + suffix, n, raw.size, spent)
+        out = touched(how.nbytes)
+        uploads = Uploads(Nowhere(), touched)
+        one, all_threads = in_turns(
+            [partial(alone, how, raw, out), partial(through_slots, uploads, raw, how)], rounds
+        )
+        yield row(f"{dtype.name}{suffix}", 1, raw.size, one)
+        yield row(f"{dtype.name}{suffix}, through slots", count(), raw.size, all_threads)
+
+
+def touched(nbytes: int) -> Raw:
+    """Memory whose pages are there."""
+    return np.ones(nbytes, np.uint8)
 
 
 def alone(how: Packing, raw: Raw, out: Raw) -> None:
@@ -159,13 +165,13 @@ class Spent:
 
 
 def in_turns(
-    ways: dict[Any, Callable[[], object]], rounds: int, before: Callable[[], None] = lambda: None
-) -> dict[Any, Spent]:
-    spent = {name: Spent() for name in ways}
+    ways: Sequence[Callable[[], object]], rounds: int, before: Callable[[], None] = lambda: None
+) -> list[Spent]:
+    spent = [Spent() for _ in ways]
     for _ in range(rounds):
-        for name, run in ways.items():
+        for run, own in zip(ways, spent, strict=True):
             before()
-            spent[name].on(run)
+            own.on(run)
     return spent
 
 
@@ -179,15 +185,15 @@ def row(what: str, threads: int, nbytes: int, spent: Spent) -> Row:
 
 def of_file(options: argparse.Namespace) -> Iterator[Row]:
     path, how = options.model, "cold" if options.cold else "warm"
-    size, uploads = path.stat().st_size, Uploads(Nowhere(), partial(np.ones, dtype=np.uint8))
+    size, uploads = path.stat().st_size, Uploads(Nowhere(), touched)
     with open_model(path) as model:
         weights = [TensorType(t.dtype, t.shape) for t in model.tensors.values() if t.dtype in TYPES]
     for type in weights:
         packing(type).compile()
-    ways = {1: partial(read, path), count(): partial(load, uploads, path)}
-    spent = in_turns(ways, options.rounds, partial(forget, path) if options.cold else lambda: None)
-    yield row(f"{path.name}, {how}, only read", 1, size, spent[1])
-    yield row(f"{path.name}, {how}, packed", count(), sum(t.nbytes for t in weights), spent[count()])
+    before = partial(forget, path) if options.cold else lambda: None
+    alone, both = in_turns([partial(read, path), partial(load, uploads, path)], options.rounds, before)
+    yield row(f"{path.name}, {how}, only read", 1, size, alone)
+    yield row(f"{path.name}, {how}, through slots", count(), sum(t.nbytes for t in weights), both)
 
 
 def read(path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda.packing.ahead import read_ahead
 from graphsched.backends.cuda.packing.parts import Packing, Run
 from graphsched.backends.cuda.packing.threads import checked, start
 
@@ -43,7 +42,7 @@ class Link(Protocol):
 class Slot:
     """Page-locked memory that copies are sent from, and the event behind the last one."""
 
-    address: int
+    bytes: Raw
     sent: Event | None = None
 
 
@@ -62,7 +61,6 @@ class Uploads:
 
     def __init__(self, link: Link, allocate: Callable[[int], Raw]) -> None:
         self._link, self._allocate = link, allocate
-        self._memory: Raw | None = None
         self._slots = deque[Slot]()  # in the order in which they are used
         self._waiting = deque[Waiting]()
 
@@ -71,9 +69,8 @@ class Uploads:
         checked(how, raw)
         how.compile()
         for part in how.parts(SLOT):
-            read_ahead(raw.ctypes.data + part.source, min(part.left, part.units * how.unit))
             slot = self._free_slot()
-            packed = start(how, part, raw, slot.address, staged=True)
+            packed = start(how, part, raw, slot.bytes, staged=True)
             self._waiting.append(Waiting(packed, slot, part.runs, to))
             while self._waiting and self._waiting[0].packed.done():
                 self._forward()
@@ -91,12 +88,10 @@ class Uploads:
                 waiting.packed.exception()
         self._waiting.clear()
         self._slots.clear()
-        self._memory = None
 
     def _free_slot(self) -> Slot:
-        if self._memory is None:
-            self._memory = self._allocate(SLOTS * SLOT)
-            self._slots.extend(Slot(self._memory.ctypes.data + i * SLOT) for i in range(SLOTS))
+        if not self._slots:
+            self._slots.extend(Slot(piece) for piece in self._allocate(SLOTS * SLOT).reshape(SLOTS, SLOT))
         if len(self._waiting) == SLOTS:
             self._forward()
         slot = self._slots[0]
@@ -109,7 +104,8 @@ class Uploads:
         """Sends what was packed first, once it is."""
         waiting = self._waiting.popleft()
         waiting.packed.result()
+        host = waiting.slot.bytes.ctypes.data
         for run in waiting.runs:
             if size := run.nbytes + run.zeros:
-                self._link.send(waiting.to + run.at, waiting.slot.address + run.staged, size)
+                self._link.send(waiting.to + run.at, host + run.staged, size)
         waiting.slot.sent = self._link.record()

@@ -1,5 +1,6 @@
 """The threads that pack, and weights packed straight into memory."""
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
@@ -7,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.affinity import usable_cpus
+from graphsched.backends.cuda.packing.ahead import read_ahead
 from graphsched.backends.cuda.packing.parts import Packing, Part, packing
 from graphsched.errors import ShapeError
 from graphsched.tensor import TensorType
 
 Raw = NDArray[np.uint8]
 MOST_THREADS = 12  # together they outrun every disk
-PART = 1 << 20  # bytes that a thread packs at once
+PART = 2 << 20  # bytes that a thread packs at once
+AHEAD = 16  # parts that wait for a thread, and are read meanwhile
 
 
 def count() -> int:
@@ -26,23 +29,29 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count(), "graphsched-pack")
 
 
-def start(how: Packing, part: Part, raw: Raw, to: int, staged: bool) -> "Future[None]":
-    """Packs a part in a thread; `to`: where the packed weight starts or, if `staged`, where the part does."""
-    addresses = [to + (run.staged if staged else run.at) for run in part.runs]
-    return workers().submit(_write, how, part, raw, addresses)
+def start(how: Packing, part: Part, raw: Raw, out: Raw, staged: bool) -> "Future[None]":
+    """Packs a part in a thread; `out`: the whole packed weight or, if `staged`, what becomes of the part."""
+    read_ahead(raw.ctypes.data + part.source, min(part.left, part.units * how.unit))
+    return workers().submit(_write, how, part, raw, out, staged)
 
 
-def _write(how: Packing, part: Part, raw: Raw, to: list[int]) -> None:
-    how.write(part, raw.ctypes.data, to)  # who holds the array keeps the address
+def _write(how: Packing, part: Part, raw: Raw, out: Raw, staged: bool) -> None:
+    """Holds both arrays until it is done, whatever becomes of those who wanted it."""
+    to = out.ctypes.data
+    how.write(part, raw.ctypes.data, [to + (run.staged if staged else run.at) for run in part.runs])
 
 
 def pack(how: Packing, raw: Raw, out: Raw) -> None:
     """All of a weight's file bytes `raw` → `out`, of `how.nbytes`."""
     checked(how, raw)
     how.compile()
-    to = out.ctypes.data
-    for done in [start(how, part, raw, to, staged=False) for part in how.parts(PART)]:
-        done.result()
+    under_way = deque["Future[None]"]()
+    for part in how.parts(PART):
+        under_way.append(start(how, part, raw, out, staged=False))
+        if len(under_way) > AHEAD:
+            under_way.popleft().result()
+    for future in under_way:
+        future.result()
 
 
 def packed(raw: Raw, type: TensorType) -> Raw:
