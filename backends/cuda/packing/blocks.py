@@ -12,12 +12,12 @@ from graphsched.backends.cpu import quants  # noqa: F401  # declares the types
 from graphsched.backends.cpu.blocks32 import both_nibbles, four_nibbles
 from graphsched.backends.cpu.codebook import half_bits, odd_steps
 from graphsched.backends.cpu.forms import codes64
-from graphsched.backends.cpu.jit import by_literal, helper
-from graphsched.backends.cpu.kquants import iq4_steps, q3_steps, six_bits
-from graphsched.backends.cpu.lookup import deposit, extract
-from graphsched.backends.cpu.simd import get, load, or_bits, put, put_word, store
-from graphsched.backends.cpu.simd_int import bit_field, joined, nibbles, spread_bits, spread_lanes
+from graphsched.backends.cpu.jit import by_literal
+from graphsched.backends.cpu.kquants import iq4_steps, q3_steps
+from graphsched.backends.cpu.simd import get, load, or_bits, put, store
+from graphsched.backends.cpu.simd_int import bit_field, nibbles, spread_bits, spread_lanes
 from graphsched.backends.cpu.vector import I8, I32
+from graphsched.backends.cuda.packing.bits import bits, crumbs, halves_joined, neighbours_joined, pairs
 
 Packer = Callable[..., None]
 
@@ -38,33 +38,6 @@ def _(kind: int) -> Packer:
 @by_literal(small_codes)
 def _(kind: int) -> Callable[..., Any]:
     return _SMALL[kind]
-
-
-# ---- how codes become bits; a unit is 32 weights
-
-
-@helper
-def halves_joined(codes: Any) -> Any:
-    """Weights 0..15 of a unit in low nibbles, 16..31 in high ones."""
-    return joined(codes, 16, 4)
-
-
-@helper
-def neighbours_joined(codes: Any) -> Any:
-    """Nibble i holds weight i."""
-    return joined(codes, 1, 4)
-
-
-@helper
-def crumbs(codes: Any) -> Any:
-    """Bits 8b + 2j of word g hold weight 16g + 4j + b."""
-    return joined(joined(codes, 4, 2), 4, 4)
-
-
-@helper
-def bits(codes: Any) -> Any:
-    """Bit 8b + w of a unit's word holds weight 4w + b."""
-    return joined(joined(joined(codes, 4, 1), 4, 2), 4, 4)
 
 
 # ---- blocks of 32
@@ -106,23 +79,12 @@ def _in_order(at: int) -> Packer:
 # ---- blocks of 256
 
 
-@helper
-def _pairs(packed: int, to: int) -> None:
-    """8 scales and minima of 6 bits → 12 bytes, pair j at bit 12j."""
-    scales, minima = six_bits(packed)
-    s, m = extract(scales, 0x3F3F3F3F3F3F3F3F), extract(minima, 0x3F3F3F3F3F3F3F3F)
-    first = deposit(s, 0x03F03F03F03F) | deposit(m, 0xFC0FC0FC0FC0)
-    last = deposit(s >> 24, 0x03F03F03F03F) | deposit(m >> 24, 0xFC0FC0FC0FC0)
-    put_word(to, first | last << 48)
-    put(to + 8, last >> 16, I32)
-
-
 def _q4_k(t: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
         for j in range(4):
             store(q + 32 * j, halves_joined(codes64(t, block, j)), I8)
         store(b, load(block, I8, 4), I8)
-        _pairs(block + 4, b + 4)
+        pairs(block + 4, b + 4)
 
     return impl
 
@@ -134,7 +96,7 @@ def _q5_k(t: int) -> Packer:
             store(q + 32 * j, halves_joined(bit_field(codes, 0, 15)), I8)
             store(h + 8 * j, bits(bit_field(codes, 4, 1)), I8)
         store(b, load(block, I8, 4), I8)
-        _pairs(block + 4, b + 4)
+        pairs(block + 4, b + 4)
 
     return impl
 

@@ -1,14 +1,15 @@
-"""Compiled loops over a part of a weight. A step's words: `WORDS`, then the addresses of the part's runs."""
+"""Compiled loops over the units of a part. A step has the words below, then the addresses of the part's runs."""
 
 from typing import Any
 
-from graphsched.backends.cpu.forms import codes64
+from graphsched.backends.cpu.forms import FORMS, codes64
 from graphsched.backends.cpu.jit import by_literal, kernel
 from graphsched.backends.cpu.simd import get, load, put, splat_i8, store, word
 from graphsched.backends.cpu.simd_int import interleave
 from graphsched.backends.cpu.ternary import row_scale
 from graphsched.backends.cpu.vector import F32, I8, U8
-from graphsched.backends.cuda.packing.blocks import crumbs, pack_block
+from graphsched.backends.cuda.packing.bits import crumbs
+from graphsched.backends.cuda.packing.blocks import pack_block
 
 SOURCE, UNITS, LEFT, WIDE, RUNS = range(
     5
@@ -84,8 +85,6 @@ def tile_words(kind: int, row: int, i: int, n: int, end: int) -> Any:
 
 @by_literal(tile_words)
 def _(t: int) -> Any:
-    from graphsched.backends.cpu.forms import FORMS
-
     type = FORMS[t].type
     header, size = type.row_header, type.nbytes
 
