@@ -1,9 +1,11 @@
 """Weights on their way to a GPU: packed bytes are those of the numpy reference, whole or in parts that share slots."""
 
 import ctypes
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import bench_repack
 import numpy as np
 import pytest
 from cuda_emu.repacked import repack, tiles
@@ -20,6 +22,7 @@ from graphsched.backends.cuda.upload import Uploads
 from graphsched.backends.cuda.weights import BLOCKS, packed_bytes
 from graphsched.errors import ShapeError
 from graphsched.loader import open_model
+from graphsched.model import DEFAULT_MODEL
 from graphsched.tensor import TensorType
 
 Raw = NDArray[np.uint8]
@@ -255,3 +258,30 @@ def test_a_failure_of_a_thread_is_told(late: Late, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RuntimeError, match="no"):
         load()
     uploads.close()
+
+
+# ---- tools/bench_repack.py
+
+
+@pytest.mark.parametrize("flags", [("--type", "Q4_K", "--mb", "1"), ("-m", str(DEFAULT_MODEL), "--cold")])
+def test_the_bench_measures(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_repack.main([*flags, "-r", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 2
+    assert all(row["gb_s"] > 0 and row["gb_cpu_s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--type", "Q9"), "--type Q9: there are F32, F16"),
+        (("-r", "0"), "-r 0: at least one round is needed"),
+        (("--type", "Q4_0", "--mb", "0.001"), "--mb: not one row of 4096 weights of Q4_0"),
+        (("-m", "nowhere.gguf"), "nowhere.gguf"),
+    ],
+)
+def test_what_the_bench_refuses(
+    flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench_repack.main(flags) == 2
+    assert words in capsys.readouterr().err

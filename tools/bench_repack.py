@@ -185,8 +185,9 @@ def row(what: str, threads: int, nbytes: int, spent: Spent) -> Row:
 
 def of_file(options: argparse.Namespace) -> Iterator[Row]:
     path, how = options.model, "cold" if options.cold else "warm"
-    size, uploads = path.stat().st_size, Uploads(Nowhere(), touched)
+    uploads = Uploads(Nowhere(), touched)
     with open_model(path) as model:
+        size = path.stat().st_size
         weights = [TensorType(t.dtype, t.shape) for t in model.tensors.values() if t.dtype in TYPES]
     for type in weights:
         packing(type).compile()
