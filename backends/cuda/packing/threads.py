@@ -3,6 +3,7 @@
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,10 @@ def count() -> int:
 @cache
 def workers() -> ThreadPoolExecutor:
     """For all devices, as long as the process; they sleep while nothing is loaded."""
-    return ThreadPoolExecutor(count(), "graphsched-pack")
+    pool, all_here = ThreadPoolExecutor(count(), "graphsched-pack"), Barrier(count())
+    for started in [pool.submit(all_here.wait) for _ in range(count())]:
+        started.result()  # as many from the first load on
+    return pool
 
 
 def start(how: Packing, part: Part, raw: Raw, out: Raw, staged: bool) -> "Future[None]":
