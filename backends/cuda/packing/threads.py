@@ -27,8 +27,9 @@ def count() -> int:
 @cache
 def workers() -> ThreadPoolExecutor:
     """For all devices, as long as the process; they sleep while nothing is loaded."""
-    pool, all_here = ThreadPoolExecutor(count(), "graphsched-pack"), Barrier(count())
-    for started in [pool.submit(all_here.wait) for _ in range(count())]:
+    n = count()
+    pool, all_here = ThreadPoolExecutor(n, "graphsched-pack"), Barrier(n)
+    for started in [pool.submit(all_here.wait) for _ in range(n)]:
         started.result()  # as many from the first load on
     return pool
 
