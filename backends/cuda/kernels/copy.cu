@@ -189,7 +189,7 @@ GS_DEV void gs_dequantize(const u8* w, typename B::Cell* y, const int* which, in
   gs_pdl_wait();
   const int units = k / 32, step = blockIdx.x * blockDim.x + threadIdx.x, row = which ? which[blockIdx.y] : (int)blockIdx.y;
   if (step >= units / T::N || row < 0 || row >= rows) return;
-  const typename T::Raw raw = T::load(gs_row<T>(w, rows, units, row), step);
+  const typename T::Raw raw = gs_step<T>(gs_row<T>(w, rows, units, row), step);
 #pragma unroll
   for (int n = 0; n < T::N; n++) {
     Unit u;
