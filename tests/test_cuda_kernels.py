@@ -98,7 +98,7 @@ REPORT = re.compile(
 
 
 FEW: dict[str, tuple[str, ...]] = {  # types
-    "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_0", "q6_k"),
+    "matmul": ("q4_0", "q2_k"), "moe": ("q4_k",), "copy": ("q3_k",), "gemm_q8": ("q5_k", "q6_k"),
     "attention": ("f16_f16_128_128_8", "f16_f16_576_512_1", "q80_q40_64_64_4"), "floats": ("bf16",),
 }  # fmt: skip
 
@@ -151,7 +151,8 @@ def test_compile_errors_show_the_compilers_words() -> None:
 SASS = {  # what the kernels are written for
     ("matmul", "matvec_1_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("gemm", "gemm_bf16_128_128"): (r"LDGSTS\S*\.128", "LDSM", r"HMMA\.16816\.F32\.BF16"),
-    ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDG\.E\.NA\S*\.128"),
+    ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDGSTS\S*\.128"),
+    ("gemm_q8", "gemm_q8_q4_k"): (r"IMMA\.16832\.S8\.S8", r"HMMA\.1688\.F32\.TF32"),
     ("attention", "attention_f16_f16_128_128_8"): (r"LDG\.E\S*\.128",),
     ("matmul", "matvec_joined_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("moe", "up_gate_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
@@ -170,7 +171,7 @@ SASS_TYPES = {
     "matmul": ("q4_0",),
     "moe": ("q4_0",),
     "decode": ("q4_k",),
-    "gemm_q8": ("q8_0",),
+    "gemm_q8": ("q8_0", "q4_k"),
     "attention": ("f16_f16_128_128_8", "q40_q40_128_128_8"),
 }
 
@@ -273,7 +274,6 @@ def test_wrong_arguments_are_refused(args: tuple[Any, ...], words: str) -> None:
     ("make", "words"),
     [
         (lambda: gemm.gemm("f16", 0, 0, 0, 8, 8, 12), "k = 12 must be a multiple of 8"),
-        (lambda: gemm.gemm_q8("q2_k", 0, 0, 0, 0, 8, 8, 256), "not for q2_k"),
     ],
 )
 def test_what_no_kernel_takes_is_an_error(make: Any, words: str) -> None:
@@ -337,6 +337,15 @@ MUTANTS = (  # file, types, what to replace, by what, cases that must fail
     ("copy", (), "slot >= 0", "true", "set_rows"),
     ("moe", ("q4_0",), "slot.expert >= 0", "true", "matvec_id-q4_0"),
     ("matmul", ("q4_0",), "if (s0 + u * stride < steps) raw", "raw", "matvec-q4_0"),
+    ("gemm_q8", ("q4_0",), "gs_sync();  // this slice", "//", "gemm_q8-q4_0-"),
+    ("gemm_q8", ("q2_k",), "gs_half_sums(s, t);\n      gs_sync();", "gs_half_sums(s, t);", "gemm_q8-q2_k-"),
+    (
+        "gemm_q8",
+        ("q4_0",),
+        "gs_copy_wait<0>();\n    weights.store(0, s, other",
+        "weights.store(0, s, other",
+        "gemm_q8-q4_0-",
+    ),
     ("w2a8", (), "gs_sync();\n  if (part)", "if (part)", "w2a8-"),
     ("w2a8", (), "gs_sync();  // slice", "//", "w2a8-37x516-130"),
     ("w2a8", (), "gs_copy_wait<GS_SLICES - 2>", "gs_copy_wait<GS_SLICES - 1>", "w2a8-37x516-130"),

@@ -7,4 +7,5 @@ TABLES = {
     "iq2_s": ((-43, -25, -8, 8, 25, 43), 8),
     "iq1_s": ((-9, -7, -1, 1, 7, 9), 8),
 }
+ONE_SCALE = ("iq3_s", "iq3_xxs")  # both halves of a unit have the same: int8.cuh reads one
 KERNEL_TYPE = {"iq2_xxs": "iq2_s", "iq2_xs": "iq2_s", "iq1_m": "iq1_s", "tq1_0": "tq2_0"}

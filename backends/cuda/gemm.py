@@ -6,9 +6,11 @@ from graphsched.errors import ShapeError
 
 ROW_BYTES = 128  # of a GEMM tile
 GEMM_TILES = {(64, 64): 3, (128, 128): 3, (128, 256): 4}  # stages of each
-Q8_TILE_BYTES = 2 * (2 * 128 * 128 + 2 * 4 * 128 * 8)  # two of gemm_q8.cu's Tile
-# not Q2_K, whose halves of a unit have minima of their own: decode it to f16 first
-GEMM_Q8_TYPES = frozenset(LAYOUTS) - {"q2_k"}
+GEMM_Q8_TYPES = frozenset(LAYOUTS)  # gemm_q8.cu takes all that have planes
+Q8_THREADS = 256
+# kernel types as gemm_q8.cu has them (int8.cuh): minima of a unit; types whose halves have scales of their own
+Q8_MINIMA = {"q4_1": 1, "q5_1": 1, "q4_k": 1, "q5_k": 1, "q2_k": 2}
+Q8_HALVES = ("q6_k", "iq2_s", "iq1_s")
 
 
 def gemm(
@@ -43,6 +45,14 @@ def _gemm_cost(tile: tuple[int, int], m: int, n: int, sms: int, shared: int) -> 
     return up(up(m, tile[0]) * up(n, tile[1]), sms) * tile[0] * tile[1] * load
 
 
+def gemm_q8_shared(t: str) -> int:
+    """Dynamic shared memory of gemm_q8.cu for a kernel type: two slices, places, rows, sums of activations."""
+    minima, halves = Q8_MINIMA.get(t, 0), t in Q8_HALVES
+    scales = 2048 + 16 + 8192 if halves else 4096 + 2048 + 32
+    tile = 2 * 128 * 128 + scales + (2048 * minima or 16)
+    return up(2 * tile + 16 * Q8_THREADS + 512 + 40 + (8192 if minima else 16), 16) * 16
+
+
 def gemm_q8(
     kind: str,
     w: Address,
@@ -55,12 +65,12 @@ def gemm_q8(
     total: int = 0,
     first: int = 0,
 ) -> Call:
-    """y[m, n] = x · wᵀ for quantised activations and weights of GEMM_Q8_TYPES; rows from `first` of `total`."""
+    """y[m, n] = x · wᵀ for quantised activations and weights of any type; rows from `first` of `total`."""
     t = KERNEL_TYPE[kind]
-    if kind not in GEMM_Q8_TYPES:
-        raise ShapeError(f"gemm_q8: not for {kind}: decode it to f16")
     args = (w, q, ds, y, m, n, k, total or n, first)
-    return Call("gemm_q8", (t,), f"gemm_q8_{t}", (up(m, 128), up(n, 128)), 256, args, Q8_TILE_BYTES)
+    return Call(
+        "gemm_q8", (t,), f"gemm_q8_{t}", (up(m, 128), up(n, 128)), Q8_THREADS, args, gemm_q8_shared(t)
+    )
 
 
 def gemm_q8_id(
@@ -79,8 +89,6 @@ def gemm_q8_id(
     """y[t, e] = w[ids[t, e]] · x for many tokens, from moe.group()'s order; shape (tokens, used, n_expert)."""
     tokens, used, n_expert = shape
     t = KERNEL_TYPE[kind]
-    if kind not in GEMM_Q8_TYPES:
-        raise ShapeError(f"gemm_q8_id: not for {kind}")
     grid = (up(tokens * used, 128), up(n, 128), n_expert + 1)
     args = (w, order, starts, q, ds, y, n_expert, 1 if x_per_slot else used, n, k)
-    return Call("gemm_q8", (t,), f"gemm_q8_id_{t}", grid, 256, args, Q8_TILE_BYTES)
+    return Call("gemm_q8", (t,), f"gemm_q8_id_{t}", grid, Q8_THREADS, args, gemm_q8_shared(t))

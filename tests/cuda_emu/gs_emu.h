@@ -63,7 +63,7 @@ namespace gs_emu {
 enum State { READY, AT_BARRIER, IN_WARP, DONE };
 enum { STACK = 256 << 10, LANES = 32, MAX_THREADS = 1024, POSTED = 64 };
 typedef void (*Thunk)(void**);
-struct Copy { void* to; const void* from; bool valid; };
+struct Copy { void* to; const void* from; int bytes; bool valid; };
 struct Fiber {
   void* sp = nullptr;
   char* stack = nullptr;
@@ -389,8 +389,8 @@ template <class In, class Out, class F> GS_QUIET static Out together(const char*
   return mine;
 }
 static void perform(const Copy& c) {
-  if (c.valid) memcpy(c.to, c.from, 16);
-  else memset(c.to, 0, 16);
+  if (c.valid) memcpy(c.to, c.from, c.bytes);
+  else memset(c.to, 0, c.bytes);
 }
 static void finish_copies(size_t keep) {
   while (me->groups.size() > keep) {
@@ -456,6 +456,8 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {
   }
   return r;
 }
+GS_DEV u32 gs_thread() { return threadIdx.x; }
+template <class T> GS_DEV T* gs_now(T* p) { return p; }
 GS_DEV float gs_product(float a, float b) { return a * b; }
 GS_DEV float gs_bits(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 GS_DEV u32 gs_bits(float f) { u32 v; memcpy(&v, &f, 4); return v; }
@@ -502,12 +504,13 @@ template <class T> GS_DEV void gs_emu_touch(const T* p) {  // reads it, for sani
 GS_DEV void gs_prefetch_l2(const void*) {}
 GS_DEV void gs_pdl_wait() {}
 GS_DEV void gs_pdl_launch() {}
-GS_DEV void gs_copy16(void* to, const void* from, bool valid) {
-  if ((uintptr_t)to % 16 || (uintptr_t)from % 16) gs_emu::fail("misaligned asynchronous copy");
-  const gs_emu::Copy c = {to, from, valid};
+template <int N> GS_DEV void gs_copy_small(void* to, const void* from, bool valid) {
+  if ((uintptr_t)to % N || (uintptr_t)from % N) gs_emu::fail("misaligned asynchronous copy");
+  const gs_emu::Copy c = {to, from, N, valid};
   if (gs_emu::eager) gs_emu::perform(c);
   else gs_emu::me->open.push_back(c);
 }
+GS_DEV void gs_copy16(void* to, const void* from, bool valid) { gs_copy_small<16>(to, from, valid); }
 GS_DEV void gs_copy_commit() {
   gs_emu::me->groups.push_back(std::move(gs_emu::me->open));
   gs_emu::me->open.clear();
@@ -563,6 +566,9 @@ GS_DEV void gs_mma_half(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 }
 GS_DEV void gs_mma_bf16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   gs_emu_mma<float, 2>("mma_bf16", d, a, b0, b1, [](u32 v, int i) { return gs_bits(v >> (16 * i) << 16); });
+}
+GS_DEV void gs_mma_tf32(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  gs_emu_mma<float, 1>("mma_tf32", d, a, b0, b1, [](u32 v, int) { return gs_bits(v & 0xffffe000); });
 }
 GS_DEV void gs_mma_int8(int (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   gs_emu_mma<int, 4>("mma_int8", d, a, b0, b1, [](u32 v, int i) { return (int)(i8)(v >> (8 * i)); });

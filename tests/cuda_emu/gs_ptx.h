@@ -56,9 +56,9 @@ template <class T> static T inserted(T a, T b, u32 position, u32 length) {  // t
 static void whole_warp(u32 clamp, u32 mask) {
   if (clamp != 31 || mask != ~0u) gs_emu::fail("a shuffle of less than a warp");
 }
-static bool sixteen(u32 n) {
-  if (n != 0 && n != 16) gs_emu::fail("an asynchronous copy of neither 0 nor 16 bytes");
-  return n == 16;
+template <u32 N> static bool all_or_none(u32 n) {
+  if (n != 0 && n != N) gs_emu::fail("an asynchronous copy of a part");
+  return n == N;
 }
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wunused-label"

@@ -229,7 +229,9 @@ def gemms() -> Iterator[Case]:
     for kind in sorted(gemm.GEMM_Q8_TYPES):
         for m, n, k in ((9, 5, 256), (130, 135, 768)):
             yield Case(f"gemm_q8-{kind}-{m}x{n}x{k}", gemm_q8_case(kind, m, n, k))
-    for kind, tokens, per_slot in (("q4_0", 9, False), ("q8_0", 150, True), ("iq2_bn", 60, False)):
+    for kind, tokens, per_slot in (
+        ("q4_0", 9, False), ("q8_0", 150, True), ("iq2_bn", 60, False), ("q2_k", 30, True), ("q6_k", 20, False),
+    ):  # fmt: skip
         yield Case(f"gemm_q8_id-{kind}-{tokens}", grouped_case(kind, tokens, per_slot))
     for m, n, k in ((3, 4, 32), (33, 40, 160)):
         yield Case(f"gemm_q8-q4_0-{m}x{n}x{k}", gemm_q8_case("q4_0", m, n, k))

@@ -325,6 +325,7 @@ def matrix_load(i: Instruction) -> str:
 
 PRODUCTS = {
     "m16n8k16 f32 f16 f16 f32": ("gs_mma_half", "float"), "m16n8k16 f32 bf16 bf16 f32": ("gs_mma_bf16", "float"),
+    "m16n8k8 f32 tf32 tf32 f32": ("gs_mma_tf32", "float"),
     "m16n8k32 s32 s8 s8 s32": ("gs_mma_int8", "int"), "m16n8k16 s32 s8 s8 s32": ("gs_mma_int8_k16", "int"),
 }  # fmt: skip
 
@@ -346,11 +347,11 @@ def copy_later(i: Instruction) -> str:
         return "gs_copy_commit();"
     if i.has("wait_group"):
         return f"gs_emu::finish_copies({i.operands[0]});"
-    assert i.parts[:5] == ("cp", "async", "cg", "shared", "global")
+    assert i.parts[:2] == ("cp", "async")
+    assert i.parts[3:5] == ("shared", "global")
     to, source, size, given = i.operands
-    assert size == "16"
     shared, memory = (bits(o.strip("[]")) for o in (to, source))
-    return f"gs_copy16(in_shared({shared}), (void*){memory}, sixteen((u32){bits(given)}));"
+    return f"gs_copy_small<{size}>(in_shared({shared}), (void*){memory}, all_or_none<{size}>((u32){bits(given)}));"
 
 
 def on_words(function: str, *types: str) -> Callable[[Instruction], str]:

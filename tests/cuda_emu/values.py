@@ -13,7 +13,7 @@ from graphsched.backends.cuda import (
     unpack,
 )
 from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.codebook import TABLES
+from graphsched.backends.cuda.codebook import ONE_SCALE, TABLES
 from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS
 
 Array = np.ndarray[Any, Any]
@@ -114,9 +114,10 @@ def planes(kind: str, rows: int, k: int, rng: np.random.Generator) -> Array:
     crumbs = rng.integers(0, n, (4, q)) << np.array([0, 2, 4, 6])[:, None]
     nibbles = rng.integers(0, n, (2, q)) << np.array([0, 4])[:, None]
     halves = rng.uniform(-0.1, 0.1, b // 2).astype(np.float16)
+    scales = rng.integers(0, 16, s) * 2 + 1
     parts = (
         (nibbles if layout.q == 16 else crumbs).sum(0),
-        rng.integers(0, 16, s) * 2 + 1,
+        scales[::2].repeat(2) if kind in ONE_SCALE else scales,
         halves.view(np.uint8),
     )
     return np.concatenate([np.pad(p.astype(np.uint8), (0, -len(p) % ALIGN)) for p in parts])

@@ -94,9 +94,9 @@ def matrix(target: Target, rng: np.random.Generator) -> Result:
         Out(32, 4, dtype=np.uint32),
         Out(32, dtype=np.uint32),
     )
-    half, bf16 = Out(16, 16), Out(16, 16)
+    half, bf16, tf32 = Out(16, 16), Out(16, 16), Out(16, 16)
     int8, first = Out(16, 16, dtype=np.int32), Out(16, 16, dtype=np.int32)
-    target.run(one("wrap_matrix", a, b, registers, transposed, half, bf16, int8, first, zeros))
+    target.run(one("wrap_matrix", a, b, registers, transposed, half, bf16, tf32, int8, first, zeros))
     lane, words = np.arange(32), a.view(np.uint32)
     for r in range(4):
         assert (registers.array[:, r] == words[lane // 4 + r % 2 * 8, r // 2 * 4 + lane % 4]).all()
@@ -113,9 +113,20 @@ def matrix(target: Target, rng: np.random.Generator) -> Result:
         u, v = (widen(m.view(stored), kind).astype(np.float64) for m in (a, b))
         scale = np.abs(u) @ np.abs(v).T  # the terms differ by many powers of two
         pairs.append((got.array / scale, u @ v.T / scale))
+    u, v = ((m.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64) for m in (a, b))
+    scale = np.maximum(np.abs(u) @ np.abs(v).T, 1e-25)  # the smallest products are no normal float32
+    pairs.append((tf32.array / scale, u @ v.T / scale))
     return np.stack([g for g, _ in pairs]), np.stack([w for _, w in pairs]), 1e-5
 
 
+def copies(target: Target, rng: np.random.Generator) -> Result:
+    x, y = rng.integers(1, 256, (32, 16), dtype=np.uint8), Out(32, 8, dtype=np.uint32)
+    target.run(one("wrap_copies", x, y))
+    w = x.view(np.uint32)
+    keep = np.array([1, 1, 0, 0, 0, 1, 0, 1], np.uint32)
+    return same_bits(y.array, np.concatenate([w, w], axis=1) * keep)
+
+
 def wrappers() -> Iterator[Case]:
-    for run in (from_half, to_half, integers, loads, lanes, matrix):
+    for run in (from_half, to_half, integers, loads, copies, lanes, matrix):
         yield Case(f"wrapper-{run.__name__}", run)

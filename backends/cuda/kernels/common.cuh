@@ -24,6 +24,15 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {  // bit 3 of a selector nibble 
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
   return v;
 }
+GS_DEV u32 gs_thread() {  // threadIdx.x, read here and now: what is made of it takes no register for a whole loop
+  u32 v;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(v));
+  return v;
+}
+template <class T> GS_DEV T* gs_now(T* p) {  // an address made once, and not anew with all that is added to it
+  asm volatile("" : "+l"(p));
+  return p;
+}
 GS_DEV float gs_product(float a, float b) { return __fmul_rn(a, b); }  // rounded before anything is added to it
 GS_DEV float gs_bits(u32 v) { return __uint_as_float(v); }
 GS_DEV u32 gs_bits(float v) { return __float_as_uint(v); }
@@ -104,6 +113,11 @@ GS_DEV void gs_copy16(void* shared, const void* global, bool valid) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+template <int N> GS_DEV void gs_copy_small(void* shared, const void* global, bool valid) {  // the same of 4 or 8 bytes
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(gs_smem(shared)), "l"(global), "n"(N),
+               "r"(valid ? N : 0)
+               : "memory");
+}
 GS_DEV void gs_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> GS_DEV void gs_copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
@@ -128,6 +142,7 @@ GS_DEV void gs_ldmatrix4_t(u32 (&r)[4], const void* row) {  // each 8 × 8 matri
   }
 GS_MMA(gs_mma_half, "m16n8k16.row.col.f32.f16.f16.f32", float, "f")
 GS_MMA(gs_mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32", float, "f")
+GS_MMA(gs_mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32", float, "f")  // of floats, whose low 13 bits are not looked at
 GS_MMA(gs_mma_int8, "m16n8k32.row.col.s32.s8.s8.s32", int, "r")
 GS_DEV void gs_mma_int8_k16(int (&d)[4], u32 a0, u32 a1, u32 b) {
   asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"

@@ -189,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(128) to_f32_TYPE(const u8* w, float
   gs_pdl_wait();
   const int units = k / 32, step = blockIdx.x * blockDim.x + threadIdx.x, row = which[blockIdx.y];
   if (step >= units / TYPE::N || row < 0 || row >= rows) return;
-  const TYPE::Raw raw = TYPE::load(gs_row<TYPE>(w, rows, units, row), step);
+  const TYPE::Raw raw = gs_step<TYPE>(gs_row<TYPE>(w, rows, units, row), step);
 #pragma unroll
   for (int n = 0; n < TYPE::N; n++) {
     Unit u;

@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(128) decode_TYPE(const u8* w, u16* 
   uint4* const own = made + (threadIdx.x - lane) * PIECES;
   if (at < all) {
     const int row = at / steps, step = at % steps;
-    const TYPE::Raw raw = TYPE::load(gs_row<TYPE>(w, total, units, first + row), step);
+    const TYPE::Raw raw = gs_step<TYPE>(gs_row<TYPE>(w, total, units, first + row), step);
 #pragma unroll
     for (int n = 0; n < TYPE::N; n++) {
       Unit u;

@@ -44,7 +44,7 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
     for (int u = 0; u < U; u++)
 #pragma unroll
       for (int r = 0; r < R; r++)
-        if (s0 + u * stride < steps) raw[u][r] = T::load(row[r], s0 + u * stride);
+        if (s0 + u * stride < steps) raw[u][r] = gs_step<T>(row[r], s0 + u * stride);
 #pragma unroll
     for (int u = 0; u < U; u++) {
       const int s = s0 + u * stride;

@@ -1,7 +1,7 @@
 // Decoders of the repacked weight types (layout.py writes what these read). A tensor is a few planes, one after the
 // other, each starting at a multiple of 256 bytes and each row-major: low bits (q), high bits (h), scales (s) per 32
 // weights, superblock headers (b) per 256, and one float per row (f). A step is what one lane loads at a time: N units
-// of 32 weights. unpack() turns a unit into 32 signed bytes in order, v[0] holding weights 0..3, with
+// of 32 weights; its 16 low bytes are loaded by whoever asks for the rest of it. unpack() turns a unit into 32 signed bytes in order, v[0] holding weights 0..3, with
 // weight = d*v + m; d and m may differ between the unit's halves of 16 (index 0 and 1).
 #include "common.cuh"
 
@@ -67,14 +67,23 @@ GS_DEV void gs_same(Unit& u, float d, float m) { u.d[0] = u.d[1] = d, u.m[0] = u
 GS_DEV float gs_low_half(u32 v) { return gs_half((u16)v); }
 GS_DEV float gs_high_half(u32 v) { return gs_half((u16)(v >> 16)); }
 
+template <class T> GS_DEV typename T::Raw gs_step(const Row& p, int i) {
+  const uint4 q = gs_weights16(p.q + i * 16);
+  return T::load(p, i, q, T::MORE ? gs_weights16(T::more(p, i)) : q);
+}
+
 // HALVES: scales differ between halves of 16. MIN: 0 no minimum, 1 one per unit, 2 one per half.
-#define GS_TYPE(n, q, h, s, b, f, halves, min) \
-  enum { N = n, Q = q, H = h, S = s, B = b, F = f, HALVES = halves, MIN = min }
+// MORE: a step has 16 more bytes in one piece (`more`), which come in the same way as the low bits.
+#define GS_TYPE_MORE(n, q, h, s, b, f, halves, min, has) \
+  enum { N = n, Q = q, H = h, S = s, B = b, F = f, HALVES = halves, MIN = min, MORE = has }
+#define GS_TYPE(n, q, h, s, b, f, halves, min)           \
+  GS_TYPE_MORE(n, q, h, s, b, f, halves, min, 0);        \
+  GS_DEV const u8* more(const Row&, int) { return nullptr; }
 
 struct q4_0 {
   GS_TYPE(1, 16, 0, 2, 0, 0, 0, 1);
   struct Raw { uint4 q; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights2(p.s + i * 2)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights2(p.s + i * 2)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const float d = gs_half(r.d);
     gs_nibbles(r.q, u.v);
@@ -84,7 +93,7 @@ struct q4_0 {
 struct q4_1 {
   GS_TYPE(1, 16, 0, 4, 0, 0, 0, 1);
   struct Raw { uint4 q; u32 dm; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights4(p.s + i * 4)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights4(p.s + i * 4)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     gs_nibbles(r.q, u.v);
     gs_same(u, gs_low_half(r.dm), gs_high_half(r.dm));
@@ -93,8 +102,8 @@ struct q4_1 {
 struct q5_0 {
   GS_TYPE(1, 16, 4, 2, 0, 0, 0, 1);
   struct Raw { uint4 q; u32 h; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights4(p.h + i * 4), gs_weights2(p.s + i * 2)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights4(p.h + i * 4), gs_weights2(p.s + i * 2)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const float d = gs_half(r.d);
@@ -106,8 +115,8 @@ struct q5_0 {
 struct q5_1 {
   GS_TYPE(1, 16, 4, 4, 0, 0, 0, 1);
   struct Raw { uint4 q; u32 h, dm; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights4(p.h + i * 4), gs_weights4(p.s + i * 4)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights4(p.h + i * 4), gs_weights4(p.s + i * 4)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     gs_nibbles(r.q, u.v);
@@ -116,21 +125,20 @@ struct q5_1 {
   }
 };
 struct q8_0 {  // plane q has weights 0..15 of each unit, plane h 16..31, so that both loads coalesce
-  GS_TYPE(1, 16, 16, 2, 0, 0, 0, 0);
-  struct Raw { uint4 q, h; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights16(p.h + i * 16), gs_weights2(p.s + i * 2)};
-  }
+  GS_TYPE_MORE(1, 16, 16, 2, 0, 0, 0, 0, 1);
+  struct Raw { uint4 q, more; u16 d; };
+  GS_DEV const u8* more(const Row& p, int i) { return p.h + i * 16; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) { return {q, more, gs_weights2(p.s + i * 2)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     u.v[0] = r.q.x, u.v[1] = r.q.y, u.v[2] = r.q.z, u.v[3] = r.q.w;
-    u.v[4] = r.h.x, u.v[5] = r.h.y, u.v[6] = r.h.z, u.v[7] = r.h.w;
+    u.v[4] = r.more.x, u.v[5] = r.more.y, u.v[6] = r.more.z, u.v[7] = r.more.w;
     gs_same(u, gs_half(r.d), 0.0f);
   }
 };
 struct iq4_nl {
   GS_TYPE(1, 16, 0, 2, 0, 0, 0, 0);
   struct Raw { uint4 q; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights2(p.s + i * 2)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights2(p.s + i * 2)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const u32 table[4] = {0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535};
     gs_lookup(r.q, table, u.v);
@@ -140,8 +148,8 @@ struct iq4_nl {
 struct iq4_xs {  // a signed byte of scale per unit, a half per superblock
   GS_TYPE(1, 16, 0, 1, 2, 0, 0, 0);
   struct Raw { uint4 q; u16 d; i8 s; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights2(p.b + i / 8 * 2), (i8)gs_weights1(p.s + i)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights2(p.b + i / 8 * 2), (i8)gs_weights1(p.s + i)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const u32 table[4] = {0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535};
@@ -152,7 +160,7 @@ struct iq4_xs {  // a signed byte of scale per unit, a half per superblock
 struct mxfp4 {  // the table holds twice the values, so the scale is 2^(e-128); e < 2 is subnormal
   GS_TYPE(1, 16, 0, 1, 0, 0, 0, 0);
   struct Raw { uint4 q; u8 e; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights1(p.s + i)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights1(p.s + i)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const u32 table[4] = {0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc};
     gs_lookup(r.q, table, u.v);
@@ -168,31 +176,31 @@ GS_DEV void gs_k_scales(const uint4& b, int step, Unit& u) {
   gs_same(u, gs_low_half(b.x) * (float)(both & 63), -gs_high_half(b.x) * (float)(both >> 6 & 63));
 }
 struct q4_k {
-  GS_TYPE(1, 16, 0, 0, 16, 0, 0, 1);
-  struct Raw { uint4 q, b; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights16(p.b + i / 8 * 16)}; }
+  GS_TYPE_MORE(1, 16, 0, 0, 16, 0, 0, 1, 1);
+  struct Raw { uint4 q, more; };
+  GS_DEV const u8* more(const Row& p, int i) { return p.b + i / 8 * 16; }
+  GS_DEV Raw load(const Row&, int, const uint4& q, const uint4& more) { return {q, more}; }
   GS_DEV void unpack(const Raw& r, int, int step, Unit& u) {
     gs_nibbles(r.q, u.v);
-    gs_k_scales(r.b, step, u);
+    gs_k_scales(r.more, step, u);
   }
 };
 struct q5_k {
-  GS_TYPE(1, 16, 4, 0, 16, 0, 0, 1);
-  struct Raw { uint4 q, b; u32 h; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights16(p.b + i / 8 * 16), gs_weights4(p.h + i * 4)};
-  }
+  GS_TYPE_MORE(1, 16, 4, 0, 16, 0, 0, 1, 1);
+  struct Raw { uint4 q, more; u32 h; };
+  GS_DEV const u8* more(const Row& p, int i) { return p.b + i / 8 * 16; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) { return {q, more, gs_weights4(p.h + i * 4)}; }
   GS_DEV void unpack(const Raw& r, int, int step, Unit& u) {
     gs_nibbles(r.q, u.v);
     gs_or_bit<4>(r.h, u.v);
-    gs_k_scales(r.b, step, u);
+    gs_k_scales(r.more, step, u);
   }
 };
 struct q6_k {
   GS_TYPE(1, 16, 8, 2, 2, 0, 1, 0);
   struct Raw { uint4 q; uint2 h; u16 s, d; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights8(p.h + i * 8), gs_weights2(p.s + i * 2), gs_weights2(p.b + i / 8 * 2)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights8(p.h + i * 8), gs_weights2(p.s + i * 2), gs_weights2(p.b + i / 8 * 2)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const float d = gs_half(r.d);
@@ -208,8 +216,8 @@ struct q6_k {
 struct q2_k {
   GS_TYPE(2, 8, 0, 2, 4, 0, 1, 2);
   struct Raw { uint4 q; u32 s, dm; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights4(p.s + i * 4), gs_weights4(p.b + i / 4 * 4)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights4(p.s + i * 4), gs_weights4(p.b + i / 4 * 4)};
   }
   GS_DEV void unpack(const Raw& r, int n, int, Unit& u) {
     const float d = gs_low_half(r.dm), dmin = gs_high_half(r.dm);
@@ -224,8 +232,8 @@ struct q2_k {
 struct q3_k {
   GS_TYPE(2, 8, 4, 2, 2, 0, 1, 0);
   struct Raw { uint4 q; uint2 h; u32 s; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights8(p.h + i * 8), gs_weights4(p.s + i * 4), gs_weights2(p.b + i / 4 * 2)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights8(p.h + i * 8), gs_weights4(p.s + i * 4), gs_weights2(p.b + i / 4 * 2)};
   }
   GS_DEV void unpack(const Raw& r, int n, int, Unit& u) {
     const float d = gs_half(r.d);
@@ -239,7 +247,7 @@ struct q3_k {
 struct iq2_bn {  // codes 0, 1, 2 for -1, 0, 1 and one scale a row; IQ1_BN and I2_S are repacked to this
   GS_TYPE(2, 8, 0, 0, 0, 4, 0, 1);
   struct Raw { uint4 q; u32 f; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights4(p.f)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights4(p.f)}; }
   GS_DEV void unpack(const Raw& r, int n, int, Unit& u) {
     gs_crumbs(n ? r.q.z : r.q.x, n ? r.q.w : r.q.y, u.v);
     gs_same(u, gs_bits(r.f), -gs_bits(r.f));
@@ -251,8 +259,8 @@ struct iq2_bn {  // codes 0, 1, 2 for -1, 0, 1 and one scale a row; IQ1_BN and I
 template <u32 A, u32 B0, u32 C, u32 D, int PER> struct gs_coded {
   GS_TYPE(1, 16, 0, 2, 2, 0, 1, 0);
   struct Raw { uint4 q; u16 s, d; };
-  GS_DEV Raw load(const Row& p, int i) {
-    return {gs_weights16(p.q + i * 16), gs_weights2(p.s + i * 2), gs_weights2(p.b + i / 8 * 2)};
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
+    return {q, gs_weights2(p.s + i * 2), gs_weights2(p.b + i / 8 * 2)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     const u32 table[4] = {A, B0, C, D};
@@ -269,7 +277,7 @@ typedef gs_coded<0x01fff9f7, 0x00000907, 0, 0, 8> iq1_s;                      //
 struct tq2_0 {  // codes 0, 1, 2 for -1, 0, 1 and a half per superblock; TQ1_0 is repacked to this
   GS_TYPE(2, 8, 0, 0, 2, 0, 0, 1);
   struct Raw { uint4 q; u16 d; };
-  GS_DEV Raw load(const Row& p, int i) { return {gs_weights16(p.q + i * 16), gs_weights2(p.b + i / 4 * 2)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights2(p.b + i / 4 * 2)}; }
   GS_DEV void unpack(const Raw& r, int n, int, Unit& u) {
     gs_crumbs(n ? r.q.z : r.q.x, n ? r.q.w : r.q.y, u.v);
     gs_same(u, gs_half(r.d), -gs_half(r.d));

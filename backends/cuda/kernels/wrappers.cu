@@ -45,9 +45,25 @@ extern "C" __global__ void __launch_bounds__(32) wrap_lanes(const float* x, floa
 #pragma unroll
   for (int i = 0; i < 5; i++) y[i * 32 + threadIdx.x] = all[i];
 }
+// x copied in pieces of 8 and of 4 bytes, every other one zeros
+extern "C" __global__ void __launch_bounds__(32) wrap_copies(const u8* x, u32* y) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  GS_SHARED(u8, tile, 2 * 32 * 16);
+  const u32 lane = gs_thread();
+#pragma unroll
+  for (int i = 0; i < 2; i++) gs_copy_small<8>(tile + lane * 16 + i * 8, gs_now(x + lane * 16 + i * 8), i == 0);
+#pragma unroll
+  for (int i = 0; i < 4; i++) gs_copy_small<4>(tile + 512 + lane * 16 + i * 4, gs_now(x + lane * 16 + i * 4), i % 2 == 1);
+  gs_copy_commit();
+  gs_copy_wait<0>();
+#pragma unroll
+  for (int i = 0; i < 8; i++) y[lane * 8 + i] = *(const u32*)(tile + i / 4 * 512 + lane * 16 + i % 4 * 4);
+}
 // a and b are 16 rows of 32 bytes. registers, transposed: what ldmatrix gives of a; then a b^T by type, `first` of the first 16 bytes
 extern "C" __global__ void __launch_bounds__(32)
-    wrap_matrix(const u8* a, const u8* b, u32* registers, u32* transposed, float* half, float* bf16, int* int8, int* first, u32* zeros) {
+    wrap_matrix(const u8* a, const u8* b, u32* registers, u32* transposed, float* half, float* bf16, float* tf32, int* int8, int* first,
+                u32* zeros) {
   gs_pdl_launch();
   gs_pdl_wait();
   GS_SHARED(u8, tile, 3 * 512);
@@ -71,16 +87,17 @@ extern "C" __global__ void __launch_bounds__(32)
   for (int i = 0; i < 4; i++) transposed[lane * 4 + i] = rt[i];
 #pragma unroll
   for (int j = 0; j < 2; j++) {
-    float h[4] = {}, f[4] = {};
+    float h[4] = {}, f[4] = {}, t[4] = {};
     int n[4] = {}, m[4] = {};
     gs_mma_half(h, ra, rb[2 * j], rb[2 * j + 1]);
     gs_mma_bf16(f, ra, rb[2 * j], rb[2 * j + 1]);
+    gs_mma_tf32(t, ra, rb[2 * j], rb[2 * j + 1]);
     gs_mma_int8(n, ra, rb[2 * j], rb[2 * j + 1]);
     gs_mma_int8_k16(m, ra[0], ra[1], rb[2 * j]);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
       const int at = (lane / 4 + e / 2 * 8) * 16 + j * 8 + lane % 4 * 2 + e % 2;
-      half[at] = h[e], bf16[at] = f[e], int8[at] = n[e], first[at] = m[e];
+      half[at] = h[e], bf16[at] = f[e], tf32[at] = t[e], int8[at] = n[e], first[at] = m[e];
     }
   }
 }
