@@ -2,7 +2,6 @@
 
 import ctypes
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from cuda_emu.cases import cases
 from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
 from cuda_emu.repacked import repack
 from cuda_emu.values import FILES, Case, error, file_bytes
+from nvdisasm import disassembler
+from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import compiler as cubins
 from graphsched.backends.cuda import driver, gemm, unpack
@@ -176,12 +177,6 @@ SASS_TYPES = {
 }
 
 
-def disassembler() -> str | None:
-    """nvdisasm, on the PATH or in NVIDIA's package."""
-    found = (Path(p, "nvidia") for p in sys.path if p)
-    return shutil.which("nvdisasm") or next((str(f) for p in found for f in p.glob("*/bin/nvdisasm")), None)
-
-
 @cache
 def sass(stem: str, types: tuple[str, ...], arch: str = "sm_90") -> dict[str, str]:
     """The instructions of each kernel."""
@@ -203,6 +198,49 @@ needs_nvdisasm = pytest.mark.skipif(disassembler() is None, reason="nvdisasm is 
 def test_instructions(stem: str, kernel: str) -> None:
     body = sass(stem, SASS_TYPES.get(stem, ()))[kernel]
     assert [i for i in SASS[stem, kernel] if not re.search(i, body)] == []
+
+
+SLOTS = {
+    "q8_0": 12.5,
+    "q4_0": 13,
+    "q4_k": 15.5,
+    "q6_k": 20,
+    "q2_k": 17.5,
+}  # instructions a product, a little above what there is
+
+
+@needs_nvrtc
+@needs_nvdisasm
+def test_the_quantised_gemm_is_few_instructions() -> None:
+    found = {k.name: k for k in kernels("gemm_q8", tuple(SLOTS), "sm_90") if "_id_" not in k.name}
+    slots = {t: float(gemm_row(found[f"gemm_q8_{t}"])[3]) for t in SLOTS}
+    assert {t: n for t, n in slots.items() if n > SLOTS[t]} == {}
+
+
+@needs_nvrtc
+@needs_nvdisasm
+def test_mat_vecs_have_the_bytes_under_way_that_memory_takes() -> None:
+    """25 KiB a multiprocessor is an H200's bandwidth times 700 ns; 14.5 bytes a clock its share of an H100's."""
+    types = ("q4_0", "q8_0", "q4_k", "q6_k", "iq4_nl", "mxfp4")
+    rows = [matvec_row(k) for k in kernels("matmul", types, "sm_90") if k.name.startswith("matvec_1_")]
+    assert len(rows) == len(types)
+    assert [r[0] for r in rows if float(r[4]) < 25 or float(r[6]) < 14.5] == []
+
+
+def test_machine_code_is_counted_by_loops() -> None:
+    code = [
+        ("MOV", "R1, 0"),
+        ("LDG.E.NA.128.CONSTANT", "R4, desc[UR4][R2.64]"),
+        ("LDG.E.U16.CONSTANT", "R8, desc[UR4][R2.64]"),
+        ("IDP.4A.S8.S8", "R1, R4, R9, R1"),
+        ("LOP3.LUT", "R2, R2, 1, RZ, 0xc0, !PT"),
+        ("BRA", "`(.L_x_1)"),
+        ("EXIT", ""),
+    ]
+    k = Kernel("matvec_1_q4_0", code, {"L_x_1": 1}, 68, 0, 128)
+    assert k.loop == range(1, 6)
+    assert k.by_unit() == {"memory": 2, "dot": 1, "integer": 1, "control": 1}
+    assert (k.loads(), k.bytes_of_round(), k.resident()) == ((18, 18), 18, 28)
 
 
 @needs_nvrtc

@@ -17,18 +17,20 @@ GS_DEV Act8 gs_act8(const i8* q8, const float2* ds, i64 unit) {
   const float2 s = ds[unit];
   return {{lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w}, s.x, s.y};
 }
+GS_DEV void gs_half_sums(const Act8& a, int (&sums)[2]) {
+  sums[0] = sums[1] = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) sums[i / 4] = gs_dp4a(0x01010101u, a.q[i], sums[i / 4]);
+}
 template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
-  int sum[2] = {0, 0};
+  int sum[2] = {0, 0}, ones[2];
+  if (gs_codes<T>::ZERO || T::MIN == 2) gs_half_sums(a, ones);  // the same for all rows of a warp
+  if (gs_codes<T>::ZERO) sum[0] = -gs_codes<T>::ZERO * ones[0], sum[1] = -gs_codes<T>::ZERO * ones[1];
 #pragma unroll
   for (int i = 0; i < 8; i++) sum[T::HALVES ? i / 4 : 0] = gs_dp4a(w.v[i], a.q[i], sum[T::HALVES ? i / 4 : 0]);
   float y = w.d[0] * (float)sum[0];
   if (T::HALVES) y = fmaf(w.d[1], (float)sum[1], y);
-  if (T::MIN == 2) {
-    int ones[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 8; i++) ones[i / 4] = gs_dp4a(0x01010101u, a.q[i], ones[i / 4]);
-    y = fmaf(w.m[0], (float)ones[0], fmaf(w.m[1], (float)ones[1], y));
-  }
+  if (T::MIN == 2) y = fmaf(w.m[0], (float)ones[0], fmaf(w.m[1], (float)ones[1], y));
   y *= a.d;
   return T::MIN == 1 ? fmaf(w.m[0], a.s, y) : y;
 }
@@ -53,7 +55,7 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
       for (int n = 0; n < T::N; n++) {
         Unit w[R];
 #pragma unroll
-        for (int r = 0; r < R; r++) T::unpack(raw[u][r], n, s, w[r]);
+        for (int r = 0; r < R; r++) gs_codes<T>::unpack(raw[u][r], n, s, w[r]);
 #pragma unroll
         for (int t = 0; t < NT; t++) {
           const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * gap + s * T::N + n);

@@ -54,14 +54,17 @@ template <int N> GS_DEV void gs_minus(u32 (&v)[8]) {  // v - N in each byte; v <
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = (v[i] + 0x01010101u * (128 - N)) ^ 0x80808080u;
 }
-GS_DEV u32 gs_lookup4(u32 nibbles, const u32 (&table)[4]) {  // 4 nibbles (low 16 bits) → 4 bytes of a table of 16
-  const u32 index = nibbles & 0x7777, pick = 0x3210 | (nibbles & 0x8888) >> 1;
+// 4 nibbles, the low 16 bits of `index` (but for their top bits) and of `pick` (which has those) → 4 bytes of a table of 16
+GS_DEV u32 gs_lookup4(u32 index, u32 pick, const u32 (&table)[4]) {
   return gs_prmt(gs_prmt(table[0], table[1], index), gs_prmt(table[2], table[3], index), pick);
 }
 GS_DEV void gs_lookup(const uint4& q, const u32 (&table)[4], u32 (&v)[8]) {  // nibbles in the order of the weights
   const u32 w[4] = {q.x, q.y, q.z, q.w};
 #pragma unroll
-  for (int i = 0; i < 4; i++) v[2 * i] = gs_lookup4(w[i], table), v[2 * i + 1] = gs_lookup4(w[i] >> 16, table);
+  for (int i = 0; i < 4; i++) {
+    const u32 index = w[i] & 0x77777777, pick = (w[i] >> 1 & 0x44444444) | 0x32103210;
+    v[2 * i] = gs_lookup4(index, pick, table), v[2 * i + 1] = gs_lookup4(index >> 16, pick >> 16, table);
+  }
 }
 GS_DEV void gs_same(Unit& u, float d, float m) { u.d[0] = u.d[1] = d, u.m[0] = u.m[1] = m; }
 GS_DEV float gs_low_half(u32 v) { return gs_half((u16)v); }
@@ -72,13 +75,22 @@ template <class T> GS_DEV typename T::Raw gs_step(const Row& p, int i) {
   return T::load(p, i, q, T::MORE ? gs_weights16(T::more(p, i)) : q);
 }
 
+// codes(): as unpack(), but for ZERO, which is still to be taken off every weight.
 // HALVES: scales differ between halves of 16. MIN: 0 no minimum, 1 one per unit, 2 one per half.
 // MORE: a step has 16 more bytes in one piece (`more`), which come in the same way as the low bits.
 #define GS_TYPE_MORE(n, q, h, s, b, f, halves, min, has) \
   enum { N = n, Q = q, H = h, S = s, B = b, F = f, HALVES = halves, MIN = min, MORE = has }
-#define GS_TYPE(n, q, h, s, b, f, halves, min)           \
-  GS_TYPE_MORE(n, q, h, s, b, f, halves, min, 0);        \
+#define GS_TYPE(n, q, h, s, b, f, halves, min)    \
+  GS_TYPE_MORE(n, q, h, s, b, f, halves, min, 0); \
   GS_DEV const u8* more(const Row&, int) { return nullptr; }
+template <class T> struct gs_codes {
+  enum { ZERO = 0 };
+  GS_DEV void unpack(const typename T::Raw& r, int n, int step, Unit& u) { T::unpack(r, n, step, u); }
+};
+template <class T, int OFF> struct gs_off_zero {
+  enum { ZERO = OFF };
+  GS_DEV void unpack(const typename T::Raw& r, int n, int step, Unit& u) { T::codes(r, n, step, u); }
+};
 
 struct q4_0 {
   GS_TYPE(1, 16, 0, 2, 0, 0, 0, 1);
@@ -202,15 +214,19 @@ struct q6_k {
   GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
     return {q, gs_weights8(p.h + i * 8), gs_weights2(p.s + i * 2), gs_weights2(p.b + i / 8 * 2)};
   }
-  GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
+  GS_DEV void codes(const Raw& r, int, int, Unit& u) {
     const float d = gs_half(r.d);
     gs_nibbles(r.q, u.v);
     gs_or_crumb(r.h, u.v);
-    gs_minus<32>(u.v);
     u.d[0] = d * (float)(i8)r.s, u.d[1] = d * (float)(i8)(r.s >> 8);
     u.m[0] = u.m[1] = 0.0f;
   }
+  GS_DEV void unpack(const Raw& r, int n, int step, Unit& u) {
+    codes(r, n, step, u);
+    gs_minus<32>(u.v);
+  }
 };
+template <> struct gs_codes<q6_k> : gs_off_zero<q6_k, 32> {};
 
 // two bits a weight: 16 bytes are two units
 struct q2_k {
@@ -235,15 +251,19 @@ struct q3_k {
   GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) {
     return {q, gs_weights8(p.h + i * 8), gs_weights4(p.s + i * 4), gs_weights2(p.b + i / 4 * 2)};
   }
-  GS_DEV void unpack(const Raw& r, int n, int, Unit& u) {
+  GS_DEV void unpack(const Raw& r, int n, int step, Unit& u) {
+    codes(r, n, step, u);
+    gs_minus<4>(u.v);
+  }
+  GS_DEV void codes(const Raw& r, int n, int, Unit& u) {
     const float d = gs_half(r.d);
     gs_crumbs(n ? r.q.z : r.q.x, n ? r.q.w : r.q.y, u.v);
     gs_or_bit<2>(n ? r.h.y : r.h.x, u.v);
-    gs_minus<4>(u.v);
     u.d[0] = d * (float)(i8)(r.s >> (16 * n)), u.d[1] = d * (float)(i8)(r.s >> (16 * n + 8));
     u.m[0] = u.m[1] = 0.0f;
   }
 };
+template <> struct gs_codes<q3_k> : gs_off_zero<q3_k, 4> {};
 struct iq2_bn {  // codes 0, 1, 2 for -1, 0, 1 and one scale a row; IQ1_BN and I2_S are repacked to this
   GS_TYPE(2, 8, 0, 0, 0, 4, 0, 1);
   struct Raw { uint4 q; u32 f; };
