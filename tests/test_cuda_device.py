@@ -79,7 +79,8 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 CHEAP = [
     "add", "add_id", "clamp", "concat", "cont", "copy_f32", "div", "fused_mul_unary", "fused_rms_norm",
     "get_rows", "grouped_top_k", "mul", "multi_add", "repeat", "rms_norm", "rope", "scale",
-    "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai", "temperature_scale", "top_k", "unary",
+    "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
+    "temperature_scale", "top_k", "topk_moe", "unary",
 ]  # fmt: skip
 COSTLY = ["mul_mat", "mul_mat_id", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: scores of attention in parts, heads that are no

@@ -15,7 +15,7 @@ from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.simd import add, div, get, load_first, maximum, put, splat, store_first
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
-from graphsched.operand import Out
+from graphsched.operand import Operand, Out
 from graphsched.ops.moe import GATINGS
 from graphsched.tensor import Tensor
 
@@ -182,5 +182,5 @@ def _(low: Low, node: Tensor) -> None:
         GATINGS.index(a["gating"]), int(n_group > 1), int(a["least"] is not None), int(by != 1.0)
     )
     args = (x, Out(probs), Out(ids), Out(weights), x.type.shape[1], a["k"], x.strides[0], least)
-    ranked = (*bias, *map(Out, ranks)) or (0, 0)
+    ranked: tuple[Operand | Out | int, ...] = (*bias, *map(Out, ranks)) or (0, 0)
     low.step(kernel, *args, *ranked, by, n_group, a["n_group_used"], over=ids.type)

@@ -1,6 +1,7 @@
 """Expert routing: choosing experts and joining their results."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +114,10 @@ def _() -> Iterator[Case]:
 GATINGS = ("softmax", "sigmoid", "softmax_weight", "sigmoid_weight")
 
 
+def _gated(x: Tensor, gating: str) -> Tensor:
+    return soft_max(x) if gating == "softmax" else sigmoid(x) if gating == "sigmoid" else x
+
+
 @several(Op.TOPK_MOE)
 def topk_moe(
     logits: Tensor,
@@ -131,12 +136,11 @@ def topk_moe(
     grouped_top_k does.
     """
     require(gating in GATINGS, f"topk_moe: no gating {gating}; there are {', '.join(GATINGS)}")
-    probs = {"softmax": soft_max, "sigmoid": sigmoid}.get(gating, lambda x: x)(logits)
+    probs = _gated(logits, gating)
     score = probs if bias is None else add(probs, bias)
     groups = {"n_group": n_group, "n_group_used": n_group_used}
     ids = grouped_top_k(score, k=k, **groups) if n_group > 1 else top_k(score, k=k)
-    weights = get_rows(probs, ids)
-    weights = {"softmax_weight": soft_max, "sigmoid_weight": sigmoid}.get(gating, lambda x: x)(weights)
+    weights = _gated(get_rows(probs, ids), gating.removesuffix("_weight") if probs is logits else "")
     if least is not None:
         weights = div(weights, clamp(sum_rows(weights), low=least, high=float("inf")))
     return ids, weights if by == 1.0 else scale(weights, by=by)
@@ -153,6 +157,6 @@ def _() -> Iterator[Case]:
         yield case(f32(3, 36), k=4, gating=gating, by=2.5)
         yield case(f32(3, 36), f32(36), k=18, gating=gating, least=f16_least)
     for n, k, n_group, used in ((256, 8, 8, 4), (6, 4, 3, 2), (4, 2, 4, 2)):
-        groups = {"n_group": n_group, "n_group_used": used}
+        groups: dict[str, Any] = {"n_group": n_group, "n_group_used": used}
         yield case(f32(3, n), f32(n), k=k, gating="sigmoid", least=f16_least, by=2.5, **groups)
         yield case(f32(3, n), k=k, **groups)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from shared import shared
 from test_models import reference
-from test_ops import all_cases, as_reference, case_cells, draw, nmse
+from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_side
 
 import graphsched
 import graphsched.ops
@@ -28,6 +28,7 @@ from graphsched.backends.cuda.queue import Entry
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
+from graphsched.ops.several import results
 from graphsched.owners import owners
 from graphsched.placement import PlacementOptions
 from graphsched.policy import OffloadPolicy
@@ -130,8 +131,8 @@ def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
     raws = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]) for t in tensors}
     raw = {name: a.view(np.uint8).reshape(-1) for name, a in raws.items()}
     runtime = open_runtime("cpu", Setup(raw, n_threads=1, devices=(GPU,)))
-    graph = runtime.in_kernel_types(from_outputs(node), lambda leaf: device)
-    if not runtime.supports(device, graph.outputs[0]):
+    graph = runtime.in_kernel_types(from_outputs(*results(node)), lambda leaf: device)
+    if not all(runtime.supports(device, n) for n in graph.nodes):
         runtime.close()
         return None
     arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
@@ -144,7 +145,7 @@ def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
     target = Target((GPU, HOST), lambda leaf: device, runtime.supports, OffloadPolicy(), lengths)
     executable = runtime.compile(cut(graph, graph.nodes, placed, target))
     executable.run(lengths)
-    got = np.asarray(executable.outputs[0]).copy()
+    got = side_by_side(executable.outputs).copy()
     runtime.close()
     return got, want
 
