@@ -47,6 +47,7 @@ FILES: dict[str, tuple[str, ...]] = {
         *(f"{t}_{t}_{s}" for t in ("f16", "f32") for s in ATTENTION), *(f"{t}_64_64_4" for t in MIXED),
         "q80_q80_576_512_1", "q40_q40_576_512_1", "q40_q40_128_128_8",
     ),
+    "scores": ("f32", "f16", "q80", "q40"),
     "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),
 }  # fmt: skip
 
