@@ -85,7 +85,7 @@ CHEAP = [
 COSTLY = ["mul_mat", "mul_mat_id", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
 # them, and types that only the CPU reads.
-WITHOUT = {"flash_attn_ext": 1, "mul_mat": 2, "get_rows": 1}
+WITHOUT = {"mul_mat": 2, "get_rows": 1}
 
 
 def groups() -> list[Any]:
