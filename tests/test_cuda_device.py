@@ -150,6 +150,22 @@ def test_models_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
     close(name, run(gpu, tmp_path, name, n, first=min(24, n - 3)))
 
 
+IN_PARTS = ["conformance/gemma2-f16", "conformance/gpt-oss-f16"]  # soft cap; sinks and windows
+
+
+@pytest.mark.parametrize("name", by_default(MODELS, IN_PARTS))
+def test_attention_in_parts_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
+    n = FEW.get(name, 32)
+    close(name, run(gpu, tmp_path, name, n, first=min(24, n - 3), off=["fa"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mla", range(4))
+def test_latent_attention_in_parts_on_the_gpu(gpu: StandIn, tmp_path: Path, mla: int) -> None:
+    name = "conformance/deepseek2-v3-f16"
+    close(name, run(gpu, tmp_path, name, 32, first=24, off=["fa"], mla=mla))
+
+
 SPLITS: dict[str, dict[str, Any]] = {
     "experts out": {"overrides": ["exps=CPU"]},
     "experts out, baseline rules": {"overrides": ["exps=CPU"], "off": ["traffic", "hoist"]},
@@ -276,9 +292,12 @@ def test_how_streams_wait_can_be_chosen(tmp_path: Path) -> None:
 
 
 FUSED = ["conformance/llama-f16", "quants/llama-Q4_0", "quants/bitnet-b1.58-iq2_bn", "quants/llama-Q4_K_M"]
+CHOOSE = [f"conformance/{name}-f16" for name in ("deepseek2-v3", "gpt-oss", "llama4", "glm4moe", "mixtral")]
 
 
-@pytest.mark.parametrize("name", by_default([*dict.fromkeys(FUSED + MIXED)], FUSED[:3]))
+@pytest.mark.parametrize(
+    "name", by_default([*dict.fromkeys(FUSED + MIXED + CHOOSE)], [*FUSED[:3], *CHOOSE[:1]])
+)
 @pytest.mark.parametrize("first", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_fused_launches_have_the_bits_of_a_launch_each(
     gpu: StandIn, tmp_path: Path, name: str, first: int

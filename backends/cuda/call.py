@@ -13,8 +13,8 @@ MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid's dimensions
 class Call:
     """One launch: the kernel file and the weight types it is built for, then what the launcher takes.
 
-    overlaps: it may begin while the kernel right before it in its stream still runs (chain.py). ShapeError: no GPU takes
-    its grid.
+    overlaps: it may begin while the kernel right before it in its stream still runs (chain.py).
+    ShapeError: no GPU takes its grid.
     """
 
     stem: str
