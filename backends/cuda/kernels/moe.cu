@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(32)
     float prob = 0.0f;
 #pragma unroll
     for (int i = 0; i < GS_TOP_MOST / 32; i++)
-      if (i == id / 32) prob = p[i];
+      if (i * 32 + lane == id) prob = p[i];
     prob = gs_shfl(prob, id % 32);
     if (lane == j) mine = prob, ids[token * used + j] = id;
   }
