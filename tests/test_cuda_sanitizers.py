@@ -45,8 +45,15 @@ SOME: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
     ),
     "thread": (
         {
-            "w2a8": (), "norm": (), "prompt": (), "gemm": (), "moe": ("q4_0",), "scores": ("f16",),
-            "rows": (), "elementwise": (), "copy": ("q4_0",),
+            "w2a8": (),
+            "norm": (),
+            "prompt": (),
+            "gemm": (),
+            "moe": ("q4_0",),
+            "scores": ("f16",),
+            "rows": (),
+            "elementwise": (),
+            "copy": ("q4_0",),
         },
         "w2a8-37 quantize_token rms_norm-3 prompt-2q gemm-f16-64x64 route matvec_id-q4_0 "
         "rows-f16-9 columns-f16-23 soft_max_seen",
