@@ -11,7 +11,8 @@ from graphsched.operand import Operand, Out
 from graphsched.tensor import Extent, Tensor
 
 FEW = 8  # rows of a block for a few tokens
-TILE = 64  # columns of a block, and rows of one for many tokens
+TILE = 64  # of a block for many, and columns
+NARROW = 16  # columns of a block for few rows whose sums run over cells
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def product(
     rows = tokens * (heads // view.kv_heads)
     tile = FEW if rows <= FEW else TILE
     name = f"{'rows' if view.is_along_k else 'columns'}_{tile}_{view.kind}"
+    columns, threads = (NARROW, 128) if tile == FEW and not view.is_along_k else (TILE, 256)
     args = (x, w, y, n_used, k_used, tokens, heads, view.kv_heads, view.n, view.k, *x_strides)
-    grid = (up(rows, tile), up(view.n, TILE), view.kv_heads)
-    return Call("scores", (view.kind,), name, grid, 256, (*args, view.head, view.row, view.step))
+    grid = (up(rows, tile), up(view.n, columns), view.kv_heads)
+    return Call("scores", (view.kind,), name, grid, threads, (*args, view.head, view.row, view.step))
 
 
 def soft_max_seen(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuda_emu.attends import cache_of, masked, row_bytes
-from cuda_emu.values import STORED, Array, Case, Out, Result, Run, Target, normal
+from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
 from graphsched.backends.cuda import scores
 from graphsched.ops import soft_cap_max, soft_max
 
@@ -36,19 +36,18 @@ def keys_case(kind: str, tokens: int, heads: int, kv: int, k: int) -> Run:
 
 
 def values_case(kind: str, tokens: int, heads: int, kv: int, n: int) -> Run:
-    """Sums over the cells in use; what is behind them is NaN."""
+    """Sums over the cells in use; what is behind them is no number."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
-        cells, used, wide = 150, 131, n + 3
-        x, stored = normal(rng, tokens, heads, cells), normal(rng, cells, kv, wide).astype(STORED[kind])
-        x[..., used:], stored[used:] = np.nan, np.nan
-        size = stored.itemsize
-        view = scores.View(kind, kv, n, cells, wide * size, size, kv * wide * size)
+        cells, used = 150, 131
+        x = normal(rng, tokens, heads, cells)
+        x[..., used:] = np.nan
+        w, values = cache_of(kind, normal(rng, cells, kv, n), used)
+        row = row_bytes(kind, n)
+        view = scores.View(kind, kv, n, cells, row, 4 if kind == "f32" else 2, kv * row)
         y, length = Out(tokens, heads, n), np.array([used], np.int32)
-        given = x, stored, y, tokens, heads, view, (heads * cells, cells)
-        target.run(scores.product(*given, k_used=length))
-        kept = stored[:used, :, :n].astype(np.float64).transpose(1, 2, 0)
-        return y.array, multiplied(x[..., :used], kept), 1e-6
+        target.run(scores.product(x, w, y, tokens, heads, view, (heads * cells, cells), k_used=length))
+        return y.array, multiplied(x[..., :used], values[:used].transpose(1, 2, 0)), 1e-6
 
     return run
 
@@ -91,7 +90,7 @@ def attentions_in_parts() -> Iterator[Case]:
     for kind, k in (("f16", 33), ("f32", 40), ("q80", 64), ("q40", 96)):
         for tokens, heads, kv in ((1, 6, 2), (9, 3, 3), (23, 6, 2)):
             yield Case(f"rows-{kind}-{tokens}x{heads}q{kv}kv", keys_case(kind, tokens, heads, kv, k))
-    for kind, n in (("f16", 33), ("f32", 72)):
+    for kind, n in (("f16", 33), ("f32", 72), ("q80", 64), ("q40", 32)):
         for tokens, heads, kv in ((1, 6, 2), (23, 6, 2)):
             yield Case(f"columns-{kind}-{tokens}x{heads}q{kv}kv", values_case(kind, tokens, heads, kv, n))
     yield Case("rows-tiles", tiles)

@@ -28,48 +28,67 @@ struct Product {  // strides of x in floats, of w in bytes; rows of y are n apar
   int tokens, heads, kv_heads, n, k;
   i64 x_token, x_head, w_head, w_n, w_k;
 };
-enum { GS_BN = 64, GS_BK = 32, GS_THREADS = 256 };
+// A block's tile of BM rows × BN columns, made in slices of BK elements of k by TX × TY threads: each has every TX-th
+// column of BM / TY rows.
+template <int M, int N, int K, int X, int Y> struct Tile {
+  enum { BM = M, BN = N, BK = K, TX = X, TY = Y, THREADS = X * Y };
+};
+typedef Tile<64, 64, 32, 16, 16> Many;
+typedef Tile<8, 64, 32, 64, 4> FewRows;       // columns are cells
+typedef Tile<8, 16, 128, 16, 8> FewColumns;  // k are cells: more blocks, with longer slices
 
 // y[t, h, n] = sum_k x[t, h, k] * w[h / G, n, k], G = heads / kv_heads query heads sharing a matrix. ALONG_K: elements
-// of w that are neighbours in memory are so in k, else in n. A block makes BM rows (t, h of one matrix) times GS_BN
-// columns, each of TX × TY threads every TX-th column of BM / TY rows; sums run through k in order, whatever BM.
-// Grid (ceil(tokens * G / BM), ceil(n / GS_BN), kv_heads)
-template <class T, bool ALONG_K, int BM, int TX>
+// of w that are neighbours in memory are so in k, else in n. Rows of a tile are (t, h of one matrix); sums run through k
+// in order, whatever the tile. Grid (ceil(tokens * G / BM), ceil(n / BN), kv_heads)
+template <class T, bool ALONG_K, class S>
 GS_DEV void gs_product_of_views(const Product& p, const int* n_used, const int* k_used) {
-  constexpr int TY = GS_THREADS / TX, RM = BM / TY, RN = GS_BN / TX;
-  GS_SHARED(float, xs, GS_BK * (BM + 1));
-  GS_SHARED(float, ws, GS_BK * (GS_BN + 1));
+  constexpr int RM = S::BM / S::TY, RN = S::BN / S::TX, XN = S::BM * S::BK / S::THREADS, WN = S::BN * S::BK / S::THREADS;
+  GS_SHARED(float, xs, S::BK * (S::BM + 1));
+  GS_SHARED(float, ws, S::BK * (S::BN + 1));
   gs_pdl_launch();
   gs_pdl_wait();
   const int n = n_used ? gs_min(*n_used, p.n) : p.n, k = k_used ? gs_min(*k_used, p.k) : p.k;
   const int group = p.heads / p.kv_heads, rows = p.tokens * group, kv = blockIdx.z;
-  const int m0 = blockIdx.x * BM, n0 = blockIdx.y * GS_BN, tx = threadIdx.x % TX, ty = threadIdx.x / TX;
+  const int m0 = blockIdx.x * S::BM, n0 = blockIdx.y * S::BN, tx = threadIdx.x % S::TX, ty = threadIdx.x / S::TX;
   if (n0 >= n) return;
   const u8* w = p.w + kv * p.w_head;
-  float acc[RM][RN] = {};
-  for (int k0 = 0; k0 < k; k0 += GS_BK) {
-    for (int i = threadIdx.x; i < BM * GS_BK; i += GS_THREADS) {
-      const int row = m0 + i / GS_BK, at = k0 + i % GS_BK;
+  float acc[RM][RN] = {}, x_ahead[XN], w_ahead[WN];
+  const auto fetch = [&](int k0) {  // the next slice; cells behind those in use may hold anything
+#pragma unroll
+    for (int j = 0; j < XN; j++) {
+      const int i = j * S::THREADS + threadIdx.x, row = m0 + i / S::BK, at = k0 + i % S::BK;
       const i64 from = row / group * p.x_token + (kv * group + row % group) * p.x_head + at;
-      xs[i % GS_BK * (BM + 1) + i / GS_BK] = row < rows && at < k ? p.x[from] : 0.0f;
+      x_ahead[j] = row < rows && at < k ? p.x[from] : 0.0f;
     }
 #pragma unroll
-    for (int j = 0; j < GS_BN * GS_BK / GS_THREADS; j++) {
-      const int i = j * GS_THREADS + threadIdx.x;
-      const int c = ALONG_K ? i / GS_BK : i % GS_BN, r = ALONG_K ? i % GS_BK : i / GS_BN;
-      float v = 0.0f;  // cells behind those in use may hold anything
-      if (n0 + c < n && k0 + r < k)
-        v = ALONG_K ? T::at(w + (n0 + c) * p.w_n, k0 + r, p.w_k) : T::at(w + (k0 + r) * p.w_k, n0 + c, p.w_n);
-      ws[r * (GS_BN + 1) + c] = v;
+    for (int j = 0; j < WN; j++) {
+      const int i = j * S::THREADS + threadIdx.x;
+      const int c = n0 + (ALONG_K ? i / S::BK : i % S::BN), r = k0 + (ALONG_K ? i % S::BK : i / S::BN);
+      w_ahead[j] = 0.0f;
+      if (c < n && r < k) w_ahead[j] = ALONG_K ? T::at(w + c * p.w_n, r, p.w_k) : T::at(w + r * p.w_k, c, p.w_n);
+    }
+  };
+  fetch(0);
+  for (int k0 = 0; k0 < k; k0 += S::BK) {
+#pragma unroll
+    for (int j = 0; j < XN; j++) {
+      const int i = j * S::THREADS + threadIdx.x;
+      xs[i % S::BK * (S::BM + 1) + i / S::BK] = x_ahead[j];
+    }
+#pragma unroll
+    for (int j = 0; j < WN; j++) {
+      const int i = j * S::THREADS + threadIdx.x;
+      ws[ALONG_K ? i % S::BK * (S::BN + 1) + i / S::BK : i / S::BN * (S::BN + 1) + i % S::BN] = w_ahead[j];
     }
     gs_sync();
-#pragma unroll
-    for (int r = 0; r < GS_BK; r++) {
+    if (k0 + S::BK < k) fetch(k0 + S::BK);  // arrives while this one is multiplied
+#pragma unroll 8
+    for (int r = 0; r < S::BK; r++) {
       float a[RM], b[RN];
 #pragma unroll
-      for (int i = 0; i < RM; i++) a[i] = xs[r * (BM + 1) + ty * RM + i];
+      for (int i = 0; i < RM; i++) a[i] = xs[r * (S::BM + 1) + ty * RM + i];
 #pragma unroll
-      for (int j = 0; j < RN; j++) b[j] = ws[r * (GS_BN + 1) + tx + j * TX];
+      for (int j = 0; j < RN; j++) b[j] = ws[r * (S::BN + 1) + tx + j * S::TX];
 #pragma unroll
       for (int i = 0; i < RM; i++)
 #pragma unroll
@@ -84,7 +103,7 @@ GS_DEV void gs_product_of_views(const Product& p, const int* n_used, const int* 
     float* to = p.y + ((i64)(row / group) * p.heads + kv * group + row % group) * p.n;
 #pragma unroll
     for (int j = 0; j < RN; j++)
-      if (n0 + tx + j * TX < n) to[n0 + tx + j * TX] = acc[i][j];
+      if (n0 + tx + j * S::TX < n) to[n0 + tx + j * S::TX] = acc[i][j];
   }
 }
 
@@ -126,20 +145,20 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     rows_64_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                  int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, true, 64, 16>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, true, Many>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 2)
     rows_8_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                 int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, true, 8, 64>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, true, FewRows>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
 }
 extern "C" __global__ void __launch_bounds__(256)
     columns_64_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                     int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, false, 64, 16>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, false, Many>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(128)
     columns_8_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                    int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, false, 8, 64>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, false, FewColumns>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
 }
