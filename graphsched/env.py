@@ -57,6 +57,17 @@ def cuda_fusion() -> bool:
     return os.environ.get("GRAPHSCHED_CUDA_FUSION", "") != "0"
 
 
+def cuda_cublas() -> int | None:
+    """GRAPHSCHED_CUDA_CUBLAS: tokens from which a GPU's products go by cuBLASLt, where it is installed.
+
+    None: never (0). 0: as the weights' type has it (not set).
+    """
+    found = os.environ.get("GRAPHSCHED_CUDA_CUBLAS", "")
+    if found and not (found.isascii() and found.isdigit()):
+        raise OptionError(f"GRAPHSCHED_CUDA_CUBLAS is {found}, a number of tokens is needed, or 0 for never")
+    return None if found and not int(found) else int(found or 0)
+
+
 def cuda_overlap() -> bool:
     """GRAPHSCHED_CUDA_OVERLAP: whether a GPU's kernels begin while the one before still runs; not with 0."""
     return os.environ.get("GRAPHSCHED_CUDA_OVERLAP", "") != "0"

@@ -182,6 +182,9 @@ SPLITS: dict[str, dict[str, Any]] = {
     "q4_0 cache, attention in parts": {"type_k": "q4_0", "type_v": "q4_0", "off": ["fa"]},
 }
 ROUGH = [name for name in SPLITS if "q4_0" in name or "q8_0" in name]
+# Tokens in front of one with two experts of almost the same weight: in layer 14 token 7's second and third are 0.45 %
+# apart, less than what rounding to halves has made of them by then. From there on another expert is chosen.
+NEARLY_TIED = {("conformance/deepseek2-lite-f16", "attention out"): 7}
 MIXED = [
     "quants/bitnet-25-iq2_bn",
     "conformance/llama-f16",
@@ -211,7 +214,7 @@ def test_models_split_with_the_host(gpu: StandIn, tmp_path: Path, name: str, spl
     first = 24 if split in ROUGH else 10  # prompts of 16 and more read the cache as halves
     got = run(gpu, tmp_path, name, first + 4, first=first, **SPLITS[split])
     if split not in ROUGH:
-        close(name, got)
+        close(name, got[: NEARLY_TIED.get((name, split))])
         return
     want = on_the_host(name, first + 4, first, SPLITS[split])
     cost = nmse(want, reference(name).logits[: len(want)])  # of rounding the cache

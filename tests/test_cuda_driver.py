@@ -132,9 +132,9 @@ print(bool((read(total) == 36 * x).all()), driver.free_memory()[0] > 0)
 def test_a_graph_repeats_what_was_captured(tmp_path: Path) -> None:
     body = """
 driver.upload(a, x, s)
-g = driver.capture(s, lambda stream: (double(a, b, stream), double(b, a, stream)))
+g = driver.captured(s, lambda stream: (double(a, b, stream), double(b, a, stream)))
 print(np.isnan(read(b)).all())  # captured, not run
-g.launch(s); g.launch(s)
+driver.replay(g, s); driver.replay(g, s)
 print((read(a) == 16 * x).all())
 """
     assert run(tmp_path, body).split() == ["True", "True"]

@@ -158,6 +158,7 @@ SASS = {  # what the kernels are written for
     ("w2a8", "quantize_token"): (r"LDG\.E\S*\.128",),
     ("prompt", "halves_q40"): (r"STG\.E\S*\.128",),
     ("attention", "attention_q40_q40_128_128_8"): (r"LDG\.E\.U16",),
+    ("decode", "decode_q4_k"): (r"LDG\.E\.NA\S*\.128", r"STS\.128", r"LDS\.128", r"STG\.E\S*\.128"),
     ("w2a8", "w2a8_1"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("w2a8", "w2a8_16"): (r"LDG\.E\.NA\S*\.128", r"IMMA\.16832\.S8\.S8"),
     ("w2a8", "w2a8_prompt"): (r"LDG\.E\.NA\S*\.128", r"LDGSTS\S*\.128", r"LDS\.128", r"IMMA\.16832\.S8\.S8"),
@@ -167,6 +168,7 @@ SASS = {  # what the kernels are written for
 SASS_TYPES = {
     "matmul": ("q4_0",),
     "moe": ("q4_0",),
+    "decode": ("q4_k",),
     "gemm_q8": ("q8_0",),
     "attention": ("f16_f16_128_128_8", "q40_q40_128_128_8"),
 }

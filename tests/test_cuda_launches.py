@@ -11,7 +11,7 @@ from shared import shared
 
 from graphsched import ops
 from graphsched.backends.cuda import device as _attached  # noqa: F401  # importing it attaches the lowerings
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.call import Call, Product
 from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.dtypes import by_name
@@ -268,10 +268,13 @@ def launch(n: int) -> Launch:
     return Launch(lambda at: [Call("norm", (), f"k{i}", (1,), 32, ()) for i in range(n)], ())
 
 
-def overlaps(*items: Any) -> list[bool]:
-    at = At(Nowhere({}, {}), {}, 0)
+PRODUCT = Product("bf16", 0, 0, 0, 1, 1, 8, 1)
+
+
+def overlaps(*items: Any, apart: bool = False) -> list[bool]:
+    at = At(Nowhere({}, {}), {}, 0, apart=apart)
     made = (call for item in chained(items) if isinstance(item, Launch) for call in item.make(at))
-    return [call.overlaps for call in made]
+    return [call.overlaps for call in made if isinstance(call, Call)]
 
 
 def test_kernels_overlap_only_right_behind_kernels() -> None:
@@ -280,20 +283,18 @@ def test_kernels_overlap_only_right_behind_kernels() -> None:
     assert overlaps(launch(1), flag, launch(2)) == [False, False, True]
     assert overlaps(launch(1), flag, launch(0), launch(1), launch(1)) == [False, False, True]
     assert overlaps(launch(1), launch(0), launch(1)) == [False, True]
+    assert overlaps(launch(1), Launch(lambda at: [PRODUCT], ()), launch(2)) == [False, False, True]
 
 
 def test_nothing_overlaps_where_events_stand_between() -> None:
-    at = At(Nowhere({}, {}), {}, 0, apart=True)
-    made = (call for item in chained([launch(2), launch(1)]) for call in item.make(at))  # type: ignore[attr-defined]
-    assert not any(call.overlaps for call in made)
+    assert not any(overlaps(launch(2), launch(1), apart=True))
 
 
 def test_launches_are_made_anew_without_what_they_remember() -> None:
     """A program makes its launches for each combination of lengths."""
-    items = chained([launch(1), launch(1)])
+    items = [launch(1), launch(1)]
     for _ in range(2):
-        at = At(Nowhere({}, {}), {}, 0)
-        assert [c.overlaps for i in items if isinstance(i, Launch) for c in i.make(at)] == [False, True]
+        assert overlaps(*items) == [False, True]
 
 
 @pytest.mark.parametrize(

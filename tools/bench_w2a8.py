@@ -19,7 +19,6 @@ import graphsched  # noqa: E402
 
 graphsched.__path__.append(str(ROOT))  # graphsched.backends, where the tree's symlink did not travel
 
-import cublas  # noqa: E402
 import numpy as np  # noqa: E402
 from cuda_emu.emulator import EmulatedTarget, compiler  # noqa: E402
 from cuda_emu.values import Target, error  # noqa: E402
@@ -94,9 +93,7 @@ class Versus:
 
     def __init__(self, bench: Any) -> None:
         self.bench, self.sms = bench, bench.target.gpu.multiprocessors
-        room = driver.allocate(bench.target.gpu, cublas.WORKSPACE, bench.stream)
-        library = None if bench.small else cublas.load()
-        self.cublas = cublas.Cublas(library, room) if library else None
+        self.cublas = bench.cublas
         self.base = int(bench.weights.handle)
 
     @property
@@ -136,7 +133,7 @@ class Versus:
         b = self.bench
         if self.cublas:
             x, y = int(b.x.handle), int(b.y.handle)
-            self.cublas.product(stream, w, x, y, tokens, rows, k)
+            self.cublas.prepared("bf16", x, w, y, (tokens, rows, k), rows)(stream)
         else:
             b.target.launch(
                 matmul.matvec_floats("bf16", w, b.x, b.y, tokens, rows, k, k, self.sms), stream, True

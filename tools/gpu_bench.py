@@ -6,15 +6,16 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import cublas
 import numpy as np
 from gpu_target import GpuTarget
 
 from graphsched.backends.cuda import attention, driver, gemm, matmul
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.decode import decode
 from graphsched.backends.cuda.layout import LAYOUTS
 
 SHAPES = ((4096, 14336), (14336, 4096), (8192, 28672))  # rows × k of a mat-vec
+BATCHES = (64, 128, 256, 512, 1024, 2048)  # tokens
 GEMMS = ((512, 14336, 4096), (512, 4096, 14336), (512, 28672, 8192), (2048, 14336, 4096))
 CACHES = (
     (32, 8, 128, 4096),
@@ -55,8 +56,8 @@ class Bench:
         driver.upload(self.ds, np.full(self.ds.size // 4, 0.01, np.float32), self.stream)
         self.copy_rate = self._copy()
         self.flops = 0.0
-        library = None if small else cublas.load()
-        self.cublas = cublas.Cublas(library, self._room(cublas.WORKSPACE)) if library else None
+        found = driver.cublas_version()
+        self.cublas = driver.Cublas(int(self._room(driver.CUBLAS_ROOM).handle)) if found else None
 
     def _room(self, nbytes: int) -> Any:
         self._rooms.append(driver.allocate(self.target.gpu, nbytes, self.stream))
@@ -78,15 +79,16 @@ class Bench:
 
     def time(self, work: Callable[[Any], None], count: int, repeats: int = 9) -> float:
         """Microseconds of one of the `count` launches that `work` makes."""
-        graph = driver.capture(self.stream, work)
-        graph.launch(self.stream)
+        graph = driver.captured(self.stream, work)
+        driver.replay(graph, self.stream)
         times = []
         for _ in range(2 if self.small else repeats):
             begin = driver.record(self.stream, timed=True)
-            graph.launch(self.stream)
+            driver.replay(graph, self.stream)
             end = driver.record(self.stream, timed=True)
             end.sync()
             times.append(end - begin)
+        driver.discard(graph)
         return float(np.median(times)) * 1e3 / count
 
     def calls(self, make: Callable[[int], Call], nbytes: int, pdl: bool = True) -> float:
@@ -136,16 +138,42 @@ class Bench:
             return None
         if self.cublas is None:
             return torch_us(m, n, k)
-        w, x, blas = int(self.weights.handle), int(self.weights.handle) + self.room // 2, self.cublas
-        blas.product(
-            self.stream, w, x, int(self.y.handle), m, n, k
-        )  # it loads kernels, which a capture may not
+        w, x = int(self.weights.handle), int(self.weights.handle) + self.room // 2
+        product = self.cublas.prepared("bf16", x, w, int(self.y.handle), (m, n, k), n)
+        product(self.stream)  # it loads kernels, which a capture may not
 
         def work(stream: Any) -> None:
             for _ in range(10):
-                blas.product(stream, w, x, int(self.y.handle), m, n, k)
+                product(stream)
 
         return self.time(work, 10)
+
+    def libraries(self) -> Iterator[Row]:
+        """From how many tokens on weights are better decoded in front of cuBLASLt's product than in one's own."""
+        if self.cublas is None:
+            return
+        n, k = (64, 512) if self.small else SHAPES[0][::-1]
+        for kind, tokens in product(("q4_0", "q4_k", "q6_k"), (16,) if self.small else BATCHES):
+            shape, flops = f"{tokens}x{n}x{k}", 2 * tokens * n * k
+            us = self.calls(partial(self._gemm_q8, kind, tokens, n, k), LAYOUTS[kind].nbytes_of(n, k))
+            yield self.row(f"gemm_q8 {kind}", shape, us, flops=flops)
+            yield self.row(f"decoded {kind}, cuBLASLt", shape, self._decoded(kind, tokens, n, k), flops=flops)
+
+    def _decoded(self, kind: str, tokens: int, n: int, k: int) -> float:
+        assert self.cublas is not None
+        nbytes, rows = LAYOUTS[kind].nbytes_of(n, k), self._room(2 * n * k)
+        copies = max(1, min(8, self.room // nbytes))
+        starts = [int(self.weights.handle) + i * nbytes for i in range(copies)]
+        given = int(self.x.handle), int(rows.handle), int(self.y.handle)
+        put = self.cublas.prepared("bf16", *given, (tokens, n, k), n)
+
+        def work(stream: Any) -> None:
+            for w in starts:
+                self.target.launch(decode(kind, w, rows, n, 0, n, k), stream, False)
+                put(stream)
+
+        work(self.stream)
+        return self.time(work, copies)
 
     def matvecs(self) -> Iterator[Row]:
         """Bytes are those of the repacked tensor."""
@@ -223,7 +251,7 @@ class Bench:
         return attention.attention("f16", *given, sms=sms)[which]
 
     def everything(self) -> Iterator[Row]:
-        for part in (self.peaks, self.matvecs, self.tokens, self.gemms, self.attentions):
+        for part in (self.peaks, self.matvecs, self.tokens, self.gemms, self.libraries, self.attentions):
             yield from part()
 
     def tuned(self) -> Iterator[Row]:

@@ -19,6 +19,7 @@ from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
 
 import graphsched
 from graphsched import synth
+from graphsched.backends.cuda import driver
 from graphsched.placement import PlacementOptions
 from graphsched.profile import Measurement, Phase, Request
 
@@ -28,12 +29,13 @@ OUT = PlacementOptions(overrides=("exps=CPU",))
 
 @dataclass(frozen=True)
 class Launching:
-    """How work gets on the GPU: values of GRAPHSCHED_CUDA_GRAPHS, _WAITS, _FUSION and _OVERLAP."""
+    """How work gets on the GPU: values of GRAPHSCHED_CUDA_GRAPHS, _WAITS, _FUSION, _OVERLAP and _CUBLAS."""
 
     graphs: str = "whole"
     waits: str = ""
     fusion: str = ""
     overlap: str = ""
+    cublas: str = ""
 
     def choose(self) -> None:
         """For sessions that are opened from now on."""
@@ -51,14 +53,23 @@ class Full:
     type: str
     placement: PlacementOptions
     how: str
-    ways: tuple[Launching, ...] = ()  # others to time
+    ways: tuple[Launching, ...] = ()  # others to time tokens with
+    prompts: tuple[Launching, ...] = ()  # and prompts
     crossover: bool = False  # also time prompts of few tokens with uploads and without
 
 
 HOST_WAITS, APART, PLAIN = Launching("split", "host"), Launching(fusion="0"), Launching("off")
 ONE_BY_ONE = Launching(overlap="0")
+BY_LIBRARY = Launching(cublas="0"), Launching(cublas="64")
 FULL = (
-    Full("llama-8b", "Q4_0", PlacementOptions(), "all on the GPU", (HOST_WAITS, ONE_BY_ONE, APART, PLAIN)),
+    Full(
+        "llama-8b",
+        "Q4_0",
+        PlacementOptions(),
+        "all on the GPU",
+        (HOST_WAITS, ONE_BY_ONE, APART, PLAIN),
+        BY_LIBRARY,
+    ),
     Full(
         "deepseek-v2-lite",
         "IQ4_NL",
@@ -68,7 +79,7 @@ FULL = (
         crossover=True,
     ),
     Full("bitnet-2b", "IQ2_BN", PlacementOptions(), "all on the GPU"),
-    Full("llama-8b", "Q4_K_M", PlacementOptions(), "all on the GPU"),
+    Full("llama-8b", "Q4_K_M", PlacementOptions(), "all on the GPU", prompts=BY_LIBRARY),
     Full("deepseek-v2-lite", "IQ4_NL", PlacementOptions(), "all on the GPU"),
     Full("qwen3-30b-a3b", "Q4_0", PlacementOptions(), "all on the GPU"),
 )
@@ -142,6 +153,16 @@ def _against_reference(name: str, way: Way, small: bool) -> tuple[float, bool]:
     return e, e <= limits(name)[0]
 
 
+def by_library(options: Namespace, until: float) -> Iterator[Found]:
+    """Models whose prompts' products go by cuBLASLt."""
+    for name in names(options):
+        if any(name.endswith(part) for part in ("llama-f16", "llama-Q4_0", "llama-Q4_K_M", "llama-Q6_K")):
+            way = Way("cuBLASLt from 9 tokens", {}, Launching(cublas="9"))
+            yield checked(f"{name}: {way.name}", partial(_against_reference, name, way, False))
+        if time.monotonic() > until:
+            return
+
+
 def bounds(options: Namespace, until: float) -> Iterator[Found]:
     """The same bits from one graph per stream, one per split and plain launches, whoever waits, shared or not."""
     known: dict[str, NDArray[np.float32]] = {}  # of plain launches
@@ -198,6 +219,13 @@ def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float
         launching.choose()
         session = opened(trace=trace)
         yield _rate(f"{model}: decode, {how}", tokens, timed(session, [1], tokens))
+        session.close()
+    for launching in full.prompts if driver.cublas_version() else ():
+        if time.monotonic() > until:
+            return
+        launching.choose()
+        session = opened()
+        yield _rate(f"{model}: prompt, {launching}", n, timed(session, list(range(1, n + 1)), 1))
         session.close()
     Launching().choose()
     if full.crossover and time.monotonic() < until:

@@ -15,6 +15,7 @@ SHOWN = (
     "matvec q4_k",
     "gemm",
     "cuBLAS",
+    "decoded",
     "copy",
     "llama",
     "deepseek",

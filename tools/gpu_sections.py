@@ -122,6 +122,49 @@ def _same(again: Callable[[], Any], want: Any, times: int) -> tuple[int, bool]:
     return wrong, wrong == 0 and bool(np.isfinite(want).all())
 
 
+LARGE: Final = (  # type, tokens, rows, k, floats from row to row of the result
+    ("f16", 64, 128, 256, 128), ("bf16", 64, 128, 256, 192), ("bf16", 33, 100, 72, 100), ("f16", 512, 1028, 1024, 1028),
+)  # fmt: skip
+
+
+def cublas(options: Options, until: float) -> Iterator[Found]:
+    """cuBLASLt against numpy, odd sizes and strides too; then models whose products go by it."""
+    if not driver.cublas_version():
+        yield "fact", {"cuBLASLt": "absent"}
+        return
+    yield "fact", {"cuBLASLt": driver.cublas_version()}
+    gpu = driver.open_gpu(options.device)
+    room = driver.malloc(driver.CUBLAS_ROOM)
+    blas, stream = driver.Cublas(room), driver.new_stream(gpu)
+    for given in LARGE:
+        yield checked(f"cuBLASLt {' '.join(map(str, given))}", partial(_large, gpu, stream, blas, *given))
+    blas.close()
+    driver.free(room)
+    yield from models("by_library", options, until)
+
+
+def _large(
+    gpu: Any, stream: Any, blas: Any, kind: str, m: int, n: int, k: int, stride: int
+) -> tuple[float, bool]:
+    from cuda_emu.values import error, narrow, normal, widen
+
+    rng = np.random.default_rng(m)
+    x, w, y = (
+        narrow(normal(rng, m, k), kind),
+        narrow(normal(rng, n, k), kind),
+        np.empty((m, stride), np.float32),
+    )
+    rooms = [driver.allocate(gpu, a.nbytes, stream) for a in (x, w, y)]
+    for array, on_device in ((x, rooms[0]), (w, rooms[1])):
+        driver.upload(on_device, array, stream)
+    at_x, at_w, at_y = (int(r.handle) for r in rooms)
+    blas.prepared(kind, at_x, at_w, at_y, (m, n, k), stride)(stream)
+    driver.download(rooms[2], y, stream)
+    want = widen(x, kind).astype(np.float64) @ widen(w, kind).astype(np.float64).T
+    e = float(error(y[:, :n], want))
+    return e, e <= 1e-5
+
+
 def ops(options: Options, until: float) -> Iterator[Found]:
     """Every case of the op table through the device: placed, lowered, packed and run as in a session."""
     from test_ops import all_cases
@@ -153,7 +196,7 @@ def bench(options: Options, until: float) -> Iterator[Found]:
     from gpu_target import GpuTarget
 
     made = Bench(GpuTarget(options.device), options.small)
-    parts = [made.peaks, made.matvecs, made.gemms, made.tokens, made.attentions]
+    parts = [made.peaks, made.matvecs, made.gemms, made.libraries, made.tokens, made.attentions]
     for part in [*parts, made.tuned] if options.tune else parts:
         try:
             for row in part():
@@ -236,6 +279,7 @@ SECTIONS: Final = (
     Section(
         "models", "reference logits, split in five ways", partial(models, "checks"), 20, 120, has_models=True
     ),
+    Section("cublas", "products by cuBLASLt", cublas, 10, 60, has_models=True),
     Section("bench", "kernels timed", bench, 30, 80, is_bench=True),
     *(
         Section(f"speed-{i}", f"{about}, timed", partial(speeds, i), 15, 75, is_bench=True, has_models=True)

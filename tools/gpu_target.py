@@ -99,7 +99,10 @@ def decode_like(target: GpuTarget, layers: int, k: int, pdl: bool, graph: bool) 
             target.launch(c, stream, pdl)
 
     if graph:
-        driver.capture(s, work).launch(s)
+        made = driver.captured(s, work)
+        driver.replay(made, s)
+        s.sync()
+        driver.discard(made)
     else:
         work(s)
     y = np.empty(k, np.float32)

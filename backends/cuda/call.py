@@ -31,6 +31,27 @@ class Call:
             raise ShapeError(f"{self.kernel}: a grid of {self.grid} blocks, at most {MOST_BLOCKS}")
 
 
+@dataclass(frozen=True)
+class Product:
+    """y[m, n] = x[m, k] · w[n, k]ᵀ by cuBLASLt: x and w f16 or bf16, y float32 with rows `y_stride` apart."""
+
+    kind: str
+    x: int
+    w: int
+    y: int
+    m: int
+    n: int
+    k: int
+    y_stride: int
+
+    @property
+    def kernel(self) -> str:
+        return f"cublaslt_{self.kind}"
+
+
+Launched = Call | Product
+
+
 def up(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)

@@ -9,7 +9,7 @@ that may have brought the weights, it does not.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.call import Launched, Product
 from graphsched.backends.cuda.lowering import At, Launch, Make
 from graphsched.operand import Item
 
@@ -34,10 +34,13 @@ def chained(items: Sequence[Item]) -> list[Item]:
 def _overlapping(make: Make, behind: bool) -> Make:
     """`behind`: the item before is a launch, too, though it may come to nothing."""
 
-    def made(at: At) -> Iterable[Call]:
+    def made(at: At) -> Iterable[Launched]:
         at.behind_kernel &= behind
         for call in make(at):
-            yield replace(call, overlaps=at.behind_kernel and not at.apart)
-            at.behind_kernel = True
+            if isinstance(call, Product):  # whose kernels do not say when others may begin
+                yield call
+            else:
+                yield replace(call, overlaps=at.behind_kernel and not at.apart)
+            at.behind_kernel = not isinstance(call, Product)
 
     return made

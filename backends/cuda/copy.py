@@ -43,10 +43,10 @@ def get_rows(
     return Call("copy", (), f"get_rows_{kind}", (up(k, 256), n), 256, (x, which, y, rows, k, stride))
 
 
-def dequantize(kind: str, to: str, w: Address, y: Address, which: Address, n: int, rows: int, k: int) -> Call:
-    """Rows which[0..n) (None: 0..n) of a repacked tensor → f32, f16 or bf16."""
+def dequantize(kind: str, w: Address, y: Address, which: Address, n: int, rows: int, k: int) -> Call:
+    """Rows which[0..n) of a repacked tensor → f32; decode.py has whole matrices."""
     t = KERNEL_TYPE[kind]
-    return Call("copy", (t,), f"to_{to}_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
+    return Call("copy", (t,), f"to_f32_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
 
 
 def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:

@@ -24,7 +24,7 @@ from graphsched.backends.cuda import (
     scores,
     transfer,
 )
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.call import Call, Launched, Product
 from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.dispatch import Dispatcher
 from graphsched.backends.cuda.lowering import At, Launch, Low
@@ -72,6 +72,7 @@ class CudaDevice:
         self._repacked: dict[tuple[int, TensorType], Memory] = {}  # host weights as the device reads them
         self._watch: threading.Thread | None = None
         self.dispatcher = Dispatcher(self.gpu, self._failed) if waits(self.gpu) == "host" else None
+        self._cublas: driver.Cublas | None = None
         self._closed = False
 
     def supports(self, node: Tensor) -> bool:
@@ -94,7 +95,8 @@ class CudaDevice:
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
-        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses)
+        cublas = env.cuda_cublas() if driver.cublas_version() else None
+        return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses, cublas=cublas)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
         if result.buffer.staging and source.buffer.device == HOST:
@@ -147,17 +149,27 @@ class CudaDevice:
     def _compile(self, items: Sequence[Item], full: At, progress: Progress | None) -> None:
         """Compiles (or loads from disk) what a run at full capacity needs; the rest follows on first use."""
         calls = (call for item in items if isinstance(item, Launch) for call in item.make(full))
-        wanted = list(dict.fromkeys((call.stem, call.types) for call in calls))
+        wanted = list(dict.fromkeys((c.stem, c.types) for c in calls if isinstance(c, Call)))
         for done, (stem, types) in enumerate(wanted, 1):
             kernels(self.gpu.ordinal, stem, types)
             if progress:
                 progress("compiling kernels", done, len(wanted))
 
-    def prepared(self, call: Call) -> Callable[[Any], None]:
+    def prepared(self, call: Launched) -> Callable[[Any], None]:
         """A launch with its kernel loaded and its arguments packed."""
+        if isinstance(call, Product):
+            return self._library().prepared(
+                call.kind, call.x, call.w, call.y, (call.m, call.n, call.k), call.y_stride
+            )
         kernel = kernels(self.gpu.ordinal, call.stem, call.types)[call.kernel]
         driver.allow_shared(kernel, call.shared)
         return driver.prepared(kernel, call.grid, call.block, call.args, call.shared, call.overlaps)
+
+    def _library(self) -> driver.Cublas:
+        if self._cublas is None:
+            room = self.memory.allocate(driver.CUBLAS_ROOM, "cuBLASLt", "GRAPHSCHED_CUDA_CUBLAS=0 needs none")
+            self._cublas = driver.Cublas(room.address)
+        return self._cublas
 
     def started(self, program: CudaProgram) -> None:
         """While programs run somebody looks whether the device failed: the host would wait for its flags for ever."""
@@ -200,6 +212,8 @@ class CudaDevice:
             stream.close()
         self._programs.clear()
         self._repacked.clear()
+        if self._cublas is not None:
+            self._cublas.close()
         self.memory.close()
         driver.free_unused()
 

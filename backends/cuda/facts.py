@@ -44,4 +44,6 @@ def versions() -> dict[str, str]:
             continue
     if driver.probe() is None:
         found = {"driver": driver.driver_version(), "NVRTC": driver.nvrtc_version()} | found
+        if cublas := driver.cublas_version():
+            found["cuBLASLt"] = cublas
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from graphsched import dtypes, ops
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.call import Call, Launched
 from graphsched.backends.cuda.elementwise import ACTIVATIONS, broadcast, two
 from graphsched.backends.cuda.lowering import At, Low
 from graphsched.operand import Operand, Out
@@ -30,7 +30,7 @@ class Part:
         return int(self.w.type.shape[0])
 
 
-Calls = Callable[[At, Sequence[Part]], list[Call]]
+Calls = Callable[[At, Sequence[Part]], Sequence[Launched]]
 GatedCall = Callable[[At, Part, Part, Operand, str], Call]  # gate, up, result, activation
 
 
@@ -40,7 +40,7 @@ class Joined:
 
     low: Low
     key: Hashable
-    inputs: tuple[Operand, ...]
+    inputs: tuple[Operand | Out, ...]  # and memory of its own
     calls: Calls
     gated: GatedCall | None = None
     parts: list[Part] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Joined:
         args: tuple[Operand | Out, ...] = (*(p.w for p in parts), *self.inputs, *(Out(p.y) for p in parts))
         self.index = self.low.relaunch(self.index, self._calls, *args)
 
-    def _calls(self, at: At) -> list[Call]:
+    def _calls(self, at: At) -> Sequence[Launched]:
         return self.calls(at, self.parts)
 
     # ---- gate and up
@@ -116,7 +116,7 @@ def joined(
     low: Low,
     node: Tensor,
     key: Hashable,
-    inputs: tuple[Operand, ...],
+    inputs: tuple[Operand | Out, ...],
     calls: Calls,
     gated: GatedCall | None = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphsched import dtypes, lowering, ops
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.call import Launched
 from graphsched.operand import Operand, Out, Places, Work
 from graphsched.tensor import Extent, Tensor, TensorType, f32
 
@@ -53,7 +53,7 @@ class At:
         return self.n(tokens), heads, k
 
 
-Make = Callable[[At], Iterable[Call]]
+Make = Callable[[At], Iterable[Launched]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,10 @@ class Launch:
 
 @dataclass
 class Low(lowering.Low):
-    """Lowers nodes to launches; `sms`: multiprocessors of the device.
+    """Lowers nodes to launches.
+
+    sms: multiprocessors of the device. cublas: tokens from which products go by cuBLASLt, 0 as library.py has it, None
+    for never.
 
     A launch may take over the work of later nodes, or write what they ask for: it is then made anew in its place, which
     is earlier than theirs. What it reads must be there by then, and results of its own have no memory yet.
@@ -83,6 +86,7 @@ class Low(lowering.Low):
 
     sms: int = 132
     fuses: bool = True
+    cublas: int | None = None
     norms: "dict[Tensor, Normed]" = field(default_factory=dict)
     sums: "dict[Tensor, Added]" = field(default_factory=dict)
     scaled: "dict[Tensor, Scaled]" = field(default_factory=dict)
@@ -91,6 +95,9 @@ class Low(lowering.Low):
     )  # by what they have in common, and by node
     turns: "dict[Hashable, Turn]" = field(default_factory=dict)
     writes: "dict[Hashable, Writes]" = field(default_factory=dict)
+    readers: dict[Tensor, list[float]] = field(
+        default_factory=dict
+    )  # of int8 blocks: tokens that end their need
     _unread: dict[Tensor, Callable[[], None]] = field(default_factory=dict)
 
     def launch(self, make: Make, *args: Operand | Out) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.elementwise import ACTIVATIONS
@@ -140,9 +141,14 @@ def blocks(rows: int, split: int, per_warp: int = ROWS) -> int:
 # ---- lowered
 
 
-def quantised(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
-    """int8 blocks of activations and their scales, made once for all products that read them: by their norm, if any."""
+def quantised(low: Low, tensor: Tensor, until: float = inf) -> tuple[Operand, Operand]:
+    """int8 blocks of activations and their scales, made once for all products that read them: by their norm, if any.
+
+    `until`: this reader has no need of them from so many tokens on.
+    """
     tensor = same_rows(tensor)
+    readers = low.readers.setdefault(tensor, [])
+    readers.append(until)
 
     def made() -> tuple[Operand, ...]:
         if (norm := low.norms.get(tensor)) and int(tensor.shape[-1]) % 32 == 0:
@@ -152,6 +158,8 @@ def quantised(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
 
         def make(at: At) -> list[Call]:
             tokens, heads, k = at.shape(x.type)
+            if tokens >= max(readers):
+                return []
             return [quantize(at(x), at(q), at(ds), tokens * heads, k, stride)]
 
         low.launch(make, x, Out(q), Out(ds))

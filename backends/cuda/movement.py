@@ -49,7 +49,7 @@ def _(low: Low, node: Tensor) -> None:
         if is_tiled(x.type):
             return [w2a8.get_rows(at(x), at(x) + w2a8.scales_at(rows, k), at(ids), at(y), n, rows, k)]
         if x.type.dtype in BLOCKS:
-            return [copy.dequantize(kind, "f32", at(x), at(y), at(ids), n, rows, k)]
+            return [copy.dequantize(kind, at(x), at(y), at(ids), n, rows, k)]
         stride = (
             row_bytes(x.type) if is_weight and len(x.type.shape) == 2 and x.buffer.memory else x.strides[0]
         )

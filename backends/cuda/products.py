@@ -1,13 +1,15 @@
 """MUL_MAT, lowered: by mat-vecs for a few tokens and on the tensor cores for many, for weights of every type."""
 
 from collections.abc import Sequence
+from math import inf
 
 from graphsched import dtypes, ops
 from graphsched.backends.cuda import w2a8
-from graphsched.backends.cuda.call import Call, up
+from graphsched.backends.cuda.call import Call, Launched, up
 from graphsched.backends.cuda.copy import copy
 from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm, gemm_q8
 from graphsched.backends.cuda.joined import Part, joined
+from graphsched.backends.cuda.library import GEMM_FROM, halved, library
 from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous, row_stride, same_rows
 from graphsched.backends.cuda.matmul import (
     Matrices,
@@ -21,9 +23,7 @@ from graphsched.backends.cuda.matmul import (
 from graphsched.backends.cuda.moe import up_gate
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
 from graphsched.operand import Operand, Out
-from graphsched.tensor import Tensor, TensorType
-
-GEMM_FROM = 9  # tokens; fewer are mat-vecs
+from graphsched.tensor import Tensor
 
 
 def _fits(node: Tensor) -> bool:
@@ -41,14 +41,18 @@ def _in_planes(node: Tensor) -> bool:
 
 @ops.mul_mat.lowering("cuda", when=_in_planes, w=BLOCKS, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    (q, ds), w = quantised(low, node.sources[1]), node.sources[0]
+    w, tensor = node.sources
     if len(w.shape) == 3 or node.attrs["rows"]:
-        _in_part(low, node, q, ds)
+        _in_part(low, node, *quantised(low, tensor))
         return
     kind, k, sms = kind_of(w.dtype), int(w.shape[-1]), low.sms
+    large = library(low, node, kind)
+    q, ds = quantised(low, tensor, large.least if large and int(w.shape[0]) % 4 == 0 else inf)
 
-    def calls(at: At, parts: Sequence[Part]) -> list[Call]:
+    def calls(at: At, parts: Sequence[Part]) -> Sequence[Launched]:
         tokens = at.n(node.shape[0])
+        if large and large.takes(tokens, parts):
+            return large.calls(at, parts, tokens)
         if tokens == 1 and len(parts) > 1:
             return [matvec_joined(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(q), at(ds), k, sms)]
         if tokens >= GEMM_FROM and kind in GEMM_Q8_TYPES:
@@ -60,7 +64,7 @@ def _(low: Low, node: Tensor) -> None:
         given = at(up.w), at(gate.w), None, at(q), at(ds), at(y)
         return up_gate(kind, *given, shape, gate.rows, k, how, sms)
 
-    joined(low, node, (q.buffer, kind), (q, ds), calls, gated)
+    joined(low, node, (q.buffer, kind), (q, ds, *(large.args if large else ())), calls, gated)
 
 
 def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
@@ -140,10 +144,13 @@ def _(low: Low, node: Tensor) -> None:
     x = _float_rows(low, tensor, k)
     stride = x.strides[0] // 4 if int(x.type.shape[0]) > 1 else k
     many = kind != "f32" and k % 8 == 0 and int(x.type.shape[0]) >= GEMM_FROM
-    x16 = _halved(low, tensor, x, kind) if many else None
+    x16 = halved(low, tensor, kind) if many else None
+    large = library(low, node, kind) if many else None
 
-    def calls(at: At, parts: Sequence[Part]) -> list[Call]:
+    def calls(at: At, parts: Sequence[Part]) -> Sequence[Launched]:
         tokens = at.n(node.shape[0])
+        if large and large.takes(tokens, parts):
+            return large.calls(at, parts, tokens)
         if tokens == 1 and len(parts) > 1:
             return [matvec_joined_floats(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(x), k, sms)]
         if x16 is not None and tokens >= GEMM_FROM:
@@ -153,7 +160,7 @@ def _(low: Low, node: Tensor) -> None:
     def gated(at: At, gate: Part, up: Part, y: Operand, how: str) -> Call:
         return up_gate_floats(kind, at(up.w), at(gate.w), at(x), at(y), gate.rows, k, how, sms)
 
-    inputs = (x,) if x16 is None else (x, x16)
+    inputs = (x, *([] if x16 is None else [x16]), *(large.args if large else ()))
     joined(low, node, (x.buffer, x.offset, x.strides, kind), inputs, calls, gated)
 
 
@@ -178,7 +185,7 @@ def _floats_in_part(low: Low, node: Tensor) -> None:
     count, (first, last) = (w.type.shape[0] if several else 1), node.attrs["rows"] or (0, w.type.shape[-2])
     x16 = None
     if not several and kind != "f32" and k % 8 == 0 and int(x.type.shape[0]) >= GEMM_FROM:
-        x16 = _halved(low, node.sources[1], x, kind)
+        x16 = halved(low, node.sources[1], kind)
 
     def make(at: At) -> list[Call]:
         tokens, n, start = at.n(node.shape[0]), last - first, at(w) + first * row_bytes(w.type)
@@ -187,25 +194,6 @@ def _floats_in_part(low: Low, node: Tensor) -> None:
         return [matvec_floats(kind, start, at(x), at(y), tokens, n, k, stride, sms, count)]
 
     low.launch(make, w, x, *([] if x16 is None else [x16]), Out(y))
-
-
-def _halved(low: Low, tensor: Tensor, x: Operand, kind: str) -> Operand:
-    """Activations in the weights' type, for the tensor cores."""
-
-    def made() -> tuple[Operand, ...]:
-        half = low.scratch(f"{kind} activations", TensorType(dtypes.F16, x.type.shape))
-        stride = row_stride(x)
-
-        def make(at: At) -> list[Call]:
-            n, _, k = at.shape(x.type)
-            if n < GEMM_FROM:
-                return []
-            return [copy(at(x), at(half), ("f32", kind), (n, 1, 1, k), (stride, 0, 0, 1), (k, 0, 0, 1))]
-
-        low.launch(make, x, Out(half))
-        return (half,)
-
-    return low.shared((kind, tensor), made)[0]
 
 
 def _padded(low: Low, x: Operand) -> Operand:

@@ -1,4 +1,4 @@
-"""Launches of quantize.cu: activations to int8 blocks."""
+"""Launches of quantize.cu: activations as products take them."""
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.errors import ShapeError
@@ -28,3 +28,10 @@ def rms_norm_q8(
         raise ShapeError(f"rms_norm_q8: k = {k} must be a multiple of 32")
     args = (x, *residual, w, y, q, ds, k, stride, eps)
     return Call("quantize", (), "rms_norm_q8", (tokens,), threads(k // 4), args)
+
+
+def rounded(kind: str, x: Address, y: Address, tokens: int, k: int, stride: int) -> Call:
+    """x[tokens, k] float → y[tokens, k] f16 or bf16."""
+    if k % 8 or stride % 4:
+        raise ShapeError(f"rounded: k = {k} must be a multiple of 8, the row stride {stride} of 4")
+    return Call("quantize", (), f"round_{kind}", (up(tokens * k // 8, 256),), 256, (x, y, tokens, k, stride))

@@ -1,4 +1,4 @@
-"""Cases of quantize.cu, norm.cu, rope.cu, elementwise.cu and copy.cu."""
+"""Cases of quantize.cu, norm.cu, rope.cu, elementwise.cu, copy.cu and decode.cu."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,6 +21,7 @@ from cuda_emu.values import (
 )
 from graphsched import dtypes
 from graphsched.backends.cuda import copy, elementwise, norm, quantize, rope
+from graphsched.backends.cuda.decode import decode
 from graphsched.backends.cuda.layout import LAYOUTS
 
 
@@ -217,21 +218,47 @@ def gather_case(kind: str) -> Run:
     return run
 
 
-def dequantize_case(kind: str, to: str, gather: bool) -> Run:
+def dequantize_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        rows, k = 5, 512
+        rows, k, which = 5, 512, np.array([3, 0, 4], np.int32)
         w, values = tensor(kind, rows, k, rng)
-        which = np.array([3, 0, 4], np.int32) if gather else None
-        n = 3 if gather else rows
-        y = Out(n, k, dtype=STORED[to])
-        target.run(copy.dequantize(kind, to, w, y, which, n, rows, k))
-        want = values if which is None else values[which]
-        return widen(y.array, to), widen(narrow(want, to), to), 0.0 if to == "f32" else 1e-4
+        y = Out(len(which), k)
+        target.run(copy.dequantize(kind, w, y, which, len(which), rows, k))
+        return y.array, values[which], 0.0
+
+    return run
+
+
+def decode_case(kind: str, rows: int, k: int, first: int) -> Run:
+    """Rows from `first` on."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        w, values = tensor(kind, first + rows + 2, k, rng)
+        y = Out(rows, k, dtype=np.uint16)
+        target.run(decode(kind, w, y, len(values), first, rows, k))
+        want = narrow(values[first : first + rows], "bf16")
+        return widen(y.array, "bf16"), widen(want, "bf16"), 0.0
+
+    return run
+
+
+def rounded_case(kind: str, tokens: int, k: int, pad: int) -> Run:
+    """Also what is beyond the largest half."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, y = normal(rng, tokens, k + pad), Out(tokens, k, dtype=STORED[kind])
+        x[0, :3] = 1e5, -1e5, 65520
+        target.run(quantize.rounded(kind, x, y, tokens, k, k + pad))
+        want = np.clip(x[:, :k], -65504, 65504) if kind == "f16" else x[:, :k]
+        return widen(y.array, kind), widen(narrow(want, kind), kind), 0.0
 
     return run
 
 
 def activations() -> Iterator[Case]:
+    for kind in ("f16", "bf16"):
+        for tokens, k, pad in ((1, 8, 0), (5, 1032, 4)):
+            yield Case(f"rounded-{kind}-{tokens}x{k}", rounded_case(kind, tokens, k, pad))
     for tokens, k, pad in ((1, 32, 0), (3, 1088, 4), (2, 4096, 0)):
         yield Case(f"quantize-{tokens}x{k}", quantize_case(tokens, k, pad))
     for rows, k, weighted in ((1, 7, True), (3, 128, False), (2, 5000, True)):
@@ -264,5 +291,6 @@ def copies() -> Iterator[Case]:
     for kind in STORED:
         yield Case(f"get_rows-{kind}", gather_case(kind))
     for kind in LAYOUTS:
-        for to in ("f32", "f16", "bf16"):
-            yield Case(f"to_{to}-{kind}", dequantize_case(kind, to, to == "f32"))
+        yield Case(f"to_f32-{kind}", dequantize_case(kind))
+        for rows, k, first in ((5, 512, 0), (3, 1280, 4)):
+            yield Case(f"decode-{kind}-{rows}x{k}", decode_case(kind, rows, k, first))

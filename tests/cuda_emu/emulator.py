@@ -55,10 +55,13 @@ class Emulator:
     def __init__(
         self, stem: str, types: tuple[str, ...] = (), source: str | None = None, more: tuple[str, ...] = ()
     ) -> None:
-        text, flags = assemble(stem, types) if source is None else source, FLAGS + more
+        text = assemble(stem, types) if source is None else source
         self.signatures = parse(text)
-        self.path = build(text, flags)
+        self.path = self.built(text, more)
         self._library = ctypes.CDLL(str(self.path))
+
+    def built(self, text: str, more: tuple[str, ...]) -> Path:
+        return build(text, FLAGS + more)
 
     def launch(
         self,
@@ -159,11 +162,14 @@ class EmulatedTarget:
         self._sanitized = more in SANITIZERS.values()
         self.libraries: dict[str, Emulator] = {}
 
+    def emulator(self, stem: str) -> Emulator:
+        return Emulator(stem, self.files[stem], more=self.more)
+
     def run(self, *calls: Call) -> None:
         """The launches one after the other; outputs come back before the next."""
         for c in calls:
             if c.stem not in self.libraries:
-                self.libraries[c.stem] = Emulator(c.stem, self.files[c.stem], more=self.more)
+                self.libraries[c.stem] = self.emulator(c.stem)
             placed = bordered if self._sanitized else guarded
             given = {id(a): placed(_memory(a)) for a in c.args if isinstance(a, np.ndarray | Out)}
             args = [given.get(id(a), a) for a in c.args]

@@ -477,8 +477,10 @@ static void count_overlap(const Config& c) {
 API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
   Guard guard;
   const Config config = *c;
-  if ((int)config.shared > k->dynamic || config.block[0] > 1024 || !config.grid[0] || !config.grid[1] || !config.grid[2])
-    return INVALID_VALUE;
+  const u32 *g = config.grid, most[3] = {0x7fffffff, 0xffff, 0xffff};
+  if ((int)config.shared > k->dynamic || config.block[0] > 1024) return INVALID_VALUE;
+  for (int i = 0; i < 3; i++)
+    if (!g[i] || g[i] > most[i]) return INVALID_VALUE;
   auto values = std::make_shared<std::vector<u64>>();
   for (size_t i = 0; k->sizes[i]; i++) {
     u64 v = 0;
@@ -592,6 +594,9 @@ API cuGetProcAddress_v2(const char* name, void** out, int, u64, int* status) {
   return OK;
 }
 API cuGetProcAddress(const char* name, void** out, int v, u64 f) { return cuGetProcAddress_v2(name, out, v, f, nullptr); }
+API cuLaunchHostFunc(void* s, void (*run)(void*), void* data) {  // only for the stand-in of cuBLASLt
+  return enqueue(s, [=] { return run(data), OK; });
+}
 static struct Stop {
   ~Stop() {
     Guard guard;

@@ -1,9 +1,10 @@
-"""Run a script on the stand-in driver: python on_stand_in.py LIBCUDA SCRIPT ARGS...
+"""Run a script on the stand-in driver: python on_stand_in.py LIBCUDA SCRIPT ARGS...; GS_FAKE_CUBLAS: a cuBLASLt, too.
 
 Everything is real, cuda.core included, but for two things: libcuda is the stand-in, and "cubins" come from g++.
 """
 
 import ctypes
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -23,13 +24,16 @@ def main(library: str, script: str, *args: str) -> None:
     graphsched.__path__.append(str(ROOT))
     from cuda_emu.emulator import FLAGS, build
     from graphsched.backends.cuda import driver
-    from graphsched.backends.cuda.driver import nvrtc
+    from graphsched.backends.cuda.driver import cublas, nvrtc
 
     def compile_cubin(source: str, options: Sequence[str]) -> tuple[bytes, str]:
         defines = tuple(o for o in options if o.startswith("-D"))
         return build(source, (*FLAGS, *defines)).read_bytes(), ""
 
     driver.compile_cubin = compile_cubin
+    fake = os.environ.get("GS_FAKE_CUBLAS", "")  # the real one asks the driver for more than the stand-in has
+    found = cublas.described(ctypes.CDLL(fake)) if fake else None
+    cast(Any, cublas).library = lambda: found
     # the version is part of the cubin cache's key: what g++ made never meets a real GPU
     cast(Any, nvrtc).nvrtc_version = cast(Any, driver).nvrtc_version = lambda: "g++"
     sys.argv = [script, *args]

@@ -43,7 +43,7 @@ MIXED = ("q80_q80", "q40_q40", "q80_q40", "f16_q80")  # types of keys and values
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
     "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "rows": (), "gemm": (), "prompt": (),
-    "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "floats": tuple(matmul.FLOATS), "attention": (
+    "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "decode": ALL, "floats": tuple(matmul.FLOATS), "attention": (
         *(f"{t}_{t}_{s}" for t in ("f16", "f32") for s in ATTENTION), *(f"{t}_64_64_4" for t in MIXED),
         *(f"{t}s_{t}s_100_100_2" for t in ("f16", "f32")), "f16s_f16s_33_33_1", "f16s_f16s_20_12_2",
         "f16_f16_120_120_2", "f16_f16_72_72_1", "f16_f16_112_112_1", "q80_q80_576_512_1",

@@ -22,7 +22,7 @@ import graphsched
 import graphsched.ops
 from graphsched.assign import HOST, VIEWS, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
-from graphsched.backends.cuda import copy, driver
+from graphsched.backends.cuda import copy, driver, library
 from graphsched.backends.cuda.program import CudaProgram
 from graphsched.backends.cuda.queue import Entry
 from graphsched.device import Setup
@@ -155,6 +155,17 @@ def overlaps() -> list[int]:
     counts = (ctypes.c_long * 2)()
     ctypes.CDLL("libcuda.so.1").gs_overlaps(counts)
     return list(counts)
+
+
+def cublas(room: int = 0) -> dict[str, int]:
+    """Products that the stand-in of cuBLASLt has made, and how many of its objects exist.
+
+    room: bytes of decoded weights at once, from now on.
+    """
+    library.ROOM = room or library.ROOM  # type: ignore[misc]
+    counts = (ctypes.c_int * 2)()
+    ctypes.CDLL(os.environ["GS_FAKE_CUBLAS"]).gs_cublas_counts(counts)
+    return {"products": counts[0], "live": counts[1]}
 
 
 def live() -> list[int]:
@@ -334,7 +345,7 @@ def abort(name: str) -> dict[str, Any]:
 def main() -> None:
     known = {
         f.__name__: f
-        for f in (logits, cases, same_bits, cycles, sentence, abort, fault, without, traced, brief)
+        for f in (logits, cases, same_bits, cycles, sentence, abort, fault, without, traced, brief, cublas)
     }
     out = os.fdopen(os.dup(1), "w")  # what the answers go to: nothing else may print there
     os.dup2(2, 1)

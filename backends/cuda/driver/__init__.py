@@ -3,6 +3,7 @@
 `probe()` comes first: without a driver some cuda.core calls leave a lock held and the next hangs for ever.
 """
 
+from graphsched.backends.cuda.driver.cublas import CUBLAS_ROOM, Cublas, cublas_version
 from graphsched.backends.cuda.driver.gpu import (
     Gpu,
     copy_engines,
@@ -14,7 +15,7 @@ from graphsched.backends.cuda.driver.gpu import (
     pci_bus,
     use,
 )
-from graphsched.backends.cuda.driver.graphs import capture, captured, discard, replay
+from graphsched.backends.cuda.driver.graphs import captured, discard, replay
 from graphsched.backends.cuda.driver.kernels import Kernel, allow_shared, launch, load_kernels, prepared
 from graphsched.backends.cuda.driver.memory import (
     allocate,
@@ -49,18 +50,20 @@ from graphsched.backends.cuda.driver.streams import (
 )
 
 __all__ = [
+    "CUBLAS_ROOM",
+    "Cublas",
     "Gpu",
     "Kernel",
     "allocate",
     "allow_shared",
     "await_word",
-    "capture",
     "captured",
     "compile_cubin",
     "copy_across",
     "copy_down",
     "copy_engines",
     "copy_up",
+    "cublas_version",
     "device_count",
     "discard",
     "download",

@@ -35,10 +35,3 @@ def discard(graph: Any) -> None:
     from cuda.bindings import driver
 
     driver.cuGraphExecDestroy(graph)
-
-
-def capture(stream: Any, work: Callable[[Any], None]) -> Any:
-    """What `work(builder)` launches, as a CUDA graph; the caller keeps its buffers alive."""
-    builder = stream.create_graph_builder().begin_building()
-    work(builder)
-    return builder.end_building().complete()

@@ -182,35 +182,23 @@ extern "C" __global__ void __launch_bounds__(256)
   gs_set_rows<f16>(GS_ROWS_OF(u16), slots);
 }
 
-// Grid (ceil(units / threads), rows): one unit of 32 weights a thread
-template <class T, class B>
-GS_DEV void gs_dequantize(const u8* w, typename B::Cell* y, const int* which, int rows, int k) {
+//@ for TYPE
+// Grid (ceil(units / threads), rows): one unit of 32 weights a thread; which[i] is the row that becomes row i (GET_ROWS)
+extern "C" __global__ void __launch_bounds__(128) to_f32_TYPE(const u8* w, float* y, const int* which, int rows, int k) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const int units = k / 32, step = blockIdx.x * blockDim.x + threadIdx.x, row = which ? which[blockIdx.y] : (int)blockIdx.y;
-  if (step >= units / T::N || row < 0 || row >= rows) return;
-  const typename T::Raw raw = T::load(gs_row<T>(w, rows, units, row), step);
+  const int units = k / 32, step = blockIdx.x * blockDim.x + threadIdx.x, row = which[blockIdx.y];
+  if (step >= units / TYPE::N || row < 0 || row >= rows) return;
+  const TYPE::Raw raw = TYPE::load(gs_row<TYPE>(w, rows, units, row), step);
 #pragma unroll
-  for (int n = 0; n < T::N; n++) {
+  for (int n = 0; n < TYPE::N; n++) {
     Unit u;
-    T::unpack(raw, n, step, u);
-    typename B::Cell* to = y + (i64)blockIdx.y * k + (step * T::N + n) * 32;
+    TYPE::unpack(raw, n, step, u);
+    float* to = y + (i64)blockIdx.y * k + (step * TYPE::N + n) * 32;
 #pragma unroll
     for (int i = 0; i < 32; i++) {
       const float v = (float)(i8)(u.v[i / 4] >> (8 * (i % 4)));
-      to[i] = B::put(T::MIN ? fmaf(u.d[i / 16], v, u.m[i / 16]) : u.d[i / 16] * v);
+      to[i] = TYPE::MIN ? fmaf(u.d[i / 16], v, u.m[i / 16]) : u.d[i / 16] * v;
     }
   }
-}
-
-//@ for TYPE
-// which[i] is the row that becomes row i (GET_ROWS); null: all rows in order
-extern "C" __global__ void __launch_bounds__(128) to_f32_TYPE(const u8* w, float* y, const int* which, int rows, int k) {
-  gs_dequantize<TYPE, f32>(w, y, which, rows, k);
-}
-extern "C" __global__ void __launch_bounds__(128) to_f16_TYPE(const u8* w, u16* y, const int* which, int rows, int k) {
-  gs_dequantize<TYPE, f16>(w, y, which, rows, k);
-}
-extern "C" __global__ void __launch_bounds__(128) to_bf16_TYPE(const u8* w, u16* y, const int* which, int rows, int k) {
-  gs_dequantize<TYPE, bf16>(w, y, which, rows, k);
 }

@@ -34,3 +34,28 @@ extern "C" __global__ void __launch_bounds__(1024)
     gs_quantize4(v, valid, (i64)blockIdx.x * k + i, q, ds);
   }
 }
+
+// x as halves or bfloats for the tensor cores, eight values a thread; a half stops at its largest value instead of infinity.
+// Grid (ceil(tokens * k / 8 / threads))
+GS_DEV float gs_in_half(float v) { return v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; }
+struct halves {
+  GS_DEV u32 pack(float lo, float hi) { return gs_pack_half(gs_in_half(lo), gs_in_half(hi)); }
+};
+struct bfloats {
+  GS_DEV u32 pack(float lo, float hi) { return gs_pack_bf16(lo, hi); }
+};
+template <class T> GS_DEV void gs_round(const float* x, u16* y, int tokens, int k, i64 x_stride) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+  const int pieces = k / 8, token = (int)(at / pieces), i = (int)(at % pieces) * 8;
+  if (token >= tokens) return;
+  const float4 lo = *(const float4*)(x + token * x_stride + i), hi = *(const float4*)(x + token * x_stride + i + 4);
+  *(uint4*)(y + at * 8) = make_uint4(T::pack(lo.x, lo.y), T::pack(lo.z, lo.w), T::pack(hi.x, hi.y), T::pack(hi.z, hi.w));
+}
+extern "C" __global__ void __launch_bounds__(256) round_f16(const float* x, u16* y, int tokens, int k, i64 x_stride) {
+  gs_round<halves>(x, y, tokens, k, x_stride);
+}
+extern "C" __global__ void __launch_bounds__(256) round_bf16(const float* x, u16* y, int tokens, int k, i64 x_stride) {
+  gs_round<bfloats>(x, y, tokens, k, x_stride);
+}
