@@ -20,7 +20,7 @@ from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_si
 
 import graphsched
 import graphsched.ops
-from graphsched.assign import HOST, VIEWS, Assignment, Target
+from graphsched.assign import HOST, NO_WORK, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cuda import copy, driver, library
 from graphsched.backends.cuda.program import CudaProgram
@@ -273,7 +273,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
         wrong += _wrong_times(trace, run)
         kinds.update(f"{e.kind} {e.lane}" for e in trace.events)
         plan: Any = run.schedule
-        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in VIEWS}
+        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in NO_WORK}
         timed = {e.node for e in trace.events if e.kind == "step" and e.device == GPU}
         untimed |= {
             plan.graph.names.get(plan.origin.get(n, n), "?") for n in nodes if plan.index[n] not in timed
