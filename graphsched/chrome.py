@@ -1,13 +1,15 @@
 """Traces in the Trace Event Format, as chrome://tracing and Perfetto read it: lanes of streams, flows of copies."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from graphsched.assign import HOST
+from graphsched.graph import Graph
+from graphsched.opdef import Op
 from graphsched.profile import Phase
 from graphsched.profile_data import Data
-from graphsched.trace import HOST_LANE, Event
+from graphsched.trace import HOST_LANE, Event, Run
 
 Json = dict[str, Any]
 NAMES: Final = {"wake": "thread wake-up"}
@@ -36,7 +38,7 @@ def _process(phase: Phase, pid: int) -> Iterator[Json]:
         yield {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}}
     for e in events:
         yield _slice(e, start) | {"pid": pid, "tid": tids[e.lane]}
-    for number, flow in enumerate(flows(events)):
+    for number, flow in enumerate(flows(events, phase.trace.runs)):
         for phase_of_flow, at, e in flow:
             yield {
                 "ph": phase_of_flow, "name": "copy", "cat": "copy", "id": f"{pid}.{number}", "bp": "e",
@@ -67,8 +69,9 @@ def _slice(event: Event, start: int) -> Json:
     return {"ph": "X", "name": name or event.kind, "cat": event.kind, **times, "args": args}
 
 
-def flows(events: Sequence[Event]) -> Iterator[list[tuple[str, int, Event]]]:
+def flows(events: Sequence[Event], runs: Sequence[Run]) -> Iterator[list[tuple[str, int, Event]]]:
     """Of each copy: the step that made the tensor, the copy, and the first step that reads it, where they are there."""
+    parts = [_parts(run.schedule.graph) for run in runs]
     made: dict[tuple[int, str], Event] = {}
     reads: dict[tuple[int, int], list[Event]] = defaultdict(list)
     for e in events:
@@ -78,7 +81,8 @@ def flows(events: Sequence[Event]) -> Iterator[list[tuple[str, int, Event]]]:
     for copy in events:
         if copy.kind != "copy":
             continue
-        maker = made.get((copy.run, copy.name))
+        whole = parts[copy.run].get(copy.name, copy.name) if 0 <= copy.run < len(parts) else copy.name
+        maker = made.get((copy.run, whole))
         readers = [e for e in reads.get((copy.run, copy.node), ()) if e.begin >= copy.end]
         points = (
             [(maker, maker.end - 1 if maker.ns else maker.end)] if maker and maker.end <= copy.begin else []
@@ -88,3 +92,9 @@ def flows(events: Sequence[Event]) -> Iterator[list[tuple[str, int, Event]]]:
         if len(points) > 1:
             kinds = ["s", *("t" for _ in points[2:]), "f"]
             yield [(kind, at, e) for kind, (e, at) in zip(kinds, points, strict=True)]
+
+
+def _parts(graph: Graph) -> Mapping[str, str]:
+    """The names of results of ops of several, each with that of its op, whose step makes it."""
+    parts = (n for n in graph.nodes if n.opdef and n.opdef.op is Op.PART)
+    return {graph.names[n]: graph.names[n.sources[0]] for n in parts}

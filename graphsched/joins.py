@@ -8,6 +8,7 @@ from graphsched.graph import Graph
 from graphsched.labels import stem_of
 from graphsched.opdef import AnyOp, Op
 from graphsched.ops import fused_add_rms_norm, fused_rope, mul_mat_qkv, topk_moe
+from graphsched.ops.moe import GATINGS
 from graphsched.tensor import Tensor, layer_of
 
 Readers = Mapping[Tensor, Sequence[Tensor]]  # leaf or node -> the nodes that read it, in their order
@@ -80,31 +81,96 @@ def _is_projection(node: Tensor, x: Tensor) -> bool:
 
 
 def experts(graph: Graph, readers: Readers) -> Iterator[Join]:
-    """SOFT_MAX, ARGSORT, GET_ROWS of the chosen (and SUM_ROWS, CLAMP, DIV) -> TOPK_MOE"""
-    for probs in _nodes(graph, Op.SOFT_MAX):
-        users = readers.get(probs, ())
-        if (
-            len(probs.sources) > 1
-            or probs.attrs["scale"] != 1.0
-            or [*map(_op, users)] != [Op.ARGSORT, Op.GET_ROWS]
-        ):
-            continue
-        ids, weights = users
-        if weights.sources == (probs, ids):
-            yield _choice(probs, ids, weights, readers)
+    """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS of the chosen, what bias, norm and scale there are -> TOPK_MOE"""
+    for node in graph.nodes:
+        if _op(node) in (Op.ARGSORT, Op.GROUPED_TOPK):
+            found = _choice(node, readers)
+            if found is not None and _is_closed(found, readers):
+                yield found
 
 
-def _choice(probs: Tensor, ids: Tensor, weights: Tensor, readers: Readers) -> Join:
-    """With the normalisation of the weights, if that is all that reads them."""
-    logits, k, users = probs.sources[0], ids.attrs["k"], readers.get(weights, ())
-    if [*map(_op, users)] == [Op.SUM_ROWS, Op.DIV]:
+def _is_closed(found: Join, readers: Readers) -> bool:
+    """Whether nothing else reads what the op does not give."""
+    own = set(found.nodes)
+    return all(own.issuperset(readers.get(node, ())) for node in found.inside)
+
+
+def _choice(ids: Tensor, readers: Readers) -> Join | None:
+    """The choice of experts around a top-k: what its scores are made of, and what becomes of the weights."""
+    score = ids.sources[0]
+    weights = [n for n in readers.get(ids, ()) if _op(n) is Op.GET_ROWS and n.sources[1] is ids]
+    if len(weights) != 1:
+        return None
+    probs, chosen = weights[0].sources[0], _Weights([weights[0]], readers)
+    bias, gating = _bias_of(score, probs), _gating(probs)
+    if (bias is None) != (score is probs):
+        return None
+    logits, inside = probs, list(dict.fromkeys((score, probs)))
+    if gating:
+        logits = probs.sources[0]
+    else:  # the chosen logits become weights
+        inside.remove(probs)
+        gating = f"{_gating(chosen.follow(Op.SOFT_MAX, Op.UNARY))}_weight"
+        if gating not in GATINGS:
+            return None
+    attrs = {**ids.attrs, "gating": gating, "least": chosen.least(), "by": chosen.scaled()}
+    made = topk_moe(logits, *([] if bias is None else [bias]), **attrs)
+    return Join(made, (ids, chosen.last), (*inside, *chosen.nodes[:-1]))
+
+
+def _gating(node: Tensor | None) -> str:
+    """How a node makes probabilities, if it does."""
+    op = None if node is None else _op(node)
+    if node is None or op not in (Op.SOFT_MAX, Op.UNARY):
+        return ""
+    if op is Op.UNARY:
+        return "sigmoid" if node.attrs["kind"] == "sigmoid" else ""
+    return "softmax" if len(node.sources) == 1 and node.attrs["scale"] == 1.0 else ""
+
+
+def _bias_of(score: Tensor, probs: Tensor) -> Tensor | None:
+    """What is added to the probabilities for the choice."""
+    if _op(score) is not Op.ADD or score.sources[0] is not probs:
+        return None
+    bias = score.sources[1]
+    return bias if bias.kind == "weight" and bias.shape == probs.shape[-1:] else None
+
+
+@dataclass
+class _Weights:
+    """The nodes behind the chosen experts' probabilities, as far as each is all that reads the one before."""
+
+    nodes: list[Tensor]
+    readers: Readers
+
+    @property
+    def last(self) -> Tensor:
+        return self.nodes[-1]
+
+    def follow(self, *ops: Op) -> Tensor | None:
+        """The only reader, if it is one of these ops, which then is the last node."""
+        users = self.readers.get(self.last, ())
+        if len(users) != 1 or _op(users[0]) not in ops:
+            return None
+        self.nodes.append(users[0])
+        return users[0]
+
+    def least(self) -> float | None:
+        """Takes the division by the sum; what the sum is at least."""
+        weights, users = self.last, self.readers.get(self.last, ())
+        if [*map(_op, users)] != [Op.SUM_ROWS, Op.DIV]:
+            return None
         total, share = users
         bound = share.sources[1]
         plain = _op(bound) is Op.CLAMP and bound.sources == (total,) and bound.attrs["high"] == float("inf")
-        if plain and len(readers[total]) == len(readers[bound]) == 1:
-            made = topk_moe(logits, k=k, least=bound.attrs["low"])
-            return Join(made, (ids, share), (probs, weights, total, bound))
-    return Join(topk_moe(logits, k=k), (ids, weights), (probs,))
+        if not plain or share.sources[0] is not weights:
+            return None
+        self.nodes += [total, bound, share]
+        return float(bound.attrs["low"])
+
+    def scaled(self) -> float:
+        found = self.follow(Op.SCALE)
+        return 1.0 if found is None else float(found.attrs["by"])
 
 
 # Named as the switches that turn them off.

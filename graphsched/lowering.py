@@ -14,7 +14,7 @@ from graphsched import dtypes
 from graphsched.assign import HOST
 from graphsched.opdef import lowering_for
 from graphsched.operand import Buffer, Item, Memory, Operand, PythonStep, dense
-from graphsched.ops.several import made_of, starts
+from graphsched.ops.several import between, made_of, starts
 from graphsched.tensor import Tensor, TensorType
 
 
@@ -61,6 +61,14 @@ class Low:
         made = tuple(self._made(f"{node} {i}", t, in_place_of) for i, t in enumerate(types))
         self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
         return made
+
+    def lower_in_parts(self, node: Tensor) -> None:
+        """Lowers an op of several results as the nodes that it stands for, one by one."""
+        made = made_of(node)
+        for inner in between(node.sources, made):
+            self.lower(inner, self._node)
+        first = starts([n.type for n in made])
+        self._parts |= {(node, at): self.operand(n) for at, n in zip(first, made, strict=True)}
 
     def part(self, node: Tensor) -> None:
         """Makes a PART the result that it stands for."""

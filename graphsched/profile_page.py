@@ -40,7 +40,7 @@ def timeline(phase: Phase) -> dict[str, Any]:
         "slices": [slice_of(e) for e in events],
         "flows": [
             [lane[a.lane], _micro(t0 - start), lane[b.lane], _micro(t1 - start)]
-            for flow in flows(events)
+            for flow in flows(events, phase.trace.runs)
             for (_, t0, a), (_, t1, b) in pairwise(flow)
         ],
         "lanes": names,

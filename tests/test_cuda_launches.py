@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared import shared
 
 from graphsched import ops
 from graphsched.backends.cuda import device as _attached  # noqa: F401  # importing it attaches the lowerings
@@ -51,13 +52,13 @@ def kernels(item: Item, n_tokens: int = 1) -> list[str]:
 
 
 @cache
-def layer(path: Path, fuses: bool, n_tokens: int = 1) -> tuple[str, ...]:
-    """The kernels of the second layer."""
+def layer(path: Path, fuses: bool, n_tokens: int = 1, number: int = 1) -> tuple[str, ...]:
+    """The kernels of a layer, by default the second."""
     options = SessionOptions(n_ctx=1024, devices=("sim:rtx4090",))
     graph = make_plan(
         Model(open_model(path, header_only=True)), options, n_tokens, 1, n_tokens
     ).schedule.graph
-    mine = [i for i in lowered(graph, fuses) if graph.names[graph.nodes[i.node]].startswith("blk.1.")]  # type: ignore[attr-defined]
+    mine = [i for i in lowered(graph, fuses) if graph.names[graph.nodes[i.node]].startswith(f"blk.{number}.")]  # type: ignore[attr-defined]
     return tuple(k for item in mine for k in kernels(item, n_tokens))
 
 
@@ -114,7 +115,32 @@ def test_launches_of_a_layer_with_experts(header: Callable[[str, str], Path]) ->
     path = header("qwen3-30b-a3b", "Q4_0")
     fused, apart = layer(path, True), layer(path, False)
     assert {"matvec_joined_q4_0", "up_gate_q4_0", "rms_norm_q8"} <= set(fused)
-    assert (len(fused), len(apart)) == (22, 31)
+    assert (len(fused), len(apart)) == (17, 31)
+
+
+@pytest.mark.parametrize(
+    ("layout", "type", "number", "want"),
+    [
+        ("qwen3-30b-a3b", "Q4_0", 1, (17, 31)),
+        ("deepseek-v2-lite", "IQ4_NL", 1, (28, 39)),
+        ("deepseek-v3", "Q4_K", 3, (30, 47)),
+        ("maverick", "Q4_K", 1, (22, 34)),
+        ("conformance/gpt-oss-f16.gguf", "", 0, (25, 33)),  # with the first norm, and rows for the output
+    ],
+)
+def test_choosing_experts_is_one_launch(
+    header: Callable[[str, str], Path], layout: str, type: str, number: int, want: tuple[int, int]
+) -> None:
+    """Behind the product of the gate, for one token and for many."""
+    path = header(layout, type) if type else shared(layout)
+    fused, apart = layer(path, True, number=number), layer(path, False, number=number)
+    assert (len(fused), len(apart)) == want
+    for n_tokens in (1, 32):
+        kernels = layer(path, True, n_tokens, number)
+        at = kernels.index("route")
+        assert kernels[at - 1].startswith(("matvec", "gemm", "add"))  # a bias
+        assert kernels.count("route") == 1
+        assert not {"soft_max", "top_k", "choose", "divide"} & set(kernels)
 
 
 # ---- what a fused launch does not write until somebody asks

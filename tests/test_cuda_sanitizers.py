@@ -39,12 +39,24 @@ def test_planted_bugs_are_found(bug: str, mode: str) -> None:
 # by default kernels that share memory between threads in each of the ways there are, for one type
 SOME: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
     "address": (
-        {"w2a8": (), "quantize": (), "norm": (), "matmul": ("q4_0",)},
-        "w2a8-37 w2a8-joined w2a8-part w2a8-rows quantize rms_norm matvec-q4_0",
+        {"w2a8": (), "quantize": (), "norm": (), "matmul": ("q4_0",), "scores": ("f16",)},
+        "w2a8-37 w2a8-joined w2a8-part w2a8-rows quantize rms_norm matvec-q4_0 "
+        "rows-f16-9 columns-f16-23 soft_max_seen-5",
     ),
     "thread": (
-        {"w2a8": (), "norm": (), "prompt": (), "gemm": (), "moe": ("q4_0",)},
-        "w2a8-37 quantize_token rms_norm-3 prompt-2q gemm-f16-64x64 route matvec_id-q4_0",
+        {
+            "w2a8": (),
+            "norm": (),
+            "prompt": (),
+            "gemm": (),
+            "moe": ("q4_0",),
+            "scores": ("f16",),
+            "rows": (),
+            "elementwise": (),
+            "copy": ("q4_0",),
+        },
+        "w2a8-37 quantize_token rms_norm-3 prompt-2q gemm-f16-64x64 route matvec_id-q4_0 "
+        "rows-f16-9 columns-f16-23 soft_max_seen",
     ),
 }
 

@@ -88,6 +88,10 @@ def test_what_models_join() -> None:
     assert joined_ops("llama", 1) == one
     assert joined_ops("llama", 8) == {k: v for k, v in one.items() if k != "MUL_MAT_QKV"}
     assert joined_ops("mixtral", 1)["TOPK_MOE"] == layers["mixtral"]
+    for name, dense in (("qwen3moe", 0), ("qwen2moe", 0), ("gpt-oss", 0), ("deepseek2-v3", 1)):
+        assert joined_ops(name, 1)["TOPK_MOE"] == opened(name).config.n_layer - dense, name
+    assert joined_ops("llama4", 1)["TOPK_MOE"]
+    assert joined_ops("glm4moe", 1)["TOPK_MOE"]
     latent = joined_ops("deepseek2-lite", 1)
     assert latent["TOPK_MOE"] == layers["deepseek2-lite"] - 1  # the first layer is dense
     assert latent["MUL_MAT_QKV"] == latent["FUSED_ROPE"] == layers["deepseek2-lite"]
@@ -116,11 +120,17 @@ def test_parts_keep_names_labels_and_causes() -> None:
     assert names[0]["blk.1.l_out+attn_norm"] == "l_out+attn_norm"
 
 
+# One model for each way to choose experts: softmax of all, of the chosen, sigmoid of both, groups with a bias.
+CHOOSE = ("mixtral", "gpt-oss", "llama4", "deepseek2-v3", "glm4moe")
+SWITCHED = [(name, "fused-topk-moe") for name in CHOOSE] + [
+    ("llama", o) for o in sorted(ALL - {"fused-topk-moe"})
+]
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("off", sorted(ALL))
-def test_bits_are_those_without(off: str, backend: str) -> None:
+@pytest.mark.parametrize(("name", "off"), SWITCHED)
+def test_bits_are_those_without(name: str, off: str, backend: str) -> None:
     """A prompt in two pieces, then token by token; on the CPU with one thread and with three."""
-    name = "mixtral" if off == "fused-topk-moe" else "llama"
     ref, tokens = reference(f"conformance/{name}-f16"), 24 if backend == "reference" else 32
     apart = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, off=frozenset({off}), backend=backend)
     for n in (1, 3) if backend == "cpu" else (1,):

@@ -104,6 +104,7 @@ WAYS = (
     Way("experts out, offloaded", {"placement": OUT, "offload_min_batch": 1}),
     Way("experts out, -op -1,0", {"placement": OUT, "offload_policy": ("-1,0",)}),
     Way("half of the layers", {"placement": PlacementOptions(n_gpu_layers=1)}),
+    Way("attention in parts", {"off": frozenset({"fa"})}),
 )
 LAUNCHED = (
     Launching("off", "stream", fusion="0", overlap="0"),

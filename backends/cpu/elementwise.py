@@ -109,6 +109,17 @@ def apply(what: int, x: Any, p: float, q: float) -> Any:
     return gated(what - UNARY0, x)
 
 
+@helper
+def map_row(what: int, x: int, y: int, n: int, p: float, q: float) -> None:
+    full = n // 16 * 16
+    for i in range(0, full, 16):
+        store(y + 4 * i, apply(what, load(x + 4 * i, F32, 16), p, q), F32)
+    if full < n:
+        store_first(
+            y + 4 * full, apply(what, load_first(x + 4 * full, F32, 16, n - full), p, q), F32, n - full
+        )
+
+
 @kernel
 def map_f32(what: int) -> Callable[..., None]:
     def map_rows(step: int, run: int, ith: int, nth: int) -> None:
@@ -116,14 +127,9 @@ def map_f32(what: int) -> Callable[..., None]:
         heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
         p, q = real_arg(step, 6), real_arg(step, 7)
         first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
         for r in range(first, last):
-            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4
-            for i in range(0, full, 16):
-                store(py + 4 * i, apply(what, load(px + 4 * i, F32, 16), p, q), F32)
-            if full < n:
-                v = load_first(px + 4 * full, F32, 16, n - full)
-                store_first(py + 4 * full, apply(what, v, p, q), F32, n - full)
+            px = x + r // heads * token_stride + r % heads * head_stride
+            map_row(what, px, y + r * n * 4, n, p, q)
 
     return map_rows
 

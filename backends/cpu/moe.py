@@ -6,15 +6,17 @@ import numpy as np
 
 from graphsched import ops
 from graphsched.backends.cpu.attention import soft_max_row
-from graphsched.backends.cpu.elementwise import row_sum
+from graphsched.backends.cpu.elementwise import SCALE, UNARY0, map_row, row_sum
 from graphsched.backends.cpu.gemm import lesser
 from graphsched.backends.cpu.jit import helper, kernel
 from graphsched.backends.cpu.lowering import Low
+from graphsched.backends.cpu.mathfn import KINDS
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.simd import div, get, load_first, maximum, put, splat, store_first
+from graphsched.backends.cpu.simd import add, div, get, load_first, maximum, put, splat, store_first
 from graphsched.backends.cpu.steps import arg, real_arg, rows, share
 from graphsched.backends.cpu.vector import F32, I32
-from graphsched.operand import Out
+from graphsched.operand import Operand, Out
+from graphsched.ops.moe import GATINGS
 from graphsched.tensor import Tensor
 
 
@@ -73,26 +75,31 @@ def group_score(scores: int, n: int) -> float:
     return best + second
 
 
+@helper
+def choose_grouped(src: int, ids: int, n: int, k: int, n_group: int, n_used: int) -> None:
+    """The k best of the n_used best groups."""
+    size, chosen = n // n_group, 0  # a bit per group
+    for _ in range(n_used):
+        at, best = -1, np.float32(0.0)
+        for g in range(n_group):
+            score = group_score(src + 4 * g * size, size)
+            if not (chosen >> g) & 1 and (at < 0 or score > best):
+                at, best = g, score
+        chosen |= 1 << at
+    filled = 0
+    for i in range(n):
+        if (chosen >> (i // size)) & 1:
+            filled = insert(src, ids, filled, k, i)
+
+
 @kernel
 def grouped_top_k_f32() -> Callable[..., None]:
     def grouped(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
         n_group, n_used = arg(step, 4), arg(step, 5)
-        size = n // n_group
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            src, chosen = x + 4 * n * r, 0  # a bit per group
-            for _ in range(n_used):
-                at, best = -1, np.float32(0.0)
-                for g in range(n_group):
-                    score = group_score(src + 4 * g * size, size)
-                    if not (chosen >> g) & 1 and (at < 0 or score > best):
-                        at, best = g, score
-                chosen |= 1 << at
-            filled = 0
-            for i in range(n):
-                if (chosen >> (i // size)) & 1:
-                    filled = insert(src, y + 4 * k * r, filled, k, i)
+            choose_grouped(x + 4 * n * r, y + 4 * k * r, n, k, n_group, n_used)
 
     return grouped
 
@@ -104,35 +111,76 @@ def _(low: Low, node: Tensor) -> None:
     low.step(grouped_top_k_f32(), *args, over=node.type)
 
 
+GATE = UNARY0 + KINDS["sigmoid"]
+SOFTMAX, SIGMOID, SOFTMAX_WEIGHT, SIGMOID_WEIGHT = range(len(GATINGS))
+
+
 @kernel
-def topk_moe_f32(normalised: int) -> Callable[..., None]:
-    """Softmax, the k best of it, and their probabilities; normalised, over their sum."""
+def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Callable[..., None]:
+    """Probabilities, the k best of them, and their weights; normalised, over their sum; scaled."""
 
     def choose(step: int, run: int, ith: int, nth: int) -> None:
         x, probs, ids, weights = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
         n, k, row, least = arg(step, 4), arg(step, 5), arg(step, 6), real_arg(step, 7)
+        bias, ranks, by = arg(step, 8), arg(step, 9), real_arg(step, 10)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             p, chosen, out = probs + 4 * n * r, ids + 4 * k * r, weights + 4 * k * r
-            soft_max_row(x + row * r, p, n)
-            filled = 0
-            for i in range(n):
-                filled = insert(p, chosen, filled, k, i)
+            if gating == SOFTMAX:
+                soft_max_row(x + row * r, p, n)
+            elif gating == SIGMOID:
+                map_row(GATE, x + row * r, p, n, np.float32(0.0), np.float32(0.0))
+            else:
+                p = x + row * r
+            rank = p
+            if bias:
+                rank = ranks + 4 * n * r
+                add_row(p, bias, rank, n)
+            if grouped:
+                choose_grouped(rank, chosen, n, k, arg(step, 11), arg(step, 12))
+            else:
+                filled = 0
+                for i in range(n):
+                    filled = insert(rank, chosen, filled, k, i)
             for u in range(k):
                 put(out + 4 * u, get(p + 4 * get(chosen + 4 * u, I32), F32), F32)
+            if gating == SOFTMAX_WEIGHT:
+                soft_max_row(out, out, k)
+            elif gating == SIGMOID_WEIGHT:
+                map_row(GATE, out, out, k, np.float32(0.0), np.float32(0.0))
             if normalised:
                 over = maximum(splat(row_sum(out, k), 16), splat(least, 16))
                 for u in range(0, k, 16):
                     left = lesser(k - u, 16)
                     store_first(out + 4 * u, div(load_first(out + 4 * u, F32, 16, left), over), F32, left)
+            if scaled:
+                map_row(SCALE, out, out, k, by, by)
 
     return choose
 
 
-@ops.topk_moe.lowering("cpu", when=lambda node: len(node.sources[0].shape) == 2)
+@helper
+def add_row(a: int, b: int, y: int, n: int) -> None:
+    for i in range(0, n, 16):
+        left = lesser(n - i, 16)
+        both = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))
+        store_first(y + 4 * i, both, F32, left)
+
+
+def _chooses(node: Tensor) -> bool:
+    return len(node.sources[0].shape) == 2 and node.attrs["n_group"] < 63
+
+
+@ops.topk_moe.lowering("cpu", when=_chooses)
 def _(low: Low, node: Tensor) -> None:
-    x, least = low.operand(node.sources[0]), node.attrs["least"]
+    (x, *bias), a = map(low.operand, node.sources), node.attrs
     ids, weights = low.results(node)
-    probs, kernel = low.scratch("probabilities", x.type), topk_moe_f32(int(least is not None))
-    args = (x, Out(probs), Out(ids), Out(weights), x.type.shape[1], node.attrs["k"], x.strides[0])
-    low.step(kernel, *args, float(least or 0.0), over=ids.type)
+    probs, n_group = low.scratch("probabilities", x.type), a["n_group"]
+    ranks = [low.scratch("ranks", x.type)] if bias else []
+    least, by = float(a["least"] or 0.0), float(a["by"])
+    kernel = topk_moe_f32(
+        GATINGS.index(a["gating"]), int(n_group > 1), int(a["least"] is not None), int(by != 1.0)
+    )
+    args = (x, Out(probs), Out(ids), Out(weights), x.type.shape[1], a["k"], x.strides[0], least)
+    ranked: tuple[Operand | Out | int, ...] = (*bias, *map(Out, ranks)) or (0, 0)
+    low.step(kernel, *args, *ranked, by, n_group, a["n_group_used"], over=ids.type)

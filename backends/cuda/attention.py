@@ -16,6 +16,7 @@ from graphsched.tensor import Tensor, TensorType
 LOG2E = math.log2(math.e)
 MOST_HEADS = 8  # query heads that a block takes at once
 REGISTERS = 128  # floats of a lane for queries and outputs
+ALONE = 144  # the most that they may be for one head
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,28 @@ class Mask:
     chunk: int = 0
 
 
+def lanes_of(dk: int, dv: int) -> int:
+    """Lanes that share a position, as attention.cu's gs_lanes."""
+    lanes = 32
+    while lanes and (dk % (8 * lanes) or dv % (8 * lanes)):
+        lanes //= 2
+    if lanes and (dk + dv) // lanes <= ALONE:
+        return lanes
+    lanes = max(lanes, 1)
+    while _pieces(dk, dv, lanes) > 8:
+        lanes *= 2
+    return lanes
+
+
+def _pieces(dk: int, dv: int, lanes: int) -> int:
+    """Pieces of 8 elements of keys and values that a lane has."""
+    return up(dk, 8 * lanes) + up(dv, 8 * lanes)
+
+
 def heads_at_once(dk: int, dv: int, group: int) -> int:
     """Query heads of a block: what they share is read once, what each keeps has to fit the registers."""
-    lanes = 32
-    while dk // 8 % lanes or dv // 8 % lanes:
-        lanes //= 2
-    n = 1
-    while n < min(group, MOST_HEADS) and 2 * n * (dk + dv) // lanes <= REGISTERS:
+    each, n = 8 * _pieces(dk, dv, lanes_of(dk, dv)), 1
+    while n < min(group, MOST_HEADS) and 2 * n * each <= REGISTERS:
         n *= 2
     return n
 
@@ -86,15 +102,18 @@ def attention(
 
     kind: of KINDS; of_values: where values have another type than keys.
     """
+    kinds = kind, of_values or kind
     if h.dk % 8 or h.dv % 8:
-        raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv}, they must be multiples of 8")
+        if not {*kinds} <= {"f16", "f32"}:
+            raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv} in blocks")
+        kinds = f"{kinds[0]}s", f"{kinds[1]}s"  # rows start anywhere
     group = h.heads // h.kv_heads
     chunk = chunk_of(capacity, h.kv_heads, tokens, sms)
     per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
     masked = (mask.where, mask.cells, mask.length)
     args = (q, k, v, *masked, part, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
-    shape = f"{kind}_{of_values or kind}_{h.dk}_{h.dv}_{per}"
+    shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
     grid = (h.kv_heads * up(group, per), chunks, tokens)
     first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
     merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
@@ -152,7 +171,7 @@ def halves(
 
 
 def _has_kernel(node: Tensor) -> bool:
-    return not any(c.shape[2] % (32 if c.dtype.block > 1 else 8) for c in node.sources[1:3])
+    return not any(c.shape[2] % c.dtype.block for c in node.sources[1:3])
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from graphsched.errors import ShapeError
+
 # whatever the launcher packs as a pointer: a device buffer, an address, None; or as a scalar
 Address = object
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid's dimensions
 
 
 @dataclass(frozen=True)
@@ -11,6 +14,7 @@ class Call:
     """One launch: the kernel file and the weight types it is built for, then what the launcher takes.
 
     overlaps: it may begin while the kernel right before it in its stream still runs (chain.py).
+    ShapeError: no GPU takes its grid.
     """
 
     stem: str
@@ -21,6 +25,10 @@ class Call:
     args: tuple[Address, ...]
     shared: int = 0
     overlaps: bool = False
+
+    def __post_init__(self) -> None:
+        if any(n > most for n, most in zip(self.grid, MOST_BLOCKS, strict=False)):
+            raise ShapeError(f"{self.kernel}: a grid of {self.grid} blocks, at most {MOST_BLOCKS}")
 
 
 @dataclass(frozen=True)

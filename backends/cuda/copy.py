@@ -13,7 +13,7 @@ def copy(
     """Four dimensions, strides in elements; types ("f32", "f16") and the like."""
     n0, n1, n2, n3 = shape
     args = (x, y, n1, n3, *xs, *ys)
-    return Call("copy", (), f"copy_{types[0]}_{types[1]}", (up(n3, 256), n2, n0 * n1), 256, args)
+    return Call("copy", (), f"copy_{types[0]}_{types[1]}", (n0 * n1, n2, up(n3, 256)), 256, args)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def dequantize(kind: str, w: Address, y: Address, which: Address, n: int, rows: 
 def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
     """A cache of q8_0 or q4_0 as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
     rows, heads, k = shape
-    return Call("copy", (), f"copy_{kind}_f32", (up(k, 256), heads, rows), 256, (x, y, k, *strides))
+    return Call("copy", (), f"copy_{kind}_f32", (rows, heads, up(k, 256)), 256, (x, y, k, *strides))
 
 
 def choose(

@@ -21,6 +21,7 @@ from graphsched.backends.cuda import (
     norm,
     products,
     rope,
+    scores,
     transfer,
 )
 from graphsched.backends.cuda.call import Call, Launched, Product
@@ -48,6 +49,7 @@ FAMILIES = (
     norm,
     products,
     rope,
+    scores,
 )  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
 NO_UPLOAD = "-op -1,0 leaves weights of the host where they are"

@@ -1,5 +1,7 @@
 """Launches of moe.cu: routing and the routed experts."""
 
+from dataclasses import dataclass
+
 from graphsched import dtypes, ops
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, summed, weighted_sum
@@ -12,7 +14,23 @@ from graphsched.backends.cuda.rows import top_k as top_k_rows
 from graphsched.backends.cuda.weights import BLOCKS, TYPES, kind_of, row_bytes
 from graphsched.errors import ShapeError
 from graphsched.operand import Operand, Out, dense
+from graphsched.ops.moe import GATINGS
 from graphsched.tensor import Tensor, TensorType
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How experts are chosen, as ops.topk_moe takes it; least: what the sum of the weights is at least, if they are
+    divided by it."""
+
+    gating: str = "softmax"
+    n_group: int = 1
+    n_group_used: int = 1
+    least: float | None = None
+    by: float = 1.0
+
+
+MOST_USED = 32
 
 
 def route(
@@ -23,15 +41,25 @@ def route(
     tokens: int,
     n_expert: int,
     used: int,
-    mode: str = "softmax",
-    normalise: bool = True,
-    by: float = 1.0,
+    how: Routing,
 ) -> Call:
-    """Top-k experts of each token; mode: softmax, sigmoid, or softmax_of_chosen."""
-    if n_expert > 512 or used > 32 or used > n_expert:
-        raise ShapeError(f"route: {used} of {n_expert} experts; at most 32 of 512")
-    m = ("softmax", "sigmoid", "softmax_of_chosen").index(mode)
-    args = (logits, bias, ids, weights, n_expert, used, m, int(normalise), by)
+    """Experts of each token and their weights."""
+    if n_expert > TOP_MOST or used > min(MOST_USED, n_expert) or how.n_group > MOST_GROUPS:
+        raise ShapeError(f"route: {used} of {n_expert} experts; at most {MOST_USED} of {TOP_MOST}")
+    groups = (how.n_group, how.n_group_used) if how.n_group > 1 else (0, 0)
+    normalised = int(how.least is not None), float(how.least or 0.0)
+    args = (
+        logits,
+        bias,
+        ids,
+        weights,
+        n_expert,
+        used,
+        GATINGS.index(how.gating),
+        *groups,
+        *normalised,
+        how.by,
+    )
     return Call("moe", (), "route", (tokens,), 32, args)
 
 
@@ -272,3 +300,30 @@ def _few_groups(node: Tensor) -> bool:
 @ops.grouped_top_k.lowering("cuda", when=_few_groups, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     _top(low, node, node.attrs["n_group"], node.attrs["n_group_used"])
+
+
+def _can_route(node: Tensor) -> bool:
+    n, a = int(node.sources[0].shape[-1]), node.attrs
+    return (
+        len(node.sources[0].shape) == 2
+        and n <= TOP_MOST
+        and a["k"] <= MOST_USED
+        and a["n_group"] <= MOST_GROUPS
+    )
+
+
+@ops.topk_moe.lowering("cuda", when=_can_route, logits=(dtypes.F32,), bias=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    if not low.fuses:
+        low.lower_in_parts(node)
+        return
+    (logits, *bias), a = map(low.operand, node.sources), dict(node.attrs)
+    logits, (ids, weights) = contiguous(low, logits), low.results(node)
+    (tokens, n_expert), used = node.sources[0].shape, a.pop("k")
+    how = Routing(**a)
+
+    def make(at: At) -> list[Call]:
+        by = at(bias[0]) if bias else None
+        return [route(at(logits), by, at(ids), at(weights), at.n(tokens), int(n_expert), used, how)]
+
+    low.launch(make, logits, *bias, Out(ids), Out(weights))

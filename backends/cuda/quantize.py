@@ -8,7 +8,7 @@ def quantize(x: Address, q: Address, ds: Address, tokens: int, k: int, stride: i
     """x[tokens, k] float → q int8[tokens, k], ds float2[tokens, k/32] = (scale, scale * sum)."""
     if k % 32 or stride % 4:
         raise ShapeError(f"quantize: k = {k} must be a multiple of 32, the row stride {stride} of 4")
-    return Call("quantize", (), "quantize_q8", (up(k, 1024), tokens), 256, (x, q, ds, k, stride))
+    return Call("quantize", (), "quantize_q8", (tokens, up(k, 1024)), 256, (x, q, ds, k, stride))
 
 
 def rms_norm_q8(

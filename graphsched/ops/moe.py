@@ -1,12 +1,13 @@
 """Expert routing: choosing experts and joining their results."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from graphsched.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.ops.attention import soft_max
-from graphsched.ops.elementwise import clamp, div, sum_rows
+from graphsched.ops.elementwise import add, clamp, div, scale, sigmoid, sum_rows
 from graphsched.ops.movement import get_rows
 from graphsched.ops.several import several
 from graphsched.tensor import Tensor, TensorType, f32, i32
@@ -109,20 +110,53 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 4, 64), f32(5, 4, 64), alpha=1.702, limit=0.5)
 
 
+# How logits become probabilities: of all experts, or of the chosen ones alone. llama.cpp's expert_gating_func.
+GATINGS = ("softmax", "sigmoid", "softmax_weight", "sigmoid_weight")
+
+
+def _gated(x: Tensor, gating: str) -> Tensor:
+    return soft_max(x) if gating == "softmax" else sigmoid(x) if gating == "sigmoid" else x
+
+
 @several(Op.TOPK_MOE)
-def topk_moe(logits: Tensor, *, k: int, least: float | None = None) -> tuple[Tensor, ...]:
-    """Experts of the k largest softmax(logits), and their probabilities; with `least` over their sum, at least that"""
-    probs = soft_max(logits)
-    ids = top_k(probs, k=k)
-    weights = get_rows(probs, ids)
-    if least is None:
-        return ids, weights
-    return ids, div(weights, clamp(sum_rows(weights), low=least, high=float("inf")))
+def topk_moe(
+    logits: Tensor,
+    bias: Tensor | None = None,
+    *,
+    k: int,
+    gating: str = "softmax",
+    n_group: int = 1,
+    n_group_used: int = 1,
+    least: float | None = None,
+    by: float = 1.0,
+) -> tuple[Tensor, ...]:
+    """Experts of the k largest probabilities, and these; with `least` over their sum, at least that; times `by`
+
+    gating: one of GATINGS; `bias` is added for the choice alone, which takes the n_group_used best groups as
+    grouped_top_k does.
+    """
+    require(gating in GATINGS, f"topk_moe: no gating {gating}; there are {', '.join(GATINGS)}")
+    probs = _gated(logits, gating)
+    score = probs if bias is None else add(probs, bias)
+    groups = {"n_group": n_group, "n_group_used": n_group_used}
+    ids = grouped_top_k(score, k=k, **groups) if n_group > 1 else top_k(score, k=k)
+    weights = _gated(get_rows(probs, ids), gating.removesuffix("_weight") if probs is logits else "")
+    if least is not None:
+        weights = div(weights, clamp(sum_rows(weights), low=least, high=float("inf")))
+    return ids, weights if by == 1.0 else scale(weights, by=by)
 
 
 @topk_moe.cases
 def _() -> Iterator[Case]:
+    f16_least = 6.103515625e-5
     for n, k in ((8, 2), (64, 6), (128, 8), (5, 5), (33, 4)):
-        for least in (None, 6.103515625e-5):
+        for least in (None, f16_least):
             yield case(f32(5, n), k=k, least=least)
             yield case(f32(1, n), k=k, least=least)
+    for gating in GATINGS:
+        yield case(f32(3, 36), k=4, gating=gating, by=2.5)
+        yield case(f32(3, 36), f32(36), k=18, gating=gating, least=f16_least)
+    for n, k, n_group, used in ((256, 8, 8, 4), (6, 4, 3, 2), (4, 2, 4, 2)):
+        groups: dict[str, Any] = {"n_group": n_group, "n_group_used": used}
+        yield case(f32(3, n), f32(n), k=k, gating="sigmoid", least=f16_least, by=2.5, **groups)
+        yield case(f32(3, n), k=k, **groups)

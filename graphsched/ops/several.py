@@ -99,15 +99,21 @@ def _() -> Iterator[Case]:
 def _inner(compose: Compose[...], types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Tensor]:
     """All nodes that compute results, over leaves of given types, sources first."""
     leaves = [input_tensor(str(i), t) for i, t in enumerate(types)]
+    return between(leaves, compose(*leaves, **attrs))
+
+
+def between(given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Nodes that outputs need but what is given, sources first."""
     seen: dict[Tensor, None] = {}
 
     def visit(node: Tensor) -> None:
+        if node in given or node in seen:
+            return
         for source in node.sources:
             visit(source)
-        if node.kind == "node":
-            seen.setdefault(node)
+        seen[node] = None
 
-    for node in compose(*leaves, **attrs):
+    for node in outputs:
         visit(node)
     return list(seen)
 

@@ -14,6 +14,11 @@ HEADS = (
 )  # fmt: skip
 
 
+# Heads that lanes do not share out evenly, and rows that start anywhere.
+UNEVEN = (
+    ("f16", 4, 2, 100, 100), ("f32", 4, 2, 100, 100), ("f16", 3, 3, 33, 33), ("f16", 4, 1, 20, 12),
+    ("f16", 4, 2, 120, 120), ("f16", 2, 1, 72, 72), ("f16", 2, 2, 112, 112),
+)  # fmt: skip
 BLOCKS = {"q80": dtypes.Q8_0, "q40": dtypes.Q4_0}
 
 
@@ -143,6 +148,8 @@ def attentions() -> Iterator[Case]:
             yield Case(f"attention-{kind}-{heads}q{kv}kv-{dk}-{dv}", attention_case(kind, heads, kv, dk, dv))
         yield Case(f"attention-{kind}-sinks", attention_case(kind, 8, 2, 64, 64, True))
         yield Case(f"attention-{kind}-cap", attention_case(kind, 8, 2, 64, 64, True, 3.0))
+    for kind, heads, kv, dk, dv in UNEVEN:
+        yield Case(f"attention-{kind}-{heads}q{kv}kv-{dk}-{dv}", attention_case(kind, heads, kv, dk, dv))
     for types in MIXED:
         kind, of_values = types.split("_")
         yield Case(f"attention-{types}", attention_case(kind, 8, 2, 64, 64, of_values=of_values))

@@ -2,6 +2,7 @@
 
 from cuda_emu.activations import activations, copies
 from cuda_emu.attends import attentions
+from cuda_emu.parts import attentions_in_parts
 from cuda_emu.products import gemms, products
 from cuda_emu.values import Case
 from cuda_emu.w2a8s import w2a8s
@@ -10,4 +11,5 @@ from cuda_emu.wrapped import wrappers
 
 def cases() -> list[Case]:
     """All of them, wrappers first."""
-    return [*wrappers(), *activations(), *copies(), *products(), *attentions(), *gemms(), *w2a8s()]
+    made = [*wrappers(), *activations(), *copies(), *products(), *attentions()]
+    return [*made, *attentions_in_parts(), *gemms(), *w2a8s()]

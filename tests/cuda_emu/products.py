@@ -1,19 +1,29 @@
 """Cases of matmul.cu, floats.cu, moe.cu, gemm.cu and gemm_q8.cu."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 
 from cuda_emu.activations import ACTIVATIONS
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, narrow, normal, quantised, tensor, widen
-from graphsched.backends.cuda import gemm, matmul, moe
+from graphsched import ops
+from graphsched.backends.cuda import copy, elementwise, gemm, matmul, moe
+from graphsched.backends.cuda import rows as row_kernels
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.layout import LAYOUTS
 
 ROUTES = (
-    ("softmax", 64, 6, False), ("softmax", 128, 8, False), ("sigmoid", 256, 8, True),
-    ("softmax", 5, 5, False), ("softmax_of_chosen", 37, 4, False),
-)  # fmt: skip
+    (64, 6, False, moe.Routing()),
+    (128, 8, False, moe.Routing(least=2.0)),
+    (5, 5, False, moe.Routing("softmax", by=2.5)),
+    (37, 4, False, moe.Routing("softmax_weight")),
+    (128, 1, False, moe.Routing("sigmoid_weight")),
+    (40, 32, True, moe.Routing("sigmoid", least=0.5)),
+    (256, 8, True, moe.Routing("sigmoid", 8, 4, 6e-5, 2.5)),
+    (480, 6, True, moe.Routing("sigmoid", 32, 5)),
+    (512, 10, False, moe.Routing("softmax", least=6e-5)),
+)
 
 
 def matvec_case(kind: str, tokens: int, rows: int, k: int, sms: int) -> Run:
@@ -85,26 +95,61 @@ def floats_case(kind: str, tokens: int, rows: int, k: int) -> Run:
     return run
 
 
-def route_case(mode: str, n_expert: int, used: int, biased: bool) -> Run:
+def route_case(n_expert: int, used: int, biased: bool, how: moe.Routing) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         logits, bias = normal(rng, 3, n_expert), normal(rng, n_expert) if biased else None
         logits[1, :4] = 9.0  # equal ranks: the lower id first
         ids, weights = Out(3, used, dtype=np.int32), Out(3, used)
-        normalise = mode == "sigmoid"
-        target.run(moe.route(logits, bias, ids, weights, 3, n_expert, used, mode, normalise, 2.5))
-        e = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-        p = {"softmax": e / e.sum(-1, keepdims=True), "sigmoid": 1 / (1 + np.exp(-logits.astype(np.float64)))}
-        prob = p.get(mode, logits)
-        rank = prob + (0 if bias is None else bias)
-        best = -np.sort(-rank, axis=-1)[:, :used]
-        assert np.allclose(np.take_along_axis(rank, ids.array, -1), best, rtol=1e-5), ids.array
-        assert all(len(set(row)) == used for row in ids.array.tolist())
-        assert biased or ids.array[1, :4].tolist() == [0, 1, 2, 3]
-        order = ids.array
-        want = np.take_along_axis(prob if mode in p else e, order, -1)
-        return weights.array, 2.5 * want / (1.0 if mode == "softmax" else want.sum(-1, keepdims=True)), 1e-6
+        target.run(moe.route(logits, bias, ids, weights, 3, n_expert, used, how))
+        ids_apart, weights_apart = routed_apart(target, logits, bias, used, how)
+        assert np.array_equal(ids.array, ids_apart)
+        assert np.array_equal(weights.array, weights_apart)
+        given = [logits] if bias is None else [logits, bias]
+        assert ops.topk_moe.run_reference is not None
+        want = ops.topk_moe.run_reference(*given, k=used, **asdict(how))
+        assert np.array_equal(ids.array, want[:, :used].astype(np.int32))
+        return weights.array, want[:, used:], 1e-6
 
     return run
+
+
+def routed_apart(
+    target: Target, logits: Array, bias: Array | None, used: int, how: moe.Routing
+) -> list[Array]:
+    """The same, a launch for each step."""
+    (n, width), of_all = logits.shape, not how.gating.endswith("weight")
+    flat = ((width, 0), (width, 0))
+
+    def gated(x: Array, k: int) -> Array:
+        y = Out(n, k)
+        if how.gating.startswith("softmax"):
+            target.run(row_kernels.soft_max(x, y, n, k))
+        else:
+            target.run(elementwise.unary("sigmoid", x, y, (n, 1, k), ((k, 0), (k, 0))))
+        return y.array
+
+    probs = gated(logits, width) if of_all else logits
+    rank = Out(n, width)
+    rank.array[:] = probs
+    if bias is not None:
+        target.run(elementwise.broadcast("add", probs, bias, rank, (n, 1, width), (flat[0], (0, 0), flat[0])))
+    groups = (how.n_group, how.n_group_used) if how.n_group > 1 else (0, 0)
+    ids, found = Out(n, used, dtype=np.int32), Out(n, used)
+    target.run(row_kernels.top_k(rank.array, ids, n, width, used, *groups))
+    target.run(copy.choose(probs, ids.array, found, (n, used, 1), width, (width, 1)))
+    weights = found.array if of_all else gated(found.array, used)
+    if how.least is not None:
+        total, bound, share, own = Out(n, 1), Out(n, 1), Out(n, used), (used, 0)
+        target.run(row_kernels.sum_rows(weights, total, n, used))
+        limits = (how.least, float("inf"))
+        target.run(elementwise.unary("clamp", total.array, bound, (n, 1, 1), ((1, 0), (1, 0)), limits))
+        target.run(
+            elementwise.broadcast("divide", weights, bound.array, share, (n, 1, used), (own, (1, 0), own), 0)
+        )
+        weights = share.array
+    scaled = Out(n, used)
+    target.run(elementwise.scale(weights, scaled, n, used, (used, used), how.by))
+    return [ids.array, scaled.array]
 
 
 def experts(kind: str, n: int, rows: int, k: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -217,8 +262,8 @@ def products() -> Iterator[Case]:
     for kind in matmul.FLOATS:
         yield Case(f"matvec-joined-{kind}", joined_floats_case(kind, 1032, 132))
         yield Case(f"matvec-joined-{kind}-odd", joined_floats_case(kind, 515, 1))
-    for mode, n_expert, used, biased in ROUTES:
-        yield Case(f"route-{mode}-{n_expert}", route_case(mode, n_expert, used, biased))
+    for n_expert, used, biased, how in ROUTES:
+        yield Case(f"route-{how.gating}-{used}of{n_expert}", route_case(n_expert, used, biased, how))
 
 
 def gemms() -> Iterator[Case]:

@@ -46,8 +46,11 @@ FILES: dict[str, tuple[str, ...]] = {
     "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "rows": (), "gemm": (), "prompt": (),
     "w2a8": (), "matmul": ALL, "moe": ALL, "copy": ALL, "decode": ALL, "floats": tuple(matmul.FLOATS), "attention": (
         *(f"{t}_{t}_{s}" for t in ("f16", "f32") for s in ATTENTION), *(f"{t}_64_64_4" for t in MIXED),
-        "q80_q80_576_512_1", "q40_q40_576_512_1", "q40_q40_128_128_8",
+        *(f"{t}s_{t}s_100_100_2" for t in ("f16", "f32")), "f16s_f16s_33_33_1", "f16s_f16s_20_12_2",
+        "f16_f16_120_120_2", "f16_f16_72_72_1", "f16_f16_112_112_1", "q80_q80_576_512_1",
+        "q40_q40_576_512_1", "q40_q40_128_128_8",
     ),
+    "scores": ("f32", "f16", "q80", "q40"),
     "gemm_q8": tuple(t for t in ALL if t in gemm.GEMM_Q8_TYPES),
 }  # fmt: skip
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from shared import shared
 from test_models import reference
-from test_ops import all_cases, as_reference, case_cells, draw, nmse
+from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_side
 
 import graphsched
 import graphsched.ops
 from graphsched import dtypes
-from graphsched.assign import HOST, VIEWS, Assignment, Target
+from graphsched.assign import HOST, NO_WORK, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cuda import copy, driver, library
 from graphsched.backends.cuda.device import open_gpu
@@ -34,6 +34,7 @@ from graphsched.backends.cuda.upload import SLOT
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
+from graphsched.ops.several import results
 from graphsched.owners import owners
 from graphsched.placement import PlacementOptions
 from graphsched.policy import OffloadPolicy
@@ -136,8 +137,8 @@ def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
     raws = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]) for t in tensors}
     raw = {name: a.view(np.uint8).reshape(-1) for name, a in raws.items()}
     runtime = open_runtime("cpu", Setup(raw, n_threads=1, devices=(GPU,)))
-    graph = runtime.in_kernel_types(from_outputs(node), lambda leaf: device)
-    if not runtime.supports(device, graph.outputs[0]):
+    graph = runtime.in_kernel_types(from_outputs(*results(node)), lambda leaf: device)
+    if not all(runtime.supports(device, n) for n in graph.nodes):
         runtime.close()
         return None
     arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
@@ -150,7 +151,7 @@ def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
     target = Target((GPU, HOST), lambda leaf: device, runtime.supports, OffloadPolicy(), lengths)
     executable = runtime.compile(cut(graph, graph.nodes, placed, target))
     executable.run(lengths)
-    got = np.asarray(executable.outputs[0]).copy()
+    got = side_by_side(executable.outputs).copy()
     runtime.close()
     return got, want
 
@@ -296,7 +297,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
         wrong += _wrong_times(trace, run)
         kinds.update(f"{e.kind} {e.lane}" for e in trace.events)
         plan: Any = run.schedule
-        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in VIEWS}
+        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in NO_WORK}
         timed = {e.node for e in trace.events if e.kind == "step" and e.device == GPU}
         untimed |= {
             plan.graph.names.get(plan.origin.get(n, n), "?") for n in nodes if plan.index[n] not in timed

@@ -8,9 +8,15 @@
 #include "cache.cuh"
 #include "mask.cuh"
 
-static __device__ constexpr int gs_lanes(int dk, int dv) {  // the most lanes, a power of two, that both widths share out evenly
+static __device__ constexpr int gs_pieces(int width, int lanes) { return (width + 8 * lanes - 1) / (8 * lanes); }  // of a lane
+// the most lanes, a power of two, that both widths share out evenly; where these are so few that their registers would
+// not do, or pieces are not whole, more, of which some idle
+static __device__ constexpr int gs_lanes(int dk, int dv) {
   int n = 32;
-  while (dk / 8 % n || dv / 8 % n) n /= 2;
+  while (n && (dk % (8 * n) || dv % (8 * n))) n /= 2;
+  if (n && (dk + dv) / n <= 144) return n;
+  n = n ? n : 1;
+  while (gs_pieces(dk, n) + gs_pieces(dv, n) > 8) n *= 2;
   return n;
 }
 enum { GS_WARPS = 4 };
@@ -21,13 +27,19 @@ struct Cache {  // strides in bytes
   i64 k_pos, k_head, v_pos, v_head;
 };
 
+// whether a row of D has an element d; known where the lanes share it out evenly
+template <int D, int LANES> GS_DEV bool gs_within(int d) { return D % (8 * LANES) == 0 || d < D; }
+template <class T, int D, int LANES> GS_DEV typename T::Raw gs_piece(const u8* row, int i) {
+  return gs_within<D, LANES>(i) ? T::load(row, i, D - i) : typename T::Raw{};
+}
+
 // scale: so that scores are logarithms to base 2; with a cap, score / cap. cap: of scores to base 2, 0 for none
 // grid (kv_heads * ceil(G / H), chunks, tokens), G = heads / kv_heads; part[token, head, chunk] = (output[DV], max, sum)
 template <class A, class B, int DK, int DV, int H>
 GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* part, int heads, int kv_heads,
                          i64 q_head, i64 q_token, float scale, float cap, int chunk) {
   constexpr int LANES = gs_lanes(DK, DV), PER_WARP = 32 / LANES, GROUPS = GS_WARPS * PER_WARP;
-  constexpr int CK = DK / 8 / LANES, CV = DV / 8 / LANES, AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
+  constexpr int CK = gs_pieces(DK, LANES), CV = gs_pieces(DV, LANES), AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
   gs_pdl_launch();
   gs_pdl_wait();
   const int per_kv = heads / kv_heads, sets = gs_ceil_div(per_kv, H), kv = blockIdx.x / sets;
@@ -43,7 +55,10 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
     const float* from = q + token * q_token + gs_min(first_head + h, last_head) * q_head;
     top[h] = GS_LOWEST, sum[h] = 0.0f;
 #pragma unroll
-    for (int i = 0; i < CK * 8; i++) query[h][i] = from[(i / 8 * LANES + l) * 8 + i % 8] * scale;
+    for (int i = 0; i < CK * 8; i++) {
+      const int d = (i / 8 * LANES + l) * 8 + i % 8;
+      query[h][i] = gs_within<DK, LANES>(d) ? from[d] * scale : 0.0f;
+    }
   }
   for (int base = begin; base < end; base += GROUPS * AHEAD) {  // the same count for every lane: shuffles below
     typename A::Raw k[AHEAD][CK];
@@ -52,10 +67,10 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
     for (int a = 0; a < AHEAD; a++) {
       const i64 p = gs_min(base + a * GROUPS + group, end - 1);
 #pragma unroll
-      for (int c = 0; c < CK; c++) k[a][c] = A::load(keys + p * cache.k_pos, (c * LANES + l) * 8);
+      for (int c = 0; c < CK; c++) k[a][c] = gs_piece<A, DK, LANES>(keys + p * cache.k_pos, (c * LANES + l) * 8);
       if (AHEAD > 1)
 #pragma unroll
-        for (int c = 0; c < CV; c++) v[a][c] = B::load(values + p * cache.v_pos, (c * LANES + l) * 8);
+        for (int c = 0; c < CV; c++) v[a][c] = gs_piece<B, DV, LANES>(values + p * cache.v_pos, (c * LANES + l) * 8);
     }
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
@@ -72,7 +87,7 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
         if (AHEAD == 1 && h == 0)  // keys and values at once would not fit the registers
 #pragma unroll
           for (int c = 0; c < CV; c++)
-            v[a][c] = B::load(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
+            v[a][c] = gs_piece<B, DV, LANES>(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
         const float up = seen ? fmaxf(top[h], s) : top[h], keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
         top[h] = up, sum[h] = fmaf(sum[h], keep, e);
 #pragma unroll
@@ -87,7 +102,10 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
     for (int g = 0; g < H; g++)
       if (g == h) {  // registers are indexed by constants only
 #pragma unroll
-        for (int i = 0; i < CV * 8; i++) all[group * (DV + 2) + (i / 8 * LANES + l) * 8 + i % 8] = out[g][i];
+        for (int i = 0; i < CV * 8; i++) {
+          const int d = (i / 8 * LANES + l) * 8 + i % 8;
+          if (gs_within<DV, LANES>(d)) all[group * (DV + 2) + d] = out[g][i];
+        }
         if (l == 0) all[group * (DV + 2) + DV] = top[g], all[group * (DV + 2) + DV + 1] = sum[g];
       }
     gs_sync();

@@ -18,13 +18,13 @@ struct bf16 {
   GS_DEV Cell put(float v) { return gs_to_bf16(v); }
 };
 
-// grid (ceil(n3 / threads), n2, n0 * n1)
+// grid (n0 * n1, n2, ceil(n3 / threads)): a cache may have more rows than a grid's second and third dimension take
 template <class A, class B>
 GS_DEV void gs_copy(const typename A::Cell* x, typename B::Cell* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3,
                     i64 y0, i64 y1, i64 y2, i64 y3) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const i64 i0 = blockIdx.z / n1, i1 = blockIdx.z % n1, i2 = blockIdx.y, i3 = blockIdx.x * blockDim.x + threadIdx.x;
+  const i64 i0 = blockIdx.x / n1, i1 = blockIdx.x % n1, i2 = blockIdx.y, i3 = blockIdx.z * blockDim.x + threadIdx.x;
   if (i3 < n3) y[i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3] = B::put(A::get(x[i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3]));
 }
 // y[slots[t]] = x[t]: the key-value cache; a slot below 0 is skipped. Rows of y are y_stride cells or, of blocks, bytes apart.
@@ -81,21 +81,21 @@ extern "C" __global__ void __launch_bounds__(256)
     copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int i = blockIdx.z * blockDim.x + threadIdx.x;
   if (i >= k) return;
-  const u8* block = x + blockIdx.z * x_row + blockIdx.y * x_head + i / 32 * 18;
+  const u8* block = x + blockIdx.x * x_row + blockIdx.y * x_head + i / 32 * 18;
   const int code = block[2 + i % 16] >> (i % 32 / 16 * 4) & 15;
-  y[((i64)blockIdx.z * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
+  y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
 }
-// a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (ceil(k / threads), heads, rows)
+// a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
 extern "C" __global__ void __launch_bounds__(256)
     copy_q8_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int i = blockIdx.z * blockDim.x + threadIdx.x;
   if (i >= k) return;
-  const u8* block = x + blockIdx.z * x_row + blockIdx.y * x_head + i / 32 * 34;
-  y[((i64)blockIdx.z * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(i8)block[2 + i % 32];
+  const u8* block = x + blockIdx.x * x_row + blockIdx.y * x_head + i / 32 * 34;
+  y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(i8)block[2 + i % 32];
 }
 // y[t, u] = x[t, ids[t, u]]: chosen rows (k = 1: elements) of each token. Grid (ceil(k / threads), used, tokens)
 extern "C" __global__ void __launch_bounds__(256)

@@ -2,60 +2,67 @@
 // outside [0, n_expert) gives a zero row. Experts lie one after the other, each in the layout of a whole tensor.
 #include "activation.cuh"
 #include "matvec.cuh"
+#include "topk.cuh"
 
-enum { GS_BY_SOFTMAX, GS_BY_SIGMOID, GS_BY_SOFTMAX_OF_CHOSEN };
+enum { GS_SOFTMAX, GS_SIGMOIDS, GS_SOFTMAX_WEIGHT, GS_SIGMOID_WEIGHT };  // of all experts, or of the chosen
 
-// One warp a token, at most 512 experts. Ranks by probability + bias (bias may be null); equal ranks: the lower id.
-// weights are the chosen ones' probabilities, divided by their sum with `normalise`, times `scale`. Grid (tokens)
+// One warp a token, at most 512 experts, 32 of them chosen, in at most 32 groups (0: none), of which the `kept` best
+// count. Ranks by probability + bias (null: none). Weights are the chosen ones' probabilities; with `normalise` over
+// their sum, which is at least `least`; times `scale`. The bits are those of soft_max, top_k, choose, sum_rows and so
+// on, a launch each: sums in the same order. Grid (tokens)
 extern "C" __global__ void __launch_bounds__(32)
-    route(const float* logits, const float* bias, int* ids, float* weights, int n_expert, int used, int mode,
-          int normalise, float scale) {
+    route(const float* logits, const float* bias, int* ids, float* weights, int n_expert, int used, int gating,
+          int groups, int kept, int normalise, float least, float scale) {
+  GS_SHARED(float, ranks, GS_TOP_MOST);
   gs_pdl_launch();
   gs_pdl_wait();
   const int lane = threadIdx.x, token = blockIdx.x;
   const float* row = logits + (i64)token * n_expert;
-  const float none = -3.0e38f;
-  float p[16], rank[16], top = none, all = 0.0f;
+  float p[GS_TOP_MOST / 32], rank[GS_TOP_MOST / 32], top = GS_NONE, all = 0.0f;
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
-    p[i] = i * 32 + lane < n_expert ? row[i * 32 + lane] : none;
+  for (int i = 0; i < GS_TOP_MOST / 32; i++) {
+    p[i] = i * 32 + lane < n_expert ? row[i * 32 + lane] : GS_NONE;
     top = fmaxf(top, p[i]);
   }
-  top = gs_warp_max(top);
+  if (gating == GS_SOFTMAX) {
+    top = gs_warp_max(top);
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
-    const bool real = i * 32 + lane < n_expert;
-    if (mode == GS_BY_SIGMOID) p[i] = real ? 1.0f / (1.0f + expf(-p[i])) : 0.0f;
-    else if (mode == GS_BY_SOFTMAX) all += p[i] = real ? expf(p[i] - top) : 0.0f;
+    for (int i = 0; i < GS_TOP_MOST / 32; i++) all += p[i] = i * 32 + lane < n_expert ? expf(p[i] - top) : 0.0f;
+    all = gs_warp_sum(all);
   }
-  if (mode == GS_BY_SOFTMAX) all = gs_warp_sum(all);
 #pragma unroll
-  for (int i = 0; i < 16; i++) {
+  for (int i = 0; i < GS_TOP_MOST / 32; i++) {
     const int e = i * 32 + lane;
-    if (mode == GS_BY_SOFTMAX) p[i] /= all;
-    rank[i] = e < n_expert ? p[i] + (bias ? bias[e] : 0.0f) : none;
+    if (gating == GS_SOFTMAX) p[i] /= all;
+    else if (gating == GS_SIGMOIDS) p[i] = gs_sigmoid(p[i]);
+    rank[i] = e < n_expert ? bias ? p[i] + bias[e] : p[i] : GS_NONE;
+    if (groups && e < n_expert) ranks[e] = rank[i];
   }
-  float sum = 0.0f, mine = 0.0f;  // lane j keeps slot j and j + 32 is not needed: used <= 32
+  if (groups) {
+    gs_sync();
+    const int size = n_expert / groups;
+    const u32 open = gs_best_groups(ranks, groups, size, kept);
+#pragma unroll
+    for (int i = 0; i < GS_TOP_MOST / 32; i++)
+      if (i * 32 + lane < n_expert && !(open >> (i * 32 + lane) / size & 1)) rank[i] = GS_NONE;
+  }
+  float mine = 0.0f;  // lane j has the weight of slot j
   for (int j = 0; j < used; j++) {
-    float best = none, prob = 0.0f;
-    int id = 1 << 20;
+    const int id = gs_take_best(rank);
+    float prob = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 16; i++)
-      if (rank[i] > best) best = rank[i], prob = p[i], id = i * 32 + lane;
-#pragma unroll
-    for (int m = 16; m > 0; m /= 2) {
-      const float other = gs_shfl_xor(best, m), its = gs_shfl_xor(prob, m);
-      const int from = gs_shfl_xor(id, m);
-      if (other > best || (other == best && from < id)) best = other, prob = its, id = from;
-    }
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-      if (i * 32 + lane == id) rank[i] = none;
-    if (mode == GS_BY_SOFTMAX_OF_CHOSEN) prob = expf(prob - top);
-    sum += prob;
+    for (int i = 0; i < GS_TOP_MOST / 32; i++)
+      if (i * 32 + lane == id) prob = p[i];
+    prob = gs_shfl(prob, id % 32);
     if (lane == j) mine = prob, ids[token * used + j] = id;
   }
-  if (normalise || mode == GS_BY_SOFTMAX_OF_CHOSEN) mine /= sum;
+  if (gating == GS_SOFTMAX_WEIGHT) {
+    const float best = gs_warp_max(lane < used ? mine : GS_NONE), e = lane < used ? expf(mine - best) : 0.0f;
+    mine = e / gs_warp_sum(e);
+  } else if (gating == GS_SIGMOID_WEIGHT) {
+    mine = lane < used ? gs_sigmoid(mine) : 0.0f;
+  }
+  if (normalise) mine /= fmaxf(gs_warp_sum(mine), least);
   if (lane < used) weights[token * used + lane] = mine * scale;
 }
 

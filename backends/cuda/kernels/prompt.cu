@@ -177,7 +177,7 @@ template <class T> GS_DEV void gs_halves(const u8* x, uint4* y, const int* lengt
   gs_pdl_wait();
   const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / (k / 8), cell = row / heads;
   if (cell >= *length) return;
-  const typename T::Raw raw = T::load(x + cell * x_cell + row % heads * x_head, i % (k / 8) * 8);
+  const typename T::Raw raw = T::load(x + cell * x_cell + row % heads * x_head, i % (k / 8) * 8, 8);
   u32 v[4];
 #pragma unroll
   for (int j = 0; j < 4; j++) v[j] = gs_pack_half(T::value(raw, 2 * j), T::value(raw, 2 * j + 1));

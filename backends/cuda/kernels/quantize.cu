@@ -3,14 +3,14 @@
 #include "norm.cuh"
 #include "quantize.cuh"
 
-// grid (ceil(k / (4 * threads)), tokens)
+// grid (tokens, ceil(k / (4 * threads)))
 extern "C" __global__ void __launch_bounds__(256) quantize_q8(const float* x, i8* q, float2* ds, int k, i64 x_stride) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
+  const int i = (blockIdx.y * blockDim.x + threadIdx.x) * 4;
   const bool valid = i < k;
-  const float4 v = valid ? *(const float4*)(x + blockIdx.y * x_stride + i) : make_float4(0, 0, 0, 0);
-  gs_quantize4(v, valid, (i64)blockIdx.y * k + i, q, ds);
+  const float4 v = valid ? *(const float4*)(x + blockIdx.x * x_stride + i) : make_float4(0, 0, 0, 0);
+  gs_quantize4(v, valid, (i64)blockIdx.x * k + i, q, ds);
 }
 
 // y = x / rms(x) * w as in norm.cu, quantised in the same pass; a float copy too where y is not null. With r: of z = x + r.

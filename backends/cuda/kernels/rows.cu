@@ -1,8 +1,6 @@
 // Reductions of rows, one warp a row: softmax, sums, the k largest. Dense rows of n floats. Grid (ceil(rows / 4)), blocks
 // of 4 warps.
-#include "common.cuh"
-
-enum { GS_TOP_MOST = 512 };  // longest row of the top-k kernels
+#include "topk.cuh"
 
 GS_DEV i64 gs_row_of_warp() {
   gs_pdl_launch();
@@ -30,19 +28,6 @@ extern "C" __global__ void __launch_bounds__(128) sum_rows(const float* x, float
   if (threadIdx.x % 32 == 0) y[row] = sum;
 }
 
-struct Best {
-  float value;
-  int at;
-};
-GS_DEV Best gs_best_of_warp(Best b) {  // of equals the lower index
-#pragma unroll
-  for (int m = 16; m > 0; m /= 2) {
-    const float other = gs_shfl_xor(b.value, m);
-    const int from = gs_shfl_xor(b.at, m);
-    if (other > b.value || (other == b.value && from < b.at)) b = {other, from};
-  }
-  return b;
-}
 // Indices of the k largest, largest first. With groups (at most 32): only those of the `kept` best groups, which score
 // the sum of their two largest.
 extern "C" __global__ void __launch_bounds__(128)
@@ -50,38 +35,15 @@ extern "C" __global__ void __launch_bounds__(128)
   const i64 row = gs_row_of_warp();
   if (row >= rows) return;
   const int lane = threadIdx.x % 32, size = groups ? n / groups : n;
-  const float none = -3.0e38f;
-  u32 open = ~0u;  // groups that may be chosen from
-  if (groups) {
-    float first = none, second = none;
-    for (int i = 0; i < size && lane < groups; i++) {
-      const float v = x[row * n + lane * size + i];
-      if (v > first) second = first, first = v;
-      else if (v > second) second = v;
-    }
-    float score = lane >= groups ? none : size > 1 ? first + second : first;
-    open = 0;
-    for (int j = 0; j < kept; j++) {
-      const Best b = gs_best_of_warp({score, lane});
-      open |= 1u << b.at;
-      if (lane == b.at) score = none;
-    }
-  }
+  const u32 open = groups ? gs_best_groups(x + row * n, groups, size, kept) : ~0u;
   float v[GS_TOP_MOST / 32];
 #pragma unroll
   for (int i = 0; i < GS_TOP_MOST / 32; i++) {
     const int at = i * 32 + lane;
-    v[i] = at < n && (!groups || open >> at / size & 1) ? x[row * n + at] : none;
+    v[i] = at < n && (!groups || open >> at / size & 1) ? x[row * n + at] : GS_NONE;
   }
   for (int j = 0; j < k; j++) {
-    Best b = {none, 1 << 20};
-#pragma unroll
-    for (int i = 0; i < GS_TOP_MOST / 32; i++)
-      if (v[i] > b.value) b = {v[i], i * 32 + lane};
-    b = gs_best_of_warp(b);
-#pragma unroll
-    for (int i = 0; i < GS_TOP_MOST / 32; i++)
-      if (i * 32 + lane == b.at) v[i] = none;
-    if (lane == 0) ids[row * k + j] = b.at;
+    const int at = gs_take_best(v);
+    if (lane == 0) ids[row * k + j] = at;
   }
 }
