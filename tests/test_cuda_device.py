@@ -501,7 +501,7 @@ def test_a_command_ends_when_the_device_fails(code: str, name: str, waits: str) 
             ("page-locked host memory for uploads do not fit", "--device none needs none"),
         ),
         (
-            {"GS_FAKE_PINNED": "17300000"},
+            {"GS_FAKE_PINNED": "34077216"},
             {"n_gpu_layers": 0, "offload_min_batch": 1},
             ("page-locked host memory for blk.", "-op -1,0 leaves weights of the host where they are"),
         ),
@@ -529,6 +529,15 @@ def test_nothing_leaks_between_sessions(either: StandIn, n: int) -> None:
     shared("conformance/llama-f16.gguf")
     answer = either.ask("cycles", name="conformance/llama-f16", n=n)
     assert answer["first"] == answer["last"]
+
+
+def test_large_weights_arrive_whole(gpu: StandIn) -> None:
+    """More parts than there are slots, of a driver that copies late."""
+    shapes = {"Q4_K": [2, 8000, 4096], "F16": [3000, 1001], "IQ2_BN": [6000, 2560], "Q6_K": [3000, 1024]}
+    answer = gpu.ask("uploaded", types=shapes)
+    assert answer["wrong"] == []
+    assert min(answer["parts"]) > 1
+    assert max(answer["parts"]) > 16
 
 
 # ---- commands

@@ -284,6 +284,7 @@ def test_gpu_check_rehearsed(tmp_path: Path) -> None:
         "compute on CUDA0",
         "uploads behind compute",
         "waits host",
+        "loading, file → GPU, first",
         "experts uploaded",
         "matvec q4_0",
     ):

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from cuda_emu.cases import cases
 from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
+from cuda_emu.repacked import repack
 from cuda_emu.values import FILES, Case, error, file_bytes
 
 from graphsched.backends.cuda import compiler as cubins
 from graphsched.backends.cuda import driver, gemm, unpack
-from graphsched.backends.cuda.layout import CODED, LAYOUTS, repack
+from graphsched.backends.cuda.layout import CODED, LAYOUTS
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
 from graphsched.errors import ShapeError
 
@@ -273,7 +274,6 @@ def test_wrong_arguments_are_refused(args: tuple[Any, ...], words: str) -> None:
     [
         (lambda: gemm.gemm("f16", 0, 0, 0, 8, 8, 12), "k = 12 must be a multiple of 8"),
         (lambda: gemm.gemm_q8("q2_k", 0, 0, 0, 0, 8, 8, 256), "not for q2_k"),
-        (lambda: repack("q4_0", np.zeros(17, np.uint8), 1, 32), "17 bytes are not q4_0\\[1,32\\]"),
     ],
 )
 def test_what_no_kernel_takes_is_an_error(make: Any, words: str) -> None:

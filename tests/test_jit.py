@@ -19,6 +19,14 @@ kernel = rms_norm_f32(0)
 kernel.address
 print("hit" if kernel.was_cached else "miss")
 """
+PACK = """
+from graphsched import dtypes
+from graphsched.backends.cuda.packing.parts import packing
+from graphsched.tensor import TensorType
+kernel = packing(TensorType(dtypes.by_name("Q4_0"), (2, 32))).kernel
+kernel.address
+print("hit" if kernel.was_cached else "miss")
+"""
 
 
 @pytest.fixture
@@ -35,10 +43,10 @@ def copy(tmp_path: Path) -> Path:
     return root
 
 
-def run(root: Path, **environment: str) -> str:
+def run(root: Path, code: str = RUN, **environment: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(root), "GRAPHSCHED_CACHE_DIR": str(root / "cache"), **environment}
     done = subprocess.run(
-        [sys.executable, "-c", RUN], env=env, cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 
@@ -50,6 +58,18 @@ def test_an_edited_intrinsic_recompiles_the_kernels(copy: Path) -> None:
     simd.write_text(simd.read_text() + "\n# an edit\n")
     assert run(copy) == "miss"
     assert run(copy) == "hit"
+
+
+def test_kernels_that_pack_have_sources_of_their_own(copy: Path) -> None:
+    """An edit there compiles them again, and none of the CPU's; an edit of what both are made of compiles both."""
+    assert (run(copy), run(copy, PACK)) == ("miss", "miss")
+    assert (run(copy), run(copy, PACK)) == ("hit", "hit")
+    backends = copy / "graphsched" / "backends"
+    blocks, simd = backends / "cuda" / "packing" / "blocks.py", backends / "cpu" / "simd.py"
+    blocks.write_text(blocks.read_text() + "\n# an edit\n")
+    assert (run(copy), run(copy, PACK)) == ("hit", "miss")
+    simd.write_text(simd.read_text() + "\n# an edit\n")
+    assert (run(copy), run(copy, PACK)) == ("miss", "miss")
 
 
 def test_another_target_does_not_load_these_kernels(copy: Path) -> None:

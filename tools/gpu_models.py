@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from gpu_bench import Row
+from gpu_loading import loading
 from gpu_sections import Found, checked
 from numpy.typing import NDArray
 from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
@@ -205,6 +206,8 @@ def _speeds(path: Path | None, model: str, full: Full, small: bool, until: float
         return graphsched.load(path, n_ctx=n_ctx, devices=GPU, placement=full.placement, **more)
 
     Launching().choose()
+    if full is FULL[0]:
+        yield from loading(path, model)
     session = opened()
     took, size = session.timings.load_ms / 1e3, path.stat().st_size if path else 0
     yield Row(f"{model}: load", "", took * 1e6, size / took / 1e9, "GB/s", 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphsched import dtypes
 from graphsched.backends.cpu.forms import Form, declare, halved, no_minima
-from graphsched.backends.cpu.jit import helper
+from graphsched.backends.cpu.jit import by_literal, helper
 from graphsched.backends.cpu.kquants import spread_nibbles
 from graphsched.backends.cpu.lookup import add_where, codebook, deposit, extract, half_value, with_signs
 from graphsched.backends.cpu.simd import (
@@ -38,7 +38,7 @@ from graphsched.backends.cpu.simd_int import (
     unsigned,
     unsigned_pairs,
 )
-from graphsched.backends.cpu.vector import F16, I8, I32, U8
+from graphsched.backends.cpu.vector import I8, I32, U8
 
 IQ1_OFFSET, IQ2_OFFSET, IQ3_XXS_OFFSET, IQ3_S_OFFSET = 9, 43, 62, 15
 _ONES, _TOPS = 0x0101010101010101, 0xFE00FE00FE00FE00 - (1 << 64)
@@ -65,20 +65,38 @@ iq3_xxs_grid = codebook("iq3_xxs_grid", _grid("IQ3_XXS"))
 iq3_s_grid = codebook("iq3_s_grid", _grid("IQ3_S"))
 
 
+def odd_steps(kind: int, block: int) -> Any:
+    """Scales of a block's groups in units of its own: odd numbers from 1 to 31, as bytes. For kernels."""
+
+
+def half_bits(kind: int, block: int) -> int:
+    """The bits of the block's own scale, an F16. For kernels."""
+    raise NotImplementedError
+
+
+@by_literal(odd_steps)
+def _(kind: int) -> Callable[..., Any]:
+    return _STEPS[kind]
+
+
+@by_literal(half_bits)
+def _(kind: int) -> Callable[..., int]:
+    return _nibbles_of_iq1_m if kind == dtypes.by_name("IQ1_M").id else _first_two_bytes
+
+
 @helper
 def _odd8(v: Any) -> Any:
-    """2 v + 1 in 8 lanes"""
-    return to_f32(add_i32(add_i32(v, v), splat_i8(1, 8)))
+    """2 v + 1 in 8 bytes"""
+    return add_i32(add_i32(v, v), splat_i8(1, 8))
 
 
 @helper
 def _odd16(v: Any) -> Any:
-    return to_f32(add_i32(add_i32(v, v), splat_i8(1, 16)))
+    return add_i32(add_i32(v, v), splat_i8(1, 16))
 
 
-def _iq2_xxs_scales(kind: int, block: int) -> Any:
-    top = nibbles(every(load(block + 2, I8, 64), 7, 8), 1)
-    return mul(splat(get(block, F16) * np.float32(0.125), 8), _odd8(top))
+def _iq2_xxs_steps(kind: int, block: int) -> Any:
+    return _odd8(nibbles(every(load(block + 2, I8, 64), 7, 8), 1))
 
 
 @helper
@@ -87,26 +105,24 @@ def _sixteen_nibbles(at: int) -> Any:
     return concat(as_bytes(spread_nibbles(q)), as_bytes(spread_nibbles(q >> 32)))
 
 
-def _iq2_xs_scales(kind: int, block: int) -> Any:
-    return mul(splat(get(block, F16) * np.float32(0.125), 16), _odd16(_sixteen_nibbles(block + 66)))
+def _iq2_xs_steps(kind: int, block: int) -> Any:
+    return _odd16(_sixteen_nibbles(block + 66))
 
 
-def _iq2_s_scales(kind: int, block: int) -> Any:
-    return mul(splat(get(block, F16) * np.float32(0.125), 16), _odd16(_sixteen_nibbles(block + 74)))
+def _iq2_s_steps(kind: int, block: int) -> Any:
+    return _odd16(_sixteen_nibbles(block + 74))
 
 
-def _iq3_xxs_scales(kind: int, block: int) -> Any:
-    top = nibbles(every(load(block + 66, I8, 32), 3, 4), 1)
-    return mul(splat(get(block, F16) * np.float32(0.25), 8), _odd8(top))
+def _iq3_xxs_steps(kind: int, block: int) -> Any:
+    return _odd8(nibbles(every(load(block + 66, I8, 32), 3, 4), 1))
 
 
-def _iq3_s_scales(kind: int, block: int) -> Any:
-    return mul(splat(get(block, F16), 8), _odd8(as_bytes(spread_nibbles(get(block + 106, I32)))))
+def _iq3_s_steps(kind: int, block: int) -> Any:
+    return _odd8(as_bytes(spread_nibbles(get(block + 106, I32))))
 
 
-def _iq1_s_scales(kind: int, block: int) -> Any:
-    steps = bit_field(every(load(block + 34, I8, 16), 1, 2), 4, 7)
-    return mul(splat(get(block, F16) * np.float32(0.125), 8), _odd8(steps))
+def _iq1_s_steps(kind: int, block: int) -> Any:
+    return _odd8(bit_field(every(load(block + 34, I8, 16), 1, 2), 4, 7))
 
 
 @helper
@@ -117,11 +133,30 @@ def _three_bits(q: int) -> int:
     return q & 0x0007000700070007 | (q & 0x0038003800380038) << 5
 
 
-def _iq1_m_scales(kind: int, block: int) -> Any:
+def _iq1_m_steps(kind: int, block: int) -> Any:
     q = word(block + 48, 0)
-    d = half_value(q >> 12 & 0xF | q >> 24 & 0xF0 | q >> 36 & 0xF00 | q >> 48 & 0xF000)
-    steps = concat(as_bytes(_three_bits(q)), as_bytes(_three_bits(q >> 32)))
-    return mul(splat(d * np.float32(0.125), 16), _odd16(steps))
+    return _odd16(concat(as_bytes(_three_bits(q)), as_bytes(_three_bits(q >> 32))))
+
+
+def _first_two_bytes(kind: int, block: int) -> int:
+    return get(block, U8) | get(block + 1, U8) << 8
+
+
+def _nibbles_of_iq1_m(kind: int, block: int) -> int:
+    """The tops of four halves that hold the groups' scales."""
+    q = word(block + 48, 0)
+    return q >> 12 & 0xF | q >> 24 & 0xF0 | q >> 36 & 0xF00 | q >> 48 & 0xF000
+
+
+def _scales(t: int, groups: int, unit: float) -> Callable[..., Any]:
+    """Of that many groups; `unit` is what codes are multiples of."""
+
+    def impl(kind: int, block: int) -> Any:
+        return mul(
+            splat(half_value(half_bits(t, block)) * np.float32(unit), groups), to_f32(odd_steps(t, block))
+        )
+
+    return impl
 
 
 @helper
@@ -187,17 +222,22 @@ def _iq1_m_codes64(kind: int, block: int, j: int) -> Any:
     return add_where(v, ((h >> 3 & _ONES) ^ _ONES) * 255, 2)
 
 
+_STEPS: dict[int, Callable[..., Any]] = {}  # by type id
+
+
 def _declare(
-    name: str, codes64: Callable[..., Any], scales: Callable[..., Any], group: int, offset: int
+    name: str, codes64: Callable[..., Any], steps: Callable[..., Any], group: int, offset: int, unit: float
 ) -> None:
     type = dtypes.by_name(name)
+    _STEPS[type.id] = steps
+    scales = _scales(type.id, 256 // group, unit)
     declare(Form(type, halved(type.id), codes64, scales, no_minima, group=group, offset=offset))
 
 
-_declare("IQ2_XXS", _iq2_xxs_codes64, _iq2_xxs_scales, 32, IQ2_OFFSET)
-_declare("IQ2_XS", _iq2_xs_codes64, _iq2_xs_scales, 16, IQ2_OFFSET)
-_declare("IQ2_S", _iq2_s_codes64, _iq2_s_scales, 16, IQ2_OFFSET)
-_declare("IQ3_XXS", _iq3_xxs_codes64, _iq3_xxs_scales, 32, IQ3_XXS_OFFSET)
-_declare("IQ3_S", _iq3_s_codes64, _iq3_s_scales, 32, IQ3_S_OFFSET)
-_declare("IQ1_S", _iq1_s_codes64, _iq1_s_scales, 32, IQ1_OFFSET)
-_declare("IQ1_M", _iq1_m_codes64, _iq1_m_scales, 16, IQ1_OFFSET)
+_declare("IQ2_XXS", _iq2_xxs_codes64, _iq2_xxs_steps, 32, IQ2_OFFSET, 0.125)
+_declare("IQ2_XS", _iq2_xs_codes64, _iq2_xs_steps, 16, IQ2_OFFSET, 0.125)
+_declare("IQ2_S", _iq2_s_codes64, _iq2_s_steps, 16, IQ2_OFFSET, 0.125)
+_declare("IQ3_XXS", _iq3_xxs_codes64, _iq3_xxs_steps, 32, IQ3_XXS_OFFSET, 0.25)
+_declare("IQ3_S", _iq3_s_codes64, _iq3_s_steps, 32, IQ3_S_OFFSET, 1.0)
+_declare("IQ1_S", _iq1_s_codes64, _iq1_s_steps, 32, IQ1_OFFSET, 0.125)
+_declare("IQ1_M", _iq1_m_codes64, _iq1_m_steps, 16, IQ1_OFFSET, 0.125)

@@ -1,7 +1,7 @@
 """The one place that compiles: kernels by (template, ints), helpers, and their disk cache.
 
 Numba notices edits in the compiled function's own file only, and intrinsics live elsewhere. The locator below
-stamps every cached kernel with a digest of all sources in this folder and of the library versions.
+stamps every cached kernel with a digest of all sources in this folder and in its own, and of the library versions.
 """
 
 import contextlib
@@ -30,23 +30,24 @@ OPTIONS = {"nopython": True, **_LOOSE}
 
 
 @functools.cache
-def source_digest() -> str:
-    """Digest of every kernel source and of the compiler's versions."""
+def source_digest(folder: Path = HERE) -> str:
+    """Digest of the sources of kernels in a folder of the backends, and of the compiler's versions."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for file in sorted(HERE.glob("*.py")):
-        digest.update(file.name.encode() + file.read_bytes())
+    for place in dict.fromkeys((HERE, folder)):
+        for file in sorted(place.glob("*.py")):
+            digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 @functools.cache
-def cache_folder() -> Path:
-    """Where compiled functions of these sources for this CPU are kept.
+def cache_folder(folder: Path = HERE) -> Path:
+    """Where compiled functions of a folder's sources for this CPU are kept.
 
     Numba numbers the variants of a function. Processes that compile two of them at the same time would give them the
     same number, and later load one for the other: so every variant has a name, and every version a folder, of its own.
     """
     all_versions = env.cache_dir() / "kernels"
-    own = all_versions / f"{source_digest()[:12]}-{target.name()}"
+    own = all_versions / f"{source_digest(folder)[:12]}-{target.name()}"
     if all_versions.is_dir() and not own.exists():
         forget_old(all_versions)
     return own
@@ -61,24 +62,25 @@ def forget_old(folder: Path) -> None:
 
 
 class DigestLocator(caching._CacheLocator):
-    """Caches functions of this folder in `cache_folder`, stamped with `source_digest`."""
+    """Caches functions of the backends in `cache_folder`, stamped with `source_digest`."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
+        self._folder = Path(py_file).resolve().parent
         params = (f"{cell.cell_contents}" for cell in py_func.__closure__ or ())
         self._name = "-".join((Path(py_file).stem, f"{py_func.__code__.co_firstlineno}", *params))
 
     def get_cache_path(self) -> str:
-        return str(cache_folder())
+        return str(cache_folder(self._folder))
 
     def get_source_stamp(self) -> str:
-        return source_digest()
+        return source_digest(self._folder)
 
     def get_disambiguator(self) -> str:
         return self._name
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
-        if Path(py_file).resolve().parent != HERE:
+        if HERE.parent not in Path(py_file).resolve().parents:
             return None
         self = cls(py_func, py_file)
         try:
@@ -132,6 +134,11 @@ class Kernel:
     @property
     def address(self) -> int:
         return self.compiled.address
+
+    @functools.cached_property
+    def call(self) -> Callable[[int, int, int, int], None]:
+        """Runs a step on the calling thread, without the GIL."""
+        return self.compiled.ctypes
 
     @property
     def source(self) -> str:

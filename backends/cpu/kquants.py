@@ -22,7 +22,7 @@ _HALF_15, _HALF_3, _WORD = 0x0F0F0F0F, 0x03030303, 0xFFFFFFFF
 
 
 @helper
-def _six_bits(packed: int) -> tuple[int, int]:
+def six_bits(packed: int) -> tuple[int, int]:
     """8 scales and 8 minima of 6 bits, as bytes of two words: 12 bytes hold 4 + 4 whole, and 4 + 4 in parts."""
     whole, nibble = word(packed, 0), get(packed + 8, I32)
     first = whole & _BYTES_63  # 4 scales, 4 minima
@@ -33,11 +33,11 @@ def _six_bits(packed: int) -> tuple[int, int]:
 
 
 def _q4_scales(kind: int, block: int) -> Any:
-    return mul(splat(get(block, F16), 8), to_f32(as_bytes(_six_bits(block + 4)[0])))
+    return mul(splat(get(block, F16), 8), to_f32(as_bytes(six_bits(block + 4)[0])))
 
 
 def _q4_minima(kind: int, block: int, scales: Any) -> Any:
-    return mul(splat(get(block + 2, F16), 8), to_f32(as_bytes(_six_bits(block + 4)[1])))
+    return mul(splat(get(block + 2, F16), 8), to_f32(as_bytes(six_bits(block + 4)[1])))
 
 
 def _q4_codes(kind: int, block: int, j: int) -> Any:
@@ -77,10 +77,16 @@ def _q6_codes64(kind: int, block: int, j: int) -> Any:
     return or_bits(low, shift_left(concat(bit_field(upper, at, 3), bit_field(upper, at + 2, 3)), 4))
 
 
-def _iq4_scales(kind: int, block: int) -> Any:
+@helper
+def iq4_steps(block: int) -> Any:
+    """The scales of 8 groups before they are multiplied with the block's."""
     low, high = word(block, 0) >> 32, word(block, 0) >> 16  # 8 × 4 bits; 8 × 2 bits
     codes = spread_nibbles(low) | (spread_crumbs(high) << 4)
-    return mul(splat(get(block, F16), 8), to_f32(add_i32(as_bytes(codes), splat_i8(-32, 8))))
+    return add_i32(as_bytes(codes), splat_i8(-32, 8))
+
+
+def _iq4_scales(kind: int, block: int) -> Any:
+    return mul(splat(get(block, F16), 8), to_f32(iq4_steps(block)))
 
 
 def _iq4_codes(kind: int, block: int, j: int) -> Any:
@@ -109,12 +115,17 @@ def spread_crumbs(x: int) -> int:
     return (x | x << 6) & _BYTES_3
 
 
-def _q3_scales(kind: int, block: int) -> Any:
+@helper
+def q3_steps(block: int) -> Any:
+    """The scales of 16 groups before they are multiplied with the block's."""
     low, high = word(block + 96, 0), get(block + 104, I32)
     first = (low & _BYTES_15) | ((high & _HALF_3) << 4) | (((high >> 2) & _HALF_3) << 36)
     last = ((low >> 4) & _BYTES_15) | (((high >> 4) & _HALF_3) << 4) | (((high >> 6) & _HALF_3) << 36)
-    codes = add_i32(concat(as_bytes(first), as_bytes(last)), splat_i8(-32, 16))
-    return mul(splat(get(block + 108, F16), 16), to_f32(codes))
+    return add_i32(concat(as_bytes(first), as_bytes(last)), splat_i8(-32, 16))
+
+
+def _q3_scales(kind: int, block: int) -> Any:
+    return mul(splat(get(block + 108, F16), 16), to_f32(q3_steps(block)))
 
 
 def _q3_codes(kind: int, block: int, j: int) -> Any:

@@ -242,3 +242,17 @@ def every(typingctx: Any, v: Any, first: Any, step: Any) -> Any:
         return builder.shuffle_vector(args[0], ir.Constant(v.llvm, ir.Undefined), picks)
 
     return out(v, first, step), codegen
+
+
+@intrinsic(prefer_literal=True)
+def joined(typingctx: Any, v: Any, run: Any, by: Any) -> Any:
+    """Of runs of so many bytes every second one, with the bits of the next one `by` bits higher: half as many bytes."""
+    n, shift, out = literal(run, "run"), literal(by, "by"), Vec("i8", v.n // 2)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        undef, even = ir.Constant(v.llvm, ir.Undefined), [i // n * 2 * n + i % n for i in range(out.n)]
+        low = builder.shuffle_vector(args[0], undef, const_vec(I32_T, even))
+        high = builder.shuffle_vector(args[0], undef, const_vec(I32_T, [i + n for i in even]))
+        return builder.or_(low, builder.shl(high, ir.Constant(out.llvm, [shift] * out.n)))
+
+    return out(v, run, by), codegen

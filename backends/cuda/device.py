@@ -29,8 +29,10 @@ from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.dispatch import Dispatcher
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
+from graphsched.backends.cuda.packing.parts import as_it_is, packing
+from graphsched.backends.cuda.packing.threads import pack
 from graphsched.backends.cuda.program import CudaProgram
-from graphsched.backends.cuda.weights import TYPES, packed, packed_bytes
+from graphsched.backends.cuda.weights import TYPES, packed_bytes
 from graphsched.device import Device, Progress, Setup
 from graphsched.dtypes import DType
 from graphsched.errors import OptionError
@@ -89,9 +91,9 @@ class CudaDevice:
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
         """A copy; of a weight in the kernels' layout."""
-        own = raw if leaf is None else packed(raw, leaf.type)
+        how = as_it_is(raw.size) if leaf is None else packing(leaf.type)
         what = "constants" if leaf is None else leaf.name
-        return self.memory.adopt(own, raw, what, LESS)
+        return self.memory.adopt(raw, how, what, LESS)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
@@ -127,9 +129,9 @@ class CudaDevice:
         assert held is not None, f"{source.buffer.name} is no weight"
         key = held.address, source.type
         if key not in self._repacked:
-            own = packed(held.bytes, source.type)
-            self._repacked[key] = PinnedSpace().allocate(own.size, source.buffer.name, NO_UPLOAD)
-            self._repacked[key].bytes[:] = own
+            how = packing(source.type)
+            self._repacked[key] = PinnedSpace().allocate(how.nbytes, source.buffer.name, NO_UPLOAD)
+            pack(how, held.bytes, self._repacked[key].bytes)
         return self._repacked[key]
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:

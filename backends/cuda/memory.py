@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from graphsched.backends.cpu.space import HostSpace
 from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.packing.parts import Packing
 from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.upload import Uploads
 from graphsched.operand import Memory
 
 Raw = NDArray[np.uint8]
-SLOT = (
-    8 << 20
-)  # bytes of one of the two staging slots: enough for the link, and filled while the other is sent
 
 
 class PinnedSpace(HostSpace):
@@ -43,12 +42,20 @@ class Block:
         driver.fill(self.address, value, self.nbytes, self.device.stream)
 
 
-@dataclass
-class Slot:
-    """Page-locked memory that copies are sent from, and the event behind the last one."""
+@dataclass(frozen=True)
+class StreamLink:
+    """What an upload is sent over."""
 
-    bytes: Raw
-    sent: Any = None
+    stream: Any
+
+    def send(self, to: int, host: int, nbytes: int) -> None:
+        driver.copy_up(to, host, nbytes, self.stream)
+
+    def record(self) -> Any:
+        return driver.record(self.stream)
+
+    def sync(self) -> None:
+        self.stream.sync()
 
 
 class DeviceMemory:
@@ -57,8 +64,7 @@ class DeviceMemory:
     def __init__(self, name: str, gpu: driver.Gpu) -> None:
         self.name, self.gpu, self.stream = name, gpu, driver.new_stream(gpu)
         self._blocks: list[int] = []
-        self._slots: list[Slot] = []
-        self._next = 0
+        self._uploads = Uploads(StreamLink(self.stream), _staging)
 
     def allocate(self, nbytes: int, what: str = "", hint: str = "") -> Memory:
         """Zeroed memory; KernelError names what did not fit and the flags that help."""
@@ -66,10 +72,10 @@ class DeviceMemory:
         driver.fill(made.address, 0, nbytes, self.stream)
         return made
 
-    def adopt(self, own: Raw, raw: Raw, what: str, hint: str) -> Memory:
-        """A copy of the host's bytes `raw` as `own`, which the kernels read; under way when this returns."""
-        made = self._block(own.size, what, hint, raw)
-        self._upload(made.address, own)
+    def adopt(self, raw: Raw, how: Packing, what: str, hint: str) -> Memory:
+        """The host's bytes `raw`, as the kernels read them; under way when this returns."""
+        made = self._block(how.nbytes, what, hint, raw)
+        self._uploads.send(made.address, raw, how)
         return made
 
     def _block(self, nbytes: int, what: str, hint: str, raw: Raw | None = None) -> Memory:
@@ -89,33 +95,21 @@ class DeviceMemory:
             f"{hint or 'a smaller -c or -ub, -ctk and -ctv q8_0, or a lower -ngl helps'}"
         )
 
-    def _upload(self, address: int, raw: Raw) -> None:
-        """Copies through two page-locked slots: one fills, with the next tensor, too, while the other is sent."""
-        for start in range(0, raw.size, SLOT):
-            slot = self._slots[self._next] if len(self._slots) == 2 else self._new_slot()
-            self._next = (self._next + 1) % 2
-            piece = raw[start : start + SLOT]
-            if slot.sent is not None:
-                slot.sent.sync()
-            slot.bytes[: piece.size] = piece
-            driver.copy_up(address + start, slot.bytes.ctypes.data, piece.size, self.stream)
-            slot.sent = driver.record(self.stream)
-
-    def _new_slot(self) -> "Slot":
-        self._slots.append(Slot(PinnedSpace().allocate(SLOT, "uploads", "--device none needs none").bytes))
-        return self._slots[-1]
-
     def settle(self) -> None:
         """Returns when all that was adopted is there."""
-        self.stream.sync()
+        self._uploads.settle()
 
     def close(self) -> None:
         driver.use(self.gpu)
+        self._uploads.close()
         for address in self._blocks:
             driver.free(address)
         self._blocks.clear()
-        self._slots.clear()
         self.stream.close()
+
+
+def _staging(nbytes: int) -> Raw:
+    return PinnedSpace().allocate(nbytes, "uploads", "--device none needs none").bytes
 
 
 def size(nbytes: int) -> str:

@@ -11,17 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
-from graphsched.backends.cuda.layout import (
-    ALIGN,
-    LAYOUTS,
-    PART,
-    U8,
-    file_rows,
-    header_scales,
-    in_parts,
-    iq1_bn_codes,
-    iq2_bn_codes,
-)
+from graphsched.backends.cuda.layout import ALIGN, U8
 from graphsched.errors import ShapeError
 
 ROWS, COLUMNS = 16, 128  # of a tile, which is 512 bytes
@@ -47,29 +37,6 @@ def scales_at(rows: int, k: int) -> int:
 def scaled_bytes(rows: int, k: int) -> int:
     """Bytes of a packed matrix with its scales."""
     return scales_at(rows, k) + 4 * rows
-
-
-CODES = {"iq1_bn": iq1_bn_codes, "iq2_bn": iq2_bn_codes}
-
-
-def repack(name: str, raw: U8, rows: int, k: int) -> U8:
-    """A ternary matrix's file bytes → its tiles, and behind them a float of scale for each row."""
-    layout, lines = LAYOUTS[name], file_rows(name, raw, rows, k)
-    out, start = np.zeros(scaled_bytes(rows, k), np.uint8), scales_at(rows, k)
-    tiles = out[: nbytes(rows, k)].reshape(-1, ROWS * padded(k) // 4)
-
-    def place(part: slice) -> None:
-        some = np.ascontiguousarray(lines[part, layout.header :]).reshape(
-            -1, k // layout.block, layout.nbytes
-        )
-        packed = pack_codes(CODES[name](some)).reshape(-1, tiles.shape[1])
-        tiles[part.start // ROWS :][: len(packed)] = packed
-
-    in_parts(
-        rows, up(PART // 8 // k, ROWS) * ROWS, place
-    )  # codes take a byte: so many rows stay in a core's cache
-    out[start:].view("<f4")[:] = header_scales(layout.header, lines)[:, 0]
-    return out
 
 
 def pack(weights: NDArray[np.int8]) -> U8:

@@ -1,15 +1,11 @@
 """Weights as this device holds them: floats in rows of whole 16 bytes, blocks in planes, ternary matrices in tiles."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graphsched import dtypes
 from graphsched.backends.cuda import w2a8
-from graphsched.backends.cuda.layout import LAYOUTS, repack
+from graphsched.backends.cuda.layout import LAYOUTS
 from graphsched.dtypes import DType
 from graphsched.tensor import TensorType
 
-Raw = NDArray[np.uint8]
 FLOATS = {dtypes.F32: "f32", dtypes.F16: "f16", dtypes.BF16: "bf16"}
 BLOCKS = {t: t.name.lower() for t in dtypes.all_types() if t.name.lower() in LAYOUTS}
 TYPES = (*FLOATS, *BLOCKS)
@@ -43,19 +39,3 @@ def packed_bytes(type: TensorType) -> int:
     if len(type.shape) < 2:
         return type.nbytes
     return type.numel // type.shape[-1] * row_bytes(type)
-
-
-def packed(raw: Raw, type: TensorType) -> Raw:
-    """A weight's file bytes in the kernels' layout."""
-    if is_tiled(type):
-        return w2a8.repack(BLOCKS[type.dtype], raw, *map(int, type.shape))
-    if type.dtype in BLOCKS:
-        rows, k = map(int, type.shape[-2:])
-        matrices = raw.reshape(type.numel // (rows * k), -1)
-        return np.concatenate([repack(BLOCKS[type.dtype], m, rows, k) for m in matrices])
-    if packed_bytes(type) == raw.size:
-        return raw
-    lines = raw.reshape(type.numel // int(type.shape[-1]), -1)
-    out = np.zeros((len(lines), row_bytes(type)), np.uint8)
-    out[:, : lines.shape[1]] = lines
-    return out.reshape(-1)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cuda_emu.repacked import repack
 from graphsched.backends.cuda import (
     gemm,
     matmul,
@@ -13,7 +14,7 @@ from graphsched.backends.cuda import (
 )
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.codebook import TABLES
-from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS, repack
+from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS
 
 Array = np.ndarray[Any, Any]
 Result = tuple[Array, Array, float]

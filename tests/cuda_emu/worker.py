@@ -20,11 +20,17 @@ from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_si
 
 import graphsched
 import graphsched.ops
+from graphsched import dtypes
 from graphsched.assign import HOST, NO_WORK, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
 from graphsched.backends.cuda import copy, driver, library
+from graphsched.backends.cuda.device import open_gpu
+from graphsched.backends.cuda.memory import DeviceMemory
+from graphsched.backends.cuda.packing.parts import packing
+from graphsched.backends.cuda.packing.threads import packed
 from graphsched.backends.cuda.program import CudaProgram
 from graphsched.backends.cuda.queue import Entry
+from graphsched.backends.cuda.upload import SLOT
 from graphsched.device import Setup
 from graphsched.errors import Error
 from graphsched.graph import from_outputs
@@ -36,7 +42,7 @@ from graphsched.runtime import open_runtime
 from graphsched.scheduler import cut
 from graphsched.session import Aborted
 from graphsched.streams import Signal, Wait
-from graphsched.tensor import weight
+from graphsched.tensor import TensorType, weight
 from graphsched.trace import THREADS
 
 GPU = "CUDA0"
@@ -189,6 +195,24 @@ def cycles(name: str, n: int) -> dict[str, Any]:
         driver.free_unused()
         alive.append([*live()[:6], threading.active_count()])
     return {"first": alive[0], "last": alive[-1]}
+
+
+def uploaded(types: dict[str, list[int]]) -> dict[str, Any]:
+    """Weights of random bytes that take several parts, one behind the other: names of those that arrive wrong."""
+    rng, sent = np.random.default_rng(5), []
+    memory = DeviceMemory(GPU, open_gpu(0))
+    for name, shape in types.items():
+        type = TensorType(dtypes.by_name(name), tuple(shape))
+        raw, how = rng.integers(0, 256, type.nbytes, dtype=np.uint8), packing(type)
+        sent.append((name, memory.adopt(raw, how, name, ""), packed(raw, type)))
+    memory.settle()
+    wrong = [n for n, at, want in sent if ctypes.string_at(at.address, want.size) != want.tobytes()]
+    parts = [
+        sum(1 for _ in packing(TensorType(dtypes.by_name(n), tuple(s))).parts(SLOT)) for n, s in types.items()
+    ]
+    memory.close()
+    driver.free_unused()
+    return {"wrong": wrong, "parts": parts}
 
 
 def sentence(name: str, **options: Any) -> dict[str, Any]:
@@ -345,7 +369,20 @@ def abort(name: str) -> dict[str, Any]:
 def main() -> None:
     known = {
         f.__name__: f
-        for f in (logits, cases, same_bits, cycles, sentence, abort, fault, without, traced, brief, cublas)
+        for f in (
+            logits,
+            cases,
+            same_bits,
+            cycles,
+            uploaded,
+            sentence,
+            abort,
+            fault,
+            without,
+            traced,
+            brief,
+            cublas,
+        )
     }
     out = os.fdopen(os.dup(1), "w")  # what the answers go to: nothing else may print there
     os.dup2(2, 1)
