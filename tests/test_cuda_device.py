@@ -23,6 +23,9 @@ import graphsched
 Array = NDArray[np.float32]
 
 
+ENDED = "the worker has ended"
+
+
 class StandIn:
     """A process on the stand-in driver that answers questions (cuda_emu/worker.py)."""
 
@@ -39,7 +42,7 @@ class StandIn:
         self._process.stdin.write(json.dumps({"ask": question, **arguments}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
-        assert line, "the worker has ended"
+        assert line, ENDED
         answer: dict[str, Any] = json.loads(line)
         assert "failed" not in answer, answer["where"]
         return answer
@@ -352,9 +355,13 @@ def test_a_stream_that_does_not_wait_shows(gpu: StandIn, tmp_path: Path, stream:
     name, path = "conformance/qwen3moe-f16", str(tmp_path / "logits.npy")
     run(gpu, tmp_path, name, 9, first=6, **UPLOADED)
     process = StandIn()  # what a wrong address does to a GPU stays
-    answer = process.ask("without", name=name, path=path, stream=stream, **UPLOADED)
-    process.close()
-    assert answer["shows"]
+    try:
+        shows = process.ask("without", name=name, path=path, stream=stream, **UPLOADED)["shows"]
+    except AssertionError as e:  # the host may sort experts while their numbers still come, and read anywhere
+        shows = ENDED in str(e)
+    finally:
+        process.close()
+    assert shows
 
 
 def without_each(gpu: StandIn, tmp_path: Path, every: int, **options: Any) -> tuple[list[str], int]:
