@@ -22,10 +22,11 @@ GS_DEV void gs_half_sums(const Act8& a, int (&sums)[2]) {
 #pragma unroll
   for (int i = 0; i < 8; i++) sums[i / 4] = gs_dp4a(0x01010101u, a.q[i], sums[i / 4]);
 }
-template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
+// ZERO: what is still to be taken off the weights
+template <class T, int ZERO> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
   int sum[2] = {0, 0}, ones[2];
-  if (gs_codes<T>::ZERO || T::MIN == 2) gs_half_sums(a, ones);  // the same for all rows of a warp
-  if (gs_codes<T>::ZERO) sum[0] = -gs_codes<T>::ZERO * ones[0], sum[1] = -gs_codes<T>::ZERO * ones[1];
+  if (ZERO || T::MIN == 2) gs_half_sums(a, ones);  // the same for all rows of a warp
+  if (ZERO) sum[0] = -ZERO * ones[0], sum[1] = -ZERO * ones[1];
 #pragma unroll
   for (int i = 0; i < 8; i++) sum[T::HALVES ? i / 4 : 0] = gs_dp4a(w.v[i], a.q[i], sum[T::HALVES ? i / 4 : 0]);
   float y = w.d[0] * (float)sum[0];
@@ -39,6 +40,7 @@ template <class T> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
 template <class T, int NT, int R, int U>
 GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens, int units,
                           int first, int stride, int gap) {  // gap: units from token to token
+  constexpr int ZERO = NT > 2 ? 0 : gs_codes<T>::ZERO;  // for more tokens the weights are made once, and sums cost each
   const int steps = units / T::N;
   for (int s0 = first; s0 < steps; s0 += stride * U) {
     typename T::Raw raw[U][R];
@@ -55,12 +57,15 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
       for (int n = 0; n < T::N; n++) {
         Unit w[R];
 #pragma unroll
-        for (int r = 0; r < R; r++) gs_codes<T>::unpack(raw[u][r], n, s, w[r]);
+        for (int r = 0; r < R; r++) {
+          if constexpr (ZERO != 0) gs_codes<T>::unpack(raw[u][r], n, s, w[r]);
+          else T::unpack(raw[u][r], n, s, w[r]);
+        }
 #pragma unroll
         for (int t = 0; t < NT; t++) {
           const Act8 a = gs_act8(q8, ds, (i64)gs_min(t, tokens - 1) * gap + s * T::N + n);
 #pragma unroll
-          for (int r = 0; r < R; r++) acc[t][r] += gs_dot<T>(w[r], a);
+          for (int r = 0; r < R; r++) acc[t][r] += gs_dot<T, ZERO>(w[r], a);
         }
       }
     }
