@@ -1,7 +1,7 @@
 """Products of many tokens by cuBLASLt, where it is installed.
 
 x is rounded to 16 bits, and weights of blocks are decoded to bf16 in front of the product: the library's product is
-about twice as fast as one that decodes as it goes, which pays for the decoding from some number of tokens on.
+faster than one that decodes as it goes, which pays for the decoding from some number of tokens on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,9 @@ from typing import Final
 from graphsched import dtypes
 from graphsched.backends.cuda.call import Launched, Product
 from graphsched.backends.cuda.decode import decode
+from graphsched.backends.cuda.gemm import Q8_HALVES
 from graphsched.backends.cuda.joined import Part
+from graphsched.backends.cuda.layout import KERNEL_TYPE
 from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride
 from graphsched.backends.cuda.quantize import rounded
 from graphsched.operand import Operand, Out
@@ -20,7 +22,8 @@ from graphsched.tensor import Tensor, TensorType
 
 FLOATS: Final = ("f16", "bf16")
 GEMM_FROM: Final = 9  # tokens on the tensor cores; fewer are mat-vecs
-FLOATS_FROM, BLOCKS_FROM = 64, 512  # tokens; of blocks an estimate for cards of the Hopper kind
+# tokens from which it pays, by estimate for cards of the Hopper kind; scales of half units cost the own kernel half more
+FLOATS_FROM, BLOCKS_FROM, HALVES_FROM = 64, 1024, 512
 ROOM: Final = (
     128 << 20
 )  # bytes for decoded weights: all of most matrices, rows enough to fill a card of the largest
@@ -62,7 +65,7 @@ def library(low: Low, node: Tensor, kind: str) -> Library | None:
     w, tensor = node.sources
     rows, k = map(int, w.shape)
     is_float = kind in FLOATS
-    least = inf if low.cublas is None or k % 8 else low.cublas or (FLOATS_FROM if is_float else BLOCKS_FROM)
+    least = inf if low.cublas is None or k % 8 else low.cublas or _pays_from(kind)
     if least > int(node.shape[0]):
         return None
     x = halved(low, tensor, kind) if is_float else halved(low, tensor, "bf16", int(least))
@@ -71,6 +74,12 @@ def library(low: Low, node: Tensor, kind: str) -> Library | None:
         held = min(ROOM // (2 * k), -(-rows // 64) * 64)
         room = low.scratch("decoded weights", TensorType(dtypes.BF16, (max(held, 64) * k,)))
     return Library(kind, least, x, room)
+
+
+def _pays_from(kind: str) -> int:
+    if kind in FLOATS:
+        return FLOATS_FROM
+    return HALVES_FROM if KERNEL_TYPE[kind] in Q8_HALVES else BLOCKS_FROM
 
 
 def halved(low: Low, tensor: Tensor, kind: str, least: int = GEMM_FROM) -> Operand:

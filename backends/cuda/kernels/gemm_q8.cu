@@ -19,7 +19,8 @@ template <class T> GS_DEV Lane gs_lane(const Shared<T>& s) {
   return {p.z & 0xffff, p.z >> 16, p.w & 0xffff, p.w >> 16};
 }
 // one warp's 64 × 32 of a unit: the activations' scale first, for which fewer registers wait
-template <class T> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u) {
+// WHOLE: all 64 rows are there; else `left` of them, and 16 rows without any are not multiplied
+template <class T, bool WHOLE> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u, int left) {
   enum { BIAS = gs_int8<T>::BIAS };
   u32 b[2][4];
 #pragma unroll
@@ -30,6 +31,7 @@ template <class T> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, co
   const float d[4][2] = {{w[0].x, w[0].y}, {w[0].z, w[0].w}, {w[1].x, w[1].y}, {w[1].z, w[1].w}};
 #pragma unroll
   for (int i = 0; i < 4; i++) {
+    if (!WHOLE && i * 16 >= left) break;
     u32 a[4];
     gs_ldmatrix4(a, t.x + (at.a ^ u * 32) + i * 16 * GS_ROW);
     const float4 x = *(const float4*)((const u8*)t.xs + at.d + (u * GS_BM + i * 16) * 8);
@@ -46,10 +48,12 @@ template <class T> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, co
   }
 }
 // the same where halves have scales of their own, which then come first; rows 32 at a time
-template <class T> GS_DEV void gs_multiply_halves(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u) {
+template <class T, bool WHOLE>
+GS_DEV void gs_multiply_halves(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u, int left) {
   enum { BIAS = gs_int8<T>::BIAS };
 #pragma unroll
   for (int i0 = 0; i0 < 4; i0 += 2) {
+    if (!WHOLE && i0 * 16 >= left) break;
     u32 a[2][4], b[4];
     float2 x[2];
 #pragma unroll
@@ -78,12 +82,17 @@ template <class T> GS_DEV void gs_multiply_halves(float (&acc)[4][4][4], Tile<T>
     }
   }
 }
-template <class T> GS_DEV void gs_multiply_two(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int unit) {
-#pragma unroll(GS_AT_ONCE)
+template <class T, bool WHOLE>
+GS_DEV void gs_multiply_units(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int unit, int left) {
+#pragma unroll(WHOLE ? GS_AT_ONCE : 1)
   for (int u = unit; u < unit + 2; u++) {
-    if constexpr (gs_int8<T>::HALVES) gs_multiply_halves(acc, t, at, u);
-    else gs_multiply(acc, t, at, u);
+    if constexpr (gs_int8<T>::HALVES) gs_multiply_halves<T, WHOLE>(acc, t, at, u, left);
+    else gs_multiply<T, WHOLE>(acc, t, at, u, left);
   }
+}
+template <class T> GS_DEV void gs_multiply_two(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int unit, int left) {
+  if (left >= 64) gs_multiply_units<T, true>(acc, t, at, unit, left);
+  else if (left > 0) gs_multiply_units<T, false>(acc, t, at, unit, left);
 }
 // Minima of a slice times sums of x: a unit takes four places of the product, high high, high low, low high, low low
 template <class T> GS_DEV void gs_add_minima(float (&acc)[4][4][4], const float* xm, const Tile<T>& t) {
@@ -147,6 +156,7 @@ GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const
   if (threadIdx.x < GS_BM)
     ((u32*)s.rows)[threadIdx.x % 32 * 4 + threadIdx.x / 32] = (u32)rows.x(gs_min(m0 + threadIdx.x, rows.m - 1)) * units;
   gs_sync();
+  const int left = rows.m - m0 - gs_row0(threadIdx.x);  // rows that this warp has
   float acc[4][4][4] = {};
   Weights<T> weights;
   gs_load_x(s, s.tile[0], q8, ds, 0, units);
@@ -169,9 +179,9 @@ GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const
     gs_load_x(s, other, q8, ds, ahead, units);
     weights.load(0, s, other, n - n0, ahead, units);
     gs_copy_commit();
-    if (MIN) gs_add_minima(acc, s.xm + (MIN == 1 ? now * GS_BM * 2 * GS_UNITS : 0), t);
+    if (MIN && left > 0) gs_add_minima(acc, s.xm + (MIN == 1 ? now * GS_BM * 2 * GS_UNITS : 0), t);
     const Lane at = gs_lane(s);
-    gs_multiply_two(acc, t, at, 0);
+    gs_multiply_two(acc, t, at, 0, left);
     gs_copy_wait<0>();
     weights.store(0, s, other, ahead, units);
     gs_store_x(s, other, now ^ 1);
@@ -179,7 +189,7 @@ GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const
       weights.load(1, s, other, n - n0, ahead, units);
       gs_copy_commit();
     }
-    gs_multiply_two(acc, t, at, 2);
+    gs_multiply_two(acc, t, at, 2, left);
     if (STEPS == 2) {
       gs_copy_wait<0>();
       weights.store(1, s, other, ahead, units);
