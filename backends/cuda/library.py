@@ -22,11 +22,10 @@ from graphsched.tensor import Tensor, TensorType
 
 FLOATS: Final = ("f16", "bf16")
 GEMM_FROM: Final = 9  # tokens on the tensor cores; fewer are mat-vecs
-# tokens from which it pays, by estimate for cards of the Hopper kind; scales of half units cost the own kernel half more
+# tokens from which it pays, by estimate for cards of the Hopper kind; scales of half units make the own kernel slower
 FLOATS_FROM, BLOCKS_FROM, HALVES_FROM = 64, 1024, 512
-ROOM: Final = (
-    128 << 20
-)  # bytes for decoded weights: all of most matrices, rows enough to fill a card of the largest
+# bytes for decoded weights: all of most matrices, rows enough to fill a card of the largest
+ROOM: Final = 128 << 20
 
 
 @dataclass(frozen=True)
