@@ -47,10 +47,11 @@ def products(gpu: StandIn) -> int:
     return n
 
 
-def test_products_agree_with_their_references(gpu: StandIn) -> None:
-    answer = gpu.ask("cases", ops=["mul_mat"])
+@pytest.mark.parametrize("types", [["Q4_0", "F16"], pytest.param([], marks=pytest.mark.slow)])
+def test_products_agree_with_their_references(gpu: StandIn, types: list[str]) -> None:
+    before, answer = products(gpu), gpu.ask("cases", ops=["mul_mat"], types=types)
     assert answer["bad"] == []
-    assert products(gpu) > 20
+    assert products(gpu) > before
 
 
 MODELS = [

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -89,12 +90,12 @@ def logits(
     }
 
 
-def cases(ops: list[str]) -> dict[str, Any]:
-    """Runs the op table's cases on the GPU; those that fail, and those without a kernel."""
+def cases(ops: list[str], types: Sequence[str] = ()) -> dict[str, Any]:
+    """Runs cases of the op table on the GPU: those that fail, those without a kernel. types: of the first operand."""
     bad, without, n = [], [], 0
     for row in all_cases():
         definition, case = row.values
-        if definition.name not in ops:
+        if definition.name not in ops or (types and case.types[0].dtype.name not in types):
             continue
         error = run_case(definition, case)
         n += 1
