@@ -11,10 +11,8 @@ import pytest
 from test_cuda_device import StandIn, by_default, close, run
 from test_cuda_driver import HERE, ROOT, gpu_check, on_stand_in, pytestmark  # noqa: F401  # skips where they skip
 
-from graphsched import env
 from graphsched.backends.cuda.call import Call, Product
 from graphsched.backends.cuda.decode import decode
-from graphsched.errors import OptionError
 
 
 @cache
@@ -100,12 +98,12 @@ def test_never_and_not_yet_change_nothing(own: StandIn, tmp_path: Path, asked: s
     np.testing.assert_array_equal(rows[0], rows[1])
 
 
-def test_a_number_of_tokens_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRAPHSCHED_CUDA_CUBLAS", "many")
-    with pytest.raises(
-        OptionError, match="GRAPHSCHED_CUDA_CUBLAS is many, a number of tokens is needed, or 0"
-    ):
-        env.cuda_cublas()
+def test_a_number_of_tokens_is_needed() -> None:
+    """Also where there is no library to use it."""
+    main = ROOT / "graphsched" / "__main__.py"
+    done = on_stand_in(main, "run", "--device", "CUDA0", "-p", "x", "-n", "1", GRAPHSCHED_CUDA_CUBLAS="many")
+    words = "graphsched: GRAPHSCHED_CUDA_CUBLAS is many, a number of tokens is needed, or 0 for never\n"
+    assert (done.returncode, done.stderr[-len(words) :]) == (2, words)
 
 
 PRODUCT = """
