@@ -47,7 +47,8 @@ GS_DEV int gs_row0(u32 thread) { return thread / 128 * 64; }  // of a warp
 GS_DEV int gs_col0(u32 thread) { return thread / 32 % 4 * 32; }
 template <class T> GS_DEV uint4 gs_places(u32 thread) {
   enum { HALVES = gs_int8<T>::HALVES, ACROSS = GS_UNITS / T::N, PER_ROW = HALVES ? 4 : 8 };
-  const int row0 = gs_row0(thread), col0 = gs_col0(thread), lane = thread % 32, r = thread / ACROSS, u = thread % ACROSS * T::N, row = thread / 8 + thread % 8 / 4 * 64;
+  const int row0 = gs_row0(thread), col0 = gs_col0(thread), lane = thread % 32;
+  const int r = thread / ACROSS, u = thread % ACROSS * T::N, row = thread / 8 + thread % 8 / 4 * 64;
   const u32 x = gs_piece(thread / 8, thread % 8), w = gs_piece(r, u * 2);
   const u32 xs = (thread % 4 * GS_BM + gs_row_place(row)) * PER_ROW;
   const u32 ws = HALVES ? (u * (GS_BN / 2) + r / 2) * sizeof(Columns) + r % 2 * 4 : (u * GS_BN + gs_column_place(r)) * 4;

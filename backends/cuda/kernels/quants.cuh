@@ -1,8 +1,9 @@
 // Decoders of the repacked weight types (layout.py writes what these read). A tensor is a few planes, one after the
 // other, each starting at a multiple of 256 bytes and each row-major: low bits (q), high bits (h), scales (s) per 32
 // weights, superblock headers (b) per 256, and one float per row (f). A step is what one lane loads at a time: N units
-// of 32 weights; its 16 low bytes are loaded by whoever asks for the rest of it. unpack() turns a unit into 32 signed bytes in order, v[0] holding weights 0..3, with
-// weight = d*v + m; d and m may differ between the unit's halves of 16 (index 0 and 1).
+// of 32 weights; its 16 low bytes are loaded by whoever asks for the rest of it. unpack() turns a unit into 32 signed
+// bytes in order, v[0] holding weights 0..3, with weight = d*v + m; d and m may differ between the unit's halves of 16
+// (index 0 and 1).
 #include "common.cuh"
 
 struct Unit {
