@@ -4,7 +4,6 @@ import ctypes
 import re
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from cuda_emu.cases import cases
 from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
 from cuda_emu.repacked import repack
 from cuda_emu.values import FILES, Case, error, file_bytes
-from nvdisasm import disassembler
+from nvdisasm import disassembled, disassembler
 from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import compiler as cubins
@@ -180,13 +179,7 @@ SASS_TYPES = {
 @cache
 def sass(stem: str, types: tuple[str, ...], arch: str = "sm_90") -> dict[str, str]:
     """The instructions of each kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
-        f.write(cubins.build(cubins.assemble(stem, types), arch).cubin)
-        f.flush()
-        command = [str(disassembler()), "-c", f.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    bodies = re.split(r"\.text\.(\w+):\n", text)[1:]
-    return dict(zip(bodies[::2], bodies[1::2], strict=True))
+    return disassembled(cubins.build(cubins.assemble(stem, types), arch).cubin)
 
 
 needs_nvdisasm = pytest.mark.skipif(disassembler() is None, reason="nvdisasm is not installed")

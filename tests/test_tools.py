@@ -12,6 +12,7 @@ import bench_peers
 import bench_start
 import numpy as np
 import pytest
+import sass
 from bench_report import command_line, last_level_cache, table, write_section
 from model_work import prompt_ops, token_bytes
 from ops_cases import VIEWS, Shape, shapes
@@ -306,6 +307,11 @@ def test_bad_selections_end_in_a_sentence(
 ) -> None:
     assert bench_ops.main(flags) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_wrong_type_of_machine_code_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sass.main(["gemm_q8", "--types", "q4_0,zz"]) == 2
+    assert capsys.readouterr().err.startswith("error: --types zz: there are q4_0, ")
 
 
 def test_overhead_out_of_a_profile() -> None:

@@ -16,12 +16,22 @@ from statistics import median
 from typing import Final
 
 import checkout  # noqa: F401
-from bench_report import command_line, commit, complain, machine, number, percent, table, write_section
+from bench_report import (
+    command_line,
+    commit,
+    complain,
+    exit_code,
+    machine,
+    number,
+    percent,
+    table,
+    write_result,
+)
 from ops_cases import Shape, shapes
 from ops_run import Running, Work, has_kernel, prepare
 
 from graphsched.backends.cpu.peaks import measured_peaks
-from graphsched.errors import Error, OptionError
+from graphsched.errors import OptionError
 from graphsched.opdef import OPS
 from graphsched.options import SessionOptions
 
@@ -53,11 +63,7 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        return measure(parse(argv), argv)
-    except Error as e:
-        complain(f"error: {e}")
-        return 2
+    return exit_code(lambda: measure(parse(argv), argv))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -92,9 +98,7 @@ def measure(options: argparse.Namespace, argv: Sequence[str]) -> int:
         print(json.dumps({**about, "peaks": peaks, "rows": [asdict(row) for row in rows]}, indent=1))
     else:
         print("\n".join([as_table(rows), "", *peak_lines(peaks)]))
-    if options.out:
-        head = f"{machine()}. Commit {commit()}.\n\n```\n{command_line('bench_ops.py', argv)}\n```"
-        write_section(options.out, options.title, "\n\n".join([head, as_table(rows), *peak_lines(peaks)]))
+    write_result(options, "bench_ops.py", argv, [as_table(rows), *peak_lines(peaks)])
     return 0
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import checkout  # noqa: F401
-from bench_report import command_line, commit, complain, machine, write_section
+from bench_report import command_line, commit, complain, exit_code, machine, write_section
 from model_work import prompt_ops, token_bytes
 from peer_runs import Asked, Program, RunError, ours, run
 from peer_table import Estimate, Results, Work, as_table, peak_lines, round_lines, rows
 
 from graphsched.backends.cpu.peaks import measured_peaks
-from graphsched.errors import Error, OptionError
+from graphsched.errors import OptionError
 from graphsched.options import SessionOptions
 
 OURS: Final = "graphsched"
@@ -33,11 +33,7 @@ OURS: Final = "graphsched"
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; 2 for bad input, also when nothing could be measured."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        return measure(parse(argv), argv)
-    except Error as e:
-        complain(f"error: {e}")
-        return 2
+    return exit_code(lambda: measure(parse(argv), argv))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -20,7 +20,7 @@ from time import perf_counter, process_time
 
 import checkout  # noqa: F401
 import numpy as np
-from bench_report import command_line, commit, complain, machine, number, table, write_section
+from bench_report import command_line, commit, complain, exit_code, machine, number, table, write_result
 from numpy.typing import NDArray
 
 from graphsched import dtypes
@@ -28,7 +28,7 @@ from graphsched.backends.cuda.packing.parts import Packing, packing
 from graphsched.backends.cuda.packing.threads import count
 from graphsched.backends.cuda.upload import SLOT, Uploads
 from graphsched.backends.cuda.weights import TYPES
-from graphsched.errors import Error, OptionError
+from graphsched.errors import OptionError
 from graphsched.loader import open_model
 from graphsched.tensor import TensorType
 
@@ -62,12 +62,7 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        report(parse(argv), argv)
-    except Error as e:
-        complain(f"error: {e}")
-        return 2
-    return 0
+    return exit_code(lambda: report(parse(argv), argv))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -83,7 +78,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return p.parse_args(argv)
 
 
-def report(options: argparse.Namespace, argv: Sequence[str]) -> None:
+def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
     if options.rounds < 1:
         raise OptionError(f"-r {options.rounds}: at least one round is needed")
     rows = list(of_file(options) if options.model else of_types(options))
@@ -96,9 +91,8 @@ def report(options: argparse.Namespace, argv: Sequence[str]) -> None:
         print(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1))
     else:
         print(text)
-    if options.out:
-        head = f"{machine()}. Commit {commit()}.\n\n```\n{command_line('bench_repack.py', argv)}\n```"
-        write_section(options.out, options.title, "\n\n".join([head, text]))
+    write_result(options, "bench_repack.py", argv, [text])
+    return 0
 
 
 # ---- random blocks

@@ -6,16 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from checkout import ROOT
 
 from graphsched.atomic import replacing
-from graphsched.errors import OptionError
+from graphsched.errors import Error, OptionError
 
 NONE: Final = "–"
 
@@ -108,6 +108,22 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.0f} %"
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """What a tool ends with: an error is one sentence and 2."""
+    try:
+        return work()
+    except Error as e:
+        complain(f"error: {e}")
+        return 2
+
+
+def write_result(options: Any, tool: str, argv: Sequence[str], parts: Sequence[str]) -> None:
+    """A section, if --out names a page: on what machine, by what command, and what came out."""
+    if options.out:
+        head = f"{machine()}. Commit {commit()}.\n\n```\n{command_line(tool, argv)}\n```"
+        write_section(options.out, options.title, "\n\n".join([head, *parts]))
 
 
 def write_section(page: Path, title: str, body: str) -> None:

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, Final
 
 import checkout  # noqa: F401
-from bench_report import command_line, commit, complain, machine, number, table, write_section
+from bench_report import command_line, commit, exit_code, machine, number, table, write_result
 from peer_runs import environment
 
 from graphsched.assign import HOST
@@ -61,25 +61,18 @@ class Line:
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    options = parse(argv)
-    try:
-        lines, notes = measured(options)
-        text = table(["", "measured", "at most", "met"], [line.cells for line in lines])
-        if options.json:
-            about = {
-                "machine": machine(),
-                "commit": commit(),
-                "command": command_line("bench_start.py", argv),
-            }
-            print(json.dumps({**about, **notes, "lines": [asdict(line) for line in lines]}, indent=1))
-        else:
-            print("\n".join([text, "", *sentences(notes)]))
-        if options.out:
-            head = f"{machine()}. Commit {commit()}.\n\n```\n{command_line('bench_start.py', argv)}\n```"
-            write_section(options.out, options.title, "\n\n".join([head, text, *sentences(notes)]))
-    except Error as e:
-        complain(f"error: {e}")
-        return 2
+    return exit_code(lambda: report(parse(argv), argv))
+
+
+def report(options: argparse.Namespace, argv: Sequence[str]) -> int:
+    lines, notes = measured(options)
+    text = table(["", "measured", "at most", "met"], [line.cells for line in lines])
+    if options.json:
+        about = {"machine": machine(), "commit": commit(), "command": command_line("bench_start.py", argv)}
+        print(json.dumps({**about, **notes, "lines": [asdict(line) for line in lines]}, indent=1))
+    else:
+        print("\n".join([text, "", *sentences(notes)]))
+    write_result(options, "bench_start.py", argv, [text, *sentences(notes)])
     return 0
 
 

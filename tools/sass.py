@@ -10,18 +10,20 @@ memory come on top.
 
 import argparse
 import re
-import subprocess
-import tempfile
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-from nvdisasm import disassembler
+import checkout  # noqa: F401
+from bench_report import exit_code
+from nvdisasm import disassembled
 
-from graphsched.backends.cuda import compiler
+from graphsched.backends.cuda import compiler, driver
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.matmul import FLOATS
+from graphsched.errors import OptionError
 
 SCHEDULERS, CLOCK, FLOPS = 4 * 132, 1.755e9, 2 * 16 * 8 * 32  # of the card; Hz; of an IMMA.16832
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor
@@ -135,13 +137,7 @@ def kernels(stem: str, types: tuple[str, ...], arch: str) -> Iterator[Kernel]:
     source = compiler.assemble(stem, types)
     used = {name: (int(r), int(local)) for name, local, r in USAGE.findall(compiler.resources(source, arch))}
     threads = {name: int(n) for n, name in re.findall(r"__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\(", source)}
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
-        Path(f.name).write_bytes(compiler.build(source, arch).cubin)
-        text = subprocess.run(
-            [str(disassembler()), "-c", f.name], capture_output=True, text=True, check=True
-        ).stdout
-    parts = re.split(r"\.text\.(\w+):\n", text)[1:]
-    for name, body in zip(parts[::2], parts[1::2], strict=True):
+    for name, body in disassembled(compiler.build(source, arch).cubin).items():
         yield Kernel(name, *_parsed(body), *used[name], threads[name])
 
 
@@ -194,22 +190,38 @@ HEADS = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    return exit_code(lambda: report(parse(argv)))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stem", choices=("gemm_q8", "matmul", "moe", "floats"))
-    parser.add_argument("--types", default=",".join(dict.fromkeys(KERNEL_TYPE.values())))
+    parser.add_argument("--types", default="", help="weight types, with commas (default: all)")
     parser.add_argument("--kernel", default="", help="only kernels whose name begins so")
     parser.add_argument("--arch", default="sm_90")
-    given = parser.parse_args()
-    kind = "gemm" if given.stem == "gemm_q8" else "matvec"
-    row = gemm_row if kind == "gemm" else matvec_row
-    print("| " + " | ".join(HEADS[kind]) + " |\n|" + "---|" * len(HEADS[kind]))
-    for k in kernels(given.stem, tuple(given.types.split(",")), given.arch):
-        if k.name.startswith(given.kernel) and len(k.loop):
+    return parser.parse_args(argv)
+
+
+def report(given: argparse.Namespace) -> int:
+    known = list(FLOATS if given.stem == "floats" else dict.fromkeys(KERNEL_TYPE.values()))
+    types = given.types.split(",") if given.types else known
+    if unknown := set(types) - set(known):
+        raise OptionError(f"--types {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    if reason := driver.nvrtc_reason():
+        raise OptionError(reason)
+    found = [k for k in kernels(given.stem, tuple(types), given.arch) if k.name.startswith(given.kernel)]
+    if not found:
+        raise OptionError(f"--kernel {given.kernel}: no kernel's name begins so")
+    heads, row = (HEADS["gemm"], gemm_row) if given.stem == "gemm_q8" else (HEADS["matvec"], matvec_row)
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for k in found:
+        if len(k.loop):
             print("| " + " | ".join(row(k)) + " |" + (f" {k.local} bytes of local memory" if k.local else ""))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

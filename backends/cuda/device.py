@@ -98,7 +98,7 @@ class CudaDevice:
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
         asked = env.cuda_cublas()  # refused if wrong, with a library or without
-        cublas = asked if driver.cublas_version() else None
+        cublas = asked if asked is not None and driver.cublas_version() else None
         return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses, cublas=cublas)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:

@@ -1,12 +1,11 @@
 """Launches of gemm.cu and gemm_q8.cu: many tokens, on the tensor cores."""
 
 from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.layout import KERNEL_TYPE
 from graphsched.errors import ShapeError
 
 ROW_BYTES = 128  # of a GEMM tile
 GEMM_TILES = {(64, 64): 3, (128, 128): 3, (128, 256): 4}  # stages of each
-GEMM_Q8_TYPES = frozenset(LAYOUTS)  # gemm_q8.cu takes all that have planes
 Q8_THREADS = 256
 # kernel types as gemm_q8.cu has them (int8.cuh): minima of a unit; types whose halves have scales of their own
 Q8_MINIMA = {"q4_1": 1, "q5_1": 1, "q4_k": 1, "q5_k": 1, "q2_k": 2}

@@ -77,7 +77,7 @@ class Launch:
 class Low(lowering.Low):
     """Lowers nodes to launches.
 
-    sms: multiprocessors of the device. cublas: tokens from which products go by cuBLASLt, 0 as library.py has it, None
+    sms: multiprocessors of the device. cublas: tokens from which products go by cuBLASLt, 0 as cublas.py has it, None
     for never.
 
     A launch may take over the work of later nodes, or write what they ask for: it is then made anew in its place, which

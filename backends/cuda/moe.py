@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from graphsched import dtypes, ops
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.elementwise import ACTIVATIONS, add_id, broadcast, summed, weighted_sum
-from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm_q8_id
+from graphsched.backends.cuda.gemm import gemm_q8_id
 from graphsched.backends.cuda.layout import KERNEL_TYPE
 from graphsched.backends.cuda.lowering import At, Low, contiguous
 from graphsched.backends.cuda.matmul import BLOCK, FLOATS, blocks, quantised, split_of, steps_of
@@ -106,10 +106,8 @@ def up_gate(
 ) -> Call:
     """y[t, e] = f(gate · x) · (up · x) of expert ids[t, e]; ids None: dense, used = 1."""
     tokens, used, n_expert = shape
-    t, split = (
-        KERNEL_TYPE[kind],
-        split_of(rows * used, steps_of(kind, k), sms),
-    )  # as of one alone: the same bits
+    t = KERNEL_TYPE[kind]
+    split = split_of(rows * used, steps_of(kind, k), sms)  # as of one alone: the same bits
     how = ACTIVATIONS.index(activation)
     args = (w_up, w_gate, ids, q, ds, y, n_expert, rows, k, how, split)
     return Call("moe", (t,), f"up_gate_{t}", (blocks(rows, split, 1), used, tokens), BLOCK, args)
@@ -177,7 +175,7 @@ def _product(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
 def _product_of_blocks(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
     (n_expert, rows, k), kind, sms = w.type.shape, kind_of(w.type.dtype), low.sms
     (q, ds), given, per_slot = quantised(low, x), low.operand(ids), x.shape[1] > 1
-    sorts = kind in GEMM_Q8_TYPES and int(ids.shape[0]) >= GROUP_FROM and n_expert <= WIDEST_ROW
+    sorts = int(ids.shape[0]) >= GROUP_FROM and n_expert <= WIDEST_ROW
     by_expert = _grouped(low, ids, n_expert) if sorts else ()
 
     def make(at: At) -> list[Call]:

@@ -7,9 +7,9 @@ from graphsched import dtypes, ops
 from graphsched.backends.cuda import w2a8
 from graphsched.backends.cuda.call import Call, Launched, up
 from graphsched.backends.cuda.copy import copy
-from graphsched.backends.cuda.gemm import GEMM_Q8_TYPES, gemm, gemm_q8
+from graphsched.backends.cuda.cublas import GEMM_FROM, halved, library
+from graphsched.backends.cuda.gemm import gemm, gemm_q8
 from graphsched.backends.cuda.joined import Part, joined
-from graphsched.backends.cuda.library import GEMM_FROM, halved, library
 from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous, row_stride, same_rows
 from graphsched.backends.cuda.matmul import (
     Matrices,
@@ -55,7 +55,7 @@ def _(low: Low, node: Tensor) -> None:
             return large.calls(at, parts, tokens)
         if tokens == 1 and len(parts) > 1:
             return [matvec_joined(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(q), at(ds), k, sms)]
-        if tokens >= GEMM_FROM and kind in GEMM_Q8_TYPES:
+        if tokens >= GEMM_FROM:
             return [gemm_q8(kind, at(p.w), at(q), at(ds), at(p.y), tokens, p.rows, k) for p in parts]
         return [matvec(kind, at(p.w), at(q), at(ds), at(p.y), tokens, p.rows, k, sms) for p in parts]
 
@@ -77,7 +77,7 @@ def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
     def make(at: At) -> list[Call]:
         tokens, n = at.n(node.shape[0]), last - first
         given = kind, at(w), at(q), at(ds), at(y), tokens, n, k
-        if not several and kind in GEMM_Q8_TYPES and tokens >= GEMM_FROM:
+        if not several and tokens >= GEMM_FROM:
             return [gemm_q8(*given, total, first)]
         return [matvec(*given, sms, Matrices(total, first, count))]
 

@@ -271,7 +271,7 @@ def gemms() -> Iterator[Case]:
         for tile in gemm.GEMM_TILES:
             for m, n, k in ((1, 5, 8), (70, 131, 200), (130, 257, 328)):
                 yield Case(f"gemm-{kind}-{tile[0]}x{tile[1]}-{m}x{n}x{k}", gemm_case(kind, tile, m, n, k))
-    for kind in sorted(gemm.GEMM_Q8_TYPES):
+    for kind in sorted(LAYOUTS):
         for m, n, k in ((9, 5, 256), (130, 135, 768)):
             yield Case(f"gemm_q8-{kind}-{m}x{n}x{k}", gemm_q8_case(kind, m, n, k))
     for kind, tokens, per_slot in (

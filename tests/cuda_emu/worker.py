@@ -24,7 +24,8 @@ import graphsched.ops
 from graphsched import dtypes
 from graphsched.assign import HOST, NO_WORK, Assignment, Target
 from graphsched.backends.cpu.run import CpuProgram
-from graphsched.backends.cuda import copy, driver, library
+from graphsched.backends.cuda import copy, driver
+from graphsched.backends.cuda import cublas as by_library
 from graphsched.backends.cuda.device import open_gpu
 from graphsched.backends.cuda.memory import DeviceMemory
 from graphsched.backends.cuda.packing.parts import packing
@@ -169,7 +170,7 @@ def cublas(room: int = 0) -> dict[str, int]:
 
     room: bytes of decoded weights at once, from now on.
     """
-    library.ROOM = room or library.ROOM  # type: ignore[misc]
+    by_library.ROOM = room or by_library.ROOM  # type: ignore[misc]
     counts = (ctypes.c_int * 2)()
     ctypes.CDLL(os.environ["GS_FAKE_CUBLAS"]).gs_cublas_counts(counts)
     return {"products": counts[0], "live": counts[1]}

@@ -11,9 +11,8 @@ from graphsched.backends.cpu.vector import F32, I8, U8
 from graphsched.backends.cuda.packing.bits import crumbs
 from graphsched.backends.cuda.packing.blocks import pack_block
 
-SOURCE, UNITS, LEFT, WIDE, RUNS = range(
-    5
-)  # words: file bytes, how many units, bytes until the matrix ends, see below
+# words: file bytes, how many units, bytes until the matrix ends, see below
+SOURCE, UNITS, LEFT, WIDE, RUNS = range(5)
 ONES = 0x55  # four codes of weights that are zero
 
 
