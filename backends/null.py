@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from graphsched import lowering
-from graphsched.assign import HOST
 from graphsched.backends.cpu.device import CpuDevice
 from graphsched.backends.cuda import device as gpu
 from graphsched.backends.cuda.lowering import Low
 from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.backends.sim import runs_as_on_a_gpu
-from graphsched.device import Device, Progress, Raw, Setup, StepTime
-from graphsched.dtypes import DType
-from graphsched.operand import NOWHERE, Item, Memory, Operand, Places
-from graphsched.tensor import Tensor, TensorType
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run import lowering
+from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
+from graphsched.run.operand import NOWHERE, Item, Memory, Operand, Places
+from graphsched.schedule.assign import HOST
+from graphsched.types.dtypes import DType
 
 
 class NullProgram:

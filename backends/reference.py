@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched import dtypes
-from graphsched.assign import HOST
-from graphsched.device import Capacity, Device, Progress, Raw, Setup, StepTime
-from graphsched.dtypes import DType
 from graphsched.errors import OptionError
-from graphsched.lowering import Low
-from graphsched.operand import Item, Memory, Operand, Places, PythonStep, Work
-from graphsched.tensor import Tensor, TensorType
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.device import Capacity, Device, Progress, Raw, Setup, StepTime
+from graphsched.run.lowering import Low
+from graphsched.run.operand import Item, Memory, Operand, Places, PythonStep, Work
+from graphsched.schedule.assign import HOST
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 Array = NDArray[Any]
 RUNS = 4096  # whose times are kept

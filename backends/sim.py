@@ -10,22 +10,22 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.assign import HOST
-from graphsched.backends.cpu import program
 from graphsched.backends.cpu.device import CpuDevice, compile_kernels
-from graphsched.backends.cpu.layout import ABORT
-from graphsched.backends.cpu.lowering import Low
-from graphsched.backends.cpu.program import Step
-from graphsched.backends.cpu.run import StreamProgram
-from graphsched.backends.cpu.space import SimSpace
-from graphsched.backends.cpu.transfer import copy_step
+from graphsched.backends.cpu.program import pack as program
+from graphsched.backends.cpu.program.address_space import SimSpace
+from graphsched.backends.cpu.program.layout import ABORT
+from graphsched.backends.cpu.program.lowering import Low
+from graphsched.backends.cpu.program.pack import Step
+from graphsched.backends.cpu.program.runner import StreamProgram
+from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.backends.cuda import device as gpu
-from graphsched.device import Device, Progress, Raw, Setup
-from graphsched.dtypes import DType
-from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.ops.several import made_of
-from graphsched.targets import has_kernel
-from graphsched.tensor import Tensor, TensorType
+from graphsched.graph.ops.several import made_of
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.device import Device, Progress, Raw, Setup
+from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.schedule.assign import HOST
+from graphsched.session.planner import has_kernel
+from graphsched.types.dtypes import DType
 
 
 class SimDevice:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from graphsched.errors import ContextError, Error, LoadError, OptionError, ShapeError
 
 if TYPE_CHECKING:
-    from graphsched.sampling import SamplingOptions
-    from graphsched.session import Session, load
+    from graphsched.session.session import Session, load
+    from graphsched.text.sampling import SamplingOptions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "load",
 ]
 
-_LAZY = {"load": "session", "Session": "session", "SamplingOptions": "sampling"}
+_LAZY = {"load": "session.session", "Session": "session.session", "SamplingOptions": "text.sampling"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """`python -m graphsched`."""
 
-from graphsched.cli import main
+from graphsched.cli.main import main
 
 if __name__ == "__main__":
     main()

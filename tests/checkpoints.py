@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.convert.ternary import rounded_to_bf16
-from graphsched.tokenizer_bpe import BYTE_CHARACTERS
+from graphsched.text.bpe import BYTE_CHARACTERS
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]

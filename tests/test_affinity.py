@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from graphsched.affinity import chosen_cpus, pins, usable_cpus
 from graphsched.errors import OptionError
-from graphsched.options import SessionOptions
+from graphsched.run.affinity import chosen_cpus, pins, usable_cpus
+from graphsched.session.options import SessionOptions
 
 linux = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="this system does not let a program choose"
@@ -52,9 +52,9 @@ def test_the_mask_bounds_the_threads() -> None:
 
 @linux
 def test_threads_run_where_they_are_told_to_and_are_free_again() -> None:
-    from graphsched.backends.cpu.pool import POOL
-    from graphsched.model import open_default_or
-    from graphsched.session import Session
+    from graphsched.backends.cpu.program.pool import POOL
+    from graphsched.session.model import open_default_or
+    from graphsched.session.session import Session
 
     def masks() -> list[set[int]]:
         return [os.sched_getaffinity(t) for t in (0, *(t.native_id or 0 for t in POOL._threads))]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from shared import shared
 
-from graphsched.graph import Graph
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.opdef import Op
-from graphsched.options import SessionOptions
-from graphsched.tensor import Tensor, f32
+from graphsched.gguf.loader import open_model
+from graphsched.graph.graph import Graph
+from graphsched.graph.opdef import Op
+from graphsched.graph.tensor import Tensor, f32
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 
 def model(name: str, **changes: Any) -> Model:
@@ -81,7 +81,7 @@ def test_llama4_layers() -> None:
 
 
 def test_llama4_temperature_formula() -> None:
-    from graphsched.ops import temperature_scale
+    from graphsched.graph.ops import temperature_scale
 
     pos = np.array([0, 8190, 8191, 16382, 16383, 100_000], np.int32)
     x = np.ones((6, 2, 3), np.float32)

@@ -10,13 +10,13 @@ from shared import shared
 from test_models import MODELS, WAYS, check, logits_in_pieces, nmse, reference
 
 import graphsched
-from graphsched import cli
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.opdef import Op
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import make_plan
+from graphsched.cli import main as cli
+from graphsched.gguf.loader import open_model
+from graphsched.graph.opdef import Op
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
 APART: dict[str, Any] = {"off": frozenset({"fa"})}

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsched.backends.cpu.program import Step
-from graphsched.device import Setup
-from graphsched.graph import from_outputs
-from graphsched.ops import (
+from graphsched.backends.cpu.program.pack import Step
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops import (
     Rope,
     add,
     fused_rms_norm,
@@ -20,8 +19,9 @@ from graphsched.ops import (
     soft_max,
     top_k,
 )
-from graphsched.runtime import open_runtime
-from graphsched.tensor import Extent, Tensor, f32, i32, input_tensor, weight
+from graphsched.graph.tensor import Extent, Tensor, f32, i32, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
 
 RNG = np.random.default_rng(3)
 N = {"w": (64, 64), "scale": (64,)}

@@ -14,13 +14,15 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import bench, cli, flags
-from graphsched.commands.arguments import Command
-from graphsched.commands.tables import differing
-from graphsched.model import open_default_or
-from graphsched.options import SWITCHES, SessionOptions
-from graphsched.session import Session
-from graphsched.settings import settings
+from graphsched.cli import flags
+from graphsched.cli import main as cli
+from graphsched.cli.commands.arguments import Command
+from graphsched.cli.commands.tables import differing
+from graphsched.measure import bench
+from graphsched.session.model import open_default_or
+from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.session.session import Session
+from graphsched.session.settings import settings
 
 Lines = Callable[..., str]
 FAST: Final = ("-p", "12", "-n", "6", "-r", "3", "-t", "1")

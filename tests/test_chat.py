@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-import graphsched.chat
-from graphsched.chat import render
-from graphsched.chat_templates import template_for
+import graphsched.text.chat
 from graphsched.errors import Error
+from graphsched.text.chat import render
+from graphsched.text.chat_templates import template_for
 
 MESSAGES = [
     {"role": "system", "content": "Be <brief>."},
@@ -154,7 +154,7 @@ def test_a_failing_template_is_one_sentence(template: str, sentence: str) -> Non
     ],
 )
 def test_every_loop_ends(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphsched.chat, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(graphsched.text.chat, "MAX_SECONDS", 0.05)
     with pytest.raises(Error, match=r"it runs for more than 0\.05 seconds|maximum recursion depth"):
         run(template)
 

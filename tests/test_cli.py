@@ -20,13 +20,14 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import cli, flags
-from graphsched.commands.arguments import Command
-from graphsched.commands.run import unescaped
-from graphsched.flag import Flag
-from graphsched.interactive import Chat
-from graphsched.options import SWITCHES, SessionOptions
-from graphsched.sampling import SamplingOptions
+from graphsched.cli import flags
+from graphsched.cli import main as cli
+from graphsched.cli.commands.arguments import Command
+from graphsched.cli.commands.run import unescaped
+from graphsched.cli.flag import Flag
+from graphsched.cli.interactive import Chat
+from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.text.sampling import SamplingOptions
 
 Run = Callable[..., tuple[int, str, str]]
 PROGRAM: Final = (sys.executable, "-m", "graphsched")
@@ -48,7 +49,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def test_help_imports_nothing_slow() -> None:
     slow = ("numba", "numpy", "gguf", "rich", "jinja2", "llvmlite")
-    program = "import sys; from graphsched import cli; cli.run(sys.argv[1:]); "
+    program = "import sys; from graphsched.cli import main as cli; cli.run(sys.argv[1:]); "
     program += f"print([m for m in {slow} if m in sys.modules])"
     for args in (["--help"], ["run", "--help"], ["bench", "--help"], ["--version"]):
         out = subprocess.run(
@@ -490,8 +491,9 @@ def interrupted(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
 # Prints the milliseconds from the abort to the end of the command, which its own patience does not cut short.
 MEASURED: Final = """
 import sys, time
-from graphsched import cli, session
-from graphsched.commands import interrupts
+from graphsched.cli import main as cli
+from graphsched.session import session
+from graphsched.cli.commands import interrupts
 interrupts.PATIENCE = 30
 abort, times = session.Session.abort, []
 session.Session.abort = lambda self: (times.append(time.perf_counter()), abort(self))
@@ -534,7 +536,7 @@ def test_ctrl_c_while_generating(tmp_path: Path) -> None:
 
 STUCK: Final = """
 import ctypes, sys
-from graphsched.commands.interrupts import Interrupts
+from graphsched.cli.commands.interrupts import Interrupts
 with Interrupts() as interrupts:
     interrupts.last_words = lambda: print("last words", file=sys.stderr, flush=True)
     print("ready", flush=True)

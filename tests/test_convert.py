@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from shared import shared
 
 import graphsched
-from graphsched import chat, cli
+from graphsched.cli import main as cli
+from graphsched.cli.interactive import Chat
 from graphsched.convert import model, recipes, ternary
 from graphsched.convert.checkpoint import values
 from graphsched.convert.config import HfConfig, rope_factors
@@ -39,10 +40,10 @@ from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.vocab import tokenizer
 from graphsched.convert.vocab_files import read_model
 from graphsched.errors import Error
-from graphsched.interactive import Chat
-from graphsched.loader import open_model
-from graphsched.tokenizer import from_metadata
-from graphsched.tokenizer_bpe import BYTE_CHARACTERS
+from graphsched.gguf.loader import open_model
+from graphsched.text import chat
+from graphsched.text.bpe import BYTE_CHARACTERS
+from graphsched.text.tokenizer import from_metadata
 
 IDS = [1, 17, 200, 33, 33, 255, 4, 90]
 LAYERS, WIDTH, INNER, HEADS, KV = 2, 256, 512, 4, 2

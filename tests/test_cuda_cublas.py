@@ -12,7 +12,7 @@ from test_cuda_device import StandIn, by_default, close, run
 from test_cuda_driver import HERE, ROOT, gpu_check, on_stand_in, pytestmark  # noqa: F401  # skips where they skip
 
 from graphsched.backends.cuda.call import Call, Product
-from graphsched.backends.cuda.decode import decode
+from graphsched.backends.cuda.families.decode import decode
 
 
 @cache

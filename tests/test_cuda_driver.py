@@ -49,7 +49,8 @@ def on_stand_in(script: Path, *args: str, **env: str) -> subprocess.CompletedPro
 
 START = """
 import numpy as np
-from graphsched.backends.cuda import compiler, driver, elementwise, norm
+from graphsched.backends.cuda import compiler, driver
+from graphsched.backends.cuda.families import elementwise, norm
 from graphsched.backends.cuda.signature import KernelError
 gpu = driver.open_gpu()
 s, other = driver.new_stream(gpu), driver.new_stream(gpu)
@@ -196,7 +197,7 @@ ABSENT = {
 }
 COMMAND = """
 import sys
-from graphsched import cli
+from graphsched.cli import main as cli
 from graphsched.backends.cuda.driver import nvrtc, reason
 {}
 sys.exit(cli.run(sys.argv[1:]))

@@ -19,7 +19,8 @@ from nvdisasm import disassembled, disassembler
 from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import compiler as cubins
-from graphsched.backends.cuda import driver, gemm, unpack
+from graphsched.backends.cuda import driver, unpack
+from graphsched.backends.cuda.families import gemm
 from graphsched.backends.cuda.layout import CODED, LAYOUTS
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
 from graphsched.errors import ShapeError

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from shared import shared
 
-from graphsched import ops
 from graphsched.backends.cuda import device as _attached  # noqa: F401  # importing it attaches the lowerings
 from graphsched.backends.cuda.call import Call, Product
-from graphsched.backends.cuda.chain import can_overlap, chained
 from graphsched.backends.cuda.lowering import At, Launch, Low
-from graphsched.dtypes import by_name
-from graphsched.graph import Graph, from_outputs
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.operand import Item, Memory, Places, sized
-from graphsched.options import SessionOptions
-from graphsched.plan import make_plan
-from graphsched.streams import Flag, Wait
-from graphsched.synth import write
-from graphsched.tensor import Tensor, TensorType, f32, input_tensor, weight
+from graphsched.backends.cuda.stream.chain import can_overlap, chained
+from graphsched.gguf.loader import open_model
+from graphsched.graph import ops
+from graphsched.graph.graph import Graph, from_outputs
+from graphsched.graph.tensor import Tensor, TensorType, f32, input_tensor, weight
+from graphsched.predict.plan import make_plan
+from graphsched.run.operand import Item, Memory, Places, sized
+from graphsched.run.streams import Flag, Wait
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.synth.model import write
+from graphsched.types.dtypes import by_name
 
 GPU = "CUDA0"
 

@@ -13,17 +13,17 @@ from cuda_emu.values import file_bytes
 from numpy.typing import NDArray
 from shared import shared
 
-from graphsched import dtypes
-from graphsched.backends.cuda import upload
 from graphsched.backends.cuda.layout import LAYOUTS
 from graphsched.backends.cuda.packing.parts import Packing, as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack, packed
-from graphsched.backends.cuda.upload import Uploads
+from graphsched.backends.cuda.stream import upload
+from graphsched.backends.cuda.stream.upload import Uploads
 from graphsched.backends.cuda.weights import BLOCKS, packed_bytes
 from graphsched.errors import ShapeError
-from graphsched.loader import open_model
-from graphsched.model import DEFAULT_MODEL
-from graphsched.tensor import TensorType
+from graphsched.gguf.loader import open_model
+from graphsched.graph.tensor import TensorType
+from graphsched.session.model import DEFAULT_MODEL
+from graphsched.types import dtypes
 
 Raw = NDArray[np.uint8]
 TERNARY = ("iq1_bn", "iq2_bn")

@@ -8,20 +8,20 @@ import pytest
 from shared import SHARED, shared
 from test_cuda_launches import Nowhere
 
-from graphsched.assign import HOST, VIEWS
-from graphsched.backends.cuda import copy
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.families import copy
 from graphsched.backends.cuda.lowering import At, Launch
-from graphsched.device import Setup, open_devices
 from graphsched.errors import ShapeError
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.opdef import Op
-from graphsched.operand import sized
-from graphsched.options import SessionOptions
-from graphsched.plan import Plan, make_plan
-from graphsched.runtime import lowered
-from graphsched.synth import write
+from graphsched.gguf.loader import open_model
+from graphsched.graph.opdef import Op
+from graphsched.predict.plan import Plan, make_plan
+from graphsched.run.device import Setup, open_devices
+from graphsched.run.operand import sized
+from graphsched.run.runtime import lowered
+from graphsched.schedule.assign import HOST, VIEWS
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.synth.model import write
 
 GPU = "CUDA0"
 CONFORMANCE = sorted(p.stem for p in (SHARED / "conformance").glob("*.gguf"))

@@ -11,9 +11,9 @@ import pytest
 from gguf import quants
 
 import graphsched
-from graphsched.device import Setup
-from graphsched.graph import from_outputs
-from graphsched.runtime import open_runtime
+from graphsched.graph.graph import from_outputs
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
 
 SIZE_LIMIT = 3 * 1000 * 1000
 SPACE = "\u2581"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsched.assign import HOST
-from graphsched.device import Device, Setup, open_devices
 from graphsched.errors import OptionError
-from graphsched.graph import from_outputs
-from graphsched.ops import mul_mat
-from graphsched.runtime import open_runtime
-from graphsched.tensor import f32, input_tensor, weight
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops import mul_mat
+from graphsched.graph.tensor import f32, input_tensor, weight
+from graphsched.run.device import Device, Setup, open_devices
+from graphsched.run.runtime import open_runtime
+from graphsched.schedule.assign import HOST
 
 METHODS = {n for n, _ in inspect.getmembers(Device, inspect.isfunction) if not n.startswith("_")}
 

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from graphsched import cli, device, synth
-from graphsched.commands.opening import with_gpus
-from graphsched.device import GpuFacts
+from graphsched.cli import main as cli
+from graphsched.cli.commands.opening import with_gpus
 from graphsched.errors import OptionError
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.plan import make_plan
-from graphsched.targets import device_names
+from graphsched.gguf.loader import open_model
+from graphsched.predict.plan import make_plan
+from graphsched.run import device
+from graphsched.run.device import GpuFacts
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.session.planner import device_names
+from graphsched.synth import model as synth
 
 GPUS = [
     GpuFacts(f"CUDA{i}", "H200", 141 * 10**9, 140 * 10**9, "sm_90", 132, 3, "0000:01:00.0", "")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphsched import dtypes
-from graphsched.dtypes import DType, by_id, by_name
 from graphsched.errors import Error, ShapeError
-from graphsched.loader import open_model
+from graphsched.gguf.loader import open_model
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType, by_id, by_name
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 KNOWN = [t for t in gguf.GGMLQuantizationType if t.name != "Q8_1"]
@@ -98,7 +98,7 @@ def test_errors_are_sentences() -> None:
 
 
 def test_import_leaves_gguf_alone() -> None:
-    code = "import sys, graphsched.loader, graphsched.dtypes; sys.exit('gguf' in sys.modules)"
+    code = "import sys, graphsched.gguf.loader, graphsched.types.dtypes; sys.exit('gguf' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

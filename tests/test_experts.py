@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphsched import dtypes
-from graphsched.device import Setup
-from graphsched.graph import from_outputs
-from graphsched.ops import fused_mul_unary, moe_fused_up_gate, mul_mat_id
-from graphsched.runtime import open_runtime
-from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops import fused_mul_unary, moe_fused_up_gate, mul_mat_id
+from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.types import dtypes
 
 E, ROWS, K, TOKENS, USED = 5, 37, 192, 40, 3
 NONE = np.full((TOKENS, USED), -1)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from shared import SHARED, shared
 
-from graphsched.interactive import Chat
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.sampling import SamplingOptions
-from graphsched.session import Session, Timings
-from graphsched.tokenizer import Tokenizer, from_metadata
+from graphsched.cli.interactive import Chat
+from graphsched.gguf.loader import open_model
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.session.session import Session, Timings
+from graphsched.text.sampling import SamplingOptions
+from graphsched.text.tokenizer import Tokenizer, from_metadata
 
 VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 ALPHABET = [chr(b) for b in VISIBLE] + [chr(0x100 + i) for i in range(256 - len(VISIBLE))]

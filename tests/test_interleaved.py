@@ -7,19 +7,19 @@ import pytest
 from test_ops import draw_values, nmse
 
 import graphsched
-from graphsched import dtypes
-from graphsched.assign import HOST
-from graphsched.device import Setup
-from graphsched.graph import from_outputs
-from graphsched.model import open_default_or
-from graphsched.ops import mul_mat, mul_mat_id
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import Plan, make_plan
-from graphsched.plan_report import cause
-from graphsched.repack import INTERLEAVED, repack
-from graphsched.runtime import open_runtime
-from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops import mul_mat, mul_mat_id
+from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.predict.plan import Plan, make_plan
+from graphsched.report.plan import cause
+from graphsched.run.device import Setup
+from graphsched.run.repack import INTERLEAVED, repack
+from graphsched.run.runtime import open_runtime
+from graphsched.schedule.assign import HOST
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.model import open_default_or
+from graphsched.session.options import SessionOptions
+from graphsched.types import dtypes
 
 K, EXPERTS, USED = 96, 3, 2
 PLAIN = pytest.mark.parametrize("plain", INTERLEAVED)

@@ -20,9 +20,9 @@ kernel.address
 print("hit" if kernel.was_cached else "miss")
 """
 PACK = """
-from graphsched import dtypes
+from graphsched.types import dtypes
 from graphsched.backends.cuda.packing.parts import packing
-from graphsched.tensor import TensorType
+from graphsched.graph.tensor import TensorType
 kernel = packing(TensorType(dtypes.by_name("Q4_0"), (2, 32))).kernel
 kernel.address
 print("hit" if kernel.was_cached else "miss")
@@ -54,7 +54,7 @@ def run(root: Path, code: str = RUN, **environment: str) -> str:
 def test_an_edited_intrinsic_recompiles_the_kernels(copy: Path) -> None:
     assert run(copy) == "miss"
     assert run(copy) == "hit"
-    simd = copy / "graphsched" / "backends" / "cpu" / "simd.py"
+    simd = copy / "graphsched" / "backends" / "cpu" / "language" / "simd.py"
     simd.write_text(simd.read_text() + "\n# an edit\n")
     assert run(copy) == "miss"
     assert run(copy) == "hit"
@@ -65,7 +65,7 @@ def test_kernels_that_pack_have_sources_of_their_own(copy: Path) -> None:
     assert (run(copy), run(copy, PACK)) == ("miss", "miss")
     assert (run(copy), run(copy, PACK)) == ("hit", "hit")
     backends = copy / "graphsched" / "backends"
-    blocks, simd = backends / "cuda" / "packing" / "blocks.py", backends / "cpu" / "simd.py"
+    blocks, simd = backends / "cuda" / "packing" / "blocks.py", backends / "cpu" / "language" / "simd.py"
     blocks.write_text(blocks.read_text() + "\n# an edit\n")
     assert (run(copy), run(copy, PACK)) == ("hit", "miss")
     simd.write_text(simd.read_text() + "\n# an edit\n")
@@ -79,7 +79,9 @@ def test_another_target_does_not_load_these_kernels(copy: Path) -> None:
 
 
 def test_nothing_compiles_at_import() -> None:
-    code = "import graphsched.backends.cpu as b, gc; from graphsched.backends.cpu.jit import Kernel; "
+    code = (
+        "import graphsched.backends.cpu as b, gc; from graphsched.backends.cpu.language.jit import Kernel; "
+    )
     code += "print(sum('compiled' in vars(o) for o in gc.get_objects() if isinstance(o, Kernel)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
@@ -88,7 +90,7 @@ def test_nothing_compiles_at_import() -> None:
 def test_versions_and_variants_do_not_share_files(copy: Path) -> None:
     """Else two processes that compile at the same time could load each other's code."""
     assert run(copy) == "miss"
-    simd = copy / "graphsched" / "backends" / "cpu" / "simd.py"
+    simd = copy / "graphsched" / "backends" / "cpu" / "language" / "simd.py"
     before = simd.read_text()
     simd.write_text(before + "\n# an edit\n")
     assert run(copy) == "miss"

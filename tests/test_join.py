@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from test_models import logits_in_pieces, reference
 from test_snapshots import PRESETS, SECTIONS, cases, opened
 
-from graphsched import dtypes
-from graphsched.assign import HOST, Target
-from graphsched.graph import from_outputs
-from graphsched.joins import RULES
-from graphsched.opdef import Op
-from graphsched.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
-from graphsched.ops.several import made_of, results
-from graphsched.options import SWITCHES, SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import make_plan
-from graphsched.policy import OffloadPolicy
-from graphsched.scheduler import Schedule, schedule
-from graphsched.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.joins import RULES
+from graphsched.graph.opdef import Op
+from graphsched.graph.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
+from graphsched.graph.ops.several import made_of, results
+from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.assign import HOST, Target
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.schedule.policy import OffloadPolicy
+from graphsched.schedule.scheduler import Schedule, schedule
+from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.types import dtypes
 
 ALL = frozenset(RULES)
 T = Extent(8, "n_tokens")
@@ -162,7 +162,7 @@ def test_a_part_is_what_its_node_is() -> None:
 
 
 def add_norm(a: Tensor, b: Tensor) -> Tensor:
-    from graphsched.ops import fused_add_rms_norm
+    from graphsched.graph.ops import fused_add_rms_norm
 
     return fused_add_rms_norm(a, b, weight("blk.0.ffn_norm.weight", f32(8)), eps=1e-5)
 

@@ -10,15 +10,15 @@ from shared import shared
 from test_models import check, nmse, reference
 
 import graphsched
-from graphsched import dtypes
-from graphsched.arch import Inputs, Weights, get
-from graphsched.graph import from_outputs
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.opdef import AnyOp, Op
-from graphsched.options import SessionOptions
-from graphsched.summary import kv_bytes_per_token
-from graphsched.tensor import TensorType, f32
+from graphsched.arch.registry import Inputs, Weights, get
+from graphsched.gguf.loader import open_model
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.tensor import TensorType, f32
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.session.summary import kv_bytes_per_token
+from graphsched.types import dtypes
 
 MODELS = ["conformance/deepseek2-lite-f16", "conformance/deepseek2-v3-f16"]
 EXACT = {"type_k": "f32", "type_v": "f32"}

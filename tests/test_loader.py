@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from graphsched.cli.inspect import render, summary
 from graphsched.errors import LoadError
-from graphsched.inspect import render, summary
-from graphsched.loader import open_model
+from graphsched.gguf.loader import open_model
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 FILES = sorted(SHARED.rglob("*.gguf"))

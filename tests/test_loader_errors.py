@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from graphsched.cli.inspect import render, summary
 from graphsched.errors import LoadError
-from graphsched.inspect import render, summary
-from graphsched.loader import ModelFile, open_model
+from graphsched.gguf.loader import ModelFile, open_model
 
 SMALL = g.small()
 

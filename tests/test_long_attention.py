@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphsched import dtypes
-from graphsched.device import Setup
-from graphsched.graph import from_outputs
-from graphsched.ops import flash_attn_ext
-from graphsched.runtime import open_runtime
-from graphsched.tensor import Extent, TensorType, f32, i32, input_tensor
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops import flash_attn_ext
+from graphsched.graph.tensor import Extent, TensorType, f32, i32, input_tensor
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.types import dtypes
 
 SHAPES = [(4, 1, 64, 64), (6, 2, 64, 64), (16, 1, 576, 512)]  # heads, KV heads, widths of keys and values
 MOST = 3000

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphsched.memory import ALIGNMENT, Lifetime, plan
+from graphsched.run.memory import ALIGNMENT, Lifetime, plan
 
 
 @st.composite

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from shared import SHARED, shared
 
-from graphsched import arch
+from graphsched.arch import registry as arch
 from graphsched.errors import LoadError
-from graphsched.loader import ModelFile, open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
+from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 NAMES = sorted(p.stem for p in (SHARED / "conformance").glob("*.gguf"))
 # What a key may be set to, by its type; some values are right for some keys.

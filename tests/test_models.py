@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from shared import SHARED, shared
 
 import graphsched
-from graphsched.joins import RULES
-from graphsched.placement import PlacementOptions
-from graphsched.rewrite import PASSES
+from graphsched.graph.joins import RULES
+from graphsched.graph.rewrite import PASSES
+from graphsched.schedule.placement import PlacementOptions
 
 # NMSE over all rows, and how close the reference's best two may be for the best token to differ.
 LIMITS = {"BF16": (1e-4, 0.1), "Q8_0": (1e-3, 0.1), "Q6_K": (1e-3, 0.1)}

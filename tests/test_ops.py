@@ -8,22 +8,22 @@ import pytest
 from numpy.typing import NDArray
 
 import graphsched.backends.cpu.device  # attaches the lowerings, without which every case would be skipped
-import graphsched.ops
-from graphsched import dtypes
-from graphsched.device import Setup
+import graphsched.graph.ops
 from graphsched.errors import Error
-from graphsched.graph import from_outputs
-from graphsched.opdef import OPS, Case, Op, OpDef, as_f32, lowering_for
-from graphsched.ops.several import results
-from graphsched.runtime import open_runtime
-from graphsched.synth_weights import chunks
-from graphsched.tensor import Extent, Tensor, TensorType, input_tensor, weight
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.opdef import OPS, Case, Op, OpDef, as_f32, lowering_for
+from graphsched.graph.ops.several import results
+from graphsched.graph.tensor import Extent, Tensor, TensorType, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.synth.weights import chunks
+from graphsched.types import dtypes
 
 Array = NDArray[Any]
 
 
 def all_cases() -> Iterator[Any]:
-    assert graphsched.ops.__all__
+    assert graphsched.graph.ops.__all__
     for definition in OPS.values():
         assert definition.list_cases is not None, f"{definition.name} has no cases"
         for case in definition.list_cases():

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from test_models import nmse
 
-from graphsched.device import Setup
 from graphsched.errors import OptionError
-from graphsched.graph import from_outputs
+from graphsched.graph.graph import from_outputs
 from graphsched.opdef import OPS, Array, Op, UserOp, op
-from graphsched.runtime import open_runtime
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
 from graphsched.tensor import Tensor, TensorType, f32, weight
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "adding-a-model.md"

@@ -12,9 +12,10 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import cli, logits_file, perplexity
-from graphsched.divergence import Divergence, mean_of, percentiles
+from graphsched.cli import main as cli
 from graphsched.errors import Error, LoadError, OptionError
+from graphsched.measure import logits_file, perplexity
+from graphsched.measure.divergence import Divergence, mean_of, percentiles
 
 Run = Callable[..., tuple[int, str, str]]
 TEXT: Final = "Once upon a time there was a little girl. She had a big red ball and a small dog. " * 8

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsched.errors import OptionError
-from graphsched.overrides import parse_overrides
-from graphsched.placement import Home, Placement, PlacementOptions, parse_split, place
-from graphsched.tensor import TensorType, f32
+from graphsched.graph.tensor import TensorType, f32
+from graphsched.schedule.overrides import parse_overrides
+from graphsched.schedule.placement import Home, Placement, PlacementOptions, parse_split, place
 
 TWO = ("sim0", "sim1")
 THREE = ("CUDA0", "CUDA1", "CUDA2")

@@ -9,14 +9,14 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import synth
-from graphsched.assign import HOST
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import Plan, make_plan
-from graphsched.plan_report import as_data, copied, difference, real_nodes
+from graphsched.gguf.loader import open_model
+from graphsched.predict.plan import Plan, make_plan
+from graphsched.report.plan import as_data, copied, difference, real_nodes
+from graphsched.schedule.assign import HOST
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.synth import model as synth
 
 BASELINE = frozenset({"traffic", "hoist"})
 EXPERTS_OUT = PlacementOptions(overrides=("exps=CPU",))

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphsched import dtypes
 from graphsched.errors import OptionError
-from graphsched.opdef import Op
-from graphsched.ops import add, fused_rms_norm, get_rows, moe_fused_up_gate, mul_mat, mul_mat_id
-from graphsched.policy import OffloadPolicy, parse_policy
-from graphsched.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.opdef import Op
+from graphsched.graph.ops import add, fused_rms_norm, get_rows, moe_fused_up_gate, mul_mat, mul_mat_id
+from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.schedule.policy import OffloadPolicy, parse_policy
+from graphsched.types import dtypes
 
 EVERY = set(map(int, Op))
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from shared import shared
 
-from graphsched import cli, peaks
-from graphsched.machine import load
+from graphsched.cli import main as cli
+from graphsched.measure import peaks
+from graphsched.predict.machine import load
 
 FAST = ("-p", "8", "-n", "3", "-r", "2", "-t", "1", "-c", "64")
 DEEPSEEK = "conformance/deepseek2-lite-f16.gguf"
@@ -342,7 +343,7 @@ def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_peaks_of_a_machine_are_those_described() -> None:
-    from graphsched.options import SessionOptions
+    from graphsched.session.options import SessionOptions
 
     found = peaks.peaks(SessionOptions(devices=("sim:rtx4090",)))
     machine = load("sim:rtx4090")

@@ -18,16 +18,19 @@ from shared import SHARED, shared
 from test_session import window_losses
 
 import graphsched
-from graphsched import cli, dtypes, synth, synth_layouts
-from graphsched.dtypes import by_name
+from graphsched.cli import main as cli
 from graphsched.errors import Error
-from graphsched.gguf_format import MetaValue
-from graphsched.gguf_write import aligned, encode_header
-from graphsched.loader import ModelFile, open_model
+from graphsched.gguf.format import MetaValue
+from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.gguf.write import aligned, encode_header
+from graphsched.graph.tensor import TensorType
 from graphsched.quantize import model
 from graphsched.quantize.choose import QuantizeOptions, choose, parse_mix
 from graphsched.quantize.imatrix import read_importance
-from graphsched.tensor import TensorType
+from graphsched.synth import layouts as synth_layouts
+from graphsched.synth import model as synth
+from graphsched.types import dtypes
+from graphsched.types.dtypes import by_name
 
 Floats = NDArray[np.float32]
 
@@ -421,7 +424,7 @@ def test_weights_that_are_not_finite(small: Path, tmp_path: Path, capsys: pytest
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems name a file before it is whole")
 def test_a_killed_run_leaves_nothing(small: Path, tmp_path: Path) -> None:
     code = (
-        "import os, sys, graphsched.quantize.model as m; from graphsched import cli\n"
+        "import os, sys, graphsched.quantize.model as m; from graphsched.cli import main as cli\n"
         "m.aligned = lambda n: os.kill(os.getpid(), 9) if n else 0\n"
         "m.check_target = lambda *a: None; m.sum = lambda *a: 0\n"
         "cli.run(['quantize', *sys.argv[1:], 'Q4_0'])"

@@ -7,15 +7,16 @@ import pytest
 from numpy.typing import NDArray
 from test_ops import draw_values, nmse, run_on
 
-from graphsched import dtypes, ops
-from graphsched.backends.cpu.forms import FORMS
-from graphsched.backends.cpu.quants import BLOCK_TYPES
-from graphsched.device import Setup
-from graphsched.dtypes import DType
-from graphsched.graph import from_outputs
-from graphsched.ops.matmul import WEIGHT_TYPES
-from graphsched.runtime import open_runtime
-from graphsched.tensor import TensorType, f32, i32, input_tensor, weight
+from graphsched.backends.cpu.formats.forms import FORMS
+from graphsched.backends.cpu.formats.rows import BLOCK_TYPES
+from graphsched.graph import ops
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops.matmul import WEIGHT_TYPES
+from graphsched.graph.tensor import TensorType, f32, i32, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 N, K, TOKENS = 21, 768, 5
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, OptionError
-from graphsched.sampling import Sampler, SamplingOptions
+from graphsched.text.sampling import Sampler, SamplingOptions
 
 F32 = NDArray[np.float32]
 

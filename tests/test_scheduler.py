@@ -6,13 +6,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphsched.assign import HOST, VIEWS, Target, root
-from graphsched.graph import Graph, from_outputs
-from graphsched.opdef import AnyOp, Op
-from graphsched.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
-from graphsched.policy import parse_policy
-from graphsched.scheduler import Schedule, schedule
-from graphsched.tensor import Extent, Tensor, f32, i32, input_tensor, weight
+from graphsched.graph.graph import Graph, from_outputs
+from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
+from graphsched.graph.tensor import Extent, Tensor, f32, i32, input_tensor, weight
+from graphsched.schedule.assign import HOST, VIEWS, Target, root
+from graphsched.schedule.policy import parse_policy
+from graphsched.schedule.scheduler import Schedule, schedule
 
 DEVICES = ("sim0", "sim1", HOST)
 WIDTH = 32
@@ -60,7 +60,7 @@ def multi_add_wide(halves: Tensor, x: Tensor) -> Tensor:
 
 
 def mul_shape(half: Tensor, x: Tensor) -> Tensor:
-    from graphsched.ops import concat
+    from graphsched.graph.ops import concat
 
     return concat(half, half)
 

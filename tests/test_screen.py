@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from graphsched.commands import screen
-from graphsched.commands.screen import Screen
+from graphsched.cli.commands import screen
+from graphsched.cli.commands.screen import Screen
 
 
 class Terminal(io.StringIO):

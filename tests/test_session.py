@@ -13,7 +13,7 @@ from shared import shared
 import graphsched
 from graphsched import SamplingOptions, Session
 from graphsched.errors import ContextError, Error, OptionError
-from graphsched.session import Aborted
+from graphsched.session.session import Aborted
 
 GREEDY = SamplingOptions(temperature=0)
 PROMPT = "Once upon a time"
@@ -184,7 +184,7 @@ def test_bad_options(options: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_cache_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphsched.session.physical_memory", lambda: 8_000_000_000)
+    monkeypatch.setattr("graphsched.session.session.physical_memory", lambda: 8_000_000_000)
     with pytest.raises(ContextError) as caught:
         graphsched.load(n_ctx=1 << 24, type_k="f32", type_v="f32")
     assert str(caught.value).startswith(

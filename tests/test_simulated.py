@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_models import MODELS, Reference, logits_in_pieces, reference
 
-from graphsched.placement import PlacementOptions
+from graphsched.schedule.placement import PlacementOptions
 
 ONE, TWO, THREE = ("sim:rtx4090",), ("sim:2x3090",), ("sim:2x3090", "sim:rtx4090")
 P = PlacementOptions

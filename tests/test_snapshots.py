@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from shared import SHARED, shared
 
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import make_plan
+from graphsched.gguf.loader import open_model
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 FOLDER = Path(__file__).resolve().parent / "snapshots"
 MODELS = sorted(p.stem.removesuffix("-f16") for p in (SHARED / "conformance").glob("*.gguf"))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from test_models import logits_in_pieces, reference
 from test_simulated import ONE, TWO, on_host
 
-from graphsched import dtypes
-from graphsched.memory import Arena
-from graphsched.operand import Buffer, Item, Memory, Operand, Places, Work, dense
-from graphsched.placement import PlacementOptions as P
-from graphsched.streams import Flag, Signal, Wait, in_streams
-from graphsched.tensor import TensorType
+from graphsched.graph.tensor import TensorType
+from graphsched.run.memory import Arena
+from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work, dense
+from graphsched.run.streams import Flag, Signal, Wait, in_streams
+from graphsched.schedule.placement import PlacementOptions as P
+from graphsched.types import dtypes
 
 PRESETS: dict[str, dict[str, Any]] = {
     "all on devices": {"devices": TWO},

@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 
 import graphsched
-from graphsched import cli, plot
-from graphsched.commands import sweep_bench
-from graphsched.sweep import Point, sweep
+from graphsched.cli import main as cli
+from graphsched.cli.commands import sweep_bench
+from graphsched.measure.sweep import Point, sweep
+from graphsched.report import plot
 
 Run = Callable[..., tuple[int, str, str]]
 FAST: Final = ("-c", "64", "-ub", "16", "-t", "1")

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphsched import cli, dtypes, synth
+from graphsched.cli import main as cli
 from graphsched.errors import OptionError
-from graphsched.gguf_write import encode_header
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.session import Session
-from graphsched.synth_layouts import LAYOUTS, Layout, llama_block
-from graphsched.synth_types import type_name
-from graphsched.synth_weights import check_encodable, chunks
-from graphsched.tensor import TensorType, layer_of
+from graphsched.gguf.loader import open_model
+from graphsched.gguf.write import encode_header
+from graphsched.graph.tensor import TensorType, layer_of
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.session.session import Session
+from graphsched.synth import model as synth
+from graphsched.synth.layouts import LAYOUTS, Layout, llama_block
+from graphsched.synth.types import type_name
+from graphsched.synth.weights import check_encodable, chunks
+from graphsched.types import dtypes
 
 TINY = Layout(
     "llama",

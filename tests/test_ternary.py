@@ -11,15 +11,17 @@ from shared import shared
 from test_ops import nmse
 
 import graphsched
-from graphsched import cli, dtypes, ops
-from graphsched.backends.cpu.forms import FORMS
-from graphsched.backends.cpu.quants import BLOCK_TYPES
-from graphsched.device import Setup
-from graphsched.dtypes import DType
-from graphsched.graph import from_outputs
-from graphsched.placement import PlacementOptions
-from graphsched.runtime import open_runtime
-from graphsched.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.backends.cpu.formats.forms import FORMS
+from graphsched.backends.cpu.formats.rows import BLOCK_TYPES
+from graphsched.cli import main as cli
+from graphsched.graph import ops
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 Floats = NDArray[np.float32]
 TERNARY = tuple(t for t in BLOCK_TYPES if FORMS[t.id].ternary)

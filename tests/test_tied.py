@@ -8,14 +8,14 @@ import pytest
 from test_models import logits_in_pieces, reference
 from test_simulated import ONE
 
-from graphsched.gguf_write import aligned, encode_header
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions as P
-from graphsched.plan import make_plan
-from graphsched.stored import EMBEDDING, OUTPUT
-from graphsched.tensor import TensorType
+from graphsched.arch.stored import EMBEDDING, OUTPUT
+from graphsched.gguf.loader import open_model
+from graphsched.gguf.write import aligned, encode_header
+from graphsched.graph.tensor import TensorType
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.placement import PlacementOptions as P
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 TIED = ["qwen2", "qwen3", "gemma2", "gemma3", "bitnet"]
 PLACES: dict[str, dict[str, Any]] = {

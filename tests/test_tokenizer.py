@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsched.errors import Error, LoadError
-from graphsched.loader import open_model
-from graphsched.pretokenizers import KNOWN
-from graphsched.tokenizer import Tokenizer, from_metadata
-from graphsched.tokenizer_merge import merge
+from graphsched.gguf.loader import open_model
+from graphsched.text.merge import merge
+from graphsched.text.pretokenizers import KNOWN
+from graphsched.text.tokenizer import Tokenizer, from_metadata
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)

@@ -21,11 +21,11 @@ from peer_runs import Asked, Program, RunError, ours, run, speeds
 from peer_table import Estimate, Results, Row, Work, as_table, rows
 from test_ops import as_reference, nmse
 
-from graphsched import dtypes
-from graphsched.backends.cpu.quants import PRODUCT_TYPES
+from graphsched.backends.cpu.formats.rows import PRODUCT_TYPES
 from graphsched.errors import OptionError
-from graphsched.model import DEFAULT_MODEL, open_default_or
-from graphsched.opdef import OPS, Op
+from graphsched.graph.opdef import OPS, Op
+from graphsched.session.model import DEFAULT_MODEL, open_default_or
+from graphsched.types import dtypes
 
 # As llama-bench of llama.cpp prints it (most settings left out): no name of the test, a depth.
 MAINLINE: Final = """[

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from shared import shared
 
 import graphsched
-from graphsched.assign import HOST
-from graphsched.backends.cpu.ring import Ring
-from graphsched.options import SessionOptions
-from graphsched.owners import UNATTRIBUTED, owners
-from graphsched.placement import PlacementOptions
-from graphsched.plan import make_plan
-from graphsched.profile import Measurement, Phase, Request, measure, predict
-from graphsched.sampling import SamplingOptions
-from graphsched.session import Session
-from graphsched.sim_trace import executed_trace, planned_trace
-from graphsched.trace import OFF, ON, RUN, THREADS, Event
-from graphsched.trace_read import QUANTIZE
+from graphsched.backends.cpu.program.ring import Ring
+from graphsched.measure.owners import UNATTRIBUTED, owners
+from graphsched.measure.profile import Measurement, Phase, Request, measure, predict
+from graphsched.predict.plan import make_plan
+from graphsched.predict.sim_trace import executed_trace, planned_trace
+from graphsched.run.trace import OFF, ON, RUN, THREADS, Event
+from graphsched.run.trace_read import QUANTIZE
+from graphsched.schedule.assign import HOST
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.options import SessionOptions
+from graphsched.session.session import Session
+from graphsched.text.sampling import SamplingOptions
 
 MODELS = (None, "conformance/deepseek2-lite-f16.gguf", "conformance/qwen3moe-f16.gguf")
 HYBRID: dict[str, Any] = {
@@ -225,6 +225,6 @@ def test_owners_of_any_events(events: list[Event]) -> None:
     order = list(found)
     expected = dict.fromkeys(order, 0)
     for at in [t for a, b in wall for t in range(a, b)]:
-        running = [graphsched.owners.owner(e) for e in events if e.begin <= at < e.end]
+        running = [graphsched.measure.owners.owner(e) for e in events if e.begin <= at < e.end]
         expected[min(filter(None, running), key=order.index, default=UNATTRIBUTED)] += 1
     assert {name: own.ns for name, own in found.items()} == expected

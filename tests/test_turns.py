@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphsched.backends.cpu.layout import STEP_TURN_STRIDE, STEP_TURNS, STEP_WORDS
-from graphsched.backends.cpu.steps import deal, next_unit
+from graphsched.backends.cpu.program.kernel_args import deal, next_unit
+from graphsched.backends.cpu.program.layout import STEP_TURN_STRIDE, STEP_TURNS, STEP_WORDS
 
 
 class Record:

@@ -10,16 +10,17 @@ import pytest
 from shared import shared
 
 import graphsched
-from graphsched import cli, env
-from graphsched.executable import Executable
-from graphsched.invariants import ValidationError, check_memory, check_schedule
-from graphsched.opdef import OPS, Op
-from graphsched.placement import PlacementOptions
-from graphsched.scheduler import Schedule, Split, schedule
-from graphsched.session import Session
-from graphsched.stored import StoredWeights
-from graphsched.targets import Targets
-from graphsched.tensor import f32
+from graphsched import env
+from graphsched.arch.stored import StoredWeights
+from graphsched.check.invariants import ValidationError, check_memory, check_schedule
+from graphsched.cli import main as cli
+from graphsched.graph.opdef import OPS, Op
+from graphsched.graph.tensor import f32
+from graphsched.run.executable import Executable
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.schedule.scheduler import Schedule, Split, schedule
+from graphsched.session.planner import Targets
+from graphsched.session.session import Session
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from cuda_emu.emulator import EmulatedTarget, compiler
 from cuda_emu.values import Array, Out, normal
 from cuda_emu.w2a8s import SHAPES, expected, matrix, product_case, quantised_tokens
 
-from graphsched.backends.cuda import driver, w2a8
+from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.families import w2a8
 from graphsched.errors import ShapeError
 
 needs_gxx = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")

@@ -11,14 +11,14 @@ from shared import shared
 
 import graphsched
 from graphsched import Session
-from graphsched.interactive import Chat
-from graphsched.kv import CellTable, ring_cells
-from graphsched.loader import open_model
-from graphsched.model import Model
-from graphsched.options import SessionOptions
-from graphsched.placement import PlacementOptions
-from graphsched.plan import make_plan
-from graphsched.tensor import i32, input_tensor
+from graphsched.arch.cells import CellTable, ring_cells
+from graphsched.cli.interactive import Chat
+from graphsched.gguf.loader import open_model
+from graphsched.graph.tensor import i32, input_tensor
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 NAMES = ["gemma2", "gemma3", "gpt-oss", "llama4"]
 PROMPT, STEPS, CONTEXT = 700, 30, 1024
@@ -28,7 +28,7 @@ WINDOW = 16  # of all four; Llama 4's chunk is made that small here
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Llama 4's chunk of 8192 does not end in a test."""
-    graphsched.arch.get("llama4", "")
+    graphsched.arch.registry.get("llama4", "")
     monkeypatch.setattr("graphsched.models.llama4.CHUNK", WINDOW)
 
 

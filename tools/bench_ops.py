@@ -32,8 +32,8 @@ from ops_run import Running, Work, has_kernel, prepare
 
 from graphsched.backends.cpu.peaks import measured_peaks
 from graphsched.errors import OptionError
-from graphsched.opdef import OPS
-from graphsched.options import SessionOptions
+from graphsched.graph.opdef import OPS
+from graphsched.session.options import SessionOptions
 
 Peaks = Mapping[int, list[dict[str, float]]]  # by number of threads, one of each a round
 ARITHMETIC: Final = {"int8": "int8"}  # all other kinds are computed in f32

@@ -25,7 +25,7 @@ from peer_table import Estimate, Results, Work, as_table, peak_lines, round_line
 
 from graphsched.backends.cpu.peaks import measured_peaks
 from graphsched.errors import OptionError
-from graphsched.options import SessionOptions
+from graphsched.session.options import SessionOptions
 
 OURS: Final = "graphsched"
 

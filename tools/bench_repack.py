@@ -23,14 +23,14 @@ import numpy as np
 from bench_report import command_line, commit, complain, exit_code, machine, number, table, write_result
 from numpy.typing import NDArray
 
-from graphsched import dtypes
 from graphsched.backends.cuda.packing.parts import Packing, packing
 from graphsched.backends.cuda.packing.threads import count
-from graphsched.backends.cuda.upload import SLOT, Uploads
+from graphsched.backends.cuda.stream.upload import SLOT, Uploads
 from graphsched.backends.cuda.weights import TYPES
 from graphsched.errors import OptionError
-from graphsched.loader import open_model
-from graphsched.tensor import TensorType
+from graphsched.gguf.loader import open_model
+from graphsched.graph.tensor import TensorType
+from graphsched.types import dtypes
 
 Raw = NDArray[np.uint8]
 K, CHUNK = 4096, 4 << 20

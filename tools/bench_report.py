@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from checkout import ROOT
 
-from graphsched.atomic import replacing
 from graphsched.errors import Error, OptionError
+from graphsched.gguf.atomic import replacing
 
 NONE: Final = "–"
 

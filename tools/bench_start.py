@@ -22,11 +22,11 @@ import checkout  # noqa: F401
 from bench_report import command_line, commit, exit_code, machine, number, table, write_result
 from peer_runs import environment
 
-from graphsched.assign import HOST
 from graphsched.errors import Error
-from graphsched.model import Model, open_default_or
-from graphsched.options import SessionOptions
-from graphsched.plan import make_plan
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.assign import HOST
+from graphsched.session.model import Model, open_default_or
+from graphsched.session.options import SessionOptions
 
 PROMPT: Final = "Once upon a time there was a scheduler that told everyone where each op would run, and why"
 MARGIN: Final = 300e6  # bytes of private memory besides KV cache and arenas

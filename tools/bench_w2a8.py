@@ -24,8 +24,9 @@ from cuda_emu.emulator import EmulatedTarget, compiler  # noqa: E402
 from cuda_emu.values import Target, error  # noqa: E402
 from cuda_emu.w2a8s import SHAPES, expected, matrix, quantised_tokens, w2a8s  # noqa: E402
 
-from graphsched.backends.cuda import driver, matmul, norm, w2a8  # noqa: E402
+from graphsched.backends.cuda import driver  # noqa: E402
 from graphsched.backends.cuda.call import Call  # noqa: E402
+from graphsched.backends.cuda.families import matmul, norm, w2a8  # noqa: E402
 
 LAYERS, WIDTH, VOCAB = 30, 2560, 128256  # of 2B-4T, whose layers are the first four shapes
 EPS = 1e-5

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from gpu_target import GpuTarget
 
-from graphsched.backends.cuda import attention, driver, gemm, matmul
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.decode import decode
+from graphsched.backends.cuda.families import attention, gemm, matmul
+from graphsched.backends.cuda.families.decode import decode
 from graphsched.backends.cuda.layout import LAYOUTS
 
 SHAPES = ((4096, 14336), (14336, 4096), (8192, 28672))  # rows × k of a mat-vec

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
 
 import graphsched
-from graphsched import synth
 from graphsched.backends.cuda import driver
-from graphsched.placement import PlacementOptions
-from graphsched.profile import Measurement, Phase, Request
+from graphsched.measure.profile import Measurement, Phase, Request
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.synth import model as synth
 
 GPU = ("CUDA0",)
 OUT = PlacementOptions(overrides=("exps=CPU",))
@@ -276,7 +276,7 @@ def owned(what: str, phase: Phase) -> Iterator[Row]:
 
 def _hidden(phase: Phase) -> float:
     """Share of the shorter of (uploads, compute on devices) that ran behind the other; 0 where there is one only."""
-    from graphsched.spans import length, union
+    from graphsched.run.spans import length, union
 
     events = [e for e in phase.trace.events if e.lane.startswith(GPU)]
     up = union([(e.begin, e.end) for e in events if e.kind == "copy" and e.direction == "up"])

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from cuda_emu.values import FILES, Array, Out
 
-from graphsched.backends.cuda import compiler, driver, elementwise, matmul, moe, quantize
+from graphsched.backends.cuda import compiler, driver
 from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.families import elementwise, matmul, moe, quantize
 from graphsched.backends.cuda.layout import LAYOUTS
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from graphsched import dtypes
-from graphsched.cost import cost_of
-from graphsched.model import open_default_or
-from graphsched.opdef import Op
-from graphsched.options import SessionOptions
-from graphsched.tensor import Tensor
+from graphsched.graph.cost import cost_of
+from graphsched.graph.opdef import Op
+from graphsched.graph.tensor import Tensor
+from graphsched.session.model import open_default_or
+from graphsched.session.options import SessionOptions
+from graphsched.types import dtypes
 
 
 def token_bytes(path: Path) -> float:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from graphsched import dtypes, ops
-from graphsched.dtypes import DType
-from graphsched.opdef import Case, Op, case
-from graphsched.ops.matmul import WEIGHT_TYPES
-from graphsched.repack import INTERLEAVED
-from graphsched.tensor import TensorType, f32, i32
+from graphsched.graph import ops
+from graphsched.graph.opdef import Case, Op, case
+from graphsched.graph.ops.matmul import WEIGHT_TYPES
+from graphsched.graph.tensor import TensorType, f32, i32
+from graphsched.run.repack import INTERLEAVED
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 PRODUCT_TYPES: Final = (*WEIGHT_TYPES, *dict.fromkeys(INTERLEAVED.values()))
 CACHE_TYPES: Final = tuple(map(dtypes.by_name, ("F32", "F16", "Q8_0", "Q4_0")))

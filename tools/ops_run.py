@@ -12,17 +12,17 @@ from bench_report import last_level_cache
 from numpy.typing import NDArray
 from ops_cases import Shape
 
-from graphsched import dtypes
-from graphsched.cost import kind_of
-from graphsched.device import Setup
 from graphsched.errors import Error
-from graphsched.executable import Executable
-from graphsched.graph import from_outputs
-from graphsched.opdef import OPS, Op, flops, lowering_for, nbytes
-from graphsched.ops.several import results
-from graphsched.runtime import Runtime, open_runtime
-from graphsched.synth_weights import check_encodable, chunks
-from graphsched.tensor import Tensor, TensorType, input_tensor, weight
+from graphsched.graph.cost import kind_of
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.opdef import OPS, Op, flops, lowering_for, nbytes
+from graphsched.graph.ops.several import results
+from graphsched.graph.tensor import Tensor, TensorType, input_tensor, weight
+from graphsched.run.device import Setup
+from graphsched.run.executable import Executable
+from graphsched.run.runtime import Runtime, open_runtime
+from graphsched.synth.weights import check_encodable, chunks
+from graphsched.types import dtypes
 
 Bytes = NDArray[np.uint8]
 PRODUCTS: Final = frozenset({Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV})

@@ -21,8 +21,8 @@ from bench_report import exit_code
 from nvdisasm import disassembled
 
 from graphsched.backends.cuda import compiler, driver
+from graphsched.backends.cuda.families.matmul import FLOATS
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
-from graphsched.backends.cuda.matmul import FLOATS
 from graphsched.errors import OptionError
 
 SCHEDULERS, CLOCK, FLOPS = 4 * 132, 1.755e9, 2 * 16 * 8 * 32  # of the card; Hz; of an IMMA.16832

@@ -5,7 +5,7 @@ from statistics import median
 from time import perf_counter_ns
 
 import graphsched
-from graphsched.trace import OFF, ON
+from graphsched.run.trace import OFF, ON
 
 
 def main() -> None:

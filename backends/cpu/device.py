@@ -5,34 +5,28 @@ from types import MappingProxyType
 
 import numpy as np
 
-from graphsched import dtypes
-from graphsched.assign import HOST
-from graphsched.backends.cpu import (
-    attention,
-    attention_parted,
-    elementwise,
-    matmul,
-    moe,
-    movement,
-    norm,
-    program,
-    qkv,
-    rope,
-)
-from graphsched.backends.cpu.layout import ABORT, ONE, RUN_WORDS
-from graphsched.backends.cpu.lowering import Low
-from graphsched.backends.cpu.pool import POOL
-from graphsched.backends.cpu.program import Step
-from graphsched.backends.cpu.quants import NATIVE, PRODUCT_TYPES
-from graphsched.backends.cpu.ring import Ring
-from graphsched.backends.cpu.run import CpuProgram
-from graphsched.backends.cpu.space import HostSpace, Space
-from graphsched.backends.cpu.transfer import copy_step
-from graphsched.device import Device, Progress, Raw, Setup
-from graphsched.dtypes import DType
-from graphsched.operand import Item, Memory, Operand, Places, Work
-from graphsched.stored import EMBEDDING
-from graphsched.tensor import Tensor, TensorType
+from graphsched.arch.stored import EMBEDDING
+from graphsched.backends.cpu import elementwise, moe, movement, norm, rope
+from graphsched.backends.cpu.attention import flash as attention
+from graphsched.backends.cpu.attention import unfused as attention_parted
+from graphsched.backends.cpu.formats.rows import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.matmul import lowering as matmul
+from graphsched.backends.cpu.matmul import qkv
+from graphsched.backends.cpu.program import pack as program
+from graphsched.backends.cpu.program.address_space import HostSpace, Space
+from graphsched.backends.cpu.program.layout import ABORT, ONE, RUN_WORDS
+from graphsched.backends.cpu.program.lowering import Low
+from graphsched.backends.cpu.program.pack import Step
+from graphsched.backends.cpu.program.pool import POOL
+from graphsched.backends.cpu.program.ring import Ring
+from graphsched.backends.cpu.program.runner import CpuProgram
+from graphsched.backends.cpu.program.transfer import copy_step
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.device import Device, Progress, Raw, Setup
+from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.schedule.assign import HOST
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 FAMILIES = (
     attention,

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched import ops
-from graphsched.backends.cpu.jit import Kernel, helper, kernel
-from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.mathfn import KINDS, gated, sigmoid, tanh
-from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.simd import (
+from graphsched.backends.cpu.language.jit import Kernel, helper, kernel
+from graphsched.backends.cpu.language.mathfn import KINDS, gated, sigmoid, tanh
+from graphsched.backends.cpu.language.simd import (
     add,
     div,
     get,
@@ -23,11 +20,14 @@ from graphsched.backends.cpu.simd import (
     store_first,
     sum_lanes,
 )
-from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched.backends.cpu.vector import F32
-from graphsched.opdef import OpDef
-from graphsched.operand import Operand, Out
-from graphsched.tensor import Tensor
+from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.movement import contiguous
+from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph import ops
+from graphsched.graph.opdef import OpDef
+from graphsched.graph.tensor import Tensor
+from graphsched.run.operand import Operand, Out
 
 ADD, MUL, DIV = range(3)
 SCALE, SQR, CLAMP, SOFTCAP, UNARY0 = range(5)  # UNARY0 + i is the i-th function of mathfn.KINDS

@@ -4,20 +4,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched import ops
-from graphsched.backends.cpu.attention import soft_max_row
+from graphsched.backends.cpu.attention.flash import soft_max_row
 from graphsched.backends.cpu.elementwise import SCALE, UNARY0, map_row, row_sum
-from graphsched.backends.cpu.gemm import lesser
-from graphsched.backends.cpu.jit import helper, kernel
-from graphsched.backends.cpu.lowering import Low
-from graphsched.backends.cpu.mathfn import KINDS
+from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.mathfn import KINDS
+from graphsched.backends.cpu.language.simd import add, div, get, load_first, maximum, put, splat, store_first
+from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.matmul.gemm import lesser
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.simd import add, div, get, load_first, maximum, put, splat, store_first
-from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched.backends.cpu.vector import F32, I32
-from graphsched.operand import Operand, Out
-from graphsched.ops.moe import GATINGS
-from graphsched.tensor import Tensor
+from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.lowering import Low
+from graphsched.graph import ops
+from graphsched.graph.ops.moe import GATINGS
+from graphsched.graph.tensor import Tensor
+from graphsched.run.operand import Operand, Out
 
 
 @helper

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-from graphsched import dtypes, ops
-from graphsched.backends.cpu.jit import kernel
-from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.quants import NATIVE, dequantize_row, quantize_row
-from graphsched.backends.cpu.simd import get, load, load_first, put, store, store_first
-from graphsched.backends.cpu.steps import arg, rows, share
-from graphsched.backends.cpu.vector import F32, I32
-from graphsched.operand import Operand, Out, dense
-from graphsched.tensor import Tensor, TensorType
+from graphsched.backends.cpu.formats.rows import NATIVE, dequantize_row, quantize_row
+from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.simd import get, load, load_first, put, store, store_first
+from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.program.kernel_args import arg, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph import ops
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.operand import Operand, Out, dense
+from graphsched.types import dtypes
 
 
 @kernel

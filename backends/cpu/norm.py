@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.jit import helper, kernel
-from graphsched.backends.cpu.lowering import Low, row_address
-from graphsched.backends.cpu.simd import (
+from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.simd import (
     add,
     fma,
     load,
@@ -17,11 +16,12 @@ from graphsched.backends.cpu.simd import (
     store_first,
     sum_lanes,
 )
-from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched.backends.cpu.vector import F32
-from graphsched.operand import Out
-from graphsched.ops import fused_add_rms_norm, fused_rms_norm, rms_norm
-from graphsched.tensor import Tensor
+from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_address
+from graphsched.graph.ops import fused_add_rms_norm, fused_rms_norm, rms_norm
+from graphsched.graph.tensor import Tensor
+from graphsched.run.operand import Out
 
 
 @helper

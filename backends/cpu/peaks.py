@@ -6,16 +6,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from graphsched.backends.cpu import layout
-from graphsched.backends.cpu.dot_bytes import dot_u8_i8
-from graphsched.backends.cpu.jit import Kernel, kernel
-from graphsched.backends.cpu.pool import POOL
-from graphsched.backends.cpu.program import Step, pack
-from graphsched.backends.cpu.simd import add, fma, load, put, splat, splat_i32, sum_lanes, to_f32
-from graphsched.backends.cpu.space import aligned
-from graphsched.backends.cpu.steps import arg, share
-from graphsched.backends.cpu.vector import F32, I8
-from graphsched.operand import Places
+from graphsched.backends.cpu.formats.dot_bytes import dot_u8_i8
+from graphsched.backends.cpu.language.jit import Kernel, kernel
+from graphsched.backends.cpu.language.simd import add, fma, load, put, splat, splat_i32, sum_lanes, to_f32
+from graphsched.backends.cpu.language.vector import F32, I8
+from graphsched.backends.cpu.program import layout
+from graphsched.backends.cpu.program.address_space import aligned
+from graphsched.backends.cpu.program.kernel_args import arg, share
+from graphsched.backends.cpu.program.pack import Step, pack
+from graphsched.backends.cpu.program.pool import POOL
+from graphsched.run.operand import Places
 
 BYTES: Final = 1 << 28  # more than any cache
 ROUNDS: Final = 1 << 20

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 
-from graphsched import ops
-from graphsched.backends.cpu.jit import helper, kernel
-from graphsched.backends.cpu.lowering import Low, row_address, rows_of
-from graphsched.backends.cpu.simd import double, get, put
-from graphsched.backends.cpu.steps import arg, real_arg, rows, share
-from graphsched.backends.cpu.vector import F32, I32
-from graphsched.operand import Operand, Out
-from graphsched.tensor import Tensor, f32
+from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.simd import double, get, put
+from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph import ops
+from graphsched.graph.tensor import Tensor, f32
+from graphsched.run.operand import Operand, Out
 
 
 @kernel

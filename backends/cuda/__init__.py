@@ -1,6 +1,6 @@
 """The CUDA backend on cuda-python: GPUs named CUDA0, CUDA1, ..."""
 
-from graphsched.device import Device, Setup
+from graphsched.run.device import Device, Setup
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:

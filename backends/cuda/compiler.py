@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from graphsched import env
-from graphsched.atomic import replacing
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.signature import Signature, parse
 from graphsched.errors import Error
+from graphsched.gguf.atomic import replacing
 
 KERNELS = Path(__file__).parent / "kernels"
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)

@@ -7,13 +7,12 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from graphsched import dtypes, env
-from graphsched.assign import HOST
+from graphsched import env
 from graphsched.backends.cpu.device import CpuDevice
-from graphsched.backends.cuda import (
+from graphsched.backends.cuda import compiler, driver
+from graphsched.backends.cuda.call import Call, Launched, Product
+from graphsched.backends.cuda.families import (
     attention,
-    compiler,
-    driver,
     elementwise,
     joined,
     moe,
@@ -22,23 +21,24 @@ from graphsched.backends.cuda import (
     products,
     rope,
     scores,
-    transfer,
 )
-from graphsched.backends.cuda.call import Call, Launched, Product
-from graphsched.backends.cuda.chain import can_overlap, chained
-from graphsched.backends.cuda.dispatch import Dispatcher
 from graphsched.backends.cuda.lowering import At, Launch, Low
-from graphsched.backends.cuda.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.packing.parts import as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack
-from graphsched.backends.cuda.program import CudaProgram
+from graphsched.backends.cuda.stream import transfer
+from graphsched.backends.cuda.stream.chain import can_overlap, chained
+from graphsched.backends.cuda.stream.dispatch import Dispatcher
+from graphsched.backends.cuda.stream.memory import Block, DeviceMemory, PinnedSpace, Raw
+from graphsched.backends.cuda.stream.program import CudaProgram
 from graphsched.backends.cuda.weights import TYPES, packed_bytes
-from graphsched.device import Device, Progress, Setup
-from graphsched.dtypes import DType
 from graphsched.errors import OptionError
-from graphsched.opdef import lowering_for
-from graphsched.operand import Buffer, Item, Memory, Operand, Places, Work
-from graphsched.tensor import Tensor, TensorType
+from graphsched.graph.opdef import lowering_for
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.device import Device, Progress, Setup
+from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work
+from graphsched.schedule.assign import HOST
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 FAMILIES = (
     attention,

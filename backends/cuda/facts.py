@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from graphsched.backends.cuda import driver
-from graphsched.device import GpuFacts
+from graphsched.run.device import GpuFacts
 
 PCI = Path("/sys/bus/pci/devices")
 PACKAGES = ("cuda-core", "cuda-bindings")

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphsched import dtypes, lowering, ops
 from graphsched.backends.cuda.call import Launched
-from graphsched.operand import Operand, Out, Places, Work
-from graphsched.tensor import Extent, Tensor, TensorType, f32
+from graphsched.graph import ops
+from graphsched.graph.tensor import Extent, Tensor, TensorType, f32
+from graphsched.run import lowering
+from graphsched.run.operand import Operand, Out, Places, Work
+from graphsched.types import dtypes
 
 if TYPE_CHECKING:
-    from graphsched.backends.cuda.elementwise import Scaled
-    from graphsched.backends.cuda.joined import Joined
-    from graphsched.backends.cuda.movement import Writes
-    from graphsched.backends.cuda.norm import Added, Normed
-    from graphsched.backends.cuda.rope import Turn
+    from graphsched.backends.cuda.families.elementwise import Scaled
+    from graphsched.backends.cuda.families.joined import Joined
+    from graphsched.backends.cuda.families.movement import Writes
+    from graphsched.backends.cuda.families.norm import Added, Normed
+    from graphsched.backends.cuda.families.rope import Turn
 
 LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
 FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at
@@ -182,7 +184,7 @@ def _width(tensor: Tensor) -> int:
 
 def contiguous(low: Low, x: Operand) -> Operand:
     """x, or a dense copy of it."""
-    from graphsched.backends.cuda.movement import copied
+    from graphsched.backends.cuda.families.movement import copied
 
     return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
 

@@ -1,10 +1,10 @@
 """Weights as this device holds them: floats in rows of whole 16 bytes, blocks in planes, ternary matrices in tiles."""
 
-from graphsched import dtypes
-from graphsched.backends.cuda import w2a8
+from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.layout import LAYOUTS
-from graphsched.dtypes import DType
-from graphsched.tensor import TensorType
+from graphsched.graph.tensor import TensorType
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 FLOATS = {dtypes.F32: "f32", dtypes.F16: "f16", dtypes.BF16: "bf16"}
 BLOCKS = {t: t.name.lower() for t in dtypes.all_types() if t.name.lower() in LAYOUTS}

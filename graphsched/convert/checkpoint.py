@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphsched.convert.config import read_json
 from graphsched.errors import LoadError
-from graphsched.gguf_format import printable, shown
+from graphsched.gguf.format import printable, shown
 
 # BF16 as its bits; `values` widens them.
 _TYPES: Final = {

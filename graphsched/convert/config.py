@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphsched.convert.names import COUNTS, NEEDED, Family
 from graphsched.errors import LoadError
-from graphsched.gguf_format import MetaValue, printable, shown
+from graphsched.gguf.format import MetaValue, printable, shown
 
 _LONGEST: Final = 1 << 28  # bytes of JSON that are read
 _LARGEST_HEAD: Final = 1 << 16

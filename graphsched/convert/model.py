@@ -9,9 +9,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched import dtypes
-from graphsched.atomic import check_target, replacing
-from graphsched.chat_templates import template_for
 from graphsched.convert import recipes
 from graphsched.convert.checkpoint import Checkpoint, Safetensors
 from graphsched.convert.config import HfConfig, metadata, read_json
@@ -19,12 +16,15 @@ from graphsched.convert.names import FAMILIES, Family, of_architecture
 from graphsched.convert.recipes import Recipe
 from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.vocab import tokenizer
-from graphsched.dtypes import DType
 from graphsched.errors import LoadError, OptionError
-from graphsched.gguf_format import MetaValue, printable, shown
-from graphsched.gguf_write import aligned, encode_header
+from graphsched.gguf.atomic import check_target, replacing
+from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.write import aligned, encode_header
+from graphsched.graph.tensor import TensorType
 from graphsched.quantize import mixes
-from graphsched.tensor import TensorType
+from graphsched.text.chat_templates import template_for
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 OUT_TYPES: Final = ("auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "i2_s")
 _TERNARY: Final = OUT_TYPES[5:]

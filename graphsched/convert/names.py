@@ -108,7 +108,7 @@ def is_ignored(name: str) -> bool:
 def of_architecture(names: object, where: str, known: Mapping[str, Family] = FAMILIES) -> Family:
     """The family that `architectures` of a config names."""
     from graphsched.errors import LoadError
-    from graphsched.gguf_format import shown
+    from graphsched.gguf.format import shown
 
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     if name not in known:

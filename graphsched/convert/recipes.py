@@ -15,7 +15,7 @@ from graphsched.convert.checkpoint import Checkpoint, values
 from graphsched.convert.config import HfConfig, rope_factors
 from graphsched.convert.names import Family
 from graphsched.errors import LoadError
-from graphsched.gguf_format import shown
+from graphsched.gguf.format import shown
 
 Floats = NDArray[np.float32]
 _AT_ONCE: Final = 1 << 22  # weights

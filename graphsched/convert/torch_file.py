@@ -17,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from graphsched.errors import LoadError
-from graphsched.gguf_format import printable, shown
+from graphsched.gguf.format import printable, shown
 
 _LARGEST_PICKLE: Final = 1 << 24
 _STORAGES: Final = {

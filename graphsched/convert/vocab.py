@@ -10,9 +10,9 @@ import numpy as np
 from graphsched.convert.config import read_json
 from graphsched.convert.vocab_files import Words, read_model
 from graphsched.errors import LoadError
-from graphsched.gguf_format import MetaValue, printable, shown
-from graphsched.pretokenizers import KNOWN
-from graphsched.tokenizer_vocab import TokenType
+from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.text.pretokenizers import KNOWN
+from graphsched.text.vocab import TokenType
 
 _PREFIX: Final = "tokenizer.ggml."
 _NO_MERGE: Final = -1e9

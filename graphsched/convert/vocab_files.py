@@ -10,9 +10,9 @@ from struct import unpack
 from typing import Final
 
 from graphsched.errors import LoadError
-from graphsched.gguf_format import printable
-from graphsched.tokenizer_bpe import BYTE_CHARACTERS
-from graphsched.tokenizer_vocab import TokenType
+from graphsched.gguf.format import printable
+from graphsched.text.bpe import BYTE_CHARACTERS
+from graphsched.text.vocab import TokenType
 
 _LARGEST: Final = 1 << 26
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -7,16 +7,16 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from graphsched import dtypes
-from graphsched.dtypes import DType
 from graphsched.errors import Error, OptionError
-from graphsched.gguf_format import printable, shown
-from graphsched.loader import ModelFile, TensorInfo
-from graphsched.overrides import compiled
+from graphsched.gguf.format import printable, shown
+from graphsched.gguf.loader import ModelFile, TensorInfo
+from graphsched.graph.tensor import layer_of
 from graphsched.quantize import mixes
 from graphsched.quantize.imatrix import Importance
 from graphsched.quantize.mixes import ALIASES, GRIDS, MIXES, Mix, Place
-from graphsched.tensor import layer_of
+from graphsched.schedule.overrides import compiled
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 

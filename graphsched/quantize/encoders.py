@@ -10,7 +10,7 @@ from graphsched.quantize.packing import Bytes
 from graphsched.quantize.search import Floats
 
 if TYPE_CHECKING:
-    from graphsched.dtypes import DType
+    from graphsched.types.dtypes import DType
 
 Encoder = Callable[[Floats, Floats | None], Bytes]
 SEARCHED: Final[dict[str, Encoder]] = {

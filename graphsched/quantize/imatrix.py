@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError
-from graphsched.gguf_format import MetaValue, printable, shown
-from graphsched.loader import ModelFile, open_model
+from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.loader import ModelFile, open_model
 
 Floats = NDArray[np.float32]
 _I32: Final = Struct("<i")

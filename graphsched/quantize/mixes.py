@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from graphsched.dtypes import DType, by_name
+from graphsched.types.dtypes import DType, by_name
 
 
 @dataclass(frozen=True)

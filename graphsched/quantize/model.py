@@ -10,14 +10,14 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.atomic import check_target, replacing
 from graphsched.errors import Error, LoadError, OptionError
-from graphsched.gguf_format import MetaValue, printable, shown
-from graphsched.gguf_write import aligned, encode_header
-from graphsched.layouts import i2_s_of_arm
-from graphsched.loader import ModelFile, TensorInfo
+from graphsched.gguf.atomic import check_target, replacing
+from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.loader import ModelFile, TensorInfo
+from graphsched.gguf.write import aligned, encode_header
+from graphsched.graph.tensor import TensorType
 from graphsched.quantize.choose import Choice, QuantizeOptions
-from graphsched.tensor import TensorType
+from graphsched.types.layouts import i2_s_of_arm
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -4,12 +4,12 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.layouts import IQ4_NL
 from graphsched.quantize import search
 from graphsched.quantize.blocks32 import block_scale
 from graphsched.quantize.blocks256 import in_order, lanes, scaled
 from graphsched.quantize.packing import Bytes, f16, high, low, nibbles
 from graphsched.quantize.search import Floats
+from graphsched.types.layouts import IQ4_NL
 
 _TRIES: Final = tuple(float(t) for t in range(-16, 17, 4))
 _PAIRS: Final = np.arange(0, 16, 2).astype(np.uint16)

@@ -19,10 +19,10 @@ from cuda_emu.values import (
     tensor,
     widen,
 )
-from graphsched import dtypes
-from graphsched.backends.cuda import copy, elementwise, norm, quantize, rope
-from graphsched.backends.cuda.decode import decode
+from graphsched.backends.cuda.families import copy, elementwise, norm, quantize, rope
+from graphsched.backends.cuda.families.decode import decode
 from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.types import dtypes
 
 
 def quantize_case(tokens: int, k: int, pad: int) -> Run:

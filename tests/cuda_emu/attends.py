@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, normal
-from graphsched import dtypes
-from graphsched.backends.cuda import attention
+from graphsched.backends.cuda.families import attention
+from graphsched.types import dtypes
 
 HEADS = (
     (2, 2, 64, 64), (8, 2, 64, 64), (9, 3, 64, 64), (4, 1, 96, 96), (4, 2, 128, 128), (16, 2, 128, 128),

@@ -7,8 +7,8 @@ import numpy as np
 
 from cuda_emu.attends import cache_of, masked, row_bytes
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
-from graphsched.backends.cuda import scores
-from graphsched.ops import soft_cap_max, soft_max
+from graphsched.backends.cuda.families import scores
+from graphsched.graph.ops import soft_cap_max, soft_max
 
 
 def multiplied(x: Array, w: Array) -> Array:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda import w2a8
 from graphsched.backends.cuda.codebook import KERNEL_TYPE, TABLES
+from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.layout import ALIGN, CODED, LAYOUTS, U8
 
 

@@ -7,12 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cuda_emu.repacked import repack
-from graphsched.backends.cuda import (
-    matmul,
-    unpack,
-)
+from graphsched.backends.cuda import unpack
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.codebook import ONE_SCALE, TABLES
+from graphsched.backends.cuda.families import matmul
 from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS
 
 Array = np.ndarray[Any, Any]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, error, normal
-from graphsched.backends.cuda import w2a8
+from graphsched.backends.cuda.families import w2a8
 
 # rows, k and the rows of the matrices in it: 2B-4T's wqkv, wo, w13, w2, then those of the 3B model
 SHAPES = (

@@ -20,32 +20,33 @@ from test_models import reference
 from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_side
 
 import graphsched
-import graphsched.ops
-from graphsched import dtypes
-from graphsched.assign import HOST, NO_WORK, Assignment, Target
-from graphsched.backends.cpu.run import CpuProgram
-from graphsched.backends.cuda import copy, driver
-from graphsched.backends.cuda import cublas as by_library
+import graphsched.graph.ops
+from graphsched.backends.cpu.program.runner import CpuProgram
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.device import open_gpu
-from graphsched.backends.cuda.memory import DeviceMemory
+from graphsched.backends.cuda.families import copy
+from graphsched.backends.cuda.families import cublas as by_library
 from graphsched.backends.cuda.packing.parts import packing
 from graphsched.backends.cuda.packing.threads import packed
-from graphsched.backends.cuda.program import CudaProgram
-from graphsched.backends.cuda.queue import Entry
-from graphsched.backends.cuda.upload import SLOT
-from graphsched.device import Setup
+from graphsched.backends.cuda.stream.memory import DeviceMemory
+from graphsched.backends.cuda.stream.program import CudaProgram
+from graphsched.backends.cuda.stream.queue import Entry
+from graphsched.backends.cuda.stream.upload import SLOT
 from graphsched.errors import Error
-from graphsched.graph import from_outputs
-from graphsched.ops.several import results
-from graphsched.owners import owners
-from graphsched.placement import PlacementOptions
-from graphsched.policy import OffloadPolicy
-from graphsched.runtime import open_runtime
-from graphsched.scheduler import cut
-from graphsched.session import Aborted
-from graphsched.streams import Signal, Wait
-from graphsched.tensor import TensorType, weight
-from graphsched.trace import THREADS
+from graphsched.graph.graph import from_outputs
+from graphsched.graph.ops.several import results
+from graphsched.graph.tensor import TensorType, weight
+from graphsched.measure.owners import owners
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
+from graphsched.run.streams import Signal, Wait
+from graphsched.run.trace import THREADS
+from graphsched.schedule.assign import HOST, NO_WORK, Assignment, Target
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.schedule.policy import OffloadPolicy
+from graphsched.schedule.scheduler import cut
+from graphsched.session.session import Aborted
+from graphsched.types import dtypes
 
 GPU = "CUDA0"
 # Products take activations as int8, f16 or bf16, as the types of the weights have them.

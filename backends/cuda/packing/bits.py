@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from graphsched.backends.cpu.jit import helper
-from graphsched.backends.cpu.kquants import six_bits
-from graphsched.backends.cpu.lookup import deposit, extract
-from graphsched.backends.cpu.simd import put, put_word
-from graphsched.backends.cpu.simd_int import joined
-from graphsched.backends.cpu.vector import I32
+from graphsched.backends.cpu.formats.kquants import six_bits
+from graphsched.backends.cpu.formats.lookup import deposit, extract
+from graphsched.backends.cpu.language.jit import helper
+from graphsched.backends.cpu.language.simd import put, put_word
+from graphsched.backends.cpu.language.simd_int import joined
+from graphsched.backends.cpu.language.vector import I32
 
 
 @helper

@@ -7,17 +7,17 @@ weight can have.
 from collections.abc import Callable
 from typing import Any
 
-from graphsched import dtypes
-from graphsched.backends.cpu import quants  # noqa: F401  # declares the types
-from graphsched.backends.cpu.blocks32 import both_nibbles, four_nibbles
-from graphsched.backends.cpu.codebook import half_bits, odd_steps
-from graphsched.backends.cpu.forms import codes64
-from graphsched.backends.cpu.jit import by_literal
-from graphsched.backends.cpu.kquants import iq4_steps, q3_steps
-from graphsched.backends.cpu.simd import get, load, or_bits, put, store
-from graphsched.backends.cpu.simd_int import bit_field, nibbles, spread_bits, spread_lanes
-from graphsched.backends.cpu.vector import I8, I32
+from graphsched.backends.cpu.formats import rows as quants  # noqa: F401  # declares the types
+from graphsched.backends.cpu.formats.blocks32 import both_nibbles, four_nibbles
+from graphsched.backends.cpu.formats.codebook import half_bits, odd_steps
+from graphsched.backends.cpu.formats.forms import codes64
+from graphsched.backends.cpu.formats.kquants import iq4_steps, q3_steps
+from graphsched.backends.cpu.language.jit import by_literal
+from graphsched.backends.cpu.language.simd import get, load, or_bits, put, store
+from graphsched.backends.cpu.language.simd_int import bit_field, nibbles, spread_bits, spread_lanes
+from graphsched.backends.cpu.language.vector import I8, I32
 from graphsched.backends.cuda.packing.bits import bits, crumbs, halves_joined, neighbours_joined, pairs
+from graphsched.types import dtypes
 
 Packer = Callable[..., None]
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from graphsched.backends.cpu.forms import FORMS, codes64
-from graphsched.backends.cpu.jit import by_literal, kernel
-from graphsched.backends.cpu.simd import get, load, put, splat_i8, store, word
-from graphsched.backends.cpu.simd_int import interleave
-from graphsched.backends.cpu.ternary import row_scale
-from graphsched.backends.cpu.vector import F32, I8, U8
+from graphsched.backends.cpu.formats.forms import FORMS, codes64
+from graphsched.backends.cpu.formats.ternary import row_scale
+from graphsched.backends.cpu.language.jit import by_literal, kernel
+from graphsched.backends.cpu.language.simd import get, load, put, splat_i8, store, word
+from graphsched.backends.cpu.language.simd_int import interleave
+from graphsched.backends.cpu.language.vector import F32, I8, U8
 from graphsched.backends.cuda.packing.bits import crumbs
 from graphsched.backends.cuda.packing.blocks import pack_block
 

@@ -8,14 +8,14 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cpu.jit import Kernel
-from graphsched.backends.cuda import w2a8
+from graphsched.backends.cpu.language.jit import Kernel
 from graphsched.backends.cuda.call import up
+from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.layout import ALIGN, LAYOUTS
 from graphsched.backends.cuda.packing.kernels import pack_planes, pack_rows, pack_tiles, pad_rows
 from graphsched.backends.cuda.weights import BLOCKS, is_tiled, row_bytes
 from graphsched.errors import ShapeError
-from graphsched.tensor import TensorType
+from graphsched.graph.tensor import TensorType
 
 Raw = NDArray[np.uint8]
 LINE = 64  # bytes: runs of a staged part start at multiples

@@ -8,11 +8,11 @@ from threading import Barrier
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.affinity import usable_cpus
 from graphsched.backends.cuda.packing.ahead import read_ahead
 from graphsched.backends.cuda.packing.parts import Packing, Part, packing
 from graphsched.errors import ShapeError
-from graphsched.tensor import TensorType
+from graphsched.graph.tensor import TensorType
+from graphsched.run.affinity import usable_cpus
 
 Raw = NDArray[np.uint8]
 MOST_THREADS = 12  # together they outrun every disk

@@ -1,0 +1,88 @@
+"""What the attention kernels share: softmax over a chunk of cells, and the parts that one token's cells come in."""
+
+import numpy as np
+
+from graphsched.backends.cpu.language.jit import helper
+from graphsched.backends.cpu.language.mathfn import exp
+from graphsched.backends.cpu.language.simd import (
+    add,
+    get,
+    load,
+    max_lanes,
+    mul,
+    put,
+    splat,
+    store,
+    sub,
+    sum_lanes,
+)
+from graphsched.backends.cpu.language.vector import F32
+
+CHUNK = 256  # cells per pass: their scores are 1 KB
+PART = 4 * CHUNK  # positions that one unit of a single token passes over
+NEVER = np.float32(-np.inf)
+
+
+@helper
+def first_cell(n_kv: int, size: int) -> int:
+    """The oldest position that a cache of `size` cells still has a place for; position p is in cell p % size.
+
+    A ring's size is a multiple of CHUNK, so that a chunk of positions is one of cells: they pass in the same chunks,
+    and give the same bits, as those of a cache that keeps everything.
+    """
+    return n_kv - size if n_kv > size else 0
+
+
+@helper
+def n_parts(n_kv: int, size: int) -> int:
+    """How many parts the positions in use come in. Parts begin at multiples of PART, whatever the cache holds."""
+    return (n_kv - 1) // PART - first_cell(n_kv, size) // PART + 1 if n_kv > 0 else 0
+
+
+@helper
+def part_start(n_kv: int, size: int, part: int) -> int:
+    """The first chunk of a part: where it begins, or that of the oldest cell."""
+    oldest = first_cell(n_kv, size)
+    start = (oldest // PART + part) * PART
+    return start if start > oldest else oldest // CHUNK * CHUNK
+
+
+@helper
+def part_end(n_kv: int, size: int, part: int) -> int:
+    end = (first_cell(n_kv, size) // PART + part + 1) * PART
+    return end if end < n_kv else n_kv
+
+
+@helper
+def last_unseen(pos: int, window: int, chunk: int) -> int:
+    """The position up to which a token at pos sees nothing: outside its window, or before its chunk; -1 if none."""
+    oldest = pos - window if window else -1
+    if chunk and pos // chunk * chunk - 1 > oldest:
+        oldest = pos // chunk * chunk - 1
+    return oldest
+
+
+@helper
+def scale_row(y: int, factor: float, n: int) -> None:
+    for i in range(0, n // 16 * 16, 16):
+        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
+    for i in range(n // 16 * 16, n):
+        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
+
+
+@helper
+def one_exp(x: float) -> float:
+    return max_lanes(exp(splat(x, 16)))
+
+
+@helper
+def to_weights(scores: int, n: int, top: float) -> float:
+    """Scores become e^(score - top) in place; returns their sum. Entries up to the next 16 are overwritten."""
+    total, peak = splat(0.0, 16), splat(top, 16)
+    for i in range(n, (n + 15) // 16 * 16):
+        put(scores + 4 * i, NEVER, F32)
+    for i in range(0, n, 16):
+        p = exp(sub(load(scores + 4 * i, F32, 16), peak))
+        store(scores + 4 * i, p, F32)
+        total = add(total, p)
+    return sum_lanes(total)

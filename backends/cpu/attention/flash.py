@@ -1,0 +1,277 @@
+"""Flash attention over the cells of a KV cache, and softmax.
+
+Cells pass in fixed chunks, in order, whatever the thread count: each (token, head) is one unit, and a chunk's
+scores stay in cache between the two passes over it. The mask is computed, never stored. Prompts take four queries
+at a time (attention_tile).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graphsched.backends.cpu.attention.common import (
+    CHUNK,
+    NEVER,
+    first_cell,
+    last_unseen,
+    n_parts,
+    one_exp,
+    part_end,
+    part_start,
+    scale_row,
+    to_weights,
+)
+from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, in_parts, merge_parts, parts_floats
+from graphsched.backends.cpu.attention.tile import flash_attn_tile, tile_bytes
+from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
+from graphsched.backends.cpu.language.mathfn import exp, tanh
+from graphsched.backends.cpu.language.simd import (
+    add,
+    add_i32,
+    fma,
+    get,
+    load,
+    load_first,
+    max_lanes,
+    maximum,
+    mul,
+    put,
+    splat,
+    splat_i8,
+    store,
+    store_first,
+    sub,
+    sum_lanes,
+    to_f32,
+    word,
+)
+from graphsched.backends.cpu.language.simd_int import nibbles
+from graphsched.backends.cpu.language.vector import F16, F32, I8, I32
+from graphsched.backends.cpu.matmul.matvec import dot_row
+from graphsched.backends.cpu.program.kernel_args import arg, next_unit, real_arg, rows, share
+from graphsched.backends.cpu.program.layout import ABORT, N_KV
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph import ops
+from graphsched.graph.tensor import Tensor, TensorType, f32
+from graphsched.run.operand import Out
+from graphsched.types import dtypes
+
+KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
+Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
+
+
+def dot_kv(kind: int, key: int, q: int, n: int) -> float:
+    """Σ key[i] · q[i] with a key of type `kind` and float32 q. For kernels."""
+    raise NotImplementedError
+
+
+def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
+    """y[i] += p · value[i]. For kernels."""
+
+
+@by_literal(dot_kv)
+def _(t: int) -> Callable[..., float]:
+    if t in (Q8_0, Q4_0):
+        return _dot_blocks(t, 34 if t == Q8_0 else 18)
+
+    def impl(kind: int, key: int, q: int, n: int) -> float:
+        return dot_row(t, key, q, 0, 0, n)
+
+    return impl
+
+
+def _dot_blocks(t: int, size: int) -> Callable[..., float]:
+    def impl(kind: int, key: int, q: int, n: int) -> float:
+        acc = splat(0.0, 16)
+        for b in range(n // 32):
+            low = mul(_codes(t, key + size * b, 0), load(q + 128 * b, F32, 16))
+            both = fma(_codes(t, key + size * b, 1), load(q + 128 * b + 64, F32, 16), low)
+            acc = fma(splat(get(key + size * b, F16), 16), both, acc)
+        return sum_lanes(acc)
+
+    return impl
+
+
+@helper
+def _codes(t: int, block: int, half: int) -> Any:
+    """16 of the 32 codes of a Q8_0 or Q4_0 block."""
+    if t == Q8_0:
+        return to_f32(load(block + 2 + 16 * half, I8, 16))
+    return to_f32(add_i32(nibbles(load(block + 2, I8, 16), half), splat_i8(-8, 16)))
+
+
+@by_literal(add_scaled)
+def _(t: int) -> Callable[..., None]:
+    if t in (Q8_0, Q4_0):
+        return _add_blocks(t, 34 if t == Q8_0 else 18)
+    return _add_float(t, 4 if t == F32 else 2)
+
+
+def _add_float(t: int, size: int) -> Callable[..., None]:
+    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
+        weight, full = splat(p, 16), n // 16 * 16
+        for i in range(0, full, 16):
+            store(y + 4 * i, fma(weight, load(value + size * i, t, 16), load(y + 4 * i, F32, 16)), F32)
+        if full < n:
+            left, at = n - full, y + 4 * full
+            new = fma(weight, load_first(value + size * full, t, 16, left), load_first(at, F32, 16, left))
+            store_first(at, new, F32, left)
+
+    return impl
+
+
+def _add_blocks(t: int, size: int) -> Callable[..., None]:
+    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
+        for b in range(n // 32):
+            weight = splat(p * get(value + size * b, F16), 16)
+            for half in range(2):
+                at = y + 128 * b + 64 * half
+                store(at, fma(weight, _codes(t, value + size * b, half), load(at, F32, 16)), F32)
+
+    return impl
+
+
+@kernel
+def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
+    """With `split` y takes each part's sums (attention_merge)."""
+
+    def attention(step: int, run: int, ith: int, nth: int) -> None:
+        q, k, v, where, cells, y = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+            arg(step, 5),
+        )
+        sinks, scores = arg(step, 6), arg(step, 7) + ith * 4 * CHUNK
+        dim, v_dim, group = arg(step, 8), arg(step, 9), arg(step, 10)
+        heads, token_stride, head_stride = arg(step, 11), arg(step, 12), arg(step, 13)
+        k_cell, k_head, v_cell, v_head = arg(step, 14), arg(step, 15), arg(step, 16), arg(step, 17)
+        window, chunk = arg(step, 18), arg(step, 19)
+        scale, cap = real_arg(step, 20), real_arg(step, 21)
+        n_kv, size = word(run, N_KV), arg(step, 23)
+        oldest_cell = first_cell(n_kv, size)
+        parts = n_parts(n_kv, size) if split else 1
+        units, unit = rows(step, run) * heads * parts, next_unit(step)
+        while unit < units and not word(run, ABORT):
+            t, h, part = unit // parts // heads, unit // parts % heads, unit % parts
+            seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
+            oldest = last_unseen(pos, window, chunk)
+            query, out = q + t * token_stride + h * head_stride, y + 4 * unit * v_dim
+            begin, end = oldest_cell // CHUNK * CHUNK, n_kv
+            if split:
+                out = y + 4 * (part * heads + h) * (v_dim + TOP_AND_TOTAL)
+                begin, end = part_start(n_kv, size, part), part_end(n_kv, size, part)
+            keys, values = k + h // group * k_head, v + h // group * v_head
+            top, total = NEVER, np.float32(0.0)
+            if sinks:
+                top, total = get(sinks + 4 * h, F32), np.float32(1.0)
+            for i in range(v_dim):
+                put(out + 4 * i, 0.0, F32)
+            for c in range(begin, end, CHUNK):
+                n, base = end - c if end - c < CHUNK else CHUNK, c % size
+                peak = NEVER
+                for j in range(n):
+                    cell = cells + 8 * (base + j)
+                    at = get(cell + 4, I32)
+                    s = NEVER
+                    if get(cell, I32) == seq and at <= pos and at > oldest and c + j >= oldest_cell:
+                        s = dot_kv(key_kind, keys + (base + j) * k_cell, query, dim) * scale
+                        if cap > 0.0:
+                            s = cap * max_lanes(tanh(splat(s / cap, 16)))
+                        if s > peak:
+                            peak = s
+                    put(scores + 4 * j, s, F32)
+                if peak == NEVER:
+                    continue
+                if peak > top:
+                    factor = one_exp(top - peak)
+                    total = total * factor
+                    scale_row(out, factor, v_dim)
+                    top = peak
+                total += to_weights(scores, n, top)
+                for j in range(n):
+                    p = get(scores + 4 * j, F32)
+                    if p > 0.0:  # free cells hold nothing that may be read
+                        add_scaled(value_kind, values + (base + j) * v_cell, p, out, v_dim)
+            if split:
+                put(out + 4 * v_dim, top, F32)
+                put(out + 4 * v_dim + 4, total, F32)
+            elif total > 0.0:
+                scale_row(out, np.float32(1.0) / total, v_dim)
+            unit = next_unit(step)
+
+    return attention
+
+
+def _fits(node: Tensor) -> bool:
+    """Block types need whole blocks per head."""
+    k, v = node.sources[1:3]
+    return all(s.shape[-1] % s.dtype.block == 0 for s in (k, v))
+
+
+@ops.flash_attn_ext.lowering("cpu", when=_fits, k=KV_TYPES, v=KV_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
+    # Four queries share what they read of a KV head; the tile needs types that load as lanes.
+    tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
+    family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
+    scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
+    split, sink, y = in_parts(node), sinks[0] if sinks else 0, low.result(node)
+    sums = low.scratch("sums of parts", f32(parts_floats(node))) if split else y
+    low.step(
+        family(k.type.dtype.id, v.type.dtype.id, int(split)),
+        *(q, k, v, where, cells, Out(sums), 0 if split else sink, Out(scratch)),
+        *(q.type.shape[2], v.type.shape[2], group, *row_address(q)),
+        *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
+        *(float(a["scale"]), float(a["softcap"]), per_thread, int(k.type.shape[0])),
+        rows=rows_of(node.sources[3].type),
+    )
+    if split:
+        args = (sums, Out(y), sink, v.type.shape[2], int(k.type.shape[0]))
+        low.step(merge_parts(), *args, over=node.type)
+
+
+@helper
+def soft_max_row(src: int, dst: int, n: int) -> None:
+    full = n // 16 * 16
+    peak = splat(NEVER, 16)
+    for i in range(0, full, 16):
+        peak = maximum(peak, load(src + 4 * i, F32, 16))
+    top = max_lanes(peak)
+    for i in range(full, n):
+        if get(src + 4 * i, F32) > top:
+            top = get(src + 4 * i, F32)
+    total = splat(0.0, 16)
+    for i in range(0, full, 16):
+        p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
+        store(dst + 4 * i, p, F32)
+        total = add(total, p)
+    rest = np.float32(0.0)
+    for i in range(full, n):
+        p = one_exp(get(src + 4 * i, F32) - top)
+        put(dst + 4 * i, p, F32)
+        rest += p
+    scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
+
+
+@kernel
+def soft_max_f32() -> Callable[..., None]:
+    def soft_max(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            soft_max_row(x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4, n)
+
+    return soft_max
+
+
+@ops.soft_max.lowering("cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0)
+def _(low: Low, node: Tensor) -> None:
+    x = low.operand(node.sources[0])
+    y = Out(low.result(node, in_place_of=node.sources))
+    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), over=node.type)

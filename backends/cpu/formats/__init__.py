@@ -1,0 +1,1 @@
+"""Tensor types in registers: decoding and encoding of blocks."""

@@ -1,0 +1,1 @@
+"""What kernels are written in: vectors of the target, math, atomics, compilation."""

@@ -1,0 +1,249 @@
+"""Products by expert for prompts: pairs (token, choice) sorted by expert, then one pass over each expert's weights.
+
+Three steps: `by_expert` sorts, `pack_q8_sorted` lays the activations of each expert out in tiles of 8 pairs, and
+`experts_blocks` (or `experts_float`, which needs no packing) multiplies panels of 16 weight rows with them. Threads
+take (expert, panel) units one by one, because experts have unequal work; every unit writes its own part of y, so
+that bits do not depend on who took it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graphsched.backends.cpu.elementwise import joined
+from graphsched.backends.cpu.formats.rows import FLOAT_TYPES
+from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.simd import (
+    get,
+    load_first,
+    put,
+    splat,
+    store_first,
+    store_quarter,
+    word,
+)
+from graphsched.backends.cpu.language.transpose import PANEL
+from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.matmul.activations_tiles import TILE, packed_by_expert, tile_row, weight_panels
+from graphsched.backends.cpu.matmul.block4 import placed, put4
+from graphsched.backends.cpu.matmul.gemm import lesser
+from graphsched.backends.cpu.matmul.panel import decode_panel, panel_bytes
+from graphsched.backends.cpu.matmul.tile import dots_16_at
+from graphsched.backends.cpu.matmul.tile_q8 import tile4, tile8
+from graphsched.backends.cpu.program.kernel_args import arg, next_unit, rows
+from graphsched.backends.cpu.program.layout import ABORT
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph.tensor import Tensor, i32
+from graphsched.run.operand import Operand, Out
+
+
+@kernel
+def by_expert() -> Callable[..., None]:
+    """Sorts pairs by expert, in order within one; ids outside the range come last.
+
+    starts[e] is the place of e's first pair in `order`, tiles[e] the number of tiles before e.
+    """
+
+    def sort(step: int, run: int, ith: int, nth: int) -> None:
+        ids, order, starts, n_expert = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        tiles = starts + 4 * (n_expert + 2)
+        cursor, n = tiles + 4 * (n_expert + 1), rows(step, run)
+        if ith > 0:  # some thousand pairs: less than handing them out would cost
+            return
+        for e in range(n_expert + 2):
+            put(starts + 4 * e, 0, I32)
+        for p in range(n):
+            e = expert_of(ids, p, n_expert)
+            put(starts + 4 * (e + 1), get(starts + 4 * (e + 1), I32) + 1, I32)
+        place = tile = 0
+        for e in range(n_expert + 1):
+            put(cursor + 4 * e, place, I32)
+            put(tiles + 4 * e, tile, I32)
+            count = get(starts + 4 * (e + 1), I32)
+            place, tile = place + count, tile + (count + TILE - 1) // TILE
+            put(starts + 4 * (e + 1), place, I32)
+        for p in range(n):
+            e = expert_of(ids, p, n_expert)
+            at = get(cursor + 4 * e, I32)
+            put(order + 4 * at, p, I32)
+            put(cursor + 4 * e, at + 1, I32)
+
+    return sort
+
+
+@helper
+def expert_of(ids: int, p: int, n_expert: int) -> int:
+    """The expert of a pair, or n_expert for none."""
+    e = get(ids + 4 * p, I32)
+    return e if 0 <= e < n_expert else n_expert
+
+
+@kernel
+def experts_blocks(kind: int, join: int) -> Callable[..., None]:
+    """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
+    parts = 1 + int(join >= 0)
+
+    def experts(step: int, run: int, ith: int, nth: int) -> None:
+        w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        order, starts = arg(step, 6), arg(step, 7)
+        n, k, w_row, n_expert = arg(step, 8), arg(step, 9), arg(step, 10), arg(step, 11)
+        panel, tiles = arg(step, 5) + ith * arg(step, 12), starts + 4 * (n_expert + 2)
+        from_gate_to_up, units = arg(step, 13) - w, (n + PANEL - 1) // PANEL
+        d_row, shift_row = tile_row(kind, k)
+        both, end = next_unit(step), (n_expert + 1) * units
+        while both < end and not word(run, ABORT):
+            then = next_unit(step)  # known early, so that its weights are in cache when it begins
+            e, unit = both // units, both % units
+            first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
+            left, out = n - unit * PANEL, y + 4 * unit * PANEL
+            if e == n_expert:
+                clear(out, 4 * n, order, first, last, left)
+            elif first < last:
+                here, tile = w + (e * n + unit * PANEL) * w_row, get(tiles + 4 * e, I32)
+                e, unit = then // units, then % units
+                following = w + (e * n + unit * PANEL) * w_row
+                has_more = e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32)
+                passes = (last - first + TILE - 1) // TILE * (k // 32)
+                for part in range(parts):
+                    decode_panel(kind, here + part * from_gate_to_up, w_row, lesser(left, PANEL), k, panel)
+                    ahead = here + from_gate_to_up if part + 1 < parts else following
+                    lines = 0
+                    if part + 1 < parts or has_more:
+                        lines = (PANEL * w_row // 64 + passes) // passes
+                    at = tile * TILE
+                    for i in range(first, last, TILE):
+                        qt, dt, st = q + at * k, d + at * d_row, shift + at * shift_row
+                        if i + 4 < last:
+                            f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
+                            if part:
+                                g = join4(join, out, 4 * n, order, i + 4, last, left, g)
+                            put4(out, 4 * n, order, i + 4, last, left, g)
+                        else:
+                            f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
+                        if part:
+                            f = join4(join, out, 4 * n, order, i, last, left, f)
+                        put4(out, 4 * n, order, i, last, left, f)
+                        at, ahead = at + TILE, ahead + 2 * lines * k
+            both = then
+
+    return experts
+
+
+@helper
+def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> Any:
+    """Joins gates that are stored with the sums of up, row by row as `put4` stores them."""
+    return (
+        join_row(join, y, y_row, order, first, left, f[0]),
+        join_row(join, y, y_row, order, lesser(first + 1, end - 1), left, f[1]),
+        join_row(join, y, y_row, order, lesser(first + 2, end - 1), left, f[2]),
+        join_row(join, y, y_row, order, lesser(first + 3, end - 1), left, f[3]),
+    )
+
+
+@helper
+def join_row(join: int, y: int, y_row: int, order: int, i: int, left: int, up: Any) -> Any:
+    gate = load_first(y + placed(order, i) * y_row, F32, 16, left)
+    return joined(join, gate, up, np.float32(0.0), np.float32(0.0))
+
+
+@helper
+def clear(y: int, y_row: int, order: int, first: int, last: int, left: int) -> None:
+    """Zeros for the pairs without an expert."""
+    for i in range(first, last):
+        store_first(y + get(order + 4 * i, I32) * y_row, splat(0.0, 16), F32, left)
+
+
+@helper
+def row_of(x: int, pair: int, per_x: int, heads: int, token_stride: int, head_stride: int) -> int:
+    px = pair // per_x
+    return x + px // heads * token_stride + px % heads * head_stride
+
+
+@kernel
+def experts_float(kind: int) -> Callable[..., None]:
+    """y[p] = w[expert of p] · x[p] in tiles of 4 pairs × 4 rows."""
+
+    def experts(step: int, run: int, ith: int, nth: int) -> None:
+        w, x, y, order, starts = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        n, k, w_row, n_expert = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
+        per_x, heads, token, head = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
+        units = (n + PANEL - 1) // PANEL
+        while not word(run, ABORT):
+            both = next_unit(step)
+            if both >= (n_expert + 1) * units:
+                break
+            e, unit = both // units, both % units
+            first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
+            if e == n_expert:
+                clear(y + 4 * unit * PANEL, 4 * n, order, first, last, n - unit * PANEL)
+                continue
+            for i in range(first, last, 4):
+                p0 = get(order + 4 * i, I32)
+                p1 = get(order + 4 * lesser(i + 1, last - 1), I32)
+                p2 = get(order + 4 * lesser(i + 2, last - 1), I32)
+                p3 = get(order + 4 * lesser(i + 3, last - 1), I32)
+                x0 = row_of(x, p0, per_x, heads, token, head)
+                x1 = row_of(x, p1, per_x, heads, token, head)
+                x2 = row_of(x, p2, per_x, heads, token, head)
+                x3 = row_of(x, p3, per_x, heads, token, head)
+                for r in range(unit * PANEL, lesser((unit + 1) * PANEL, n), 4):
+                    last_w = lesser(n - r, 4) - 1
+                    sums = dots_16_at(kind, x0, x1, x2, x3, w + (e * n + r) * w_row, w_row, last_w, k)
+                    out = y + 4 * r
+                    store_quarter(out + 4 * n * p0, sums, 0, last_w + 1)
+                    if i + 1 < last:
+                        store_quarter(out + 4 * n * p1, sums, 1, last_w + 1)
+                    if i + 2 < last:
+                        store_quarter(out + 4 * n * p2, sums, 2, last_w + 1)
+                    if i + 3 < last:
+                        store_quarter(out + 4 * n * p3, sums, 3, last_w + 1)
+
+    return experts
+
+
+def suits(w: Tensor, ids: Tensor) -> bool:
+    """Whether a product takes the form for prompts: below two pairs per expert decoding costs more than it saves."""
+    return int(ids.shape[0]) > 1 and ids.type.numel >= 2 * w.shape[0]
+
+
+def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) -> None:
+    """Adds the steps of y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]."""
+    w = matrices.type
+    if w.dtype not in FLOAT_TYPES:
+        _by_panels(low, matrices, matrices, x, y, ids, join=-1)
+        return
+    n_expert, n, k = w.shape
+    order, starts = _sorted(low, ids, n_expert)
+    row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
+    args = (matrices, low.operand(x), Out(y), order, starts, n, k, matrices.strides[-2])
+    low.step(experts_float(w.dtype.id), *args, n_expert, *row)
+
+
+def up_gate_by_experts(
+    low: Low, up: Operand, gate: Operand, x: Tensor, y: Operand, ids: Tensor, join: int
+) -> None:
+    """Adds the steps of y[t, u] = join(gate[e] · x[t, u], up[e] · x[t, u]), e = ids[t, u], for types with panels."""
+    _by_panels(low, gate, up, x, y, ids, join)
+
+
+def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
+    (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
+    order, starts = _sorted(low, ids, n_expert)
+    tiles, size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
+    own = (Out(weight_panels(low, size)), order, starts, n, k, w.strides[-2], n_expert, size)
+    low.step(experts_blocks(kind, join), w, *tiles, Out(y), *own, up)
+
+
+def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
+    """(order, starts) of pairs by expert."""
+    return low.shared(("by expert", ids, n_expert), lambda: _sort(low, ids, n_expert))
+
+
+def _sort(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
+    order = low.scratch("pairs by expert", i32(ids.type.numel))
+    starts = low.scratch("expert starts", i32(3 * n_expert + 4))
+    low.step(
+        by_expert(), low.operand(ids), Out(order), Out(starts), n_expert, rows=rows_of(ids.type, inner=0)
+    )
+    return order, starts

@@ -1,0 +1,303 @@
+"""Matrix products: mat-vec for one token, GEMM for more, by expert."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
+from graphsched.backends.cpu.formats.forms import FORMS
+from graphsched.backends.cpu.formats.int8 import q8_block
+from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
+from graphsched.backends.cpu.formats.interleaved_lanes import store_rows
+from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, PRODUCT_TYPES
+from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
+from graphsched.backends.cpu.language.mathfn import KINDS
+from graphsched.backends.cpu.language.simd import (
+    add,
+    get,
+    load_first,
+    put,
+    store,
+    store_first,
+    sum_lanes,
+)
+from graphsched.backends.cpu.language.vector import F32, I8, I32
+from graphsched.backends.cpu.matmul.activations_rows import quantized_rows
+from graphsched.backends.cpu.matmul.activations_tiles import packed, weight_panels
+from graphsched.backends.cpu.matmul.experts import by_experts, suits, up_gate_by_experts
+from graphsched.backends.cpu.matmul.gemm import gemm_blocks, gemm_float, lesser
+from graphsched.backends.cpu.matmul.matvec import activation_parts, dot_row
+from graphsched.backends.cpu.matmul.matvec_interleaved import dot_rows
+from graphsched.backends.cpu.matmul.panel import panel_bytes
+from graphsched.backends.cpu.program.kernel_args import arg, deal, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.graph import ops
+from graphsched.graph.opdef import Op
+from graphsched.graph.tensor import Tensor, TensorType, f32, i32
+from graphsched.run.operand import Operand, Out
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
+
+LEAST_BYTES = 4096  # of a matrix that a thread takes in one turn: a quarter of a microsecond
+
+
+@kernel
+def quantize_q8() -> Callable[..., None]:
+    """Activations to int8 per block of 32: q[t, k], scale d[t, k / 32] = max / 127, and sums of q.
+
+    isum[t] holds the sums of the k / 32 blocks, then those of the k / 16 halves.
+    """
+
+    def quantize(step: int, run: int, ith: int, nth: int) -> None:
+        x, q, d, isum, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
+        blocks = k // 32
+        first, last = share(rows(step, run) * blocks, ith, nth)
+        for unit in range(first, last):
+            r, b = unit // blocks, unit % blocks
+            src = x + r // heads * token_stride + r % heads * head_stride + 128 * b
+            scale, low, high = q8_block(src)
+            put(d + 4 * unit, scale, F32)
+            sums, first_sum, last_sum = isum + 12 * r * blocks, sum_lanes(low), sum_lanes(high)
+            put(sums + 4 * b, first_sum + last_sum, I32)
+            put(sums + 4 * blocks + 8 * b, first_sum, I32)
+            put(sums + 4 * blocks + 8 * b + 4, last_sum, I32)
+            store(q + 32 * unit, low, I8)
+            store(q + 32 * unit + 16, high, I8)
+
+    return quantize
+
+
+def put_dots(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+    """One row's product with x, or those of one group of interleaved rows. For kernels."""
+
+
+@by_literal(put_dots)
+def _(t: int) -> Callable[..., None]:
+    def one(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        put(out, dot_row(t, w, x, d, isum, k), F32)
+
+    def group(kind: int, out: int, w: int, x: int, d: int, isum: int, k: int) -> None:
+        store_rows(t, out, dot_rows(t, w, x, d, isum, k))
+
+    return group if t in ROW_FORMS else one
+
+
+@helper
+def join_rows(join: int, gate: int, up: int, n: int) -> None:
+    """gate[i] = join(gate[i], up[i])"""
+    for i in range(0, n, 16):
+        a, b = load_first(gate + 4 * i, F32, 16, n - i), load_first(up + 4 * i, F32, 16, n - i)
+        store_first(gate + 4 * i, joined(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
+
+
+@kernel
+def mat_vec(kind: int, join: int) -> Callable[..., None]:
+    """y[p, n] = w[p mod heads or expert of p, n] · x[p]; threads are dealt rows of all pairs p.
+
+    With `join` >= 0 w is gate, and y = join(y, up · x).
+    """
+    at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
+
+    def product(step: int, run: int, ith: int, nth: int) -> None:
+        w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        n, k, row_bytes, matrices, matrix_bytes = (
+            arg(step, 5),
+            arg(step, 6),
+            arg(step, 7),
+            arg(step, 8),
+            arg(step, 9),
+        )
+        ids, per_x = arg(step, 10), arg(step, 11)
+        heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
+        up, second = arg(step, 16), arg(step, 17)
+        (n_scales, n_sums), units = activation_parts(kind, k), rows(step, run) * (n // at_once)
+        unit, last = deal(step, ith, nth, units, arg(step, 15))
+        while unit < last:
+            p, begin = at_once * unit // n, at_once * unit % n
+            end = lesser(at_once * last - n * p, n)
+            unit = (n * p + end) // at_once
+            e = get(ids + 4 * p, I32) if ids else p % matrices
+            out = y + 4 * n * p
+            if 0 <= e < matrices:
+                px = p // per_x
+                src = x + px // heads * token_stride + px % heads * head_stride
+                scales, sums = d + 4 * n_scales * px, isum + 4 * n_sums * px
+                for r in range(begin, end, at_once):
+                    at = e * matrix_bytes + r * row_bytes
+                    put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+                    if join >= 0:
+                        put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
+                if join >= 0:
+                    join_rows(join, out + 4 * begin, second + 4 * (n * p + begin), end - begin)
+            else:  # ids outside the range mean skip
+                for r in range(begin, end):
+                    put(out + 4 * r, 0.0, F32)
+            if unit == last:
+                unit, last = deal(step, ith, nth, units, arg(step, 15))
+
+    return product
+
+
+def activations(low: Low, x: Tensor, w: DType) -> tuple[tuple[Operand | int, ...], tuple[int, int, int]]:
+    """(values, scales, sums) of x as products with w read them, and how to address their rows."""
+    operand = low.operand(x)
+    if w in FLOAT_TYPES:
+        return (operand, 0, 0), row_address(operand)
+    if FORMS[w.id].ternary:
+        made = quantized_rows(low, x, FORMS[w.id])
+    else:
+        made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
+    return made, row_address(made[0])
+
+
+def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
+    *outer, k = x.shape
+    q = low.scratch("q8", TensorType(dtypes.I8, (*outer, k)))
+    d, isum = (
+        low.scratch("q8 scales", f32(*outer, k // 32)),
+        low.scratch("q8 sums", i32(*outer, 3 * (k // 32))),
+    )
+    low.step(
+        quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type)
+    )
+    return q, d, isum
+
+
+def _is_native(node: Tensor) -> bool:
+    return node.sources[0].shape[-1] % 32 == 0 or node.sources[0].dtype in FLOAT_TYPES
+
+
+def _is_dense(node: Tensor) -> bool:
+    """Rows one after the other, and a matrix for each head (others: attention_parted)."""
+    w, x = node.sources
+    permuted = w.opdef is not None and w.opdef.op is Op.PERMUTE
+    return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
+
+
+@ops.mul_mat.lowering("cpu", when=_is_dense, w=PRODUCT_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    w, x = node.sources
+    part = _rows(low.operand(w), node.attrs["rows"])
+    if int(x.shape[0]) == 1:
+        _mat_vec(low, part, x, low.result(node))
+    elif w.dtype in FLOAT_TYPES:
+        _gemm_float(low, part, node)
+    else:
+        _gemm_blocks(low, part, node)
+
+
+def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
+    """The part of a matrix that a product takes."""
+    if rows is None:
+        return w
+    type = TensorType(w.type.dtype, (rows[1] - rows[0], w.type.shape[1]))
+    return replace(w, type=type, offset=w.offset + rows[0] * w.strides[0])
+
+
+def _mat_vec(
+    low: Low,
+    matrix: Operand,
+    x: Tensor,
+    y: Operand,
+    ids: Tensor | None = None,
+    up: Operand | None = None,
+    join: int = -1,
+) -> None:
+    w = matrix.type
+    values, address = activations(low, x, w.dtype)
+    *_, n, k = w.shape
+    matrices = w.shape[0] if len(w.shape) == 3 else 1
+    chosen = low.operand(ids) if ids else 0
+    per_x = ids.shape[1] // x.shape[1] if ids else 1
+    row_bytes = w.dtype.row_bytes(k)
+    sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
+    other = (up, Out(low.scratch("up", y.type))) if up else ()
+    least = -(-LEAST_BYTES // row_bytes)
+    args = (matrix, *values, Out(y), *sizes, *address, least, *other)
+    low.step(mat_vec(w.dtype.id, join), *args, rows=rows_of(y.type))
+
+
+def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
+    x = low.operand(node.sources[1])
+    n, k = w.type.shape[-2:]
+    heads, x_row, x_head = row_address(x)
+    args = (w, x, Out(low.result(node)), n, k, w.strides[-2], x_row, heads, x_head)
+    low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
+
+
+def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
+    n, k = w.type.shape[-2:]
+    x, kind = node.sources[1], w.type.dtype.id
+    heads, size = int(x.shape[1]) if len(x.shape) == 3 else 1, panel_bytes(kind, k)
+    tiles, y, panels = packed(low, x, w.type.dtype), Out(low.result(node)), Out(weight_panels(low, size))
+    sizes = (n, k, w.strides[-2], size, heads)
+    low.step(
+        gemm_blocks(kind), w, *tiles, y, panels, *sizes, rows=rows_of(node.type, inner=len(node.shape) - 1)
+    )
+
+
+@ops.mul_mat_id.lowering("cpu", when=_is_native, w=PRODUCT_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    w, x, ids = node.sources
+    _by_id(low, w, x, low.result(node), ids)
+
+
+def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
+    product = by_experts if suits(w, ids) else _mat_vec
+    product(low, low.operand(w), x, y, ids)
+
+
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    up, gate, x, ids = node.sources
+    join, y = KINDS[node.attrs["kind"]], low.result(node)
+    if not suits(up, ids):
+        _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), join=join)
+    elif up.dtype not in FLOAT_TYPES:
+        up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, join)
+    else:
+        a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
+        for w, part in ((gate, a), (up, b)):
+            by_experts(low, low.operand(w), x, part, ids)
+        gate_up(low, mul_unary_f32(join), a, b, y)
+
+
+@kernel
+def add_id_f32() -> Callable[..., None]:
+    """y[p] = x[p] + b[ids[p]], or x[p] for ids outside the range."""
+
+    def add_id(step: int, run: int, ith: int, nth: int) -> None:
+        x, b, ids, y, n, n_expert = (
+            arg(step, 0),
+            arg(step, 1),
+            arg(step, 2),
+            arg(step, 3),
+            arg(step, 4),
+            arg(step, 5),
+        )
+        heads, token_stride, head_stride = arg(step, 6), arg(step, 7), arg(step, 8)
+        first, last = share(rows(step, run), ith, nth)
+        for p in range(first, last):
+            e, px, py = (
+                get(ids + 4 * p, I32),
+                x + p // heads * token_stride + p % heads * head_stride,
+                y + 4 * n * p,
+            )
+            inside = 0 <= e < n_expert
+            for i in range(0, n, 16):
+                v = load_first(px + 4 * i, F32, 16, lesser(n - i, 16))
+                if inside:
+                    v = add(v, load_first(b + 4 * (e * n + i), F32, 16, lesser(n - i, 16)))
+                store_first(py + 4 * i, v, F32, lesser(n - i, 16))
+
+    return add_id
+
+
+@ops.add_id.lowering("cpu", x=(dtypes.F32,), b=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, b, ids = map(low.operand, node.sources)
+    y = Out(low.result(node, in_place_of=node.sources[:1]))
+    args = (x, b, ids, y, node.shape[-1], b.type.shape[0], *row_address(x))
+    low.step(add_id_f32(), *args, rows=rows_of(node.type))

@@ -1,0 +1,53 @@
+"""The product of one token with several matrices of one type: queries, keys and values in one step."""
+
+from collections.abc import Callable
+
+from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
+from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, PRODUCT_TYPES
+from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.matmul.lowering import LEAST_BYTES, activations, put_dots
+from graphsched.backends.cpu.program.kernel_args import arg, deal
+from graphsched.backends.cpu.program.lowering import Low
+from graphsched.graph import ops
+from graphsched.graph.tensor import Tensor
+from graphsched.run.operand import Operand, Out
+
+
+@kernel
+def mat_vec_qkv(kind: int) -> Callable[..., None]:
+    """y_i[n] = w_i[n] · x; threads are dealt the rows of all matrices, as if they were one."""
+    at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
+
+    def product(step: int, run: int, ith: int, nth: int) -> None:
+        x, d, isum, k, row_bytes = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        least, matrices, units = arg(step, 5), arg(step, 6), arg(step, 7) // at_once
+        first, last = deal(step, ith, nth, units, least)
+        while first < last:
+            before = 0
+            for i in range(matrices):
+                w, y, n = arg(step, 8 + 3 * i), arg(step, 9 + 3 * i), arg(step, 10 + 3 * i) // at_once
+                for unit in range(max(first - before, 0), min(last - before, n)):
+                    r = unit * at_once
+                    put_dots(kind, y + 4 * r, w + r * row_bytes, x, d, isum, k)
+                before += n
+            first, last = deal(step, ith, nth, units, least)
+
+    return product
+
+
+def _is_one_token(node: Tensor) -> bool:
+    x, *weights = node.sources
+    fits = x.shape[-1] % 32 == 0 or weights[0].dtype in FLOAT_TYPES
+    return fits and int(x.shape[0]) == 1 and len(x.shape) == 2
+
+
+@ops.mul_mat_qkv.lowering("cpu", when=_is_one_token, q=PRODUCT_TYPES)
+def _(low: Low, node: Tensor) -> None:
+    x, *weights = node.sources
+    dtype, (values, _) = weights[0].dtype, activations(low, x, weights[0].dtype)
+    k, row_bytes = x.shape[1], dtype.row_bytes(x.shape[1])
+    sizes = (k, row_bytes, -(-LEAST_BYTES // row_bytes), len(weights), sum(w.shape[0] for w in weights))
+    matrices: list[Operand | Out | int] = []
+    for w, y in zip(weights, low.results(node), strict=True):
+        matrices += (low.operand(w), Out(y), w.shape[0])
+    low.step(mat_vec_qkv(dtype.id), *values, *sizes, *matrices)

@@ -1,0 +1,1 @@
+"""Packed programs: step records, memory, barriers, threads."""

@@ -1,0 +1,32 @@
+"""Word layout of step records and of the run block (docs/decisions/0001-program.md)."""
+
+from graphsched.graph.tensor import Extent, TensorType
+
+# A step record: 32 int64 words, the kernel's address first.
+STEP_WORDS = 32
+STEP_BYTES = 8 * STEP_WORDS
+STEP_KERNEL, STEP_FLAGS, STEP_ROWS_WORD, STEP_ROWS_TIMES, STEP_NODE, STEP_NUMBER = range(6)
+# Where thread 0 counts the turns that it took at this step, and how far behind thread i - 1 thread i counts its own.
+STEP_TURNS, STEP_TURN_STRIDE = 6, 7
+STEP_ARGS = 8
+BARRIER_AFTER, STAMP = 1, 2
+
+# The run block: what changes from run to run.
+ABORT, ONE, N_TOKENS, N_OUTPUTS, N_KV, TRACE, N_KV_SWA, TRACE_STRIDE, TRACE_ALL = range(9)
+RUN_WORDS = 64
+# Where TRACE points, if it is not 0: per item the cycle counter before the kernel, after it, and after the barrier.
+# Thread i writes TRACE_STRIDE bytes behind thread i - 1; without a stride only thread 0 writes.
+# Without TRACE_ALL only steps that carry STAMP read the counter.
+TRACE_WORDS = 3
+EXTENT_WORDS = {"n_tokens": N_TOKENS, "n_outputs": N_OUTPUTS, "n_kv": N_KV, "n_kv_swa": N_KV_SWA}
+
+
+def rows_of(type: TensorType, inner: int = 1) -> tuple[int, int]:
+    """(run-block word, factor) whose product is the number of rows in this run, all dimensions but the last `inner`."""
+    outer = type.shape[: len(type.shape) - inner]
+    times = 1
+    for d in outer:
+        times *= int(d)
+    if outer and isinstance(outer[0], Extent):
+        return EXTENT_WORDS[outer[0].word], times // int(outer[0])
+    return ONE, times

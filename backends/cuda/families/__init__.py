@@ -1,0 +1,1 @@
+"""Launches of each family of ops."""

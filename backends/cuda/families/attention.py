@@ -1,0 +1,250 @@
+"""Launches of attention.cu and prompt.cu: queries over a cache, masked by (sequence, position)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.backends.cuda.families import rows
+from graphsched.backends.cuda.lowering import At, Low, contiguous
+from graphsched.errors import ShapeError
+from graphsched.graph import ops
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.operand import Operand, Out
+from graphsched.types import dtypes
+
+LOG2E = math.log2(math.e)
+MOST_HEADS = 8  # query heads that a block takes at once
+REGISTERS = 128  # floats of a lane for queries and outputs
+ALONE = 144  # the most that they may be for one head
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Query and key-value heads, their widths, and the cache's strides in bytes."""
+
+    heads: int
+    kv_heads: int
+    dk: int
+    dv: int
+    k_pos: int
+    k_head: int
+    v_pos: int
+    v_head: int
+
+
+@dataclass(frozen=True)
+class Mask:
+    """(sequence, position) of tokens and cells, the number of cells in use, all in device memory; window, chunk."""
+
+    where: Address
+    cells: Address
+    length: Address
+    window: int = 0
+    chunk: int = 0
+
+
+def lanes_of(dk: int, dv: int) -> int:
+    """Lanes that share a position, as attention.cu's gs_lanes."""
+    lanes = 32
+    while lanes and (dk % (8 * lanes) or dv % (8 * lanes)):
+        lanes //= 2
+    if lanes and (dk + dv) // lanes <= ALONE:
+        return lanes
+    lanes = max(lanes, 1)
+    while _pieces(dk, dv, lanes) > 8:
+        lanes *= 2
+    return lanes
+
+
+def _pieces(dk: int, dv: int, lanes: int) -> int:
+    """Pieces of 8 elements of keys and values that a lane has."""
+    return up(dk, 8 * lanes) + up(dv, 8 * lanes)
+
+
+def heads_at_once(dk: int, dv: int, group: int) -> int:
+    """Query heads of a block: what they share is read once, what each keeps has to fit the registers."""
+    each, n = 8 * _pieces(dk, dv, lanes_of(dk, dv)), 1
+    while n < min(group, MOST_HEADS) and 2 * n * each <= REGISTERS:
+        n *= 2
+    return n
+
+
+def scales(scale: float, cap: float) -> tuple[float, float]:
+    """What the kernels take: scores are logarithms to base 2."""
+    return (scale / cap, cap * LOG2E) if cap else (scale * LOG2E, 0.0)
+
+
+def chunk_of(capacity: int, kv_heads: int, tokens: int, sms: int = 132) -> int:
+    """Positions of one chunk: about four blocks a multiprocessor at full length, at least 64 positions."""
+    chunks = max(1, up(4 * sms, kv_heads * tokens))
+    return max(64, up(up(capacity, chunks), 64) * 64)
+
+
+def attention(
+    kind: str,
+    q: Address,
+    k: Address,
+    v: Address,
+    mask: Mask,
+    part: Address,
+    y: Address,
+    h: Heads,
+    tokens: int,
+    capacity: int,
+    scale: float,
+    sinks: Address = None,
+    cap: float = 0.0,
+    sms: int = 132,
+    of_values: str = "",
+) -> tuple[Call, Call]:
+    """Partial results, then their merge; q, y [tokens, heads, width] dense; part: part_floats() floats.
+
+    kind: of KINDS; of_values: where values have another type than keys.
+    """
+    kinds = kind, of_values or kind
+    if h.dk % 8 or h.dv % 8:
+        if not {*kinds} <= {"f16", "f32"}:
+            raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv} in blocks")
+        kinds = f"{kinds[0]}s", f"{kinds[1]}s"  # rows start anywhere
+    group = h.heads // h.kv_heads
+    chunk = chunk_of(capacity, h.kv_heads, tokens, sms)
+    per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
+    strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
+    masked = (mask.where, mask.cells, mask.length)
+    args = (q, k, v, *masked, part, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
+    shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
+    grid = (h.kv_heads * up(group, per), chunks, tokens)
+    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
+    merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
+    return first, Call(
+        "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
+    )
+
+
+def part_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
+    """Floats of scratch that attention() needs."""
+    return tokens * h.heads * up(capacity, chunk_of(capacity, h.kv_heads, tokens, sms)) * (h.dv + 2)
+
+
+PROMPT_SHAPES = {(64, 64): 64, (128, 128): 64, (192, 128): 32}  # positions of a tile
+
+
+def prompt(
+    q: Address,
+    k: Address,
+    v: Address,
+    mask: Mask,
+    y: Address,
+    h: Heads,
+    tokens: int,
+    scale: float,
+    sinks: Address = None,
+    cap: float = 0.0,
+) -> Call:
+    """Many queries over an f16 cache, on the tensor cores; q, y [tokens, heads, width] dense. No scratch."""
+    if (h.dk, h.dv) not in PROMPT_SHAPES:
+        raise ShapeError(f"prompt: no kernel for heads of {h.dk} and {h.dv}; there are {list(PROMPT_SHAPES)}")
+    strides = (h.k_pos // 2, h.k_head // 2, h.v_pos // 2, h.v_head // 2, h.dk, h.heads * h.dk)
+    masked = (mask.where, mask.cells, mask.length)
+    args = (q, k, v, *masked, sinks, y, tokens, h.heads, h.kv_heads, *strides, *scales(scale, cap))
+    grid = (up(tokens * (h.heads // h.kv_heads), 64), h.kv_heads)
+    shared = 2 * PROMPT_SHAPES[h.dk, h.dv] * (h.dk + h.dv) * 2
+    name = f"prompt_{h.dk}_{h.dv}"
+    return Call("prompt", (), name, grid, 128, (*args, mask.window, mask.chunk), shared)
+
+
+# ---- lowered
+
+KINDS = {dtypes.F16: "f16", dtypes.F32: "f32", dtypes.Q8_0: "q80", dtypes.Q4_0: "q40"}  # types of caches
+BLOCKS = ("q80", "q40")
+PROMPT_FROM = 16  # tokens
+
+
+def halves(
+    kind: str, x: Address, y: Address, length: Address, shape: tuple[int, int, int], strides: tuple[int, int]
+) -> Call:
+    """The cells in use of a cache of BLOCKS as float16, dense; shape (cells, heads, k), strides of cells and heads."""
+    cells, heads, k = shape
+    grid = (up(cells * heads * k // 8, 256),)
+    return Call("prompt", (), f"halves_{kind}", grid, 256, (x, y, length, heads, k, *strides))
+
+
+def _has_kernel(node: Tensor) -> bool:
+    return not any(c.shape[2] % c.dtype.block for c in node.sources[1:3])
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A cache that prompts read as float16: itself, or a copy that is made for each."""
+
+    cache: Operand
+    copy: Operand | None
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return (self.copy or self.cache).strides[:2]  # type: ignore[return-value]
+
+    def at(self, at: At) -> int:
+        return at(self.copy or self.cache)
+
+    def made(self, at: At, length: Address) -> list[Call]:
+        if self.copy is None:
+            return []
+        c = self.cache
+        cells, heads, k = map(int, c.type.shape)
+        given = KINDS[c.type.dtype], at(c), at(self.copy), length
+        return [halves(*given, (cells, heads, k), (c.strides[0], c.strides[1]))]
+
+
+def _as_halves(low: Low, cache: Operand) -> Halves:
+    if KINDS[cache.type.dtype] not in BLOCKS:
+        return Halves(cache, None)
+    return Halves(cache, low.scratch("cache as halves", TensorType(dtypes.F16, cache.type.shape)))
+
+
+@cache
+def _scratch(h: Heads, tokens: int, capacity: int, sms: int) -> int:
+    """Floats that any number of tokens needs at most: fewer take shorter chunks."""
+    return max(part_floats(h, t, capacity, sms) for t in range(1, tokens + 1))
+
+
+@ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=KINDS, v=KINDS)
+def _(low: Low, node: Tensor) -> None:
+    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    q, y, a, sms = contiguous(low, q), low.result(node), node.attrs, low.sms
+    kinds = KINDS[k.type.dtype], KINDS[v.type.dtype]
+    (_, n_head, dk), dv = node.sources[0].shape, int(node.shape[2])
+    h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
+    capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
+    part = low.floats("attention parts", _scratch(h, int(node.shape[0]), capacity, sms))
+    prompts = int(node.shape[0]) >= PROMPT_FROM and "f32" not in kinds and (dk, dv) in PROMPT_SHAPES
+    both = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
+    copies = [c.copy for c in both if c.copy]
+
+    def make(at: At) -> Sequence[Call]:
+        tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
+        mask = Mask(at(where), at(cells), length(at), a["window"], a["chunk"])
+        scale, cap = a["scale"], a["softcap"]
+        if both and tokens >= PROMPT_FROM:
+            keys, values = both
+            as_halves = Heads(n_head, h.kv_heads, dk, dv, *keys.strides, *values.strides)
+            made = [*keys.made(at, mask.length), *values.made(at, mask.length)]
+            many = at(q), keys.at(at), values.at(at), mask, at(y), as_halves, tokens
+            return [*made, prompt(*many, scale, sink, cap)]
+        given = at(q), at(k), at(v), mask, at(part), at(y), h, tokens, capacity
+        return attention(kinds[0], *given, scale, sink, cap, sms, kinds[1])
+
+    low.launch(make, q, k, v, where, cells, *sinks, *map(Out, copies), Out(part), Out(y))
+
+
+@ops.soft_max.lowering("cuda", when=lambda node: len(node.sources) == 1, x=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, y = contiguous(low, low.operand(node.sources[0])), low.result(node)
+
+    def make(at: At) -> list[Call]:
+        n, heads, k = at.shape(node.type)
+        return [rows.soft_max(at(x), at(y), n * heads, k, node.attrs["scale"])]
+
+    low.launch(make, x, Out(y))

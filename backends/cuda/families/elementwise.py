@@ -1,0 +1,228 @@
+"""Launches of elementwise.cu: [tokens, heads, k], strides in floats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.backends.cuda.families import rows
+from graphsched.backends.cuda.families.norm import Added
+from graphsched.backends.cuda.lowering import At, Low, contiguous, strides
+from graphsched.graph import ops
+from graphsched.graph.opdef import OpDef
+from graphsched.graph.tensor import Tensor
+from graphsched.run.operand import Operand, Out
+from graphsched.types import dtypes
+
+Strides = tuple[int, int]  # of tokens, of heads
+ACTIVATIONS = ("silu", "gelu", "relu2", "relu", "sigmoid")
+UNARY = (*ACTIVATIONS, "scale", "sqr", "clamp", "softcap")
+BINARY = ("add", "mul", "divide", *(f"{a}_mul" for a in ACTIVATIONS))
+
+
+def binary(
+    op: str, a: Address, b: Address, y: Address, n: int, k: int, strides: tuple[int, int, int]
+) -> Call:
+    """op: one of BINARY (f(a)·b); strides of a, b, y between rows, 0 repeats a row."""
+    sa, sb, sy = strides
+    return broadcast(op, a, b, y, (n, 1, k), ((sa, 0), (sb, 0), (sy, 0)))
+
+
+def broadcast(
+    op: str,
+    a: Address,
+    b: Address,
+    y: Address,
+    shape: Sequence[int],
+    strides: Sequence[Strides],
+    step: int = 1,
+    constants: tuple[float, ...] = (),
+) -> Call:
+    """Over (tokens, heads, k); strides of a, b, y, 0 repeats; step 0 repeats b within a row."""
+    tokens, heads, k = shape
+    (a0, a1), (b0, b1), (y0, y1) = strides
+    args = (a, b, y, k, a0, a1, b0, b1, step, y0, y1, *constants)
+    return Call("elementwise", (), op, (up(k, 256), heads, tokens), 256, args)
+
+
+def unary(
+    how: str,
+    x: Address,
+    y: Address,
+    shape: Sequence[int],
+    strides: Sequence[Strides],
+    constants: tuple[float, float] = (0.0, 0.0),
+) -> Call:
+    """how: one of UNARY; strides of x, y."""
+    tokens, heads, k = shape
+    (x0, x1), (y0, y1) = strides
+    args = (x, y, k, x0, x1, y0, y1, UNARY.index(how), *constants)
+    return Call("elementwise", (), "unary", (up(k, 256), heads, tokens), 256, args)
+
+
+def scale(x: Address, y: Address, n: int, k: int, strides: tuple[int, int], by: float) -> Call:
+    """y = x · by."""
+    return unary("scale", x, y, (n, 1, k), ((strides[0], 0), (strides[1], 0)), (by, 0.0))
+
+
+def weighted_sum(x: Address, weights: Address, y: Address, tokens: int, used: int, k: int) -> Call:
+    """y[t] = Σ_e weights[t, e] · x[t, e]; weights None: 1."""
+    return Call("elementwise", (), "weighted_sum", (up(k, 256), 1, tokens), 256, (x, weights, y, k, used))
+
+
+def add_id(
+    x: Address, b: Address, ids: Address, y: Address, shape: Sequence[int], n_expert: int, b_row: int
+) -> Call:
+    """y[t, u] = x[t, u] + b[ids[t, u]]; shape (tokens, used, k), dense but for the rows of b."""
+    tokens, used, k = shape
+    args = (x, b, ids, y, k, n_expert, b_row)
+    return Call("elementwise", (), "add_id", (up(k, 256), used, tokens), 256, args)
+
+
+# ---- lowered
+
+F32 = (dtypes.F32,)
+
+
+def repeated(b: Operand, a: Operand) -> tuple[tuple[int, int], int]:
+    """Strides of b as it is read beside a: of tokens and heads, and from element to element."""
+    sizes, steps = list(b.type.shape), [s // 4 for s in b.strides]
+    lead = len(a.type.shape) - len(sizes)
+    sizes, steps = [1] * lead + sizes, [0] * lead + steps
+    steps = [0 if int(n) == 1 else s for n, s in zip(sizes, steps, strict=True)]
+    if len(steps) == 1:
+        return (0, 0), steps[0]
+    return (steps[0], steps[1] if len(steps) == 3 else 0), steps[-1]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A product of two whose launch a sum over it may take over, as long as nobody else has read it."""
+
+    index: int
+    a: Operand
+    b: Operand
+    y: Operand
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether b is a weight for each row of a: [tokens, experts, 1] beside [tokens, experts, width]."""
+        of, by = self.a.type.shape, self.b.type.shape
+        return len(of) == 3 and by == (*of[:2], 1) and self.a.is_contiguous and self.b.is_contiguous
+
+
+def summed(low: Low, of: Tensor, y: Operand) -> bool:
+    """Makes y[t] = Σ_u of[t, u] of a product in its launch, if that can be; the product is written if it is read."""
+    found = low.scaled.get(of)
+    if found is None or not found.is_weighted:
+        return False
+    index, a, b, product = found.index, found.a, found.b, found.y
+
+    def sums(at: At) -> list[Call]:
+        tokens, used, k = at.shape(a.type)
+        return [weighted_sum(at(a), at(b), at(y), tokens, used, k)]
+
+    def both() -> None:  # the product may be in the place of a, so it comes last
+        apart = strides(a), (int(b.type.shape[1]), 1), strides(product)
+        low.relaunch(
+            index,
+            lambda at: [*sums(at), broadcast("mul", at(a), at(b), at(product), at.shape(a.type), apart, 0)],
+            a,
+            b,
+            Out(y),
+            Out(product),
+        )
+
+    low.relaunch(index, sums, a, b, Out(y))
+    low.forget(of)
+    low.when_read(of, both)
+    return True
+
+
+def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) -> None:
+    """A node of two operands by one launch of `kernel`."""
+    a, b = map(low.operand, node.sources)
+    y = low.result(node, in_place_of=node.sources[:1])
+    between, step = repeated(b, a)
+    if int(b.type.shape[-1]) == 1 and int(a.type.shape[-1]) == 1:
+        step = 0
+    apart = strides(a), between, strides(y)
+    index = low.launch(
+        lambda at: [broadcast(kernel, at(a), at(b), at(y), at.shape(node.type), apart, step, constants)],
+        a,
+        b,
+        Out(y),
+    )
+    if kernel == "mul" and low.fuses:
+        low.scaled[node] = Scaled(index, a, b, y)
+        low.when_read(node, lambda: low.forget(node))
+    if (
+        kernel == "add"
+        and a.type == b.type
+        and len(a.type.shape) == 2
+        and a.is_contiguous
+        and b.is_contiguous
+    ):
+        low.sums[node] = Added(index, a, b, y)
+
+
+def _one(low: Low, node: Tensor, how: str, constants: tuple[float, float] = (0.0, 0.0)) -> None:
+    x, y = low.operand(node.sources[0]), low.result(node, in_place_of=node.sources[:1])
+    apart = strides(x), strides(y)
+    low.launch(lambda at: [unary(how, at(x), at(y), at.shape(node.type), apart, constants)], x, Out(y))
+
+
+def _has_dense_rows(node: Tensor) -> bool:
+    """Weights of several rows are padded here."""
+    return all(s.kind != "weight" or len(s.shape) == 1 or s.shape[-1] % 4 == 0 for s in node.sources)
+
+
+def _attach_binary(op: OpDef[Any], kernel: str) -> None:
+    @op.lowering("cuda", when=_has_dense_rows, a=F32, b=F32)
+    def _(low: Low, node: Tensor) -> None:
+        two(low, node, kernel)
+
+
+for _op, _kernel in ((ops.add, "add"), (ops.mul, "mul"), (ops.div, "divide")):
+    _attach_binary(_op, _kernel)
+
+
+@ops.swiglu_oai.lowering("cuda", gate=F32, up=F32)
+def _(low: Low, node: Tensor) -> None:
+    two(low, node, "swiglu_oai", (node.attrs["alpha"], node.attrs["limit"]))
+
+
+@ops.unary.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    _one(low, node, node.attrs["kind"])
+
+
+@ops.scale.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    _one(low, node, "scale", (node.attrs["by"], 0.0))
+
+
+@ops.sqr.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    _one(low, node, "sqr")
+
+
+@ops.clamp.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    _one(low, node, "clamp", (node.attrs["low"], node.attrs["high"]))
+
+
+@ops.softcap.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    _one(low, node, "softcap", (node.attrs["cap"], 0.0))
+
+
+@ops.sum_rows.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    x, y = contiguous(low, low.operand(node.sources[0])), low.result(node)
+
+    def make(at: At) -> list[Call]:
+        n, heads, k = at.shape(x.type)
+        return [rows.sum_rows(at(x), at(y), n * heads, k)]
+
+    low.launch(make, x, Out(y))

@@ -1,0 +1,1 @@
+"""Streams: their items as launches and graphs, their memory and times."""

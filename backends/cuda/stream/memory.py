@@ -1,0 +1,116 @@
+"""Memory of one GPU, the host memory that its copies use, and what is said when something does not fit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.backends.cpu.program.address_space import HostSpace
+from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.packing.parts import Packing
+from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.stream.upload import Uploads
+from graphsched.run.operand import Memory
+
+Raw = NDArray[np.uint8]
+
+
+class PinnedSpace(HostSpace):
+    """The host's memory where a GPU copies: page-locked, at addresses that are the same for kernels."""
+
+    def allocate(self, nbytes: int, what: str = "caches and intermediate results", hint: str = "") -> Memory:
+        """Zeroed memory; KernelError names what did not fit and the flags that help."""
+        try:
+            raw = driver.host_alloc(nbytes)[:nbytes]
+        except MemoryError:
+            sentence = f"{size(nbytes)} of page-locked host memory for {what} do not fit"
+            raise KernelError(f"{sentence}; {hint or 'a smaller -c or -ub helps'}") from None
+        return Memory(raw.ctypes.data, raw.size, raw)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What a `Memory` of this device knows about itself; `raw`: the host's bytes of a weight."""
+
+    device: "DeviceMemory"
+    address: int
+    nbytes: int
+    raw: Raw | None = None
+
+    def fill(self, value: int) -> None:
+        driver.fill(self.address, value, self.nbytes, self.device.stream)
+
+
+@dataclass(frozen=True)
+class StreamLink:
+    """What an upload is sent over."""
+
+    stream: Any
+
+    def send(self, to: int, host: int, nbytes: int) -> None:
+        driver.copy_up(to, host, nbytes, self.stream)
+
+    def record(self) -> Any:
+        return driver.record(self.stream)
+
+    def sync(self) -> None:
+        self.stream.sync()
+
+
+class DeviceMemory:
+    """Allocations of one session on one GPU."""
+
+    def __init__(self, name: str, gpu: driver.Gpu) -> None:
+        self.name, self.gpu, self.stream = name, gpu, driver.new_stream(gpu)
+        self._blocks: list[int] = []
+        self._uploads = Uploads(StreamLink(self.stream), _staging)
+
+    def allocate(self, nbytes: int, what: str = "", hint: str = "") -> Memory:
+        """Zeroed memory; KernelError names what did not fit and the flags that help."""
+        made = self._block(nbytes, what, hint)
+        driver.fill(made.address, 0, nbytes, self.stream)
+        return made
+
+    def adopt(self, raw: Raw, how: Packing, what: str, hint: str) -> Memory:
+        """The host's bytes `raw`, as the kernels read them; under way when this returns."""
+        made = self._block(how.nbytes, what, hint, raw)
+        self._uploads.send(made.address, raw, how)
+        return made
+
+    def _block(self, nbytes: int, what: str, hint: str, raw: Raw | None = None) -> Memory:
+        driver.use(self.gpu)
+        try:
+            address = driver.malloc(nbytes)
+        except MemoryError:
+            raise KernelError(self._too_much(nbytes, what, hint)) from None
+        self._blocks.append(address)
+        return Memory(address, nbytes, owner=Block(self, address, nbytes, raw))
+
+    def _too_much(self, nbytes: int, what: str, hint: str) -> str:
+        free, total = driver.free_memory()
+        return (
+            f"{self.name}: {size(nbytes)} for {what or 'caches and intermediate results'} do not fit, "
+            f"{size(free)} of {size(total)} are free; "
+            f"{hint or 'a smaller -c or -ub, -ctk and -ctv q8_0, or a lower -ngl helps'}"
+        )
+
+    def settle(self) -> None:
+        """Returns when all that was adopted is there."""
+        self._uploads.settle()
+
+    def close(self) -> None:
+        driver.use(self.gpu)
+        self._uploads.close()
+        for address in self._blocks:
+            driver.free(address)
+        self._blocks.clear()
+        self.stream.close()
+
+
+def _staging(nbytes: int) -> Raw:
+    return PinnedSpace().allocate(nbytes, "uploads", "--device none needs none").bytes
+
+
+def size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

@@ -1,0 +1,35 @@
+"""Linear layers, norms, embedding and head."""
+
+from typing import Any
+
+from graphsched.arch.registry import Inputs, Weights
+from graphsched.graph.ops import get_rows, mul_mat, rms_norm
+from graphsched.graph.tensor import Tensor
+
+
+def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
+    """rms(x) · w over the last dimension, with the config's epsilon"""
+    return rms_norm(x, eps=c.rms_eps) * blk.sized(name, x.shape[-1])
+
+
+def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bool | None = None) -> Tensor:
+    """x · Wᵀ [· scale] [+ bias], each if the file has it; a `bias` must be there or not. [T, in] -> [T, n]"""
+    w = blk.sized(name, n, x.shape[-1])
+    y = mul_mat(w, x)
+    if f"{name}.scale" in blk:  # ternary matrices of files that keep the scale apart
+        y = y * blk.sized(f"{name}.scale", 1)
+    if bias or (bias is None and f"{name}.bias" in blk):
+        y = y + blk.sized(f"{name}.bias", w.shape[0])
+    return y
+
+
+def embed(c: Any, w: Weights, inp: Inputs) -> Tensor:
+    """The rows of the embedding matrix. [T] -> [T, D]"""
+    return get_rows(w.sized("token_embd", None, c.n_embd), inp.tokens)
+
+
+def head(c: Any, w: Weights, x: Tensor, *, tied: bool | None = None) -> Tensor:
+    """Final norm and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
+    n_vocab = w.sized("token_embd", None, None).shape[0]
+    tied = "output" not in w if tied is None else tied
+    return linear(w, "token_embd" if tied else "output", norm(c, x, w, "output_norm"), n_vocab)

@@ -1,0 +1,145 @@
+"""Mixtures of experts: routing, the chosen experts' feed-forwards, their weighted sum."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from graphsched.arch.blocks.ffn import gated_ffn
+from graphsched.arch.blocks.linear import linear
+from graphsched.arch.config import Config, key
+from graphsched.arch.registry import Weights
+from graphsched.graph.ops import (
+    add_id,
+    clamp,
+    div,
+    get_rows,
+    grouped_top_k,
+    mul_mat_id,
+    multi_add,
+    reshape,
+    scale,
+    sigmoid,
+    silu,
+    soft_max,
+    sum_rows,
+    top_k,
+)
+from graphsched.graph.tensor import Tensor
+
+SMALLEST_NORMAL_F16 = 6.103515625e-5  # what llama.cpp clamps the sum of expert weights to
+SOFTMAX, SIGMOID = 1, 2  # values of expert_gating_func
+Gate = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig(Config):
+    n_expert: int = key("expert_count", 0)
+    n_expert_used: int = key("expert_used_count", 0)
+
+    def wrong(self) -> Iterator[tuple[str, str]]:
+        yield from super().wrong()
+        if self.n_expert and not 1 <= self.n_expert_used <= self.n_expert:
+            yield "n_expert_used", f"an integer from 1 to the {self.n_expert} experts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingConfig(ExpertConfig):
+    """For families whose files say how they route."""
+
+    gating: int = key("expert_gating_func", SOFTMAX, low=SOFTMAX, high=SIGMOID)
+    normalised: bool = key("expert_weights_norm", False)
+    weights_scale: float = key("expert_weights_scale", 0.0)
+    n_group: int = key("expert_group_count", 0)
+    n_group_used: int = key("expert_group_used_count", 0)
+
+    def wrong(self) -> Iterator[tuple[str, str]]:
+        yield from super().wrong()
+        if self.n_group > 1 and self.n_expert % self.n_group:
+            yield "n_group", f"a divisor of the {self.n_expert} experts"
+        elif self.n_group > 1 and not self._groups_hold_enough():
+            yield "n_group_used", f"at most {self.n_group} groups that hold {self.n_expert_used} experts"
+
+    def _groups_hold_enough(self) -> bool:
+        held = self.n_expert // self.n_group * self.n_group_used
+        return self.n_expert_used <= held and self.n_group_used <= self.n_group
+
+    @property
+    def routing(self) -> "Routing":
+        groups = (self.n_group, self.n_group_used) if self.n_group > 1 else (1, 1)
+        sigmoid = self.gating == SIGMOID
+        return Routing(
+            self.n_expert, self.n_expert_used, sigmoid, self.normalised, self.weights_scale, *groups
+        )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How tokens choose experts: softmax over all or sigmoid, normalised over the chosen or not, scaled."""
+
+    n_expert: int
+    n_used: int
+    sigmoid: bool = False
+    normalised: bool = False
+    scale: float = 0.0
+    n_group: int = 1
+    n_group_used: int = 1
+
+
+def choose(r: Routing, blk: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The experts of each token, and their weights. [T, D] -> i32 [T, K], f32 [T, K]"""
+    logits = router(blk, x, r.n_expert)
+    probs = sigmoid(logits) if r.sigmoid else soft_max(logits)  # [T, E]
+    # A bias sways the choice, not the weights.
+    score = probs + blk.sized("exp_probs_b.bias", r.n_expert) if "exp_probs_b.bias" in blk else probs
+    if r.n_group > 1:
+        ids = grouped_top_k(score, k=r.n_used, n_group=r.n_group, n_group_used=r.n_group_used)
+    else:
+        ids = top_k(score, k=r.n_used)
+    weights = get_rows(probs, ids)
+    if r.normalised:
+        weights = div(weights, clamp(sum_rows(weights), low=SMALLEST_NORMAL_F16, high=float("inf")))
+    return ids, scale(weights, by=r.scale) if r.scale not in (0.0, 1.0) else weights
+
+
+def router(blk: Weights, x: Tensor, n_expert: int, *, bias: bool = False) -> Tensor:
+    """A score per expert. [T, D] -> [T, E]"""
+    return linear(blk, "ffn_gate_inp", x, n_expert, bias=bias)
+
+
+def expert_linear(
+    blk: Weights, name: str, x: Tensor, ids: Tensor, shape: tuple[int, int | None], *, bias: bool = False
+) -> Tensor:
+    """x · Wᵀ [+ bias] of each chosen expert; `shape` is (experts, n). [T, 1 or K, in] -> [T, K, n]"""
+    w = blk.sized(name, *shape, x.shape[2])
+    y = mul_mat_id(w, x, ids)
+    return add_id(y, blk.sized(f"{name}.bias", *w.shape[:2]), ids) if bias else y
+
+
+def feed_experts(
+    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, join: Gate | None = None, *, bias: bool = False
+) -> Tensor:
+    """down(join(gate(x), up(x))) of each chosen expert, by default silu(gate) · up. [T, 1 or K, D] -> [T, K, D]"""
+    gate = expert_linear(blk, "ffn_gate_exps", x, ids, (n_expert, None), bias=bias)
+    up = expert_linear(blk, "ffn_up_exps", x, ids, (n_expert, gate.shape[2]), bias=bias)
+    h = join(gate, up) if join else silu(gate) * up
+    return expert_linear(blk, "ffn_down_exps", h, ids, (n_expert, x.shape[2]), bias=bias)
+
+
+def as_row(x: Tensor) -> Tensor:
+    """[T, D] -> [T, 1, D], which meets K experts"""
+    return reshape(x, shape=(x.shape[0], 1, x.shape[1]))
+
+
+def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
+    """Σ_k weights[k] · y[k]. [T, K, D], [T, K] -> [T, D]"""
+    return multi_add(y * reshape(weights, shape=(*weights.shape, 1)))
+
+
+def experts(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+    """The weighted sum of the chosen experts' feed-forwards. [T, D] -> [T, D]"""
+    ids, weights = choose(r, blk, x)
+    return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert), weights)
+
+
+def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+    """Chosen experts plus one that every token sees."""
+    return experts(r, blk, x) + gated_ffn(blk, x, "_shexp")

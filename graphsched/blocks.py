@@ -1,0 +1,3 @@
+"""Blocks of architecture files (public)."""
+
+from graphsched.arch.blocks import *  # noqa: F403

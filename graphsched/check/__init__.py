@@ -1,0 +1,1 @@
+"""What checks a run: nodes against references, invariants of schedules, dumps."""

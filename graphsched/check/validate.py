@@ -1,0 +1,127 @@
+"""GRAPHSCHED_VALIDATE=1: plans are checked when they are made, results of nodes when they have run.
+
+Beside the plan runs another of the same graph in which every node is an output, so that all values are there after a
+run. Each is computed once more by its numpy reference from the values that it read, and the first node that differs
+ends the run, by its name. Both plans must give the same bits: memory that is used twice too early shows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.check.invariants import ValidationError, check_memory, check_schedule
+from graphsched.graph.graph import Graph
+from graphsched.graph.opdef import Op
+from graphsched.graph.tensor import Tensor
+from graphsched.run.device import Capacity
+from graphsched.schedule.assign import op_of
+from graphsched.schedule.scheduler import Schedule
+
+if TYPE_CHECKING:
+    from graphsched.check.debug import Making, Runs
+    from graphsched.run.executable import RunTrace
+
+Array = NDArray[Any]
+# NMSE from which a node is wrong: rounding activations to 8 bits stays an order below, a wrong row is far above.
+TOLERANCE: Final = 2e-3
+
+
+class Validated:
+    """An executable that checks every node after each run; `kept` is the one in which every node is an output."""
+
+    def __init__(self, plain: "Runs", kept: "Runs", graph: Graph, made_by: "Making") -> None:
+        self._plain, self._kept, self._graph, self._by = plain, kept, graph, made_by
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        return self._plain.outputs
+
+    def run(self, lengths: Mapping[str, int]) -> None:
+        self._plain.run(lengths)
+        self._check(lengths)
+
+    def traced(self, lengths: Mapping[str, int]) -> "RunTrace":
+        trace = self._plain.traced(lengths)
+        self._check(lengths)
+        return trace
+
+    def _check(self, lengths: Mapping[str, int]) -> None:
+        given = [o.copy() for o in self._plain.outputs]
+        self._kept.run(lengths)
+        if self._by.is_aborted():
+            return
+        actual = Capacity(lengths)
+        found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, self._kept.outputs, strict=True)}
+        for node, value in found.items():
+            if op_of(node) is not Op.SET_ROWS and any(s.kind == "cache" for s in node.sources):
+                continue  # it read what a node of another run wrote, and may have been written since
+            sources = [found[s] if s in found else self._leaf(s, node, found, actual) for s in node.sources]
+            self._compare(node, value, sources, actual)
+        for output, value in zip(self._graph.outputs, given, strict=True):
+            if not np.array_equal(_cut(value, output, actual), found[output]):
+                name = self._graph.names[output]
+                raise ValidationError(f"output {name} is another where no memory is used twice")
+
+    def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Capacity) -> Array:
+        """What a node read of a weight or input; of a cache what is there now, as writing it again changes nothing."""
+        if leaf.kind == "weight":
+            return self._by.weight(leaf)
+        if leaf.kind == "cache":
+            return found[node]
+        return _cut(self._by.input(leaf), leaf, actual)
+
+    def _compare(self, node: Tensor, value: Array, sources: list[Array], actual: Capacity) -> None:
+        name = f"{self._graph.names[node]} ({op_of(node).name})"
+        if value.dtype != np.int32 and not _is_finite(value):
+            raise ValidationError(f"node {name} has values that are not finite, {_first_bad(value)}")
+        assert node.opdef is not None
+        assert node.opdef.run_reference is not None
+        attrs = {k: actual.shape(v) if isinstance(v, tuple) else v for k, v in node.attrs.items()}
+        expected = node.opdef.run_reference(*(_wide(s) for s in sources), **attrs)
+        if expected.shape != value.shape:
+            shapes = f"{list(value.shape)}, its reference {list(expected.shape)}"
+            raise ValidationError(f"node {name} has the shape {shapes}")
+        if (error := _difference(value, expected)) > TOLERANCE:
+            raise ValidationError(f"node {name} differs from its reference by an NMSE of {error:.3g}")
+
+
+def validated(plain: "Runs", schedule: Schedule, graph: Graph, made_by: "Making") -> Validated:
+    """The executable of a graph that checks itself. ValidationError if its schedule or its memory is wrong."""
+    check_schedule(schedule)
+    check_memory(plain)
+    kept = made_by.schedule(replace(graph, outputs=graph.nodes))
+    return Validated(plain, made_by.compile(kept), graph, made_by)
+
+
+def _cut(value: Array, tensor: Tensor, actual: Capacity) -> Array:
+    """A value at its actual length, without the rest of its capacity."""
+    return value[tuple(slice(n) for n in actual.shape(tensor.shape))] if value.ndim else value
+
+
+def _wide(value: Array) -> Array:
+    """As references see values: integers, or float32."""
+    return value if value.dtype == np.int32 else value.astype(np.float32)
+
+
+def _is_finite(value: Array) -> bool:
+    """No NaN and no infinity, but for minus infinity, which is how an op says that something is masked."""
+    return not (np.isnan(value) | np.isposinf(value)).any()
+
+
+def _first_bad(value: Array) -> str:
+    at = np.argwhere(np.isnan(value) | np.isposinf(value))[0].tolist()
+    return f"the first at {at} of {list(value.shape)}"
+
+
+def _difference(value: Array, expected: Array) -> float:
+    """NMSE; of integers the share that differs. Infinities count where only one side has them."""
+    if value.dtype == np.int32:
+        return float((value != expected).mean()) if value.size else 0.0
+    wide, right = value.astype(np.float64), expected.astype(np.float64)
+    both = np.isneginf(wide) & np.isneginf(right)
+    wide, right = np.where(both, 0, wide), np.where(both, 0, right)
+    scale = float((right * right).sum())
+    return float(((wide - right) ** 2).sum()) / (scale or 1.0)

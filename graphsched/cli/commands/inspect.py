@@ -1,0 +1,25 @@
+"""`graphsched inspect`: what is in a model file."""
+
+import json
+from pathlib import Path
+
+import click
+
+from graphsched.cli.commands.arguments import Command
+from graphsched.cli.commands.screen import show
+
+
+@click.command(cls=Command, epilog="Example: graphsched inspect model.gguf --json")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="as JSON, long arrays shortened")
+def command(file: Path, as_json: bool) -> None:
+    """Show metadata and tensors of a GGUF FILE, or of all its parts if it is split."""
+    from graphsched.cli.inspect import render, summary
+    from graphsched.gguf.loader import open_model
+
+    with open_model(file) as model:
+        data = summary(model)
+    if as_json:
+        print(json.dumps(data, indent=2, allow_nan=False))
+    else:
+        show(render(data))

@@ -1,0 +1,87 @@
+"""Profiles of one or several sets of options, for the command that shows them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphsched.cli.commands.interrupts import Interrupts
+from graphsched.cli.commands.opening import open_session
+from graphsched.cli.commands.screen import Screen
+from graphsched.errors import OptionError
+
+if TYPE_CHECKING:
+    from graphsched.measure.profile import Phase, Request
+    from graphsched.measure.profile_data import Data
+    from graphsched.session.options import SessionOptions
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A profile: its phases, unless it was saved, and its data."""
+
+    phases: "list[Phase]"
+    data: "Data"
+
+
+def profiled(
+    model: Path | None, options: "Sequence[SessionOptions]", asked: "Request", refresh: bool = False
+) -> list[Profiled]:
+    """Profiles of each set of options: predicted if it describes a machine, else measured in turn."""
+    from graphsched.measure.peaks import peaks
+    from graphsched.measure.profile_data import profile_data
+    from graphsched.predict.plan import described
+
+    kinds = {described(o) is not None for o in options}
+    if len(kinds) > 1:
+        raise OptionError(
+            "a prediction and a measurement are not compared, --vs needs --device on both sides"
+        )
+    run = predicted if kinds == {True} else measured
+    found = run(model, options, asked)
+    return [
+        Profiled(phases, profile_data(phases, about, peaks(o, refresh)))
+        for o, (phases, about) in zip(options, found, strict=True)
+    ]
+
+
+Found = list[tuple["list[Phase]", dict[str, Any]]]
+
+
+def measured(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+    from graphsched.gguf.loader import open_model
+    from graphsched.measure.profile import measure
+    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.settings import described, model_described
+
+    screen = Screen()
+    with Interrupts() as interrupts:
+        opened = Model(open_model(DEFAULT_MODEL if model is None else model)) if len(options) > 1 else model
+        sessions = [open_session(opened, o, screen, interrupts) for o in options]
+        for session in sessions:
+            check_room(asked, session.n_ctx)
+        phases = measure(sessions, asked, screen.progress)
+    return [
+        (own, model_described(session.model) | described(session))
+        for own, session in zip(phases, sessions, strict=True)
+    ]
+
+
+def predicted(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+    from graphsched.gguf.loader import open_model
+    from graphsched.measure.profile import predict
+    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.settings import model_described, settings
+
+    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    for o in options:
+        check_room(asked, loaded.context(o))
+    return [(predict(loaded, o, asked), model_described(loaded) | settings(o)) for o in options]
+
+
+def check_room(asked: "Request", n_ctx: int) -> None:
+    """OptionError if prompt and generation do not fit."""
+    n_prompt = asked.n_prompt if asked.has_prompt or asked.has_generation else 0
+    n_gen = asked.n_gen if asked.has_generation else 0
+    if max(n_prompt, 1) + n_gen > n_ctx:
+        raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")

@@ -1,0 +1,42 @@
+"""`graphsched synth`: a model file with real shapes and made-up weights."""
+
+from pathlib import Path
+
+import click
+
+from graphsched.cli.commands.arguments import Command
+from graphsched.cli.commands.screen import Screen
+
+
+@click.command(cls=Command, epilog="Example: graphsched synth llama-1.1b llama.gguf --type Q4_K_M")
+@click.argument("layout")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    "type_name",
+    default="",
+    metavar="TYPE",
+    help="type of the matrices (default: Q4_0, of BitNet IQ2_BN)",
+)
+@click.option("--sparse", is_flag=True, help="leave a hole for the weights, all zero, which takes no space")
+@click.option("--header-only", is_flag=True, help="end the file after the header, which is enough to plan")
+@click.option("--force", is_flag=True, help="replace OUT if it exists")
+def command(layout: str, out: Path, type_name: str, sparse: bool, header_only: bool, force: bool) -> None:
+    """Write the GGUF file OUT with the shapes of LAYOUT and made-up weights.
+
+    Layouts: llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, deepseek-v3, maverick, bitnet-2b.
+    """
+    from graphsched.synth.model import Extent, write
+
+    if sparse and header_only:
+        raise click.UsageError("--sparse and --header-only exclude each other")
+    screen = Screen()
+
+    def progress(done: int, total: int) -> None:
+        screen.progress("writing, MB", done // 10**6, total // 10**6)
+
+    try:
+        extent: Extent = "sparse" if sparse else "header" if header_only else "whole"
+        write(layout, out, type_name, extent=extent, force=force, progress=progress)
+    finally:
+        screen.clear()

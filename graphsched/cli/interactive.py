@@ -1,0 +1,139 @@
+"""A chat: the conversation as the model's template writes it, and the loop that reads and answers."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any, Final
+
+from graphsched.cli.commands.interrupts import Interrupts
+from graphsched.cli.commands.screen import Screen, is_terminal
+from graphsched.errors import ContextError
+from graphsched.session.session import Session, Timings
+from graphsched.text import chat
+
+PROMPT: Final = "> "
+
+
+class Chat:
+    """A conversation with a session; `generation` is for `Session.generate`.
+
+    The model reads the whole conversation as its template writes it, each time; what the cache holds of that, the
+    unchanged beginning, is not computed again.
+    """
+
+    def __init__(self, session: Session, *, system: str | None = None, **generation: Any) -> None:
+        self.session, self._generation = session, generation
+        self.timings = Timings(session.timings.load_ms)
+        self._first = [{"role": "system", "content": system}] if system else []
+        self._messages = list(self._first)
+        self._read: list[int] = []  # ids that the cache begins with
+
+    def restart(self) -> bool:
+        """Forgets the conversation; whether there was any."""
+        had_any = len(self._messages) > len(self._first)
+        self._messages = list(self._first)
+        return had_any
+
+    def answer(self, text: str) -> Iterator[str]:
+        """The answer to a message, in pieces; raises ContextError if the conversation has become too long."""
+        messages = [*self._messages, {"role": "user", "content": text}]
+        ids = self._ids(messages)
+        new = ids[self._keep(ids) :]
+        said = []
+        for piece in self.session.generate(new, **self._generation):
+            said.append(piece)
+            yield piece
+        self._count()
+        if said or self.session.stop_reason != "abort":
+            self._messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        tokenizer = self.session.tokenizer
+
+        def text(token: int | None) -> str:
+            return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
+
+        rendered = chat.render(
+            tokenizer.chat_template, messages, bos=text(tokenizer.bos), eos=text(tokenizer.eos)
+        )
+        ids = tokenizer.encode(rendered, add_special=False, parse_special=True)
+        begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
+        return [tokenizer.bos or 0, *ids] if begins else ids
+
+    def _keep(self, ids: list[int]) -> int:
+        """Rewinds the session to the ids that it has in common with these; how many that are."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._read, ids, strict=False)))
+        kept = min(same, self.session.n_past, len(ids) - 1)  # the last one is read again, for its logits
+        kept = kept if self.session.holds(kept) else 0
+        self.session.rewind(kept)
+        self._read = ids
+        return kept
+
+    def _count(self) -> None:
+        total, last = self.timings, self.session.timings
+        total.prompt_tokens += last.prompt_tokens
+        total.prompt_ms += last.prompt_ms
+        total.generated_tokens += last.generated_tokens
+        total.generate_ms += last.generate_ms
+
+
+def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts) -> bool:
+    """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False)."""
+    try:
+        while (text := first or read_message(interrupts)) is not None:
+            first = None
+            if text:
+                _answer(chat, text, screen, interrupts)
+    except KeyboardInterrupt:
+        print(flush=True)
+        return False
+    return True
+
+
+def _answer(chat: Chat, text: str, screen: Screen, interrupts: Interrupts) -> None:
+    """Prints an answer; when the context is full, it is the first of a new conversation."""
+    try:
+        _print(chat, text, interrupts)
+        if chat.session.stop_reason == "context":
+            screen.say(f"the context of {chat.session.n_ctx} tokens is full")
+    except ContextError as e:
+        if not chat.restart():
+            screen.say(str(e))
+            return
+        screen.say(f"the context of {chat.session.n_ctx} tokens is full, the conversation starts again")
+        _answer(chat, text, screen, interrupts)
+
+
+def _print(chat: Chat, text: str, interrupts: Interrupts) -> None:
+    with interrupts.aborting(chat.session, is_patient=True):
+        for piece in chat.answer(text):
+            print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def read_message(interrupts: Interrupts) -> str | None:
+    """What the user types, lines that end with a backslash continuing; None at the end of the input."""
+    lines: list[str] = []
+    while not lines or lines[-1].endswith("\\"):
+        with interrupts.raising():
+            line = _read_line()
+        if line is None:
+            return "\n".join(lines) if lines else None
+        lines.append(line)
+    return "\n".join(line.removesuffix("\\") for line in lines[:-1]) + ("\n" if lines[1:] else "") + lines[-1]
+
+
+def _read_line() -> str | None:
+    if not is_terminal(sys.stdin):
+        line = sys.stdin.readline() if sys.stdin else ""
+        return line.removesuffix("\n") if line else None
+    if not is_terminal(sys.stdout):  # it holds the answers only
+        print(PROMPT, end="", file=sys.stderr, flush=True)
+    with suppress(ImportError):  # Windows has its own
+        import readline  # noqa: F401  # gives input() its line editing
+    try:
+        return input(PROMPT if is_terminal(sys.stdout) else "")
+    except EOFError:
+        print()
+        return None

@@ -1,0 +1,1 @@
+"""GGUF files: the format, reading, writing."""

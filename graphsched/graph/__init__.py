@@ -1,0 +1,1 @@
+"""The op graph: tensors, op declarations, labels, costs and rewrites."""

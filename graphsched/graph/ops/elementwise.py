@@ -1,0 +1,265 @@
+"""Elementwise ops, broadcasting as numpy does."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from graphsched.graph.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.graph.tensor import Tensor, TensorType, f32
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -80, None)))
+
+
+def _gelu(x: Array) -> Array:
+    return 0.5 * x * (1.0 + np.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
+
+
+UNARY: dict[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": _gelu,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": _sigmoid,
+}
+
+
+def _broadcast(name: str, a: Tensor, b: Tensor) -> TensorType:
+    """b must broadcast to a: the result has a's shape, so that token capacities stay on the left operand."""
+    shape_b = (1,) * (len(a.shape) - len(b.shape)) + tuple(b.shape)
+    fits = len(shape_b) == len(a.shape) and all(y in (1, x) for x, y in zip(a.shape, shape_b, strict=True))
+    require(fits, f"{name}: {b} does not broadcast to {a}")
+    return a.type
+
+
+def _binary_cases() -> Iterator[Case]:
+    yield case(f32(5, 33), f32(5, 33))
+    yield case(f32(5, 33), f32(33))
+    yield case(f32(4, 3, 32), f32(4, 3, 1))
+    yield case(f32(4, 3, 32), f32(3, 32))
+    yield case(f32(1, 2048), f32(1, 2048))
+
+
+@op(Op.ADD, rowwise=True)
+def add(a: Tensor, b: Tensor) -> TensorType:
+    """a + b"""
+    return _broadcast("add", a, b)
+
+
+@add.reference
+def _(a: Array, b: Array) -> Array:
+    return a + b
+
+
+@add.flops
+def _(a: TensorType, b: TensorType) -> int:
+    return a.numel
+
+
+add.cases(_binary_cases)
+
+
+@op(Op.MUL, rowwise=True)
+def mul(a: Tensor, b: Tensor) -> TensorType:
+    """a · b"""
+    return _broadcast("mul", a, b)
+
+
+@mul.reference
+def _(a: Array, b: Array) -> Array:
+    return a * b
+
+
+@mul.flops
+def _(a: TensorType, b: TensorType) -> int:
+    return a.numel
+
+
+mul.cases(_binary_cases)
+
+
+@op(Op.DIV, rowwise=True)
+def div(a: Tensor, b: Tensor) -> TensorType:
+    """a / b"""
+    return _broadcast("div", a, b)
+
+
+@div.reference
+def _(a: Array, b: Array) -> Array:
+    return a / b
+
+
+@div.flops
+def _(a: TensorType, b: TensorType) -> int:
+    return a.numel
+
+
+@div.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), f32(5, 1), tolerance=1e-6)
+
+
+@op(Op.SCALE, rowwise=True)
+def scale(x: Tensor, *, by: float) -> TensorType:
+    """by · x"""
+    return x.type
+
+
+@scale.reference
+def _(x: Array, *, by: float) -> Array:
+    return x * np.float32(by)
+
+
+@scale.flops
+def _(x: TensorType, *, by: float) -> int:
+    return x.numel
+
+
+@scale.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), by=2.5)
+
+
+@op(Op.SQR, rowwise=True)
+def sqr(x: Tensor) -> TensorType:
+    """x²"""
+    return x.type
+
+
+@sqr.reference
+def _(x: Array) -> Array:
+    return x * x
+
+
+@sqr.flops
+def _(x: TensorType) -> int:
+    return x.numel
+
+
+@sqr.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33))
+
+
+@op(Op.CLAMP, rowwise=True)
+def clamp(x: Tensor, *, low: float, high: float) -> TensorType:
+    """min(max(x, low), high)"""
+    return x.type
+
+
+@clamp.reference
+def _(x: Array, *, low: float, high: float) -> Array:
+    return np.clip(x, np.float32(low), np.float32(high))
+
+
+@clamp.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), low=-0.5, high=0.75)
+    yield case(f32(5, 33), low=float("-inf"), high=0.75)
+
+
+@op(Op.SOFTCAP, rowwise=True)
+def softcap(x: Tensor, *, cap: float) -> TensorType:
+    """cap · tanh(x / cap)"""
+    return x.type
+
+
+@softcap.reference
+def _(x: Array, *, cap: float) -> Array:
+    return as_f32(cap * np.tanh(x / np.float32(cap)))
+
+
+@softcap.flops
+def _(x: TensorType, *, cap: float) -> int:
+    return 3 * x.numel
+
+
+@softcap.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), cap=2.0)
+
+
+@op(Op.UNARY, rowwise=True)
+def unary(x: Tensor, *, kind: str) -> TensorType:
+    """kind(x), one of silu, gelu (tanh form), relu, sigmoid"""
+    require(kind in UNARY, f"unary: no function {kind}; there are {', '.join(UNARY)}")
+    return x.type
+
+
+@unary.reference
+def _(x: Array, *, kind: str) -> Array:
+    return as_f32(UNARY[kind](x))
+
+
+@unary.flops
+def _(x: TensorType, *, kind: str) -> int:
+    return 4 * x.numel
+
+
+@unary.cases
+def _() -> Iterator[Case]:
+    for kind in UNARY:
+        yield case(f32(5, 33), kind=kind)
+
+
+@op(Op.FUSED_MUL_UNARY, rowwise=True)
+def fused_mul_unary(a: Tensor, b: Tensor, *, kind: str) -> TensorType:
+    """kind(a) · b: the gate of a gated feed-forward"""
+    require(kind in UNARY, f"fused_mul_unary: no function {kind}; there are {', '.join(UNARY)}")
+    require(a.shape == b.shape, f"fused_mul_unary: {a} and {b} differ")
+    return a.type
+
+
+@fused_mul_unary.reference
+def _(a: Array, b: Array, *, kind: str) -> Array:
+    return as_f32(UNARY[kind](a) * b)
+
+
+@fused_mul_unary.flops
+def _(a: TensorType, b: TensorType, *, kind: str) -> int:
+    return 5 * a.numel
+
+
+@fused_mul_unary.cases
+def _() -> Iterator[Case]:
+    for kind in UNARY:
+        yield case(f32(5, 33), f32(5, 33), kind=kind)
+    yield case(f32(4, 2, 48), f32(4, 2, 48), kind="silu")
+
+
+@op(Op.SUM_ROWS, rowwise=True)
+def sum_rows(x: Tensor) -> TensorType:
+    """Σ over the last dimension, which stays with length 1"""
+    return f32(*x.shape[:-1], 1)
+
+
+@sum_rows.reference
+def _(x: Array) -> Array:
+    return as_f32(np.add.reduce(x, axis=-1, keepdims=True, dtype=np.float64))
+
+
+@sum_rows.flops
+def _(x: TensorType) -> int:
+    return x.numel
+
+
+@sum_rows.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33))
+    yield case(f32(5, 8))
+
+
+def silu(x: Tensor) -> Tensor:
+    return unary(x, kind="silu")
+
+
+def gelu(x: Tensor) -> Tensor:
+    return unary(x, kind="gelu")
+
+
+def relu(x: Tensor) -> Tensor:
+    return unary(x, kind="relu")
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return unary(x, kind="sigmoid")

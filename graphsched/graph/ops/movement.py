@@ -1,0 +1,220 @@
+"""Rows, views and copies."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from graphsched.graph.opdef import Array, Case, Op, case, op, require
+from graphsched.graph.ops.matmul import WEIGHT_TYPES, whole_blocks
+from graphsched.graph.tensor import Tensor, TensorType, f32, i32
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
+
+
+@op(Op.GET_ROWS, rowwise=lambda node: len(node.sources[1].shape) == 2)
+def get_rows(x: Tensor, ids: Tensor) -> TensorType:
+    """y[i] = x[ids[i]] as float32; with ids[t, u], y[t, u] = x[t, ids[t, u]]"""
+    if len(ids.shape) == 1:
+        return f32(ids.shape[0], *x.shape[1:])
+    require(len(ids.shape) == 2 and ids.shape[0] == x.shape[0], f"get_rows: ids {ids} do not fit {x}")
+    return f32(*ids.shape, *x.shape[2:])
+
+
+@get_rows.reference
+def _(x: Array, ids: Array) -> Array:
+    return x[ids] if ids.ndim == 1 else x[np.arange(len(x))[:, None], ids]
+
+
+@get_rows.nbytes
+def _(x: TensorType, ids: TensorType) -> int:
+    rows = x.shape[0] if len(ids.shape) == 1 else x.shape[0] * x.shape[1]
+    return (x.nbytes // rows + 4 * x.numel // rows) * ids.numel + ids.nbytes
+
+
+@get_rows.cases
+def _() -> Iterator[Case]:
+    for t in WEIGHT_TYPES:
+        yield case(TensorType(t, (40, whole_blocks(t, 96))), i32(7), ints={1: (0, 40)})
+    yield case(f32(9, 33), i32(4), ints={1: (0, 9)})
+    yield case(f32(9, 3, 8), i32(4), ints={1: (0, 9)})
+    yield case(f32(5, 8), i32(5, 2), ints={1: (0, 8)})
+    yield case(f32(5, 8, 33), i32(5, 2), ints={1: (0, 8)})
+    yield case(TensorType(dtypes.F16, (5, 8, 32)), i32(5, 2), ints={1: (0, 8)})
+
+
+@op(Op.RESHAPE)
+def reshape(x: Tensor, *, shape: tuple[int, ...]) -> TensorType:
+    """The same elements in another shape; no copy"""
+    made = TensorType(x.dtype, shape)
+    require(made.numel == x.type.numel, f"reshape: {x} cannot take shape {list(shape)}")
+    return made
+
+
+@reshape.reference
+def _(x: Array, *, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+@reshape.nbytes
+def _(x: TensorType, *, shape: tuple[int, ...]) -> int:
+    return 0
+
+
+@reshape.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 24), shape=(5, 4, 6))
+
+
+@op(Op.VIEW)
+def view(x: Tensor, *, start: int, stop: int) -> TensorType:
+    """x[..., start:stop]; no copy"""
+    require(0 <= start < stop <= x.shape[-1], f"view: {start}:{stop} is outside {x}")
+    require(start % x.dtype.block == 0, f"view: {start} is inside a block of {x}")
+    return TensorType(x.dtype, (*x.shape[:-1], stop - start))
+
+
+@view.reference
+def _(x: Array, *, start: int, stop: int) -> Array:
+    return x[..., start:stop]
+
+
+@view.nbytes
+def _(x: TensorType, *, start: int, stop: int) -> int:
+    return 0
+
+
+@view.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 4, 24), start=8, stop=24)
+    yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), start=32, stop=96)
+
+
+@op(Op.PERMUTE)
+def permute(x: Tensor, *, axes: tuple[int, ...]) -> TensorType:
+    """x with its dimensions in another order; no copy"""
+    require(sorted(axes) == list(range(len(x.shape))), f"permute: axes {list(axes)} do not fit {x}")
+    whole = x.dtype.block == 1 or axes[-1] == len(axes) - 1
+    require(whole, f"permute: {x} is in blocks along its last dimension")
+    return TensorType(x.dtype, tuple(x.shape[a] for a in axes))
+
+
+@permute.reference
+def _(x: Array, *, axes: tuple[int, ...]) -> Array:
+    return x.transpose(axes)
+
+
+@permute.nbytes
+def _(x: TensorType, *, axes: tuple[int, ...]) -> int:
+    return 0
+
+
+@permute.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 4, 24), axes=(1, 0, 2))
+    yield case(TensorType(dtypes.F16, (5, 2, 33)), axes=(1, 2, 0))
+    yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), axes=(1, 0, 2))
+
+
+@op(Op.CONT, rowwise=True)
+def cont(x: Tensor) -> TensorType:
+    """A contiguous copy"""
+    return x.type
+
+
+@cont.reference
+def _(x: Array) -> Array:
+    return np.ascontiguousarray(x)
+
+
+@cont.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 24))
+    yield case(f32(5, 3, 7))
+
+
+@op(Op.CPY, rowwise=True)
+def copy_f32(x: Tensor) -> TensorType:
+    """x as float32, a contiguous copy"""
+    return f32(*x.shape)
+
+
+@copy_f32.reference
+def _(x: Array) -> Array:
+    return np.ascontiguousarray(x, np.float32)
+
+
+@copy_f32.cases
+def _() -> Iterator[Case]:
+    for t in (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0):
+        yield case(TensorType(t, (5, 64)))
+        yield case(TensorType(t, (5, 3, 32)))
+    yield case(TensorType(dtypes.F16, (5, 1, 33)))
+
+
+@op(Op.REPEAT, rowwise=True)
+def repeat(x: Tensor, *, n: int) -> TensorType:
+    """y[t, u] = x[t, 0] for n values of u"""
+    require(len(x.shape) == 3 and x.shape[1] == 1, f"repeat: {x} must be [tokens, 1, width]")
+    return f32(x.shape[0], n, x.shape[2])
+
+
+@repeat.reference
+def _(x: Array, *, n: int) -> Array:
+    return np.repeat(x, n, axis=1)
+
+
+@repeat.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 1, 33), n=3)
+
+
+@op(Op.CONCAT, rowwise=True)
+def concat(a: Tensor, b: Tensor) -> TensorType:
+    """a and b side by side along the last dimension; b's other dimensions may be 1"""
+    fits = len(a.shape) == len(b.shape) and all(
+        y in (1, x) for x, y in zip(a.shape[:-1], b.shape[:-1], strict=True)
+    )
+    require(fits, f"concat: {b} does not fit {a}")
+    return TensorType(a.dtype, (*a.shape[:-1], a.shape[-1] + b.shape[-1]))
+
+
+@concat.reference
+def _(a: Array, b: Array) -> Array:
+    return np.concatenate([a, np.broadcast_to(b, (*a.shape[:-1], b.shape[-1]))], axis=-1)
+
+
+@concat.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 4, 24), f32(5, 4, 8))
+    yield case(f32(5, 4, 24), f32(5, 1, 8))
+
+
+def rounded(x: Array, dtype: DType) -> Array:
+    """float32 values as they come back from being stored in dtype."""
+    return dtype.dequantize(dtype.quantize(np.ascontiguousarray(x)), x.shape)
+
+
+@op(Op.SET_ROWS)
+def set_rows(cache: Tensor, rows: Tensor, slots: Tensor, *, dtype: DType) -> TensorType:
+    """cache[slots[i]] = rows[i], rounded to the cache's type; the result is the cache"""
+    require(cache.shape[1:] == rows.shape[1:], f"set_rows: {rows} does not fit {cache}")
+    require(slots.shape[0] == rows.shape[0], f"set_rows: {slots} does not fit {rows}")
+    require(dtype == cache.dtype, f"set_rows: {cache} does not hold {dtype}")
+    return cache.type
+
+
+@set_rows.reference
+def _(cache: Array, rows: Array, slots: Array, *, dtype: DType) -> Array:
+    cache[slots] = rounded(rows, dtype)
+    return cache
+
+
+@set_rows.nbytes
+def _(cache: TensorType, rows: TensorType, slots: TensorType, *, dtype: DType) -> int:
+    return rows.nbytes + slots.nbytes + dtype.tensor_bytes(tuple(int(d) for d in rows.shape))
+
+
+@set_rows.cases
+def _() -> Iterator[Case]:
+    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
+        yield case(TensorType(t, (40, 3, 32)), f32(5, 3, 32), i32(5), ints={2: (0, 40)}, dtype=t)

@@ -1,0 +1,140 @@
+"""Ops of several results, defined as the nodes that compute these one by one.
+
+A node has one result: that of such an op are the rows of all of them side by side, in float32. What reads them are
+PART nodes. A kernel writes each into memory of its own, so that a part is as dense as if a node of its own had made it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphsched.graph.opdef import Array, Case, Op, OpDef, P, as_f32, op, require
+from graphsched.graph.tensor import Tensor, TensorType, f32, input_tensor
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
+
+Compose = Callable[P, tuple[Tensor, ...]]
+
+
+def several(number: Op) -> Callable[[Compose[P]], OpDef[P]]:
+    """Declares an op by a function that builds the nodes of its results; all have the first one's number of rows.
+
+    Type, reference, operations and bytes are those of these nodes.
+    """
+
+    def declare(compose: Compose[P]) -> OpDef[P]:
+        def infer(*args: P.args, **kwargs: P.kwargs) -> TensorType:
+            types = [node.type for node in compose(*args, **kwargs)]
+            require(len({t.shape[0] for t in types}) == 1, f"{made.name}: results differ in their rows")
+            return f32(types[0].shape[0], sum(map(row_length, types)))
+
+        infer.__name__, infer.__doc__ = compose.__name__, compose.__doc__
+        infer.__module__ = compose.__module__
+        infer.__wrapped__ = compose  # type: ignore[attr-defined]  # whose signature the op has
+        made = op(number, rowwise=True)(infer)
+        made.compose = compose
+        made.reference(lambda *arrays, **attrs: _values(compose, arrays, attrs))
+        made.flops(lambda *types, **attrs: sum(_flops(n) for n in _inner(compose, types, attrs)))
+        return made
+
+    return declare
+
+
+def row_length(type: TensorType) -> int:
+    """Elements of a row, all dimensions but the first."""
+    return type.numel // max(int(type.shape[0]), 1)
+
+
+def made_of(node: Tensor) -> tuple[Tensor, ...]:
+    """The nodes that compute the results of an op of several, over its operands; of any other the node itself."""
+    if node.opdef is None or node.opdef.compose is None:
+        return (node,)
+    return node.opdef.compose(*node.sources, **node.attrs)
+
+
+def results(node: Tensor) -> tuple[Tensor, ...]:
+    """What reads each result of an op of several; of any other the node itself."""
+    if node.opdef is None or node.opdef.compose is None:
+        return (node,)
+    types = [n.type for n in made_of(node)]
+    return tuple(
+        part(node, start=start, shape=t.shape, dtype=t.dtype)
+        for start, t in zip(starts(types), types, strict=True)
+    )
+
+
+def starts(types: Sequence[TensorType]) -> list[int]:
+    """Where the rows of each begin in the rows of all."""
+    lengths = [row_length(t) for t in types]
+    return [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+@op(Op.PART, rowwise=True)
+def part(x: Tensor, *, start: int, shape: tuple[int, ...], dtype: DType) -> TensorType:
+    """One of several results: x[:, start:start + n] in the shape and type that it has; no copy"""
+    made = TensorType(dtype, shape)
+    stop = start + row_length(made)
+    require(shape[0] == x.shape[0] and stop <= x.shape[-1], f"part: {start}:{stop} is outside {x}")
+    return made
+
+
+@part.reference
+def _(x: Array, *, start: int, shape: tuple[int, ...], dtype: DType) -> Array:
+    own = x[:, start : start + int(np.prod(shape[1:]))].reshape(shape)
+    return own.astype(np.int32) if dtype == dtypes.I32 else as_f32(own)
+
+
+@part.nbytes
+def _(x: TensorType, **attrs: Any) -> int:
+    return 0
+
+
+@part.cases
+def _() -> Iterator[Case]:
+    return iter(())  # it reads an op of several results, whose cases have it
+
+
+def _inner(compose: Compose[...], types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Tensor]:
+    """All nodes that compute results, over leaves of given types, sources first."""
+    leaves = [input_tensor(str(i), t) for i, t in enumerate(types)]
+    return between(leaves, compose(*leaves, **attrs))
+
+
+def between(given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Nodes that outputs need but what is given, sources first."""
+    seen: dict[Tensor, None] = {}
+
+    def visit(node: Tensor) -> None:
+        if node in given or node in seen:
+            return
+        for source in node.sources:
+            visit(source)
+        seen[node] = None
+
+    for node in outputs:
+        visit(node)
+    return list(seen)
+
+
+def _flops(node: Tensor) -> int:
+    assert node.opdef is not None
+    return node.opdef.count_flops(*(s.type for s in node.sources), **node.attrs)
+
+
+def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any]) -> Array:
+    """The references of all nodes in turn; integers become whole float32 numbers."""
+    types = [TensorType(dtypes.I32 if a.dtype == np.int32 else dtypes.F32, a.shape) for a in arrays]
+    leaves = [input_tensor(str(i), t) for i, t in enumerate(types)]
+    found: dict[Tensor, Array] = dict(zip(leaves, arrays, strict=True))
+
+    def value(node: Tensor) -> Array:
+        if node not in found:
+            assert node.opdef is not None
+            assert node.opdef.run_reference is not None
+            found[node] = node.opdef.run_reference(*map(value, node.sources), **node.attrs)
+        return found[node]
+
+    made = (as_f32(value(n)) for n in compose(*leaves, **attrs))
+    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in made], axis=1)

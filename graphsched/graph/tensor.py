@@ -1,0 +1,131 @@
+"""Tensors of the op graph: immutable nodes with a type, an op and sources.
+
+Shapes are in numpy order, outermost dimension first, everywhere.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
+
+if TYPE_CHECKING:
+    from graphsched.graph.opdef import OpDef
+
+Kind = Literal["weight", "input", "cache", "copy", "node"]
+
+
+class Extent(int):
+    """A capacity in a shape: the int is what is planned for, `word` names the actual length of a run."""
+
+    word: str
+
+    def __new__(cls, capacity: int, word: str) -> "Extent":
+        self = super().__new__(cls, capacity)
+        self.word = word
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self.word}<={int(self)}"
+
+    __str__ = __repr__
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]  # int's own takes the value only
+        return int(self), self.word
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape; the first dimension may be an `Extent`."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= int(d)
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.tensor_bytes(tuple(int(d) for d in self.shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name.lower()}[{','.join(str(d) for d in self.shape)}]"
+
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class Tensor:
+    """A weight, an input, a cache, or the result of an op.
+
+    `name` is set for leaves; the graph names nodes. `label` is set by rewrites that make a node, and by models; for all
+    others the label table decides. `serial` orders nodes as the model wrote them.
+    """
+
+    type: TensorType
+    kind: Kind = "node"
+    name: str = ""
+    opdef: "OpDef[Any] | None" = None
+    sources: tuple["Tensor", ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    serial: int = field(default_factory=lambda: next(_serial))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def __add__(self, other: "Tensor") -> "Tensor":
+        from graphsched.graph.ops.elementwise import add
+
+        return add(self, other)
+
+    def __mul__(self, other: "Tensor") -> "Tensor":
+        from graphsched.graph.ops.elementwise import mul
+
+        return mul(self, other)
+
+    def __str__(self) -> str:
+        return f"{self.name or self.label or (self.opdef.name if self.opdef else '?')} {self.type}"
+
+    __repr__ = __str__
+
+
+def weight(name: str, type: TensorType) -> Tensor:
+    return Tensor(type, kind="weight", name=name)
+
+
+def input_tensor(name: str, type: TensorType, **attrs: int) -> Tensor:
+    """An input; `attrs` tell the session what to feed."""
+    return Tensor(type, kind="input", name=name, attrs=attrs)
+
+
+def labelled(tensor: Tensor, label: str) -> Tensor:
+    """The same node under the field's name for it, where the label table would give another."""
+    return replace(tensor, label=label)
+
+
+def f32(*shape: int) -> TensorType:
+    return TensorType(dtypes.F32, shape)
+
+
+def i32(*shape: int) -> TensorType:
+    return TensorType(dtypes.I32, shape)
+
+
+def layer_of(name: str) -> int:
+    """Layer number in a name such as blk.3.attn_q.weight, or -1."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return int(match.group(1)) if match else -1

@@ -1,0 +1,1 @@
+"""Measured runs: speed, quality, and where the time went."""

@@ -1,0 +1,3 @@
+"""The ops (public)."""
+
+from graphsched.graph.ops import *  # noqa: F403

@@ -1,0 +1,143 @@
+"""A plan: what would run where, what it takes, and when, without running it. Works from a file's header alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from graphsched.arch.cells import RING
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.predict import machine
+from graphsched.predict.machine import Device, Machine, Processor
+from graphsched.predict.timeline import Event, Timeline, simulate
+from graphsched.run.arenas import plan_arenas
+from graphsched.run.device import Capacity, Setup, open_devices
+from graphsched.run.memory import Arena
+from graphsched.run.operand import sized
+from graphsched.run.runtime import in_kernel_types, lowered
+from graphsched.schedule.assign import HOST
+from graphsched.schedule.scheduler import Schedule
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
+from graphsched.session.planner import Targets, device_names, is_gpu
+from graphsched.session.summary import ring_bytes
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Bytes that a device holds, and the node whose buffer set the arena's size."""
+
+    weights: int
+    kv: int
+    arena: int
+    staging: int
+    peak: str
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.arena + self.staging
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The schedule of one run with its memory and, on a described machine, its predicted times."""
+
+    model: Model
+    options: SessionOptions
+    targets: Targets
+    schedule: Schedule
+    lengths: Mapping[str, int]
+    arenas: Mapping[str, Arena]
+    machine: Machine | None
+
+    def bytes_of(self, tensor: Tensor) -> int:
+        """Bytes of a tensor at this run's lengths."""
+        return TensorType(tensor.dtype, Capacity(self.lengths).shape(tensor.shape)).nbytes
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        if self.machine is None:
+            return None
+        return simulate(self.schedule, self.host, self.described_devices, self.lengths)
+
+    @property
+    def host(self) -> Processor:
+        """The described host."""
+        assert self.machine is not None
+        return self.machine.host
+
+    @property
+    def described_devices(self) -> dict[str, Device]:
+        """The described devices by the names that the schedule gives them."""
+        assert self.machine is not None
+        return dict(zip(self.targets.devices, self.machine.devices, strict=True))
+
+    @cached_property
+    def memory(self) -> dict[str, DeviceMemory]:
+        """Per device; an offloaded weight counts where it lives, its staging buffer where it is used."""
+        weights = dict.fromkeys((*self.targets.devices, HOST), 0)
+        kv = dict(weights)
+        for leaf, on in self.resident():
+            (kv if leaf.kind == "cache" else weights)[on] += leaf.type.nbytes
+        return {d: self._device_memory(d, weights[d], kv[d]) for d in weights}
+
+    def _device_memory(self, on: str, weights: int, kv: int) -> DeviceMemory:
+        arena, staging = self.arenas.get(on), self.arenas.get(f"{on} staging")
+        peak = getattr(arena.peak, "name", "") if arena else ""
+        return DeviceMemory(weights, kv, arena.nbytes if arena else 0, staging.nbytes if staging else 0, peak)
+
+    def resident(self) -> list[tuple[Tensor, str]]:
+        """Weights and caches that the graph reads, each with its device; one matrix under two names once a device."""
+        leaves = (leaf for leaf in self.schedule.graph.leaves if leaf.kind in ("weight", "cache"))
+        held = ((leaf, self.targets.home(leaf)) for leaf in leaves)
+        stored_as = self.model.weights.stored_as
+        return list({(stored_as(leaf.name), on): (leaf, on) for leaf, on in held}.values())
+
+    def processor(self, on: str) -> Processor:
+        """The described processor of a device."""
+        return self.host if on == HOST else self.described_devices[on].processor
+
+    def split_events(self, number: int) -> list[Event]:
+        return [e for e in self.timeline.events if e.split == number] if self.timeline else []
+
+    def cause(self, node: Tensor) -> str:
+        return self.schedule.assignment.cause[node]
+
+
+def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: int, n_kv: int) -> Plan:
+    """Plans one run of n_tokens that leaves n_kv cells in use."""
+    names = device_names(options.devices)
+    devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
+    targets = Targets(model, options, names, lambda on, node: devices[on].supports(node))
+    graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
+    graph, _ = in_kernel_types(graph, devices, targets.home, targets.repacked(graph))
+    lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
+    if cells := ring_bytes(graph)[1]:
+        lengths[RING] = min(n_kv, cells)
+    schedule = targets.schedule(graph, lengths)
+    items, results, _ = lowered(schedule, devices, sized)
+    arenas = plan_arenas(items, [o.buffer for o in results])
+    return Plan(model, options, targets, schedule, lengths, arenas, described(options))
+
+
+def described(options: SessionOptions) -> Machine | None:
+    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
+    specs = [spec for spec in options.devices if spec.lower() != "none"]
+    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
+        return None
+    loaded = [machine.load(spec) for spec in specs]
+    devices = tuple(d for m in loaded for d in m.devices)
+    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
+
+
+def bound_by(events: list[Event], processor: Processor) -> str:
+    """Which resource a split's time goes to: memory, arithmetic, launches or copies."""
+    compute, launches, copies = (
+        sum(e.end - e.start for e in events if e.kind in kinds)
+        for kinds in (("compute",), ("launch",), ("up", "down"))
+    )
+    if copies > compute + launches:
+        return "link"
+    if launches > compute:
+        return "launches"
+    memory = sum(e.nbytes for e in events if e.kind == "compute") / processor.bandwidth
+    return "memory" if memory >= 0.999 * compute else "arithmetic"

@@ -1,0 +1,1 @@
+"""Plans and profiles as text, page, trace file and plot."""

@@ -1,0 +1,193 @@
+"""The contract of a device, and how one is opened by name.
+
+A schedule's nodes become items (`lowering`), copies become items (`copy`), the items of a stream become a program
+(`pack`), programs run (`launch`). Memory is planned in between, by the core.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.errors import OptionError
+from graphsched.graph.tensor import Extent, Tensor, TensorType
+from graphsched.run.affinity import Pins
+from graphsched.run.lowering import Low
+from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.schedule.assign import HOST
+from graphsched.types.dtypes import DType
+
+Raw = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+KNOWN = ("cpu", "reference")
+INTERNAL = ("null",)  # plans, and does not compute
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """One item of a program: its kernel from `begun` to `done`, then waiting for others until `joined`.
+
+    Seconds of `time.perf_counter`. node: number in the schedule's graph, -1 for copies and flags. thread: which one of
+    the host's threads, whose times are in the order of the items that were packed.
+    """
+
+    kernel: str
+    node: int
+    device: str
+    begun: float
+    done: float
+    joined: float
+    thread: int = 0
+
+
+class Program(Protocol):
+    """The part of a schedule that one stream runs."""
+
+    def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Starts it with actual lengths; the host's program has run when this returns.
+
+        trace: OFF, ON or THREADS of graphsched.run.trace. Returns the mark by which `times` finds this run.
+        """
+
+    def wait(self) -> None:
+        """Returns when all of it has run."""
+
+    def times(self, mark: int) -> list[StepTime]:
+        """When each item of a run ran, in the order packed; empty if it was not traced, or is overwritten."""
+
+
+class Device(Protocol):
+    """One memory, and the streams that work on it; only its own items may name its memory, but for copies.
+
+    streams: for each kind of work the stream that does it, "CPU" where the host's program does.
+    """
+
+    name: str
+    streams: Mapping[Work, str]
+
+    def supports(self, node: Tensor) -> bool:
+        """Whether the device has a kernel for a node, by the lowerings attached to its op."""
+
+    def kernel_type(self, leaf: Tensor) -> DType:
+        """The type in which its kernels read a weight or cache; the stored one where they can."""
+
+    def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes as its kernels read it."""
+
+    def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory of this device."""
+
+    def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""
+
+    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """What lowers nodes into items of this device, which it appends to `items`."""
+
+    def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        """An item that copies between this device and another; of experts only those that ids name."""
+
+    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> Program:
+        """A program of the items of one stream."""
+
+    def abort(self, on: bool) -> None:
+        """Makes a run in progress end early (called from another thread), or allows runs again."""
+
+    def close(self) -> None:
+        """(optional) Gives back memory that Python's own does not hold."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What devices are opened over.
+
+    weights: raw bytes by tensor name. capacities: the largest length of each extent, which sizes inputs and caches.
+    devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
+    shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
+    trace: how much runs record, OFF, ON or THREADS of graphsched.run.trace. pins: the CPUs of each thread, () for any.
+    """
+
+    weights: Mapping[str, Raw]
+    capacities: Mapping[str, int] = field(default_factory=dict)
+    n_threads: int = 1
+    devices: tuple[str, ...] = ()
+    poison: bool = False
+    streams: bool = False
+    trace: int = 1
+    pins: Pins = ()
+
+
+def open_devices(backend: str, setup: Setup) -> dict[str, Device]:
+    """The host, computing on a backend, and the devices that the setup names; modules are imported on use."""
+    if backend not in KNOWN + INTERNAL:
+        raise OptionError(f"no backend {backend!r}; there are {', '.join(KNOWN)}")
+    host = _module(backend).open_host(setup)
+    devices: dict[str, Device] = {HOST: host}
+    for name in setup.devices:
+        family = "null" if backend == "null" else name.rstrip("0123456789").lower()
+        devices[name] = _module(family).open_device(name, setup, host)
+    return devices
+
+
+def _module(name: str) -> "_Backend":
+    return importlib.import_module(f"graphsched.backends.{name}")
+
+
+class _Backend(Protocol):
+    def open_host(self, setup: Setup) -> Device: ...
+    def open_device(self, name: str, setup: Setup, host: Device) -> Device: ...
+
+
+def gpu_reason() -> str | None:
+    """Why no GPU can be used, in one sentence, or None when one can."""
+    driver = importlib.import_module("graphsched.backends.cuda.driver")
+    reason: str | None = driver.probe()
+    return reason
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What is known of a GPU before it is used; `link` is empty where the system does not tell."""
+
+    name: str  # CUDA0
+    model: str
+    memory: int  # bytes
+    free: int
+    architecture: str  # sm_90
+    multiprocessors: int
+    copy_engines: int
+    bus: str  # 0000:01:00.0
+    link: str  # 16.0 GT/s PCIe x16
+
+
+def gpus() -> list[GpuFacts]:
+    """The GPUs of this machine, none where `gpu_reason` has one."""
+    if gpu_reason():
+        return []
+    found: list[GpuFacts] = importlib.import_module("graphsched.backends.cuda.facts").gpus()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What the GPU backend stands on, and its version; the driver's is the newest CUDA that it knows."""
+    found: dict[str, str] = importlib.import_module("graphsched.backends.cuda.facts").versions()
+    return found
+
+
+def cpu_facts() -> tuple[str, list[str]]:
+    """The CPU that kernels are compiled for, and what of its features they use."""
+    target = importlib.import_module("graphsched.backends.cpu.language.target")
+    return target.name(), sorted(target.features() & target.USED)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""
+
+    lengths: Mapping[str, int]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)

@@ -1,0 +1,134 @@
+"""A schedule ready to run, and what its runs leave behind."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+from numpy.typing import NDArray
+
+from graphsched.graph.tensor import Extent, TensorType
+from graphsched.run.device import Program, StepTime
+from graphsched.run.operand import Item, Operand, Places, PythonStep
+from graphsched.run.streams import Signal, Wait
+from graphsched.run.trace import OFF, RUN, THREADS, Recorder
+from graphsched.schedule.assign import HOST
+from graphsched.schedule.scheduler import Schedule
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What an item of a stream is to a trace: its issue (-1: a flag), and the stream that it waits for."""
+
+    issue: int = -1
+    peer: str = ""
+    is_python: bool = False
+    after_python: bool = False
+
+
+def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
+    """The tags of each stream's items; `issues` by the items' ids."""
+    raisers = {
+        item.flag: stream
+        for stream, own in streams.items()
+        for item in own
+        if isinstance(item, Signal) and not isinstance(item, Wait)
+    }
+    return {
+        stream: tuple(
+            Tag(
+                issues.get(id(item), -1),
+                raisers[item.flag] if isinstance(item, Wait) else "",
+                isinstance(item, PythonStep),
+                isinstance(before, PythonStep),
+            )
+            for before, item in zip((None, *own), own, strict=False)
+        )
+        for stream, own in streams.items()
+    }
+
+
+@dataclass(frozen=True)
+class RunTrace:
+    """When each step of one run ran."""
+
+    schedule: Schedule
+    lengths: Mapping[str, int]
+    steps: tuple[StepTime, ...]
+
+
+class Executable:
+    """A schedule ready to run: one program per stream, and what they must keep alive."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        poison: bool,
+        schedule: Schedule,
+        places: Places,
+        programs: Mapping[str, Program],
+        results: list[Operand],
+        tags: Mapping[str, tuple[Tag, ...]],
+    ) -> None:
+        self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
+        self._recorder, self._poison = recorder, poison
+        # What every run needs, resolved once: decode is a few Python statements.
+        self._others = [p for stream, p in programs.items() if stream != HOST]
+        self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
+        self._order = [programs[stream] for stream in self.order]
+        whole = [tuple(map(int, o.type.shape)) for o in results]
+        self._views = [
+            (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
+            for o, shape in zip(results, whole, strict=True)
+        ]
+        self._results = results
+        self._lengths: Mapping[str, int] = {}
+
+    @property
+    def outputs(self) -> tuple[Array, ...]:
+        """Results of the last run, cut to its actual lengths; valid until the next run."""
+        return tuple(self._output(*view, o) for view, o in zip(self._views, self._results, strict=True))
+
+    def _output(self, view: Array | None, word: str, operand: Operand) -> Array:
+        if view is None:
+            view = self.places.values(operand, tuple(map(int, operand.type.shape)))
+        return view[: self._lengths[word]] if word in self._lengths else view
+
+    def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
+        recorder = self._recorder
+        if level := recorder.level:
+            begin = perf_counter_ns()
+            marks = self._run(lengths, level)
+            end = perf_counter_ns() if self._others else 0  # else it is where the host's last step ends
+            recorder.spans.append((RUN, begin, end, self, lengths, marks))
+        else:
+            self._run(lengths, OFF)
+
+    def _run(self, lengths: Mapping[str, int], level: int) -> list[int]:
+        """Runs; the marks by which programs find the times of this run."""
+        self._lengths = lengths
+        if self._poison:
+            for arena in self.places.arenas.values():
+                arena.fill(0xFF)  # NaN in every float type, -1 in integers
+        if self.places.flags is not None:
+            self.places.flags.bytes[:] = 0
+        marks = [program.launch(lengths, level) for program in self._order]
+        for program in self._others:
+            program.wait()
+        return marks
+
+    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
+        """Runs and tells when each step ran."""
+        marks = self._run(lengths, THREADS)
+        timed = zip(self._order, marks, strict=True)
+        steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
+        return RunTrace(self.schedule, dict(lengths), tuple(steps))
+
+
+def length_word(type: TensorType) -> str:
+    """The name of the first dimension's actual length; empty if that is fixed."""
+    first = type.shape[0] if type.shape else 1
+    return first.word if isinstance(first, Extent) else ""

@@ -1,0 +1,100 @@
+"""Lowering: each node becomes items over symbolic operands.
+
+A lowering is a function `(low, node) -> None` attached to its op: it takes operands from `low`, and adds items.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.graph.opdef import lowering_for
+from graphsched.graph.ops.several import between, made_of, starts
+from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.run.operand import Buffer, Item, Memory, Operand, PythonStep, dense
+from graphsched.schedule.assign import HOST
+from graphsched.types import dtypes
+
+
+@dataclass
+class Low:
+    """Lowers nodes for one device. `leaf` gives the operand of a weight, input or cache; `adopt` keeps constants."""
+
+    backend: str  # whose lowerings apply
+    leaf: Callable[[Tensor], Operand]
+    items: list[Item]  # in running order, those of all devices
+    adopt: Callable[[NDArray[np.uint8]], Memory]
+    n_threads: int = 1
+    device: str = HOST
+    _operands: dict[Tensor, Operand] = field(default_factory=dict)
+    _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
+    _parts: dict[tuple[Tensor, int], Operand] = field(default_factory=dict)
+    _node: int = -1
+
+    def lower(self, node: Tensor, index: int) -> None:
+        """Adds the items of a node; without a lowering for its types it becomes a Python step."""
+        self._node = index
+        row = lowering_for(self.backend, node)
+        if row is not None:
+            row.emit(self, node)
+        else:
+            sources = tuple(map(self.operand, node.sources))
+            self.items.append(PythonStep(node, sources, self.result(node), index))
+
+    def operand(self, tensor: Tensor) -> Operand:
+        """Where a tensor's values are."""
+        if tensor not in self._operands:
+            assert tensor.kind != "node", f"{tensor} is used before it is computed"
+            self._operands[tensor] = self.leaf(tensor)
+        return self._operands[tensor]
+
+    def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
+        """A new dense buffer for a node; it may take over the memory of a source that dies here."""
+        self._operands[node] = self._made(str(node), node.type, in_place_of)
+        return self._operands[node]
+
+    def results(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> tuple[Operand, ...]:
+        """A buffer for each result of an op of several, as `result` makes it: where its PART nodes are."""
+        types = [n.type for n in made_of(node)]
+        made = tuple(self._made(f"{node} {i}", t, in_place_of) for i, t in enumerate(types))
+        self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
+        return made
+
+    def lower_in_parts(self, node: Tensor) -> None:
+        """Lowers an op of several results as the nodes that it stands for, one by one."""
+        made = made_of(node)
+        for inner in between(node.sources, made):
+            self.lower(inner, self._node)
+        first = starts([n.type for n in made])
+        self._parts |= {(node, at): self.operand(n) for at, n in zip(first, made, strict=True)}
+
+    def part(self, node: Tensor) -> None:
+        """Makes a PART the result that it stands for."""
+        self.alias(node, self._parts[node.sources[0], node.attrs["start"]])
+
+    def _made(self, name: str, type: TensorType, in_place_of: tuple[Tensor, ...]) -> Operand:
+        # Rows of a source that is a part of wider rows are not where the result's rows are.
+        sources = [self.operand(s) for s in in_place_of if s.kind == "node"]
+        reuse = tuple(s.buffer for s in sources if s.is_contiguous and s.buffer.nbytes == type.nbytes)
+        return dense(Buffer(name, type.nbytes, reuse=reuse, device=self.device), type)
+
+    def alias(self, node: Tensor, operand: Operand) -> None:
+        """Makes a node a view of existing memory."""
+        self._operands[node] = operand
+
+    def scratch(self, name: str, type: TensorType) -> Operand:
+        return dense(Buffer(name, type.nbytes, device=self.device), type)
+
+    def constant(self, array: NDArray[Any]) -> Operand:
+        """Read-only data of the program."""
+        memory = self.adopt(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        size = array.nbytes
+        return dense(Buffer("constant", size, memory, device=self.device), TensorType(dtypes.I8, (size,)))
+
+    def shared(self, key: Hashable, make: Callable[[], tuple[Operand, ...]]) -> tuple[Operand, ...]:
+        """Work that several nodes share (quantised activations, rotation tables): made once, reused after."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]

@@ -1,0 +1,247 @@
+"""Which device runs each node, and why: ggml's passes with the field's causes, then improvements of our own.
+
+Each pass is a function on a draft; the improvements have switches, so that the baseline stays measurable.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graphsched.graph.graph import Graph
+from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.tensor import Extent, Tensor
+
+if TYPE_CHECKING:
+    from graphsched.schedule.policy import OffloadPolicy
+
+HOST = "CPU"
+VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
+NO_WORK = (*VIEWS, Op.PART)  # nothing runs for them; the memory of a part is its own
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a graph is scheduled onto. `devices` in priority order, the host last; `home` of weights and caches.
+
+    `supports(device, node)`: whether a device has a kernel for a node. `shared`: weights small enough to be held by
+    every device that reads them. `lengths`: the actual length of each extent in this run.
+    """
+
+    devices: tuple[str, ...]
+    home: Callable[[Tensor], str]
+    supports: Callable[[str, Tensor], bool]
+    policy: "OffloadPolicy"
+    lengths: Mapping[str, int]
+    shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
+    improve: frozenset[str] = frozenset({"traffic", "hoist"})
+
+    def length(self, node: Tensor) -> int:
+        """Actual rows of a node."""
+        n = node.shape[0] if node.shape else 1
+        return self.lengths.get(n.word, int(n)) if isinstance(n, Extent) else int(n)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The device of each node, and the cause in the field's words."""
+
+    device: Mapping[Tensor, str]
+    cause: Mapping[Tensor, str]
+
+
+@dataclass
+class _Draft:
+    """An assignment in the making."""
+
+    graph: Graph
+    target: Target
+    device: dict[Tensor, str] = field(default_factory=dict)
+    cause: dict[Tensor, str] = field(default_factory=dict)
+
+    def put(self, node: Tensor, device: str, cause: str) -> None:
+        self.device[node], self.cause[node] = device, cause
+
+    def of(self, tensor: Tensor) -> str | None:
+        """Where a tensor's bytes are, if that is decided."""
+        if tensor.kind == "node":
+            return self.device.get(tensor)
+        return HOST if tensor.kind == "input" else self.target.home(tensor)
+
+    def is_view(self, node: Tensor) -> bool:
+        return op_of(node) in VIEWS
+
+
+def op_of(node: Tensor) -> AnyOp:
+    assert node.opdef is not None
+    return node.opdef.op
+
+
+def _op_of(tensor: Tensor) -> AnyOp | None:
+    return tensor.opdef.op if tensor.opdef else None
+
+
+def assign(graph: Graph, target: Target) -> Assignment:
+    """Passes 1 to 4, then the traffic rule."""
+    draft = _Draft(graph, target)
+    from_memory(draft)
+    expand(draft)
+    upgrade(draft)
+    leftovers(draft)
+    if "traffic" in target.improve:
+        place_by_traffic(draft)
+    return Assignment(draft.device, draft.cause)
+
+
+def from_memory(draft: _Draft) -> None:
+    """Pass 1: a node goes where its cache or its first weight is, or where that weight is offloaded to."""
+    for node in draft.graph.nodes:
+        cache = next((s for s in node.sources if s.kind == "cache"), None)
+        if cache is not None:
+            draft.put(node, draft.target.home(cache), "1.dst")
+        elif (rows := _cached(node)) is not None:
+            near = draft.of(rows) or HOST  # the cache is far larger than q
+            draft.put(node, near if draft.target.supports(near, node) else HOST, "1.kv")
+        elif (found := _weight_of(node, draft.target)) is not None:
+            draft.put(node, *_beside_weight(node, *found, draft.target))
+
+
+def _cached(node: Tensor) -> Tensor | None:
+    """The cache that attention, or a product of it in parts, reads."""
+    if op_of(node) not in (Op.FLASH_ATTN_EXT, Op.MUL_MAT):
+        return None
+    rows = root(node.sources[1 if op_of(node) is Op.FLASH_ATTN_EXT else 0])
+    return rows if _op_of(rows) is Op.SET_ROWS else None
+
+
+def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:
+    """The first weight among the sources, and its position."""
+    weights = ((i, s) for i, s in enumerate(node.sources) if s.kind == "weight" and not target.shared(s))
+    return next(weights, None)
+
+
+def _beside_weight(node: Tensor, i: int, weight: Tensor, target: Target) -> tuple[str, str]:
+    home = target.home(weight)
+    can_move = weight.dtype.interleave == 1  # interleaved rows are the host's own layout
+    if home == HOST and can_move and target.policy.wants(node, target.length(node)):
+        for device in target.devices[:-1]:
+            if target.supports(device, node):
+                return device, "1.off"
+    return home if target.supports(home, node) else HOST, f"1.wgt{i}"
+
+
+def expand(draft: _Draft) -> None:
+    """Pass 2: unassigned nodes take the device of a neighbour: from GPUs down, up, then from any down, up."""
+    nodes = draft.graph.nodes
+    for order, gpu_only in ((nodes, True), (nodes[::-1], True), (nodes, False), (nodes[::-1], False)):
+        _sweep(draft, order, gpu_only)
+
+
+def _sweep(draft: _Draft, order: Iterable[Tensor], gpu_only: bool) -> None:
+    current: str | None = None
+    for node in order:
+        if draft.is_view(node):
+            continue
+        known = draft.device.get(node)
+        if known is not None:
+            current = None if gpu_only and known == HOST else known
+        elif current is not None and draft.target.supports(current, node):
+            draft.put(node, current, "2.sup")
+
+
+def upgrade(draft: _Draft) -> None:
+    """Pass 3: what is left goes where most sources can be read; ties to the device of higher priority."""
+    for node in draft.graph.nodes:
+        if node in draft.device or draft.is_view(node):
+            continue
+        able = [d for d in draft.target.devices if draft.target.supports(d, node)] or [HOST]
+        best = max(able, key=lambda d: (sum(draft.of(s) == d for s in node.sources), -able.index(d)))
+        draft.put(node, best, "3.best")
+
+
+def leftovers(draft: _Draft) -> None:
+    """Pass 4: a view is where its source is."""
+    for node in draft.graph.nodes:
+        if draft.is_view(node):
+            source = draft.of(node.sources[0]) or HOST
+            draft.put(node, source, "4.vsrc")
+
+
+def place_by_traffic(draft: _Draft) -> None:
+    """Weightless ops behind host experts move to the host as far as that lowers the bytes that cross.
+
+    The routed experts' weighting and sum: one row per token comes back instead of one per expert used.
+    """
+    users = draft.graph.users()
+    for start in draft.graph.nodes:
+        if draft.device[start] == HOST and draft.cause[start].startswith("1.wgt"):
+            chain = _weightless_chain(draft, start, users)
+            best = min(range(len(chain) + 1), key=lambda n: _traffic(draft, start, chain[:n], users))
+            for node in chain[:best]:
+                draft.put(node, HOST, "traffic")
+
+
+def _weightless_chain(draft: _Draft, start: Tensor, users: Mapping[Tensor, list[Tensor]]) -> list[Tensor]:
+    """Nodes behind `start`, each the only user of the one before, placed elsewhere by expansion only."""
+    chain: list[Tensor] = []
+    node = start
+    while len(users[node]) == 1:
+        node = users[node][0]
+        if draft.cause[node] not in ("2.sup", "3.best", "4.vsrc") or draft.device[node] == HOST:
+            break
+        if not draft.is_view(node) and not draft.target.supports(HOST, node):
+            break
+        chain.append(node)
+    return chain
+
+
+def _traffic(
+    draft: _Draft, start: Tensor, moved: Sequence[Tensor], users: Mapping[Tensor, list[Tensor]]
+) -> int:
+    """Bytes that cross to and from the host if `moved` follow `start` there."""
+    inside = {start, *moved}
+    end = moved[-1] if moved else start
+    returned = end.type.nbytes if any(draft.device[u] != HOST and u not in inside for u in users[end]) else 0
+    fetched = {root(s) for n in moved for s in n.sources if s.kind == "node" and s not in inside}
+    return returned + sum(s.type.nbytes for s in fetched if draft.device[s] != HOST)
+
+
+def root(tensor: Tensor) -> Tensor:
+    """The tensor whose memory a chain of views looks at."""
+    while tensor.kind == "node" and op_of(tensor) in VIEWS:
+        tensor = tensor.sources[0]
+    return tensor
+
+
+def is_foreign(source: Tensor, device: str, assignment: Assignment, target: Target) -> bool:
+    """Whether a device must have a copy of a node or leaf to read it."""
+    if source.kind == "node":
+        return assignment.device[source] != device
+    if source.kind == "weight" and target.shared(source):
+        return False
+    return (HOST if source.kind == "input" else target.home(source)) != device
+
+
+def hoist(graph: Graph, assignment: Assignment) -> tuple[Tensor, ...]:
+    """Node order in which device work that does not wait for the host's part stands in front of it.
+
+    The shared expert then runs on its device while the host computes the routed ones. In a stage devices come first,
+    each in the graph's order, so sources still come first.
+    """
+    stage = stages(graph, assignment)
+    return tuple(sorted(graph.nodes, key=lambda n: (stage[n], assignment.device[n] == HOST)))
+
+
+def stages(graph: Graph, assignment: Assignment) -> Mapping[Tensor, int]:
+    """For how many of the host's parts, one after the other, each node waits."""
+    stage: dict[Tensor, int] = {}
+    for node in graph.nodes:
+        on_host = assignment.device[node] == HOST
+        stage[node] = max(
+            (
+                stage[s] + (not on_host and assignment.device[s] == HOST)
+                for s in node.sources
+                if s.kind == "node"
+            ),
+            default=0,
+        )
+    return stage

@@ -1,0 +1,171 @@
+"""Which memory every weight and cache lives in, and why: -ngl, -ot, -ncmoe, -ts, -sm, -mg, --no-kv-offload."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Final, Literal
+
+import numpy as np
+
+from graphsched.errors import OptionError
+from graphsched.graph.tensor import TensorType, layer_of
+from graphsched.schedule.overrides import HOST, parse_overrides
+
+__all__ = ["HOST", "Home", "Placement", "PlacementOptions", "parse_overrides", "parse_split", "place"]
+
+_ALL: Final = 999
+_LARGEST_SHARE: Final = 1e6  # shares are summed in float32
+_EXPERTS: Final = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.(weight|scale)")
+_OUTPUT: Final = re.compile(r"output(_norm\w*)?\.")
+_LONGEST_NAME: Final = 256  # names come from a file; a pattern with nested repeats takes long on a long one
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementOptions:
+    """Where a model should live. OptionError outside the valid ranges.
+
+    n_gpu_layers: the last so many layers go to devices, the output above the layer count; -1 for all. overrides: each
+    an -ot argument. n_cpu_moe: the last so many layers keep their experts in host memory. tensor_split: a
+    share for each device.
+    """
+
+    n_gpu_layers: int = -1
+    overrides: tuple[str, ...] = ()
+    n_cpu_moe: int = 0
+    kv_offload: bool = True
+    main_gpu: int = 0
+    split_mode: Literal["layer", "none"] = "layer"
+    tensor_split: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_gpu_layers", -1), ("n_cpu_moe", 0), ("main_gpu", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise OptionError(f"{name} is {value}, an integer from {low} up is needed")
+        if self.split_mode not in ("layer", "none"):
+            raise OptionError(f"split_mode is {self.split_mode}, layer or none is needed")
+        if any(not 0 <= share <= _LARGEST_SHARE for share in self.tensor_split):
+            raise OptionError(
+                f"tensor_split is {_listed(self.tensor_split)}, numbers from 0 to 1e+06 are needed"
+            )
+        if self.tensor_split and max(self.tensor_split) < 1 / _LARGEST_SHARE:
+            raise OptionError(f"tensor_split is {_listed(self.tensor_split)}, one share above 0 is needed")
+
+    @property
+    def layers_flag(self) -> str:
+        """The flag that put a layer where it is, as a cause."""
+        return f"-ngl {'all' if self.n_gpu_layers < 0 else self.n_gpu_layers}"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The device in whose memory something lives, and what put it there."""
+
+    device: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Homes of all tensors, the device of each layer, the homes of the layers' caches, the output's device."""
+
+    homes: Mapping[str, Home]
+    layers: tuple[str, ...]
+    kv: tuple[Home, ...]
+    output: str
+
+
+def parse_split(text: str) -> tuple[float, ...]:
+    """The shares of -ts, as in 3,1 or 3/1."""
+    try:
+        return tuple(float(share) for share in re.split("[,/]", text))
+    except ValueError:
+        raise OptionError(f"tensor_split is {text or 'empty'}, numbers such as 3,1 are needed") from None
+
+
+def place(
+    tensors: Mapping[str, TensorType], n_layer: int, devices: Sequence[str], options: PlacementOptions
+) -> Placement:
+    """Homes for a model's tensors, by what was asked for; `devices` in order of priority, without the host."""
+    overrides = parse_overrides(options.overrides, devices)
+    if not devices:
+        host = Home(HOST, "no device")
+        return Placement(dict.fromkeys(tensors, host), (HOST,) * n_layer, (host,) * n_layer, HOST)
+    *layers, output = _layer_devices(n_layer, devices, options)
+    experts = _host_experts(tensors, layers, options.n_cpu_moe)
+
+    def home(name: str) -> Home:
+        name = name[:_LONGEST_NAME]
+        for pattern, device, text in overrides:
+            if pattern.search(name):
+                return Home(device, f"-ot {text}")
+        if layer_of(name) in experts and _EXPERTS.fullmatch(name):
+            return Home(HOST, f"-ncmoe {options.n_cpu_moe}" if options.n_cpu_moe < _ALL else "-cmoe")
+        return _by_layer(name, layers, output, options)
+
+    kv = tuple(_kv_home(device, options) for device in layers)
+    return Placement({name: home(name) for name in tensors}, tuple(layers), kv, output)
+
+
+def _by_layer(name: str, layers: Sequence[str], output: str, options: PlacementOptions) -> Home:
+    layer = layer_of(name)
+    if 0 <= layer < len(layers):
+        return Home(layers[layer], options.layers_flag)
+    if layer >= 0:
+        return Home(HOST, f"layer {layer} of {len(layers)} is not computed")
+    if _OUTPUT.match(name):
+        return Home(output, options.layers_flag)
+    return Home(HOST, "input layer stays on the host")
+
+
+def _kv_home(device: str, options: PlacementOptions) -> Home:
+    return Home(device, options.layers_flag) if options.kv_offload else Home(HOST, "--no-kv-offload")
+
+
+def _layer_devices(n_layer: int, devices: Sequence[str], options: PlacementOptions) -> list[str]:
+    """The device of each layer, the output counting as one more."""
+    wanted = n_layer + 1 if options.n_gpu_layers < 0 else options.n_gpu_layers
+    first, n = max(n_layer - wanted, 0), min(wanted, n_layer + 1)
+    order = _device_numbers(n, devices, options)
+    return [devices[order[i - first]] if 0 <= i - first < n else HOST for i in range(n_layer + 1)]
+
+
+def _device_numbers(n: int, devices: Sequence[str], options: PlacementOptions) -> Sequence[int]:
+    """For each of n layers the number of its device: the first whose cumulated share exceeds i / n."""
+    if options.main_gpu >= len(devices):
+        raise OptionError(
+            f"main_gpu is {options.main_gpu}, an integer from 0 to {len(devices) - 1} is needed"
+        )
+    shares = options.tensor_split or (1.0,) * len(devices)
+    if len(shares) != len(devices):
+        need = (
+            f"{len(devices)} number{'s are' if len(devices) > 1 else ' is'} needed for {', '.join(devices)}"
+        )
+        raise OptionError(f"tensor_split is {_listed(shares)}, {need}")
+    if options.split_mode == "none":
+        return [options.main_gpu] * n
+    # In float32 as llama.cpp does it, so that a layer at the border goes the same way.
+    summed = np.array(list(accumulate(np.array(shares, np.float32))), np.float32)
+    points = np.arange(n, dtype=np.float32) / np.float32(max(n, 1))
+    found = np.searchsorted(summed / summed[-1], points, side="right")
+    return [int(i) for i in found]
+
+
+def _host_experts(tensors: Mapping[str, TensorType], layers: Sequence[str], n: int) -> frozenset[int]:
+    """The layers whose experts -ncmoe keeps in host memory: the last of each device's, in proportion."""
+    moe = [i for i in range(len(layers)) if f"blk.{i}.ffn_down_exps.weight" in tensors]
+    if n >= len(layers):
+        return frozenset(moe)
+    held = {d: [i for i in moe if layers[i] == d] for d in dict.fromkeys(layers) if d != HOST}
+    ranges = list(held.values())
+    total = sum(map(len, ranges))
+    ends = [0, *accumulate(map(len, ranges))]
+    quota = [(min(n, total) * end + total // 2) // max(total, 1) for end in ends]  # rounded, n in all
+    return frozenset(
+        i for r, (a, b) in zip(ranges, pairwise(quota), strict=True) for i in r[len(r) - (b - a) :]
+    )
+
+
+def _listed(shares: Sequence[float]) -> str:
+    return ",".join(f"{share:g}" for share in shares)

@@ -1,0 +1,1 @@
+"""A model opened on devices: options, planning by capacity, generation."""

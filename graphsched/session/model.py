@@ -1,0 +1,87 @@
+"""A model: a file, the architecture that reads it, and the graphs they build."""
+
+from functools import cached_property
+from pathlib import Path
+
+from graphsched.arch import registry as arch
+from graphsched.arch.config import Config, read_config
+from graphsched.arch.registry import Architecture, Inputs, Weights
+from graphsched.arch.stored import StoredWeights, shares_output
+from graphsched.errors import LoadError, ShapeError
+from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.graph.graph import Graph
+from graphsched.graph.rewrite import fuse_all, select_outputs
+from graphsched.graph.tensor import TensorType
+from graphsched.session.options import SessionOptions
+from graphsched.session.summary import summary
+from graphsched.text.tokenizer import Tokenizer, from_metadata
+
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "data" / "stories.gguf"
+DEFAULT_CONTEXT = 4096
+
+
+class Model:
+    """A loaded model file; weights stay mapped."""
+
+    def __init__(self, file: ModelFile) -> None:
+        self.file = file
+        self.source = file.path.name
+        self.arch_name = file.get("general.architecture", str)
+        self.name = file.get("general.name", str, self.source)
+        self.architecture: Architecture = arch.get(self.arch_name, self.source)
+        self.config: Config = read_config(self.architecture.config, file, self.arch_name)
+        self.types = {t.name: TensorType(t.dtype, t.shape) for t in file.tensors.values()}
+        self._check_layers()
+        derive, config = self.architecture.derive, self.config
+        self.derived = dict(derive(config, self._weights()) if derive else ())
+        self.types |= {name: weight.type for name, weight in self.derived.items()}
+        self.weights = StoredWeights(file, self.derived, shares_output(file))
+
+    def _check_layers(self) -> None:
+        layers = {n.split(".")[1] for n in self.types if n.startswith("blk.")}
+        if self.config.n_layer > len(layers):
+            key = f"{self.arch_name}.block_count"
+            raise LoadError(
+                f"{self.source}: key {key} is {self.config.n_layer}, the file has {len(layers)} layers"
+            )
+
+    def _weights(self) -> Weights:
+        return Weights(self.types, self.source, n_layer=self.config.n_layer)
+
+    @property
+    def n_ctx_train(self) -> int:
+        return self.config.n_ctx_train
+
+    @cached_property
+    def n_vocab(self) -> int:
+        """Rows of the embedding: valid token ids are below it."""
+        return int(self._weights().sized("token_embd", None, None).shape[0])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return from_metadata(self.file.metadata, self.source)
+
+    def context(self, options: SessionOptions) -> int:
+        """Cells of the KV cache."""
+        return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+    def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
+        """The fused graph for given capacities: logits of n_outputs rows."""
+        o = options
+        inputs = Inputs(
+            n_tokens, n_outputs, n_kv, o.kv_types, o.mla, o.amb, max(o.n_ubatch, n_tokens), o.swa_full
+        )
+        try:
+            logits = self.architecture.build(self.config, self._weights(), inputs)
+            return fuse_all(select_outputs(logits, inputs.out_ids), options.off)
+        except ShapeError as error:
+            raise LoadError(f"{self.source}: {error}") from None
+
+    def summary(self, options: SessionOptions | None = None) -> str:
+        """Name, architecture, parameters, bytes by type and cache per token in one line."""
+        return summary(self, options or SessionOptions())
+
+
+def open_default_or(path: str | Path | None) -> Model:
+    """The model at path, or the one that ships with graphsched."""
+    return Model(open_model(DEFAULT_MODEL if path is None else path))

@@ -1,0 +1,68 @@
+"""What a model holds, in one line: parameters, active ones, bytes by type, cache per token."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from graphsched.arch.cells import RING
+from graphsched.graph.graph import Graph
+from graphsched.graph.tensor import Extent
+from graphsched.session.options import SessionOptions
+
+if TYPE_CHECKING:
+    from graphsched.session.model import Model
+
+
+def kv_bytes(graph: Graph) -> int:
+    """Bytes of all caches."""
+    return sum(leaf.type.nbytes for leaf in graph.leaves if leaf.kind == "cache")
+
+
+def kv_bytes_per_token(graph: Graph) -> int:
+    """Bytes of caches for each token of context; rings do not grow with it."""
+    caches = [leaf.type for leaf in graph.leaves if leaf.kind == "cache"]
+    growing = [type for type in caches if not _is_ring(type.shape[0])]
+    return sum(type.dtype.tensor_bytes((1, *type.shape[1:])) for type in growing)
+
+
+def ring_bytes(graph: Graph) -> tuple[int, int]:
+    """Bytes of caches that are rings, and their cells; (0, 0) without."""
+    rings = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and _is_ring(leaf.shape[0])]
+    return sum(type.nbytes for type in rings), int(rings[0].shape[0]) if rings else 0
+
+
+def _is_ring(n: int) -> bool:
+    return isinstance(n, Extent) and n.word == RING
+
+
+def parameters(model: "Model") -> tuple[int, int]:
+    """All parameters of the file, and those that one token uses: of the experts only the chosen ones."""
+    used, total = getattr(model.config, "n_expert_used", 0), getattr(model.config, "n_expert", 0)
+    everything = active = 0
+    for name in model.file.tensors:
+        n = model.types[name].numel
+        everything += n
+        active += n * used // total if "_exps." in name and total else n
+    return everything, active
+
+
+def summary(model: "Model", options: SessionOptions) -> str:
+    n, active = parameters(model)
+    sizes: Counter[str] = Counter()
+    for info in model.file.tensors.values():
+        sizes[info.dtype.name] += info.nbytes
+    types = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.most_common())
+    graph = model.graph(1, 1, model.context(options), options)
+    kv, (rings, cells) = kv_bytes_per_token(graph) / 1024, ring_bytes(graph)
+    fixed = f" + {rings / 1024:.1f} KiB for windows ({cells} cells)" if rings else ""
+    of_them = f" ({_short(active)} active)" if active < n else ""
+    return (
+        f"{model.name}: {model.arch_name}, {_short(n)} parameters{of_them}, "
+        f"{sum(sizes.values()) / 1e6:.1f} MB ({types}), KV cache {kv:.1f} KiB per token{fixed}"
+    )
+
+
+def _short(n: int) -> str:
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if n >= unit:
+            return f"{n / unit:.2f}{name}"
+    return str(n)

@@ -1,0 +1,1 @@
+"""Synthetic models with real shapes."""

@@ -1,0 +1,70 @@
+"""SentencePiece BPE vocabularies (`tokenizer.ggml.model = llama`): pairs merge by their union's score."""
+
+import re
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from graphsched.text.merge import merge, per_word
+from graphsched.text.vocab import Fields, TokenType, Vocab
+
+_SPACE: Final = "▁"
+_WORDS: Final = re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
+_JOINS_WORDS: Final = re.compile(f"[^{_SPACE}\0]{_SPACE}")
+_BYTE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+class SpmCoder:
+    """Text between special tokens -> ids, id -> bytes."""
+
+    def __init__(self, vocab: Vocab, fields: Fields) -> None:
+        self._vocab = vocab
+        self._scores: list[float] = fields.numbers("ggml.scores", np.float64, len(vocab.tokens), 0.0).tolist()
+        self.add_bos, self.add_space_prefix = True, fields.flag("ggml.add_space_prefix", True)
+        self._squeeze = fields.flag("ggml.remove_extra_whitespaces", False)
+        self._words = per_word(self._word)
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """Ids of a text; one that follows a special token, or nothing, gets the space that starts a word."""
+        if self._squeeze:
+            text = " ".join(filter(None, text.split(" ")))
+        if not text:
+            return []
+        text = (" " + text if self.add_space_prefix and after_special else text).replace(" ", _SPACE)
+        return self._words(_WORDS.findall(text) if self._words_are_apart else [text])
+
+    def piece(self, token: int) -> bytes:
+        text, kind = self._vocab.tokens[token], self._vocab.types[token]
+        if kind == TokenType.BYTE and (match := _BYTE.fullmatch(text)):
+            return bytes.fromhex(match[1])
+        if kind == TokenType.NORMAL:
+            text = text.replace(_SPACE, " ")
+        return text.encode("utf-8", "surrogateescape")
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return self._vocab.plain_ids()
+
+    @cached_property
+    def _words_are_apart(self) -> bool:
+        # then no merge crosses a space, and each word gives the same ids alone as in its text
+        return _JOINS_WORDS.search("\0".join(self._vocab.tokens)) is None
+
+    def _word(self, word: str) -> list[int]:
+        ids, scores = self._ids, self._scores
+
+        def rank(left: str, right: str) -> float | None:
+            token = ids.get(left + right)
+            return None if token is None else -scores[token]
+
+        return [i for symbol in merge(list(word), rank) for i in self._symbol(symbol)]
+
+    def _symbol(self, symbol: str) -> list[int]:
+        if (token := self._ids.get(symbol)) is not None:
+            return [token]
+        found = [
+            self._vocab.ids.get(f"<0x{b:02X}>", self._vocab.unk)
+            for b in symbol.encode("utf-8", "surrogateescape")
+        ]
+        return [i for i in found if i is not None]

@@ -1,0 +1,1 @@
+"""Element types: their names, sizes and layouts."""
