@@ -11,7 +11,7 @@ from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run import lowering
 from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.run.operand import NOWHERE, Item, Memory, Operand, Places
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 

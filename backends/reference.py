@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.device import Capacity, Device, Progress, Raw, Setup, StepTime
+from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.run.lowering import Low
 from graphsched.run.operand import Item, Memory, Operand, Places, PythonStep, Work
-from graphsched.schedule.assign import HOST
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
+from graphsched.types.shapes import Lengths
 
 Array = NDArray[Any]
 RUNS = 4096  # whose times are kept
 
 
-def evaluate(node: Tensor, sources: list[Array], actual: Capacity) -> Array:
+def evaluate(node: Tensor, sources: list[Array], actual: Lengths) -> Array:
     """One node by its reference; capacities in attributes become actual lengths."""
     assert node.opdef is not None
     assert node.opdef.run_reference is not None
@@ -81,7 +82,7 @@ class ReferenceProgram:
         self._n_runs = 0
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
-        actual, times = Capacity(lengths), [time.perf_counter()]
+        actual, times = Lengths(lengths), [time.perf_counter()]
         for step in self._steps:
             if not self._device.aborted:
                 run_python(step, self._places, actual)
@@ -106,7 +107,7 @@ class ReferenceProgram:
         ]
 
 
-def run_python(step: PythonStep, places: Places, actual: Capacity) -> None:
+def run_python(step: PythonStep, places: Places, actual: Lengths) -> None:
     """Runs one step on views of its operands' memory."""
     sources = [places.values(o, actual.shape(o.type.shape)) for o in step.sources]
     result = places.array(step.result, actual.shape(step.result.type.shape))

@@ -23,8 +23,8 @@ from graphsched.graph.ops.several import made_of
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.operand import Item, Memory, Operand, Places, Work
-from graphsched.schedule.assign import HOST
 from graphsched.session.planner import has_kernel
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 

@@ -18,10 +18,11 @@ from graphsched.predict.plan import Plan, make_plan
 from graphsched.run.device import Setup, open_devices
 from graphsched.run.operand import sized
 from graphsched.run.runtime import lowered
-from graphsched.schedule.assign import HOST, VIEWS
+from graphsched.schedule.assign import VIEWS
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.synth.model import write
+from graphsched.types.devices import HOST
 
 GPU = "CUDA0"
 CONFORMANCE = sorted(p.stem for p in (SHARED / "conformance").glob("*.gguf"))

@@ -12,7 +12,7 @@ from graphsched.graph.ops import mul_mat
 from graphsched.graph.tensor import f32, input_tensor, weight
 from graphsched.run.device import Device, Setup, open_devices
 from graphsched.run.runtime import open_runtime
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 METHODS = {n for n, _ in inspect.getmembers(Device, inspect.isfunction) if not n.startswith("_")}
 

@@ -15,11 +15,11 @@ from graphsched.report.plan import cause
 from graphsched.run.device import Setup
 from graphsched.run.repack import INTERLEAVED, repack
 from graphsched.run.runtime import open_runtime
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import open_default_or
 from graphsched.session.options import SessionOptions
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 
 K, EXPERTS, USED = 96, 3, 2
 PLAIN = pytest.mark.parametrize("plain", INTERLEAVED)

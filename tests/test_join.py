@@ -16,12 +16,13 @@ from graphsched.graph.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, r
 from graphsched.graph.ops.several import made_of, results
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.predict.plan import make_plan
-from graphsched.schedule.assign import HOST, Target
+from graphsched.schedule.assign import Target
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import OffloadPolicy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.options import SWITCHES, SessionOptions
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 
 ALL = frozenset(RULES)
 T = Extent(8, "n_tokens")

@@ -12,11 +12,11 @@ import graphsched
 from graphsched.gguf.loader import open_model
 from graphsched.predict.plan import Plan, make_plan
 from graphsched.report.plan import as_data, copied, difference, real_nodes
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.synth import model as synth
+from graphsched.types.devices import HOST
 
 BASELINE = frozenset({"traffic", "hoist"})
 EXPERTS_OUT = PlacementOptions(overrides=("exps=CPU",))

@@ -10,9 +10,10 @@ from graphsched.graph.graph import Graph, from_outputs
 from graphsched.graph.opdef import AnyOp, Op
 from graphsched.graph.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
 from graphsched.graph.tensor import Extent, Tensor, f32, i32, input_tensor, weight
-from graphsched.schedule.assign import HOST, VIEWS, Target, root
+from graphsched.schedule.assign import VIEWS, Target, root
 from graphsched.schedule.policy import parse_policy
 from graphsched.schedule.scheduler import Schedule, schedule
+from graphsched.types.devices import HOST
 
 DEVICES = ("sim0", "sim1", HOST)
 WIDTH = 32

@@ -17,11 +17,11 @@ from graphsched.predict.plan import make_plan
 from graphsched.predict.sim_trace import executed_trace, planned_trace
 from graphsched.run.trace import OFF, ON, RUN, THREADS, Event
 from graphsched.run.trace_read import QUANTIZE
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.text.sampling import SamplingOptions
+from graphsched.types.devices import HOST
 
 MODELS = (None, "conformance/deepseek2-lite-f16.gguf", "conformance/qwen3moe-f16.gguf")
 HYBRID: dict[str, Any] = {

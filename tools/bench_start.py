@@ -24,9 +24,9 @@ from peer_runs import environment
 
 from graphsched.errors import Error
 from graphsched.predict.plan import make_plan
-from graphsched.schedule.assign import HOST
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions
+from graphsched.types.devices import HOST
 
 PROMPT: Final = "Once upon a time there was a scheduler that told everyone where each op would run, and why"
 MARGIN: Final = 300e6  # bytes of private memory besides KV cache and arenas

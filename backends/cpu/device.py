@@ -24,8 +24,8 @@ from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.operand import Item, Memory, Operand, Places, Work
-from graphsched.schedule.assign import HOST
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 FAMILIES = (

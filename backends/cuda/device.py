@@ -36,8 +36,8 @@ from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Setup
 from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work
-from graphsched.schedule.assign import HOST
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 FAMILIES = (

@@ -16,9 +16,9 @@ from graphsched.check.invariants import ValidationError, check_memory, check_sch
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
-from graphsched.run.device import Capacity
 from graphsched.schedule.assign import op_of
 from graphsched.schedule.scheduler import Schedule
+from graphsched.types.shapes import Lengths
 
 if TYPE_CHECKING:
     from graphsched.check.debug import Making, Runs
@@ -53,7 +53,7 @@ class Validated:
         self._kept.run(lengths)
         if self._by.is_aborted():
             return
-        actual = Capacity(lengths)
+        actual = Lengths(lengths)
         found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, self._kept.outputs, strict=True)}
         for node, value in found.items():
             if op_of(node) is not Op.SET_ROWS and any(s.kind == "cache" for s in node.sources):
@@ -65,7 +65,7 @@ class Validated:
                 name = self._graph.names[output]
                 raise ValidationError(f"output {name} is another where no memory is used twice")
 
-    def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Capacity) -> Array:
+    def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Lengths) -> Array:
         """What a node read of a weight or input; of a cache what is there now, as writing it again changes nothing."""
         if leaf.kind == "weight":
             return self._by.weight(leaf)
@@ -73,7 +73,7 @@ class Validated:
             return found[node]
         return _cut(self._by.input(leaf), leaf, actual)
 
-    def _compare(self, node: Tensor, value: Array, sources: list[Array], actual: Capacity) -> None:
+    def _compare(self, node: Tensor, value: Array, sources: list[Array], actual: Lengths) -> None:
         name = f"{self._graph.names[node]} ({op_of(node).name})"
         if value.dtype != np.int32 and not _is_finite(value):
             raise ValidationError(f"node {name} has values that are not finite, {_first_bad(value)}")
@@ -96,7 +96,7 @@ def validated(plain: "Runs", schedule: Schedule, graph: Graph, made_by: "Making"
     return Validated(plain, made_by.compile(kept), graph, made_by)
 
 
-def _cut(value: Array, tensor: Tensor, actual: Capacity) -> Array:
+def _cut(value: Array, tensor: Tensor, actual: Lengths) -> Array:
     """A value at its actual length, without the rest of its capacity."""
     return value[tuple(slice(n) for n in actual.shape(tensor.shape))] if value.ndim else value
 

@@ -20,11 +20,11 @@ from graphsched.errors import LoadError, OptionError
 from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.graph.tensor import TensorType
 from graphsched.quantize import mixes
 from graphsched.text.chat_templates import template_for
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
+from graphsched.types.shapes import TensorType
 
 OUT_TYPES: Final = ("auto", "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "i2_s")
 _TERNARY: Final = OUT_TYPES[5:]

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from graphsched.gguf.format import MetaValue
-from graphsched.graph.tensor import TensorType
+from graphsched.types.shapes import TensorType
 
 ALIGNMENT: Final = 32
 _VERSION: Final = 3

@@ -6,9 +6,8 @@ from typing import Any
 
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.device import Capacity
-from graphsched.schedule.scheduler import used_share
 from graphsched.types import dtypes
+from graphsched.types.shapes import Lengths
 
 MATMULS = (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV)
 
@@ -25,14 +24,14 @@ class Cost:
 def cost_of(node: Tensor, lengths: Mapping[str, int]) -> Cost:
     """A node's cost at actual lengths; experts count as often as they are expected to be used."""
     assert node.opdef is not None
-    actual = Capacity(lengths)
+    actual = Lengths(lengths)
     types = [TensorType(s.dtype, actual.shape(s.shape)) for s in node.sources]
     attrs = {k: _resolved(v, actual) for k, v in node.attrs.items()}
     result = TensorType(node.dtype, actual.shape(node.shape))
     return Cost(node.opdef.count_flops(*types, **attrs), _bytes(node, types, result, attrs), kind_of(node))
 
 
-def _resolved(value: Any, actual: Capacity) -> Any:
+def _resolved(value: Any, actual: Lengths) -> Any:
     return actual.shape(value) if isinstance(value, tuple) else value
 
 
@@ -51,6 +50,11 @@ def _bytes(node: Tensor, types: list[TensorType], result: TensorType, attrs: Map
     if node.opdef.count_bytes:
         return node.opdef.count_bytes(*types, **attrs)
     return result.nbytes + sum(t.nbytes for t in types)
+
+
+def used_share(n_expert: int, n_choices: int) -> float:
+    """Expected share of experts that n_choices independent even choices hit."""
+    return 1.0 - (1.0 - 1.0 / n_expert) ** n_choices
 
 
 def kind_of(node: Tensor) -> str:

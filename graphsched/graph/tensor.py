@@ -9,54 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
+from graphsched.types.shapes import Extent as Extent
+from graphsched.types.shapes import TensorType as TensorType
+from graphsched.types.shapes import f32 as f32
+from graphsched.types.shapes import i32 as i32
 
 if TYPE_CHECKING:
     from graphsched.graph.opdef import OpDef
 
 Kind = Literal["weight", "input", "cache", "copy", "node"]
-
-
-class Extent(int):
-    """A capacity in a shape: the int is what is planned for, `word` names the actual length of a run."""
-
-    word: str
-
-    def __new__(cls, capacity: int, word: str) -> "Extent":
-        self = super().__new__(cls, capacity)
-        self.word = word
-        return self
-
-    def __repr__(self) -> str:
-        return f"{self.word}<={int(self)}"
-
-    __str__ = __repr__
-
-    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]  # int's own takes the value only
-        return int(self), self.word
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """Element type and shape; the first dimension may be an `Extent`."""
-
-    dtype: DType
-    shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        n = 1
-        for d in self.shape:
-            n *= int(d)
-        return n
-
-    @property
-    def nbytes(self) -> int:
-        return self.dtype.tensor_bytes(tuple(int(d) for d in self.shape))
-
-    def __str__(self) -> str:
-        return f"{self.dtype.name.lower()}[{','.join(str(d) for d in self.shape)}]"
 
 
 _serial = itertools.count()
@@ -115,14 +77,6 @@ def input_tensor(name: str, type: TensorType, **attrs: int) -> Tensor:
 def labelled(tensor: Tensor, label: str) -> Tensor:
     """The same node under the field's name for it, where the label table would give another."""
     return replace(tensor, label=label)
-
-
-def f32(*shape: int) -> TensorType:
-    return TensorType(dtypes.F32, shape)
-
-
-def i32(*shape: int) -> TensorType:
-    return TensorType(dtypes.I32, shape)
 
 
 def layer_of(name: str) -> int:

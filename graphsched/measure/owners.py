@@ -8,7 +8,7 @@ import numpy as np
 
 from graphsched.run.spans import EMPTY, Span, clip, length, union
 from graphsched.run.trace import Event
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 UNATTRIBUTED: Final = "unattributed"
 # Who owns an instant in which several things happen: the first in this order, behind compute on each device. Waits are

@@ -19,11 +19,11 @@ from graphsched.predict.sim_trace import planned_trace
 from graphsched.run.device import Progress
 from graphsched.run.spans import Span
 from graphsched.run.trace import SPANS, THREADS, Event, Run, Trace
-from graphsched.schedule.assign import HOST
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.text.sampling import SamplingOptions
+from graphsched.types.devices import HOST
 
 EVENTS_AT_ONCE: Final = 60_000  # of generation: the trace is read before the ring of counter values is full
 GREEDY: Final = SamplingOptions(temperature=0.0)

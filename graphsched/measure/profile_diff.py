@@ -6,18 +6,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from graphsched.errors import LoadError
 from graphsched.gguf.format import printable
 from graphsched.measure.profile_data import FORMAT, Data
-from graphsched.report.profile import micro, new_table
 
 TABLES: Final = {"ops": "OP", "labels": "result", "copies": "tensor", "overhead": "owner"}
 CLEAR: Final = 2.0  # standard errors that a difference must exceed
-SAME: Final = 5e-4  # of the time: less is rounding
 
 
 def difference(first: Data, second: Data) -> Data:
@@ -71,40 +65,6 @@ def _row(device: str, name: str, a: _Side, b: _Side) -> Data:
         "noise": noise,
         "is_clear": abs(change) > CLEAR * noise and change != 0.0,
     }
-
-
-def render_difference(change: Data, names: tuple[str, str], plain: bool) -> RenderableType:
-    """Tables of all rows that changed."""
-    parts: list[RenderableType] = [Text(f"{name}: {a} -> {b}") for name, (a, b) in change["settings"].items()]
-    for phase in change["phases"]:
-        wall = phase["wall"]
-        parts.append(
-            Text(f"\n{phase['phase']}: {micro(wall['first'])} -> {micro(wall['second'])} µs, {_change(wall)}")
-        )
-        parts += [_table(phase[key], title, names, plain) for key, title in TABLES.items() if phase[key]]
-    return Group(*parts)
-
-
-def _table(rows: list[Data], what: str, names: tuple[str, str], plain: bool) -> Table:
-    columns = ("device", what, f"{names[0]} µs", f"{names[1]} µs", "change µs", "noise µs", "change")
-    table = new_table("", plain, *columns, left=("device", what))
-    for row in rows:
-        if not (row["first"] or row["second"]):
-            continue
-        cells = (micro(row[key]) for key in ("first", "second"))
-        change, noise = f"{row['change'] * 1e6:+.1f}", f"{row['noise'] * 1e6:.1f}"
-        table.add_row(row["device"], Text(row["name"]), *cells, change, noise, _change(row))
-    return table
-
-
-def _change(row: Data) -> str:
-    """+12.3%, or that noise may explain it."""
-    if not row["first"]:
-        return "new"
-    if abs(row["change"]) < SAME * row["first"]:
-        return "same"
-    text = f"{row['change'] / row['first']:+.1%}"
-    return text if row["is_clear"] else f"{text}, within noise"
 
 
 def read_saved(path: Path) -> Data:

@@ -11,7 +11,7 @@ from graphsched.measure.owners import owners, shown
 from graphsched.run.spans import Span
 from graphsched.run.trace import Event, Run, Trace
 from graphsched.run.trace_read import QUANTIZE
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 PRODUCTS = ("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE", "MUL_MAT_QKV", "FLASH_ATTN_EXT")
 assert all(hasattr(Op, name) for name in PRODUCTS)

@@ -10,16 +10,17 @@ from graphsched.predict import machine
 from graphsched.predict.machine import Device, Machine, Processor
 from graphsched.predict.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
-from graphsched.run.device import Capacity, Setup, open_devices
+from graphsched.run.device import Setup, open_devices
 from graphsched.run.memory import Arena
 from graphsched.run.operand import sized
 from graphsched.run.runtime import in_kernel_types, lowered
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.scheduler import Schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.planner import Targets, device_names, is_gpu
 from graphsched.session.summary import ring_bytes
+from graphsched.types.devices import HOST
+from graphsched.types.shapes import Lengths
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plan:
 
     def bytes_of(self, tensor: Tensor) -> int:
         """Bytes of a tensor at this run's lengths."""
-        return TensorType(tensor.dtype, Capacity(self.lengths).shape(tensor.shape)).nbytes
+        return TensorType(tensor.dtype, Lengths(self.lengths).shape(tensor.shape)).nbytes
 
     @cached_property
     def timeline(self) -> Timeline | None:

@@ -9,9 +9,9 @@ from graphsched.predict.timeline import Timeline, simulate
 from graphsched.run.executable import Executable
 from graphsched.run.trace import Event, Run, Trace
 from graphsched.run.trace_read import described
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.scheduler import Schedule
 from graphsched.schedule.staging import issue_order
+from graphsched.types.devices import HOST
 
 
 def planned_trace(plan: Plan) -> Trace:

@@ -9,14 +9,15 @@ The clock never uses measured time: these are predictions.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphsched.graph.cost import cost_of
+from graphsched.graph.cost import cost_of, used_share
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.predict.machine import Device, Processor, copy_seconds, node_seconds
-from graphsched.run.device import Capacity
 from graphsched.run.spans import length, union
-from graphsched.schedule.assign import HOST, NO_WORK
-from graphsched.schedule.scheduler import Copy, Schedule, Split, used_share
+from graphsched.schedule.assign import NO_WORK
+from graphsched.schedule.scheduler import Copy, Schedule, Split
 from graphsched.schedule.staging import RING, Issue, issue_order
+from graphsched.types.devices import HOST
+from graphsched.types.shapes import Lengths
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,10 @@ class _Clock:
         return slots.pop(0)
 
     def _bytes(self, copy: Copy) -> float:
-        type = TensorType(copy.source.dtype, Capacity(self.lengths).shape(copy.source.shape))
+        type = TensorType(copy.source.dtype, Lengths(self.lengths).shape(copy.source.shape))
         if copy.ids is None:
             return type.nbytes
-        choices = TensorType(copy.ids.dtype, Capacity(self.lengths).shape(copy.ids.shape)).numel
+        choices = TensorType(copy.ids.dtype, Lengths(self.lengths).shape(copy.ids.shape)).numel
         return type.nbytes * used_share(type.shape[0], choices)
 
     def _node(self, number: int, split: Split, node: Tensor) -> None:

@@ -15,9 +15,9 @@ from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.loader import ModelFile, TensorInfo
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.graph.tensor import TensorType
 from graphsched.quantize.choose import Choice, QuantizeOptions
 from graphsched.types.layouts import i2_s_of_arm
+from graphsched.types.shapes import TensorType
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

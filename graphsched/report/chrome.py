@@ -9,7 +9,7 @@ from graphsched.graph.opdef import Op
 from graphsched.measure.profile import Phase
 from graphsched.measure.profile_data import Data
 from graphsched.run.trace import HOST_LANE, Event, Run
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 Json = dict[str, Any]
 NAMES: Final = {"wake": "thread wake-up"}

@@ -9,10 +9,11 @@ from rich.text import Text
 
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan, bound_by
-from graphsched.schedule.assign import HOST, VIEWS
+from graphsched.schedule.assign import VIEWS
 from graphsched.schedule.scheduler import Copy, Split
 from graphsched.session.options import SWITCHES, SessionOptions
 from graphsched.session.planner import is_python_step
+from graphsched.types.devices import HOST
 
 
 def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:

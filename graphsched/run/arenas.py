@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from graphsched.run import memory
 from graphsched.run.memory import Arena, Lifetime
 from graphsched.run.operand import Buffer, Item
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 
 def plan_arenas(items: Sequence[Item], keep: Iterable[Buffer]) -> dict[str, Arena]:

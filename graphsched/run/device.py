@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import OptionError
-from graphsched.graph.tensor import Extent, Tensor, TensorType
+from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.affinity import Pins
 from graphsched.run.lowering import Low
 from graphsched.run.operand import Item, Memory, Operand, Places, Work
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 Raw = NDArray[np.uint8]
@@ -181,13 +181,3 @@ def cpu_facts() -> tuple[str, list[str]]:
     """The CPU that kernels are compiled for, and what of its features they use."""
     target = importlib.import_module("graphsched.backends.cpu.language.target")
     return target.name(), sorted(target.features() & target.USED)
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""
-
-    lengths: Mapping[str, int]
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)

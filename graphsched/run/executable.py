@@ -12,8 +12,8 @@ from graphsched.run.device import Program, StepTime
 from graphsched.run.operand import Item, Operand, Places, PythonStep
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import OFF, RUN, THREADS, Recorder
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.scheduler import Schedule
+from graphsched.types.devices import HOST
 
 Array = NDArray[Any]
 

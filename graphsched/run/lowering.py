@@ -14,8 +14,8 @@ from graphsched.graph.opdef import lowering_for
 from graphsched.graph.ops.several import between, made_of, starts
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Buffer, Item, Memory, Operand, PythonStep, dense
-from graphsched.schedule.assign import HOST
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 
 
 @dataclass

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.memory import Arena
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 FLAG_BYTES = 64  # a flag has a cache line of its own
 Work = Literal["compute", "up", "down"]  # what a stream does: kernels, copies to a device, copies from it

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
-from graphsched.schedule.assign import HOST
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 Bytes = NDArray[Any]  # of uint8

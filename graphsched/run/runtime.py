@@ -12,17 +12,18 @@ from graphsched.arch.stored import StoredWeights
 from graphsched.graph.graph import Graph, replace_leaves
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.arenas import plan_arenas
-from graphsched.run.device import Capacity, Device, Progress, Raw, Setup, open_devices
+from graphsched.run.device import Device, Progress, Raw, Setup, open_devices
 from graphsched.run.executable import Executable, tagged
 from graphsched.run.lowering import Low
 from graphsched.run.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
 from graphsched.run.repack import repack
 from graphsched.run.streams import in_streams
 from graphsched.run.trace import Recorder
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.scheduler import Copy, Schedule, whole
 from graphsched.schedule.staging import issue_order
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
+from graphsched.types.shapes import Lengths
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Tensor], Operand]  # device, weight or input or cache
@@ -51,12 +52,12 @@ class Runtime:
         raw = self._allocated(leaf, HOST).bytes
         if leaf.dtype.numpy is None:
             return raw
-        return raw.view(leaf.dtype.numpy).reshape(Capacity(self.setup.capacities).shape(leaf.shape))
+        return raw.view(leaf.dtype.numpy).reshape(Lengths(self.setup.capacities).shape(leaf.shape))
 
     def _allocated(self, leaf: Tensor, device: str) -> Memory:
         """Memory of an input or cache, zeroed, at its largest capacity."""
         if (leaf.name, device) not in self._memory:
-            size = leaf.dtype.tensor_bytes(Capacity(self.setup.capacities).shape(leaf.shape))
+            size = leaf.dtype.tensor_bytes(Lengths(self.setup.capacities).shape(leaf.shape))
             self._memory[leaf.name, device] = self.devices[device].allocate(size)
         return self._memory[leaf.name, device]
 

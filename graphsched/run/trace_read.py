@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from graphsched.graph.cost import used_share
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
-from graphsched.run.device import Capacity, StepTime
+from graphsched.run.device import StepTime
 from graphsched.run.executable import Executable, Tag
 from graphsched.run.trace import EVAL, HOST_LANE, RUN, Event, Run, Trace
-from graphsched.schedule.assign import HOST, NO_WORK, root
-from graphsched.schedule.scheduler import Copy, Schedule, used_share
+from graphsched.schedule.assign import NO_WORK, root
+from graphsched.schedule.scheduler import Copy, Schedule
 from graphsched.schedule.staging import issue_order
 from graphsched.session.planner import is_python_step
+from graphsched.types.devices import HOST
+from graphsched.types.shapes import Lengths
 
 LAYER = re.compile(r"^blk\.\d+\.")
 QUANTIZE = "quantize"  # activations into blocks: a row of its own
@@ -133,7 +136,7 @@ def copy_event(schedule: Schedule, copy: Copy, lengths: Mapping[str, int], reade
 
 def copied_bytes(copy: Copy, lengths: Mapping[str, int]) -> float:
     """Bytes of a copy at actual lengths; of experts as many as are expected to be used."""
-    actual = Capacity(lengths)
+    actual = Lengths(lengths)
     type = TensorType(copy.source.dtype, actual.shape(copy.source.shape))
     if copy.ids is None:
         return type.nbytes

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import AnyOp, Op
 from graphsched.graph.tensor import Extent, Tensor
+from graphsched.types.devices import HOST
 
 if TYPE_CHECKING:
     from graphsched.schedule.policy import OffloadPolicy
 
-HOST = "CPU"
 VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
 NO_WORK = (*VIEWS, Op.PART)  # nothing runs for them; the memory of a part is its own
 

@@ -13,7 +13,8 @@ from graphsched.graph.joins import RULES, Join, Readers
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.ops.several import results
 from graphsched.graph.tensor import Tensor, layer_of
-from graphsched.schedule.assign import HOST, VIEWS, Assignment, Target, is_foreign, op_of, stages
+from graphsched.schedule.assign import VIEWS, Assignment, Target, is_foreign, op_of, stages
+from graphsched.types.devices import HOST
 
 
 def join(graph: Graph, assignment: Assignment, target: Target) -> tuple[Graph, Assignment]:

@@ -3,11 +3,10 @@
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from graphsched.errors import OptionError
-
-HOST: Final = "CPU"
+from graphsched.types.devices import HOST
 
 
 class Override(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import TensorType, layer_of
-from graphsched.schedule.overrides import HOST, parse_overrides
+from graphsched.schedule.overrides import parse_overrides
+from graphsched.types.devices import HOST
 
 __all__ = ["HOST", "Home", "Placement", "PlacementOptions", "parse_overrides", "parse_split", "place"]
 

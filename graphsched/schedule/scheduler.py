@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
@@ -15,8 +16,9 @@ from graphsched.graph.tensor import Tensor
 if TYPE_CHECKING:
     pass
 
-from graphsched.schedule.assign import HOST, VIEWS, Assignment, Target, assign, hoist, is_foreign, op_of, root
+from graphsched.schedule.assign import VIEWS, Assignment, Target, assign, hoist, is_foreign, op_of, root
 from graphsched.schedule.join import join
+from graphsched.types.devices import HOST
 
 MAX_INPUTS = 64  # of one split
 WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
@@ -214,11 +216,6 @@ def _expert_ids(node: Tensor, target: Target) -> Tensor | None:
     ids = node.sources[-1]
     share = used_share(node.sources[0].shape[0], target.length(ids) * int(ids.shape[1]))
     return ids if share < WORTH_WAITING else None
-
-
-def used_share(n_expert: int, n_choices: int) -> float:
-    """Expected share of experts that n_choices independent even choices hit."""
-    return 1.0 - (1.0 - 1.0 / n_expert) ** n_choices
 
 
 def whole(graph: Graph) -> Schedule:

@@ -12,12 +12,13 @@ from graphsched.graph.joins import RULES
 from graphsched.graph.opdef import Op, lowering_for
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.repack import repackable
-from graphsched.schedule.assign import HOST, Target
+from graphsched.schedule.assign import Target
 from graphsched.schedule.placement import Home, Placement, place
 from graphsched.schedule.policy import OffloadPolicy, parse_policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
+from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any, Final
 
-from graphsched.schedule.assign import HOST
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import parse_policy
 from graphsched.session.model import Model
 from graphsched.session.options import SWITCHES, SessionOptions
 from graphsched.session.session import Session
+from graphsched.types.devices import HOST
 
 _HIDDEN: Final = ("placement", "off", "poison")  # shown by their parts; for tests
 

@@ -10,10 +10,11 @@ from graphsched.errors import OptionError
 from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.graph.tensor import TensorType, layer_of
+from graphsched.graph.tensor import layer_of
 from graphsched.synth.layouts import LAYOUTS, Layout
 from graphsched.synth.types import FILE_TYPES, type_for, type_name
 from graphsched.synth.weights import check_encodable, chunks
+from graphsched.types.shapes import TensorType
 
 Progress = Callable[[int, int], None]
 Extent = Literal["whole", "sparse", "header"]

@@ -12,9 +12,9 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, OptionError
-from graphsched.graph.tensor import TensorType
 from graphsched.synth.types import TERNARY
 from graphsched.types.dtypes import DType
+from graphsched.types.shapes import TensorType
 
 Bytes = NDArray[np.uint8]
 

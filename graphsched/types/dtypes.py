@@ -81,7 +81,7 @@ class DType:
         if (encode := layouts.ENCODERS.get(self.name)) is not None:
             raw = encode(rows)
         else:
-            from graphsched.quantize.encoders import searched  # most runs never quantise
+            from graphsched.types.encode.encoders import searched  # most runs never quantise
 
             found = searched(self, rows, importance)
             raw = self._gguf("quantize", rows) if found is None else found

@@ -41,12 +41,13 @@ from graphsched.run.device import Setup
 from graphsched.run.runtime import open_runtime
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import THREADS
-from graphsched.schedule.assign import HOST, NO_WORK, Assignment, Target
+from graphsched.schedule.assign import NO_WORK, Assignment, Target
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import OffloadPolicy
 from graphsched.schedule.scheduler import cut
 from graphsched.session.session import Aborted
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 
 GPU = "CUDA0"
 # Products take activations as int8, f16 or bf16, as the types of the weights have them.

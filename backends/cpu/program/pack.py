@@ -14,7 +14,7 @@ from graphsched.backends.cpu.program.overlap import Over, Touch, collide, touch
 from graphsched.backends.cpu.program.signals import await_flag, raise_flag
 from graphsched.run.operand import Item, Operand, Out, Places, PythonStep, Work
 from graphsched.run.streams import Signal, Wait
-from graphsched.schedule.assign import HOST
+from graphsched.types.devices import HOST
 
 Argument = Operand | Out | int | float
 Span = tuple[int, int]

@@ -18,9 +18,10 @@ from graphsched.backends.cpu.program.pack import PackedProgram, Step, stamped
 from graphsched.backends.cpu.program.pool import POOL, read_cycles, run_alone
 from graphsched.backends.cpu.program.ring import CLOCK, NOTHING, PROFILE_WORDS, Ring
 from graphsched.backends.reference import run_python
-from graphsched.run.device import Capacity, StepTime
+from graphsched.run.device import StepTime
 from graphsched.run.operand import PythonStep
 from graphsched.run.trace import OFF, THREADS
+from graphsched.types.shapes import Lengths
 
 
 class _Recorded:
@@ -130,14 +131,14 @@ class CpuProgram(_Recorded):
             if python is None:
                 POOL.run(address, count, self._run, self._n_threads)
             else:
-                self._run_python(python, Capacity(lengths), number, mark)
+                self._run_python(python, Lengths(lengths), number, mark)
         self._end()
         return mark
 
     def wait(self) -> None:
         pass
 
-    def _run_python(self, step: PythonStep, actual: Capacity, number: int, mark: int) -> None:
+    def _run_python(self, step: PythonStep, actual: Lengths, number: int, mark: int) -> None:
         begun = read_cycles()
         if not self._block[ABORT]:  # after an abort sources hold anything
             run_python(step, self.packed.places, actual)

@@ -15,7 +15,8 @@ def report(first: "Data", other: "Data | None", names: tuple[str, str], as_json:
     """The profile, or what is different in the other one, in the form that was asked for."""
     plain = not is_terminal(sys.stdout)
     if other is not None:
-        from graphsched.measure.profile_diff import difference, render_difference
+        from graphsched.measure.profile_diff import difference
+        from graphsched.report.profile_diff import render_difference
 
         change = difference(first, other)
         if as_csv:

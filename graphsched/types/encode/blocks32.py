@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.quantize import search
-from graphsched.quantize.packing import Bytes, bits, f16, low, nibbles
-from graphsched.quantize.search import Floats, Grid, half, reciprocal
+from graphsched.types.encode import search
+from graphsched.types.encode.packing import Bytes, bits, f16, low, nibbles
+from graphsched.types.encode.search import Floats, Grid, half, reciprocal
 
 _TRIES: Final = (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9)
 

@@ -4,11 +4,11 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.quantize import search
-from graphsched.quantize.blocks32 import block_scale
-from graphsched.quantize.blocks256 import in_order, lanes, scaled
-from graphsched.quantize.packing import Bytes, f16, high, low, nibbles
-from graphsched.quantize.search import Floats
+from graphsched.types.encode import search
+from graphsched.types.encode.blocks32 import block_scale
+from graphsched.types.encode.blocks256 import in_order, lanes, scaled
+from graphsched.types.encode.packing import Bytes, f16, high, low, nibbles
+from graphsched.types.encode.search import Floats
 from graphsched.types.layouts import IQ4_NL
 
 _TRIES: Final = tuple(float(t) for t in range(-16, 17, 4))

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from graphsched.quantize import blocks32, kquants, nonlinear
-from graphsched.quantize.packing import Bytes
-from graphsched.quantize.search import Floats
+from graphsched.types.encode import blocks32, kquants, nonlinear
+from graphsched.types.encode.packing import Bytes
+from graphsched.types.encode.search import Floats
 
 if TYPE_CHECKING:
     from graphsched.types.dtypes import DType

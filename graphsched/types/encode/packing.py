@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.quantize.search import Floats
+from graphsched.types.encode.search import Floats
 
 Bytes = NDArray[np.uint8]
 _SHIFTS: Final = np.array([0, 2, 4, 6], np.uint8)

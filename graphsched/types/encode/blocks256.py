@@ -10,8 +10,8 @@ from typing import Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.quantize import search
-from graphsched.quantize.search import Floats, Grid, half, reciprocal
+from graphsched.types.encode import search
+from graphsched.types.encode.search import Floats, Grid, half, reciprocal
 
 _NEAR: Final = (-1, 0, 1)
 _ROUNDS: Final = 1  # a second one takes 0.2 % off the error and costs a third more time

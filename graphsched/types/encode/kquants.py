@@ -4,10 +4,10 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.quantize import search
-from graphsched.quantize.blocks256 import affine, in_order, lanes, scaled
-from graphsched.quantize.packing import Bytes, bits, crumbs, f16, high, low, nibbles, sixths
-from graphsched.quantize.search import Floats
+from graphsched.types.encode import search
+from graphsched.types.encode.blocks256 import affine, in_order, lanes, scaled
+from graphsched.types.encode.packing import Bytes, bits, crumbs, f16, high, low, nibbles, sixths
+from graphsched.types.encode.search import Floats
 
 _TRIES: Final = (-0.6, -0.2, 0.2, 0.6)
 _FEW_BITS: Final = (-0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9)

@@ -1,0 +1,1 @@
+"""Encoders of the types whose scales are searched."""

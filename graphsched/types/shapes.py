@@ -1,0 +1,69 @@
+"""Element type and shape of a tensor, and lengths that are known only when it is computed.
+
+Shapes are in numpy order, outermost dimension first, everywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
+
+
+class Extent(int):
+    """A capacity in a shape: the int is what is planned for, `word` names the actual length of a run."""
+
+    word: str
+
+    def __new__(cls, capacity: int, word: str) -> "Extent":
+        self = super().__new__(cls, capacity)
+        self.word = word
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self.word}<={int(self)}"
+
+    __str__ = __repr__
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]  # int's own takes the value only
+        return int(self), self.word
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type and shape; the first dimension may be an `Extent`."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= int(d)
+        return n
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.tensor_bytes(tuple(int(d) for d in self.shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name.lower()}[{','.join(str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Resolves extents in shapes: to capacities when memory is made, to actual lengths when results are read."""
+
+    lengths: Mapping[str, int]
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)
+
+
+def f32(*shape: int) -> TensorType:
+    return TensorType(dtypes.F32, shape)
+
+
+def i32(*shape: int) -> TensorType:
+    return TensorType(dtypes.I32, shape)
