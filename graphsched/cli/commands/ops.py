@@ -30,7 +30,10 @@ def command(everything: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    show(_rendered([r for r in rows if r["declared"] or everything]))
+    every = {name: _every_type(rows, name) for name in BACKENDS}
+    show(_rendered([r for r in rows if r["declared"] or everything], every))
+    for name, types in every.items():
+        print(f"\nall types of {name}: {' '.join(types)}")
     missing = sum(not r["declared"] for r in rows)
     if missing and not everything:
         print(f"\n{missing} numbers have no op yet, --all lists them")
@@ -66,7 +69,7 @@ def _row(op: "AnyOp", made: "OpDef[Any] | None") -> dict[str, Any]:
     return row | {"computes": computes, "operands": list(made.operands), "backends": backends}
 
 
-def _rendered(rows: list[dict[str, Any]]) -> "Table":
+def _rendered(rows: list[dict[str, Any]], every: dict[str, list[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
@@ -77,17 +80,37 @@ def _rendered(rows: list[dict[str, Any]]) -> "Table":
         )
     for row in rows:
         cells = [str(row["number"]), row["name"], row["computes"] or "(not declared)"]
-        cells += [_types(row["backends"].get(name)) for name in BACKENDS]
+        cells += [_types(row["backends"].get(name), every[name]) for name in BACKENDS]
         cells.append("yes" if REFERENCE in row["backends"] else "")
         grid.add_row(*map(Text, cells), style="" if row["declared"] else "dim")
     return grid
 
 
-def _types(lowerings: list[dict[str, list[str]]] | None) -> str:
-    """`w: F32 F16; x: F32`, one line for each lowering."""
+def _every_type(rows: list[dict[str, Any]], backend: str) -> list[str]:
+    """The types that a backend has a kernel for, in the order in which its products name them."""
+    lowerings = [low for row in rows for low in row["backends"].get(backend, ())]
+    lists = sorted((types for low in lowerings for types in low.values()), key=len, reverse=True)
+    return list(dict.fromkeys(name for types in lists for name in types))
+
+
+def _types(lowerings: list[dict[str, list[str]]] | None, every: list[str]) -> str:
+    """What each operand may be, over all lowerings of an op: `w: all but Q4_0_R8`; "yes" where types do not matter."""
     if lowerings is None:
         return ""
-    lines = [
-        "; ".join(f"{operand}: {' '.join(types)}" for operand, types in low.items()) for low in lowerings
-    ]
-    return "\n".join(dict.fromkeys(line or "yes" for line in lines))
+    operands: dict[str, set[str]] = {}
+    for low in lowerings:
+        for operand, types in low.items():
+            operands.setdefault(operand, set()).update(types)
+    by_types: dict[str, list[str]] = {}
+    for operand, types in operands.items():
+        by_types.setdefault(_folded(types, every), []).append(operand)
+    return "; ".join(f"{', '.join(names)}: {types}" for types, names in by_types.items()) or "yes"
+
+
+def _folded(types: set[str], every: list[str]) -> str:
+    """The shorter of what is in the list and what is not."""
+    lacking = [name for name in every if name not in types]
+    if not lacking:
+        return "all"
+    named = [name for name in every if name in types]
+    return f"all but {' '.join(lacking)}" if len(lacking) < len(named) else " ".join(named)
