@@ -102,8 +102,8 @@ def _types(lowerings: list[dict[str, list[str]]] | None, every: list[str]) -> st
         for operand, types in low.items():
             operands.setdefault(operand, set()).update(types)
     by_types: dict[str, list[str]] = {}
-    for operand, types in operands.items():
-        by_types.setdefault(_folded(types, every), []).append(operand)
+    for operand, found in operands.items():
+        by_types.setdefault(_folded(found, every), []).append(operand)
     return "; ".join(f"{', '.join(names)}: {types}" for types, names in by_types.items()) or "yes"
 
 
