@@ -18,7 +18,6 @@ from graphsched.predict.plan import Plan, make_plan
 from graphsched.run.device import Setup, open_devices
 from graphsched.run.operand import sized
 from graphsched.run.runtime import lowered
-from graphsched.schedule.assign import VIEWS
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.synth.model import write
@@ -58,7 +57,7 @@ def planned(model: Model, n_tokens: int, **options: Any) -> Plan:
 def on_the_host(plan: Plan) -> list[str]:
     """What runs there, but for the embedding: a row or a few of a matrix that would fill the GPU's memory."""
     graph, device = plan.schedule.graph, plan.schedule.assignment.device
-    nodes = [n for n in graph.nodes if device[n] == HOST and n.opdef and n.opdef.op not in VIEWS]
+    nodes = [n for n in graph.nodes if device[n] == HOST and not n.traits.view]
     embedding, *others = nodes
     assert embedding.opdef
     assert embedding.opdef.op is Op.GET_ROWS

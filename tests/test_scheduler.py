@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.graph.graph import Graph, from_outputs
-from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.opdef import Op
 from graphsched.graph.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
 from graphsched.graph.tensor import Extent, Tensor, f32, i32, input_tensor, weight
-from graphsched.schedule.assign import VIEWS, Target, root
+from graphsched.schedule.assign import Target, root
 from graphsched.schedule.policy import parse_policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.types.devices import HOST
@@ -86,11 +86,6 @@ IMPROVE = st.sampled_from(
 LENGTHS = st.sampled_from([1, 31, 32, 64])
 
 
-def op_of(node: Tensor) -> AnyOp:
-    assert node.opdef is not None
-    return node.opdef.op
-
-
 @settings(max_examples=150, deadline=None)
 @given(drawn(), LENGTHS, IMPROVE)
 def test_each_node_is_in_one_split_and_sources_come_first(d: Drawn, n: int, improve: frozenset[str]) -> None:
@@ -107,7 +102,7 @@ def test_each_node_is_in_one_split_and_sources_come_first(d: Drawn, n: int, impr
             for s in node.sources:
                 assert s.kind not in ("node", "copy") or s in seen or s in arrived
             seen.add(node)
-    work = [x for x in d.graph.nodes if op_of(x) not in VIEWS]
+    work = [x for x in d.graph.nodes if not x.traits.view]
     assert all(made.placed[x] in seen for x in work)
 
 
@@ -122,7 +117,7 @@ def test_a_copy_for_each_crossing_edge_and_for_no_other(d: Drawn, n: int, improv
             return device[leaf]
         return HOST if leaf.kind == "input" else d.homes[leaf.name]
 
-    work = [x for x in d.graph.nodes if op_of(x) not in VIEWS]
+    work = [x for x in d.graph.nodes if not x.traits.view]
     crossing = {(root(s), device[x]) for x in work for s in x.sources if where(root(s)) != device[x]}
     returned = {(root(o), HOST) for o in d.graph.outputs if where(root(o)) != HOST}
     copies = [(c.source, c.to_device) for c in made.copies]
@@ -150,7 +145,7 @@ def test_a_policy_moves_only_what_it_governs_and_what_hangs_on_it(d: Drawn, n: i
     for node in d.graph.nodes:
         if on.device[node] != off.device[node]:
             weights = [s for s in node.sources if s.kind == "weight"]
-            governed = op_of(node) is Op.MUL_MAT and d.homes[weights[0].name] == HOST and n >= 32
+            governed = node.op is Op.MUL_MAT and d.homes[weights[0].name] == HOST and n >= 32
             assert governed or not weights
 
 

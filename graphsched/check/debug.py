@@ -14,7 +14,6 @@ from graphsched.graph.cost import cost_of
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.executable import RunTrace
-from graphsched.schedule.assign import op_of
 from graphsched.schedule.scheduler import Schedule
 
 
@@ -137,7 +136,7 @@ def run_lines(trace: RunTrace) -> list[str]:
     for step in trace.steps:
         seconds = step.done - step.begun
         node = graph.nodes[step.node] if step.node >= 0 else None
-        name = f"{graph.names[node]} ({op_of(node).name})" if node is not None else "copy"
+        name = f"{graph.names[node]} ({node.op.name})" if node is not None else "copy"
         rate = cost_of(node, trace.lengths).nbytes / seconds / 1e9 if node is not None and seconds else 0.0
         lines.append(
             f"{(step.begun - began) * 1e6:10.1f} µs {seconds * 1e6:9.2f} µs {rate:8.2f} GB/s {step.device:5} "

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from graphsched.check.invariants import ValidationError, check_memory, check_schedule
 from graphsched.graph.graph import Graph
-from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
-from graphsched.schedule.assign import op_of
 from graphsched.schedule.scheduler import Schedule
 from graphsched.types.shapes import Lengths
 
@@ -56,7 +54,7 @@ class Validated:
         actual = Lengths(lengths)
         found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, self._kept.outputs, strict=True)}
         for node, value in found.items():
-            if op_of(node) is not Op.SET_ROWS and any(s.kind == "cache" for s in node.sources):
+            if not node.traits.writes_cache and any(s.kind == "cache" for s in node.sources):
                 continue  # it read what a node of another run wrote, and may have been written since
             sources = [found[s] if s in found else self._leaf(s, node, found, actual) for s in node.sources]
             self._compare(node, value, sources, actual)
@@ -74,13 +72,11 @@ class Validated:
         return _cut(self._by.input(leaf), leaf, actual)
 
     def _compare(self, node: Tensor, value: Array, sources: list[Array], actual: Lengths) -> None:
-        name = f"{self._graph.names[node]} ({op_of(node).name})"
+        name = f"{self._graph.names[node]} ({node.op.name})"
         if value.dtype != np.int32 and not _is_finite(value):
             raise ValidationError(f"node {name} has values that are not finite, {_first_bad(value)}")
-        assert node.opdef is not None
-        assert node.opdef.run_reference is not None
         attrs = {k: actual.shape(v) if isinstance(v, tuple) else v for k, v in node.attrs.items()}
-        expected = node.opdef.run_reference(*(_wide(s) for s in sources), **attrs)
+        expected = node.declaration.evaluate(*(_wide(s) for s in sources), **attrs)
         if expected.shape != value.shape:
             shapes = f"{list(value.shape)}, its reference {list(expected.shape)}"
             raise ValidationError(f"node {name} has the shape {shapes}")

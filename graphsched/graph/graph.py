@@ -1,10 +1,10 @@
 """The op graph of one plan: nodes in the model's order, with unique names and the field's labels."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from graphsched.graph.labels import label_of, named_weight, stem_of
-from graphsched.graph.opdef import AnyOp
 from graphsched.graph.tensor import Tensor, layer_of
 
 
@@ -25,23 +25,19 @@ class Graph:
         """Weights, inputs and caches, in order of first use."""
         return tuple(dict.fromkeys(s for n in self.nodes for s in n.sources if s.kind != "node"))
 
-    def users(self) -> dict[Tensor, list[Tensor]]:
+    @cached_property
+    def readers(self) -> Mapping[Tensor, Sequence[Tensor]]:
+        """The nodes that read each node and leaf, in their order."""
         found: dict[Tensor, list[Tensor]] = {n: [] for n in self.nodes}
         for node in self.nodes:
             for source in dict.fromkeys(node.sources):
-                if source.kind == "node":
-                    found[source].append(node)
+                found.setdefault(source, []).append(node)
         return found
 
     def dump(self) -> str:
         return "\n".join(
-            f"{i:4} {_op(n).name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes)
+            f"{i:4} {n.op.name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes)
         )
-
-
-def _op(node: Tensor) -> AnyOp:
-    assert node.opdef is not None
-    return node.opdef.op
 
 
 def reachable(outputs: Iterable[Tensor]) -> list[Tensor]:
@@ -78,7 +74,7 @@ def from_nodes(nodes: Iterable[Tensor], outputs: Iterable[Tensor]) -> Graph:
 def _base_name(node: Tensor, label: str, layer: int) -> str:
     weight = named_weight(node)
     if weight is not None:
-        label, layer = stem_of(weight, _op(node)), layer_of(weight.name)
+        label, layer = stem_of(weight, node), layer_of(weight.name)
     return f"blk.{layer}.{label}" if layer >= 0 else label
 
 
@@ -97,9 +93,7 @@ def replace_operands(graph: Graph, swap: Callable[[Tensor, Tensor], Tensor]) -> 
     """The same graph with each (node, leaf operand) replaced by what `swap` returns."""
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
-        sources = tuple(new.get(s) or swap(node, s) for s in node.sources)
-        changed = any(a is not b for a, b in zip(sources, node.sources, strict=True))
-        new[node] = replace(node, sources=sources) if changed else node
+        new[node] = node.over(new.get(s) or swap(node, s) for s in node.sources)
     if all(old is made for old, made in new.items()):
         return graph
     return from_nodes((new[n] for n in graph.nodes), (new[o] for o in graph.outputs))

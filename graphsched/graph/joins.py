@@ -6,7 +6,7 @@ from typing import Final
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.labels import stem_of
-from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.opdef import Op
 from graphsched.graph.ops import fused_add_rms_norm, fused_rope, mul_mat_qkv, topk_moe
 from graphsched.graph.ops.moe import GATINGS
 from graphsched.graph.tensor import Tensor, layer_of
@@ -31,19 +31,15 @@ class Join:
 Rule = Callable[[Graph, Readers], Iterator[Join]]
 
 
-def _op(node: Tensor) -> AnyOp | None:
-    return node.opdef.op if node.opdef else None
-
-
 def _nodes(graph: Graph, op: Op) -> Iterator[Tensor]:
-    return (node for node in graph.nodes if _op(node) is op)
+    return (node for node in graph.nodes if node.op is op)
 
 
 def add_rms_norm(graph: Graph, readers: Readers) -> Iterator[Join]:
     """FUSED_RMS_NORM(ADD(x, y), w) -> FUSED_ADD_RMS_NORM: the sum, and its norm"""
     for norm in _nodes(graph, Op.FUSED_RMS_NORM):
         total, w = norm.sources
-        if _op(total) is Op.ADD and len({s.shape for s in (total, *total.sources)}) == 1:
+        if total.op is Op.ADD and len({s.shape for s in (total, *total.sources)}) == 1:
             x, y = total.sources
             yield Join(fused_add_rms_norm(x, y, w, eps=norm.attrs["eps"]), (total, norm))
 
@@ -74,16 +70,16 @@ def qkv(graph: Graph, readers: Readers) -> Iterator[Join]:
 
 
 def _is_projection(node: Tensor, x: Tensor) -> bool:
-    if _op(node) is not Op.MUL_MAT or node.sources[1] is not x or node.attrs["rows"]:
+    if node.op is not Op.MUL_MAT or node.sources[1] is not x or node.attrs["rows"]:
         return False
     w = node.sources[0]
-    return w.kind == "weight" and len(w.shape) == 2 and stem_of(w, Op.MUL_MAT).startswith("attn_")
+    return w.kind == "weight" and len(w.shape) == 2 and stem_of(w, node).startswith("attn_")
 
 
 def experts(graph: Graph, readers: Readers) -> Iterator[Join]:
     """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS of the chosen, what bias, norm and scale there are -> TOPK_MOE"""
     for node in graph.nodes:
-        if _op(node) in (Op.ARGSORT, Op.GROUPED_TOPK):
+        if node.op in (Op.ARGSORT, Op.GROUPED_TOPK):
             found = _choice(node, readers)
             if found is not None and _is_closed(found, readers):
                 yield found
@@ -98,7 +94,7 @@ def _is_closed(found: Join, readers: Readers) -> bool:
 def _choice(ids: Tensor, readers: Readers) -> Join | None:
     """The choice of experts around a top-k: what its scores are made of, and what becomes of the weights."""
     score = ids.sources[0]
-    weights = [n for n in readers.get(ids, ()) if _op(n) is Op.GET_ROWS and n.sources[1] is ids]
+    weights = [n for n in readers.get(ids, ()) if n.op is Op.GET_ROWS and n.sources[1] is ids]
     if len(weights) != 1:
         return None
     probs, chosen = weights[0].sources[0], _Weights([weights[0]], readers)
@@ -120,17 +116,16 @@ def _choice(ids: Tensor, readers: Readers) -> Join | None:
 
 def _gating(node: Tensor | None) -> str:
     """How a node makes probabilities, if it does."""
-    op = None if node is None else _op(node)
-    if node is None or op not in (Op.SOFT_MAX, Op.UNARY):
+    if node is None or node.op not in (Op.SOFT_MAX, Op.UNARY):
         return ""
-    if op is Op.UNARY:
+    if node.op is Op.UNARY:
         return "sigmoid" if node.attrs["kind"] == "sigmoid" else ""
     return "softmax" if len(node.sources) == 1 and node.attrs["scale"] == 1.0 else ""
 
 
 def _bias_of(score: Tensor, probs: Tensor) -> Tensor | None:
     """What is added to the probabilities for the choice."""
-    if _op(score) is not Op.ADD or score.sources[0] is not probs:
+    if score.op is not Op.ADD or score.sources[0] is not probs:
         return None
     bias = score.sources[1]
     return bias if bias.kind == "weight" and bias.shape == probs.shape[-1:] else None
@@ -150,7 +145,7 @@ class _Weights:
     def follow(self, *ops: Op) -> Tensor | None:
         """The only reader, if it is one of these ops, which then is the last node."""
         users = self.readers.get(self.last, ())
-        if len(users) != 1 or _op(users[0]) not in ops:
+        if len(users) != 1 or users[0].op not in ops:
             return None
         self.nodes.append(users[0])
         return users[0]
@@ -158,11 +153,11 @@ class _Weights:
     def least(self) -> float | None:
         """Takes the division by the sum; what the sum is at least."""
         weights, users = self.last, self.readers.get(self.last, ())
-        if [*map(_op, users)] != [Op.SUM_ROWS, Op.DIV]:
+        if [n.op for n in users] != [Op.SUM_ROWS, Op.DIV]:
             return None
         total, share = users
         bound = share.sources[1]
-        plain = _op(bound) is Op.CLAMP and bound.sources == (total,) and bound.attrs["high"] == float("inf")
+        plain = bound.op is Op.CLAMP and bound.sources == (total,) and bound.attrs["high"] == float("inf")
         if not plain or share.sources[0] is not weights:
             return None
         self.nodes += [total, bound, share]

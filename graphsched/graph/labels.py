@@ -104,40 +104,34 @@ RESIDUALS = {
     "attn_post_norm": "sa_out",
     "ffn_post_norm": "l_out",
 }
-# Ops that keep their first source's label.
-KEEP = {Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.CONT, Op.ROPE, Op.GET_ROWS, Op.MUL, Op.SCALE}
-KEEP |= {Op.SOFTCAP, Op.TEMPERATURE_SCALE}
-PLAIN: dict[AnyOp, str] = {Op.FLASH_ATTN_EXT: "fa", Op.RMS_NORM: "norm"}
 
 
-def stem_of(weight: Tensor, op: AnyOp) -> str:
-    """blk.3.attn_q.weight -> attn_q; a product with the embedding matrix is the tied output."""
+def stem_of(weight: Tensor, reader: Tensor) -> str:
+    """blk.3.attn_q.weight -> attn_q; read by a product, the embedding matrix is the tied output."""
     parts = weight.name.split(".")
     stem = parts[2 if parts[0] == "blk" else 0]
-    return "output" if stem == "token_embd" and op is Op.MUL_MAT else stem
+    return "output" if stem == "token_embd" and reader.traits.product else stem
 
 
 def named_weight(node: Tensor) -> Tensor | None:
     """The weight that a node is named after; biases, rotations and sinks leave their operand's name."""
-    assert node.opdef is not None
-    if node.opdef.op in (Op.ADD, Op.ADD_ID, Op.ROPE, Op.FLASH_ATTN_EXT, Op.SOFT_MAX, Op.SOFT_CAP_MAX):
+    if not node.traits.named_by_weight:
         return None
     return next((s for s in node.sources if s.kind == "weight"), None)
 
 
 def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
     """The label of a node whose sources are labelled."""
-    assert node.opdef is not None
     if node.label:
         return node.label
-    op = node.opdef.op
+    op, traits = node.op, node.traits
     weight = named_weight(node)
     first = next((labels[s] for s in node.sources if s.kind == "node"), "")
     if weight is not None:
-        stem = stem_of(weight, op)
+        stem = stem_of(weight, node)
         return STEMS.get(stem, stem)
-    if op is Op.SET_ROWS:
-        return node.sources[0].name.split(".")[-1]
+    if traits.writes_cache:
+        return node.operand(traits.writes_cache).name.split(".")[-1]
     if op is Op.ADD and node.sources[1].kind == "node":
         second = labels.get(node.sources[1], "")
         return RESIDUALS.get(second, DERIVED.get((op, first), first or "add"))
@@ -145,6 +139,6 @@ def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
         return f"{GATES[first]}_{node.attrs['kind']}"
     if (op, first) in DERIVED:
         return DERIVED[op, first]
-    if op in PLAIN:
-        return PLAIN[op]
-    return first if op in KEEP | {Op.ADD} and first else f"{first}_{node.opdef.name}".strip("_")
+    if traits.label:
+        return traits.label
+    return first if traits.keeps_label and first else f"{first}_{node.declaration.name}".strip("_")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphsched.graph.graph import Graph, from_nodes, from_outputs, reachable
-from graphsched.graph.opdef import AnyOp, Op
+from graphsched.graph.opdef import Op
 from graphsched.graph.ops import (
     copy_f32,
     fused_mul_unary,
@@ -23,10 +23,6 @@ from graphsched.graph.ops import (
 from graphsched.graph.tensor import Extent, Tensor
 
 Rule = Callable[[Tensor, Callable[[Tensor], bool]], Tensor | None]
-
-
-def _op(node: Tensor) -> AnyOp | None:
-    return node.opdef.op if node.opdef else None
 
 
 def select_outputs(logits: Tensor, out_ids: Tensor) -> Graph:
@@ -56,19 +52,16 @@ def _passes(node: Tensor) -> bool:
     """Whether selecting rows of the result equals selecting rows of the operands."""
     if node.opdef is None or not isinstance(node.shape[0], Extent):
         return False
-    if _op(node) in (Op.RESHAPE, Op.VIEW):
-        return bool(node.sources[0].shape[0] == node.shape[0])
     by_row = [s for s in node.sources if s.shape and isinstance(s.shape[0], Extent)]
     return node.opdef.rowwise(node) and all(s.kind == "node" for s in by_row)
 
 
 def _with_rows(node: Tensor, rows: Callable[[Tensor], Tensor], out_ids: Tensor) -> Tensor:
     """The node on selected rows of its sources."""
-    assert node.opdef is not None
     wide, narrow = node.shape[0], out_ids.shape[0]
     sources = [rows(s) if s.shape and s.shape[0] is wide else s for s in node.sources]
     attrs = {k: _swap(v, wide, narrow) for k, v in node.attrs.items()}
-    return replace(node.opdef(*sources, **attrs), label=node.label)
+    return replace(node.declaration(*sources, **attrs), label=node.label)
 
 
 def _swap(value: Any, old: int, new: int) -> Any:
@@ -77,17 +70,15 @@ def _swap(value: Any, old: int, new: int) -> Any:
 
 def fuse(graph: Graph, rules: Mapping[str, Rule]) -> Graph:
     """Applies fusion rules to every node, in order; parts that nothing else uses disappear."""
-    users, outputs = graph.users(), set(graph.outputs)
+    readers, outputs = graph.readers, set(graph.outputs)
 
     def only_used_once(node: Tensor) -> bool:
-        return len(users.get(node, [])) == 1 and node not in outputs
+        return len(readers[node]) == 1 and node not in outputs
 
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
         made = next((m for rule in rules.values() if (m := rule(node, only_used_once))), node)
-        sources = tuple(new.get(s, s) for s in made.sources)
-        changed = any(a is not b for a, b in zip(sources, made.sources, strict=True))
-        new[node] = replace(made, sources=sources) if changed else made
+        new[node] = made.over(new.get(s, s) for s in made.sources)
     kept = [new[o] for o in graph.outputs]
     alive = set(reachable(kept))
     return from_nodes((n for n in (new[o] for o in graph.nodes) if n in alive), kept)
@@ -95,7 +86,7 @@ def fuse(graph: Graph, rules: Mapping[str, Rule]) -> Graph:
 
 def rms_norm_mul(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
     """MUL(RMS_NORM(x), w) -> FUSED_RMS_NORM(x, w)"""
-    if _op(node) is not Op.MUL or _op(node.sources[0]) is not Op.RMS_NORM or not single(node.sources[0]):
+    if node.op is not Op.MUL or node.sources[0].op is not Op.RMS_NORM or not single(node.sources[0]):
         return None
     inner, w = node.sources
     if w.kind != "weight" or w.shape != inner.shape[-1:]:
@@ -105,7 +96,7 @@ def rms_norm_mul(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | Non
 
 def mul_unary(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
     """MUL(UNARY(a), b) -> FUSED_MUL_UNARY(a, b), or MOE_FUSED_UP_GATE if a and b are products of the same experts"""
-    if _op(node) is not Op.MUL or _op(node.sources[0]) is not Op.UNARY or not single(node.sources[0]):
+    if node.op is not Op.MUL or node.sources[0].op is not Op.UNARY or not single(node.sources[0]):
         return None
     gate, up, kind = node.sources[0].sources[0], node.sources[1], node.sources[0].attrs["kind"]
     if gate.shape != up.shape:
@@ -115,8 +106,8 @@ def mul_unary(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
 
 def up_gate(node: Tensor, single: Callable[[Tensor], bool]) -> Tensor | None:
     """FUSED_MUL_UNARY(MUL_MAT_ID(gate, x, ids), MUL_MAT_ID(up, x, ids)) -> MOE_FUSED_UP_GATE"""
-    if _op(node) is not Op.FUSED_MUL_UNARY or not all(
-        _op(s) is Op.MUL_MAT_ID and single(s) for s in node.sources
+    if node.op is not Op.FUSED_MUL_UNARY or not all(
+        s.op is Op.MUL_MAT_ID and single(s) for s in node.sources
     ):
         return None
     gate, up = node.sources
@@ -131,9 +122,8 @@ def attention_in_parts(graph: Graph) -> Graph:
     nodes: list[Tensor] = []
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
-        changed = any(s in new and new[s] is not s for s in node.sources)
-        made = replace(node, sources=tuple(new.get(s, s) for s in node.sources)) if changed else node
-        nodes += _parts_of(made, graph.labels[node]) if _op(node) is Op.FLASH_ATTN_EXT else [made]
+        made = node.over(new.get(s, s) for s in node.sources)
+        nodes += _parts_of(made, graph.labels[node]) if node.op is Op.FLASH_ATTN_EXT else [made]
         new[node] = nodes[-1]
     return from_nodes(nodes, [new[o] for o in graph.outputs])
 

@@ -5,10 +5,12 @@ Shapes are in numpy order, outermost dimension first, everywhere.
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphsched.graph.numbers import AnyOp, Op
+from graphsched.graph.traits import NO_TRAITS, Traits
 from graphsched.types.dtypes import DType
 from graphsched.types.shapes import Extent as Extent
 from graphsched.types.shapes import TensorType as TensorType
@@ -48,6 +50,37 @@ class Tensor:
     @property
     def dtype(self) -> DType:
         return self.type.dtype
+
+    @property
+    def op(self) -> AnyOp:
+        """The number of a node's op; NONE of a leaf."""
+        return self.opdef.op if self.opdef else Op.NONE
+
+    @property
+    def traits(self) -> Traits:
+        """The properties of a node's op; a leaf has none."""
+        return self.opdef.traits if self.opdef else NO_TRAITS
+
+    @property
+    def declaration(self) -> "OpDef[Any]":
+        """The op of a node."""
+        assert self.opdef is not None, f"{self} is a leaf"
+        return self.opdef
+
+    def operand(self, name: str) -> "Tensor":
+        """The source that a node reads as the operand of this name."""
+        return self.sources[self.declaration.operands.index(name)]
+
+    def operands(self, names: Iterable[str]) -> tuple["Tensor", ...]:
+        """The sources for these operands, but for optional ones that the node does not have."""
+        there = dict(zip(self.declaration.operands, self.sources, strict=False))
+        return tuple(there[name] for name in names if name in there)
+
+    def over(self, sources: Iterable["Tensor"]) -> "Tensor":
+        """The same node over other sources; itself if they are its own."""
+        new = tuple(sources)
+        changed = any(a is not b for a, b in zip(new, self.sources, strict=True))
+        return replace(self, sources=new) if changed else self
 
     def __add__(self, other: "Tensor") -> "Tensor":
         from graphsched.graph.ops.elementwise import add

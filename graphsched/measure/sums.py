@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from graphsched.graph.cost import Cost, cost_of
-from graphsched.graph.opdef import Op
+from graphsched.graph.opdef import OPS
 from graphsched.measure.owners import owners, shown
 from graphsched.run.spans import Span
 from graphsched.run.trace import Event, Run, Trace
 from graphsched.run.trace_read import QUANTIZE
 from graphsched.types.devices import HOST
-
-PRODUCTS = ("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE", "MUL_MAT_QKV", "FLASH_ATTN_EXT")
-assert all(hasattr(Op, name) for name in PRODUCTS)
 
 
 @dataclass
@@ -78,6 +75,7 @@ def sum_up(repetitions: Sequence[tuple[Trace, Sequence[Span]]], devices: tuple[s
 
 def _add_events(sums: Sums, trace: Trace, i: int) -> None:
     costs = _Costs(trace)
+    products = {number.name for number, declared in OPS.items() if declared.traits.product}
     seen: set[tuple[int, int]] = set()  # a node costs once a run, however many steps it has
     for event in trace.events:
         name = event.lane if event.device == HOST else event.device
@@ -94,6 +92,8 @@ def _add_events(sums: Sums, trace: Trace, i: int) -> None:
                 seen.add((event.run, event.node))
                 cost = costs.of(event)
             _add_step(sums, event, i, cost)
+            if event.op in products:
+                _add(sums.labels, (event.device, event.label), event, i, cost)
     sums.lost += len(trace.runs) - len({e.run for e in trace.events if e.kind in ("step", "copy")})
 
 
@@ -102,8 +102,6 @@ _THREAD_ROWS = {"step": "compute", "barrier": "barriers", "wake": "wake-up"}
 
 def _add_step(sums: Sums, event: Event, i: int, cost: Cost | None) -> None:
     _add(sums.ops, (event.device, event.op), event, i, cost)
-    if event.op in PRODUCTS:
-        _add(sums.labels, (event.device, event.label), event, i, cost)
     if event.layer >= 0:
         _add(sums.layers, (event.device, str(event.layer)), event, i)
 

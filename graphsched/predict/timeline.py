@@ -13,7 +13,6 @@ from graphsched.graph.cost import cost_of, used_share
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.predict.machine import Device, Processor, copy_seconds, node_seconds
 from graphsched.run.spans import length, union
-from graphsched.schedule.assign import NO_WORK
 from graphsched.schedule.scheduler import Copy, Schedule, Split
 from graphsched.schedule.staging import RING, Issue, issue_order
 from graphsched.types.devices import HOST
@@ -151,10 +150,9 @@ class _Clock:
         return type.nbytes * used_share(type.shape[0], choices)
 
     def _node(self, number: int, split: Split, node: Tensor) -> None:
-        assert node.opdef is not None
         needs = [(self.ready.get(s, 0.0), self.made_on.get(s, "")) for s in node.sources]
         start, after = max(needs, default=(0.0, ""))
-        if node.opdef.op in NO_WORK:
+        if node.traits.no_work:
             self.ready[node], self.made_on[node] = start, after
             return
         processor = self.host if split.device == HOST else self.devices[split.device].processor
@@ -164,7 +162,7 @@ class _Clock:
         end = ran + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
         old = self.schedule.origin.get(node, node)
         name = self.schedule.graph.names.get(old, "")
-        op, on, own = node.opdef.op.name, split.device, (number, self.issue)
+        op, on, own = node.op.name, split.device, (number, self.issue)
         self._add(Event(on, "launch", name, op, begin, ran, 0, *own, after))
         self._add(Event(on, "compute", name, op, ran, end, cost.nbytes, *own))
         self.ready[node], self.made_on[node] = end, on

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.opdef import Op
 from graphsched.measure.profile import Phase
 from graphsched.measure.profile_data import Data
 from graphsched.run.trace import HOST_LANE, Event, Run
@@ -96,5 +95,5 @@ def flows(events: Sequence[Event], runs: Sequence[Run]) -> Iterator[list[tuple[s
 
 def _parts(graph: Graph) -> Mapping[str, str]:
     """The names of results of ops of several, each with that of its op, whose step makes it."""
-    parts = (n for n in graph.nodes if n.opdef and n.opdef.op is Op.PART)
-    return {graph.names[n]: graph.names[n.sources[0]] for n in parts}
+    parts = (n for n in graph.nodes if n.traits.result_of)
+    return {graph.names[n]: graph.names[n.operand(n.traits.result_of)] for n in parts}

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan, bound_by
-from graphsched.schedule.assign import VIEWS
 from graphsched.schedule.scheduler import Copy, Split
 from graphsched.session.options import SWITCHES, SessionOptions
 from graphsched.session.planner import is_python_step
@@ -59,7 +58,7 @@ def _split_data(plan: Plan, i: int, split: Split, nodes: bool) -> dict[str, Any]
     if nodes:
         data["nodes"] = [
             {
-                "op": op_name(n),
+                "op": n.op.name,
                 "name": name_of(plan, n),
                 "label": plan.schedule.graph.labels[n],
                 "cause": plan.cause(n),
@@ -74,16 +73,11 @@ def name_of(plan: Plan, tensor: Tensor) -> str:
     return plan.schedule.graph.names.get(tensor, tensor.name)
 
 
-def op_name(node: Tensor) -> str:
-    assert node.opdef is not None
-    return node.opdef.op.name
-
-
 def real_nodes(plan: Plan, split: Split) -> Iterator[Tensor]:
     """Nodes of the graph in a split, without views."""
     for node in split.nodes:
         old = plan.schedule.origin.get(node)
-        if old is not None and old.opdef is not None and old.opdef.op not in VIEWS:
+        if old is not None and not old.traits.view:
             yield old
 
 
@@ -163,7 +157,7 @@ def _node_table(plan: Plan) -> Table:
             table.add_row(
                 str(i),
                 split.device,
-                op_name(n),
+                n.op.name,
                 Text(name_of(plan, n)),
                 Text(str(n.type)),
                 Text(cause(plan, n)),
@@ -248,7 +242,7 @@ def _devices(plan: Plan) -> dict[str, str]:
 
 def _is_work(node: Tensor) -> bool:
     """Not a view, nor an op of several results, for which its parts stand."""
-    return node.opdef is not None and node.opdef.op not in VIEWS and node.opdef.compose is None
+    return not node.traits.view and node.declaration.compose is None
 
 
 def _copied_bytes(plan: Plan) -> int:

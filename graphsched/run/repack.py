@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -85,21 +84,25 @@ def repackable(
     found: dict[str, DType] = {}
     others: set[str] = set()
     for node in graph.nodes:
-        for i, s in enumerate(node.sources):
+        matrices = node.operands(node.traits.product)
+        for s in node.sources:
             if s.kind != "weight":
                 continue
             type = INTERLEAVED.get(s.dtype.name)
-            if type and home(s) == HOST and _reads_rows(node, i, s, type) and not offloaded(node):
+            if (
+                type
+                and home(s) == HOST
+                and any(s is m for m in matrices)
+                and _reads_rows(node, s, type)
+                and not offloaded(node)
+            ):
                 found[s.name] = type
             else:
                 others.add(s.name)
     return {name: type for name, type in found.items() if name not in others}
 
 
-def _reads_rows(node: Tensor, i: int, weight: Tensor, type: DType) -> bool:
-    """Whether a node is a product that takes all rows of its i-th source, in whole groups."""
-    assert node.opdef is not None
-    is_matrix = i < (2 if node.opdef.op is Op.MOE_FUSED_UP_GATE else 1)
-    is_product = node.opdef.op in (Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE)
-    whole = node.attrs.get("rows") is None and len(weight.shape) > 1
-    return is_matrix and is_product and whole and weight.shape[-2] % type.interleave == 0
+def _reads_rows(product: Tensor, matrix: Tensor, type: DType) -> bool:
+    """Whether a product takes all rows of a matrix, in whole groups."""
+    whole = product.attrs.get("rows") is None and len(matrix.shape) > 1
+    return whole and matrix.shape[-2] % type.interleave == 0

@@ -11,7 +11,7 @@ from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.device import StepTime
 from graphsched.run.executable import Executable, Tag
 from graphsched.run.trace import EVAL, HOST_LANE, RUN, Event, Run, Trace
-from graphsched.schedule.assign import NO_WORK, root
+from graphsched.schedule.assign import root
 from graphsched.schedule.scheduler import Copy, Schedule
 from graphsched.schedule.staging import issue_order
 from graphsched.session.planner import is_python_step
@@ -109,12 +109,11 @@ def described(schedule: Schedule, lengths: Mapping[str, int]) -> dict[int, Event
 
 def node_event(schedule: Schedule, node: Tensor) -> Event:
     """A node of a split as an event without times."""
-    assert node.opdef is not None
     old = schedule.origin.get(node, node)
     name = schedule.graph.names.get(old, "")
-    op = node.opdef.op.name + (" (Python)" if is_python_step(node) else "")
+    op = node.op.name + (" (Python)" if is_python_step(node) else "")
     split_device = schedule.assignment.device.get(old, HOST)
-    kind, label = "view" if node.opdef.op in NO_WORK else "step", schedule.graph.labels.get(old, name)
+    kind, label = "view" if node.traits.no_work else "step", schedule.graph.labels.get(old, name)
     index, layer = schedule.index.get(node, -1), layer_of(name)
     return Event(
         kind, split_device, name, 0, 0, op, label, split_device, index, layer, str(node.type)

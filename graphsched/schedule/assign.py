@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.opdef import AnyOp, Op
 from graphsched.graph.tensor import Extent, Tensor
 from graphsched.types.devices import HOST
 
 if TYPE_CHECKING:
     from graphsched.schedule.policy import OffloadPolicy
-
-VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
-NO_WORK = (*VIEWS, Op.PART)  # nothing runs for them; the memory of a part is its own
 
 
 @dataclass(frozen=True)
@@ -67,18 +63,6 @@ class _Draft:
             return self.device.get(tensor)
         return HOST if tensor.kind == "input" else self.target.home(tensor)
 
-    def is_view(self, node: Tensor) -> bool:
-        return op_of(node) in VIEWS
-
-
-def op_of(node: Tensor) -> AnyOp:
-    assert node.opdef is not None
-    return node.opdef.op
-
-
-def _op_of(tensor: Tensor) -> AnyOp | None:
-    return tensor.opdef.op if tensor.opdef else None
-
 
 def assign(graph: Graph, target: Target) -> Assignment:
     """Passes 1 to 4, then the traffic rule."""
@@ -107,10 +91,10 @@ def from_memory(draft: _Draft) -> None:
 
 def _cached(node: Tensor) -> Tensor | None:
     """The cache that attention, or a product of it in parts, reads."""
-    if op_of(node) not in (Op.FLASH_ATTN_EXT, Op.MUL_MAT):
+    if not node.traits.reads_cache:
         return None
-    rows = root(node.sources[1 if op_of(node) is Op.FLASH_ATTN_EXT else 0])
-    return rows if _op_of(rows) is Op.SET_ROWS else None
+    rows = root(node.operand(node.traits.reads_cache))
+    return rows if rows.traits.writes_cache else None
 
 
 def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:
@@ -139,7 +123,7 @@ def expand(draft: _Draft) -> None:
 def _sweep(draft: _Draft, order: Iterable[Tensor], gpu_only: bool) -> None:
     current: str | None = None
     for node in order:
-        if draft.is_view(node):
+        if node.traits.view:
             continue
         known = draft.device.get(node)
         if known is not None:
@@ -151,7 +135,7 @@ def _sweep(draft: _Draft, order: Iterable[Tensor], gpu_only: bool) -> None:
 def upgrade(draft: _Draft) -> None:
     """Pass 3: what is left goes where most sources can be read; ties to the device of higher priority."""
     for node in draft.graph.nodes:
-        if node in draft.device or draft.is_view(node):
+        if node in draft.device or node.traits.view:
             continue
         able = [d for d in draft.target.devices if draft.target.supports(d, node)] or [HOST]
         best = max(able, key=lambda d: (sum(draft.of(s) == d for s in node.sources), -able.index(d)))
@@ -161,7 +145,7 @@ def upgrade(draft: _Draft) -> None:
 def leftovers(draft: _Draft) -> None:
     """Pass 4: a view is where its source is."""
     for node in draft.graph.nodes:
-        if draft.is_view(node):
+        if node.traits.view:
             source = draft.of(node.sources[0]) or HOST
             draft.put(node, source, "4.vsrc")
 
@@ -171,7 +155,7 @@ def place_by_traffic(draft: _Draft) -> None:
 
     The routed experts' weighting and sum: one row per token comes back instead of one per expert used.
     """
-    users = draft.graph.users()
+    users = draft.graph.readers
     for start in draft.graph.nodes:
         if draft.device[start] == HOST and draft.cause[start].startswith("1.wgt"):
             chain = _weightless_chain(draft, start, users)
@@ -180,7 +164,7 @@ def place_by_traffic(draft: _Draft) -> None:
                 draft.put(node, HOST, "traffic")
 
 
-def _weightless_chain(draft: _Draft, start: Tensor, users: Mapping[Tensor, list[Tensor]]) -> list[Tensor]:
+def _weightless_chain(draft: _Draft, start: Tensor, users: Mapping[Tensor, Sequence[Tensor]]) -> list[Tensor]:
     """Nodes behind `start`, each the only user of the one before, placed elsewhere by expansion only."""
     chain: list[Tensor] = []
     node = start
@@ -188,14 +172,14 @@ def _weightless_chain(draft: _Draft, start: Tensor, users: Mapping[Tensor, list[
         node = users[node][0]
         if draft.cause[node] not in ("2.sup", "3.best", "4.vsrc") or draft.device[node] == HOST:
             break
-        if not draft.is_view(node) and not draft.target.supports(HOST, node):
+        if not node.traits.view and not draft.target.supports(HOST, node):
             break
         chain.append(node)
     return chain
 
 
 def _traffic(
-    draft: _Draft, start: Tensor, moved: Sequence[Tensor], users: Mapping[Tensor, list[Tensor]]
+    draft: _Draft, start: Tensor, moved: Sequence[Tensor], users: Mapping[Tensor, Sequence[Tensor]]
 ) -> int:
     """Bytes that cross to and from the host if `moved` follow `start` there."""
     inside = {start, *moved}
@@ -207,7 +191,7 @@ def _traffic(
 
 def root(tensor: Tensor) -> Tensor:
     """The tensor whose memory a chain of views looks at."""
-    while tensor.kind == "node" and op_of(tensor) in VIEWS:
+    while tensor.traits.view:
         tensor = tensor.sources[0]
     return tensor
 

@@ -5,7 +5,7 @@ copied, not where splits end. Parts keep their names, labels and causes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 
 from graphsched.graph.graph import Graph
@@ -13,7 +13,7 @@ from graphsched.graph.joins import RULES, Join, Readers
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.ops.several import results
 from graphsched.graph.tensor import Tensor, layer_of
-from graphsched.schedule.assign import VIEWS, Assignment, Target, is_foreign, op_of, stages
+from graphsched.schedule.assign import Assignment, Target, is_foreign, stages
 from graphsched.types.devices import HOST
 
 
@@ -41,11 +41,7 @@ class _Order:
     position: dict[Tensor, float] = field(init=False)  # of a joined node half a step before that of the next
 
     def __post_init__(self) -> None:
-        readers: dict[Tensor, list[Tensor]] = {}
-        for node in self.graph.nodes:
-            for source in dict.fromkeys(node.sources):
-                readers.setdefault(source, []).append(node)
-        self.readers = readers
+        self.readers = self.graph.readers
         self.position = {node: float(i) for i, node in enumerate(self.graph.nodes)}
         self._stage = stages(self.graph, self.assignment)
         self._outputs = set(self.graph.outputs)
@@ -62,7 +58,7 @@ class _Order:
         if any(self.assignment.device[n] != device or self._stage[n] != stage for n in others):
             return False
         places = [int(self.position[n]) for n in found.nodes]
-        between = [n for n in self.graph.nodes[min(places) : max(places)] if op_of(n) not in VIEWS]
+        between = [n for n in self.graph.nodes[min(places) : max(places)] if not n.traits.view]
         if any(self.assignment.device[n] != device for n in between):
             return False
         return not any(self._uploads(n, device) for n in (found.made, *between))
@@ -129,13 +125,11 @@ class _Rebuilt:
             made, _joined_name(self.old, found), _joined(map(self.old.labels.get, found.stands_for)), last
         )
         for part, old in zip(results(made), found.stands_for, strict=True):
-            if old in readers:
+            if readers[old]:
                 self.add(part, old)
 
     def _over_new(self, node: Tensor) -> Tensor:
-        sources = tuple(self.new.get(s, s) for s in node.sources)
-        changed = any(a is not b for a, b in zip(sources, node.sources, strict=True))
-        return replace(node, sources=sources) if changed else node
+        return node.over(self.new.get(s, s) for s in node.sources)
 
     def _put(self, node: Tensor, name: str, label: str, like: Tensor) -> None:
         self.nodes.append(node)

@@ -9,7 +9,6 @@ from graphsched.errors import OptionError
 from graphsched.graph.opdef import FIRST_USER_OP, AnyOp, Op, every_op
 from graphsched.graph.tensor import Tensor
 
-_MOE: Final = (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE)
 _EVERY: Final = "-1"
 _NUMBERED: Final = 81  # the ops of ik_llama.cpp's list; ours follow with a gap
 _LARGEST_BATCH: Final = 1 << 30
@@ -40,12 +39,12 @@ class OffloadPolicy:
 
         A node behind the selection of output rows has as many rows as outputs.
         """
-        assert node.opdef is not None
-        op = node.opdef.op
-        if not self.permits(op) or op is Op.GET_ROWS:
+        traits = node.traits
+        if not self.permits(node.op) or traits.gathers:
             return False
-        if op in _MOE:
-            n_used, n_expert = int(node.shape[1]), int(node.sources[0].shape[0])
+        if traits.chosen_by:
+            n_used = int(node.operand(traits.chosen_by).shape[1])
+            n_expert = int(node.operand(traits.product[0]).shape[0])
             return n_tokens * n_used >= self.min_batch * n_expert
         return n_tokens >= self.min_batch
 

@@ -6,17 +6,11 @@ A tensor is copied once to a device and run; cutting rules are those of ggml's f
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
-from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor
-
-if TYPE_CHECKING:
-    pass
-
-from graphsched.schedule.assign import VIEWS, Assignment, Target, assign, hoist, is_foreign, op_of, root
+from graphsched.schedule.assign import Assignment, Target, assign, hoist, is_foreign, root
 from graphsched.schedule.join import join
 from graphsched.types.devices import HOST
 
@@ -89,7 +83,7 @@ class Schedule:
             for node in split.nodes:
                 old = self.origin.get(node)
                 if old is not None:
-                    lines.append(f"     {op_of(old).name:18} {name(old):28} {self.assignment.cause[old]}")
+                    lines.append(f"     {old.op.name:18} {name(old):28} {self.assignment.cause[old]}")
         lines += ["results"] if self.results else []
         lines += [f"  <- {name(c.source)} {c.described}" for c in self.results]
         return "\n".join(lines)
@@ -128,7 +122,7 @@ class _Cutter:
 
     def add(self, node: Tensor) -> None:
         """Views cost nothing: they join the split that reads them."""
-        if op_of(node) in VIEWS:
+        if node.traits.view:
             return
         device, ids = self._assignment.device[node], _expert_ids(node, self._target)
         foreign = [s for s in map(root, node.sources) if self._is_foreign(s, device)]
@@ -164,14 +158,12 @@ class _Cutter:
 
     def _rewritten(self, node: Tensor, device: str) -> Tensor:
         """The node on its device's memory."""
-        sources = tuple(self._on(s, device) for s in node.sources)
-        changed = any(a is not b for a, b in zip(sources, node.sources, strict=True))
-        self.placed[node] = replace(node, sources=sources) if changed else node
+        self.placed[node] = node.over(self._on(s, device) for s in node.sources)
         return self.placed[node]
 
     def _on(self, source: Tensor, device: str) -> Tensor:
         """A source as a device reads it: its own, a copy, or a view of either."""
-        if source.kind == "node" and op_of(source) in VIEWS:
+        if source.traits.view:
             if (source, device) not in self._views:
                 self._views[source, device] = replace(source, sources=(self._on(source.sources[0], device),))
                 self._nodes.append(self._views[source, device])
@@ -182,7 +174,7 @@ class _Cutter:
 
     def on_host(self, output: Tensor) -> Tensor:
         """An output as the host reads it, after the last split: its own, a copy, or a view of either."""
-        source, is_view = root(output), output.kind == "node" and op_of(output) in VIEWS
+        source, is_view = root(output), output.traits.view
         is_elsewhere = source.kind == "node" and self._assignment.device[source] != HOST
         if self._device != HOST and (is_elsewhere or is_view):
             self._close(HOST)
@@ -211,10 +203,10 @@ def _expert_ids(node: Tensor, target: Target) -> Tensor | None:
 
     Where nearly all are used, waiting for the ids costs more than it saves: the upload may start layers ahead.
     """
-    if op_of(node) not in (Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE):
+    if not node.traits.chosen_by:
         return None
-    ids = node.sources[-1]
-    share = used_share(node.sources[0].shape[0], target.length(ids) * int(ids.shape[1]))
+    ids, matrix = node.operand(node.traits.chosen_by), node.operand(node.traits.product[0])
+    share = used_share(matrix.shape[0], target.length(ids) * int(ids.shape[1]))
     return ids if share < WORTH_WAITING else None
 
 

@@ -9,7 +9,7 @@ from graphsched.arch.stored import EMBEDDING, OUTPUT
 from graphsched.errors import OptionError
 from graphsched.graph.graph import Graph, replace_operands
 from graphsched.graph.joins import RULES
-from graphsched.graph.opdef import Op, lowering_for
+from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
@@ -97,7 +97,7 @@ class Targets:
 
 
 def _as_output(node: Tensor, source: Tensor) -> Tensor:
-    tied = source.name == EMBEDDING and node.opdef is not None and node.opdef.op is Op.MUL_MAT
+    tied = source.name == EMBEDDING and node.traits.product
     return replace(source, name=OUTPUT) if tied else source
 
 

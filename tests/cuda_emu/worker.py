@@ -41,7 +41,7 @@ from graphsched.run.device import Setup
 from graphsched.run.runtime import open_runtime
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import THREADS
-from graphsched.schedule.assign import NO_WORK, Assignment, Target
+from graphsched.schedule.assign import Assignment, Target
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import OffloadPolicy
 from graphsched.schedule.scheduler import cut
@@ -301,7 +301,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
         wrong += _wrong_times(trace, run)
         kinds.update(f"{e.kind} {e.lane}" for e in trace.events)
         plan: Any = run.schedule
-        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if n.opdef.op not in NO_WORK}
+        nodes = {n for s in plan.splits if s.device == GPU for n in s.nodes if not n.traits.no_work}
         timed = {e.node for e in trace.events if e.kind == "step" and e.device == GPU}
         untimed |= {
             plan.graph.names.get(plan.origin.get(n, n), "?") for n in nodes if plan.index[n] not in timed

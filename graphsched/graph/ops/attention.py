@@ -24,7 +24,14 @@ def visible(where: Array, cells: Array, window: int = 0, chunk: int = 0) -> Arra
     return seen
 
 
-@op(Op.FLASH_ATTN_EXT)
+@op(
+    Op.FLASH_ATTN_EXT,
+    product=("k", "v"),
+    rate="f16",
+    reads_cache="k",
+    named_by_weight=False,
+    label="fa",
+)
 def flash_attn_ext(
     q: Tensor,
     k: Tensor,
@@ -131,7 +138,7 @@ def _require_mask(x: Tensor, where: Tensor | None, cells: Tensor | None) -> None
     )
 
 
-@op(Op.SOFT_MAX, rowwise=True)
+@op(Op.SOFT_MAX, rowwise=True, named_by_weight=False)
 def soft_max(
     x: Tensor,
     where: Tensor | None = None,
@@ -183,7 +190,7 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 4, 70), i32(5, 2), i32(70, 2), scale=0.3, chunk=16)
 
 
-@op(Op.SOFT_CAP_MAX, rowwise=True)
+@op(Op.SOFT_CAP_MAX, rowwise=True, named_by_weight=False)
 def soft_cap_max(
     x: Tensor,
     where: Tensor,

@@ -40,7 +40,7 @@ def _binary_cases() -> Iterator[Case]:
     yield case(f32(1, 2048), f32(1, 2048))
 
 
-@op(Op.ADD, rowwise=True)
+@op(Op.ADD, rowwise=True, named_by_weight=False, keeps_label=True)
 def add(a: Tensor, b: Tensor) -> TensorType:
     """a + b"""
     return _broadcast("add", a, b)
@@ -59,7 +59,7 @@ def _(a: TensorType, b: TensorType) -> int:
 add.cases(_binary_cases)
 
 
-@op(Op.MUL, rowwise=True)
+@op(Op.MUL, rowwise=True, keeps_label=True)
 def mul(a: Tensor, b: Tensor) -> TensorType:
     """a · b"""
     return _broadcast("mul", a, b)
@@ -99,7 +99,7 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 33), f32(5, 1), tolerance=1e-6)
 
 
-@op(Op.SCALE, rowwise=True)
+@op(Op.SCALE, rowwise=True, keeps_label=True)
 def scale(x: Tensor, *, by: float) -> TensorType:
     """by · x"""
     return x.type
@@ -158,7 +158,7 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 33), low=float("-inf"), high=0.75)
 
 
-@op(Op.SOFTCAP, rowwise=True)
+@op(Op.SOFTCAP, rowwise=True, keeps_label=True)
 def softcap(x: Tensor, *, cap: float) -> TensorType:
     """cap · tanh(x / cap)"""
     return x.type

@@ -34,7 +34,7 @@ def _of_weights(node: Tensor) -> bool:
     return len(node.sources[0].shape) == 2 or node.sources[0].kind == "weight"
 
 
-@op(Op.MUL_MAT, rowwise=_of_weights)
+@op(Op.MUL_MAT, rowwise=_of_weights, product=("w",), reads_cache="w")
 def mul_mat(w: Tensor, x: Tensor, *, rows: tuple[int, int] | None = None) -> TensorType:
     """y[t, n] = Σ_k w[n, k] · x[t, k]; with w[h, n, k] and x[t, h, k] one matrix per head.
 
@@ -98,7 +98,7 @@ def _() -> Iterator[Case]:
         yield case(TensorType(t, (2, 20, 64)), f32(5, 6, 64))
 
 
-@op(Op.MUL_MAT_ID, rowwise=True)
+@op(Op.MUL_MAT_ID, rowwise=True, product=("w",), chosen_by="ids")
 def mul_mat_id(w: Tensor, x: Tensor, ids: Tensor) -> TensorType:
     """y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]; ids outside the range give zero rows"""
     sentence = f"mul_mat_id: {w} does not fit {x} and ids {ids}"
@@ -152,7 +152,7 @@ def _uneven(t: dtypes.DType) -> Iterator[tuple[tuple[TensorType, TensorType, Ten
     yield (TensorType(t, (3, 32, small)), f32(5, 1, small), i32(5, 2)), (3, 4)  # none at all
 
 
-@op(Op.MOE_FUSED_UP_GATE, rowwise=True)
+@op(Op.MOE_FUSED_UP_GATE, rowwise=True, product=("up", "gate"), chosen_by="ids")
 def moe_fused_up_gate(up: Tensor, gate: Tensor, x: Tensor, ids: Tensor, *, kind: str) -> TensorType:
     """y[t, u] = kind(gate[e] · x[t]) · (up[e] · x[t]), e = ids[t, u]; ids outside the range give zero rows"""
     sentence = f"moe_fused_up_gate: {up}, {gate}, {x} and ids {ids} do not fit"
@@ -164,8 +164,7 @@ def moe_fused_up_gate(up: Tensor, gate: Tensor, x: Tensor, ids: Tensor, *, kind:
 
 @moe_fused_up_gate.reference
 def _(up: Array, gate: Array, x: Array, ids: Array, *, kind: str) -> Array:
-    product = mul_mat_id.run_reference
-    assert product is not None
+    product = mul_mat_id.evaluate
     return as_f32(UNARY[kind](product(gate, x, ids)) * product(up, x, ids))
 
 
@@ -196,7 +195,7 @@ def _() -> Iterator[Case]:
             yield case(w, w, x, ids, ints={3: ints}, kind="silu", tolerance=tolerance)
 
 
-@op(Op.ADD_ID, rowwise=True)
+@op(Op.ADD_ID, rowwise=True, named_by_weight=False)
 def add_id(x: Tensor, b: Tensor, ids: Tensor) -> TensorType:
     """y[t, u] = x[t, u] + b[ids[t, u]]: the bias of each chosen expert; none for ids outside the range"""
     require(len(b.shape) == 2 and len(x.shape) == 3, f"add_id: {b} does not fit {x}")
@@ -221,7 +220,7 @@ def _() -> Iterator[Case]:
     yield case(f32(9, 4, 64), f32(5, 64), i32(9, 4), ints={2: (-1, 7)})
 
 
-@several(Op.MUL_MAT_QKV)
+@several(Op.MUL_MAT_QKV, product=("q", "k", "v"))
 def mul_mat_qkv(x: Tensor, q: Tensor, k: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
     """Products of x with two or three matrices of one type"""
     weights = (q, k) if v is None else (q, k, v)

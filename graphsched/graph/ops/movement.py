@@ -11,7 +11,7 @@ from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
 
-@op(Op.GET_ROWS, rowwise=lambda node: len(node.sources[1].shape) == 2)
+@op(Op.GET_ROWS, rowwise=lambda node: len(node.sources[1].shape) == 2, gathers=True, keeps_label=True)
 def get_rows(x: Tensor, ids: Tensor) -> TensorType:
     """y[i] = x[ids[i]] as float32; with ids[t, u], y[t, u] = x[t, ids[t, u]]"""
     if len(ids.shape) == 1:
@@ -42,7 +42,11 @@ def _() -> Iterator[Case]:
     yield case(TensorType(dtypes.F16, (5, 8, 32)), i32(5, 2), ints={1: (0, 8)})
 
 
-@op(Op.RESHAPE)
+def _keeps_rows(node: Tensor) -> bool:
+    return bool(node.sources[0].shape[0] == node.shape[0])
+
+
+@op(Op.RESHAPE, rowwise=_keeps_rows, view=True, keeps_label=True)
 def reshape(x: Tensor, *, shape: tuple[int, ...]) -> TensorType:
     """The same elements in another shape; no copy"""
     made = TensorType(x.dtype, shape)
@@ -65,7 +69,7 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 24), shape=(5, 4, 6))
 
 
-@op(Op.VIEW)
+@op(Op.VIEW, rowwise=_keeps_rows, view=True, keeps_label=True)
 def view(x: Tensor, *, start: int, stop: int) -> TensorType:
     """x[..., start:stop]; no copy"""
     require(0 <= start < stop <= x.shape[-1], f"view: {start}:{stop} is outside {x}")
@@ -89,7 +93,7 @@ def _() -> Iterator[Case]:
     yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), start=32, stop=96)
 
 
-@op(Op.PERMUTE)
+@op(Op.PERMUTE, view=True, keeps_label=True)
 def permute(x: Tensor, *, axes: tuple[int, ...]) -> TensorType:
     """x with its dimensions in another order; no copy"""
     require(sorted(axes) == list(range(len(x.shape))), f"permute: axes {list(axes)} do not fit {x}")
@@ -115,7 +119,7 @@ def _() -> Iterator[Case]:
     yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), axes=(1, 0, 2))
 
 
-@op(Op.CONT, rowwise=True)
+@op(Op.CONT, rowwise=True, keeps_label=True)
 def cont(x: Tensor) -> TensorType:
     """A contiguous copy"""
     return x.type
@@ -194,7 +198,7 @@ def rounded(x: Array, dtype: DType) -> Array:
     return dtype.dequantize(dtype.quantize(np.ascontiguousarray(x)), x.shape)
 
 
-@op(Op.SET_ROWS)
+@op(Op.SET_ROWS, writes_cache="cache")
 def set_rows(cache: Tensor, rows: Tensor, slots: Tensor, *, dtype: DType) -> TensorType:
     """cache[slots[i]] = rows[i], rounded to the cache's type; the result is the cache"""
     require(cache.shape[1:] == rows.shape[1:], f"set_rows: {rows} does not fit {cache}")

@@ -10,7 +10,7 @@ from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32
 
 
-@op(Op.RMS_NORM, rowwise=True)
+@op(Op.RMS_NORM, rowwise=True, label="norm")
 def rms_norm(x: Tensor, *, eps: float) -> TensorType:
     """y = x / sqrt(mean(x²) + eps) over the last dimension"""
     return x.type

@@ -43,7 +43,7 @@ class Rope:
         return self.n_rot * math.log(self.original_context / (beta * 2 * math.pi)) / (2 * math.log(self.base))
 
 
-@op(Op.ROPE, rowwise=True)
+@op(Op.ROPE, rowwise=True, named_by_weight=False, keeps_label=True)
 def rope(x: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope) -> TensorType:
     """Turns pairs of the first n_rot dimensions of each head by pos · theta (theta divided by factors)"""
     require(len(x.shape) == 3, f"rope: {x} must be [tokens, heads, dim]")
@@ -84,7 +84,7 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 3, 64), i32(5), ints={1: (0, 500)}, rope=yarn)
 
 
-@op(Op.TEMPERATURE_SCALE, rowwise=True)
+@op(Op.TEMPERATURE_SCALE, rowwise=True, keeps_label=True)
 def temperature_scale(x: Tensor, pos: Tensor, *, length: int, slope: float) -> TensorType:
     """x[t] · (1 + slope · ln(floor((pos[t] + 1) / length) + 1)): queries sharpen with distance"""
     require(length > 0 and pos.shape == x.shape[:1], f"temperature_scale: positions {pos} do not fit {x}")

@@ -18,7 +18,7 @@ from graphsched.types.dtypes import DType
 Compose = Callable[P, tuple[Tensor, ...]]
 
 
-def several(number: Op) -> Callable[[Compose[P]], OpDef[P]]:
+def several(number: int, **traits: Any) -> Callable[[Compose[P]], OpDef[P]]:
     """Declares an op by a function that builds the nodes of its results; all have the first one's number of rows.
 
     Type, reference, operations and bytes are those of these nodes.
@@ -33,7 +33,7 @@ def several(number: Op) -> Callable[[Compose[P]], OpDef[P]]:
         infer.__name__, infer.__doc__ = compose.__name__, compose.__doc__
         infer.__module__ = compose.__module__
         infer.__wrapped__ = compose  # type: ignore[attr-defined]  # whose signature the op has
-        made = op(number, rowwise=True)(infer)
+        made = op(number, rowwise=True, **traits)(infer)
         made.compose = compose
         made.reference(lambda *arrays, **attrs: _values(compose, arrays, attrs))
         made.flops(lambda *types, **attrs: sum(_flops(n) for n in _inner(compose, types, attrs)))
@@ -71,7 +71,7 @@ def starts(types: Sequence[TensorType]) -> list[int]:
     return [sum(lengths[:i]) for i in range(len(lengths))]
 
 
-@op(Op.PART, rowwise=True)
+@op(Op.PART, rowwise=True, result_of="x")
 def part(x: Tensor, *, start: int, shape: tuple[int, ...], dtype: DType) -> TensorType:
     """One of several results: x[:, start:start + n] in the shape and type that it has; no copy"""
     made = TensorType(dtype, shape)
@@ -119,8 +119,7 @@ def between(given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _flops(node: Tensor) -> int:
-    assert node.opdef is not None
-    return node.opdef.count_flops(*(s.type for s in node.sources), **node.attrs)
+    return node.declaration.count_flops(*(s.type for s in node.sources), **node.attrs)
 
 
 def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any]) -> Array:
@@ -131,9 +130,7 @@ def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any
 
     def value(node: Tensor) -> Array:
         if node not in found:
-            assert node.opdef is not None
-            assert node.opdef.run_reference is not None
-            found[node] = node.opdef.run_reference(*map(value, node.sources), **node.attrs)
+            found[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
         return found[node]
 
     made = (as_f32(value(n)) for n in compose(*leaves, **attrs))
