@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from test_models import logits_in_pieces, reference
 from test_snapshots import PRESETS, SECTIONS, cases, opened
 
+from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import from_outputs
-from graphsched.graph.joins import RULES
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
 from graphsched.graph.ops.several import made_of, results
@@ -24,7 +24,7 @@ from graphsched.session.options import SWITCHES, SessionOptions
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 
-ALL = frozenset(RULES)
+ALL = frozenset(rule.switch for rule in RULES if rule.needs == "places")
 T = Extent(8, "n_tokens")
 ON_SIM: dict[str, Any] = {
     "devices": ("sim:rtx4090",),

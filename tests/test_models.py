@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from shared import SHARED, shared
 
 import graphsched
-from graphsched.graph.joins import RULES
-from graphsched.graph.rewrite import PASSES
+from graphsched.graph.fusion_rules import RULES
 from graphsched.schedule.placement import PlacementOptions
 
 # NMSE over all rows, and how close the reference's best two may be for the best token to differ.
@@ -20,7 +19,7 @@ LIMITS = {"BF16": (1e-4, 0.1), "Q8_0": (1e-3, 0.1), "Q6_K": (1e-3, 0.1)}
 F16_LIMIT, LITE_LIMIT, QUANT_LIMIT = (1e-5, 0.02), (1e-4, 0.02), (3e-3, 0.1)
 MODELS = sorted(f"conformance/{p.stem}" for p in (SHARED / "conformance").glob("*.gguf"))
 QUANTS = sorted(f"quants/{p.stem}" for p in (SHARED / "quants").glob("*.gguf"))
-FUSIONS = sorted([*(name for rules in PASSES for name in rules), *RULES])
+FUSIONS = sorted(rule.switch for rule in RULES)
 WAYS = [(1, 512), (7, 512), (24, 512), (24, 5)]  # first piece of the prompt, micro-batch
 
 

@@ -11,10 +11,11 @@ from graphsched.graph.opdef import FIRST_USER_OP, OPS, OpDef, op
 from graphsched.graph.ops import mul_mat_id
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.run.repack import repackable
-from graphsched.schedule.assign import HOST, Target
+from graphsched.schedule.assign import Target
 from graphsched.schedule.policy import OffloadPolicy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.types import dtypes
+from graphsched.types.devices import HOST
 
 EXPERTS, USED, WIDTH = 64, 2, 256
 

@@ -11,7 +11,7 @@ from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.schedule.assign import Assignment, Target, assign, hoist, is_foreign, root
-from graphsched.schedule.join import join
+from graphsched.schedule.fuse import fuse, fuse_placed
 from graphsched.types.devices import HOST
 
 MAX_INPUTS = 64  # of one split
@@ -90,8 +90,9 @@ class Schedule:
 
 
 def schedule(graph: Graph, target: Target) -> Schedule:
-    """Assigns, joins what runs in one place, orders and cuts a graph."""
-    graph, assignment = join(graph, assign(graph, target), target)
+    """Fuses, assigns, orders and cuts a graph."""
+    graph = fuse(graph, target)
+    graph, assignment = fuse_placed(graph, assign(graph, target), target)
     order = hoist(graph, assignment) if "hoist" in target.improve else graph.nodes
     return cut(graph, order, assignment, target)
 

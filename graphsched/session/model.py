@@ -10,7 +10,7 @@ from graphsched.arch.stored import StoredWeights, shares_output
 from graphsched.errors import LoadError, ShapeError
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.graph.graph import Graph
-from graphsched.graph.rewrite import fuse_all, select_outputs
+from graphsched.graph.rewrite import attention_in_parts, select_outputs
 from graphsched.graph.tensor import TensorType
 from graphsched.session.options import SessionOptions
 from graphsched.session.summary import summary
@@ -66,14 +66,15 @@ class Model:
         return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
-        """The fused graph for given capacities: logits of n_outputs rows."""
+        """The graph for given capacities: logits of n_outputs rows. Attention is one op unless `fa` is off."""
         o = options
         inputs = Inputs(
             n_tokens, n_outputs, n_kv, o.kv_types, o.mla, o.amb, max(o.n_ubatch, n_tokens), o.swa_full
         )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
-            return fuse_all(select_outputs(logits, inputs.out_ids), options.off)
+            graph = select_outputs(logits, inputs.out_ids)
+            return attention_in_parts(graph) if "fa" in options.off else graph
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None
 

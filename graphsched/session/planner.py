@@ -7,12 +7,13 @@ from functools import cached_property
 
 from graphsched.arch.stored import EMBEDDING, OUTPUT
 from graphsched.errors import OptionError
+from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph, replace_operands
-from graphsched.graph.joins import RULES
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
+from graphsched.schedule.fuse import fuse
 from graphsched.schedule.placement import Home, Placement, place
 from graphsched.schedule.policy import OffloadPolicy, parse_policy
 from graphsched.schedule.scheduler import Schedule, schedule
@@ -67,6 +68,7 @@ class Targets:
             return {}
         if mode == "on":
             return repackable(graph, self.home, lambda node: False)
+        graph = self.fused(graph, {"n_tokens": rows, "n_outputs": rows})
         found = repackable(graph, self.home, lambda n: bool(self.devices) and self.policy.wants(n, rows))
         size = sum(self.model.types[name].nbytes for name in found if name in self.model.types)
         return found if size <= physical_memory() // 2 else {}  # auto: the file may be in memory, too
@@ -78,11 +80,18 @@ class Targets:
             supports=self.supports,
             policy=self.policy,
             lengths=lengths,
-            improve=frozenset({"traffic", "hoist", *RULES}) - self.options.off,
+            improve=frozenset({"traffic", "hoist", *(rule.switch for rule in RULES)}) - self.options.off,
         )
 
+    def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:
+        """The graph with what is fused before nodes have places, at these lengths."""
+        return fuse(graph, self.target(lengths))
+
     def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> tuple[bool, ...]:
-        """Which nodes with weights in host memory are offloaded at these lengths: part of a plan's key."""
+        """Which nodes of a fused graph with weights in host memory are offloaded at these lengths.
+
+        Part of a plan's key.
+        """
         if not self.devices:
             return ()
         target = self.target(lengths)

@@ -180,7 +180,8 @@ class Session:
         """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
         capacity = self._capacity(n_tokens)
         shape = capacity, 1 if n_outputs <= 1 else capacity
-        graph, lengths = self._graph(*shape), {"n_tokens": n_tokens, "n_outputs": n_outputs}
+        lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs}
+        graph = self.targets.fused(self._graph(*shape), lengths)
         key = *shape, self.targets.decisions(graph, lengths)
         if key not in self._plans:
             begin = perf_counter_ns()

@@ -1,0 +1,196 @@
+"""Fusions: which of the rules' finds are taken, and the graph with them.
+
+Some ops are made before nodes have places, so that policy and placement see one node; the others once every node has
+its device, as homes alone do not tell where a sum or a rotation runs. The latter change no placement: not what is
+copied, not where splits end; parts keep their names, labels and causes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from math import ceil
+
+from graphsched.graph.fusion import Fusion, Needs, Rule
+from graphsched.graph.fusion_rules import RULES
+from graphsched.graph.graph import Graph, from_nodes
+from graphsched.graph.opdef import lowering_for
+from graphsched.graph.ops.several import results
+from graphsched.graph.tensor import Tensor, layer_of
+from graphsched.schedule.assign import Assignment, Target, is_foreign, stages
+from graphsched.types.devices import HOST
+
+
+def fuse(graph: Graph, target: Target) -> Graph:
+    """The graph with all fusions that are made before nodes have places."""
+    fused = graph
+    for rule in _rules("homes", target):
+        order = _Order(fused)
+        for found in rule.find(fused):
+            if all(_has_kernel(found, device, target) for device in target.devices):
+                order.take(found)
+        fused = order.rebuilt()
+    return graph if fused is graph else from_nodes(fused.nodes, fused.outputs)
+
+
+def fuse_placed(graph: Graph, assignment: Assignment, target: Target) -> tuple[Graph, Assignment]:
+    """The graph with all fusions of nodes that run in one place, and where its nodes run."""
+    for rule in _rules("places", target):
+        order, place = _Order(graph), _Place(graph, assignment, target)
+        for found in rule.find(graph):
+            if place.is_one(found) and _has_kernel(found, assignment.device[found.nodes[0]], target):
+                order.take(found)
+        graph = order.rebuilt()
+        assignment = order.reassigned(assignment)
+    return graph, assignment
+
+
+def _rules(needs: Needs, target: Target) -> Iterator[Rule]:
+    return (rule for rule in RULES if rule.needs == needs and rule.switch in target.improve)
+
+
+def _has_kernel(found: Fusion, device: str, target: Target) -> bool:
+    """Whether a device that runs the parts runs the fused op as well as them."""
+    if device != HOST:
+        return target.supports(device, found.made) or not all(target.supports(device, n) for n in found.nodes)
+    # The host runs references as well, where the parts have nothing better.
+    return lowering_for("cpu", found.made) is not None or not any(
+        lowering_for("cpu", node) for node in found.nodes
+    )
+
+
+@dataclass
+class _Place:
+    """Where the nodes of a graph run."""
+
+    graph: Graph
+    assignment: Assignment
+    target: Target
+
+    def __post_init__(self) -> None:
+        self._stage = stages(self.graph, self.assignment)
+        self._position = {node: i for i, node in enumerate(self.graph.nodes)}
+
+    def is_one(self, found: Fusion) -> bool:
+        """Whether all parts run on one device in one split, and nothing that is uploaded for one ends it."""
+        first, *others = found.nodes
+        device, stage = self.assignment.device[first], self._stage[first]
+        if any(self.assignment.device[n] != device or self._stage[n] != stage for n in others):
+            return False
+        places = [self._position[n] for n in found.nodes]
+        between = [n for n in self.graph.nodes[min(places) : max(places)] if not n.traits.view]
+        if any(self.assignment.device[n] != device for n in between):
+            return False
+        return not any(self._uploads(n, device) for n in (found.made, *between))
+
+    def _uploads(self, node: Tensor, device: str) -> bool:
+        """Whether a weight comes for this node; each begins a split of its own."""
+        weights = (s for s in node.sources if s.kind == "weight")
+        return any(is_foreign(w, device, self.assignment, self.target) for w in weights)
+
+
+@dataclass
+class _Order:
+    """The order of a graph's nodes with fusions in it: each behind all that it reads, before all that reads it."""
+
+    graph: Graph
+    taken: dict[int, list[Fusion]] = field(default_factory=dict)  # by the node in front of which they go
+    like: dict[Tensor, Tensor] = field(
+        default_factory=dict
+    )  # node of the new graph -> the one whose place it takes
+
+    def __post_init__(self) -> None:
+        # Of a fused node half a step before that of the next.
+        self.position = {node: float(i) for i, node in enumerate(self.graph.nodes)}
+        self._outputs = set(self.graph.outputs)
+
+    def take(self, found: Fusion) -> None:
+        """Adds a fusion, if nothing else reads what it does not give, and it fits into the order."""
+        if self._is_closed(found) and (at := self._place(found)) >= 0:
+            self.taken.setdefault(at, []).append(found)
+            self.position |= dict.fromkeys(found.nodes, at - 0.5)
+
+    def _is_closed(self, found: Fusion) -> bool:
+        own = set(found.nodes)
+        # The host reads an output where it is: a result of several has no tensor of its own.
+        hidden = found.nodes if found.made.declaration.compose else found.inside
+        if not self._outputs.isdisjoint(hidden) or not own.isdisjoint(found.made.sources):
+            return False
+        return all(own.issuperset(self.graph.readers[node]) for node in found.inside)
+
+    def _place(self, found: Fusion) -> int:
+        """The number of the node in front of which a fusion goes, or -1 if there is no such place."""
+        own = set(found.nodes)
+        if any(self.position[n] % 1 for n in own):
+            return -1
+        sources = [self.position[s] for s in found.made.sources if s.kind == "node"]
+        at = max(ceil(max(sources, default=-1.0)) + 1, int(min(self.position[n] for n in own)))
+        users = (u for n in found.nodes for u in self.graph.readers[n] if u not in own)
+        return at if all(self.position[u] > at - 0.5 for u in users) else -1
+
+    def rebuilt(self) -> Graph:
+        """The graph with what was taken; nodes keep the names and labels of those whose place they take."""
+        if not self.taken:
+            return self.graph
+        made = _Rebuilt(self.graph, self.like)
+        gone = {node for fusions in self.taken.values() for found in fusions for node in found.nodes}
+        for i, node in enumerate(self.graph.nodes):
+            for found in self.taken.get(i, ()):
+                made.add_fusion(found)
+            if node not in gone:
+                made.add(node, node)
+        return made.graph()
+
+    def reassigned(self, assignment: Assignment) -> Assignment:
+        """Where the nodes of the rebuilt graph run."""
+        if not self.taken:
+            return assignment
+        device = {new: assignment.device[old] for new, old in self.like.items()}
+        return Assignment(device, {new: assignment.cause[old] for new, old in self.like.items()})
+
+
+@dataclass
+class _Rebuilt:
+    """A graph in the making."""
+
+    old: Graph
+    like: dict[Tensor, Tensor]
+    new: dict[Tensor, Tensor] = field(default_factory=dict)
+    names: dict[Tensor, str] = field(default_factory=dict)
+    labels: dict[Tensor, str] = field(default_factory=dict)
+
+    def add(self, node: Tensor, old: Tensor) -> None:
+        """A node in the place of an old one."""
+        self.new[old] = made = node.over(self.new.get(s, s) for s in node.sources)
+        self._put(made, old, self.old.names[old], self.old.labels[old])
+
+    def add_fusion(self, found: Fusion) -> None:
+        """A fused op, and its results in the places of the nodes that they stand for."""
+        *_, last = found.stands_for
+        made = replace(found.made, serial=last.serial)
+        if made.declaration.compose is None:
+            self.add(made, last)
+            return
+        made = made.over(self.new.get(s, s) for s in made.sources)
+        labels = _joined(self.old.labels[node] for node in found.stands_for)
+        self._put(made, last, _joined_name(self.old, found), labels)
+        for part, old in zip(results(made), found.stands_for, strict=True):
+            if self.old.readers[old]:
+                self.add(part, old)
+
+    def _put(self, node: Tensor, old: Tensor, name: str, label: str) -> None:
+        self.like[node], self.names[node], self.labels[node] = old, name, label
+
+    def graph(self) -> Graph:
+        outputs = tuple(self.new[o] for o in self.old.outputs)
+        return Graph(tuple(self.like), outputs, self.names, self.labels)
+
+
+def _joined(labels: Iterable[str]) -> str:
+    return "+".join(filter(None, labels))
+
+
+def _joined_name(graph: Graph, found: Fusion) -> str:
+    """blk.3.attn_q+attn_k+attn_v"""
+    names = [graph.names[node] for node in found.stands_for]
+    layer = layer_of(names[-1])
+    short = (name.removeprefix(f"blk.{layer_of(name)}.") for name in names)
+    return (f"blk.{layer}." if layer >= 0 else "") + _joined(short)
