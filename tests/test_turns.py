@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.backends.cpu.program.kernel_args import deal, next_unit
-from graphsched.backends.cpu.program.layout import STEP_TURN_STRIDE, STEP_TURNS, STEP_WORDS
+from graphsched.backends.cpu.program.layout import STEP_TURN_STRIDE, STEP_TURNS, step_words
 
 
 class Record:
@@ -13,7 +13,7 @@ class Record:
 
     def __init__(self, n_threads: int) -> None:
         self.counters = np.zeros((n_threads, 8), np.int64)
-        self.words = np.zeros(STEP_WORDS, np.int64)
+        self.words = np.zeros(step_words(0), np.int64)
         self.words[STEP_TURNS] = self.counters.ctypes.data
         self.words[STEP_TURN_STRIDE] = self.counters.strides[0]
         self.address = self.words.ctypes.data

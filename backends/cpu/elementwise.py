@@ -22,12 +22,12 @@ from graphsched.backends.cpu.language.simd import (
 )
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.opdef import OpDef
 from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Operand, Out
+from graphsched.run.operand import Operand
 
 ADD, MUL, DIV = range(3)
 SCALE, SQR, CLAMP, SOFTCAP, UNARY0 = range(5)  # UNARY0 + i is the i-th function of mathfn.KINDS
@@ -42,14 +42,12 @@ def combine(what: int, a: Any, b: Any) -> Any:
     return div(a, b)
 
 
-@kernel
+@kernel("a b -> y | n heads a_token a_head b_token b_head")
 def binary_f32(what: int, scalar: int) -> Callable[..., None]:
     """Rows a ∘ b; with `scalar` b has one element per row."""
 
     def binary(step: int, run: int, ith: int, nth: int) -> None:
-        a, b, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        heads, a_token, a_head = arg(step, 4), arg(step, 5), arg(step, 6)
-        b_token, b_head = arg(step, 7), arg(step, 8)
+        a, b, y, n, heads, a_token, a_head, b_token, b_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         full = n // 16 * 16
         for r in range(first, last):
@@ -85,11 +83,21 @@ def _lower_binary(definition: OpDef[Any], what: int) -> None:
     @definition.lowering("cpu", when=_is_simple)
     def _(low: Low, node: Tensor) -> None:
         a, b = map(low.operand, node.sources)
-        y = Out(low.result(node, in_place_of=node.sources))
-        heads, token, head = row_address(a)
+        y = low.result(node, in_place_of=node.sources)
+        strides = row_strides(a=a)
+        b_token, b_head = _strides_as(b, strides["heads"])
         scalar = int(b.type.shape[-1] == 1 and node.shape[-1] != 1)
-        args = (a, b, y, node.shape[-1], heads, token, head, *_strides_as(b, heads))
-        low.step(binary_f32(what, scalar), *args, over=node.type)
+        low.step(
+            binary_f32(what, scalar),
+            a=a,
+            b=b,
+            y=y,
+            n=node.shape[-1],
+            **strides,
+            b_token=b_token,
+            b_head=b_head,
+            over=node.type,
+        )
 
 
 for _definition, _what in ((ops.add, ADD), (ops.mul, MUL), (ops.div, DIV)):
@@ -120,24 +128,21 @@ def map_row(what: int, x: int, y: int, n: int, p: float, q: float) -> None:
         )
 
 
-@kernel
+@kernel("x -> y | n heads x_token x_head | p q")
 def map_f32(what: int) -> Callable[..., None]:
     def map_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
-        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
-        p, q = real_arg(step, 6), real_arg(step, 7)
+        x, y, n, heads, x_token, x_head, p, q = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            px = x + r // heads * token_stride + r % heads * head_stride
-            map_row(what, px, y + r * n * 4, n, p, q)
+            map_row(what, row_at(x, r, heads, x_token, x_head), y + r * n * 4, n, p, q)
 
     return map_rows
 
 
 def _map(low: Low, node: Tensor, what: int, p: float = 0.0, q: float = 0.0) -> None:
     x = low.operand(node.sources[0])
-    y = Out(low.result(node, in_place_of=node.sources))
-    low.step(map_f32(what), x, y, node.shape[-1], *row_address(x), float(p), float(q), over=node.type)
+    y = low.result(node, in_place_of=node.sources)
+    low.step(map_f32(what), x=x, y=y, n=node.shape[-1], **row_strides(x=x), p=p, q=q, over=node.type)
 
 
 @ops.scale.lowering("cpu")
@@ -179,13 +184,10 @@ def joined(kind: int, a: Any, b: Any, alpha: float, limit: float) -> Any:
     return mul(mul(g, sigmoid(mul(splat(alpha, 16), g))), add(u, splat(1.0, 16)))
 
 
-@kernel
+@kernel("a b -> y | n heads a_token a_head b_token b_head | alpha limit")
 def mul_unary_f32(kind: int) -> Callable[..., None]:
     def mul_unary(step: int, run: int, ith: int, nth: int) -> None:
-        a, b, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        heads, a_token, a_head = arg(step, 4), arg(step, 5), arg(step, 6)
-        b_token, b_head = arg(step, 7), arg(step, 8)
-        alpha, limit = real_arg(step, 9), real_arg(step, 10)
+        a, b, y, n, heads, a_token, a_head, b_token, b_head, alpha, limit = arguments(step)
         per_row = (n + GATE_UNIT - 1) // GATE_UNIT
         first, last = share(rows(step, run) * per_row, ith, nth)
         for unit in range(first, last):
@@ -208,8 +210,8 @@ def mul_unary_f32(kind: int) -> Callable[..., None]:
 def gate_up(
     low: Low, kernel: Kernel, a: Operand, b: Operand, y: Operand, alpha: float = 0.0, limit: float = 0.0
 ) -> None:
-    args = (a, b, Out(y), y.type.shape[-1], *row_address(a), *row_address(b)[1:], alpha, limit)
-    low.step(kernel, *args, rows=rows_of(y.type))
+    n, strides = y.type.shape[-1], row_strides(a=a, b=b)
+    low.step(kernel, a=a, b=b, y=y, n=n, **strides, alpha=alpha, limit=limit, rows=rows_of(y.type))
 
 
 @ops.fused_mul_unary.lowering("cpu")
@@ -222,7 +224,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     a, b = map(low.operand, node.sources)
     y = low.result(node, in_place_of=node.sources)
-    gate_up(low, mul_unary_f32(SWIGLU_OAI), a, b, y, float(node.attrs["alpha"]), float(node.attrs["limit"]))
+    gate_up(low, mul_unary_f32(SWIGLU_OAI), a, b, y, node.attrs["alpha"], node.attrs["limit"])
 
 
 @helper
@@ -236,14 +238,13 @@ def row_sum(x: int, n: int) -> float:
     return sum_lanes(acc)
 
 
-@kernel
+@kernel("x -> y | n heads x_token x_head")
 def sum_rows_f32() -> Callable[..., None]:
     def sum_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
-        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            put(y + 4 * r, row_sum(x + r // heads * token_stride + r % heads * head_stride, n), F32)
+            put(y + 4 * r, row_sum(row_at(x, r, heads, x_token, x_head), n), F32)
 
     return sum_rows
 
@@ -251,14 +252,14 @@ def sum_rows_f32() -> Callable[..., None]:
 @ops.sum_rows.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    y = Out(low.result(node))
-    low.step(sum_rows_f32(), x, y, x.type.shape[-1], *row_address(x), over=node.type)
+    y = low.result(node)
+    low.step(sum_rows_f32(), x=x, y=y, n=x.type.shape[-1], **row_strides(x=x), over=node.type)
 
 
-@kernel
+@kernel("x -> y | n used")
 def multi_add_f32() -> Callable[..., None]:
     def multi_add(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, used = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        x, y, n, used = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         full = n // 16 * 16
         for r in range(first, last):
@@ -280,4 +281,5 @@ def multi_add_f32() -> Callable[..., None]:
 @ops.multi_add.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
     x = contiguous(low, low.operand(node.sources[0]))
-    low.step(multi_add_f32(), x, Out(low.result(node)), node.shape[-1], x.type.shape[1], over=node.type)
+    y, used = low.result(node), x.type.shape[1]
+    low.step(multi_add_f32(), x=x, y=y, n=node.shape[-1], used=used, over=node.type)

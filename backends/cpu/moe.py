@@ -10,14 +10,12 @@ from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.mathfn import KINDS
 from graphsched.backends.cpu.language.simd import add, div, get, load_first, maximum, put, splat, store_first
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.matmul.gemm import lesser
 from graphsched.backends.cpu.movement import contiguous
-from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.lowering import Low
 from graphsched.graph import ops
 from graphsched.graph.ops.moe import GATINGS
 from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Operand, Out
 
 
 @helper
@@ -36,12 +34,12 @@ def insert(scores: int, ids: int, filled: int, k: int, i: int) -> int:
     return filled + 1 if filled < k else filled
 
 
-@kernel
+@kernel("x -> y | n k")
 def top_k_f32() -> Callable[..., None]:
     """Insertion into a list of the k best: most elements fail the first comparison."""
 
     def top_k(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        x, y, n, k = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             filled = 0
@@ -54,7 +52,7 @@ def top_k_f32() -> Callable[..., None]:
 @ops.top_k.lowering("cpu", when=lambda node: len(node.shape) == 2)
 def _(low: Low, node: Tensor) -> None:
     x = contiguous(low, low.operand(node.sources[0]))
-    low.step(top_k_f32(), x, Out(low.result(node)), x.type.shape[1], node.shape[1], over=node.type)
+    low.step(top_k_f32(), x=x, y=low.result(node), n=x.type.shape[1], k=node.shape[1], over=node.type)
 
 
 @helper
@@ -92,11 +90,10 @@ def choose_grouped(src: int, ids: int, n: int, k: int, n_group: int, n_used: int
             filled = insert(src, ids, filled, k, i)
 
 
-@kernel
+@kernel("x -> y | n k n_group n_used")
 def grouped_top_k_f32() -> Callable[..., None]:
     def grouped(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        n_group, n_used = arg(step, 4), arg(step, 5)
+        x, y, n, k, n_group, n_used = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             choose_grouped(x + 4 * n * r, y + 4 * k * r, n, k, n_group, n_used)
@@ -107,37 +104,43 @@ def grouped_top_k_f32() -> Callable[..., None]:
 @ops.grouped_top_k.lowering("cpu", when=lambda node: len(node.shape) == 2 and node.attrs["n_group"] < 63)
 def _(low: Low, node: Tensor) -> None:
     x, a = contiguous(low, low.operand(node.sources[0])), node.attrs
-    args = (x, Out(low.result(node)), x.type.shape[1], node.shape[1], a["n_group"], a["n_group_used"])
-    low.step(grouped_top_k_f32(), *args, over=node.type)
+    low.step(
+        grouped_top_k_f32(),
+        x=x,
+        y=low.result(node),
+        n=x.type.shape[1],
+        k=node.shape[1],
+        n_group=a["n_group"],
+        n_used=a["n_group_used"],
+        over=node.type,
+    )
 
 
 GATE = UNARY0 + KINDS["sigmoid"]
 SOFTMAX, SIGMOID, SOFTMAX_WEIGHT, SIGMOID_WEIGHT = range(len(GATINGS))
 
 
-@kernel
+@kernel("x bias? -> probs ids weights ranks? | n k x_row n_group n_used | least by")
 def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Callable[..., None]:
     """Probabilities, the k best of them, and their weights; normalised, over their sum; scaled."""
 
     def choose(step: int, run: int, ith: int, nth: int) -> None:
-        x, probs, ids, weights = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        n, k, row, least = arg(step, 4), arg(step, 5), arg(step, 6), real_arg(step, 7)
-        bias, ranks, by = arg(step, 8), arg(step, 9), real_arg(step, 10)
+        x, bias, probs, ids, weights, ranks, n, k, x_row, n_group, n_used, least, by = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             p, chosen, out = probs + 4 * n * r, ids + 4 * k * r, weights + 4 * k * r
             if gating == SOFTMAX:
-                soft_max_row(x + row * r, p, n)
+                soft_max_row(x + x_row * r, p, n)
             elif gating == SIGMOID:
-                map_row(GATE, x + row * r, p, n, np.float32(0.0), np.float32(0.0))
+                map_row(GATE, x + x_row * r, p, n, np.float32(0.0), np.float32(0.0))
             else:
-                p = x + row * r
+                p = x + x_row * r
             rank = p
             if bias:
                 rank = ranks + 4 * n * r
                 add_row(p, bias, rank, n)
             if grouped:
-                choose_grouped(rank, chosen, n, k, arg(step, 11), arg(step, 12))
+                choose_grouped(rank, chosen, n, k, n_group, n_used)
             else:
                 filled = 0
                 for i in range(n):
@@ -151,7 +154,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
             if normalised:
                 over = maximum(splat(row_sum(out, k), 16), splat(least, 16))
                 for u in range(0, k, 16):
-                    left = lesser(k - u, 16)
+                    left = min(k - u, 16)
                     store_first(out + 4 * u, div(load_first(out + 4 * u, F32, 16, left), over), F32, left)
             if scaled:
                 map_row(SCALE, out, out, k, by, by)
@@ -162,7 +165,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
 @helper
 def add_row(a: int, b: int, y: int, n: int) -> None:
     for i in range(0, n, 16):
-        left = lesser(n - i, 16)
+        left = min(n - i, 16)
         both = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))
         store_first(y + 4 * i, both, F32, left)
 
@@ -176,11 +179,21 @@ def _(low: Low, node: Tensor) -> None:
     (x, *bias), a = map(low.operand, node.sources), node.attrs
     ids, weights = low.results(node)
     probs, n_group = low.scratch("probabilities", x.type), a["n_group"]
-    ranks = [low.scratch("ranks", x.type)] if bias else []
-    least, by = float(a["least"] or 0.0), float(a["by"])
-    kernel = topk_moe_f32(
-        GATINGS.index(a["gating"]), int(n_group > 1), int(a["least"] is not None), int(by != 1.0)
+    scaled, normalised = int(a["by"] != 1.0), int(a["least"] is not None)
+    low.step(
+        topk_moe_f32(GATINGS.index(a["gating"]), int(n_group > 1), normalised, scaled),
+        x=x,
+        bias=bias[0] if bias else None,
+        probs=probs,
+        ids=ids,
+        weights=weights,
+        ranks=low.scratch("ranks", x.type) if bias else None,
+        n=x.type.shape[1],
+        k=a["k"],
+        x_row=x.strides[0],
+        n_group=n_group,
+        n_used=a["n_group_used"],
+        least=a["least"] or 0.0,
+        by=a["by"],
+        over=ids.type,
     )
-    args = (x, Out(probs), Out(ids), Out(weights), x.type.shape[1], a["k"], x.strides[0], least)
-    ranked: tuple[Operand | Out | int, ...] = (*bias, *map(Out, ranks)) or (0, 0)
-    low.step(kernel, *args, *ranked, by, n_group, a["n_group_used"], over=ids.type)

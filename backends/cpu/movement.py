@@ -6,29 +6,29 @@ from graphsched.backends.cpu.formats.rows import NATIVE, dequantize_row, quantiz
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, load, load_first, put, store, store_first
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.program.kernel_args import arg, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.operand import Operand, Out, dense
+from graphsched.run.operand import Operand, dense
 from graphsched.types import dtypes
 
 
-@kernel
+@kernel("x ids -> y | n x_row")
 def get_rows_to_f32(kind: int) -> Callable[..., None]:
     def get_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, ids, y, n, stride = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        x, ids, y, n, x_row = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            dequantize_row(kind, x + get(ids + 4 * r, I32) * stride, y + r * n * 4, n)
+            dequantize_row(kind, x + get(ids + 4 * r, I32) * x_row, y + r * n * 4, n)
 
     return get_rows
 
 
-@kernel
+@kernel("x ids -> y | n k")
 def get_elements_f32() -> Callable[..., None]:
     def get_elements(step: int, run: int, ith: int, nth: int) -> None:
-        x, ids, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        x, ids, y, n, k = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             for u in range(k):
@@ -45,36 +45,27 @@ def _picks_elements(node: Tensor) -> bool:
 @ops.get_rows.lowering("cpu", when=lambda node: len(node.sources[1].shape) == 1, x=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    n = node.type.numel // int(node.shape[0])
-    y = Out(low.result(node))
-    low.step(
-        get_rows_to_f32(x.type.dtype.id),
-        x,
-        ids,
-        y,
-        n,
-        x.strides[0],
-        rows=rows_of(node.sources[1].type, inner=0),
-    )
+    n, rows = node.type.numel // int(node.shape[0]), rows_of(node.sources[1].type, inner=0)
+    y, kernel = low.result(node), get_rows_to_f32(x.type.dtype.id)
+    low.step(kernel, x=x, ids=ids, y=y, n=n, x_row=x.strides[0], rows=rows)
 
 
 @ops.get_rows.lowering("cpu", when=_picks_elements, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    args = (contiguous(low, x), ids, Out(low.result(node)), x.type.shape[-1], node.shape[-1])
-    low.step(get_elements_f32(), *args, over=node.type)
+    x, y = contiguous(low, x), low.result(node)
+    low.step(get_elements_f32(), x=x, ids=ids, y=y, n=x.type.shape[-1], k=node.shape[-1], over=node.type)
 
 
-@kernel
+@kernel("x ids -> y | n k x_token x_head")
 def get_rows_by_token(kind: int) -> Callable[..., None]:
     """y[t, u] = x[t, ids[t, u]]"""
 
     def get_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, ids, y, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        token, stride = arg(step, 5), arg(step, 6)
+        x, ids, y, n, k, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for p in range(first, last):
-            dequantize_row(kind, x + p // k * token + get(ids + 4 * p, I32) * stride, y + p * n * 4, n)
+            dequantize_row(kind, x + p // k * x_token + get(ids + 4 * p, I32) * x_head, y + p * n * 4, n)
 
     return get_rows
 
@@ -82,21 +73,29 @@ def get_rows_by_token(kind: int) -> Callable[..., None]:
 @ops.get_rows.lowering("cpu", when=lambda node: len(node.shape) == 3 == len(node.sources[0].shape), x=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    args = (x, ids, Out(low.result(node)), node.shape[-1], node.shape[1], x.strides[0], x.strides[1])
-    low.step(get_rows_by_token(x.type.dtype.id), *args, rows=rows_of(node.type))
+    low.step(
+        get_rows_by_token(x.type.dtype.id),
+        x=x,
+        ids=ids,
+        y=low.result(node),
+        n=node.shape[-1],
+        k=node.shape[1],
+        x_token=x.strides[0],
+        x_head=x.strides[1],
+        rows=rows_of(node.type),
+    )
 
 
-@kernel
+@kernel("x -> y | n y_row heads x_token x_head")
 def copy_rows_f32() -> Callable[..., None]:
-    """Rows of n elements into rows `y_stride` bytes apart."""
+    """Rows of n elements into rows `y_row` bytes apart."""
 
     def copy(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, y_stride = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
+        x, y, n, y_row, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         full = n // 16 * 16
         for r in range(first, last):
-            px, py = x + r // heads * token_stride + r % heads * head_stride, y + r * y_stride
+            px, py = row_at(x, r, heads, x_token, x_head), y + r * y_row
             for i in range(0, full, 16):
                 store(py + 4 * i, load(px + 4 * i, F32, 16), F32)
             if full < n:
@@ -121,7 +120,7 @@ def contiguous(low: Low, x: Operand) -> Operand:
     if x.is_contiguous:
         return x
     dense_x, n = low.scratch("contiguous", x.type), x.type.shape[-1]
-    low.step(copy_rows_f32(), x, Out(dense_x), n, 4 * n, *row_address(x), over=x.type)
+    low.step(copy_rows_f32(), x=x, y=dense_x, n=n, y_row=4 * n, **row_strides(x=x), over=x.type)
     return dense_x
 
 
@@ -147,18 +146,17 @@ def _(low: Low, node: Tensor) -> None:
 
 @ops.cont.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    x, n = low.operand(node.sources[0]), node.shape[-1]
-    low.step(copy_rows_f32(), x, Out(low.result(node)), n, 4 * n, *row_address(x), over=node.type)
+    x, n, y = low.operand(node.sources[0]), node.shape[-1], low.result(node)
+    low.step(copy_rows_f32(), x=x, y=y, n=n, y_row=4 * n, **row_strides(x=x), over=node.type)
 
 
-@kernel
+@kernel("x -> y | n heads x_token x_head")
 def rows_to_f32(kind: int) -> Callable[..., None]:
     def convert(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
-        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            dequantize_row(kind, x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4, n)
+            dequantize_row(kind, row_at(x, r, heads, x_token, x_head), y + r * n * 4, n)
 
     return convert
 
@@ -166,15 +164,15 @@ def rows_to_f32(kind: int) -> Callable[..., None]:
 @ops.copy_f32.lowering("cpu", x=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    args = (x, Out(low.result(node)), node.shape[-1], *row_address(x))
-    low.step(rows_to_f32(x.type.dtype.id), *args, over=node.type)
+    kernel, y = rows_to_f32(x.type.dtype.id), low.result(node)
+    low.step(kernel, x=x, y=y, n=node.shape[-1], **row_strides(x=x), over=node.type)
 
 
 @ops.repeat.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
-    args = (x, Out(low.result(node)), n, 4 * n, node.shape[1], x.strides[0], 0)
-    low.step(copy_rows_f32(), *args, over=node.type)
+    strides = row_strides(x=x) | {"heads": node.shape[1], "x_head": 0}
+    low.step(copy_rows_f32(), x=x, y=low.result(node), n=n, y_row=4 * n, **strides, over=node.type)
 
 
 @ops.concat.lowering("cpu", a=(dtypes.F32,), b=(dtypes.F32,))
@@ -183,37 +181,26 @@ def _(low: Low, node: Tensor) -> None:
     heads = int(node.shape[1]) if len(node.shape) == 3 else 1
     for source in node.sources:
         x, n = low.operand(source), source.shape[-1]
-        _, token, head = row_address(x)
         type = TensorType(node.dtype, (*node.shape[:-1], n))
         part = Operand(y.buffer, type, y.strides, y.offset + offset)
-        shared = len(node.shape) == 3 and source.shape[1] == 1
-        low.step(
-            copy_rows_f32(),
-            x,
-            Out(part),
-            n,
-            4 * node.shape[-1],
-            heads,
-            token,
-            0 if shared else head,
-            over=node.type,
-        )
+        strides = row_strides(x=x) | {"heads": heads}
+        if len(node.shape) == 3 and source.shape[1] == 1:  # all heads share it
+            strides["x_head"] = 0
+        low.step(copy_rows_f32(), x=x, y=part, n=n, y_row=4 * node.shape[-1], **strides, over=node.type)
         offset += 4 * n
 
 
-@kernel
+@kernel("x slots -> cache | n heads x_token x_head cache_token cache_head")
 def set_rows_from_f32(kind: int) -> Callable[..., None]:
     """Stores each head's row of n elements in its cell."""
 
     def set_rows(step: int, run: int, ith: int, nth: int) -> None:
-        cache, x, slots, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
-        cell_stride, cell_head_stride = arg(step, 7), arg(step, 8)
+        x, slots, cache, n, heads, x_token, x_head, cache_token, cache_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             t, h = r // heads, r % heads
-            src = x + t * token_stride + h * head_stride
-            dst = cache + get(slots + 4 * t, I32) * cell_stride + h * cell_head_stride
+            src = x + t * x_token + h * x_head
+            dst = cache + get(slots + 4 * t, I32) * cache_token + h * cache_head
             quantize_row(kind, src, dst, n)
 
     return set_rows
@@ -226,5 +213,5 @@ def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)
     kernel = set_rows_from_f32(cache.type.dtype.id)
-    args = (Out(cache), x, slots, node.shape[-1], *row_address(x), cache.strides[0], cache.strides[1])
-    low.step(kernel, *args, over=x.type)
+    strides = row_strides(x=x, cache=cache)
+    low.step(kernel, x=x, slots=slots, cache=cache, n=node.shape[-1], **strides, over=x.type)

@@ -17,11 +17,10 @@ from graphsched.backends.cpu.language.simd import (
     sum_lanes,
 )
 from graphsched.backends.cpu.language.vector import F32
-from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address
+from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides
 from graphsched.graph.ops import fused_add_rms_norm, fused_rms_norm, rms_norm
 from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Out
 
 
 @helper
@@ -55,15 +54,13 @@ def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted:
         store_first(dst + 4 * full, v, F32, n - full)
 
 
-@kernel
+@kernel("x w? -> y | n heads x_token x_head | eps")
 def rms_norm_f32(weighted: int) -> Callable[..., None]:
     def rms(step: int, run: int, ith: int, nth: int) -> None:
-        x, w, y, n = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
-        heads, token_stride, head_stride = arg(step, 4), arg(step, 5), arg(step, 6)
-        eps = real_arg(step, 7)
+        x, w, y, n, heads, x_token, x_head, eps = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            src = x + r // heads * token_stride + r % heads * head_stride
+            src = row_at(x, r, heads, x_token, x_head)
             norm_row(src, w, y + r * n * 4, n, squares(src, n), eps, weighted)
 
     return rms
@@ -71,27 +68,24 @@ def rms_norm_f32(weighted: int) -> Callable[..., None]:
 
 @rms_norm.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
-    x = low.operand(node.sources[0])
-    y = Out(low.result(node, in_place_of=node.sources))
-    n = node.shape[-1]
-    low.step(rms_norm_f32(0), x, 0, y, n, *row_address(x), float(node.attrs["eps"]), over=node.type)
+    x, n, eps = low.operand(node.sources[0]), node.shape[-1], node.attrs["eps"]
+    y = low.result(node, in_place_of=node.sources)
+    low.step(rms_norm_f32(0), x=x, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
 
 
 @fused_rms_norm.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
-    x, w = map(low.operand, node.sources)
-    y = Out(low.result(node, in_place_of=node.sources[:1]))
-    n = node.shape[-1]
-    low.step(rms_norm_f32(1), x, w, y, n, *row_address(x), float(node.attrs["eps"]), over=node.type)
+    (x, w), n, eps = map(low.operand, node.sources), node.shape[-1], node.attrs["eps"]
+    y = low.result(node, in_place_of=node.sources[:1])
+    low.step(rms_norm_f32(1), x=x, w=w, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
 
 
-@kernel
+@kernel("a b w -> s y | n a_row b_row | eps")
 def add_rms_norm_f32() -> Callable[..., None]:
     """s = a + b, y = w · s / rms(s), row by row: squares are summed as the sums are made."""
 
     def add_rms(step: int, run: int, ith: int, nth: int) -> None:
-        a, b, w, s, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, a_row, b_row, eps = arg(step, 5), arg(step, 6), arg(step, 7), real_arg(step, 8)
+        a, b, w, s, y, n, a_row, b_row, eps = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         full = n // 16 * 16
         for r in range(first, last):
@@ -114,6 +108,17 @@ def add_rms_norm_f32() -> Callable[..., None]:
 @fused_add_rms_norm.lowering("cpu", when=lambda node: len(node.sources[0].shape) == 2)
 def _(low: Low, node: Tensor) -> None:
     a, b, w = map(low.operand, node.sources)
-    total, y = low.results(node, in_place_of=node.sources[:2])
-    args = (a, b, w, Out(total), Out(y), y.type.shape[-1], a.strides[0], b.strides[0])
-    low.step(add_rms_norm_f32(), *args, float(node.attrs["eps"]), over=y.type)
+    s, y = low.results(node, in_place_of=node.sources[:2])
+    low.step(
+        add_rms_norm_f32(),
+        a=a,
+        b=b,
+        w=w,
+        s=s,
+        y=y,
+        n=y.type.shape[-1],
+        a_row=a.strides[0],
+        b_row=b.strides[0],
+        eps=node.attrs["eps"],
+        over=y.type,
+    )

@@ -12,7 +12,7 @@ from graphsched.backends.cpu.language.simd import add, fma, load, put, splat, sp
 from graphsched.backends.cpu.language.vector import F32, I8
 from graphsched.backends.cpu.program import layout
 from graphsched.backends.cpu.program.address_space import aligned
-from graphsched.backends.cpu.program.kernel_args import arg, share
+from graphsched.backends.cpu.program.kernel_args import arguments, share
 from graphsched.backends.cpu.program.pack import Step, pack
 from graphsched.backends.cpu.program.pool import POOL
 from graphsched.run.operand import Places
@@ -23,12 +23,12 @@ CHAINS: Final = 8  # products in flight at once
 TRIES: Final = 5
 
 
-@kernel
+@kernel("| src dst n")
 def read_memory() -> Callable[..., None]:
     """Every thread adds up its part of a block."""
 
     def read(step: int, run: int, ith: int, nth: int) -> None:
-        src, dst, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        src, dst, n = arguments(step)
         first, last = share(n // 256, ith, nth)
         a, b, c, d = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
         for i in range(first, last):
@@ -42,12 +42,12 @@ def read_memory() -> Callable[..., None]:
     return read
 
 
-@kernel
+@kernel("| src dst n")
 def int8_products() -> Callable[..., None]:
     """Eight chains of dot products of bytes, in registers."""
 
     def products(step: int, run: int, ith: int, nth: int) -> None:
-        src, dst, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        src, dst, n = arguments(step)
         x = load(src, I8, 64)
         a, b, c, d = splat_i32(0, 16), splat_i32(1, 16), splat_i32(2, 16), splat_i32(3, 16)
         e, f, g, h = splat_i32(4, 16), splat_i32(5, 16), splat_i32(6, 16), splat_i32(7, 16)
@@ -62,12 +62,12 @@ def int8_products() -> Callable[..., None]:
     return products
 
 
-@kernel
+@kernel("| src dst n")
 def f32_products() -> Callable[..., None]:
     """Eight chains of fused multiply-adds, in registers."""
 
     def products(step: int, run: int, ith: int, nth: int) -> None:
-        src, dst, n = arg(step, 0), arg(step, 1), arg(step, 2)
+        src, dst, n = arguments(step)
         x = load(src, F32, 16)
         a, b, c, d = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
         e, f, g, h = splat(0.0, 16), splat(0.0, 16), splat(0.0, 16), splat(0.0, 16)
@@ -95,7 +95,7 @@ def measured_peaks(n_threads: int) -> dict[str, float]:
 def _seconds(kernel: Kernel, data: Any, n: int, n_threads: int) -> float:
     """The shortest of a few runs."""
     results = aligned(64 * n_threads)
-    step = Step(kernel, (data.ctypes.data, results.ctypes.data, n))
+    step = Step(kernel, kernel.bind({"src": data.ctypes.data, "dst": results.ctypes.data, "n": n}))
     packed = pack([step], Places({}, {}), {}, n_threads)
     block = np.zeros(layout.RUN_WORDS, np.int64)
     block[layout.ONE] = 1

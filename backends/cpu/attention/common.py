@@ -21,6 +21,13 @@ from graphsched.backends.cpu.language.vector import F32
 CHUNK = 256  # cells per pass: their scores are 1 KB
 PART = 4 * CHUNK  # positions that one unit of a single token passes over
 NEVER = np.float32(-np.inf)
+# What the flash attention kernels take: strides and per_thread (scratch of each thread) in bytes, dim and v_dim in
+# elements, size in cells. window, chunk and cap are 0 where there is none.
+ATTENTION = (
+    "q k v where cells sinks? -> y scratch"
+    " | dim v_dim group heads q_token q_head k_token k_head v_token v_head window chunk per_thread size"
+    " | scale cap"
+)
 
 
 @helper

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphsched.backends.cpu.attention.common import (
+    ATTENTION,
     CHUNK,
     NEVER,
     first_cell,
@@ -49,12 +50,11 @@ from graphsched.backends.cpu.language.simd import (
 from graphsched.backends.cpu.language.simd_int import nibbles
 from graphsched.backends.cpu.language.vector import F16, F32, I8, I32
 from graphsched.backends.cpu.matmul.matvec import dot_row
-from graphsched.backends.cpu.program.kernel_args import arg, next_unit, real_arg, rows, share
+from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, row_at, rows, share
 from graphsched.backends.cpu.program.layout import ABORT, N_KV
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType, f32
-from graphsched.run.operand import Out
 from graphsched.types import dtypes
 
 KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
@@ -132,55 +132,42 @@ def _add_blocks(t: int, size: int) -> Callable[..., None]:
     return impl
 
 
-@kernel
+@kernel(ATTENTION)
 def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
     """With `split` y takes each part's sums (attention_merge)."""
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
-        q, k, v, where, cells, y = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        sinks, scores = arg(step, 6), arg(step, 7) + ith * 4 * CHUNK
-        dim, v_dim, group = arg(step, 8), arg(step, 9), arg(step, 10)
-        heads, token_stride, head_stride = arg(step, 11), arg(step, 12), arg(step, 13)
-        k_cell, k_head, v_cell, v_head = arg(step, 14), arg(step, 15), arg(step, 16), arg(step, 17)
-        window, chunk = arg(step, 18), arg(step, 19)
-        scale, cap = real_arg(step, 20), real_arg(step, 21)
-        n_kv, size = word(run, N_KV), arg(step, 23)
-        oldest_cell = first_cell(n_kv, size)
-        parts = n_parts(n_kv, size) if split else 1
-        units, unit = rows(step, run) * heads * parts, next_unit(step)
+        a = arguments(step)
+        scores, n_kv = a.scratch + ith * a.per_thread, word(run, N_KV)
+        oldest_cell = first_cell(n_kv, a.size)
+        parts = n_parts(n_kv, a.size) if split else 1
+        units, unit = rows(step, run) * a.heads * parts, next_unit(step)
         while unit < units and not word(run, ABORT):
-            t, h, part = unit // parts // heads, unit // parts % heads, unit % parts
-            seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
-            oldest = last_unseen(pos, window, chunk)
-            query, out = q + t * token_stride + h * head_stride, y + 4 * unit * v_dim
+            t, h, part = unit // parts // a.heads, unit // parts % a.heads, unit % parts
+            seq, pos = get(a.where + 8 * t, I32), get(a.where + 8 * t + 4, I32)
+            oldest = last_unseen(pos, a.window, a.chunk)
+            query, out = a.q + t * a.q_token + h * a.q_head, a.y + 4 * unit * a.v_dim
             begin, end = oldest_cell // CHUNK * CHUNK, n_kv
             if split:
-                out = y + 4 * (part * heads + h) * (v_dim + TOP_AND_TOTAL)
-                begin, end = part_start(n_kv, size, part), part_end(n_kv, size, part)
-            keys, values = k + h // group * k_head, v + h // group * v_head
+                out = a.y + 4 * (part * a.heads + h) * (a.v_dim + TOP_AND_TOTAL)
+                begin, end = part_start(n_kv, a.size, part), part_end(n_kv, a.size, part)
+            keys, values = a.k + h // a.group * a.k_head, a.v + h // a.group * a.v_head
             top, total = NEVER, np.float32(0.0)
-            if sinks:
-                top, total = get(sinks + 4 * h, F32), np.float32(1.0)
-            for i in range(v_dim):
+            if a.sinks:
+                top, total = get(a.sinks + 4 * h, F32), np.float32(1.0)
+            for i in range(a.v_dim):
                 put(out + 4 * i, 0.0, F32)
             for c in range(begin, end, CHUNK):
-                n, base = end - c if end - c < CHUNK else CHUNK, c % size
+                n, base = end - c if end - c < CHUNK else CHUNK, c % a.size
                 peak = NEVER
                 for j in range(n):
-                    cell = cells + 8 * (base + j)
+                    cell = a.cells + 8 * (base + j)
                     at = get(cell + 4, I32)
                     s = NEVER
                     if get(cell, I32) == seq and at <= pos and at > oldest and c + j >= oldest_cell:
-                        s = dot_kv(key_kind, keys + (base + j) * k_cell, query, dim) * scale
-                        if cap > 0.0:
-                            s = cap * max_lanes(tanh(splat(s / cap, 16)))
+                        s = dot_kv(key_kind, keys + (base + j) * a.k_token, query, a.dim) * a.scale
+                        if a.cap > 0.0:
+                            s = a.cap * max_lanes(tanh(splat(s / a.cap, 16)))
                         if s > peak:
                             peak = s
                     put(scores + 4 * j, s, F32)
@@ -189,18 +176,18 @@ def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None
                 if peak > top:
                     factor = one_exp(top - peak)
                     total = total * factor
-                    scale_row(out, factor, v_dim)
+                    scale_row(out, factor, a.v_dim)
                     top = peak
                 total += to_weights(scores, n, top)
                 for j in range(n):
                     p = get(scores + 4 * j, F32)
                     if p > 0.0:  # free cells hold nothing that may be read
-                        add_scaled(value_kind, values + (base + j) * v_cell, p, out, v_dim)
+                        add_scaled(value_kind, values + (base + j) * a.v_token, p, out, a.v_dim)
             if split:
-                put(out + 4 * v_dim, top, F32)
-                put(out + 4 * v_dim + 4, total, F32)
+                put(out + 4 * a.v_dim, top, F32)
+                put(out + 4 * a.v_dim + 4, total, F32)
             elif total > 0.0:
-                scale_row(out, np.float32(1.0) / total, v_dim)
+                scale_row(out, np.float32(1.0) / total, a.v_dim)
             unit = next_unit(step)
 
     return attention
@@ -220,19 +207,40 @@ def _(low: Low, node: Tensor) -> None:
     tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
     family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
-    split, sink, y = in_parts(node), sinks[0] if sinks else 0, low.result(node)
+    split, sink, y = in_parts(node), sinks[0] if sinks else None, low.result(node)
     sums = low.scratch("sums of parts", f32(parts_floats(node))) if split else y
     low.step(
         family(k.type.dtype.id, v.type.dtype.id, int(split)),
-        *(q, k, v, where, cells, Out(sums), 0 if split else sink, Out(scratch)),
-        *(q.type.shape[2], v.type.shape[2], group, *row_address(q)),
-        *(k.strides[0], k.strides[1], v.strides[0], v.strides[1], a["window"], a["chunk"]),
-        *(float(a["scale"]), float(a["softcap"]), per_thread, int(k.type.shape[0])),
+        q=q,
+        k=k,
+        v=v,
+        where=where,
+        cells=cells,
+        y=sums,
+        scratch=scratch,
+        sinks=None if split else sink,
+        dim=q.type.shape[2],
+        v_dim=v.type.shape[2],
+        group=group,
+        **row_strides(q=q, k=k, v=v),
+        window=a["window"],
+        chunk=a["chunk"],
+        per_thread=per_thread,
+        size=k.type.shape[0],
+        scale=a["scale"],
+        cap=a["softcap"],
         rows=rows_of(node.sources[3].type),
     )
     if split:
-        args = (sums, Out(y), sink, v.type.shape[2], int(k.type.shape[0]))
-        low.step(merge_parts(), *args, over=node.type)
+        low.step(
+            merge_parts(),
+            sums=sums,
+            sinks=sink,
+            y=y,
+            v_dim=v.type.shape[2],
+            size=k.type.shape[0],
+            over=node.type,
+        )
 
 
 @helper
@@ -258,14 +266,13 @@ def soft_max_row(src: int, dst: int, n: int) -> None:
     scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
 
 
-@kernel
+@kernel("x -> y | n heads x_token x_head")
 def soft_max_f32() -> Callable[..., None]:
     def soft_max(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n = arg(step, 0), arg(step, 1), arg(step, 2)
-        heads, token_stride, head_stride = arg(step, 3), arg(step, 4), arg(step, 5)
+        x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            soft_max_row(x + r // heads * token_stride + r % heads * head_stride, y + r * n * 4, n)
+            soft_max_row(row_at(x, r, heads, x_token, x_head), y + r * n * 4, n)
 
     return soft_max
 
@@ -273,5 +280,5 @@ def soft_max_f32() -> Callable[..., None]:
 @ops.soft_max.lowering("cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    y = Out(low.result(node, in_place_of=node.sources))
-    low.step(soft_max_f32(), x, y, node.shape[-1], *row_address(x), over=node.type)
+    y = low.result(node, in_place_of=node.sources)
+    low.step(soft_max_f32(), x=x, y=y, n=node.shape[-1], **row_strides(x=x), over=node.type)

@@ -13,7 +13,7 @@ from graphsched.backends.cpu.attention.common import NEVER, PART, n_parts, one_e
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.vector import F32
-from graphsched.backends.cpu.program.kernel_args import arg, rows, share
+from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.layout import N_KV
 from graphsched.graph.tensor import Extent, Tensor
 
@@ -32,12 +32,12 @@ def parts_floats(node: Tensor) -> int:
     return (int(node.sources[1].shape[0]) // PART + 2) * int(node.shape[1]) * (node.shape[2] + TOP_AND_TOTAL)
 
 
-@kernel
+@kernel("sums sinks? -> y | v_dim size")
 def merge_parts() -> Callable[..., None]:
     """y[h] = Σ_p e^(top_p - top) · sums[p, h] / Σ_p e^(top_p - top) · total_p, a sink counting as a total of 1."""
 
     def merge(step: int, run: int, ith: int, nth: int) -> None:
-        sums, y, sinks, v_dim, size = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
+        sums, sinks, y, v_dim, size = arguments(step)
         heads = rows(step, run)
         parts = n_parts(word(run, N_KV), size)
         first, last = share(heads, ith, nth)

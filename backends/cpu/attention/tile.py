@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graphsched.backends.cpu.attention.common import (
+    ATTENTION,
     CHUNK,
     NEVER,
     first_cell,
@@ -37,8 +38,7 @@ from graphsched.backends.cpu.language.simd import (
     word,
 )
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.matmul.gemm import lesser
-from graphsched.backends.cpu.program.kernel_args import arg, next_unit, real_arg, rows
+from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
 from graphsched.backends.cpu.program.layout import ABORT, N_KV
 
 TILE = 4
@@ -117,83 +117,73 @@ def to_probabilities(meta: int, scores: int, m: int, acc: int, v_dim: int) -> No
     put(meta + TOTAL, get(meta + TOTAL, F32) + to_weights(scores, m, top), F32)
 
 
-@kernel
+@kernel(ATTENTION)
 def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
     """With `split` y takes each part's sums (attention_merge)."""
     k_size, v_size = 4 if key_kind == F32 else 2, 4 if value_kind == F32 else 2
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
-        q, k, v, where, cells, y = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        sinks, dim, v_dim, group = arg(step, 6), arg(step, 8), arg(step, 9), arg(step, 10)
-        heads, token_stride, head_stride = arg(step, 11), arg(step, 12), arg(step, 13)
-        k_cell, k_head, v_cell, v_head = arg(step, 14), arg(step, 15), arg(step, 16), arg(step, 17)
-        window, chunk = arg(step, 18), arg(step, 19)
-        scale, cap = real_arg(step, 20), real_arg(step, 21)
-        meta = arg(step, 7) + ith * arg(step, 22)
+        a = arguments(step)
+        meta = a.scratch + ith * a.per_thread
         indices = meta + TILE * META
         s0 = indices + 4 * CHUNK
         s1, s2, s3, acc = s0 + 4 * CHUNK, s0 + 8 * CHUNK, s0 + 12 * CHUNK, s0 + 16 * CHUNK
-        a1, a2, a3 = acc + 4 * v_dim, acc + 8 * v_dim, acc + 12 * v_dim
-        n_kv, size, n_q = word(run, N_KV), arg(step, 23), rows(step, run) * group
-        oldest_cell = first_cell(n_kv, size)
+        a1, a2, a3 = acc + 4 * a.v_dim, acc + 8 * a.v_dim, acc + 12 * a.v_dim
+        n_kv, n_q = word(run, N_KV), rows(step, run) * a.group
+        oldest_cell = first_cell(n_kv, a.size)
         tiles = (n_q + TILE - 1) // TILE
-        full, v_full = dim // 16 * 16, v_dim // 32 * 32
-        parts = n_parts(n_kv, size) if split else 1
-        units, unit = tiles * (heads // group) * parts, next_unit(step)  # late queries see more
+        full, v_full = a.dim // 16 * 16, a.v_dim // 32 * 32
+        parts = n_parts(n_kv, a.size) if split else 1
+        units, unit = tiles * (a.heads // a.group) * parts, next_unit(step)  # late queries see more
         while unit < units and not word(run, ABORT):
             kv_head, base, part = unit // parts // tiles, unit // parts % tiles * TILE, unit % parts
             begin, end = oldest_cell // CHUNK * CHUNK, n_kv
             if split:
-                begin, end = part_start(n_kv, size, part), part_end(n_kv, size, part)
-            keys, values = k + kv_head * k_head, v + kv_head * v_head
+                begin, end = part_start(n_kv, a.size, part), part_end(n_kv, a.size, part)
+            keys, values = a.k + kv_head * a.k_head, a.v + kv_head * a.v_head
             for s in range(TILE):
-                i = lesser(base + s, n_q - 1)
-                t, h = i // group, kv_head * group + i % group
-                pos = get(where + 8 * t + 4, I32)
-                oldest = last_unseen(pos, window, chunk)
-                sink = get(sinks + 4 * h, F32) if sinks else np.float32(0.0)
-                start_query(meta + META * s, acc + 4 * v_dim * s, where + 8 * t, oldest, sink, sinks, v_dim)
-            i1, i2, i3 = lesser(base + 1, n_q - 1), lesser(base + 2, n_q - 1), lesser(base + 3, n_q - 1)
-            first_q = q + kv_head * group * head_stride
-            q0 = first_q + base // group * token_stride + base % group * head_stride
-            q1 = first_q + i1 // group * token_stride + i1 % group * head_stride
-            q2 = first_q + i2 // group * token_stride + i2 % group * head_stride
-            q3 = first_q + i3 // group * token_stride + i3 % group * head_stride
+                i = min(base + s, n_q - 1)
+                t, h = i // a.group, kv_head * a.group + i % a.group
+                pos = get(a.where + 8 * t + 4, I32)
+                oldest = last_unseen(pos, a.window, a.chunk)
+                sink = get(a.sinks + 4 * h, F32) if a.sinks else np.float32(0.0)
+                start_query(
+                    meta + META * s, acc + 4 * a.v_dim * s, a.where + 8 * t, oldest, sink, a.sinks, a.v_dim
+                )
+            i1, i2, i3 = min(base + 1, n_q - 1), min(base + 2, n_q - 1), min(base + 3, n_q - 1)
+            first_q = a.q + kv_head * a.group * a.q_head
+            q0 = first_q + base // a.group * a.q_token + base % a.group * a.q_head
+            q1 = first_q + i1 // a.group * a.q_token + i1 % a.group * a.q_head
+            q2 = first_q + i2 // a.group * a.q_token + i2 % a.group * a.q_head
+            q3 = first_q + i3 // a.group * a.q_token + i3 % a.group * a.q_head
             for c in range(begin, end, CHUNK):
                 first = c if c > oldest_cell else oldest_cell
-                m = seen_cells(meta, cells, first % size, c + lesser(CHUNK, end - c) - first, indices)
+                m = seen_cells(meta, a.cells, first % a.size, c + min(CHUNK, end - c) - first, indices)
                 if m == 0:
                     continue
                 for j in range(m):
                     index = get(indices + 4 * j, I32)
-                    key, cell = keys + index * k_cell, cells + 8 * index
+                    key, cell = keys + index * a.k_token, a.cells + 8 * index
                     d0 = d1 = d2 = d3 = splat(0.0, 16)
                     for i in range(0, full, 16):
                         u = load(key + k_size * i, key_kind, 16)
                         d0, d1 = fma(u, load(q0 + 4 * i, F32, 16), d0), fma(u, load(q1 + 4 * i, F32, 16), d1)
                         d2, d3 = fma(u, load(q2 + 4 * i, F32, 16), d2), fma(u, load(q3 + 4 * i, F32, 16), d3)
-                    if full < dim:
-                        left, i = dim - full, full
+                    if full < a.dim:
+                        left, i = a.dim - full, full
                         u = load_first(key + k_size * i, key_kind, 16, left)
                         d0 = fma(u, load_first(q0 + 4 * i, F32, 16, left), d0)
                         d1 = fma(u, load_first(q1 + 4 * i, F32, 16, left), d1)
                         d2 = fma(u, load_first(q2 + 4 * i, F32, 16, left), d2)
                         d3 = fma(u, load_first(q3 + 4 * i, F32, 16, left), d3)
-                    put_score(s0 + 4 * j, meta, cell, sum_lanes(d0) * scale, cap)
-                    put_score(s1 + 4 * j, meta + META, cell, sum_lanes(d1) * scale, cap)
-                    put_score(s2 + 4 * j, meta + 2 * META, cell, sum_lanes(d2) * scale, cap)
-                    put_score(s3 + 4 * j, meta + 3 * META, cell, sum_lanes(d3) * scale, cap)
-                to_probabilities(meta, s0, m, acc, v_dim)
-                to_probabilities(meta + META, s1, m, a1, v_dim)
-                to_probabilities(meta + 2 * META, s2, m, a2, v_dim)
-                to_probabilities(meta + 3 * META, s3, m, a3, v_dim)
+                    put_score(s0 + 4 * j, meta, cell, sum_lanes(d0) * a.scale, a.cap)
+                    put_score(s1 + 4 * j, meta + META, cell, sum_lanes(d1) * a.scale, a.cap)
+                    put_score(s2 + 4 * j, meta + 2 * META, cell, sum_lanes(d2) * a.scale, a.cap)
+                    put_score(s3 + 4 * j, meta + 3 * META, cell, sum_lanes(d3) * a.scale, a.cap)
+                to_probabilities(meta, s0, m, acc, a.v_dim)
+                to_probabilities(meta + META, s1, m, a1, a.v_dim)
+                to_probabilities(meta + 2 * META, s2, m, a2, a.v_dim)
+                to_probabilities(meta + 3 * META, s3, m, a3, a.v_dim)
                 for i in range(0, v_full, 32):
                     o = 4 * i
                     b00, b01 = load(acc + o, F32, 16), load(acc + o + 64, F32, 16)
@@ -201,7 +191,7 @@ def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[...,
                     b20, b21 = load(a2 + o, F32, 16), load(a2 + o + 64, F32, 16)
                     b30, b31 = load(a3 + o, F32, 16), load(a3 + o + 64, F32, 16)
                     for j in range(m):
-                        value = values + get(indices + 4 * j, I32) * v_cell + v_size * i
+                        value = values + get(indices + 4 * j, I32) * a.v_token + v_size * i
                         u, w = load(value, value_kind, 16), load(value + v_size * 16, value_kind, 16)
                         p = splat(get(s0 + 4 * j, F32), 16)
                         b00, b01 = fma(u, p, b00), fma(w, p, b01)
@@ -219,12 +209,12 @@ def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[...,
                     store(a2 + o + 64, b21, F32)
                     store(a3 + o, b30, F32)
                     store(a3 + o + 64, b31, F32)
-                for i in range(v_full, v_dim, 16):
-                    left, o = lesser(16, v_dim - i), 4 * i
+                for i in range(v_full, a.v_dim, 16):
+                    left, o = min(16, a.v_dim - i), 4 * i
                     b00, b10 = load_first(acc + o, F32, 16, left), load_first(a1 + o, F32, 16, left)
                     b20, b30 = load_first(a2 + o, F32, 16, left), load_first(a3 + o, F32, 16, left)
                     for j in range(m):
-                        value = values + get(indices + 4 * j, I32) * v_cell + v_size * i
+                        value = values + get(indices + 4 * j, I32) * a.v_token + v_size * i
                         u = load_first(value, value_kind, 16, left)
                         b00 = fma(u, splat(get(s0 + 4 * j, F32), 16), b00)
                         b10 = fma(u, splat(get(s1 + 4 * j, F32), 16), b10)
@@ -234,16 +224,17 @@ def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[...,
                     store_first(a1 + o, b10, F32, left)
                     store_first(a2 + o, b20, F32, left)
                     store_first(a3 + o, b30, F32, left)
-            for s in range(lesser(TILE, n_q - base)):
+            for s in range(min(TILE, n_q - base)):
                 i, total = base + s, get(meta + META * s + TOTAL, F32)
-                src, factor = acc + 4 * v_dim * s, np.float32(1.0) / total if total > 0.0 else np.float32(0.0)
-                dst = y + 4 * v_dim * (i // group * heads + kv_head * group + i % group)
+                src = acc + 4 * a.v_dim * s
+                factor = np.float32(1.0) / total if total > 0.0 else np.float32(0.0)
+                dst = a.y + 4 * a.v_dim * (i // a.group * a.heads + kv_head * a.group + i % a.group)
                 if split:
                     factor = np.float32(1.0)
-                    dst = y + 4 * (part * heads + kv_head * group + i) * (v_dim + TOP_AND_TOTAL)
-                    put(dst + 4 * v_dim, get(meta + META * s + TOP, F32), F32)
-                    put(dst + 4 * v_dim + 4, total, F32)
-                for e in range(v_dim):
+                    dst = a.y + 4 * (part * a.heads + kv_head * a.group + i) * (a.v_dim + TOP_AND_TOTAL)
+                    put(dst + 4 * a.v_dim, get(meta + META * s + TOP, F32), F32)
+                    put(dst + 4 * a.v_dim + 4, total, F32)
+                for e in range(a.v_dim):
                     put(dst + 4 * e, get(src + 4 * e, F32) * factor, F32)
             unit = next_unit(step)
 

@@ -25,60 +25,47 @@ from graphsched.backends.cpu.language.simd import (
     word,
 )
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.program.kernel_args import arg, real_arg, rows, share
+from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.layout import ABORT
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.operand import Out
 from graphsched.types import dtypes
 
 BY_CELL, BY_ELEMENT = (1, 0, 2), (1, 2, 0)  # axes of a cache's view: rows are cells, or elements over cells
 
 
-@kernel
+@kernel(
+    "k x -> y | dim group heads x_token x_head k_head k_cell capacity n_word n_times",
+)
 def head_scores(kind: int) -> Callable[..., None]:
     """y[t, h, c] = k[h / group, c] · x[t, h] for the cells in use."""
 
     def scores(step: int, run: int, ith: int, nth: int) -> None:
-        k, x, y, dim, group, heads = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
+        k, x, y, dim, group, heads, x_token, x_head, k_head, k_cell, capacity, n_word, n_times = arguments(
+            step
         )
-        token_stride, head_stride, k_head, k_cell = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 9)
-        capacity, n = arg(step, 10), word(run, arg(step, 11)) * arg(step, 12)
+        n = word(run, n_word) * n_times
         first, last = share(rows(step, run) * heads, ith, nth)
         for unit in range(first, last):
             if word(run, ABORT):
                 break
             t, h = unit // heads, unit % heads
-            query, keys = x + t * token_stride + h * head_stride, k + h // group * k_head
+            query, keys = x + t * x_token + h * x_head, k + h // group * k_head
             for c in range(n):
                 put(y + 4 * (unit * capacity + c), dot_kv(kind, keys + c * k_cell, query, dim), F32)
 
     return scores
 
 
-@kernel
+@kernel("v p -> y | dim group heads v_head v_cell capacity n_word n_times")
 def head_sums(kind: int) -> Callable[..., None]:
     """y[t, h] = Σ_c p[t, h, c] · v[h / group, :, c] over the cells in use."""
 
     def sums(step: int, run: int, ith: int, nth: int) -> None:
-        v, p, y, dim, group, heads = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        v_head, v_cell, capacity = arg(step, 6), arg(step, 7), arg(step, 8)
-        n = word(run, arg(step, 9)) * arg(step, 10)
+        v, p, y, dim, group, heads, v_head, v_cell, capacity, n_word, n_times = arguments(step)
+        n = word(run, n_word) * n_times
         first, last = share(rows(step, run) * heads, ith, nth)
         for unit in range(first, last):
             if word(run, ABORT):
@@ -92,6 +79,11 @@ def head_sums(kind: int) -> Callable[..., None]:
                     add_scaled(kind, values + c * v_cell, weight, out, dim)
 
     return sums
+
+
+def _length(dim: int) -> tuple[int, int]:
+    """(word of the run block, factor) whose product is the actual length of a dimension."""
+    return rows_of(TensorType(dtypes.F32, (dim,)), inner=0)
 
 
 def _axes(node: Tensor) -> tuple[int, ...] | None:
@@ -110,38 +102,55 @@ def _by_cell(node: Tensor) -> bool:
 @ops.mul_mat.lowering("cpu", when=_by_cell, w=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     k, x = map(low.operand, node.sources)
-    heads, token, head = row_address(x)
-    n = rows_of(TensorType(dtypes.F32, (node.shape[2],)), inner=0)
-    args = (k, x, Out(low.result(node)), k.type.shape[2], heads // k.type.shape[0], heads, token, head)
-    sizes = (k.strides[0], k.strides[1], int(node.shape[2]), *n)
-    low.step(head_scores(k.type.dtype.id), *args, *sizes, rows=rows_of(node.type, inner=2))
+    word, times = _length(node.shape[2])
+    low.step(
+        head_scores(k.type.dtype.id),
+        k=k,
+        x=x,
+        y=low.result(node),
+        dim=k.type.shape[2],
+        **row_strides(x=x),
+        group=x.type.shape[1] // k.type.shape[0],
+        k_head=k.strides[0],
+        k_cell=k.strides[1],
+        capacity=node.shape[2],
+        n_word=word,
+        n_times=times,
+        rows=rows_of(node.type, inner=2),
+    )
 
 
 @ops.mul_mat.lowering("cpu", when=lambda node: _axes(node) == BY_ELEMENT, w=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     v, p = map(low.operand, node.sources)
     assert p.is_contiguous, f"{node.sources[1]} is the whole of its buffer"
-    heads, n = int(node.shape[1]), rows_of(TensorType(dtypes.F32, (p.type.shape[2],)), inner=0)
-    args = (v, p, Out(low.result(node)), node.shape[2], heads // v.type.shape[0], heads)
-    sizes = (v.strides[0], v.strides[2], int(p.type.shape[2]), *n)
-    low.step(head_sums(v.type.dtype.id), *args, *sizes, rows=rows_of(node.type, inner=2))
+    heads, (word, times) = node.shape[1], _length(p.type.shape[2])
+    low.step(
+        head_sums(v.type.dtype.id),
+        v=v,
+        p=p,
+        y=low.result(node),
+        dim=node.shape[2],
+        heads=heads,
+        group=heads // v.type.shape[0],
+        v_head=v.strides[0],
+        v_cell=v.strides[2],
+        capacity=p.type.shape[2],
+        n_word=word,
+        n_times=times,
+        rows=rows_of(node.type, inner=2),
+    )
 
 
-@kernel
+@kernel("x where cells sinks? -> y | heads window chunk capacity n_word n_times | scale cap")
 def masked_soft_max() -> Callable[..., None]:
     """softmax over the cells that a token sees, of scaled and capped scores; a sink takes its share."""
 
     def soft_max(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, where, cells, sinks, heads = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
+        x, where, cells, sinks, y, heads, window, chunk, capacity, n_word, n_times, scale, cap = arguments(
+            step
         )
-        window, chunk, scale, cap = arg(step, 6), arg(step, 7), real_arg(step, 8), real_arg(step, 9)
-        capacity, n = arg(step, 10), word(run, arg(step, 11)) * arg(step, 12)
+        n = word(run, n_word) * n_times
         first, last = share(rows(step, run) * heads, ith, nth)
         full = n // 16 * 16
         for unit in range(first, last):
@@ -186,9 +195,22 @@ def masked_soft_max() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x, where, cells, *sinks = map(low.operand, node.sources)
     assert x.is_contiguous, f"{node.sources[0]} is the whole of its buffer"
-    a, n = node.attrs, rows_of(TensorType(dtypes.F32, (node.shape[2],)), inner=0)
-    y = Out(low.result(node, in_place_of=node.sources[:1]))
-    args = (x, y, where, cells, sinks[0] if sinks else 0, int(node.shape[1]), a["window"], a["chunk"])
-    cap = float(a.get("cap", 0.0))
-    sizes = (float(a["scale"]), cap, int(node.shape[2]), *n)
-    low.step(masked_soft_max(), *args, *sizes, rows=rows_of(node.type, inner=2))
+    a, (word, times) = node.attrs, _length(node.shape[2])
+    y = low.result(node, in_place_of=node.sources[:1])
+    low.step(
+        masked_soft_max(),
+        x=x,
+        where=where,
+        cells=cells,
+        sinks=sinks[0] if sinks else None,
+        y=y,
+        heads=node.shape[1],
+        window=a["window"],
+        chunk=a["chunk"],
+        capacity=node.shape[2],
+        n_word=word,
+        n_times=times,
+        scale=a["scale"],
+        cap=a.get("cap", 0.0),
+        rows=rows_of(node.type, inner=2),
+    )

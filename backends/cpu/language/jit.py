@@ -1,18 +1,21 @@
 """The one place that compiles: kernels by (template, ints), helpers, and their disk cache.
 
 Numba notices edits in the compiled function's own file only, and intrinsics live elsewhere. The locator below
-stamps every cached kernel with a digest of all sources of the CPU backend and of its own folder, and of the library
-versions.
+stamps every kernel, in whatever package it is, with a digest of all sources of the CPU backend, of its own file and
+package, and of the library versions.
 """
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import inspect
 import shutil
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -22,33 +25,48 @@ from numba.extending import overload
 
 from graphsched import env
 from graphsched.backends.cpu.language import target
+from graphsched.backends.cpu.language.signature import (
+    Argument,
+    Bound,
+    KernelError,
+    Signature,
+    StepType,
+    parse,
+)
 
 BACKEND = Path(__file__).resolve().parents[1]
-SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)  # step, run, ith, nth
+CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # step, run, ith, nth
 KEPT_SECONDS = 30 * 24 * 3600
 _LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
 OPTIONS = {"nopython": True, **_LOOSE}
 
 
+def sources(file: Path) -> Iterator[Path]:
+    """What a kernel in `file` is made of: the CPU backend, that file, and if it is in a package, those beside it."""
+    yield from sorted(BACKEND.rglob("*.py"))
+    if BACKEND not in file.parents:
+        yield from sorted(file.parent.glob("*.py")) if (file.parent / "__init__.py").exists() else (file,)
+
+
 @functools.cache
-def source_digest(folder: Path = BACKEND) -> str:
-    """Digest of the sources of kernels in a folder of the backends, and of the compiler's versions."""
+def source_digest(file: Path) -> str:
+    """Digest of the sources of kernels in a file, and of the compiler's versions."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for place in dict.fromkeys((BACKEND, folder)):
-        for file in sorted(place.rglob("*.py")):
-            digest.update(str(file.relative_to(place)).encode() + file.read_bytes())
+    for source in sources(file):
+        place = source.relative_to(BACKEND) if BACKEND in source.parents else Path(source.name)
+        digest.update(str(place).encode() + source.read_bytes())
     return digest.hexdigest()
 
 
 @functools.cache
-def cache_folder(folder: Path = BACKEND) -> Path:
-    """Where compiled functions of a folder's sources for this CPU are kept.
+def cache_folder(file: Path) -> Path:
+    """Where compiled functions of a file for this CPU are kept.
 
     Numba numbers the variants of a function. Processes that compile two of them at the same time would give them the
     same number, and later load one for the other: so every variant has a name, and every version a folder, of its own.
     """
     all_versions = env.cache_dir() / "kernels"
-    own = all_versions / f"{source_digest(folder)[:12]}-{target.name()}"
+    own = all_versions / f"{source_digest(file)[:12]}-{target.name()}"
     if all_versions.is_dir() and not own.exists():
         forget_old(all_versions)
     return own
@@ -62,27 +80,30 @@ def forget_old(folder: Path) -> None:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
+_OURS: "weakref.WeakSet[FunctionType]" = weakref.WeakSet()  # what `kernel` and `entry` compile
+
+
 class DigestLocator(caching._CacheLocator):
-    """Caches functions of the backends in `cache_folder`, stamped with `source_digest`."""
+    """Caches kernels and entries in `cache_folder`, stamped with `source_digest`; other functions are Numba's."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
         file = Path(py_file).resolve()
-        self._folder = BACKEND if BACKEND in file.parents else file.parent
+        self._file = BACKEND / "__init__.py" if BACKEND in file.parents else file
         params = (f"{cell.cell_contents}" for cell in py_func.__closure__ or ())
         self._name = "-".join((file.parent.name, file.stem, f"{py_func.__code__.co_firstlineno}", *params))
 
     def get_cache_path(self) -> str:
-        return str(cache_folder(self._folder))
+        return str(cache_folder(self._file))
 
     def get_source_stamp(self) -> str:
-        return source_digest(self._folder)
+        return source_digest(self._file)
 
     def get_disambiguator(self) -> str:
         return self._name
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
-        if BACKEND.parent not in Path(py_file).resolve().parents:
+        if py_func not in _OURS:
             return None
         self = cls(py_func, py_file)
         try:
@@ -119,51 +140,102 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 
 def entry(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A nopython function that Python calls without the GIL."""
+    assert isinstance(fn, FunctionType)
+    _OURS.add(fn)
     return numba.njit(nogil=True, cache=True, **_LOOSE)(fn)
 
 
-class Kernel:
-    """A compiled step function `void(step, run, ith, nth)`, made on first use."""
+Build = Callable[..., Callable[..., None]]
 
-    def __init__(self, name: str, build: Callable[..., Callable[..., None]], params: tuple[int, ...]) -> None:
+
+class Kernel:
+    """A compiled step function `void(step, run, ith, nth)`, made on first use.
+
+    signature: what its step record holds; None where the caller lays out the words itself.
+    """
+
+    def __init__(self, name: str, build: Build, params: tuple[int, ...], signature: Signature | None) -> None:
         self.name = name + "".join(f"_{p}" for p in params)
+        self.signature = signature
         self._build, self._params = build, params
 
     @functools.cached_property
     def compiled(self) -> Any:
-        return numba.cfunc(SIGNATURE, cache=True, **OPTIONS)(self._build(*self._params))
+        fn = self._build(*self._params)
+        assert isinstance(fn, FunctionType)
+        self._check(fn)
+        _OURS.add(fn)
+        step = types.int64 if self.signature is None else StepType(self.signature)
+        parameters = (step, types.int64, types.int64, types.int64)
+        return numba.cfunc(types.void(*parameters), cache=True, **OPTIONS)(fn)
+
+    def _check(self, fn: FunctionType) -> None:
+        """What is declared must be what is unpacked, and the disk cache must be able to tell closures apart."""
+        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+            if not isinstance(cell.cell_contents, int | str):
+                raise KernelError(
+                    f"kernel {self.name} closes over {name}, which is no int: it would never be cached"
+                )
+        declared = tuple(p.name for p in self.signature.parameters) if self.signature else ()
+        unpacked = fn.__code__.co_varnames[
+            4 : 4 + len(declared)
+        ]  # locals come in the order of their first use
+        if unpacked != declared and set(declared) & set(fn.__code__.co_varnames):
+            raise KernelError(
+                f"kernel {self.name} declares {', '.join(declared)}: it begins with these names = arguments(step), in "
+                "this order, or has none of them as a local"
+            )
+
+    def bind(
+        self, args: Mapping[str, Bound], each: Sequence[Mapping[str, Bound]] = ()
+    ) -> tuple[Argument, ...]:
+        """The arguments of a step, see `Signature.bind`."""
+        if self.signature is None:
+            raise KernelError(f"kernel {self.name} has no signature: it is not called by steps")
+        return self.signature.bind(args, each)
 
     @property
     def address(self) -> int:
+        """Where its machine code is, for the record of a step."""
         return self.compiled.address
 
     @functools.cached_property
     def call(self) -> Callable[[int, int, int, int], None]:
         """Runs a step on the calling thread, without the GIL."""
-        return self.compiled.ctypes
+        return CALL(self.address)
 
     @property
     def source(self) -> str:
-        """Where the function that builds it is."""
+        """Where the function that builds it is: file:line."""
         code = self._build.__code__
         return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
 
     @property
     def was_cached(self) -> bool:
+        """Whether its machine code came from the disk."""
         return bool(self.compiled.cache_hits)
 
     def __repr__(self) -> str:
         return f"Kernel({self.name})"
 
 
-def kernel(build: Callable[..., Callable[..., None]]) -> Callable[..., Kernel]:
-    """Declares a kernel family: `build(*ints)` returns the function to compile.
+def kernel(declaration: str | None, each: str = "") -> Callable[[Build], Callable[..., Kernel]]:
+    """Declares a kernel family: `build(*ints)` returns the function `(step, run, ith, nth)` to compile.
 
-    The function may close over those ints only: closures over functions never hit the disk cache.
+    `declaration` names its arguments, `each` those that are repeated behind them (signature.py). The function begins
+    with `names = arguments(step)`, or where these are many with `a = arguments(step)`, and has them as `a.name`.
+    With None its step is the address of words that the caller lays out itself.
+    The function may close over ints only: closures over functions never hit the disk cache.
     """
 
-    @functools.cache
-    def family(*params: int) -> Kernel:
-        return Kernel(build.__name__, build, params)
+    def declare(build: Build) -> Callable[..., Kernel]:
+        name = build.__name__
+        signature = None if declaration is None else parse(name, declaration, each)
 
-    return family
+        @functools.cache
+        def family(*params: int) -> Kernel:
+            return Kernel(name, build, params, signature)
+
+        return family
+
+    return declare

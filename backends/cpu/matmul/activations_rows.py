@@ -23,10 +23,10 @@ from graphsched.backends.cpu.language.vector import (
     literal,
     store_raw,
 )
-from graphsched.backends.cpu.program.kernel_args import arg, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address
+from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
-from graphsched.run.operand import Operand, Out
+from graphsched.run.operand import Operand
 from graphsched.types import dtypes
 
 
@@ -51,7 +51,7 @@ def store_ordered(typingctx: Any, kind: Any, addr: Any, a: Any, b: Any, c: Any, 
     return types.void(kind, types.int64, a, a, a, a), codegen
 
 
-@kernel
+@kernel("x -> q d isum | k q_row groups heads x_token x_head")
 def quantize_rows(kind: int) -> Callable[..., None]:
     """Activations to int8 per row: q[t] in the order of a type, scale d[t], and sums of q over groups of weights."""
     form = FORMS[kind]
@@ -59,13 +59,11 @@ def quantize_rows(kind: int) -> Callable[..., None]:
     group, of_256 = form.group, len(form.ternary.order)
 
     def quantize(step: int, run: int, ith: int, nth: int) -> None:
-        x, q, d, isum, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
-        q_row, groups = arg(step, 8), arg(step, 9)
+        x, q, d, isum, k, q_row, groups, heads, x_token, x_head = arguments(step)
         full = k // 256
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            src, out, sums = x + r // heads * token_stride + r % heads * head_stride, q + q_row * r, 0
+            src, out, sums = row_at(x, r, heads, x_token, x_head), q + q_row * r, 0
             scale, inverse = q8_row(src, k)
             put(d + 4 * r, scale, F32)
             for b in range(full):
@@ -106,8 +104,8 @@ def quantized_rows(low: Low, x: Tensor, form: Form) -> tuple[Operand, ...]:
             low.scratch("q8 scales", f32(*outer, 1)),
             low.scratch("q8 sums", i32(*outer, form.groups(k))),
         )
-        sizes = (k, *row_address(operand), n, form.groups(k))
-        low.step(quantize_rows(form.type.id), operand, Out(q), Out(d), Out(isum), *sizes, over=x.type)
+        sizes = {"k": k, "q_row": n, "groups": form.groups(k), **row_strides(x=operand)}
+        low.step(quantize_rows(form.type.id), x=operand, q=q, d=d, isum=isum, **sizes, over=x.type)
         return q, d, isum
 
     return low.shared(("q8 rows", x, ternary.order, form.group), make)

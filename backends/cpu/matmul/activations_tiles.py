@@ -26,10 +26,10 @@ from graphsched.backends.cpu.language.simd import (
 from graphsched.backends.cpu.language.simd_int import concat, half_lanes
 from graphsched.backends.cpu.language.transpose import turn8
 from graphsched.backends.cpu.language.vector import F32, I8, I32
-from graphsched.backends.cpu.program.kernel_args import arg, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph.tensor import Tensor, TensorType, i32
-from graphsched.run.operand import Operand, Out
+from graphsched.run.operand import Operand
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
@@ -117,13 +117,12 @@ def put_shift(at: int, scale: Any, total: Any, offset: int) -> None:
         store(at, mul(scale, sub(splat(0.0, TILE), to_f32(total))), F32)
 
 
-@kernel
+@kernel("x -> q d shift | k heads x_token x_head")
 def pack_q8(ternary: int, group: int, offset: int) -> Callable[..., None]:
     """Tokens in order; of [T, H, k] the tiles of one head after those of another."""
 
     def pack(step: int, run: int, ith: int, nth: int) -> None:
-        x, q, d, shift, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
+        x, q, d, shift, k, heads, x_token, x_head = arguments(step)
         n_tokens, blocks = rows(step, run), k // 32
         part = blocks if ternary else PART  # a row that has one scale stays whole
         tiles, parts = (n_tokens + TILE - 1) // TILE, (blocks + part - 1) // part
@@ -131,10 +130,10 @@ def pack_q8(ternary: int, group: int, offset: int) -> Callable[..., None]:
         for unit in range(first, last):
             tile, b = unit // parts, unit % parts * part
             h, t, n = tile // tiles, tile % tiles * TILE, min(blocks - b, part)
-            src, codes = x + h * head_stride + 128 * b, q + 32 * TILE * (tile * blocks + b)
+            src, codes = x + h * x_head + 128 * b, q + 32 * TILE * (tile * blocks + b)
             scales, shifts = places(ternary, group, d, shift, k, tile, b)
             for lane in range(min(n_tokens - t, TILE)):
-                pack_row(ternary, src + (t + lane) * token_stride, n, codes, scales, lane)
+                pack_row(ternary, src + (t + lane) * x_token, n, codes, scales, lane)
             finish(ternary, n, codes, scales, shifts, group, offset)
 
     return pack
@@ -149,21 +148,12 @@ def places(ternary: int, group: int, d: int, shift: int, k: int, tile: int, b: i
     return d + 4 * at, shift + 128 // group * at
 
 
-@kernel
+@kernel("x order starts -> q d shift | k n_expert per_x heads x_token x_head")
 def pack_q8_sorted(ternary: int, group: int, offset: int) -> Callable[..., None]:
     """Rows of pairs (token, choice) in the order of their experts, each of which begins a tile; see `experts`."""
 
     def pack(step: int, run: int, ith: int, nth: int) -> None:
-        x, q, d, shift, order, starts = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        k, n_expert, per_x = arg(step, 6), arg(step, 7), arg(step, 8)
-        heads, token_stride, head_stride = arg(step, 9), arg(step, 10), arg(step, 11)
+        x, order, starts, q, d, shift, k, n_expert, per_x, heads, x_token, x_head = arguments(step)
         tiles, blocks = starts + 4 * (n_expert + 2), k // 32
         first, last = share(get(tiles + 4 * n_expert, I32), ith, nth)
         e = 0
@@ -174,7 +164,7 @@ def pack_q8_sorted(ternary: int, group: int, offset: int) -> Callable[..., None]
             scales, shifts = places(ternary, group, d, shift, k, tile, 0)
             for lane in range(min(get(starts + 4 * (e + 1), I32) - i, TILE)):
                 px = get(order + 4 * (i + lane), I32) // per_x
-                src = x + px // heads * token_stride + px % heads * head_stride
+                src = row_at(x, px, heads, x_token, x_head)
                 pack_row(ternary, src, blocks, codes, scales, lane)
             finish(ternary, blocks, codes, scales, shifts, group, offset)
 
@@ -188,8 +178,8 @@ def packed(low: Low, x: Tensor, w: DType) -> tuple[Operand, ...]:
 
     def make() -> tuple[Operand, ...]:
         q, d, shift = scratch(low, form, heads * (-(-int(x.shape[0]) // TILE)), x.shape[-1])
-        args = (operand, Out(q), Out(d), Out(shift), x.shape[-1], *row_address(operand))
-        low.step(pack_q8(*layout(form)), *args, rows=rows_of(x.type, inner=len(x.shape) - 1))
+        sizes, rows = {"k": x.shape[-1], **row_strides(x=operand)}, rows_of(x.type, inner=len(x.shape) - 1)
+        low.step(pack_q8(*layout(form)), x=operand, q=q, d=d, shift=shift, **sizes, rows=rows)
         return q, d, shift
 
     return low.shared(("q8 tiles", x, *layout(form)), make)
@@ -204,8 +194,10 @@ def packed_by_expert(
 
     def make() -> tuple[Operand, ...]:
         q, d, shift = scratch(low, form, (pairs + (TILE - 1) * min(n_expert, pairs)) // TILE, k)
-        sizes = (k, n_expert, ids.shape[1] // x.shape[1], *row_address(operand))
-        low.step(pack_q8_sorted(*layout(form)), operand, Out(q), Out(d), Out(shift), *by_expert, *sizes)
+        sizes = {"k": k, "n_expert": n_expert, "per_x": ids.shape[1] // x.shape[1], **row_strides(x=operand)}
+        order, starts = by_expert
+        kernel = pack_q8_sorted(*layout(form))
+        low.step(kernel, x=operand, order=order, starts=starts, q=q, d=d, shift=shift, **sizes)
         return q, d, shift
 
     return low.shared(("q8 tiles by expert", x, ids, n_expert, *layout(form)), make)

@@ -27,18 +27,17 @@ from graphsched.backends.cpu.language.transpose import PANEL
 from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.matmul.activations_tiles import TILE, packed_by_expert, tile_row, weight_panels
 from graphsched.backends.cpu.matmul.block4 import placed, put4
-from graphsched.backends.cpu.matmul.gemm import lesser
 from graphsched.backends.cpu.matmul.panel import decode_panel, panel_bytes
 from graphsched.backends.cpu.matmul.tile import dots_16_at
 from graphsched.backends.cpu.matmul.tile_q8 import tile4, tile8
-from graphsched.backends.cpu.program.kernel_args import arg, next_unit, rows
+from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, row_at, rows
 from graphsched.backends.cpu.program.layout import ABORT
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph.tensor import Tensor, i32
-from graphsched.run.operand import Operand, Out
+from graphsched.run.operand import Operand
 
 
-@kernel
+@kernel("ids -> order starts | n_expert")
 def by_expert() -> Callable[..., None]:
     """Sorts pairs by expert, in order within one; ids outside the range come last.
 
@@ -46,7 +45,7 @@ def by_expert() -> Callable[..., None]:
     """
 
     def sort(step: int, run: int, ith: int, nth: int) -> None:
-        ids, order, starts, n_expert = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3)
+        ids, order, starts, n_expert = arguments(step)
         tiles = starts + 4 * (n_expert + 2)
         cursor, n = tiles + 4 * (n_expert + 1), rows(step, run)
         if ith > 0:  # some thousand pairs: less than handing them out would cost
@@ -79,17 +78,15 @@ def expert_of(ids: int, p: int, n_expert: int) -> int:
     return e if 0 <= e < n_expert else n_expert
 
 
-@kernel
+@kernel("w up q d shift order starts -> y panels | n k w_row n_expert per_thread")
 def experts_blocks(kind: int, join: int) -> Callable[..., None]:
     """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
     parts = 1 + int(join >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
-        w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        order, starts = arg(step, 6), arg(step, 7)
-        n, k, w_row, n_expert = arg(step, 8), arg(step, 9), arg(step, 10), arg(step, 11)
-        panel, tiles = arg(step, 5) + ith * arg(step, 12), starts + 4 * (n_expert + 2)
-        from_gate_to_up, units = arg(step, 13) - w, (n + PANEL - 1) // PANEL
+        w, up, q, d, shift, order, starts, y, panels, n, k, w_row, n_expert, per_thread = arguments(step)
+        panel, tiles = panels + ith * per_thread, starts + 4 * (n_expert + 2)
+        from_gate_to_up, units = up - w, (n + PANEL - 1) // PANEL
         d_row, shift_row = tile_row(kind, k)
         both, end = next_unit(step), (n_expert + 1) * units
         while both < end and not word(run, ABORT):
@@ -106,7 +103,7 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
                 has_more = e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32)
                 passes = (last - first + TILE - 1) // TILE * (k // 32)
                 for part in range(parts):
-                    decode_panel(kind, here + part * from_gate_to_up, w_row, lesser(left, PANEL), k, panel)
+                    decode_panel(kind, here + part * from_gate_to_up, w_row, min(left, PANEL), k, panel)
                     ahead = here + from_gate_to_up if part + 1 < parts else following
                     lines = 0
                     if part + 1 < parts or has_more:
@@ -135,9 +132,9 @@ def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left:
     """Joins gates that are stored with the sums of up, row by row as `put4` stores them."""
     return (
         join_row(join, y, y_row, order, first, left, f[0]),
-        join_row(join, y, y_row, order, lesser(first + 1, end - 1), left, f[1]),
-        join_row(join, y, y_row, order, lesser(first + 2, end - 1), left, f[2]),
-        join_row(join, y, y_row, order, lesser(first + 3, end - 1), left, f[3]),
+        join_row(join, y, y_row, order, min(first + 1, end - 1), left, f[1]),
+        join_row(join, y, y_row, order, min(first + 2, end - 1), left, f[2]),
+        join_row(join, y, y_row, order, min(first + 3, end - 1), left, f[3]),
     )
 
 
@@ -154,20 +151,12 @@ def clear(y: int, y_row: int, order: int, first: int, last: int, left: int) -> N
         store_first(y + get(order + 4 * i, I32) * y_row, splat(0.0, 16), F32, left)
 
 
-@helper
-def row_of(x: int, pair: int, per_x: int, heads: int, token_stride: int, head_stride: int) -> int:
-    px = pair // per_x
-    return x + px // heads * token_stride + px % heads * head_stride
-
-
-@kernel
+@kernel("w x order starts -> y | n k w_row n_expert per_x heads x_token x_head")
 def experts_float(kind: int) -> Callable[..., None]:
     """y[p] = w[expert of p] · x[p] in tiles of 4 pairs × 4 rows."""
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
-        w, x, y, order, starts = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, k, w_row, n_expert = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
-        per_x, heads, token, head = arg(step, 9), arg(step, 10), arg(step, 11), arg(step, 12)
+        w, x, order, starts, y, n, k, w_row, n_expert, per_x, heads, x_token, x_head = arguments(step)
         units = (n + PANEL - 1) // PANEL
         while not word(run, ABORT):
             both = next_unit(step)
@@ -180,15 +169,15 @@ def experts_float(kind: int) -> Callable[..., None]:
                 continue
             for i in range(first, last, 4):
                 p0 = get(order + 4 * i, I32)
-                p1 = get(order + 4 * lesser(i + 1, last - 1), I32)
-                p2 = get(order + 4 * lesser(i + 2, last - 1), I32)
-                p3 = get(order + 4 * lesser(i + 3, last - 1), I32)
-                x0 = row_of(x, p0, per_x, heads, token, head)
-                x1 = row_of(x, p1, per_x, heads, token, head)
-                x2 = row_of(x, p2, per_x, heads, token, head)
-                x3 = row_of(x, p3, per_x, heads, token, head)
-                for r in range(unit * PANEL, lesser((unit + 1) * PANEL, n), 4):
-                    last_w = lesser(n - r, 4) - 1
+                p1 = get(order + 4 * min(i + 1, last - 1), I32)
+                p2 = get(order + 4 * min(i + 2, last - 1), I32)
+                p3 = get(order + 4 * min(i + 3, last - 1), I32)
+                x0 = row_at(x, p0 // per_x, heads, x_token, x_head)
+                x1 = row_at(x, p1 // per_x, heads, x_token, x_head)
+                x2 = row_at(x, p2 // per_x, heads, x_token, x_head)
+                x3 = row_at(x, p3 // per_x, heads, x_token, x_head)
+                for r in range(unit * PANEL, min((unit + 1) * PANEL, n), 4):
+                    last_w = min(n - r, 4) - 1
                     sums = dots_16_at(kind, x0, x1, x2, x3, w + (e * n + r) * w_row, w_row, last_w, k)
                     out = y + 4 * r
                     store_quarter(out + 4 * n * p0, sums, 0, last_w + 1)
@@ -215,9 +204,21 @@ def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) 
         return
     n_expert, n, k = w.shape
     order, starts = _sorted(low, ids, n_expert)
-    row = (ids.shape[1] // x.shape[1], *row_address(low.operand(x)))
-    args = (matrices, low.operand(x), Out(y), order, starts, n, k, matrices.strides[-2])
-    low.step(experts_float(w.dtype.id), *args, n_expert, *row)
+    operand, per_x = low.operand(x), ids.shape[1] // x.shape[1]
+    low.step(
+        experts_float(w.dtype.id),
+        w=matrices,
+        x=operand,
+        order=order,
+        starts=starts,
+        y=y,
+        n=n,
+        k=k,
+        w_row=matrices.strides[-2],
+        n_expert=n_expert,
+        per_x=per_x,
+        **row_strides(x=operand),
+    )
 
 
 def up_gate_by_experts(
@@ -230,9 +231,24 @@ def up_gate_by_experts(
 def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
     (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
     order, starts = _sorted(low, ids, n_expert)
-    tiles, size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
-    own = (Out(weight_panels(low, size)), order, starts, n, k, w.strides[-2], n_expert, size)
-    low.step(experts_blocks(kind, join), w, *tiles, Out(y), *own, up)
+    (q, d, shift), size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
+    low.step(
+        experts_blocks(kind, join),
+        w=w,
+        up=up,
+        q=q,
+        d=d,
+        shift=shift,
+        order=order,
+        starts=starts,
+        y=y,
+        panels=weight_panels(low, size),
+        per_thread=size,
+        n=n,
+        k=k,
+        w_row=w.strides[-2],
+        n_expert=n_expert,
+    )
 
 
 def _sorted(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
@@ -244,6 +260,11 @@ def _sort(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, ...]:
     order = low.scratch("pairs by expert", i32(ids.type.numel))
     starts = low.scratch("expert starts", i32(3 * n_expert + 4))
     low.step(
-        by_expert(), low.operand(ids), Out(order), Out(starts), n_expert, rows=rows_of(ids.type, inner=0)
+        by_expert(),
+        ids=low.operand(ids),
+        order=order,
+        starts=starts,
+        n_expert=n_expert,
+        rows=rows_of(ids.type, inner=0),
     )
     return order, starts

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import store_quarter, word
 from graphsched.backends.cpu.language.transpose import PANEL
 from graphsched.backends.cpu.matmul.activations_tiles import TILE, tile_row
@@ -10,36 +10,32 @@ from graphsched.backends.cpu.matmul.block4 import put4
 from graphsched.backends.cpu.matmul.panel import decode_panel
 from graphsched.backends.cpu.matmul.tile import dots_16
 from graphsched.backends.cpu.matmul.tile_q8 import tile4, tile8
-from graphsched.backends.cpu.program.kernel_args import arg, deal, onward, rows
+from graphsched.backends.cpu.program.kernel_args import arguments, deal, onward, rows
 from graphsched.backends.cpu.program.layout import ABORT
 
 FLOAT_UNIT = 16  # weight rows whose bytes stay in cache while all tokens pass
 
 
-@helper
-def lesser(a: int, b: int) -> int:
-    return a if a < b else b
-
-
-@kernel
+@kernel("w x -> y | n k w_row heads x_token x_head")
 def gemm_float(kind: int) -> Callable[..., None]:
     """y[t, h, n] = w[h, n] · x[t, h], tiles of 4 tokens × 4 rows; a unit's rows stay in cache while all tokens pass."""
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
-        w_all, x_all, y_all, n, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        w_row, x_row, heads, x_head = arg(step, 5), arg(step, 6), arg(step, 7), arg(step, 8)
+        w, x, y, n, k, w_row, heads, x_token, x_head = arguments(step)
         n_tokens = rows(step, run)
         y_row, units = 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
         both, last = deal(step, ith, nth, heads * units, 1)
         while both < last and not word(run, ABORT):
             h, unit = both // units, both % units
-            w, x, y = w_all + h * n * w_row, x_all + h * x_head, y_all + h * n * 4
-            end = lesser((unit + 1) * FLOAT_UNIT, n)
+            w_h, x_h, y_h = w + h * n * w_row, x + h * x_head, y + h * n * 4
+            end = min((unit + 1) * FLOAT_UNIT, n)
             for t in range(0, n_tokens, 4):
                 for r in range(unit * FLOAT_UNIT, end, 4):
-                    last_x, last_w = lesser(n_tokens - t, 4) - 1, lesser(n - r, 4) - 1
-                    sums = dots_16(kind, x + t * x_row, x_row, w + r * w_row, w_row, last_x, last_w, k)
-                    out = y + t * y_row + 4 * r
+                    last_x, last_w = min(n_tokens - t, 4) - 1, min(n - r, 4) - 1
+                    sums = dots_16(
+                        kind, x_h + t * x_token, x_token, w_h + r * w_row, w_row, last_x, last_w, k
+                    )
+                    out = y_h + t * y_row + 4 * r
                     store_quarter(out, sums, 0, last_w + 1)
                     if last_x > 0:
                         store_quarter(out + y_row, sums, 1, last_w + 1)
@@ -52,14 +48,13 @@ def gemm_float(kind: int) -> Callable[..., None]:
     return gemm
 
 
-@kernel
+@kernel("w q d shift -> y panels | n k w_row per_thread heads")
 def gemm_blocks(kind: int) -> Callable[..., None]:
     """y[t, h, n] = w[h, n] · x[t, h] on int8: 16 rows are decoded to a panel for all tokens."""
 
     def gemm(step: int, run: int, ith: int, nth: int) -> None:
-        w, q, d, shift, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, k, w_row, heads = arg(step, 6), arg(step, 7), arg(step, 8), arg(step, 10)
-        panel, n_tokens = arg(step, 5) + ith * arg(step, 9), rows(step, run)
+        w, q, d, shift, y, panels, n, k, w_row, per_thread, heads = arguments(step)
+        panel, n_tokens = panels + ith * per_thread, rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
         d_row, shift_row = tile_row(kind, k)
         both, last = deal(step, ith, nth, heads * units, 1)
@@ -67,9 +62,9 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
             h, unit = both // units, both % units
             left, out = n - unit * PANEL, y + 4 * (h * n + unit * PANEL)
             here = w + (h * n + unit * PANEL) * w_row
-            decode_panel(kind, here, w_row, lesser(left, PANEL), k, panel)
+            decode_panel(kind, here, w_row, min(left, PANEL), k, panel)
             ahead = here + PANEL * w_row
-            end = ahead + lesser(heads * units - both - 1, 1) * PANEL * w_row
+            end = ahead + min(heads * units - both - 1, 1) * PANEL * w_row
             for t in range(tiles):
                 lines = 1 if ahead < end else 0
                 at = (h * tiles + t) * TILE

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,23 +27,23 @@ from graphsched.backends.cpu.language.vector import F32, I8, I32
 from graphsched.backends.cpu.matmul.activations_rows import quantized_rows
 from graphsched.backends.cpu.matmul.activations_tiles import packed, weight_panels
 from graphsched.backends.cpu.matmul.experts import by_experts, suits, up_gate_by_experts
-from graphsched.backends.cpu.matmul.gemm import gemm_blocks, gemm_float, lesser
+from graphsched.backends.cpu.matmul.gemm import gemm_blocks, gemm_float
 from graphsched.backends.cpu.matmul.matvec import activation_parts, dot_row
 from graphsched.backends.cpu.matmul.matvec_interleaved import dot_rows
 from graphsched.backends.cpu.matmul.panel import panel_bytes
-from graphsched.backends.cpu.program.kernel_args import arg, deal, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_address, rows_of
+from graphsched.backends.cpu.program.kernel_args import arguments, deal, row_at, rows, share
+from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
-from graphsched.run.operand import Operand, Out
+from graphsched.run.operand import Operand
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
 LEAST_BYTES = 4096  # of a matrix that a thread takes in one turn: a quarter of a microsecond
 
 
-@kernel
+@kernel("x -> q d isum | k heads x_token x_head")
 def quantize_q8() -> Callable[..., None]:
     """Activations to int8 per block of 32: q[t, k], scale d[t, k / 32] = max / 127, and sums of q.
 
@@ -50,13 +51,12 @@ def quantize_q8() -> Callable[..., None]:
     """
 
     def quantize(step: int, run: int, ith: int, nth: int) -> None:
-        x, q, d, isum, k = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        heads, token_stride, head_stride = arg(step, 5), arg(step, 6), arg(step, 7)
+        x, q, d, isum, k, heads, x_token, x_head = arguments(step)
         blocks = k // 32
         first, last = share(rows(step, run) * blocks, ith, nth)
         for unit in range(first, last):
             r, b = unit // blocks, unit % blocks
-            src = x + r // heads * token_stride + r % heads * head_stride + 128 * b
+            src = row_at(x, r, heads, x_token, x_head) + 128 * b
             scale, low, high = q8_block(src)
             put(d + 4 * unit, scale, F32)
             sums, first_sum, last_sum = isum + 12 * r * blocks, sum_lanes(low), sum_lanes(high)
@@ -92,7 +92,9 @@ def join_rows(join: int, gate: int, up: int, n: int) -> None:
         store_first(gate + 4 * i, joined(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
 
 
-@kernel
+@kernel(
+    "w up? x d? isum? ids? -> y second? | n k row_bytes matrices matrix_bytes per_x heads x_token x_head least"
+)
 def mat_vec(kind: int, join: int) -> Callable[..., None]:
     """y[p, n] = w[p mod heads or expert of p, n] · x[p]; threads are dealt rows of all pairs p.
 
@@ -101,55 +103,45 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
     at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
-        w, x, d, isum, y = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        n, k, row_bytes, matrices, matrix_bytes = (
-            arg(step, 5),
-            arg(step, 6),
-            arg(step, 7),
-            arg(step, 8),
-            arg(step, 9),
-        )
-        ids, per_x = arg(step, 10), arg(step, 11)
-        heads, token_stride, head_stride = arg(step, 12), arg(step, 13), arg(step, 14)
-        up, second = arg(step, 16), arg(step, 17)
-        (n_scales, n_sums), units = activation_parts(kind, k), rows(step, run) * (n // at_once)
-        unit, last = deal(step, ith, nth, units, arg(step, 15))
+        a = arguments(step)
+        (n_scales, n_sums), units = activation_parts(kind, a.k), rows(step, run) * (a.n // at_once)
+        unit, last = deal(step, ith, nth, units, a.least)
         while unit < last:
-            p, begin = at_once * unit // n, at_once * unit % n
-            end = lesser(at_once * last - n * p, n)
-            unit = (n * p + end) // at_once
-            e = get(ids + 4 * p, I32) if ids else p % matrices
-            out = y + 4 * n * p
-            if 0 <= e < matrices:
-                px = p // per_x
-                src = x + px // heads * token_stride + px % heads * head_stride
-                scales, sums = d + 4 * n_scales * px, isum + 4 * n_sums * px
+            p, begin = at_once * unit // a.n, at_once * unit % a.n
+            end = min(at_once * last - a.n * p, a.n)
+            unit = (a.n * p + end) // at_once
+            e = get(a.ids + 4 * p, I32) if a.ids else p % a.matrices
+            out = a.y + 4 * a.n * p
+            if 0 <= e < a.matrices:
+                px = p // a.per_x
+                src = row_at(a.x, px, a.heads, a.x_token, a.x_head)
+                scales, sums = a.d + 4 * n_scales * px, a.isum + 4 * n_sums * px
                 for r in range(begin, end, at_once):
-                    at = e * matrix_bytes + r * row_bytes
-                    put_dots(kind, out + 4 * r, w + at, src, scales, sums, k)
+                    at = e * a.matrix_bytes + r * a.row_bytes
+                    put_dots(kind, out + 4 * r, a.w + at, src, scales, sums, a.k)
                     if join >= 0:
-                        put_dots(kind, second + 4 * (n * p + r), up + at, src, scales, sums, k)
+                        put_dots(kind, a.second + 4 * (a.n * p + r), a.up + at, src, scales, sums, a.k)
                 if join >= 0:
-                    join_rows(join, out + 4 * begin, second + 4 * (n * p + begin), end - begin)
+                    join_rows(join, out + 4 * begin, a.second + 4 * (a.n * p + begin), end - begin)
             else:  # ids outside the range mean skip
                 for r in range(begin, end):
                     put(out + 4 * r, 0.0, F32)
             if unit == last:
-                unit, last = deal(step, ith, nth, units, arg(step, 15))
+                unit, last = deal(step, ith, nth, units, a.least)
 
     return product
 
 
-def activations(low: Low, x: Tensor, w: DType) -> tuple[tuple[Operand | int, ...], tuple[int, int, int]]:
-    """(values, scales, sums) of x as products with w read them, and how to address their rows."""
+def activations(low: Low, x: Tensor, w: DType) -> dict[str, Any]:
+    """x as products of one token with w read it: floats, or codes with their scales d and the sums isum."""
     operand = low.operand(x)
     if w in FLOAT_TYPES:
-        return (operand, 0, 0), row_address(operand)
+        return {"x": operand, "d": None, "isum": None}
     if FORMS[w.id].ternary:
         made = quantized_rows(low, x, FORMS[w.id])
     else:
         made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
-    return made, row_address(made[0])
+    return dict(zip(("x", "d", "isum"), made, strict=True))
 
 
 def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
@@ -159,9 +151,8 @@ def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
         low.scratch("q8 scales", f32(*outer, k // 32)),
         low.scratch("q8 sums", i32(*outer, 3 * (k // 32))),
     )
-    low.step(
-        quantize_q8(), operand, Out(q), Out(d), Out(isum), k, *row_address(operand), rows=rows_of(x.type)
-    )
+    sizes = {"k": k, **row_strides(x=operand)}
+    low.step(quantize_q8(), x=operand, q=q, d=d, isum=isum, **sizes, rows=rows_of(x.type))
     return q, d, isum
 
 
@@ -206,35 +197,65 @@ def _mat_vec(
     join: int = -1,
 ) -> None:
     w = matrix.type
-    values, address = activations(low, x, w.dtype)
+    values = activations(low, x, w.dtype)
     *_, n, k = w.shape
-    matrices = w.shape[0] if len(w.shape) == 3 else 1
-    chosen = low.operand(ids) if ids else 0
-    per_x = ids.shape[1] // x.shape[1] if ids else 1
     row_bytes = w.dtype.row_bytes(k)
-    sizes = (n, k, row_bytes, matrices, n * row_bytes, chosen, per_x)
-    other = (up, Out(low.scratch("up", y.type))) if up else ()
-    least = -(-LEAST_BYTES // row_bytes)
-    args = (matrix, *values, Out(y), *sizes, *address, least, *other)
-    low.step(mat_vec(w.dtype.id, join), *args, rows=rows_of(y.type))
+    assert values["x"] is not None
+    low.step(
+        mat_vec(w.dtype.id, join),
+        w=matrix,
+        up=up,
+        **values,
+        ids=low.operand(ids) if ids else None,
+        y=y,
+        second=low.scratch("up", y.type) if up else None,
+        n=n,
+        k=k,
+        row_bytes=row_bytes,
+        matrices=w.shape[0] if len(w.shape) == 3 else 1,
+        matrix_bytes=n * row_bytes,
+        per_x=ids.shape[1] // x.shape[1] if ids else 1,
+        **row_strides(x=values["x"]),
+        least=-(-LEAST_BYTES // row_bytes),
+        rows=rows_of(y.type),
+    )
 
 
 def _gemm_float(low: Low, w: Operand, node: Tensor) -> None:
     x = low.operand(node.sources[1])
     n, k = w.type.shape[-2:]
-    heads, x_row, x_head = row_address(x)
-    args = (w, x, Out(low.result(node)), n, k, w.strides[-2], x_row, heads, x_head)
-    low.step(gemm_float(w.type.dtype.id), *args, rows=rows_of(node.type, inner=len(node.shape) - 1))
+    low.step(
+        gemm_float(w.type.dtype.id),
+        w=w,
+        x=x,
+        y=low.result(node),
+        n=n,
+        k=k,
+        w_row=w.strides[-2],
+        **row_strides(x=x),
+        rows=rows_of(node.type, inner=len(node.shape) - 1),
+    )
 
 
 def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     n, k = w.type.shape[-2:]
     x, kind = node.sources[1], w.type.dtype.id
     heads, size = int(x.shape[1]) if len(x.shape) == 3 else 1, panel_bytes(kind, k)
-    tiles, y, panels = packed(low, x, w.type.dtype), Out(low.result(node)), Out(weight_panels(low, size))
-    sizes = (n, k, w.strides[-2], size, heads)
+    q, d, shift = packed(low, x, w.type.dtype)
     low.step(
-        gemm_blocks(kind), w, *tiles, y, panels, *sizes, rows=rows_of(node.type, inner=len(node.shape) - 1)
+        gemm_blocks(kind),
+        w=w,
+        q=q,
+        d=d,
+        shift=shift,
+        y=low.result(node),
+        panels=weight_panels(low, size),
+        n=n,
+        k=k,
+        w_row=w.strides[-2],
+        per_thread=size,
+        heads=heads,
+        rows=rows_of(node.type, inner=len(node.shape) - 1),
     )
 
 
@@ -264,33 +285,21 @@ def _(low: Low, node: Tensor) -> None:
         gate_up(low, mul_unary_f32(join), a, b, y)
 
 
-@kernel
+@kernel("x b ids -> y | n n_expert heads x_token x_head")
 def add_id_f32() -> Callable[..., None]:
     """y[p] = x[p] + b[ids[p]], or x[p] for ids outside the range."""
 
     def add_id(step: int, run: int, ith: int, nth: int) -> None:
-        x, b, ids, y, n, n_expert = (
-            arg(step, 0),
-            arg(step, 1),
-            arg(step, 2),
-            arg(step, 3),
-            arg(step, 4),
-            arg(step, 5),
-        )
-        heads, token_stride, head_stride = arg(step, 6), arg(step, 7), arg(step, 8)
+        x, b, ids, y, n, n_expert, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for p in range(first, last):
-            e, px, py = (
-                get(ids + 4 * p, I32),
-                x + p // heads * token_stride + p % heads * head_stride,
-                y + 4 * n * p,
-            )
+            e, px, py = get(ids + 4 * p, I32), row_at(x, p, heads, x_token, x_head), y + 4 * n * p
             inside = 0 <= e < n_expert
             for i in range(0, n, 16):
-                v = load_first(px + 4 * i, F32, 16, lesser(n - i, 16))
+                v = load_first(px + 4 * i, F32, 16, min(n - i, 16))
                 if inside:
-                    v = add(v, load_first(b + 4 * (e * n + i), F32, 16, lesser(n - i, 16)))
-                store_first(py + 4 * i, v, F32, lesser(n - i, 16))
+                    v = add(v, load_first(b + 4 * (e * n + i), F32, 16, min(n - i, 16)))
+                store_first(py + 4 * i, v, F32, min(n - i, 16))
 
     return add_id
 
@@ -298,6 +307,6 @@ def add_id_f32() -> Callable[..., None]:
 @ops.add_id.lowering("cpu", x=(dtypes.F32,), b=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, b, ids = map(low.operand, node.sources)
-    y = Out(low.result(node, in_place_of=node.sources[:1]))
-    args = (x, b, ids, y, node.shape[-1], b.type.shape[0], *row_address(x))
-    low.step(add_id_f32(), *args, rows=rows_of(node.type))
+    y = low.result(node, in_place_of=node.sources[:1])
+    sizes = {"n": node.shape[-1], "n_expert": b.type.shape[0], **row_strides(x=x)}
+    low.step(add_id_f32(), x=x, b=b, ids=ids, y=y, **sizes, rows=rows_of(node.type))

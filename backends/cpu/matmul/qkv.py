@@ -6,30 +6,30 @@ from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, PRODUCT_TYPES
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.matmul.lowering import LEAST_BYTES, activations, put_dots
-from graphsched.backends.cpu.program.kernel_args import arg, deal
+from graphsched.backends.cpu.program.kernel_args import arguments, deal, repeated
 from graphsched.backends.cpu.program.lowering import Low
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Operand, Out
 
 
-@kernel
+@kernel("x d? isum? | k row_bytes least matrices total", each="w -> y | n")
 def mat_vec_qkv(kind: int) -> Callable[..., None]:
     """y_i[n] = w_i[n] · x; threads are dealt the rows of all matrices, as if they were one."""
     at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
-        x, d, isum, k, row_bytes = arg(step, 0), arg(step, 1), arg(step, 2), arg(step, 3), arg(step, 4)
-        least, matrices, units = arg(step, 5), arg(step, 6), arg(step, 7) // at_once
+        x, d, isum, k, row_bytes, least, matrices, total = arguments(step)
+        units = total // at_once
         first, last = deal(step, ith, nth, units, least)
         while first < last:
             before = 0
             for i in range(matrices):
-                w, y, n = arg(step, 8 + 3 * i), arg(step, 9 + 3 * i), arg(step, 10 + 3 * i) // at_once
-                for unit in range(max(first - before, 0), min(last - before, n)):
+                w, y, n = repeated(step, i)
+                own = n // at_once
+                for unit in range(max(first - before, 0), min(last - before, own)):
                     r = unit * at_once
                     put_dots(kind, y + 4 * r, w + r * row_bytes, x, d, isum, k)
-                before += n
+                before += own
             first, last = deal(step, ith, nth, units, least)
 
     return product
@@ -44,10 +44,16 @@ def _is_one_token(node: Tensor) -> bool:
 @ops.mul_mat_qkv.lowering("cpu", when=_is_one_token, q=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     x, *weights = node.sources
-    dtype, (values, _) = weights[0].dtype, activations(low, x, weights[0].dtype)
-    k, row_bytes = x.shape[1], dtype.row_bytes(x.shape[1])
-    sizes = (k, row_bytes, -(-LEAST_BYTES // row_bytes), len(weights), sum(w.shape[0] for w in weights))
-    matrices: list[Operand | Out | int] = []
-    for w, y in zip(weights, low.results(node), strict=True):
-        matrices += (low.operand(w), Out(y), w.shape[0])
-    low.step(mat_vec_qkv(dtype.id), *values, *sizes, *matrices)
+    dtype, k = weights[0].dtype, x.shape[1]
+    row_bytes = dtype.row_bytes(k)
+    pairs = zip(weights, low.results(node), strict=True)
+    low.step(
+        mat_vec_qkv(dtype.id),
+        **activations(low, x, dtype),
+        k=k,
+        row_bytes=row_bytes,
+        least=-(-LEAST_BYTES // row_bytes),
+        matrices=len(weights),
+        total=sum(w.shape[0] for w in weights),
+        each=[{"w": low.operand(w), "y": y, "n": w.shape[0]} for w, y in pairs],
+    )

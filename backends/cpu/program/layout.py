@@ -2,13 +2,12 @@
 
 from graphsched.graph.tensor import Extent, TensorType
 
-# A step record: 32 int64 words, the kernel's address first.
-STEP_WORDS = 32
-STEP_BYTES = 8 * STEP_WORDS
-STEP_KERNEL, STEP_FLAGS, STEP_ROWS_WORD, STEP_ROWS_TIMES, STEP_NODE, STEP_NUMBER = range(6)
+# A step record: a head of 8 int64 words, the kernel's address first, and as many arguments as the kernel has, in whole
+# cache lines. STEP_BYTES says how many bytes behind it the next record is.
+STEP_KERNEL, STEP_FLAGS, STEP_ROWS_WORD, STEP_ROWS_TIMES, STEP_BYTES, STEP_NUMBER = range(6)
 # Where thread 0 counts the turns that it took at this step, and how far behind thread i - 1 thread i counts its own.
 STEP_TURNS, STEP_TURN_STRIDE = 6, 7
-STEP_ARGS = 8
+STEP_ARGS = LINE_WORDS = 8
 BARRIER_AFTER, STAMP = 1, 2
 
 # The run block: what changes from run to run.
@@ -19,6 +18,11 @@ RUN_WORDS = 64
 # Without TRACE_ALL only steps that carry STAMP read the counter.
 TRACE_WORDS = 3
 EXTENT_WORDS = {"n_tokens": N_TOKENS, "n_outputs": N_OUTPUTS, "n_kv": N_KV, "n_kv_swa": N_KV_SWA}
+
+
+def step_words(n_args: int) -> int:
+    """Words of a record with so many arguments."""
+    return STEP_ARGS + -(-n_args // LINE_WORDS) * LINE_WORDS
 
 
 def rows_of(type: TensorType, inner: int = 1) -> tuple[int, int]:

@@ -1,12 +1,15 @@
 """Lowering on the CPU: an item is a step, one kernel call per thread."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphsched.backends.cpu.language.jit import Kernel
+from graphsched.backends.cpu.language.signature import Bound
 from graphsched.backends.cpu.program import layout
 from graphsched.backends.cpu.program.layout import rows_of as rows_of
 from graphsched.backends.cpu.program.overlap import Over
-from graphsched.backends.cpu.program.pack import Argument, Step
+from graphsched.backends.cpu.program.pack import Step
 from graphsched.graph.tensor import TensorType
 from graphsched.run import lowering
 from graphsched.run.operand import Operand
@@ -19,19 +22,35 @@ class Low(lowering.Low):
     def step(
         self,
         kernel: Kernel,
-        *args: Argument,
+        *,
         rows: tuple[int, int] = (layout.ONE, 1),
         over: Over = None,
+        each: Sequence[Mapping[str, Bound]] = (),
+        **args: Bound,
     ) -> None:
-        """Adds a step. `over`: its units are the rows of this type, dealt out by `share`, and unit r touches no row
-        but r of an operand with as many rows. Of several types each shares out its own: then `rows` is given, too."""
-        assert len(args) <= layout.STEP_WORDS - layout.STEP_ARGS, f"{kernel.name} takes too many arguments"
+        """Adds a step: a call of `kernel` with arguments as its signature names them, and `each` of its repeated ones.
+
+        `rows`: what the kernel's `rows(step, run)` is, a word of the run block times a factor (`rows_of`).
+        `over`, instead of it: the units are the rows of this type, dealt out by `share`, and unit r touches no row but
+        r of an operand with as many rows, so that steps over the same rows need no barrier in between. Of several types
+        each shares out its own: then `rows` is given, too.
+        Raises KernelError for arguments that do not fit the signature.
+        """
         word, times = rows_of(over) if isinstance(over, TensorType) else rows
-        self.items.append(Step(kernel, args, word, times, self._node, self.device, over=over))
+        self.items.append(
+            Step(kernel, kernel.bind(args, each), word, times, self._node, self.device, over=over)
+        )
 
 
-def row_address(operand: Operand) -> tuple[int, int, int]:
-    """(heads, token stride, head stride): row r of [T, H, D] is at token (r // heads), head (r % heads)."""
-    if len(operand.type.shape) == 3:
-        return int(operand.type.shape[1]), operand.strides[0], operand.strides[1]
-    return 1, operand.strides[0] if len(operand.type.shape) > 1 else 0, 0
+def row_strides(**operands: Operand) -> dict[str, Any]:
+    """`heads`, and NAME_token and NAME_head, bytes from token to token and from head to head, for each operand.
+
+    Row r of an operand [T, heads, n] or [T, n] is at `row_at(NAME, r, heads, NAME_token, NAME_head)` in a kernel.
+    `heads` is the first one's.
+    """
+    strides = dict[str, Any]()
+    for name, operand in operands.items():
+        tokens, *heads = operand.strides[:-1] or (0,)
+        strides.setdefault("heads", operand.type.shape[1] if heads else 1)
+        strides |= {f"{name}_token": tokens, f"{name}_head": heads[0] if heads else 0}
+    return strides

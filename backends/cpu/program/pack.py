@@ -3,11 +3,13 @@
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cpu.language.jit import Kernel
+from graphsched.backends.cpu.language.signature import Argument
 from graphsched.backends.cpu.program import layout
 from graphsched.backends.cpu.program.address_space import Space, aligned
 from graphsched.backends.cpu.program.overlap import Over, Touch, collide, touch
@@ -16,8 +18,6 @@ from graphsched.run.operand import Item, Operand, Out, Places, PythonStep, Work
 from graphsched.run.streams import Signal, Wait
 from graphsched.types.devices import HOST
 
-Argument = Operand | Out | int | float
-Span = tuple[int, int]
 TINY, GROUP = 1 << 17, 8  # bytes read per item, on average; steps that then share a stamp
 
 
@@ -26,7 +26,7 @@ class Step:
     """One kernel call per thread; the unit of barrier and trace."""
 
     kernel: Kernel
-    args: tuple[Argument, ...]
+    args: tuple[Argument, ...]  # as the kernel's signature binds them
     rows_word: int = layout.ONE
     rows_times: int = 1
     node: int = -1
@@ -57,13 +57,15 @@ class PackedProgram:
     """Step records ready to run, cut at Python steps."""
 
     words: NDArray[np.int64]
-    turns: NDArray[np.int64]  # [threads][steps]: see `steps.deal`
+    starts: tuple[int, ...]  # the word at which each step's record begins
+    turns: NDArray[np.int64]  # [threads][steps]: see `kernel_args.deal`
     segments: tuple[Segment, ...]
     items: tuple[Step | PythonStep, ...] = field(repr=False)  # operands keep weights and constants alive
     places: Places = field(repr=False)
 
     def address(self, segment: Segment) -> int:
-        return self.words.ctypes.data + segment.first * layout.STEP_BYTES
+        """Where the records of a segment of steps begin."""
+        return self.words.ctypes.data + 8 * (self.starts[segment.first] if segment.count else 0)
 
 
 def pack(
@@ -72,21 +74,21 @@ def pack(
     """Resolves addresses, and places a barrier only where two steps touch the same bytes."""
     placed = place_barriers([_as_step(item, places) for item in items], places)
     steps = [item for item in placed if isinstance(item, Step)]
-    words = aligned(layout.STEP_BYTES * len(steps)).view(np.int64).reshape(len(steps), layout.STEP_WORDS)
+    sizes = [layout.step_words(len(step.args)) for step in steps]
+    starts = list(accumulate(sizes, initial=0))
+    words = aligned(8 * starts[-1]).view(np.int64)
     stamps, turns = stamped(placed), _turns(n_threads, len(steps))
-    words[:, layout.STEP_TURNS] = turns.ctypes.data + 8 * np.arange(len(steps))
-    words[:, layout.STEP_TURN_STRIDE] = turns.strides[0]
     numbers = (i for i, item in enumerate(placed) if isinstance(item, Step))
-    for row, step, number in zip(words, steps, numbers, strict=True):
-        row[layout.STEP_NUMBER] = number
+    for i, (step, number) in enumerate(zip(steps, numbers, strict=True)):
+        row = words[starts[i] : starts[i + 1]]
         row[layout.STEP_KERNEL] = step.kernel.address
         row[layout.STEP_FLAGS] = (layout.BARRIER_AFTER if step.barrier else 0) | stamps[number]
-        row[layout.STEP_ROWS_WORD] = step.rows_word
-        row[layout.STEP_ROWS_TIMES] = step.rows_times
-        row[layout.STEP_NODE] = step.node
-        for i, value in enumerate(step.args):
-            row[layout.STEP_ARGS + i] = _word(value, step, places, spaces)
-    return PackedProgram(words, turns, tuple(segments(placed)), tuple(placed), places)
+        row[layout.STEP_ROWS_WORD], row[layout.STEP_ROWS_TIMES] = step.rows_word, step.rows_times
+        row[layout.STEP_BYTES], row[layout.STEP_NUMBER] = 8 * sizes[i], number
+        row[layout.STEP_TURNS], row[layout.STEP_TURN_STRIDE] = turns.ctypes.data + 8 * i, turns.strides[0]
+        for at, value in enumerate(step.args, layout.STEP_ARGS):
+            row[at] = _word(value, step, places, spaces)
+    return PackedProgram(words, tuple(starts[:-1]), turns, tuple(segments(placed)), tuple(placed), places)
 
 
 def _turns(n_threads: int, n_steps: int) -> NDArray[np.int64]:
@@ -113,7 +115,8 @@ def _as_step(item: Item, places: Places) -> Step | PythonStep:
     """Waits and signals become steps on the flag's word."""
     if isinstance(item, Signal):
         kernel = await_flag() if isinstance(item, Wait) else raise_flag()
-        return Step(kernel, (places.flag(item.flag.number),), device=item.device, work="up", alone=True)
+        args = kernel.bind({"flag": places.flag(item.flag.number)})
+        return Step(kernel, args, device=item.device, work="up", alone=True)
     assert isinstance(item, Step | PythonStep), f"{item} is not work for a CPU"
     return item
 

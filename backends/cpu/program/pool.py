@@ -89,8 +89,8 @@ def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int)
     trace = trace_of(run, ith)
     is_exact = word(run, TRACE_ALL) != 0
     begun = cycles() if trace else 0
-    for i in range(n_steps):
-        step = program + i * STEP_BYTES
+    step = program
+    for _ in range(n_steps):
         if load_word(run + 8 * ABORT) == 0:
             call_kernel(word(step, 0), step, run, ith, nth)
         flags = word(step, STEP_FLAGS)
@@ -104,6 +104,7 @@ def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int)
         if is_stamped:
             record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
             begun = joined
+        step += word(step, STEP_BYTES)
     forget_turns(program, n_steps, ith)
     if nth > 1:
         barrier(pool, nth)  # whoever began the run may free its program as soon as it returns

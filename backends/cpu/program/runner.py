@@ -157,8 +157,7 @@ class StreamProgram(_Recorded):
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
         mark = self._begin(lengths, trace)
-        words = self.packed.words
-        args = words.ctypes.data, len(words), self._run
+        args = self.packed.words.ctypes.data, len(self.packed.starts), self._run
         self._thread = threading.Thread(target=run_alone, args=args)
         self._thread.start()
         return mark

@@ -16,7 +16,7 @@ SOURCE, UNITS, LEFT, WIDE, RUNS = range(5)
 ONES = 0x55  # four codes of weights that are zero
 
 
-@kernel
+@kernel(None)
 def pack_planes(t: int, size: int, q_size: int, h_size: int, s_size: int, b_size: int) -> Any:
     """Blocks one after the other; a unit is a block."""
 
@@ -34,7 +34,7 @@ def pack_planes(t: int, size: int, q_size: int, h_size: int, s_size: int, b_size
     return impl
 
 
-@kernel
+@kernel(None)
 def pack_rows(t: int, header: int, size: int, q_size: int) -> Any:
     """Rows of WIDE blocks with a scale in front of each; a unit is a row."""
 
@@ -52,7 +52,7 @@ def pack_rows(t: int, header: int, size: int, q_size: int) -> Any:
     return impl
 
 
-@kernel
+@kernel(None)
 def pack_tiles(t: int, header: int, size: int) -> Any:
     """Rows of WIDE blocks of 64 → tiles of w2a8.cu: 16 rows, which are a unit, × 128 columns; a float for each row."""
 
@@ -95,7 +95,7 @@ def _(t: int) -> Any:
     return impl
 
 
-@kernel
+@kernel(None)
 def pad_rows() -> Any:
     """Rows of WIDE bytes → as many whole 16 bytes, zeros behind; a unit is a row."""
 
