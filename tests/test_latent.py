@@ -10,7 +10,7 @@ from shared import shared
 from test_models import check, nmse, reference
 
 import graphsched
-from graphsched.arch.registry import Inputs, Weights, get
+from graphsched.arch import Inputs, Weights, get
 from graphsched.gguf.loader import open_model
 from graphsched.graph.graph import from_outputs
 from graphsched.graph.opdef import AnyOp, Op

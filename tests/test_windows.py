@@ -11,12 +11,13 @@ from shared import shared
 
 import graphsched
 from graphsched import Session
-from graphsched.arch.cells import CellTable, ring_cells
+from graphsched.arch.cells import ring_cells
 from graphsched.cli.interactive import Chat
 from graphsched.gguf.loader import open_model
 from graphsched.graph.tensor import i32, input_tensor
 from graphsched.predict.plan import make_plan
 from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.cells import CellTable
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 

@@ -12,6 +12,7 @@ from graphsched.graph.tensor import Extent, Tensor, TensorType, f32
 from graphsched.run import lowering
 from graphsched.run.operand import Operand, Out, Places, Work
 from graphsched.types import dtypes
+from graphsched.types.extents import EXTENTS, N_OUTPUTS, N_TOKENS
 
 if TYPE_CHECKING:
     from graphsched.backends.cuda.families.elementwise import Scaled
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from graphsched.backends.cuda.families.norm import Added, Normed
     from graphsched.backends.cuda.families.rope import Turn
 
-LENGTHS = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # words that every program keeps on its device
-FIXED = ("n_tokens", "n_outputs")  # those that say how much is launched, not how much a kernel looks at
+FIXED = (N_TOKENS, N_OUTPUTS)  # those that say how much is launched, not how much a kernel looks at
 
 
 @dataclass
@@ -47,7 +47,7 @@ class At:
 
     def word(self, dim: Extent) -> int:
         """Where a kernel finds the actual length of a dimension."""
-        return self.words + 4 * LENGTHS.index(dim.word)
+        return self.words + 4 * EXTENTS.index(dim.word)
 
     def shape(self, type: TensorType) -> tuple[int, int, int]:
         """(tokens, heads, k)."""

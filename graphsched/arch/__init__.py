@@ -1,3 +1,9 @@
 """What architecture files are written with (public)."""
 
-from graphsched.arch.registry import *  # noqa: F403
+from graphsched.arch.config import Config, key
+from graphsched.arch.inputs import Inputs
+from graphsched.arch.registry import Architecture, architecture, get, names
+from graphsched.arch.stored import Derived
+from graphsched.arch.weights import Weights
+
+__all__ = ["Architecture", "Config", "Derived", "Inputs", "Weights", "architecture", "get", "key", "names"]

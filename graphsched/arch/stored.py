@@ -1,17 +1,26 @@
 """The raw bytes of a model's weights by name: mapped from the file, or derived from others on first use."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch.registry import Derived
 from graphsched.gguf.loader import ModelFile
+from graphsched.graph.tensor import Tensor, TensorType
 
 Raw = NDArray[np.uint8]
 
-
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A weight that a file lacks, computed in float32 from some that it has."""
+
+    type: TensorType
+    sources: tuple[Tensor, ...]
+    compute: Callable[..., NDArray[np.float32]]
 
 
 def shares_output(file: ModelFile) -> bool:

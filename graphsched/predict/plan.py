@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from graphsched.arch.cells import RING
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.predict import machine
 from graphsched.predict.machine import Device, Machine, Processor
@@ -20,6 +19,7 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.planner import Targets, device_names, is_gpu
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
+from graphsched.types.extents import N_KV_SWA
 from graphsched.types.shapes import Lengths
 
 
@@ -113,7 +113,7 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     graph, _ = in_kernel_types(graph, devices, targets.home, targets.repacked(graph))
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
     if cells := ring_bytes(graph)[1]:
-        lengths[RING] = min(n_kv, cells)
+        lengths[N_KV_SWA] = min(n_kv, cells)
     schedule = targets.schedule(graph, lengths)
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from graphsched.arch import registry as arch
 from graphsched.arch.config import Config, read_config
-from graphsched.arch.registry import Architecture, Inputs, Weights
+from graphsched.arch.inputs import Inputs
+from graphsched.arch.registry import Architecture
 from graphsched.arch.stored import StoredWeights, shares_output
+from graphsched.arch.weights import Weights
 from graphsched.errors import LoadError, ShapeError
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.graph.graph import Graph

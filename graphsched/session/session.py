@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import env
-from graphsched.arch.cells import RING, CellTable
 from graphsched.check.debug import Making, Runs, watched
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph.graph import Graph
@@ -20,6 +19,7 @@ from graphsched.run.device import Progress, Setup
 from graphsched.run.runtime import open_runtime
 from graphsched.run.trace import EVAL, OFF, ON, Trace
 from graphsched.run.trace_read import read
+from graphsched.session.cells import CellTable
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Targets, device_names
@@ -27,6 +27,7 @@ from graphsched.session.summary import kv_bytes
 from graphsched.text.sampling import Sampler, SamplingOptions
 from graphsched.text.tokenizer import Tokenizer
 from graphsched.types.dtypes import DType
+from graphsched.types.extents import CELLS, N_KV_SWA
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
 StopReason = Literal["eog", "limit", "context", "abort", ""]
@@ -96,10 +97,10 @@ class Session:
         self._where[:] = 0
         self._tables = [
             CellTable(inputs[f"inp_cells{kind}"], arrays[f"inp_cells{kind}"], arrays[f"inp_slots{kind}"])
-            for kind in ("", "_swa")
+            for kind in CELLS.values()
             if f"inp_cells{kind}" in inputs
         ]
-        self._ring = next((t.size for t in self._tables if t.window or t.chunk), 0)
+        self._ring = next((t.size for t in self._tables if t.is_ring), 0)
         self._read = np.zeros(self.n_ctx, np.int32)  # the tokens of positions below n_past
 
     @property
@@ -163,7 +164,7 @@ class Session:
             self._out_ids[:n_outputs] = np.arange(n - n_outputs, n)
         lengths = {"n_tokens": n, "n_outputs": n_outputs, "n_kv": end}
         if self._ring:
-            lengths[RING] = min(end, self._ring)
+            lengths[N_KV_SWA] = min(end, self._ring)
         plan.run(lengths)
         if self._aborted:
             for table in self._tables:

@@ -3,10 +3,10 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from graphsched.arch.cells import RING
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Extent
 from graphsched.session.options import SessionOptions
+from graphsched.types.extents import N_KV_SWA
 
 if TYPE_CHECKING:
     from graphsched.session.model import Model
@@ -31,7 +31,7 @@ def ring_bytes(graph: Graph) -> tuple[int, int]:
 
 
 def _is_ring(n: int) -> bool:
-    return isinstance(n, Extent) and n.word == RING
+    return isinstance(n, Extent) and n.word == N_KV_SWA
 
 
 def parameters(model: "Model") -> tuple[int, int]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.arch.cells import RING
 from graphsched.backends.cpu.attention.common import NEVER, PART, n_parts, one_exp, scale_row
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, put, word
@@ -16,6 +15,7 @@ from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.layout import N_KV
 from graphsched.graph.tensor import Extent, Tensor
+from graphsched.types.extents import N_KV_SWA
 
 TOP_AND_TOTAL = 2  # floats behind each part's sums: the highest score, and the sum of weights against it
 
@@ -23,7 +23,7 @@ TOP_AND_TOTAL = 2  # floats behind each part's sums: the highest score, and the 
 def in_parts(node: Tensor) -> bool:
     """Whether a token may see more than one part; of sinks, which belong to no part, the merge takes care."""
     cells = node.sources[1].shape[0]
-    is_ring = isinstance(cells, Extent) and cells.word == RING
+    is_ring = isinstance(cells, Extent) and cells.word == N_KV_SWA
     return int(node.shape[0]) == 1 and (is_ring or int(cells) > PART or len(node.sources) > 5)
 
 

@@ -1,6 +1,7 @@
 """Word layout of step records and of the run block (docs/decisions/0001-program.md)."""
 
 from graphsched.graph.tensor import Extent, TensorType
+from graphsched.types.extents import EXTENTS
 
 # A step record: a head of 8 int64 words, the kernel's address first, and as many arguments as the kernel has, in whole
 # cache lines. STEP_BYTES says how many bytes behind it the next record is.
@@ -17,7 +18,7 @@ RUN_WORDS = 64
 # Thread i writes TRACE_STRIDE bytes behind thread i - 1; without a stride only thread 0 writes.
 # Without TRACE_ALL only steps that carry STAMP read the counter.
 TRACE_WORDS = 3
-EXTENT_WORDS = {"n_tokens": N_TOKENS, "n_outputs": N_OUTPUTS, "n_kv": N_KV, "n_kv_swa": N_KV_SWA}
+EXTENT_WORDS = dict(zip(EXTENTS, (N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA), strict=True))
 
 
 def step_words(n_args: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.lowering import FIXED, LENGTHS, At, Launch
+from graphsched.backends.cuda.lowering import FIXED, At, Launch
 from graphsched.backends.cuda.signature import KernelError
 from graphsched.backends.cuda.stream.dispatch import Run
 from graphsched.backends.cuda.stream.memory import PinnedSpace
@@ -22,6 +22,7 @@ from graphsched.run.device import StepTime
 from graphsched.run.operand import Item, Places
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import OFF, THREADS
+from graphsched.types.extents import EXTENTS
 
 if TYPE_CHECKING:
     from graphsched.backends.cuda.device import CudaDevice
@@ -67,7 +68,7 @@ class CudaProgram:
         driver.use(self._device.gpu)
         self._times.save()
         begun = time.perf_counter()
-        for i, name in enumerate(LENGTHS):
+        for i, name in enumerate(EXTENTS):
             self._host_words[i] = lengths.get(name, 0)
         ready, entries = self._queued(lengths, trace)
         if self._device.dispatcher is None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.config import Config, key
-from graphsched.arch.registry import Inputs, Weights
+from graphsched.arch.inputs import Inputs
+from graphsched.arch.weights import Weights
 from graphsched.graph.ops import Rope, flash_attn_ext, reshape, rope
 from graphsched.graph.tensor import Tensor
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from graphsched.arch.blocks.linear import linear
-from graphsched.arch.registry import Weights
+from graphsched.arch.weights import Weights
 from graphsched.graph.ops import silu, view
 from graphsched.graph.tensor import Tensor
 

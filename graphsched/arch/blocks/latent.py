@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from graphsched.arch.blocks.attention import RopeConfig, heads, side_by_side
 from graphsched.arch.config import key
-from graphsched.arch.registry import Derived, Inputs, Weights
+from graphsched.arch.inputs import Inputs
+from graphsched.arch.stored import Derived
+from graphsched.arch.weights import Weights
 from graphsched.graph.ops import concat, mul_mat, reshape, view
 from graphsched.graph.tensor import Tensor
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from graphsched.arch.registry import Inputs, Weights
+from graphsched.arch.inputs import Inputs
+from graphsched.arch.weights import Weights
 from graphsched.graph.ops import get_rows, mul_mat, rms_norm
 from graphsched.graph.tensor import Tensor
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from graphsched.arch.blocks.ffn import gated_ffn
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.config import Config, key
-from graphsched.arch.registry import Weights
+from graphsched.arch.weights import Weights
 from graphsched.graph.ops import (
     add_id,
     clamp,

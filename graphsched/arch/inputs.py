@@ -1,0 +1,81 @@
+"""What a run feeds to a model's graph, and the caches that the graph keeps keys and values in."""
+
+from graphsched.arch.cells import Cells, cells_input, ring_cells
+from graphsched.arch.weights import Weights
+from graphsched.errors import OptionError
+from graphsched.graph.ops import set_rows
+from graphsched.graph.tensor import Extent, Tensor, TensorType, i32, input_tensor
+from graphsched.types.dtypes import DType
+from graphsched.types.extents import N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
+
+
+class Inputs:
+    """What a run feeds: token ids, positions, and the cells of the KV cache.
+
+    tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
+    out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
+    their table. `mla` and `amb` are how latent attention is computed (`SessionOptions`). n_ubatch: tokens of the
+    largest run, for which a ring of cells has room; swa_full: there are no rings.
+    """
+
+    def __init__(
+        self,
+        n_tokens: int,
+        n_outputs: int,
+        n_kv: int,
+        kv_types: tuple[DType, DType],
+        mla: int = 3,
+        amb: int = 256,
+        n_ubatch: int = 512,
+        swa_full: bool = False,
+    ) -> None:
+        t, o = Extent(n_tokens, N_TOKENS), Extent(n_outputs, N_OUTPUTS)
+        self.mla, self.amb, self._kv_types = mla, amb, kv_types
+        self._t, self._n_ubatch, self._swa_full = t, n_ubatch, swa_full
+        self._ring: Cells | None = None
+        self.tokens = input_tensor("inp_tokens", i32(t))
+        self.pos = input_tensor("inp_pos", i32(t))
+        self.where = input_tensor("inp_where", i32(t, 2))
+        self.all_cells = cells_input(Extent(n_kv, N_KV), t)
+        self.out_ids = input_tensor("inp_out_ids", i32(o))
+
+    @property
+    def n_kv(self) -> Extent:
+        return self.all_cells.n
+
+    @property
+    def cells(self) -> Tensor:
+        return self.all_cells.cells
+
+    def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:
+        """The cells of layers with this mask: a ring, if that is smaller than the context.
+
+        There is one ring; should layers differ in what they see, those that differ from the first keep everything.
+        """
+        spans = [n for n in (window, chunk) if n]
+        if self._swa_full or not spans:
+            return self.all_cells
+        mask = {"window": window, "chunk": chunk}
+        if self._ring is None:
+            n = ring_cells(min(spans), self._n_ubatch, self.n_kv)
+            ring = cells_input(Extent(n, N_KV_SWA), self._t, **mask)
+            self._ring = ring if n < self.n_kv else self.all_cells
+        return self._ring if self._ring.cells.attrs == mask else self.all_cells
+
+    def cache(self, blk: Weights, k: Tensor, v: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor]:
+        """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""
+        cells = cells or self.all_cells
+        keys = self._store(blk, "cache_k", k, self._kv_types[0], cells)
+        return keys, self._store(blk, "cache_v", v, self._kv_types[1], cells)
+
+    def cache_k(self, blk: Weights, k: Tensor) -> Tensor:
+        """Stores this run's keys only; returns the layer's whole cache of keys."""
+        return self._store(blk, "cache_k", k, self._kv_types[0], self.all_cells)
+
+    def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
+        if rows.shape[-1] % dtype.block:
+            sentence = f"rows that divide by {dtype.block}, blk.{blk.layer}.{name} has {rows.shape[-1]}"
+            raise OptionError(f"KV cache type {dtype.name.lower()} needs {sentence}")
+        type = TensorType(dtype, (cells.n, *rows.shape[1:]))
+        cache = Tensor(type, kind="cache", name=f"blk.{blk.layer}.{name}")
+        return set_rows(cache, rows, cells.slots, dtype=dtype)
