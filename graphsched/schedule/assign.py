@@ -13,7 +13,7 @@ from graphsched.graph.tensor import Extent, Tensor
 from graphsched.types.devices import HOST
 
 if TYPE_CHECKING:
-    from graphsched.schedule.policy import OffloadPolicy
+    from graphsched.schedule.policy import Policy
 
 VIEWS = (Op.RESHAPE, Op.VIEW, Op.PERMUTE, Op.TRANSPOSE)
 NO_WORK = (*VIEWS, Op.PART)  # nothing runs for them; the memory of a part is its own
@@ -30,7 +30,7 @@ class Target:
     devices: tuple[str, ...]
     home: Callable[[Tensor], str]
     supports: Callable[[str, Tensor], bool]
-    policy: "OffloadPolicy"
+    policy: "Policy"
     lengths: Mapping[str, int]
     shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
     improve: frozenset[str] = frozenset({"traffic", "hoist"})
