@@ -6,7 +6,7 @@ from graphsched.errors import ContextError, Error, LoadError, OptionError, Shape
 
 if TYPE_CHECKING:
     from graphsched.session.session import Session, load
-    from graphsched.text.sampling import SamplingOptions
+    from graphsched.text.options import SamplingOptions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "load",
 ]
 
-_LAZY = {"load": "session.session", "Session": "session.session", "SamplingOptions": "text.sampling"}
+_LAZY = {"load": "session.session", "Session": "session.session", "SamplingOptions": "text.options"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,14 @@ class ShapeError(Error):
 
 
 class OptionError(Error):
-    """An option value outside its valid range."""
+    """An option value that cannot be used.
+
+    `option` is the option that the sentence begins with, if it does; a command line calls it by its flag.
+    """
+
+    def __init__(self, what: str, option: str = "") -> None:
+        super().__init__(f"{option} {what}" if option else what)
+        self.what, self.option = what, option
 
 
 class ContextError(Error):

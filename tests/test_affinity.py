@@ -5,7 +5,7 @@ import os
 import pytest
 
 from graphsched.errors import OptionError
-from graphsched.run.affinity import chosen_cpus, pins, usable_cpus
+from graphsched.run.affinity import listed, mask, parse_mask, parse_range, pins, usable_cpus
 from graphsched.session.options import SessionOptions
 
 linux = pytest.mark.skipif(
@@ -17,20 +17,21 @@ USABLE = sorted(usable_cpus())
 @linux
 def test_masks_and_ranges_add_up() -> None:
     first = USABLE[0]
-    assert chosen_cpus(hex(1 << first), "") == {first}
-    assert chosen_cpus("", f"{first}-{first}") == {first}
-    assert chosen_cpus("", "") == frozenset()
+    assert parse_mask(hex(1 << first)) == parse_range(f"{first}-{first}") == parse_mask([first]) == {first}
+    assert parse_mask("") == parse_range("") == frozenset()
+    assert SessionOptions(cpu_mask={first}, cpu_range=[USABLE[-1]]).threads == len({first, USABLE[-1]})
+    assert (mask({0, 2}), listed({0, 1, 3})) == ("0x5", "0-1, 3")
 
 
 @pytest.mark.parametrize(
     ("mask", "span", "words"),
     [
-        ("zz", "", "--cpu-mask is zz"),
-        ("0", "", "--cpu-mask is 0"),
-        ("-1", "", "--cpu-mask is -1"),
-        ("", "3", "--cpu-range is 3"),
-        ("", "2-1", "--cpu-range is 2-1"),
-        ("", "4000-4001", "CPU 4000 is not one that this process may use"),
+        ("zz", "", "cpu_mask is zz"),
+        ("0", "", "cpu_mask is 0"),
+        ("-1", "", "cpu_mask is -1"),
+        ("", "3", "cpu_range is 3"),
+        ("", "2-1", "cpu_range is 2-1"),
+        ("", "4000-4001", "cpu_range is 4000-4001: CPU 4000 is not one that we may use"),
     ],
 )
 def test_what_names_no_cpus(mask: str, span: str, words: str) -> None:
@@ -40,9 +41,9 @@ def test_what_names_no_cpus(mask: str, span: str, words: str) -> None:
 
 @linux
 def test_strict_gives_each_thread_one_in_turn() -> None:
-    each = pins("", "", True, len(USABLE) + 1)
+    each = pins(frozenset(), True, len(USABLE) + 1)
     assert [sorted(p) for p in each] == [[c] for c in [*USABLE, USABLE[0]]]
-    assert pins(hex(1 << USABLE[0]), "", False, 3) == (frozenset({USABLE[0]}),) * 3
+    assert pins(frozenset({USABLE[0]}), False, 3) == (frozenset({USABLE[0]}),) * 3
 
 
 @linux

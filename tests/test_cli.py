@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import pytest
+from options_page import page
 from shared import shared
 
 import graphsched
@@ -24,9 +25,12 @@ from graphsched.cli import flags
 from graphsched.cli import main as cli
 from graphsched.cli.commands.arguments import Command
 from graphsched.cli.commands.run import unescaped
-from graphsched.cli.flag import Flag
 from graphsched.cli.interactive import Chat
-from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.errors import OptionError
+from graphsched.graph.fusion_rules import RULES
+from graphsched.option import Option
+from graphsched.session.options import SessionOptions, session_options
+from graphsched.session.switches import FUSIONS
 from graphsched.text.sampling import SamplingOptions
 
 Run = Callable[..., tuple[int, str, str]]
@@ -77,20 +81,78 @@ def test_each_command_has_an_example(run: Run, name: str) -> None:
 # ---- flags ----
 
 
-def test_flags_are_those_of_the_options() -> None:
-    assert {f.field for f in flags.SESSION} <= {f.name for f in fields(SessionOptions)}
-    assert {f.field for f in flags.SAMPLING} == {f.name for f in fields(SamplingOptions)}
-    assert {f.switch for f in flags.SWITCHES} <= set(SWITCHES)
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [*flags.OPTIONS.items(), *flags.SAMPLING.items()],
+    ids=lambda x: x if x is str else "",
+)
+def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: Option) -> None:
+    help_of = " ".join(run("run", "--help")[1].split())
+    assert ", ".join((*option.flags, *option.off)) in help_of
+    assert option.text in help_of
 
 
-@pytest.mark.parametrize("flag", [*flags.SESSION, *flags.SAMPLING], ids=lambda f: f.field)
-def test_the_default_in_the_help_is_the_options_own(flag: Flag) -> None:
-    options: Any = SessionOptions() if flag in flags.SESSION else SamplingOptions()
-    value = getattr(options, flag.field)
-    found = re.search(r"\(default: ([^,)]*)", flag.help)
-    assert found is not None
-    if value:  # 0 and None stand for what the text explains
-        assert found[1] == str(value)
+def test_a_flag_and_an_option_is_declared_once() -> None:
+    options = [*flags.SESSION.items(), *flags.SAMPLING.items()]
+    names = [name for field, option in options for name in (field, *option.flags, *option.off)]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_fusions_are_switched_by_the_names_of_their_rules() -> None:
+    assert set(FUSIONS) == {rule.switch for rule in RULES}
+
+
+def test_docs_list_the_options() -> None:
+    """Written by tools/options_page.py."""
+    assert (Path(__file__).parents[1] / "docs" / "options.md").read_text() == page()
+
+
+@pytest.mark.parametrize(
+    ("given", "typed"),
+    [
+        ({"n_ubatch": 8, "overrides": "exps=CPU"}, {"n_ubatch": "8", "overrides": ("exps=CPU",)}),
+        ({"tensor_split": (3, 1), "fmoe": False}, {"tensor_split": "3/1", "fmoe": "0"}),
+        ({"offload_policy": {26, 27}}, {"offload_policy": ("26,0", "27=0")}),
+        ({"devices": "sim:rtx4090", "rtr": "on"}, {"devices": ("sim:rtx4090",), "rtr": "1"}),
+        ({"mmap": True, "kv_offload": False, "n_threads": 0}, {"kv_offload": "0", "n_threads": "-1"}),
+        ({"cpu_mask": {0}}, {"cpu_mask": "0x1"}),
+        ({"off": {"fmoe"}}, {"off": ("fmoe", "hoist"), "hoist": True}),
+    ],
+)
+def test_text_and_values_are_the_same_options(given: dict[str, Any], typed: dict[str, Any]) -> None:
+    options = session_options(**given)
+    assert options == session_options(**typed) != SessionOptions()
+    assert replace(options, n_ctx=options.n_ctx) == options  # values pass the door once more
+    assert hash(options) == hash(session_options(**typed))
+
+
+@pytest.mark.parametrize(
+    ("flag", "field", "value", "what"),
+    [
+        ("-ub", "n_ubatch", "0", "is 0, an integer from 1 to 1048576 is needed"),
+        ("-op", "offload_policy", "26", "26: no 0 or 1 follows 26"),
+        ("-ot", "overrides", "exps", "exps needs a pattern and a buffer type, as in exps=CPU"),
+        ("-ts", "tensor_split", "3,", "is 3,, numbers such as 3,1 are needed"),
+        ("-ts", "tensor_split", "0,0", "is 0,0, one share above 0 is needed"),
+        ("-C", "cpu_mask", "zz", "is zz, a hexadecimal number such as 0x3 is needed"),
+        ("-rtr", "rtr", "2", "is 2, 0, 1 or auto is needed"),
+        ("-sm", "split_mode", "row", "is row, layer or none is needed"),
+        ("-op-rule", "offload_rule", "mine", "is mine, no package installs a rule of that name"),
+    ],
+)
+def test_errors_name_the_flag_or_the_keyword(run: Run, flag: str, field: str, value: str, what: str) -> None:
+    assert run("plan", flag, value) == (2, "", f"graphsched: {flag} {what}\n")
+    keyword: dict[str, Any] = {field: value}
+    with pytest.raises(OptionError) as caught:
+        graphsched.load(**keyword)
+    assert str(caught.value) == f"{field} {what}"
+
+
+def test_what_does_not_fit_the_devices_names_the_flag(run: Run) -> None:
+    line = ["plan", "--device", "sim:rtx4090"]
+    assert run(*line, "-mg", "1")[2] == "graphsched: -mg is 1, an integer from 0 to 0 is needed\n"
+    assert run(*line, "-ts", "1,2")[2] == "graphsched: -ts is 1,2, 1 number is needed for sim0\n"
+    assert run(*line, "-ot", "a=x")[2] == "graphsched: -ot a=x: no buffer type x; there are CPU, sim0\n"
 
 
 def with_flags(*names: str) -> click.Command:
@@ -280,26 +342,25 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 # ---- bad input ----
 
-WORDS: Final = "there are f32, f16, q8_0, q4_0"
+WORDS: Final = "one of f32, f16, q8_0, q4_0 is needed"
 BAD: Final = [
     ("run -n -2", "-n is -2, an integer from 0 up or -1 (no limit) is needed"),
     ("run -n many", "-n is many, an integer from 0 up or -1 (no limit) is needed"),
     ("run -n 1.5", "-n is 1.5, an integer from 0 up or -1 (no limit) is needed"),
-    ("run -c 0", "-c is 0, an integer from 1 up is needed"),
-    ("run --ctx-size -5", "-c is -5, an integer from 1 up is needed"),
+    ("run --ctx-size -5", "-c is -5, an integer from 0 to 16777216 is needed"),
     ("run -c 99999999999", "-c is 99999999999, an integer from 0 to 16777216 is needed"),
-    ("run -t 0", "-t is 0, an integer from 1 up is needed"),
+    ("run -t -2", "-t is -2, an integer from 0 to 1024 is needed"),
     ("run -t 5000", "-t is 5000, an integer from 0 to 1024 is needed"),
     ("run -b 0", "-b is 0, an integer from 1 to 1048576 is needed"),
-    ("run -ub x", "-ub is x, an integer is needed"),
+    ("run -ub x", "-ub is x, an integer from 1 to 1048576 is needed"),
     ("run -ub", "-ub needs a value"),
-    ("run -ctk q9", f"no KV cache type 'q9'; {WORDS}"),
-    ("run -ctv q4_1", f"no KV cache type 'q4_1'; {WORDS}"),
-    ("run --backend gpu", "no backend 'gpu'; there are cpu, reference"),
-    ("run --temp hot", "--temp is hot, a number is needed"),
-    ("run --top-p 2", "--top-p is 2.0, a number from 0 to 1 (off) is needed"),
+    ("run -ctk q9", f"-ctk is q9, {WORDS}"),
+    ("run -ctv q4_1", f"-ctv is q4_1, {WORDS}"),
+    ("run --backend gpu", "--backend is gpu, cpu or reference is needed"),
+    ("run --temp hot", "--temp is hot, a finite number, 0 and below being greedy is needed"),
+    ("run --top-p 2", "--top-p is 2, a number from 0 to 1 (off) is needed"),
     ("run --top-k -1", "--top-k is -1, an integer from 0 (off) up is needed"),
-    ("run --repeat-penalty 0", "--repeat-penalty is 0.0, a number from 0.01 to 100, 1 being off is needed"),
+    ("run --repeat-penalty 0", "--repeat-penalty is 0, a number from 0.01 to 100, 1 being off is needed"),
     ("run -s -5", "-s is -5, an integer from -1 up is needed"),
     ("run -m none.gguf", "none.gguf: no such file or directory"),
     ("run -m .", ".: is a directory, a GGUF file is needed"),
@@ -327,12 +388,12 @@ BAD: Final = [
     ("bench -p 0-8*2", "-p is 0-8*2, a range that never ends"),
     ("bench -p 1-99999", "-p is 1-99999, a range of more than 10000 values"),
     ("bench -p 1-8/2", "-p is 1-8/2, an integer from 0 up is needed"),
-    ("bench -t 1,x", "-t is x, an integer from 1 up is needed"),
+    ("bench -t 1,x", "-t is x, an integer from 0 to 1024 is needed"),
     ("bench -t 1-999 -ub 1-999", "the lists make 998001 combinations, 10000 are possible"),
     ("bench -pg 5", "-pg is 5, two integers from 1 up such as 512,128 are needed"),
     ("bench -gp 5,0", "-gp is 5,0, two integers from 1 up such as 512,128 are needed"),
     ("bench -fmoe=2", "-fmoe is 2, 0 or 1 is needed"),
-    ("bench -ctk f16,q9", f"no KV cache type 'q9'; {WORDS}"),
+    ("bench -ctk f16,q9", f"-ctk is q9, {WORDS}"),
     ("bench -m none.gguf,prompt.txt", "none.gguf: no such file or directory"),
     ("run -rtr=2", "-rtr is 2, 0, 1 or auto is needed"),
     ("run -nkvo 0,1", "-nkvo is 0,1, 0 or 1 is needed"),

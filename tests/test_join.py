@@ -18,9 +18,10 @@ from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_
 from graphsched.predict.plan import make_plan
 from graphsched.schedule.assign import Target
 from graphsched.schedule.placement import PlacementOptions
-from graphsched.schedule.policy import OffloadPolicy
+from graphsched.schedule.policy import MinBatch
 from graphsched.schedule.scheduler import Schedule, schedule
-from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.session.options import SessionOptions
+from graphsched.session.switches import SWITCHES
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 
@@ -178,7 +179,7 @@ def scheduled(*outputs: Tensor, home: dict[str, str] | None = None) -> Schedule:
         devices=("dev", HOST),
         home=lambda leaf: homes.get(leaf.name, HOST),
         supports=lambda device, node: True,
-        policy=OffloadPolicy(min_batch=1 << 20),
+        policy=MinBatch(1 << 20),
         lengths={"n_tokens": 1},
         improve=frozenset({"traffic", "hoist"}) | ALL,
     )

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import TensorType, f32
-from graphsched.schedule.overrides import parse_overrides
-from graphsched.schedule.placement import Home, Placement, PlacementOptions, parse_split, place
+from graphsched.schedule.options import parse_split
+from graphsched.schedule.overrides import on_devices, parse_overrides
+from graphsched.schedule.placement import Home, Placement, PlacementOptions, place
 
 TWO = ("sim0", "sim1")
 THREE = ("CUDA0", "CUDA1", "CUDA2")
@@ -122,7 +123,7 @@ class TestOverrides:
     def test_commas_separate_only_behind_a_buffer_type(
         self, values: list[str], expected: list[tuple[str, str]]
     ) -> None:
-        assert [(o.pattern.pattern, o.device) for o in parse_overrides(values, TWO)] == expected
+        assert [(o.pattern.pattern, o.device) for o in on_devices(parse_overrides(values), TWO)] == expected
 
     def test_the_first_match_wins_over_all_other_flags(self) -> None:
         p = placed(
@@ -162,18 +163,18 @@ class TestOverrides:
     )
     def test_a_bad_override_is_an_error(self, value: str, sentence: str) -> None:
         with pytest.raises(OptionError) as e:
-            parse_overrides([value], TWO)
-        assert str(e.value) == sentence
+            placed(2, TWO, overrides=[value])
+        assert str(e.value) == sentence.replace("-ot", "overrides", 1)
 
     def test_a_missing_device_is_an_error_without_any_device(self) -> None:
         with pytest.raises(OptionError) as e:
             placed(2, (), overrides=("x=CUDA0",))
-        assert str(e.value) == "-ot x=CUDA0: no buffer type CUDA0; there are CPU"
+        assert str(e.value) == "overrides x=CUDA0: no buffer type CUDA0; there are CPU"
 
     @given(st.text("ab=,(){}[]\\|*+.?0CPUsim ", max_size=20))
     def test_nothing_but_option_errors_comes_out(self, value: str) -> None:
         with suppress(OptionError):
-            assert all(o.device in ("CPU", *TWO) for o in parse_overrides([value], TWO))
+            assert all(o.device in ("CPU", *TWO) for o in on_devices(parse_overrides([value]), TWO))
 
 
 def host_experts(p: Placement) -> list[int]:
@@ -202,7 +203,7 @@ def host_experts(p: Placement) -> list[int]:
 def test_ncmoe_takes_the_last_layers_with_experts_of_each_device(
     devices: tuple[str, ...], n: int, options: dict[str, Any], expected: list[int]
 ) -> None:
-    p = placed(8, devices, dense=2, n_cpu_moe=n, **options)
+    p = placed(8, devices, dense=2, **({"cpu_moe": True} if n == 999 else {"n_cpu_moe": n}), **options)
     assert host_experts(p) == expected
     for i in expected:
         cause = "-cmoe" if n == 999 else f"-ncmoe {n}"
@@ -265,7 +266,7 @@ def test_shares_as_typed(text: str, expected: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(("text", "shown"), [("", "empty"), ("3,", "3,"), ("a,b", "a,b"), ("3;1", "3;1")])
 def test_shares_that_are_no_numbers_are_an_error(text: str, shown: str) -> None:
     with pytest.raises(OptionError) as e:
-        parse_split(text)
+        PlacementOptions(tensor_split=text)
     assert str(e.value) == f"tensor_split is {shown}, numbers such as 3,1 are needed"
 
 

@@ -10,7 +10,8 @@ from graphsched.errors import OptionError
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import add, fused_rms_norm, get_rows, moe_fused_up_gate, mul_mat, mul_mat_id
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
-from graphsched.schedule.policy import OffloadPolicy, parse_policy
+from graphsched.schedule.policy import MinBatch, OffloadPolicy, parse_off, shown
+from graphsched.session.options import SessionOptions
 from graphsched.types import dtypes
 
 EVERY = set(map(int, Op))
@@ -36,10 +37,10 @@ EVERY = set(map(int, Op))
     ],
 )
 def test_pairs_accumulate_and_later_ones_win(values: list[str], off: set[int]) -> None:
-    policy = parse_policy(values)
-    assert policy.off == off
-    assert {op for op in Op if not policy.permits(op)} == off
-    assert parse_policy([str(policy)] if off else []) == policy
+    found = parse_off(values)
+    assert found == off
+    assert shown(found) == str(OffloadPolicy(found))
+    assert parse_off([shown(found)] if off else []) == found
 
 
 RANGE = f"ops are 0 to 80, 128 to {max(Op)}, or -1 for all"
@@ -76,21 +77,21 @@ RANGE = f"ops are 0 to 80, 128 to {max(Op)}, or -1 for all"
 )
 def test_a_bad_argument_is_an_error(value: str, sentence: str) -> None:
     with pytest.raises(OptionError) as e:
-        parse_policy([value])
-    assert str(e.value) == sentence
+        SessionOptions(offload_policy=[value])
+    assert str(e.value) == sentence.replace("-op", "offload_policy", 1)
 
 
 @given(st.text("0123456789,=-_ MULMATID+", max_size=16))
 def test_nothing_but_option_errors_comes_out(value: str) -> None:
     with suppress(OptionError):
-        assert parse_policy([value]).off <= EVERY
+        assert parse_off([value]) <= EVERY
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 31, 0.5, True])
 def test_a_bad_batch_is_an_error(value: int) -> None:
     with pytest.raises(OptionError) as e:
-        parse_policy([], value)
-    assert str(e.value) == f"min_batch is {value}, an integer from 0 to 1073741824 is needed"
+        SessionOptions(offload_min_batch=value)
+    assert str(e.value) == f"offload_min_batch is {value}, an integer from 1 to 1073741824 is needed"
 
 
 T = Extent(4096, "n_tokens")  # a capacity; the number of tokens is what is computed at once
@@ -115,7 +116,7 @@ def dense() -> dict[str, Tensor]:
 @pytest.mark.parametrize(("n_tokens", "expected"), [(1, False), (31, False), (32, True), (33, True)])
 @pytest.mark.parametrize("name", dense())
 def test_dense_weights_pay_from_32_tokens(name: str, n_tokens: int, expected: bool) -> None:
-    assert OffloadPolicy().wants(dense()[name], n_tokens) is expected
+    assert MinBatch().wants(dense()[name], n_tokens) is expected
 
 
 @pytest.mark.parametrize("op", [Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE])
@@ -131,20 +132,20 @@ def test_dense_weights_pay_from_32_tokens(name: str, n_tokens: int, expected: bo
 )
 def test_experts_pay_from_32_rows_per_expert(op: Op, n_expert: int, n_used: int, first: int) -> None:
     node = experts(op, n_expert, n_used)
-    decisions = [OffloadPolicy().wants(node, n) for n in range(first - 2, first + 2)]
+    decisions = [MinBatch().wants(node, n) for n in range(first - 2, first + 2)]
     assert decisions == [False, False, True, True]
 
 
 def test_the_smallest_batch_can_be_set() -> None:
     node, lite = dense()["mul_mat"], experts(Op.MUL_MAT_ID, 64, 6)
-    assert OffloadPolicy(min_batch=1).wants(node, 1)
-    assert OffloadPolicy(min_batch=0).wants(lite, 1)
-    assert [OffloadPolicy(min_batch=1).wants(lite, n) for n in (10, 11)] == [False, True]
-    assert [OffloadPolicy(min_batch=64).wants(lite, n) for n in (682, 683)] == [False, True]
+    assert MinBatch(1).wants(node, 1)
+    assert MinBatch(0).wants(lite, 1)
+    assert [MinBatch(1).wants(lite, n) for n in (10, 11)] == [False, True]
+    assert [MinBatch(64).wants(lite, n) for n in (682, 683)] == [False, True]
 
 
 def test_what_is_off_is_never_wanted_and_rows_of_an_embedding_neither() -> None:
-    assert not parse_policy(["26,0"]).wants(dense()["mul_mat"], 4096)
-    assert parse_policy(["-1,0,26,1"]).wants(dense()["mul_mat"], 4096)
+    assert not OffloadPolicy(parse_off(["26,0"])).wants(dense()["mul_mat"], 4096)
+    assert OffloadPolicy(parse_off(["-1,0,26,1"])).wants(dense()["mul_mat"], 4096)
     rows = get_rows(weight("token_embd.weight", f32(512, 8)), input_tensor("tokens", i32(T)))
-    assert not OffloadPolicy(min_batch=0).wants(rows, 4096)
+    assert not MinBatch(0).wants(rows, 4096)

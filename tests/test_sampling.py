@@ -149,8 +149,8 @@ def test_unusable_logits_are_an_error(logits: F32, temperature: float) -> None:
         ("min_p", -0.01, "a number from 0 (off) to 1"),
         ("repeat_penalty", 0.0, "a number from 0.01 to 100, 1 being off"),
         ("repeat_last_n", -2, "an integer from 0 (off) up, or -1 for all tokens"),
-        ("seed", -1, "an integer from 0 up"),
-        ("seed", True, "an integer from 0 up"),
+        ("seed", -2, "an integer from -1 up"),
+        ("seed", True, "an integer from -1 up"),
     ],
 )
 def test_an_option_outside_its_range_is_an_error(name: str, value: Any, valid: str) -> None:

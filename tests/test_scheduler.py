@@ -11,7 +11,7 @@ from graphsched.graph.opdef import Op
 from graphsched.graph.ops import add, get_rows, mul_mat, multi_add, reshape, rms_norm, silu, view
 from graphsched.graph.tensor import Extent, Tensor, f32, i32, input_tensor, weight
 from graphsched.schedule.assign import Target, root
-from graphsched.schedule.policy import parse_policy
+from graphsched.schedule.policy import OffloadPolicy, parse_off
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.types.devices import HOST
 
@@ -73,7 +73,7 @@ def scheduled(drawn: Drawn, n_tokens: int, op_flags: tuple[str, ...], improve: f
             devices=DEVICES,
             home=lambda leaf: drawn.homes[leaf.name],
             supports=lambda device, node: True,
-            policy=parse_policy(op_flags),
+            policy=OffloadPolicy(parse_off(op_flags)),
             lengths={"n_tokens": n_tokens},
             improve=improve,
         ),

@@ -165,14 +165,15 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"n_ctx": -1}, "n_ctx is -1, an integer from 0 to 16777216 is needed"),
     ({"n_threads": 5000}, "n_threads is 5000, an integer from 0 to 1024 is needed"),
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
-    ({"type_k": "q4_k"}, "no KV cache type 'q4_k'; there are f32, f16, q8_0, q4_0"),
-    ({"backend": "tpu"}, "no backend 'tpu'; there are cpu, reference"),
+    ({"type_k": "q4_k"}, "type_k is q4_k, one of f32, f16, q8_0, q4_0 is needed"),
+    ({"backend": "tpu"}, "backend is tpu, cpu or reference is needed"),
     (
         {"off": frozenset({"magic"})},
-        "no switch 'magic'; there are fa, fmoe, fused-add-rms-norm, fused-mul-unary, fused-rms-norm, fused-rope, "
-        "fused-topk-moe, hoist, merge-qkv, traffic",
+        "off has no switch 'magic'; there are fa, fmoe, fused-add-rms-norm, fused-mul-unary, fused-rms-norm, "
+        "fused-rope, fused-topk-moe, hoist, merge-qkv, traffic",
     ),
-    ({"colour": 1}, "load() got an unexpected keyword argument 'colour'"),
+    ({"colour": 1}, "there is no option 'colour'"),
+    ({"n_ctxs": 1}, "there is no option 'n_ctxs'; did you mean n_ctx?"),
 ]
 
 

@@ -12,7 +12,7 @@ from graphsched.graph.ops import mul_mat_id
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
-from graphsched.schedule.policy import OffloadPolicy
+from graphsched.schedule.policy import MinBatch, OffloadPolicy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -44,7 +44,7 @@ def scheduled(node: Tensor, home: str, n_tokens: int) -> Schedule:
         devices=("dev", HOST),
         home=lambda leaf: home,
         supports=lambda device, node: True,
-        policy=OffloadPolicy(min_batch=1),
+        policy=OffloadPolicy(rule=MinBatch(1)),
         lengths={"n_tokens": n_tokens},
     )
     return schedule(from_outputs(node), target)

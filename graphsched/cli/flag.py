@@ -1,48 +1,51 @@
-"""A flag of the command line: declared once, added to a command for one value or for lists of them."""
+"""A flag of the command line, made from an option's declaration: for one value, or for lists of them."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
 from graphsched.cli.commands.arguments import Toggle
-from graphsched.cli.commands.values import Alternatives, ListOf, ParamType, Switch
+from graphsched.cli.commands.values import Alternatives, ListOf, Word
+from graphsched.option import Number, Option, Words
 
 Function = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A flag, the option's field that it sets, and how it reads."""
+def add(command: Function, field: str, option: Option, *, lists: bool = False) -> Function:
+    """A decorator; the command receives the texts that were given, None or () for none: options read them.
 
-    field: str
-    names: str
-    type: ParamType
-    help: str
-    multiple: bool = False  # given several times, the option is a tuple
-    off: str = ""  # of a switch: names that turn it off
+    With `lists` the flag takes several values and may be repeated: the same flag, but of a grid.
+    """
+    of = Word(option.values.metavar)
+    given: dict[str, Any] = {"type": of, "multiple": bool(option.many) or lists}
+    if isinstance(option.values, Words) and option.values.is_switch:
+        given |= {"cls": Toggle, "off": option.off, "words": option.values, "lists": lists}
+    if lists:
+        is_integer = isinstance(option.values, Number) and option.values.kind is int
+        given["type"] = Alternatives(of) if option.many else ListOf(of, has_ranges=is_integer)
+    return click.option(*option.flags, field, help=option.text, **given)(command)
 
-    @property
-    def switch(self) -> str:
-        """The name of a switch in `SessionOptions.off`."""
-        return self.field.replace("_", "-")
 
-    def add(self, command: Function, *, lists: bool = False) -> Function:
-        """A decorator; a value that is not given is None and leaves the choice to the options' own default.
+def add_all(options: Iterable[tuple[str, Option]], command: Function, *, lists: bool = False) -> Function:
+    """A decorator that adds all flags, in order."""
+    for field, option in reversed(tuple(options)):
+        command = add(command, field, option, lists=lists)
+    return command
 
-        With `lists` the flag takes several values and may be repeated: the same flag, but of a grid.
-        """
-        given: dict[str, Any] = {"type": self.type, "multiple": self.multiple or lists}
-        if isinstance(self.type, Switch):
-            given |= {"cls": Toggle, "off": self.off.split()}
-        if lists:
-            given["type"] = Alternatives(self.type) if self.multiple else ListOf(self.type)
-        return click.option(*self.names.split(), self.field, help=self.help, **given)(command)
 
-    def alternatives(self, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """The single values that lists stand for. Of a flag that may be repeated each occurrence adds to the value."""
-        if not self.multiple:
-            return tuple(dict.fromkeys(itertools.chain.from_iterable(given))) or (None,)
-        return tuple(tuple(text for text in texts if text) for texts in itertools.product(*given))
+def alternatives(option: Option, given: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The single values that lists stand for. Of a flag that may be repeated each occurrence adds to the value."""
+    if not option.many:
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(given))) or (None,)
+    return tuple(tuple(text for text in texts if text) for texts in itertools.product(*given))
+
+
+def later(option: Option, first: Any, second: Any) -> Any:
+    """What counts of a flag that was given, and given once more in further flags behind."""
+    if option.many == "first":
+        return second + first
+    if option.many == "last":
+        return first + second
+    return first if second is None or second == () else second

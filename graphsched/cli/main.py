@@ -11,7 +11,7 @@ import click
 from graphsched import __version__, env
 from graphsched.cli.commands.arguments import no_such
 from graphsched.cli.commands.screen import is_terminal, leave_quietly
-from graphsched.errors import Error
+from graphsched.errors import Error, OptionError
 
 COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
@@ -130,6 +130,10 @@ def _said(sentence: str, code: int) -> int:
 def _sentence(e: Exception) -> str:
     if isinstance(e, MemoryError):
         return f"not enough memory, a smaller context (-c) needs less ({e or 'nothing left'})"
+    if isinstance(e, OptionError) and e.option:
+        from graphsched.cli.flags import flag_of
+
+        return f"{flag_of(e.option)} {e.what}"
     if not isinstance(e, click.ClickException):
         return str(e)
     text: Any = e.message

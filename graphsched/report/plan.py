@@ -10,8 +10,9 @@ from rich.text import Text
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan, bound_by
 from graphsched.schedule.scheduler import Copy, Split
-from graphsched.session.options import SWITCHES, SessionOptions
+from graphsched.session.options import SessionOptions
 from graphsched.session.planner import is_python_step
+from graphsched.session.switches import states
 from graphsched.types.devices import HOST
 
 
@@ -107,8 +108,7 @@ def _headline(plan: Plan) -> str:
 
 def _settings(options: SessionOptions) -> dict[str, Any]:
     """What changes the graph: the switches, and how latents and windows are cached."""
-    switches = {name.replace("-", "_"): name not in options.off for name in SWITCHES}
-    return {**switches, "mla": options.mla, "swa_full": options.swa_full}
+    return {**states(options.off), "mla": options.mla, "swa_full": options.swa_full}
 
 
 def _memory_table(plan: Plan) -> Table:

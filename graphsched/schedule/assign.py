@@ -12,7 +12,7 @@ from graphsched.graph.tensor import Extent, Tensor
 from graphsched.types.devices import HOST
 
 if TYPE_CHECKING:
-    from graphsched.schedule.policy import OffloadPolicy
+    from graphsched.schedule.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Target:
     devices: tuple[str, ...]
     home: Callable[[Tensor], str]
     supports: Callable[[str, Tensor], bool]
-    policy: "OffloadPolicy"
+    policy: "Policy"
     lengths: Mapping[str, int]
     shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
     improve: frozenset[str] = frozenset({"traffic", "hoist"})

@@ -2,41 +2,63 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from graphsched.errors import OptionError
+from graphsched.option import texts
 from graphsched.types.devices import HOST
 
 
 class Override(NamedTuple):
-    """A pattern, the device it sends tensors to, and the text as typed."""
+    """A pattern, the device it sends tensors to, as typed, and the whole text as typed."""
 
     pattern: re.Pattern[str]
     device: str
     text: str
 
 
-def parse_overrides(values: Sequence[str], devices: Sequence[str]) -> tuple[Override, ...]:
-    """The overrides of all -ot arguments in command-line order; `devices` are the buffer types besides the host's."""
+def parse_overrides(given: str | Iterable[str | Override]) -> tuple[Override, ...]:
+    """The overrides of `-ot` texts, in their order; what is one already stays. OptionError for a bad text."""
+    found: list[Override] = []
+    for item in texts(given):
+        if isinstance(item, Override):
+            found.append(item)
+        elif isinstance(item, str):
+            found += [_override(piece.strip()) for piece in _pieces(item)]
+        else:
+            raise OptionError(f"has {item!r}, texts such as exps=CPU are needed")
+    return tuple(found)
+
+
+def typed(overrides: Iterable[Override]) -> str:
+    """The overrides as one `-ot` text."""
+    return ",".join(override.text for override in overrides)
+
+
+def on_devices(overrides: Iterable[Override], devices: Iterable[str]) -> tuple[Override, ...]:
+    """The overrides with the names of this session's devices. OptionError for a buffer type that is none of them."""
     known = {name.lower(): name for name in (HOST, *devices)}
-    return tuple(_override(piece.strip(), known) for value in values for piece in _pieces(value))
+    found = []
+    for override in overrides:
+        if (device := override.device.lower()) not in known:
+            what = f"no buffer type {override.device or 'is named'}; there are {', '.join(known.values())}"
+            raise OptionError(f"{override.text}: {what}", "overrides")
+        found.append(override._replace(device=known[device]))
+    return tuple(found)
 
 
-def _override(text: str, known: dict[str, str]) -> Override:
+def _override(text: str) -> Override:
     pattern, equals, device = text.rpartition("=")
     if not equals:
-        raise OptionError(f"-ot {text or 'with nothing'} needs a pattern and a buffer type, as in exps=CPU")
+        raise OptionError(f"{text or 'with nothing'} needs a pattern and a buffer type, as in exps=CPU")
     if not pattern:
-        raise OptionError(f"-ot {text} has no pattern in front of the =")
-    if device.strip().lower() not in known:
-        listed = ", ".join(known.values())
-        raise OptionError(f"-ot {text}: no buffer type {device.strip() or 'is named'}; there are {listed}")
-    return Override(compiled(pattern, f"-ot {text}"), known[device.strip().lower()], text)
+        raise OptionError(f"{text} has no pattern in front of the =")
+    return Override(compiled(pattern, text), device.strip(), text)
 
 
 def compiled(pattern: str, where: str) -> re.Pattern[str]:
-    """The regular expression; `where` is the flag with its value, for the error."""
+    """The regular expression; `where` begins the sentence of the error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sets that a later Python may read otherwise

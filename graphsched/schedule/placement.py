@@ -4,59 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import TensorType, layer_of
-from graphsched.schedule.overrides import parse_overrides
+from graphsched.schedule.options import PlacementOptions, listed
+from graphsched.schedule.overrides import on_devices
 from graphsched.types.devices import HOST
 
-__all__ = ["HOST", "Home", "Placement", "PlacementOptions", "parse_overrides", "parse_split", "place"]
+__all__ = ["HOST", "Home", "Placement", "PlacementOptions", "place"]
 
-_ALL: Final = 999
-_LARGEST_SHARE: Final = 1e6  # shares are summed in float32
 _EXPERTS: Final = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.(weight|scale)")
 _OUTPUT: Final = re.compile(r"output(_norm\w*)?\.")
 _LONGEST_NAME: Final = 256  # names come from a file; a pattern with nested repeats takes long on a long one
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlacementOptions:
-    """Where a model should live. OptionError outside the valid ranges.
-
-    n_gpu_layers: the last so many layers go to devices, the output above the layer count; -1 for all. overrides: each
-    an -ot argument. n_cpu_moe: the last so many layers keep their experts in host memory. tensor_split: a
-    share for each device.
-    """
-
-    n_gpu_layers: int = -1
-    overrides: tuple[str, ...] = ()
-    n_cpu_moe: int = 0
-    kv_offload: bool = True
-    main_gpu: int = 0
-    split_mode: Literal["layer", "none"] = "layer"
-    tensor_split: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, low in (("n_gpu_layers", -1), ("n_cpu_moe", 0), ("main_gpu", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise OptionError(f"{name} is {value}, an integer from {low} up is needed")
-        if self.split_mode not in ("layer", "none"):
-            raise OptionError(f"split_mode is {self.split_mode}, layer or none is needed")
-        if any(not 0 <= share <= _LARGEST_SHARE for share in self.tensor_split):
-            raise OptionError(
-                f"tensor_split is {_listed(self.tensor_split)}, numbers from 0 to 1e+06 are needed"
-            )
-        if self.tensor_split and max(self.tensor_split) < 1 / _LARGEST_SHARE:
-            raise OptionError(f"tensor_split is {_listed(self.tensor_split)}, one share above 0 is needed")
-
-    @property
-    def layers_flag(self) -> str:
-        """The flag that put a layer where it is, as a cause."""
-        return f"-ngl {'all' if self.n_gpu_layers < 0 else self.n_gpu_layers}"
 
 
 @dataclass(frozen=True)
@@ -77,24 +39,16 @@ class Placement:
     output: str
 
 
-def parse_split(text: str) -> tuple[float, ...]:
-    """The shares of -ts, as in 3,1 or 3/1."""
-    try:
-        return tuple(float(share) for share in re.split("[,/]", text))
-    except ValueError:
-        raise OptionError(f"tensor_split is {text or 'empty'}, numbers such as 3,1 are needed") from None
-
-
 def place(
     tensors: Mapping[str, TensorType], n_layer: int, devices: Sequence[str], options: PlacementOptions
 ) -> Placement:
     """Homes for a model's tensors, by what was asked for; `devices` in order of priority, without the host."""
-    overrides = parse_overrides(options.overrides, devices)
+    overrides = on_devices(options.overrides, devices)
     if not devices:
         host = Home(HOST, "no device")
         return Placement(dict.fromkeys(tensors, host), (HOST,) * n_layer, (host,) * n_layer, HOST)
     *layers, output = _layer_devices(n_layer, devices, options)
-    experts = _host_experts(tensors, layers, options.n_cpu_moe)
+    experts = _host_experts(tensors, layers, len(layers) if options.cpu_moe else options.n_cpu_moe)
 
     def home(name: str) -> Home:
         name = name[:_LONGEST_NAME]
@@ -102,7 +56,7 @@ def place(
             if pattern.search(name):
                 return Home(device, f"-ot {text}")
         if layer_of(name) in experts and _EXPERTS.fullmatch(name):
-            return Home(HOST, f"-ncmoe {options.n_cpu_moe}" if options.n_cpu_moe < _ALL else "-cmoe")
+            return Home(HOST, "-cmoe" if options.cpu_moe else f"-ncmoe {options.n_cpu_moe}")
         return _by_layer(name, layers, output, options)
 
     kv = tuple(_kv_home(device, options) for device in layers)
@@ -135,15 +89,14 @@ def _layer_devices(n_layer: int, devices: Sequence[str], options: PlacementOptio
 def _device_numbers(n: int, devices: Sequence[str], options: PlacementOptions) -> Sequence[int]:
     """For each of n layers the number of its device: the first whose cumulated share exceeds i / n."""
     if options.main_gpu >= len(devices):
-        raise OptionError(
-            f"main_gpu is {options.main_gpu}, an integer from 0 to {len(devices) - 1} is needed"
-        )
+        needed = f"an integer from 0 to {len(devices) - 1} is needed"
+        raise OptionError(f"is {options.main_gpu}, {needed}", "main_gpu")
     shares = options.tensor_split or (1.0,) * len(devices)
     if len(shares) != len(devices):
         need = (
             f"{len(devices)} number{'s are' if len(devices) > 1 else ' is'} needed for {', '.join(devices)}"
         )
-        raise OptionError(f"tensor_split is {_listed(shares)}, {need}")
+        raise OptionError(f"is {listed(shares)}, {need}", "tensor_split")
     if options.split_mode == "none":
         return [options.main_gpu] * n
     # In float32 as llama.cpp does it, so that a layer at the border goes the same way.
@@ -166,7 +119,3 @@ def _host_experts(tensors: Mapping[str, TensorType], layers: Sequence[str], n: i
     return frozenset(
         i for r, (a, b) in zip(ranges, pairwise(quota), strict=True) for i in r[len(r) - (b - a) :]
     )
-
-
-def _listed(shares: Sequence[float]) -> str:
-    return ",".join(f"{share:g}" for share in shares)

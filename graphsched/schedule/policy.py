@@ -1,69 +1,172 @@
-"""The offload policy, -op: which ops may run on a device although their weight is in host memory."""
+"""The offload policy: which nodes may run on a device although their weight is in host memory.
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+A policy is any object with `wants`. The default is a rule by rows; `-op` switches it off by op, `-op-rule` takes a rule
+of another package (entry point group `graphsched.policies`), `load(offload_policy=...)` takes an object.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Final
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
 
 from graphsched.errors import OptionError
-from graphsched.graph.opdef import FIRST_USER_OP, AnyOp, Op, every_op
+from graphsched.graph.opdef import FIRST_USER_OP, Op, every_op
 from graphsched.graph.tensor import Tensor
+from graphsched.option import texts
 
+GROUP: Final = "graphsched.policies"  # of entry points
 _EVERY: Final = "-1"
 _NUMBERED: Final = 81  # the ops of ik_llama.cpp's list; ours follow with a gap
-_LARGEST_BATCH: Final = 1 << 30
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides on uploads. Its answer must follow from its arguments: plans are kept by the answers."""
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        """Whether a node should run on a device, its weight being in host memory and uploaded for it.
+
+        rows: the node's actual rows in this run: its tokens, behind the selection of output rows its outputs.
+        """
+
+
+@dataclass(frozen=True)
+class MinBatch:
+    """The default rule: the upload of a weight pays if enough rows use it.
+
+    Of a dense weight min_batch rows, of experts min_batch per expert, so that rows · n_used >= min_batch · n_expert. As
+    n_used <= n_expert, these are never fewer than min_batch rows, which ik_llama.cpp asks for as well. Of an embedding
+    a few rows are read, which never pays.
+    """
+
+    min_batch: int = 32
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        traits = node.traits
+        if traits.chosen_by:
+            n_used = int(node.operand(traits.chosen_by).shape[1])
+            n_expert = int(node.operand(traits.product[0]).shape[0])
+            return rows * n_used >= self.min_batch * n_expert
+        return not traits.gathers and rows >= self.min_batch
 
 
 @dataclass(frozen=True)
 class OffloadPolicy:
-    """Permits and never forces; `off` are op numbers. OptionError outside the valid range.
-
-    The upload of a weight pays if enough rows use it: of a dense weight min_batch rows, of experts
-    min_batch per expert, so that n_tokens · n_used >= min_batch · n_expert. As n_used <= n_expert, these are never
-    fewer than min_batch tokens, which ik_llama.cpp asks for as well.
-    """
+    """A rule, and the ops (by number) that are held back whatever it wants. Permits and never forces."""
 
     off: frozenset[int] = frozenset()
-    min_batch: int = 32
+    rule: Policy = field(default=MinBatch())
 
-    def __post_init__(self) -> None:
-        value = self.min_batch
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_BATCH:
-            raise OptionError(f"min_batch is {value}, an integer from 0 to {_LARGEST_BATCH} is needed")
-
-    def permits(self, op: AnyOp) -> bool:
-        return int(op) not in self.off
-
-    def wants(self, node: Tensor, n_tokens: int) -> bool:
-        """Whether a node with this many rows should run where a device is, its weight being in host memory.
-
-        A node behind the selection of output rows has as many rows as outputs.
-        """
-        traits = node.traits
-        if not self.permits(node.op) or traits.gathers:
-            return False
-        if traits.chosen_by:
-            n_used = int(node.operand(traits.chosen_by).shape[1])
-            n_expert = int(node.operand(traits.product[0]).shape[0])
-            return n_tokens * n_used >= self.min_batch * n_expert
-        return n_tokens >= self.min_batch
+    def wants(self, node: Tensor, rows: int) -> bool:
+        return int(node.op) not in self.off and self.rule.wants(node, rows)
 
     def __str__(self) -> str:
-        """The policy as -op takes it, empty if nothing is off."""
-        names = {int(op): op.name for op in every_op()}
-        if self.off == frozenset(names):
-            return f"{_EVERY},0"
-        return ",".join(f"{names[n]}=0" for n in sorted(self.off))
+        """What is off, as -op takes it; empty if nothing is."""
+        return shown(self.off)
 
 
-def parse_policy(values: Sequence[str], min_batch: int = 32) -> OffloadPolicy:
-    """The policy of all -op arguments: OP,0|1 or OP=0|1, op by number or name, -1 for all; later pairs win."""
+@dataclass(frozen=True)
+class Checked:
+    """A policy of somebody else: what it raises, or returns beside a boolean, becomes a sentence."""
+
+    policy: Policy
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        try:
+            found = self.policy.wants(node, rows)
+        except Exception as error:  # another's code can raise anything
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise OptionError(f"the offload policy {name_of(self.policy)} fails on {node}: {what}") from error
+        if not isinstance(found, bool | np.bool_):
+            said = f"says {found!r} about {node}, True or False is needed"
+            raise OptionError(f"the offload policy {name_of(self.policy)} {said}")
+        return bool(found)
+
+    def __str__(self) -> str:
+        return name_of(self.policy)
+
+
+def name_of(policy: Policy) -> str:
+    """What reports call a policy: its class."""
+    return type(policy).__name__
+
+
+def read_policy(given: Any) -> frozenset[int] | Policy:
+    """A policy, or the ops that -op texts (or numbers) switch off. OptionError for what is neither."""
+    if isinstance(given, Policy) or inspect.isclass(given):
+        return _usable(given)
+    items = texts(given)
+    if all(isinstance(item, str) for item in items):
+        return parse_off(items)
+    if all(isinstance(item, int) and item in set(map(int, every_op())) for item in items):
+        return frozenset(map(int, items))
+    raise OptionError(f"is {given!r}, a text such as 26,0 or an object with wants(node, rows) is needed")
+
+
+def _usable(given: Any) -> Policy:
+    """A policy that can be asked."""
+    try:
+        inspect.signature(given.wants).bind(None, 0)
+    except (TypeError, AttributeError):
+        what = given.__name__ if inspect.isclass(given) else type(given).__name__
+        needed = "an object with wants(node, rows) is needed"
+        raise OptionError(f"is {'the class' if inspect.isclass(given) else 'a'} {what}, {needed}") from None
+    return given
+
+
+def shown(given: frozenset[int] | Policy) -> str:
+    """A policy's name, or ops that are off as -op takes them; empty if nothing is off."""
+    if isinstance(given, Policy):
+        return name_of(given)
+    names = {int(op): op.name for op in every_op()}
+    if given == frozenset(names):
+        return f"{_EVERY},0"
+    return ",".join(f"{names[n]}=0" for n in sorted(given))
+
+
+def read_rule(given: Any) -> Policy | None:
+    """A rule by the name under which another package installs it; None for our own. OptionError if there is none."""
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str):
+        return _usable(given)
+    points = _installed()
+    if given not in points:
+        there = f"; there are {', '.join(sorted(points))}" if points else ""
+        raise OptionError(f"is {given}, no package installs a rule of that name{there}")
+    where = f"{given} (entry point {points[given].value})"
+    try:
+        found = points[given].load()
+        rule = found() if inspect.isclass(found) else found
+    except Exception as error:  # another package's code can raise anything
+        raise OptionError(f"is {where}, which cannot be imported: {error or type(error).__name__}") from error
+    if not isinstance(rule, Policy):
+        raise OptionError(f"is {where}, which has no wants(node, rows)")
+    return _usable(rule)
+
+
+def shown_rule(rule: Policy | None) -> str:
+    """The name of a rule, empty for our own."""
+    return "" if rule is None else name_of(rule)
+
+
+def _installed() -> Mapping[str, EntryPoint]:
+    """Entry points of other packages: `name = module:object`."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def parse_off(values: Iterable[str]) -> frozenset[int]:
+    """The ops that -op texts switch off: OP,0|1 or OP=0|1, op by number or name, -1 for all; later pairs win."""
     off: set[int] = set()
     for value in values:
         for op, switch in _pairs(value.strip()):
             ops, is_on = set(_ops(op, value)), _switch(op, switch, value)
             off = off - ops if is_on else off | ops
-    return OffloadPolicy(frozenset(off), min_batch)
+    return frozenset(off)
 
 
 def _pairs(value: str) -> Iterator[tuple[str, str]]:
@@ -72,16 +175,16 @@ def _pairs(value: str) -> Iterator[tuple[str, str]]:
     for word in words:
         op, equals, switch = (part.strip() for part in word.partition("="))
         if not op:
-            raise OptionError(f"-op {value or 'with nothing'} needs pairs of an op and 0 or 1, as in 26,0")
+            raise OptionError(f"{value or 'with nothing'} needs pairs of an op and 0 or 1, as in 26,0")
         following = switch if equals else next(words, None)
         if following is None:
-            raise OptionError(f"-op {value}: no 0 or 1 follows {op}")
+            raise OptionError(f"{value}: no 0 or 1 follows {op}")
         yield op, following
 
 
 def _switch(op: str, switch: str, value: str) -> bool:
     if switch not in ("0", "1"):
-        raise OptionError(f"-op {value}: {op} is {switch or 'empty'}, 0 (off) or 1 (on) is needed")
+        raise OptionError(f"{value}: {op} is {switch or 'empty'}, 0 (off) or 1 (on) is needed")
     return switch == "1"
 
 
@@ -95,7 +198,7 @@ def _ops(word: str, value: str) -> Iterable[int]:
     if name not in known:
         close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else "graphsched ops lists them"
-        raise OptionError(f"-op {value}: no op {word}; {hint}")
+        raise OptionError(f"{value}: no op {word}; {hint}")
     return [known[name]]
 
 
@@ -105,5 +208,5 @@ def _number(word: str, value: str) -> int:
         own = [int(op) for op in Op if op >= _NUMBERED]
         users = "".join(f"{int(op)}, " for op in every_op() if op >= FIRST_USER_OP)
         ranges = f"0 to {_NUMBERED - 1}, {own[0]} to {own[-1]}, {users}or -1 for all"
-        raise OptionError(f"-op {value}: no op {word}; ops are {ranges}")
+        raise OptionError(f"{value}: no op {word}; ops are {ranges}")
     return int(known[word])

@@ -1,124 +1,214 @@
-"""Options of a session: one set, whatever command or call they come from."""
+"""Options of a session: one set, whatever command or call they come from. Imports nothing slow, `--help` reads them."""
 
 import os
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from graphsched.errors import Error, OptionError
-from graphsched.run.affinity import Pins, chosen_cpus, pins, usable_cpus
-from graphsched.schedule.placement import PlacementOptions
-from graphsched.types import dtypes
-from graphsched.types.dtypes import DType
+from graphsched.errors import LoadError, OptionError
+from graphsched.option import Options, Parsed, declarations, one_of, option, switch, texts
+from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
+from graphsched.schedule.options import PlacementOptions
+from graphsched.session.switches import SWITCHES, field, read_off, turned
 
-KV_TYPES = ("f32", "f16", "q8_0", "q4_0")
-# What can be switched off: flash attention, fusions of the graph, and the scheduler's improvements on the baseline.
-SWITCHES = (
-    "fa",
-    "fmoe",
-    "fused-add-rms-norm",
-    "fused-mul-unary",
-    "fused-rms-norm",
-    "fused-rope",
-    "fused-topk-moe",
-    "hoist",
-    "merge-qkv",
-    "traffic",
-)
-RTR = ("off", "on", "auto")
-MAX_THREADS = 1024
+if TYPE_CHECKING:
+    from graphsched.schedule.policy import Policy
+    from graphsched.types.dtypes import DType
+
+MAX_THREADS: Final = 1024
+KV_TYPES: Final = one_of("TYPE", "f32", "f16", "q8_0", "q4_0")
+
+
+def _policy(given: Any) -> "frozenset[int] | Policy":
+    """What -op means, once the ops of other packages are declared; or a policy."""
+    from graphsched.arch import registry
+    from graphsched.schedule.policy import read_policy
+
+    if texts(given):
+        with suppress(LoadError):  # an op that is then unknown is named in the error
+            registry.import_installed()
+    return read_policy(given)
+
+
+def _shown_policy(given: "frozenset[int] | Policy") -> str:
+    from graphsched.schedule.policy import shown
+
+    return shown(given)
+
+
+def _rule(given: Any) -> "Policy | None":
+    from graphsched.schedule.policy import read_rule
+
+    return read_rule(given)
+
+
+def _shown_rule(rule: "Policy | None") -> str:
+    from graphsched.schedule.policy import shown_rule
+
+    return shown_rule(rule)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionOptions:
-    """How to run a model. OptionError outside the valid ranges.
+class SessionOptions(Options):
+    """How to run a model. Takes texts as a command line has them, or values; holds values.
 
-    n_ctx: cells of the KV cache; 0 takes the model's training context, at most 4096. n_batch: tokens of a prompt handed
-    over at once; n_ubatch: tokens computed at once. n_threads: 0 takes the cores that affinity and cgroup allow.
-    cpu_mask, cpu_range: the CPUs that threads run on, as a hexadecimal mask or lo-hi; cpu_strict: one for each thread.
-    type_k, type_v: types of the KV cache. off: switches turned off. devices: as `sim:NAME` or `sim:FILE`, in order of
-    priority. offload_policy: each an -op argument; offload_min_batch: tokens from which host weights may be uploaded.
-    mmap: weights stay in the mapped file instead of memory of their own.
-    rtr: interleave rows of host weights at load, for faster single tokens: off, on, or auto for those that are never
-    offloaded, if the copy fits into half the memory.
-    poison: fill memory with NaN before each run, so that a missing copy shows. streams: simulated devices run
-    streams of their own, each in a thread, as real ones do; slower, for checks. mla: how latent
-    attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys and once more as
-    values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them for single tokens.
-    trace: keep the times of the last runs in a ring.
-    amb: MiB that such expanded keys and values may take at once (of one head at least).
-    swa_full: layers that see only a window of the sequence keep as many cells as the others.
+    off: switches turned off. devices: names or descriptions, in order of priority. offload_policy: ops by number that
+    may not upload, or a policy. poison: fill memory with NaN before each run, so that a missing copy shows. streams:
+    simulated devices run streams of their own, each in a thread, as real ones do; slower, for checks.
+    mla: how latent attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys
+    and once more as values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them
+    for single tokens. amb: MiB that such expanded keys and values may take at once (of one head at least).
+    rtr: off, on, or auto for weights that are never offloaded, if the copy fits into half the memory.
+    OptionError outside the valid ranges.
     """
 
-    backend: str = "cpu"
-    n_ctx: int = 0
-    n_batch: int = 2048
-    n_ubatch: int = 512
-    n_threads: int = 0
-    cpu_mask: str = ""
-    cpu_range: str = ""
-    cpu_strict: bool = False
-    type_k: str = "f16"
-    type_v: str = "f16"
-    off: frozenset[str] = frozenset()
-    mla: int = 3
-    amb: int = 256
-    devices: tuple[str, ...] = ()
+    n_ctx: int = option(
+        "-c --ctx-size", 0, low=0, high=1 << 24, help="tokens of context", shown="the model's, at most 4096"
+    )
+    n_batch: int = option(
+        "-b --batch-size", 2048, low=1, high=1 << 20, help="tokens of a prompt handed over at once"
+    )
+    n_ubatch: int = option("-ub --ubatch-size", 512, low=1, high=1 << 20, help="tokens computed at once")
+    n_threads: int = option(
+        "-t --threads",
+        0,
+        low=0,
+        high=MAX_THREADS,
+        also={-1: 0},
+        help="threads",
+        shown="the cores that we may use",
+    )
+    cpu_mask: Annotated[Any, frozenset[int]] = option(
+        "-C --cpu-mask",
+        "",
+        values=Parsed("MASK", parse_mask, mask),
+        help="CPUs of the threads, hexadecimal",
+        shown="any",
+    )
+    cpu_range: Annotated[Any, frozenset[int]] = option(
+        "-Cr --cpu-range",
+        "",
+        values=Parsed("LO-HI", parse_range, listed),
+        help="CPUs of the threads",
+        shown="any",
+    )
+    cpu_strict: bool = option("--cpu-strict", False, help="a CPU for each thread")
+    type_k: str = option(
+        "-ctk --cache-type-k", "f16", values=KV_TYPES, help="cached keys: f32, f16, q8_0 or q4_0"
+    )
+    type_v: str = option(
+        "-ctv --cache-type-v", "f16", values=KV_TYPES, help="cached values: f32, f16, q8_0 or q4_0"
+    )
+    backend: str = option(
+        "--backend",
+        "cpu",
+        values=one_of("NAME", "cpu", "reference"),
+        help="cpu, or reference, which is slow numpy",
+    )
+    devices: Annotated[Any, tuple[str, ...]] = option(
+        "--device",
+        (),
+        values=Parsed("DEVICE", texts, ",".join),
+        help="CUDA0, ..., none, or a simulated sim:NAME or .toml file; repeatable",
+        shown="all GPUs",
+        many="all",
+    )
+    offload_policy: Annotated[Any, "frozenset[int] | Policy"] = option(
+        "-op --offload-policy",
+        (),
+        values=Parsed("OP,0|1", _policy, _shown_policy),
+        help="ops that may (1) or may not (0) upload weights",
+        shown="",
+        many="last",
+    )
+    offload_min_batch: int = option(
+        "--offload-min-batch", 32, low=1, high=1 << 30, help="rows from which they do"
+    )
+    offload_rule: Annotated[Any, "Policy | None"] = option(
+        "-op-rule --offload-rule",
+        None,
+        values=Parsed("NAME", _rule, _shown_rule),
+        help="another package's rule instead of that",
+        shown="",
+    )
+    mla: int = option("-mla --mla-use", 3, low=0, high=3, help="latent attention, 0 to 3")
+    amb: int = option("-amb --attention-max-batch", 256, low=1, high=1 << 20, help="MiB for its temporaries")
+    swa_full: bool = option("--swa-full", False, help="layers that see a window keep the whole context, too")
+    mmap: bool = option(
+        "-mmp --mmap", True, off="--no-mmap", help="map the file; 0 reads weights into memory"
+    )
+    trace: bool = option("--tracing", True, off="--no-trace", help="keep the times of the last runs")
+    rtr: str = option(
+        "-rtr --run-time-repack",
+        "off",
+        values=switch("auto", no="off", yes="on"),
+        help="interleave rows of host weights at load; auto: of those never offloaded",
+        shown="0",
+    )
+    off: Annotated[Any, frozenset[str]] = frozenset()
     placement: PlacementOptions = PlacementOptions()
-    offload_policy: tuple[str, ...] = ()
-    offload_min_batch: int = 32
-    swa_full: bool = False
     poison: bool = False
     streams: bool = False
-    mmap: bool = True
-    trace: bool = True
-    rtr: str = "off"
 
     def __post_init__(self) -> None:
-        _in_range("n_ctx", self.n_ctx, 0, 1 << 24)
-        _in_range("n_batch", self.n_batch, 1, 1 << 20)
-        _in_range("n_ubatch", self.n_ubatch, 1, 1 << 20)
-        _in_range("mla", self.mla, 0, 3)
-        if self.rtr not in RTR:
-            raise OptionError(f"rtr is {self.rtr}, one of {', '.join(RTR)} is needed")
-        _in_range("amb", self.amb, 1, 1 << 20)
-        _in_range("n_threads", self.n_threads, 0, MAX_THREADS)
-        _in_range("offload_min_batch", self.offload_min_batch, 1, 1 << 30)
-        for name in sorted(self.off):
-            if name not in SWITCHES:
-                raise OptionError(f"no switch {name!r}; there are {', '.join(SWITCHES)}")
-        _ = self.kv_types, chosen_cpus(self.cpu_mask, self.cpu_range)
+        super().__post_init__()
+        object.__setattr__(self, "off", read_off(self.off))
 
     @property
-    def kv_types(self) -> tuple[DType, DType]:
+    def kv_types(self) -> "tuple[DType, DType]":
         """Types of cached keys and values; the reference backend keeps float32 whatever is asked for."""
-        chosen = _kv_type(self.type_k), _kv_type(self.type_v)
+        from graphsched.types import dtypes
+
+        chosen = dtypes.by_name(self.type_k), dtypes.by_name(self.type_v)
         return (dtypes.F32, dtypes.F32) if self.backend == "reference" else chosen
 
     @property
+    def policy(self) -> "Policy":
+        """What decides on uploads: the policy that was given, or the rule, held back by -op."""
+        from graphsched.schedule.policy import Checked, MinBatch, OffloadPolicy
+
+        if not isinstance(self.offload_policy, frozenset):
+            return Checked(self.offload_policy)
+        rule = Checked(self.offload_rule) if self.offload_rule else MinBatch(self.offload_min_batch)
+        return OffloadPolicy(self.offload_policy, rule)
+
+    @property
     def threads(self) -> int:
-        return self.n_threads or min(
-            usable_cores(), len(chosen_cpus(self.cpu_mask, self.cpu_range)) or MAX_THREADS
-        )
+        """Threads that compute."""
+        return self.n_threads or min(usable_cores(), len(self._cpus) or MAX_THREADS)
 
     @property
     def pins(self) -> Pins:
         """The CPUs of each thread; () where the system chooses."""
-        return pins(self.cpu_mask, self.cpu_range, self.cpu_strict, self.threads)
+        return pins(self._cpus, self.cpu_strict, self.threads)
+
+    @property
+    def _cpus(self) -> frozenset[int]:
+        return self.cpu_mask | self.cpu_range
 
 
-def _in_range(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise OptionError(f"{name} is {value}, an integer from {low} to {high} is needed")
+KEYWORDS: Final = frozenset(
+    (*(f.name for f in fields(SessionOptions)), *declarations(PlacementOptions), *map(field, SWITCHES))
+)
 
 
-def _kv_type(name: str) -> DType:
-    try:
-        found = dtypes.by_name(name)
-    except Error:
-        found = None
-    if found is None or found.name.lower() not in KV_TYPES:
-        raise OptionError(f"no KV cache type {name!r}; there are {', '.join(KV_TYPES)}")
-    return found
+def session_options(**given: Any) -> SessionOptions:
+    """Options from one flat set of keywords: those of a session, of placement (n_gpu_layers=8), switches (fmoe=False).
+
+    OptionError for a value outside its range, and for a keyword that is none of them.
+    """
+    if unknown := next((name for name in given if name not in KEYWORDS), None):
+        close = get_close_matches(unknown, KEYWORDS, 1)
+        raise OptionError(
+            f"there is no option {unknown!r}" + (f"; did you mean {close[0]}?" if close else "")
+        )
+    switches = {name: given.pop(name) for name in map(field, SWITCHES) if name in given}
+    placed = {name: given.pop(name) for name in declarations(PlacementOptions) if name in given}
+    placement = replace(given.pop("placement", PlacementOptions()), **placed)
+    off = turned(read_off(given.pop("off", ())), switches)
+    return SessionOptions(**given, placement=placement, off=off)
 
 
 def usable_cores() -> int:

@@ -15,7 +15,7 @@ from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
 from graphsched.schedule.fuse import fuse
 from graphsched.schedule.placement import Home, Placement, place
-from graphsched.schedule.policy import OffloadPolicy, parse_policy
+from graphsched.schedule.policy import Policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
@@ -40,8 +40,9 @@ class Targets:
         return place(types, self.model.config.n_layer, self.devices, self.options.placement)
 
     @cached_property
-    def policy(self) -> OffloadPolicy:
-        return parse_policy(self.options.offload_policy, self.options.offload_min_batch)
+    def policy(self) -> Policy:
+        """What decides on uploads."""
+        return self.options.policy
 
     def home(self, leaf: Tensor) -> str:
         """The device that holds a weight or cache."""

@@ -21,7 +21,7 @@ from graphsched.run.trace import EVAL, OFF, ON, Trace
 from graphsched.run.trace_read import read
 from graphsched.session.cells import CellTable
 from graphsched.session.model import Model, open_default_or
-from graphsched.session.options import SessionOptions, physical_memory
+from graphsched.session.options import SessionOptions, physical_memory, session_options
 from graphsched.session.planner import Targets, device_names
 from graphsched.session.summary import kv_bytes
 from graphsched.text.sampling import Sampler, SamplingOptions
@@ -335,10 +335,7 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     Raises graphsched.Error (LoadError, OptionError) with one sentence that names the file, tensor, key or option.
     """
     started = time.perf_counter()
-    try:
-        chosen = SessionOptions(**options)
-    except TypeError as error:
-        raise OptionError(str(error).replace("SessionOptions.__init__()", "load()")) from None
+    chosen = session_options(**options)
     session = Session(open_default_or(path), chosen, progress)
     session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3

@@ -3,48 +3,17 @@
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.errors import Error, OptionError
+from graphsched.errors import Error
+from graphsched.text.options import SamplingOptions
 
-_RANGES: Final[dict[str, tuple[float, float, str]]] = {
-    "temperature": (-math.inf, math.inf, "a finite number, 0 and below being greedy"),
-    "top_k": (0, math.inf, "an integer from 0 (off) up"),
-    "top_p": (0, 1, "a number from 0 to 1 (off)"),
-    "min_p": (0, 1, "a number from 0 (off) to 1"),
-    "repeat_penalty": (0.01, 100, "a number from 0.01 to 100, 1 being off"),
-    "repeat_last_n": (-1, math.inf, "an integer from 0 (off) up, or -1 for all tokens"),
-    "seed": (0, math.inf, "an integer from 0 up"),
-}
-_INTEGERS: Final = ("top_k", "repeat_last_n", "seed")
+__all__ = ["Sampler", "SamplingOptions"]
+
 _FEW: Final = 1024  # tokens that nearly always hold the whole nucleus
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How to choose a token, temperature <= 0 taking the likeliest; OptionError outside the valid ranges."""
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, (low, high, valid) in _RANGES.items():
-            value: Any = getattr(self, name)
-            if name == "seed" and value is None:
-                continue
-            kinds = int | np.integer if name in _INTEGERS else int | float | np.number
-            is_number = isinstance(value, kinds) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or not low <= value <= high:
-                raise OptionError(f"{name} is {value}, {valid} is needed")
 
 
 class Sampler:

@@ -7,20 +7,44 @@ from typing import Any, Final
 
 import click
 
+from graphsched.errors import OptionError
+from graphsched.option import Words, switch
+
 _CLOSE: Final = 0.6
 _OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
 
 
 class Toggle(click.Option):
-    """A switch: its name turns it on, a name in `off` turns it off, 0 or 1 behind either says which."""
+    """A switch: its name turns it on, a name in `off` turns it off, 0 or 1 behind either says which.
 
-    def __init__(self, names: Sequence[str], *, off: Sequence[str] = (), **attrs: Any) -> None:
+    `words` are what may stand behind it, with `lists` several of them.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        off: Sequence[str] = (),
+        words: Words | None = None,
+        lists: bool = False,
+        **attrs: Any,
+    ) -> None:
         super().__init__([*names, *off], **attrs)
-        self.off = off
+        self.off, self.words, self.lists = off, words or switch(), lists
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
         on = [name for name in self.opts if name not in self.off]
         return ", ".join([*on, *self.off]) + f" [{self.type.name}]", self.help or ""
+
+    def given(self, name: str, value: str) -> str:
+        """The value as the switch itself has it, of one that stands behind this name. OptionError if it cannot be."""
+        words = value.split(",") if self.lists else [value]
+        for word in words:
+            try:
+                self.words.read(word)
+            except OptionError as e:
+                raise OptionError(e.what, name) from None
+        return ",".join(_OPPOSITE.get(word, word) for word in words) if name in self.off else value
 
 
 class Command(click.Command):
@@ -55,7 +79,7 @@ def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iter
         name = name.replace("_", "-")
     option = known.get(name)
     if isinstance(option, Toggle):
-        yield from _toggle(option, name, value if has_value else _switched(rest))
+        yield from (option.opts[0], option.given(name, value if has_value else _switched(rest)))
     elif option is None:
         raise click.UsageError(no_such("option", name, _own(name, known)))
     elif option.is_flag or option.count:
@@ -71,12 +95,6 @@ def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iter
 def _switched(rest: deque[str]) -> str:
     """The value of a switch if one follows, else what its name alone means. No command with switches has arguments."""
     return rest.popleft() if rest and not rest[0].startswith("-") else "1"
-
-
-def _toggle(option: Toggle, name: str, value: str) -> Iterator[str]:
-    if name in option.off:
-        value = ",".join(_OPPOSITE.get(word, word) for word in value.split(","))
-    yield from (option.opts[0], value)
 
 
 def no_such(what: str, name: str, candidates: Iterable[str]) -> str:

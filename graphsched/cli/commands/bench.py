@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
     wanted = tuple(
         asked(prompts or (512,), generations or (128,), values["both"], values["after"], depths or (0,))
     )
-    grid = tuple((m, flags.changed(o, n_ctx=context(o.n_ctx, wanted))) for m, o in grid)
+    grid = tuple((m, replace(o, n_ctx=context(o.n_ctx, wanted))) for m, o in grid)
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"])
     rows = measured(grid, wanted, screen, values["repetitions"], is_warm=not values["warmup"])
     WRITERS["json" if as_json else output](rows, [settings(options) for _, options in grid])

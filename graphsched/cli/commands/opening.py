@@ -1,5 +1,6 @@
 """A session for a command: hints, progress while it loads, and what -v says about it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,4 +52,4 @@ def with_gpus(options: "SessionOptions") -> tuple["SessionOptions", str | None]:
         return options, None
     if reason := device.gpu_reason():
         return options, reason
-    return flags.changed(options, devices=tuple(g.name for g in device.gpus())), None
+    return replace(options, devices=tuple(g.name for g in device.gpus())), None

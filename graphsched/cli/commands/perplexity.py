@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,9 +107,7 @@ class Request:
             print(text, end="", flush=True)
 
     def session(self, n_ctx: int) -> "Session":
-        return open_session(
-            self.model, flags.changed(self.options, n_ctx=n_ctx), self.screen, self.interrupts
-        )
+        return open_session(self.model, replace(self.options, n_ctx=n_ctx), self.screen, self.interrupts)
 
     def scored(self) -> Report:
         """Perplexity of the text in the file; its log probabilities are written if `base` names a file for them."""

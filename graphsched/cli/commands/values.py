@@ -1,4 +1,4 @@
-"""Types of flag values: numbers, words, switches; and lists and ranges of them as llama-bench takes them."""
+"""Types of the values of flags that are no options; and lists and ranges of values as llama-bench takes them."""
 
 import re
 from pathlib import Path
@@ -63,40 +63,19 @@ class FileName(ParamType):
 
 
 class Word(ParamType):
-    """A text that the options check."""
+    """A text that options read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class Switch(ParamType):
-    """0 or 1, off or on; `auto`: what that word stands for, where it is known."""
+    """0 or 1, off or on."""
 
     name = "0|1"
 
-    def __init__(self, auto: bool | None = None) -> None:
-        self.auto = auto
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        if value == "auto" and self.auto is not None:
-            return self.auto
-        if value not in ("0", "1", "off", "on"):
-            needed = "0 or 1" if self.auto is None else "0, 1 or auto"
-            self.fail(f"is {value or 'empty'}, {needed} is needed", param, ctx)
-        return value in ("1", "on")
-
-
-class SwitchOrAuto(Switch):
-    """The same or auto, as a word."""
-
-    name = "0|1|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == "auto":
-            return value
-        if value not in ("0", "1", "off", "on"):
-            self.fail(f"is {value or 'empty'}, 0, 1 or auto is needed", param, ctx)
-        return "on" if value in ("1", "on") else "off"
+        return value in ("1", "on", True)  # the flag has checked that it is one of them
 
 
 class Pair(ParamType):
@@ -116,8 +95,9 @@ class Pair(ParamType):
 class ListOf(ParamType):
     """Values apart by commas; integers also as the ranges first-last, first-last+step and first-last*factor."""
 
-    def __init__(self, of: ParamType) -> None:
+    def __init__(self, of: ParamType, has_ranges: bool = False) -> None:
         self.of, self.name = of, f"{of.name},..."
+        self.has_ranges = has_ranges or isinstance(of, Number)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -126,7 +106,7 @@ class ListOf(ParamType):
         return tuple(self.of.convert(piece, param, ctx) for piece in pieces)
 
     def _values(self, piece: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        found = _RANGE.fullmatch(piece) if isinstance(self.of, Number) else None
+        found = _RANGE.fullmatch(piece) if self.has_ranges else None
         if found is None:
             return [piece]
         value, last, step = int(found[1]), int(found[2]), int(found[4] or 1)

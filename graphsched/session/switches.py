@@ -1,0 +1,61 @@
+"""What can be switched off, one line each: attention as one op, fusions of the graph, and the scheduler's passes.
+
+A fusion's name here is the name of its rule in the graph (a test compares them); its flags derive from it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from graphsched.errors import OptionError
+from graphsched.option import Option, read, switch, texts
+
+
+def _switch(name: str, help: str, also: str = "", auto: Any = None) -> Option:
+    """The switch `--name`, which may have further names; each with `no-` behind its dashes turns it off."""
+    names = tuple(dict.fromkeys((*also.split(), f"--{name}")))
+    off = tuple(name.replace("-", "-no-", 1) if name[1] != "-" else f"--no-{name[2:]}" for name in names)
+    return Option(names, switch(auto), help, "1", off)
+
+
+FUSIONS: Final[Mapping[str, Option]] = {
+    "fmoe": _switch("fmoe", "compute up and gate of experts in one op", "-fmoe --fmoe --fused-moe"),
+    "fused-mul-unary": _switch("fused-mul-unary", "compute activation and product in one op"),
+    "fused-rms-norm": _switch("fused-rms-norm", "compute normalisation and weight in one op"),
+    "fused-add-rms-norm": _switch("fused-add-rms-norm", "compute a sum and its normalisation in one op"),
+    "fused-rope": _switch("fused-rope", "rotate queries and keys in one op"),
+    "merge-qkv": _switch("merge-qkv", "compute queries, keys and values of a token in one op", "-mqkv"),
+    "fused-topk-moe": _switch("fused-topk-moe", "choose experts in one op"),
+}
+SWITCHES: Final[Mapping[str, Option]] = {
+    "fa": _switch(
+        "fa", "attention as one op, not scores, softmax and sums apart", "-fa --fa --flash-attn", auto=True
+    ),
+    **FUSIONS,
+    "traffic": _switch("traffic", "weightless expert ops run where that saves copies; 0 is the baseline"),
+    "hoist": _switch("hoist", "device work goes before the host's part; 0 is the baseline"),
+}
+
+
+def read_off(given: Iterable[str]) -> frozenset[str]:
+    """The names of switches that are off. OptionError for one that is none."""
+    off = frozenset(texts(given))
+    for name in sorted(off):
+        if name not in SWITCHES:
+            raise OptionError(f"has no switch {name!r}; there are {', '.join(sorted(SWITCHES))}", "off")
+    return off
+
+
+def field(name: str) -> str:
+    """A switch as a keyword: fused_rope."""
+    return name.replace("-", "_")
+
+
+def turned(off: Iterable[str], given: Mapping[str, Any]) -> frozenset[str]:
+    """The switches that are off once some, given by keyword, are turned on or off."""
+    chosen = {n: read(field(n), o, given[field(n)]) for n, o in SWITCHES.items() if field(n) in given}
+    return frozenset(n for n in {*off, *chosen} if not chosen.get(n, False))
+
+
+def states(off: frozenset[str]) -> dict[str, bool]:
+    """Each switch, as a keyword, and whether it is on."""
+    return {field(name): name not in off for name in SWITCHES}
