@@ -66,7 +66,9 @@ RULES = {
     "qwen2moe": Rules(normalised=False),
     "qwen3": Rules(),
     "qwen3moe": Rules(normalised=True),
-    "gemma2": Rules(act=gelu, slides=lambda il: il % 2 == 0, window=4096, scale_embedding=True, caps=(50, 30)),
+    "gemma2": Rules(
+        act=gelu, slides=lambda il: il % 2 == 0, window=4096, scale_embedding=True, caps=(50, 30)
+    ),
     "gemma3": Rules(act=gelu, slides=lambda il: il % 6 < 5, scale_embedding=True, local_base=True),
     "phi3": Rules(),
     "llama4": Rules(rope="norm", router="logits", normalised=False, weigh_input=True),
@@ -208,7 +210,9 @@ class Model:
             q, k, v = np.split(self.linear(f"{blk}.attn_qkv", h), np.cumsum(widths), axis=1)
         else:
             q, k, v = (self.linear(f"{blk}.attn_{what}", h) for what in "qkv")
-        q, k, v = (x.reshape(len(h), n, -1) for x, n in ((q, self.n_head), (k, self.n_head_kv), (v, self.n_head_kv)))
+        q, k, v = (
+            x.reshape(len(h), n, -1) for x, n in ((q, self.n_head), (k, self.n_head_kv), (v, self.n_head_kv))
+        )
         q, k = self.if_there(f"{blk}.attn_q_norm", q), self.if_there(f"{blk}.attn_k_norm", k)
         if self.architecture != "llama4" or (il + 1) % 4:
             n_rot = self.keys.get("rope.dimension_count", self.head_dim)
@@ -262,11 +266,10 @@ class Model:
         chosen, weights = self.routed(il, h)
         y = np.zeros_like(h)
         for t, k in np.ndindex(*chosen.shape):
-            x, weight = h[t], weights[t, k]
-            if self.rules.weigh_input:
-                y[t] += self.expert(il, chosen[t, k], x * weight)
-            else:
-                y[t] += weight * self.expert(il, chosen[t, k], x)
+            x, e, weight = h[t], int(chosen[t, k]), float(weights[t, k])
+            y[t] += (
+                self.expert(il, e, x * weight) if self.rules.weigh_input else weight * self.expert(il, e, x)
+            )
         if f"blk.{il}.ffn_up_shexp.weight" not in self.w:
             return y
         shared = self.dense(il, h, "_shexp")
@@ -289,7 +292,7 @@ class Model:
         """Experts of each token, best first [T, k], and their weights."""
         keys, used = self.keys, self.keys["expert_used_count"]
         logits = self.linear(f"blk.{il}.ffn_gate_inp", h)
-        kind = {1: "softmax", 2: "sigmoid"}.get(keys.get("expert_gating_func"), self.rules.router)
+        kind = {1: "softmax", 2: "sigmoid"}.get(keys.get("expert_gating_func", 0), self.rules.router)
         p = softmax(logits) if kind == "softmax" else sigmoid(logits)
         score = logits if kind in ("logits", "chosen") else p + self.w.get(f"blk.{il}.exp_probs_b.bias", 0.0)
         chosen = best(self.in_groups(score), used)

@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+
 from tiny.table import ROWS, Row, bitnet, llama
 
 Values = NDArray[np.float64]
@@ -60,7 +61,7 @@ def role_of(tensor: str) -> str:
 def type_of(model: str, tensor: str, shape: tuple[int, ...]) -> str:
     """The type in which a model of the table holds a tensor."""
     kept = ("norm.weight", ".bias", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "sinks.weight")
-    if len(shape) == 1 or tensor.endswith(kept):
+    if len(shape) == 1 or tensor.endswith(kept) or model.endswith("F32"):
         return "F32"
     mix = model.rpartition("-")[2]
     if mix.endswith("_bn"):
@@ -84,10 +85,8 @@ def encoded(type: str, values: Values, rng: np.random.Generator) -> tuple[Bytes,
     if type in TERNARY:
         return ternary(type, values)
     kind = gguf.GGMLQuantizationType[type]
-    if type in ENCODED:
-        raw = gguf.quantize(values.astype(np.float32), kind)
-    else:
-        raw = random_blocks(type, values, rng)
+    known = type in ENCODED
+    raw = gguf.quantize(values.astype(np.float32), kind) if known else random_blocks(type, values, rng)
     return raw.reshape(-1), gguf.dequantize(raw, kind).astype(np.float64)
 
 
@@ -114,7 +113,7 @@ def unit(type: str) -> tuple[float, float]:
     def decoded(*factors: float) -> Any:
         for offset, factor in zip(HALVES[type], factors, strict=True):
             if offset is not None:
-                raw[:, offset : offset + 2] = np.float16([factor]).view(np.uint8)
+                raw[:, offset : offset + 2] = np.array([factor], np.float16).view(np.uint8)
         return gguf.dequantize(raw, kind)
 
     mean, subtracted = decoded(1, 0).mean(), decoded(0, 1).mean()

@@ -23,7 +23,6 @@ class Row:
     n_embd: int = D
     head: bool = True
     more: Shapes = field(default_factory=dict)
-    seed: int = 0
 
 
 def attention(heads: int, kv: int, dim: int = 64, n_embd: int = D) -> Shapes:
@@ -92,7 +91,11 @@ def gemma(ffn: int) -> Shapes:
 
 def deepseek2(queries: Shapes, rank: int, latent: Shapes, moe: Shapes) -> Callable[[int], Shapes]:
     """The first layer dense, the others of experts."""
-    row = {"attn_kv_a_mqa.weight": (rank + 32, D), "attn_kv_a_norm.weight": (rank,), "attn_output.weight": (D, 256)}
+    row = {
+        "attn_kv_a_mqa.weight": (rank + 32, D),
+        "attn_kv_a_norm.weight": (rank,),
+        "attn_output.weight": (D, 256),
+    }
     shapes = norms("attn_norm", "ffn_norm") | queries | row | latent
     return lambda il: shapes | (moe if il else gated(256))
 
@@ -129,6 +132,15 @@ MLA_KEYS = {
     "rope__scaling__factor": 40.0,
     "expert_shared_count": 1,
 } | YARN
+
+SMALL = Row(  # odd sizes and five layers, in F32
+    "llama",
+    sizes(8, 4, 172, 1e-5, rope__dimension_count=8),
+    lambda il: attention(8, 4, 8, 64) | norms("ffn_norm", width=64) | gated(172, n_embd=64),
+    layers=5,
+    n_embd=64,
+    head=False,
+)
 
 ROWS = {
     "llama": Row(
@@ -258,4 +270,16 @@ ROWS = {
     "bitnet-25": Row(
         "bitnet-25", sizes(2, 1, 256, 1e-5, rope__dimension_count=64, rope__freq_base=5e5), bitnet(1)
     ),
+}
+
+# Of those that choose experts: with these no token's last chosen and first left out are nearly alike, which rounding
+# would tip.
+SEEDS = {
+    "mixtral": 38,
+    "qwen2moe": 26,
+    "qwen3moe": 17,
+    "llama4": 36,
+    "deepseek2-v3": 20,
+    "glm4moe": 18,
+    "gpt-oss": 1,
 }
