@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from running import EXACT, check, model_path, nmse, reference
-from shared import with_references
+from shared import FILES, with_references
 
 import graphsched
 from graphsched.arch.registry import Inputs, Weights, get
@@ -56,8 +56,16 @@ def test_variants_agree_with_the_reference(name: str, mla: int) -> None:
         check(name, run(ref.model, long_prompt(ref.tokens)[:n], mla=mla)[:32], ref.logits)
 
 
-@pytest.mark.parametrize("mla", range(4))
-@pytest.mark.parametrize("name", with_references(MODELS))
+def on_reference() -> list[Any]:
+    """Models and variants: 27 layers take seconds there, so that of their variants two are slow tests."""
+    return [
+        pytest.param(name, mla, marks=pytest.mark.slow if "lite" in name and mla in (1, 2) else ())
+        for name in MODELS
+        for mla in range(4)
+    ] + [pytest.param(FILES[name], 3, marks=pytest.mark.reference) for name in MODELS]
+
+
+@pytest.mark.parametrize(("name", "mla"), on_reference())
 def test_variants_on_reference(name: str, mla: int) -> None:
     ref = reference(name)
     check(name, run(ref.model, long_prompt(ref.tokens), mla=mla, backend="reference")[:32], ref.logits)

@@ -28,8 +28,16 @@ BAD: dict[type, tuple[Any, ...]] = {
 OPTIONAL = r"output\.weight|rope_freqs|exp_probs_b|attn_(q|k)_norm|attn_k_b|attn_v_b|ffn_gate_inp\.weight"
 
 
+FEW = 7  # layers: of a deeper model the first ones are enough, all others are built alike
+
+
 def file_of(name: str) -> ModelFile:
-    return open_model(model_path(name))
+    file = open_model(model_path(name))
+    key = f"{file.metadata['general.architecture']}.block_count"
+    if file.metadata[key] > FEW:
+        file.metadata = {**file.metadata, key: 3}
+        file.tensors = {n: t for n, t in file.tensors.items() if not re.match(r"blk\.([3-9]|\d\d)\.", n)}
+    return file
 
 
 def build(file: ModelFile) -> None:
