@@ -98,7 +98,7 @@ class StandIn:
         """Ends the process: of itself when no more questions come, or by force where it does not."""
         process = self._process
         try:
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
         except (OSError, subprocess.TimeoutExpired):
             process.kill()
             process.communicate()

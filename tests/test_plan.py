@@ -150,10 +150,10 @@ def test_a_copy_of_the_tied_output_pays(layouts: Any) -> None:
 def test_planning_deepseek_v3_takes_under_a_second(layouts: Any) -> None:
     """A guard against accidents; the figure itself is in docs/benchmarks."""
     model = layouts("deepseek-v3")
-    started = time.perf_counter()
+    started = time.process_time()  # other work on the machine does not count
     plan = planned(model, 512)
     assert len(plan.memory) == 2
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_difference_names_what_moves(layouts: Any) -> None:
