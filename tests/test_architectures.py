@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared import shared
+from running import model_path
 
 from graphsched.gguf.loader import open_model
 from graphsched.graph.graph import Graph
@@ -17,8 +17,8 @@ from graphsched.session.options import SessionOptions
 
 
 def model(name: str, **changes: Any) -> Model:
-    """A conformance model with other hyper-parameters."""
-    file = open_model(shared(f"conformance/{name}-f16.gguf"))
+    """A tiny model with other hyper-parameters."""
+    file = open_model(model_path(name))
     prefix = str(file.metadata["general.architecture"])
     file.metadata = {**file.metadata, **{f"{prefix}.{k}": v for k, v in changes.items()}}
     return Model(file)

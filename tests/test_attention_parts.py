@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared import shared
-from test_models import MODELS, WAYS, check, logits_in_pieces, nmse, reference
+from running import EXACT, WAYS, check, logits_in_pieces, model_path, nmse, reference
+from tiny.files import MODELS
 
 import graphsched
 from graphsched.cli import main as cli
@@ -18,12 +18,11 @@ from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 
-EXACT: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
 APART: dict[str, Any] = {"off": frozenset({"fa"})}
 LATENT = [name for name in MODELS if "deepseek2" in name]
 # Those that differ in their attention; the others are slow tests.
-DIFFERENT = ("llama-f16", "gemma2-f16", "gpt-oss-f16", "llama4-f16", "qwen3moe-f16", "deepseek2-v3-f16")
-BY_DEFAULT = [pytest.param(n, marks=() if n.endswith(DIFFERENT) else pytest.mark.slow) for n in MODELS]
+DIFFERENT = ("llama", "gemma2", "gpt-oss", "llama4", "qwen3moe", "deepseek2-v3")
+BY_DEFAULT = [pytest.param(n, marks=() if n in DIFFERENT else pytest.mark.slow) for n in MODELS]
 
 
 def tokens(n: int) -> Any:
@@ -31,7 +30,7 @@ def tokens(n: int) -> Any:
 
 
 def opened(name: str) -> Model:
-    return Model(open_model(shared(f"{name}.gguf")))
+    return Model(open_model(model_path(name)))
 
 
 def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]]:
@@ -71,14 +70,14 @@ def test_reference_backend_agrees(name: str) -> None:
 def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
     got = []
     for options in ({}, APART):
-        session = graphsched.load(shared(f"{name}.gguf"), n_ctx=256, mla=mla, **options, **EXACT)
+        session = graphsched.load(model_path(name), n_ctx=256, mla=mla, **options, **EXACT)
         got.append(session.eval(tokens(n), all_logits=True))
     assert nmse(got[1], got[0]) <= 1e-6
 
 
 @pytest.mark.target
 @pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0"])
-@pytest.mark.parametrize("name", ["conformance/llama-f16", "conformance/deepseek2-v3-f16"])
+@pytest.mark.parametrize("name", ["llama", "deepseek2-v3"])
 def test_cache_types(name: str, kv: str) -> None:
     ref = reference(name)
     one, apart = (logits_in_pieces(ref.model, ref.tokens, 24, type_k=kv, type_v=kv, **o) for o in ({}, APART))
@@ -110,31 +109,29 @@ def test_bits_depend_on_neither_threads_nor_placement_nor_fusion(name: str) -> N
 def test_rings(name: str) -> None:
     ids, got = tokens(600), []
     for options in (APART, {**APART, "swa_full": True}, {}):
-        session = graphsched.load(
-            shared(f"conformance/{name}-f16.gguf"), n_ctx=1024, n_ubatch=64, **EXACT, **options
-        )
+        session = graphsched.load(model_path(name), n_ctx=1024, n_ubatch=64, **EXACT, **options)
         got.append(np.concatenate([session.eval(ids[:590], all_logits=True), session.eval(ids[590:591])]))
     assert nmse(got[0], got[1]) <= 1e-9
     assert nmse(got[0], got[2]) <= 1e-6
 
 
 def test_nodes_and_labels() -> None:
-    found = ops(opened("conformance/llama-f16"), **APART)
+    found = ops(opened("llama"), **APART)
     assert [pair for pair in found if pair[1] in ("kq", "kq_soft_max_ext", "kqv")] == [
         ("MUL_MAT", "kq"),
         ("SOFT_MAX", "kq_soft_max_ext"),
         ("MUL_MAT", "kqv"),
     ]
     assert "FLASH_ATTN_EXT" not in dict(found)
-    assert ("SOFT_CAP_MAX", "kq_soft_max_ext") in ops(opened("conformance/gemma2-f16"), **APART)
-    latent = ops(opened("conformance/deepseek2-v3-f16"), **APART)
+    assert ("SOFT_CAP_MAX", "kq_soft_max_ext") in ops(opened("gemma2"), **APART)
+    latent = ops(opened("deepseek2-v3"), **APART)
     assert ("MUL_MAT", "kqv_compressed") in latent
     assert ("MUL_MAT", "kqv") in latent
 
 
 def test_a_plan_puts_the_products_beside_the_cache() -> None:
     options = SessionOptions(n_ctx=64, devices=("sim:rtx4090",), **APART)
-    plan = make_plan(opened("conformance/llama-f16"), options, 1, 1, 32)
+    plan = make_plan(opened("llama"), options, 1, 1, 32)
     products = [n for n in plan.schedule.graph.nodes if plan.schedule.graph.labels[n] in ("kq", "kqv")]
     assert {plan.cause(n) for n in products} == {"1.kv"}
     assert {plan.schedule.assignment.device[n] for n in products} == {"sim0"}
@@ -194,5 +191,5 @@ def test_latent_variants_on_simulated_devices(name: str, mla: int) -> None:
 
 
 def latent_logits(name: str, **options: Any) -> Any:
-    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=256, **options)
+    session = graphsched.load(model_path(name), n_ctx=256, **options)
     return np.concatenate([session.eval(tokens(150), all_logits=True), session.eval([7])])

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import numpy as np
 import pytest
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched.cli import flags
@@ -335,7 +335,7 @@ def test_markdown_shows_what_varies_and_what_is_not_the_default() -> None:
 
 
 def test_models_are_compared(output: Lines) -> None:
-    small = str(shared("models/stories260K.gguf"))
+    small = str(model_path("llama-F32"))
     embedded = str(open_default_or(None).file.path)
     rows = json.loads(output("-m", f"{small},{embedded}", "-p", "4", "-n", "2", "-r", "1", "--json"))
     assert [(row["model_filename"], row["test"]) for row in rows] == [

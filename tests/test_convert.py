@@ -26,7 +26,7 @@ from checkpoints import (
     write_torch,
 )
 from numpy.typing import NDArray
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched.cli import main as cli
@@ -184,7 +184,7 @@ def test_llama3_scaling_becomes_a_tensor() -> None:
     config = HfConfig(CONFIG | {"rope_scaling": scaling, "head_dim": 128}, "config.json")
     factors = rope_factors(config)
     assert factors is not None
-    with open_model(shared("conformance/llama-f16.gguf")) as file:
+    with open_model(model_path("llama")) as file:
         assert file.tensors["rope_freqs.weight"].shape == (32,)
     wave = 2 * np.pi * 5e5 ** (np.arange(0, 128, 2) / 128)
     assert (factors[wave < 2048] == 1).all()
@@ -438,7 +438,7 @@ def test_a_sentencepiece_model(tmp_path: Path) -> None:
     def field(number: int, payload: bytes) -> bytes:
         return bytes([number << 3 | 2, len(payload)]) + payload
 
-    with open_model(shared("models/stories260K.gguf")) as file:
+    with open_model(model_path("llama-F32")) as file:
         tokens = file.get("tokenizer.ggml.tokens", tuple)
         scores = file.get("tokenizer.ggml.scores", np.ndarray)
         types = file.get("tokenizer.ggml.token_type", np.ndarray)

@@ -1,43 +1,40 @@
 """Products by cuBLASLt, on the stand-in driver with a stand-in of the library; no GPU."""
 
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cuda_device import StandIn, by_default, close, run
-from test_cuda_driver import HERE, ROOT, gpu_check, on_stand_in, pytestmark  # noqa: F401  # skips where they skip
+from stand_in import (
+    ROOT,
+    StandIn,
+    by_default,
+    close,
+    fake_cublas,
+    gpu_check,
+    needs_stand_in,
+    on_stand_in,
+    run,
+)
 
 from graphsched.backends.cuda.call import Call, Product
 from graphsched.backends.cuda.families.decode import decode
 
-
-@cache
-def stand_in() -> str:
-    """The library."""
-    out = Path(tempfile.mkdtemp(prefix="stand-in-")) / "libcublasLt.so.13"
-    flags = ("-std=c++20", "-O2", "-shared", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter")
-    subprocess.run(["g++", *flags, HERE / "fake_cublas.cpp", "-o", out], check=True)
-    return str(out)
+pytestmark = needs_stand_in
 
 
 @pytest.fixture(scope="module")
 def gpu() -> Iterator[StandIn]:
     """All products on the tensor cores go by the library."""
-    made = StandIn(GS_FAKE_CUBLAS=stand_in(), GRAPHSCHED_CUDA_CUBLAS="9")
-    yield made
-    made.close()
+    with StandIn(GS_FAKE_CUBLAS=fake_cublas(), GRAPHSCHED_CUDA_CUBLAS="9") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[StandIn]:
     """A machine without the library."""
-    made = StandIn()
-    yield made
-    made.close()
+    with StandIn() as made:
+        yield made
 
 
 def products(gpu: StandIn) -> int:
@@ -53,10 +50,10 @@ def test_products_agree_with_their_references(gpu: StandIn, types: list[str]) ->
 
 
 MODELS = [
-    "conformance/llama-f16",
-    "quants/llama-Q4_0",
-    "quants/llama-Q4_K_M",
-    "conformance/deepseek2-lite-f16",
+    "llama",
+    "llama-Q4_0",
+    "llama-Q4_K_M",
+    "deepseek2-lite",
 ]
 
 
@@ -70,7 +67,7 @@ def test_models(gpu: StandIn, tmp_path: Path, name: str) -> None:
 
 def test_weights_are_decoded_in_parts(gpu: StandIn, tmp_path: Path) -> None:
     """The same bits with room for 64 rows at a time."""
-    name, counts, rows = "quants/llama-Q4_0", [products(gpu)], []
+    name, counts, rows = "llama-Q4_0", [products(gpu)], []
     for room in (1 << 27, 64 * 256 * 2):
         gpu.ask("cublas", room=room)
         rows.append(run(gpu, tmp_path, name, 14, first=12))
@@ -82,7 +79,7 @@ def test_weights_are_decoded_in_parts(gpu: StandIn, tmp_path: Path) -> None:
 
 
 def test_uploaded_weights_take_part(gpu: StandIn, tmp_path: Path) -> None:
-    name, before = "quants/llama-Q4_0", products(gpu)
+    name, before = "llama-Q4_0", products(gpu)
     close(name, run(gpu, tmp_path, name, 14, first=12, n_gpu_layers=0, offload_min_batch=1))
     assert products(gpu) > before
 
@@ -90,11 +87,10 @@ def test_uploaded_weights_take_part(gpu: StandIn, tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", [None, "0", "400"])
 def test_never_and_not_yet_change_nothing(own: StandIn, tmp_path: Path, asked: str | None) -> None:
     """The library is turned off, or there are fewer tokens than it takes: the bits of a machine that has none."""
-    name, given = "quants/llama-Q4_0", {} if asked is None else {"GRAPHSCHED_CUDA_CUBLAS": asked}
-    other = StandIn(GS_FAKE_CUBLAS=stand_in(), **given)
-    rows = [run(process, tmp_path, name, 24, first=20) for process in (own, other)]
-    assert products(other) == 0
-    other.close()
+    name, given = "llama-Q4_0", {} if asked is None else {"GRAPHSCHED_CUDA_CUBLAS": asked}
+    with StandIn(GS_FAKE_CUBLAS=fake_cublas(), **given) as other:
+        rows = [run(process, tmp_path, name, 24, first=20) for process in (own, other)]
+        assert products(other) == 0
     np.testing.assert_array_equal(rows[0], rows[1])
 
 
@@ -128,7 +124,7 @@ def product(tmp_path: Path, body: str) -> str:
     """`body` after PRODUCT; what it printed."""
     script = tmp_path / "script.py"
     script.write_text(PRODUCT + body)
-    done = on_stand_in(script, GS_FAKE_CUBLAS=stand_in())
+    done = on_stand_in(script, GS_FAKE_CUBLAS=fake_cublas())
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -182,7 +178,7 @@ def test_calls() -> None:
 
 def test_gpu_check_tries_the_library(tmp_path: Path) -> None:
     flags = "--sections", "cublas", "--only", "llama-Q4_0", "--minutes", "9"
-    done, result = gpu_check(tmp_path, *flags, GS_FAKE_CUBLAS=stand_in())
+    done, result = gpu_check(tmp_path, *flags, GS_FAKE_CUBLAS=fake_cublas())
     assert done.returncode == 0, done.stdout
     assert result["facts"]["cuBLASLt"] == "13.1.0"
     assert len(result["checks"]) >= 4
@@ -190,5 +186,5 @@ def test_gpu_check_tries_the_library(tmp_path: Path) -> None:
 
 
 def test_devices_tells_of_the_library() -> None:
-    done = on_stand_in(ROOT / "graphsched" / "__main__.py", "devices", GS_FAKE_CUBLAS=stand_in())
+    done = on_stand_in(ROOT / "graphsched" / "__main__.py", "devices", GS_FAKE_CUBLAS=fake_cublas())
     assert "cuBLASLt 13.1.0" in done.stdout

@@ -1,50 +1,11 @@
 """backends/cuda/driver through the unmodified cuda.core, on a stand-in libcuda with lazy streams; no GPU."""
 
-import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
+from stand_in import ROOT, gpu_check, needs_stand_in, on_stand_in
 
-ROOT = Path(__file__).resolve().parents[1]
-HERE = ROOT / "tests" / "cuda_emu"
-pytestmark = [
-    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
-    pytest.mark.skipif(
-        find_spec("cuda") is None or find_spec("cuda.core") is None, reason="cuda.core is not installed"
-    ),
-    pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library"),
-]
-
-
-@cache
-def library() -> Path:
-    """The stand-in libcuda.so.1."""
-    out = Path(tempfile.mkdtemp(prefix="stand-in-")) / "libcuda.so.1"
-    flags = ("-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-Wl,-soname,libcuda.so.1")
-    subprocess.run(["g++", *flags, HERE / "fake_cuda.cpp", "-o", out, "-ldl"], check=True)
-    return out
-
-
-def on_stand_in(script: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / "on_stand_in.py"), str(library()), str(script), *args]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-        env={**os.environ, **env},
-        cwd=ROOT,
-    )
+pytestmark = needs_stand_in
 
 
 START = """
@@ -231,14 +192,6 @@ def test_commands_say_why_there_is_no_gpu(
 def test_gpu_check_says_why_it_cannot_run() -> None:
     done = on_stand_in(ROOT / "tools" / "gpu_check.py", GS_FAKE_DEVICES="0")
     assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")
-
-
-def gpu_check(out: Path, *flags: str, **env: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """The script on the stand-in, each section in a process on it, too; what it wrote."""
-    python = shlex.join([sys.executable, str(HERE / "on_stand_in.py"), str(library())])
-    script = ROOT / "tools" / "gpu_check.py"
-    done = on_stand_in(script, "--small", "--out", str(out), "--python", python, *flags, **env)
-    return done, json.loads((out / "gpu_check.json").read_text())
 
 
 def test_gpu_check_goes_on_after_a_section_fails(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_emu.cases import cases
-from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator, compiler
+from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator
 from cuda_emu.repacked import repack
 from cuda_emu.values import FILES, Case, error, file_bytes
-from nvdisasm import disassembled, disassembler
+from needs import needs_gxx, needs_nvdisasm, needs_nvrtc
+from nvdisasm import disassembled
 from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import compiler as cubins
@@ -25,8 +26,6 @@ from graphsched.backends.cuda.layout import CODED, LAYOUTS
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
 from graphsched.errors import ShapeError
 
-needs_gxx = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")
-needs_nvrtc = pytest.mark.skipif(driver.nvrtc_reason() is not None, reason=str(driver.nvrtc_reason()))
 CASES = cases()
 
 
@@ -181,9 +180,6 @@ SASS_TYPES = {
 def sass(stem: str, types: tuple[str, ...], arch: str = "sm_90") -> dict[str, str]:
     """The instructions of each kernel."""
     return disassembled(cubins.build(cubins.assemble(stem, types), arch).cubin)
-
-
-needs_nvdisasm = pytest.mark.skipif(disassembler() is None, reason="nvdisasm is not installed")
 
 
 @needs_nvrtc

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import shared
+from nowhere import Nowhere
+from running import model_path
 
 from graphsched.backends.cuda import device as _attached  # noqa: F401  # importing it attaches the lowerings
 from graphsched.backends.cuda.call import Call, Product
@@ -18,7 +19,7 @@ from graphsched.graph import ops
 from graphsched.graph.graph import Graph, from_outputs
 from graphsched.graph.tensor import Tensor, TensorType, f32, input_tensor, weight
 from graphsched.predict.plan import make_plan
-from graphsched.run.operand import Item, Memory, Places, sized
+from graphsched.run.operand import Item, Memory, sized
 from graphsched.run.streams import Flag, Wait
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
@@ -26,13 +27,6 @@ from graphsched.synth.model import write
 from graphsched.types.dtypes import by_name
 
 GPU = "CUDA0"
-
-
-class Nowhere(Places):
-    """Addresses that nobody follows."""
-
-    def address(self, operand: Any) -> int:
-        return 0
 
 
 def lowered(graph: Graph, fuses: bool = True) -> list[Item]:
@@ -125,14 +119,14 @@ def test_launches_of_a_layer_with_experts(header: Callable[[str, str], Path]) ->
         ("deepseek-v2-lite", "IQ4_NL", 1, (28, 39)),
         ("deepseek-v3", "Q4_K", 3, (30, 47)),
         ("maverick", "Q4_K", 1, (22, 34)),
-        ("conformance/gpt-oss-f16.gguf", "", 0, (25, 33)),  # with the first norm, and rows for the output
+        ("gpt-oss", "", 0, (25, 33)),  # with the first norm, and rows for the output
     ],
 )
 def test_choosing_experts_is_one_launch(
     header: Callable[[str, str], Path], layout: str, type: str, number: int, want: tuple[int, int]
 ) -> None:
     """Behind the product of the gate, for one token and for many."""
-    path = header(layout, type) if type else shared(layout)
+    path = header(layout, type) if type else model_path(layout)
     fused, apart = layer(path, True, number=number), layer(path, False, number=number)
     assert (len(fused), len(apart)) == want
     for n_tokens in (1, 32):

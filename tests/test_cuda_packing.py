@@ -11,7 +11,7 @@ import pytest
 from cuda_emu.repacked import repack, tiles
 from cuda_emu.values import file_bytes
 from numpy.typing import NDArray
-from shared import shared
+from running import model_path
 
 from graphsched.backends.cuda.layout import LAYOUTS
 from graphsched.backends.cuda.packing.parts import Packing, as_it_is, packing
@@ -128,7 +128,7 @@ QUANTS = [
 
 @pytest.mark.parametrize("name", QUANTS)
 def test_tensors_of_models(name: str) -> None:
-    with open_model(shared(f"quants/{name}.gguf")) as model:
+    with open_model(model_path(name)) as model:
         found = 0
         for info in model.tensors.values():
             if info.dtype in BLOCKS and len(info.shape) > 1:

@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any
 
 import pytest
-from shared import SHARED, shared
-from test_cuda_launches import Nowhere
+from nowhere import Nowhere
+from running import model_path
+from tiny.files import MODELS
 
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy
@@ -24,7 +25,6 @@ from graphsched.synth.model import write
 from graphsched.types.devices import HOST
 
 GPU = "CUDA0"
-CONFORMANCE = sorted(p.stem for p in (SHARED / "conformance").glob("*.gguf"))
 LAYOUTS = {
     "llama-8b": "Q4_0", "qwen3-30b-a3b": "Q4_K", "deepseek-v2-lite": "IQ4_NL", "deepseek-v3": "Q4_K",
     "maverick": "Q4_K", "bitnet-2b": "IQ2_BN",
@@ -71,9 +71,9 @@ def ways(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("fa", PARTS)
-@pytest.mark.parametrize("name", CONFORMANCE)
+@pytest.mark.parametrize("name", MODELS)
 def test_architectures_run_on_the_gpu(name: str, fa: str) -> None:
-    model = Model(open_model(shared(f"conformance/{name}.gguf"), header_only=True))
+    model = Model(open_model(model_path(name), header_only=True))
     for way in ways(name):
         for n_tokens in (1, 200):
             assert on_the_host(planned(model, n_tokens, **way, **PARTS[fa])) == []

@@ -1,6 +1,5 @@
 """What NVRTC makes of the CUDA kernels, assembly of the wrappers included, runs on the CPU; no GPU and no driver."""
 
-import shutil
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,11 @@ from cuda_emu import ptx
 from cuda_emu.cases import cases
 from cuda_emu.values import Case, error
 from cuda_emu.wrapped import wrappers
-from test_cuda_kernels import needs_nvrtc
+from needs import needs_gxx, needs_nvrtc
 
 from graphsched.backends.cuda import compiler
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+pytestmark = needs_gxx
 
 # one case of each kind by default: after the first of a kernel file, which is compiled twice, they take milliseconds
 USUAL = (

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from cuda_emu.emulator import compiler
 from cuda_emu.sanitized import library, run
 from cuda_emu.values import FILES
+from needs import needs_gxx
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")
+pytestmark = needs_gxx
 MODES = ("address", "thread")
 
 # what finds each planted bug; None: nothing, as there is none

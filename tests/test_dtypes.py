@@ -3,20 +3,19 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared import shared
 
 from graphsched.errors import Error, ShapeError
 from graphsched.gguf.loader import open_model
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType, by_id, by_name
 
-SHARED = Path(__file__).parents[1].parent / "shared"
 KNOWN = [t for t in gguf.GGMLQuantizationType if t.name != "Q8_1"]
 TERNARY = ["I2_S", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4"]
 IQ4_NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
@@ -286,10 +285,10 @@ def test_interleaved_layout(name: str) -> None:
 # --- against files that ik_llama.cpp wrote ---
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is absent")
+@pytest.mark.reference
 @pytest.mark.parametrize("stem", ["bitnet", "bitnet-25", "bitnet-b1.58"])
 def test_both_bitnet_files_hold_one_model(stem: str) -> None:
-    one, two = (open_model(SHARED / f"quants/{stem}-{t}.gguf") for t in ("iq1_bn", "iq2_bn"))
+    one, two = (open_model(shared(f"quants/{stem}-{t}.gguf")) for t in ("iq1_bn", "iq2_bn"))
     ternary = [n for n, t in one.tensors.items() if t.dtype is dtypes.IQ1_BN]
     assert len(ternary) == 7
     for name in ternary:

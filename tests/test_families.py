@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from shared import SHARED, shared
+from running import model_path
+from tiny.files import MODELS
 
 from graphsched.cli.interactive import Chat
 from graphsched.gguf.loader import open_model
@@ -250,7 +251,7 @@ def family_of(model: str) -> Family:
 
 def conversation(model: str, again: bool) -> list[str]:
     """Three answers; with `again` the cache is emptied before each, so that all is read anew."""
-    file = open_model(shared(f"conformance/{model}-f16.gguf"))
+    file = open_model(model_path(model))
     file.metadata = {**file.metadata, "tokenizer.chat_template": family_of(model).template}
     session = Session(Model(file), SessionOptions(n_ctx=1024, n_ubatch=64, type_k="f32", type_v="f32"))
     chat = Chat(session, n_predict=4, sampling=SamplingOptions(temperature=0))
@@ -265,7 +266,7 @@ def conversation(model: str, again: bool) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("model", sorted(p.stem[:-4] for p in (SHARED / "conformance").glob("*.gguf")))
+@pytest.mark.parametrize("model", MODELS)
 def test_every_architecture_chats_with_its_family_s_template(model: str) -> None:
     """What the cache keeps of a conversation changes no answer, rings and latents included."""
     told = conversation(model, again=False)

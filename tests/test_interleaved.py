@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_ops import draw_values, nmse
+from op_runs import draw_values
+from running import nmse
 
 import graphsched
 from graphsched.graph.graph import from_outputs

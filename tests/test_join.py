@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_models import logits_in_pieces, reference
-from test_snapshots import PRESETS, SECTIONS, cases, opened
+from plans import PRESETS, SECTIONS, cases, opened
+from running import logits_in_pieces, reference
 
 from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import from_outputs
@@ -133,16 +133,14 @@ SWITCHED = [(name, "fused-topk-moe") for name in CHOOSE] + [
 @pytest.mark.parametrize(("name", "off"), SWITCHED)
 def test_bits_are_those_without(name: str, off: str, backend: str) -> None:
     """A prompt in two pieces, then token by token; on the CPU with one thread and with three."""
-    ref, tokens = reference(f"conformance/{name}-f16"), 24 if backend == "reference" else 32
+    ref, tokens = reference(name), 24 if backend == "reference" else 32
     apart = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, off=frozenset({off}), backend=backend)
     for n in (1, 3) if backend == "cpu" else (1,):
         joined = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, backend=backend, n_threads=n)
         np.testing.assert_array_equal(joined, apart)
 
 
-@pytest.mark.parametrize(
-    "name", ["quants/llama-Q4_0", "quants/llama-Q4_K_M", "conformance/deepseek2-lite-f16"]
-)
+@pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q4_K_M", "deepseek2-lite"])
 def test_bits_of_a_split_are_those_without(name: str) -> None:
     """Attention on the host, the rest on a simulated device; blocks, of two types in one layer, and latents."""
     ref = reference(name)

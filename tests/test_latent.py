@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shared import shared
-from test_models import check, nmse, reference
+from running import EXACT, check, model_path, nmse, reference
+from shared import FILES, with_references
 
 import graphsched
 from graphsched.arch import Inputs, Weights, get
@@ -20,8 +20,7 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.summary import kv_bytes_per_token
 from graphsched.types import dtypes
 
-MODELS = ["conformance/deepseek2-lite-f16", "conformance/deepseek2-v3-f16"]
-EXACT = {"type_k": "f32", "type_v": "f32"}
+MODELS = ["deepseek2-lite", "deepseek2-v3"]
 
 
 def long_prompt(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -50,15 +49,23 @@ def test_variants_agree(name: str, n: int) -> None:
 
 @pytest.mark.target
 @pytest.mark.parametrize("mla", range(4))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", with_references(MODELS))
 def test_variants_agree_with_the_reference(name: str, mla: int) -> None:
     ref = reference(name)
     for n in (32, 200):
         check(name, run(ref.model, long_prompt(ref.tokens)[:n], mla=mla)[:32], ref.logits)
 
 
-@pytest.mark.parametrize("mla", range(4))
-@pytest.mark.parametrize("name", MODELS)
+def on_reference() -> list[Any]:
+    """Models and variants: 27 layers take seconds there, so that of their variants two are slow tests."""
+    return [
+        pytest.param(name, mla, marks=pytest.mark.slow if "lite" in name and mla in (1, 2) else ())
+        for name in MODELS
+        for mla in range(4)
+    ] + [pytest.param(FILES[name], 3, marks=pytest.mark.reference) for name in MODELS]
+
+
+@pytest.mark.parametrize(("name", "mla"), on_reference())
 def test_variants_on_reference(name: str, mla: int) -> None:
     ref = reference(name)
     check(name, run(ref.model, long_prompt(ref.tokens), mla=mla, backend="reference")[:32], ref.logits)
@@ -79,7 +86,7 @@ def test_a_quantised_cache_is_close() -> None:
 
 
 def ops_of(mla: int, n_tokens: int) -> set[AnyOp]:
-    model = Model(open_model(shared(f"{MODELS[1]}.gguf")))
+    model = Model(open_model(model_path(MODELS[1])))
     nodes = model.graph(n_tokens, 1, 64, SessionOptions(mla=mla)).nodes
     return {n.opdef.op for n in nodes if n.opdef}
 
@@ -92,7 +99,7 @@ def test_prompts_expand_and_tokens_absorb() -> None:
 
 def test_parts_are_derived_both_ways() -> None:
     """attn_kv_b out of its parts, and the parts out of it again."""
-    v3 = Model(open_model(shared(f"{MODELS[1]}.gguf")))
+    v3 = Model(open_model(model_path(MODELS[1])))
     c: Any = v3.config
     assert sorted(v3.derived) == [f"blk.{i}.attn_kv_b.weight" for i in range(c.n_layer)]
     kv = dtypes.F16.dequantize(v3.weights["blk.0.attn_kv_b.weight"], (c.n_head * (c.nope + c.v_dim), c.rank))
@@ -100,7 +107,7 @@ def test_parts_are_derived_both_ways() -> None:
     np.testing.assert_array_equal(heads[:, : c.nope].swapaxes(1, 2), v3.file.array("blk.0.attn_k_b.weight"))
     np.testing.assert_array_equal(heads[:, c.nope :], v3.file.array("blk.0.attn_v_b.weight"))
 
-    lite = Model(open_model(shared(f"{MODELS[0]}.gguf")))
+    lite = Model(open_model(model_path(MODELS[0])))
     c = lite.config
     k = dtypes.F16.dequantize(lite.weights["blk.3.attn_k_b.weight"], (c.n_head, c.rank, c.nope))
     kv = lite.file.array("blk.3.attn_kv_b.weight").reshape(c.n_head, -1, c.rank)

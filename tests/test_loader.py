@@ -4,20 +4,22 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf_files as g
 import numpy as np
 import pytest
 from rich.console import Console
+from running import model_path
+from shared import with_references
+from tiny.files import MODELS, QUANTS
 
 from graphsched.cli.inspect import render, summary
 from graphsched.errors import LoadError
 from graphsched.gguf.loader import open_model
 
-SHARED = Path(__file__).parents[1].parent / "shared"
-FILES = sorted(SHARED.rglob("*.gguf"))
 SMALL = g.small()
-needs_shared = pytest.mark.skipif(not FILES, reason="../shared is absent")
+VOCABULARIES = ["llama-spm", "gpt-2", "deepseek-llm", "qwen2"]
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -179,24 +181,32 @@ def test_summary_shortens_and_escapes(tmp_path: Path) -> None:
     assert "2 × 4" in text
 
 
-@needs_shared
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_shared_file_opens(path: Path) -> None:
-    with open_model(path) as m:
+def foreign(names: list[str]) -> list[Any]:
+    """Parameters: files that other programs wrote."""
+    return [pytest.param(name, marks=pytest.mark.reference) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name",
+    with_references(MODELS + QUANTS) + foreign(["models/stories260K", *(f"vocab/{v}" for v in VOCABULARIES)]),
+)
+def test_file_opens(name: str) -> None:
+    with open_model(model_path(name)) as m:
         assert m.get("general.architecture", str)
-        for name, t in m.tensors.items():
-            assert m.raw(name).nbytes == t.nbytes
+        for tensor, t in m.tensors.items():
+            assert m.raw(tensor).nbytes == t.nbytes
         assert len(summary(m)["tensors"]) == len(m.tensors)
 
 
 # The package's reader takes seconds for a vocabulary and does not know the BitNet types.
-@needs_shared
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if p.parent.name != "vocab" and "_bn" not in p.stem], ids=lambda p: p.stem
+    "name",
+    with_references(n for n in MODELS + QUANTS if not n.endswith("_bn")) + foreign(["models/stories260K"]),
 )
-def test_agrees_with_gguf_reader(path: Path) -> None:
+def test_agrees_with_gguf_reader(name: str) -> None:
     import gguf
 
+    path = model_path(name)
     reader, m = gguf.GGUFReader(path), open_model(path)
     assert [t.name for t in reader.tensors] == list(m.tensors)
     for t in reader.tensors:

@@ -12,7 +12,7 @@ from typing import Any
 import gguf_files as g
 import numpy as np
 import pytest
-from test_models import nmse
+from running import nmse
 
 from graphsched.errors import OptionError
 from graphsched.graph.graph import from_outputs

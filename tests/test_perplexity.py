@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+from running import model_path
 from shared import shared
 
 import graphsched
@@ -118,6 +119,7 @@ def test_a_model_without_usable_logits() -> None:
         list(perplexity.window_logits(broken, windows, 1))
 
 
+@pytest.mark.reference
 def test_perplexity_of_llama_perplexity(run: Run) -> None:
     expected = json.loads(shared("models/stories260K.json").read_text())["perplexity"]
     args = ("-m", str(shared("models/stories260K.gguf")), "-f", str(shared(expected["file"])))
@@ -144,7 +146,7 @@ def test_what_is_printed(run: Run, text: str) -> None:
 
 def test_micro_batches_do_not_matter(run: Run, text: str) -> None:
     """Of a float model without experts, whose choice the last bits of a result may turn."""
-    args = ("-m", str(shared("models/stories260K.gguf")), "-f", text, "-c", "64", "--json", "-ub")
+    args = ("-m", str(model_path("llama-F32")), "-f", text, "-c", "64", "--json", "-ub")
     found = [json.loads(run("perplexity", *args, ub)[1])["perplexity"] for ub in ("64", "16", "5")]
     assert found == pytest.approx([found[0]] * 3, rel=1e-4)
 

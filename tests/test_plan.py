@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched.gguf.loader import open_model
@@ -150,10 +150,10 @@ def test_a_copy_of_the_tied_output_pays(layouts: Any) -> None:
 def test_planning_deepseek_v3_takes_under_a_second(layouts: Any) -> None:
     """A guard against accidents; the figure itself is in docs/benchmarks."""
     model = layouts("deepseek-v3")
-    started = time.perf_counter()
+    started = time.process_time()  # other work on the machine does not count
     plan = planned(model, 512)
     assert len(plan.memory) == 2
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_difference_names_what_moves(layouts: Any) -> None:
@@ -171,10 +171,10 @@ def test_plan_as_data(layouts: Any) -> None:
     assert data["predicted"]["wall"] > 0
 
 
-@pytest.mark.parametrize("name", ["quants/llama-Q4_K_M", "quants/llama-Q4_0", "conformance/llama-f16"])
+@pytest.mark.parametrize("name", ["llama-Q4_K_M", "llama-Q4_0", "llama"])
 def test_plan_is_what_a_session_runs(name: str) -> None:
     """Also of types without kernels: the session reads those weights from a float32 copy."""
-    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=("sim:rtx4090",))
+    session = graphsched.load(model_path(name), n_ctx=64, devices=("sim:rtx4090",))
     session.take_trace()
     session.eval([1])
     (run,) = session.take_trace().runs

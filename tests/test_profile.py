@@ -10,17 +10,17 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
-from shared import shared
+from chrome_traces import assert_is_chrome_trace
+from running import model_path
 
 from graphsched.cli import main as cli
 from graphsched.measure import peaks
 from graphsched.predict.machine import load
 
 FAST = ("-p", "8", "-n", "3", "-r", "2", "-t", "1", "-c", "64")
-DEEPSEEK = "conformance/deepseek2-lite-f16.gguf"
+DEEPSEEK = "deepseek2-lite"
 HYBRID = ("--device", "sim:rtx4080-7950x", "-ngl", "99", "-ot", "exps=CPU", "-mla", "0")
 
 Output = Callable[..., str]
@@ -76,7 +76,7 @@ ATTENTION = ("kq", "kqv", "kqv_out", "kv", "kv_rope_compressed", "q")
 
 
 def test_a_hybrid_run_on_sim_has_the_rows_of_the_reference(output: Output) -> None:
-    text = output("-m", shared(DEEPSEEK), "-p", "64", "-n", "4", *HYBRID, "-fa", "0")
+    text = output("-m", model_path(DEEPSEEK), "-p", "64", "-n", "4", *HYBRID, "-fa", "0")
     for phase in text.split("\n\nprompt")[-1], text[text.index("\ngeneration") :]:
         ops = {row[1] for row in table(phase, "sim0: time by op")}
         assert {OURS.get(op, op) for op in OPS} - {None} <= ops | {"MUL"}
@@ -158,7 +158,7 @@ def test_flags_compared_in_turn(output: Output) -> None:
 
 
 def test_predictions_compared(output: Output) -> None:
-    text = output("-m", shared(DEEPSEEK), "-p", "64", "-n", "0", *HYBRID, "--vs", "-op 26,0,27,0,29,0")
+    text = output("-m", model_path(DEEPSEEK), "-p", "64", "-n", "0", *HYBRID, "--vs", "-op 26,0,27,0,29,0")
     assert "offload_policy: " in text
     line = next(line for line in text.splitlines() if "ffn_gate_exps.weight" in line)
     lane, _, first, second, *_ = re.split(r"\s{2,}", line)
@@ -183,42 +183,6 @@ def test_saved_profiles_compare(output: Output, tmp_path: Path) -> None:
 # ---- timeline ----
 
 
-def assert_is_chrome_trace(trace: dict[str, Any]) -> None:
-    """The rules of the Trace Event Format for the events that are used: M, X, and flows s, t, f."""
-    named: set[tuple[int, int]] = set()
-    slices: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    flows: dict[str, list[dict[str, Any]]] = {}
-    for e in trace["traceEvents"]:
-        assert {"ph", "name", "pid", "tid"} <= e.keys()
-        lane = e["pid"], e["tid"]
-        if e["ph"] == "M":
-            assert e["name"] in ("process_name", "thread_name", "thread_sort_index")
-            assert len(e["args"]) == 1
-            named.add(lane)
-        elif e["ph"] == "X":
-            assert e["ts"] >= -1
-            assert e["dur"] >= 0
-            assert isinstance(e["cat"], str)
-            slices.setdefault(lane, []).append((e["ts"], e["ts"] + e["dur"]))
-        else:
-            assert e["ph"] in "stf"
-            assert e["bp"] == "e"
-            flows.setdefault(e["id"], []).append(e)
-    assert slices.keys() <= named
-    for own in slices.values():  # slices of a lane are nested or apart, or they are drawn wrong
-        stack: list[float] = []
-        for begin, end in sorted(own, key=lambda s: (s[0], -s[1])):
-            while stack and stack[-1] <= begin + 1e-6:
-                stack.pop()
-            assert not stack or end <= stack[-1] + 1e-6
-            stack.append(end)
-    for points in flows.values():
-        assert [p["ph"] for p in points] == ["s", *["t"] * (len(points) - 2), "f"]
-        assert [p["ts"] for p in points] == sorted(p["ts"] for p in points)
-        for p in points:
-            assert any(a - 1e-6 <= p["ts"] <= b + 1e-6 for a, b in slices[p["pid"], p["tid"]])
-
-
 def test_trace_of_a_run(output: Output, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     output(*FAST, "-t", "2", "--trace", str(path))
@@ -232,7 +196,7 @@ def test_trace_of_a_run(output: Output, tmp_path: Path) -> None:
 
 def test_trace_of_a_prediction_has_flows(output: Output, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    output("-m", shared(DEEPSEEK), "-p", "64", "-n", "1", *HYBRID, "--trace", str(path))
+    output("-m", model_path(DEEPSEEK), "-p", "64", "-n", "1", *HYBRID, "--trace", str(path))
     trace = json.loads(path.read_text())
     assert_is_chrome_trace(trace)
     flows = [e for e in trace["traceEvents"] if e["ph"] == "f"]
@@ -267,7 +231,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def page(output: Output, tmp_path: Path) -> Path:
     path = tmp_path / "p.html"
-    output("-m", shared(DEEPSEEK), "-p", "64", "-n", "1", *HYBRID, "--html", str(path))
+    output("-m", model_path(DEEPSEEK), "-p", "64", "-n", "1", *HYBRID, "--html", str(path))
     return path
 
 

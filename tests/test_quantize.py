@@ -14,8 +14,9 @@ import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shared import SHARED, shared
-from test_session import window_losses
+from running import model_path, window_losses
+from shared import shared, with_references
+from tiny.files import QUANTS
 
 import graphsched
 from graphsched.cli import main as cli
@@ -114,12 +115,11 @@ def test_special_blocks(name: str) -> None:
 # --- which tensor gets which type ---
 
 
-@pytest.mark.parametrize("path", sorted((SHARED / "quants").glob("*.gguf")), ids=lambda p: p.stem)
-def test_mixes_are_those_of_files_that_llama_quantize_wrote(path: Path) -> None:
-    if "IQ3" in path.name:
-        pytest.skip("there is no quantiser for grid types")
-    with open_model(path) as file:
-        mix = parse_mix(path.stem.rpartition("-")[2])
+# There is no quantiser for grid types.
+@pytest.mark.parametrize("name", with_references(n for n in QUANTS if "IQ3" not in n))
+def test_mixes_are_those_of_files_that_llama_quantize_wrote(name: str) -> None:
+    with open_model(model_path(name)) as file:
+        mix = parse_mix(name.rpartition("-")[2])
         choices = choose(file, QuantizeOptions(mix=mix, allow_requantize=True))
         assert {c.source.name: c.dtype.name for c in choices} == {
             n: i.dtype.name for n, i in file.tensors.items()
@@ -497,6 +497,7 @@ def test_a_broken_importance_matrix(small: Path, tmp_path: Path, capsys: pytest.
 # --- a real model ---
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("mix", ["Q8_0", "Q4_0"])
 def test_perplexity_is_that_of_llama_cpp(tmp_path: Path, mix: str) -> None:
     expected = json.loads(shared("models/stories260K.json").read_text())["perplexity"][mix]

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_ops import draw_values, nmse, run_on
+from op_runs import draw_values, run_on
+from running import nmse
 
 from graphsched.backends.cpu.formats.forms import FORMS
 from graphsched.backends.cpu.formats.rows import BLOCK_TYPES

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import model_path, window_losses
 from shared import shared
 
 import graphsched
@@ -19,6 +20,10 @@ GREEDY = SamplingOptions(temperature=0)
 PROMPT = "Once upon a time"
 
 
+def small(**options: Any) -> Session:
+    return graphsched.load(model_path("llama-F32"), **options)
+
+
 def stories(**options: Any) -> Session:
     return graphsched.load(shared("models/stories260K.gguf"), **options)
 
@@ -27,6 +32,7 @@ def text_of(session: Session, n: int) -> str:
     return PROMPT + "".join(session.generate(PROMPT, n_predict=n, sampling=GREEDY))
 
 
+@pytest.mark.reference
 @pytest.mark.target
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_golden_text(backend: str) -> None:
@@ -34,6 +40,7 @@ def test_golden_text(backend: str) -> None:
     assert text_of(stories(backend=backend), 252) == expected
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("kv", ["f32", "f16"])
 def test_perplexity_has_the_windows_of_llama_perplexity(kv: str) -> None:
     expected = json.loads(shared("models/stories260K.json").read_text())["perplexity"]["F32"]
@@ -44,17 +51,8 @@ def test_perplexity_has_the_windows_of_llama_perplexity(kv: str) -> None:
     assert np.exp(np.mean(losses)) == pytest.approx(expected, abs=0.003)
 
 
-def window_losses(session: Session, window: list[int]) -> list[float]:
-    """Negative log-likelihood of the second half of a window that starts with BOS."""
-    session.reset()
-    logits = session.eval([session.tokenizer.bos or 0, *window[1:]], all_logits=True).astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return [-float(log_p[i, window[i + 1]]) for i in range(128, 255)]
-
-
 def test_one_plan_per_capacity_not_per_length() -> None:
-    session = stories()
+    session = small()
     for n in (31, 32, 30, 33, 34, 100):
         session.reset()
         session.eval(list(range(3, 3 + n)))
@@ -63,11 +61,11 @@ def test_one_plan_per_capacity_not_per_length() -> None:
 
 def test_logits_do_not_depend_on_how_a_prompt_is_cut() -> None:
     ids = list(range(5, 60))
-    whole = stories().eval(ids, all_logits=True)
-    cut = stories(n_ubatch=7, n_batch=20).eval(ids, all_logits=True)
+    whole = small().eval(ids, all_logits=True)
+    cut = small(n_ubatch=7, n_batch=20).eval(ids, all_logits=True)
     assert whole.shape == cut.shape == (55, 512)
     np.testing.assert_allclose(cut, whole, rtol=0, atol=2e-4)
-    np.testing.assert_allclose(stories().eval(ids)[0], whole[-1], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(small().eval(ids)[0], whole[-1], rtol=0, atol=2e-4)
 
 
 def calls_per_token(session: Session) -> int:
@@ -87,14 +85,14 @@ def calls_per_token(session: Session) -> int:
 
 
 def test_python_calls_per_token_do_not_grow_with_layers() -> None:
-    five_layers = calls_per_token(stories())
-    two_layers = calls_per_token(graphsched.load(shared("conformance/llama-f16.gguf"), n_ctx=64))
+    five_layers = calls_per_token(small())
+    two_layers = calls_per_token(graphsched.load(model_path("llama"), n_ctx=64))
     assert five_layers == two_layers
     assert five_layers < 80
 
 
 def test_reset_forgets() -> None:
-    session = stories()
+    session = small()
     first = session.eval([1, 2, 3])
     session.eval([9, 9])
     session.reset()
@@ -103,24 +101,24 @@ def test_reset_forgets() -> None:
 
 
 def test_generation_ends_at_a_full_context() -> None:
-    session = stories(n_ctx=16)
+    session = small(n_ctx=16)
     list(session.generate(PROMPT, sampling=GREEDY))
     assert session.stop_reason == "context"
     assert session.n_past == 16
 
 
 def test_weights_in_memory_give_the_same_bits() -> None:
-    np.testing.assert_array_equal(stories(mmap=False).eval([1, 2, 3]), stories().eval([1, 2, 3]))
+    np.testing.assert_array_equal(small(mmap=False).eval([1, 2, 3]), small().eval([1, 2, 3]))
 
 
 def test_seed_decides_the_text() -> None:
     sampling = SamplingOptions(temperature=1.0, seed=7)
-    one, two = ("".join(stories().generate(PROMPT, n_predict=30, sampling=sampling)) for _ in range(2))
+    one, two = ("".join(small().generate(PROMPT, n_predict=30, sampling=sampling)) for _ in range(2))
     assert one == two
 
 
 def test_abort_ends_a_prompt_and_keeps_the_cache() -> None:
-    session = stories(n_ctx=4096, n_ubatch=2048)
+    session = small(n_ctx=4096, n_ubatch=2048)
     before = session.eval([1, 2, 3])
     timer = threading.Timer(0.05, session.abort)
     timer.start()
@@ -154,7 +152,7 @@ BAD = [
 
 @pytest.mark.parametrize(("call", "kind", "sentence"), BAD)
 def test_bad_calls(call: Any, kind: type[Error], sentence: str | None) -> None:
-    session = stories(n_ctx=32)
+    session = small(n_ctx=32)
     with pytest.raises(kind) as caught:
         call(session)
     assert sentence is None or str(caught.value) == sentence
@@ -180,7 +178,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "sentence"), BAD_OPTIONS)
 def test_bad_options(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(OptionError) as caught:
-        stories(**options)
+        small(**options)
     assert str(caught.value) == sentence
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_models import MODELS, Reference, logits_in_pieces, reference
+from running import ONE, THREE, TWO, logits_in_pieces, on_host, reference
+from tiny.files import MODELS
 
 from graphsched.schedule.placement import PlacementOptions
 
-ONE, TWO, THREE = ("sim:rtx4090",), ("sim:2x3090",), ("sim:2x3090", "sim:rtx4090")
 P = PlacementOptions
 
 
@@ -43,16 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "output on the host": {"placement": P(overrides=("output=CPU",))},
 }
-EXTRA = ["quants/llama-Q4_0", "quants/llama-Q4_K_M"]
+EXTRA = ["llama-Q4_0", "llama-Q4_K_M"]
 DEVICES = {"1": ONE, "2": TWO, "3": THREE}
-_host: dict[str, Any] = {}
-
-
-def on_host(name: str, ref: Reference) -> Any:
-    """Logits of the CPU run, once per model."""
-    if name not in _host:
-        _host[name] = logits_in_pieces(ref.model, ref.tokens, 24)
-    return _host[name]
 
 
 def cross_product() -> list[Any]:
@@ -69,7 +61,7 @@ def test_same_bits_as_the_cpu(name: str, preset: str, devices: str) -> None:
     ref = reference(name)
     placed = {"devices": DEVICES[devices], "poison": True, **PRESETS[preset]}
     got = logits_in_pieces(ref.model, ref.tokens, 24, **placed)
-    np.testing.assert_array_equal(got, on_host(name, ref))
+    np.testing.assert_array_equal(got, on_host(name))
 
 
 TENSORS = [
@@ -110,4 +102,4 @@ def test_any_placement_and_policy(
     }
     placed = {"devices": TWO, "placement": P(overrides=overrides), "poison": True}
     got = logits_in_pieces(ref.model, ref.tokens, 24, **placed, **options)
-    np.testing.assert_array_equal(got, on_host(name, ref))
+    np.testing.assert_array_equal(got, on_host(name))

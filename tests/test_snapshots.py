@@ -7,39 +7,18 @@ two and the last are shown.
 
 import os
 import re
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import SHARED, shared
+from plans import PRESETS, SECTIONS, TOKEN, cases, opened
 
-from graphsched.gguf.loader import open_model
 from graphsched.predict.plan import make_plan
-from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 
 FOLDER = Path(__file__).resolve().parent / "snapshots"
-MODELS = sorted(p.stem.removesuffix("-f16") for p in (SHARED / "conformance").glob("*.gguf"))
-ONE, TWO = ("sim:rtx4090",), ("sim:2x3090",)
-TOKEN, PROMPT, HELD = "one token", "prompt of 512 tokens", "prompt of 512 tokens, -op -1,0"
-PRESETS: dict[str, dict[str, Any]] = {
-    "two-devices": {"devices": TWO},
-    "attention-on-cpu": {"devices": ONE, "placement": PlacementOptions(overrides=("attn=CPU",))},
-    "experts-on-cpu": {"devices": ONE, "placement": PlacementOptions(overrides=("exps=CPU",))},
-}
-SECTIONS: dict[str, dict[str, Any]] = {
-    TOKEN: {},
-    PROMPT: {},
-    HELD: {"offload_policy": ("-1,0",)},
-}
-
-
-@cache
-def opened(name: str) -> Model:
-    return Model(open_model(shared(f"conformance/{name}-f16.gguf")))
 
 
 def snapshot(name: str, preset: str) -> str:
@@ -81,11 +60,6 @@ def _marked(lines: list[str], n_layer: int) -> list[tuple[str, bool]]:
     return marked[::-1]
 
 
-def cases() -> list[tuple[str, str]]:
-    moe = {name for name in MODELS if any("exps" in tensor for tensor in opened(name).types)}
-    return [(m, p) for m in MODELS for p in PRESETS if p != "experts-on-cpu" or m in moe]
-
-
 @pytest.mark.parametrize(("name", "preset"), cases())
 def test_plan_is_the_snapshot(name: str, preset: str) -> None:
     path, got = FOLDER / f"{name}-{preset}.txt", snapshot(name, preset)
@@ -102,5 +76,4 @@ def test_without_the_middle_layers() -> None:
 
 
 def test_every_snapshot_has_its_case() -> None:
-    shared("conformance")
     assert {p.stem for p in FOLDER.glob("*.txt")} == {f"{m}-{p}" for m, p in cases()}

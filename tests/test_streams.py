@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_models import logits_in_pieces, reference
-from test_simulated import ONE, TWO, on_host
+from running import ONE, TWO, logits_in_pieces, on_host, reference
 
 from graphsched.graph.tensor import TensorType
 from graphsched.run.memory import Arena
@@ -33,9 +32,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["qwen3moe", "mixtral", "deepseek2-lite", "llama"])
 def test_same_bits_in_streams_of_their_own(name: str, preset: str) -> None:
-    ref = reference(f"conformance/{name}-f16")
+    ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, 24, streams=True, poison=True, **PRESETS[preset])
-    np.testing.assert_array_equal(got, on_host(f"conformance/{name}-f16", ref))
+    np.testing.assert_array_equal(got, on_host(name))
 
 
 @dataclass(frozen=True, eq=False)

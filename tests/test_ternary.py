@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shared import shared
-from test_ops import nmse
+from running import model_path, nmse
 
 import graphsched
 from graphsched.backends.cpu.formats.forms import FORMS
@@ -178,7 +177,7 @@ IDS = [1, *np.random.default_rng(0).integers(3, 200, 62).tolist()]
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model all of whose matrices are IQ2_BN, embedding and output too."""
     out = tmp_path_factory.mktemp("ternary") / f"{request.param}.gguf"
-    source = shared(f"conformance/{request.param}-f16.gguf")
+    source = model_path(request.param)
     assert cli.run(["quantize", str(source), str(out), "IQ2_BN", "--pure"]) == 0
     return out
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_models import logits_in_pieces, reference
-from test_simulated import ONE
+from running import ONE, logits_in_pieces, reference
 
 from graphsched.arch.stored import EMBEDDING, OUTPUT
 from graphsched.gguf.loader import open_model
@@ -51,7 +50,7 @@ def bytes_of_matrix(path: Path, options: dict[str, Any]) -> tuple[int, int]:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", TIED)
 def test_same_bits_and_no_copy_too_many(name: str, place: str, tmp_path: Path) -> None:
-    ref = reference(f"conformance/{name}-f16")
+    ref = reference(name)
     twice = stored_twice(ref.model, tmp_path / "twice.gguf")
     expected = logits_in_pieces(ref.model, ref.tokens, 24)
     for path in (ref.model, twice):
@@ -61,5 +60,5 @@ def test_same_bits_and_no_copy_too_many(name: str, place: str, tmp_path: Path) -
 
 
 def test_another_output_is_not_taken_for_the_embedding() -> None:
-    model = Model(open_model(reference("conformance/llama-f16").model))
+    model = Model(open_model(reference("llama").model))
     assert model.weights.stored_as(OUTPUT) == OUTPUT

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import shared
 
 from graphsched.errors import Error, LoadError
 from graphsched.gguf.loader import open_model
@@ -16,7 +16,6 @@ from graphsched.text.merge import merge
 from graphsched.text.pretokenizers import KNOWN
 from graphsched.text.tokenizer import Tokenizer, from_metadata
 
-SHARED = Path(__file__).parents[1].parent / "shared"
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 BYTES = [f"<0x{b:02X}>" for b in range(256)]
 # bytes as byte-level BPE writes them: printable Latin-1 as itself, the others from U+0100 on
@@ -64,27 +63,25 @@ def texts(t: Tokenizer, ids: list[int]) -> list[str]:
     return [t.piece(i, special=True).decode("utf-8", "replace") for i in ids]
 
 
+@pytest.mark.reference
 @pytest.mark.parametrize("name", ["llama-spm", "gpt-2", "deepseek-llm", "qwen2"])
 def test_ids_of_real_vocabularies(name: str) -> None:
-    if not (SHARED / "vocab").is_dir():
-        pytest.skip("../shared/vocab is not here")
-    with open_model(SHARED / "vocab" / f"{name}.gguf") as model:
+    with open_model(shared(f"vocab/{name}.gguf")) as model:
         t = from_metadata(model.metadata, name)
-    inputs = (SHARED / "vocab" / f"{name}.inp").read_text().split("\n__ggml_vocab_test__\n")
-    expected = (SHARED / "vocab" / f"{name}.out").read_text().split("\n")
+    inputs = shared(f"vocab/{name}.inp").read_text().split("\n__ggml_vocab_test__\n")
+    expected = shared(f"vocab/{name}.out").read_text().split("\n")
     assert len(inputs) == len(expected)
     for text, line in zip(inputs, expected, strict=True):
         ids = [int(i) for i in line.split()]
         assert t.encode(text, add_special=False) == ids
         assert t.decode(ids) == text
-    story = (SHARED / "text" / "stories.txt").read_text()
+    story = shared("text/stories.txt").read_text()
     assert t.decode(t.encode(story)) == story
 
 
+@pytest.mark.reference
 def test_story_of_the_smallest_model_goes_there_and_back() -> None:
-    path = SHARED / "models" / "stories260K.gguf"
-    if not path.exists():
-        pytest.skip("../shared/models is not here")
+    path = shared("models/stories260K.gguf")
     with open_model(path) as model:
         t = from_metadata(model.metadata, path.name)
     assert texts(t, t.encode("Once upon a time")) == ["<s>", " Once", " upon", " a", " time"]

@@ -11,19 +11,22 @@ import bench_ops
 import bench_peers
 import bench_start
 import numpy as np
+import ops_run
 import pytest
 import sass
-from bench_report import command_line, last_level_cache, table, write_section
+from bench_report import command_line, table, write_section
 from model_work import prompt_ops, token_bytes
+from op_runs import as_reference
 from ops_cases import VIEWS, Shape, shapes
 from ops_run import Running, has_kernel, nodes_of, prepare
 from peer_runs import Asked, Program, RunError, ours, run, speeds
 from peer_table import Estimate, Results, Row, Work, as_table, rows
-from test_ops import as_reference, nmse
+from running import nmse
 
 from graphsched.backends.cpu.formats.rows import PRODUCT_TYPES
 from graphsched.errors import OptionError
-from graphsched.graph.opdef import OPS, Op
+from graphsched.graph.opdef import OPS, Op, nbytes
+from graphsched.graph.tensor import input_tensor
 from graphsched.session.model import DEFAULT_MODEL, open_default_or
 from graphsched.types import dtypes
 
@@ -90,7 +93,7 @@ def results() -> Results:
     return made
 
 
-WORK: Final = Work(token_bytes=lambda name: 0.6e9, prompt_ops=lambda name, n: 2e9 * n)
+WORK: Final = Work(lambda name: 0.6e9, lambda name, n: 2e9 * n, cache=32 << 20)
 
 
 def made_rows(*estimates: Estimate) -> dict[tuple[str, str], Row]:
@@ -254,13 +257,32 @@ def product(kind: str, op: Op = Op.MUL_MAT, tokens: int = 1) -> Shape:
     return next(s for s in shapes(tokens) if s.op is op and s.type == kind)
 
 
-def test_weights_do_not_stay_in_the_cache() -> None:
-    for shape in (product("Q4_0"), product("Q8_0", Op.MUL_MAT_ID), product("F16", Op.FLASH_ATTN_EXT)):
+FROM_MEMORY: Final = (product("Q4_0"), product("Q8_0", Op.MUL_MAT_ID), product("F16", Op.FLASH_ATTN_EXT))
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    """A last-level cache of this size, whatever the machine has."""
+    size: int = request.param << 20
+    monkeypatch.setattr(ops_run, "last_level_cache", lambda: size)
+    return size
+
+
+@pytest.mark.parametrize("cache", [8], indirect=True)
+def test_weights_do_not_stay_in_the_cache(cache: int) -> None:
+    for shape in FROM_MEMORY:
         work = prepare(shape)
-        touched = work.nbytes * len(work.nodes)
-        assert touched >= 2 * last_level_cache(), shape
+        assert work.nbytes * len(work.nodes) >= 2 * cache, shape
         if shape.op is Op.MUL_MAT:
             assert len(work.weights) == len(work.nodes) == nodes_of(shape)
+
+
+@pytest.mark.parametrize("cache", [1, 32, 480], indirect=True)
+def test_there_are_enough_nodes_for_every_cache(cache: int) -> None:
+    for shape in FROM_MEMORY:
+        leaves = [input_tensor(str(i), type) for i, type in enumerate(shape.case.types)]
+        node = OPS[shape.op](*leaves, **shape.case.attrs)
+        assert nbytes(node) * nodes_of(shape) >= 2 * cache, shape
 
 
 @pytest.mark.parametrize("op", [Op.RMS_NORM, Op.FUSED_MUL_UNARY, Op.SET_ROWS, Op.FLASH_ATTN_EXT])

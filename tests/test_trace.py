@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched.backends.cpu.program.ring import Ring
@@ -23,7 +23,7 @@ from graphsched.session.session import Session
 from graphsched.text.sampling import SamplingOptions
 from graphsched.types.devices import HOST
 
-MODELS = (None, "conformance/deepseek2-lite-f16.gguf", "conformance/qwen3moe-f16.gguf")
+MODELS = (None, "deepseek2-lite", "qwen3moe")
 HYBRID: dict[str, Any] = {
     "devices": ("sim:rtx4080-7950x",),
     "placement": PlacementOptions(overrides=("exps=CPU",)),
@@ -31,7 +31,7 @@ HYBRID: dict[str, Any] = {
 
 
 def loaded(name: str | None, **options: Any) -> Session:
-    return graphsched.load(shared(name) if name else None, **{"n_ctx": 128, "n_threads": 2} | options)
+    return graphsched.load(model_path(name) if name else None, **{"n_ctx": 128, "n_threads": 2} | options)
 
 
 def assert_each_instant_has_one_owner(phase: Phase) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched import env
@@ -55,10 +55,10 @@ def test_sessions_pass(checked: Callable[..., Session], options: dict[str, Any])
     session.eval([4])
 
 
-@pytest.mark.parametrize("name", ["deepseek2-lite-f16", "gpt-oss-f16", "llama4-f16"])
+@pytest.mark.parametrize("name", ["deepseek2-lite", "gpt-oss", "llama4"])
 def test_architectures_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("GRAPHSCHED_VALIDATE", "1")
-    session = graphsched.load(shared(f"conformance/{name}.gguf"), n_ctx=16)
+    session = graphsched.load(model_path(name), n_ctx=16)
     session.eval([1, 5, 9])
     session.eval([4])
 

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_emu.emulator import EmulatedTarget, compiler
+from cuda_emu.emulator import EmulatedTarget
 from cuda_emu.values import Array, Out, normal
 from cuda_emu.w2a8s import SHAPES, expected, matrix, product_case, quantised_tokens
+from needs import needs_gxx
 
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families import w2a8
 from graphsched.errors import ShapeError
-
-needs_gxx = pytest.mark.skipif(compiler() is None, reason="g++ is not installed")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shared import shared
+from running import model_path
 
 import graphsched
 from graphsched import Session
@@ -34,7 +34,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def path(name: str) -> Path:
-    return shared(f"conformance/{name}-f16.gguf")
+    return model_path(name)
 
 
 def tokens(n: int, seed: int = 3) -> NDArray[np.int64]:

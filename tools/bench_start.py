@@ -145,15 +145,13 @@ def started(words: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]
     """Seconds of a whole process of ours, and the most private bytes that it had."""
     began = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "graphsched", *words], env=env, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        peak = [0.0]
-        watcher = threading.Thread(target=_watch, args=(child, peak))
-        watcher.start()
-        code = child.wait()
-        seconds = time.perf_counter() - began
-        watcher.join()
+        command, peak = [sys.executable, "-m", "graphsched", *words], [0.0]
+        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors) as child:
+            watcher = threading.Thread(target=_watch, args=(child, peak))
+            watcher.start()
+            code = child.wait()
+            seconds = time.perf_counter() - began
+            watcher.join()
         errors.seek(0)
         if code:
             told = errors.read().decode(errors="replace").strip().splitlines()

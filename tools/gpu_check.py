@@ -140,14 +140,17 @@ def run(section: Section, options: argparse.Namespace, seconds: float) -> Outcom
 
 def _process(command: Sequence[str], log: Path, seconds: float) -> str:
     """Runs it, in a session that is ended as a whole; why it did not come to its end, or nothing."""
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, start_new_session=True)
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, start_new_session=True) as process,
+    ):
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
             return f"ended after {seconds:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, 9)
     if code == 0:
         return ""
     said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]

@@ -16,7 +16,9 @@ from gpu_bench import Row
 from gpu_loading import loading
 from gpu_sections import Found, checked
 from numpy.typing import NDArray
-from test_models import MODELS, QUANTS, Reference, limits, nmse, reference
+from running import limits, nmse, reference
+from shared import FILES, HERE
+from tiny.files import MODELS, QUANTS, Reference
 
 import graphsched
 from graphsched.backends.cuda import driver
@@ -128,8 +130,11 @@ def logits(ref: Reference, way: Way, n: int) -> NDArray[np.float32]:
 
 
 def names(options: Namespace) -> list[str]:
+    """Tiny models, and reference files where there are any."""
     found = [m for m in MODELS + QUANTS if options.only in m]
-    return [m for m in found if "qwen3moe" in m or "llama-Q4_0" in m] if options.small else found
+    if options.small:
+        return [m for m in found if m in ("qwen3moe", "llama-Q4_0")]
+    return found + [f for f in FILES.values() if HERE and options.only in f]
 
 
 def is_moe(name: str) -> bool:
@@ -145,8 +150,8 @@ def checks(options: Namespace, until: float) -> Iterator[Found]:
         if time.monotonic() > until:
             return
         yield checked(f"{name}: {way.name}", partial(_against_reference, name, way, options.small))
-    if not found:
-        yield "fact", {"reference models": "none: there is no shared/ in or beside this tree"}
+    if not HERE:
+        yield "fact", {"reference files": "none: there is no shared/ in or beside this tree"}
 
 
 def _against_reference(name: str, way: Way, small: bool) -> tuple[float, bool]:
@@ -158,7 +163,9 @@ def _against_reference(name: str, way: Way, small: bool) -> tuple[float, bool]:
 def by_library(options: Namespace, until: float) -> Iterator[Found]:
     """Models whose prompts' products go by cuBLASLt."""
     for name in names(options):
-        if any(name.endswith(part) for part in ("llama-f16", "llama-Q4_0", "llama-Q4_K_M", "llama-Q6_K")):
+        if name == "llama" or any(
+            name.endswith(part) for part in ("/llama-f16", "llama-Q4_0", "llama-Q4_K_M", "llama-Q6_K")
+        ):
             way = Way("cuBLASLt from 9 tokens", {}, Launching(cublas="9"))
             yield checked(f"{name}: {way.name}", partial(_against_reference, name, way, False))
         if time.monotonic() > until:

@@ -167,7 +167,7 @@ def _large(
 
 def ops(options: Options, until: float) -> Iterator[Found]:
     """Every case of the op table through the device: placed, lowered, packed and run as in a session."""
-    from test_ops import all_cases
+    from op_runs import all_cases
 
     without = 0
     for row in list(all_cases())[:: 40 if options.small else 1]:

@@ -83,10 +83,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Work:
-    """What a model asks for, by its name: bytes a token, operations of a prompt of n tokens."""
+    """What a model asks for, by its name: bytes a token, operations of a prompt of n tokens.
+
+    cache: bytes of the last level.
+    """
 
     token_bytes: Callable[[str], float]
     prompt_ops: Callable[[str, int], float]
+    cache: int = field(default_factory=last_level_cache)
 
 
 def rows(
@@ -133,7 +137,7 @@ def _shares(
         return None, None, None
     if kind == "tg":
         nbytes, peak = work.token_bytes(model), results.peak(model, "bandwidth")
-        if nbytes < 2 * last_level_cache():
+        if nbytes < 2 * work.cache:
             return None, None, None
         return nbytes * speed, nbytes * speed / peak if peak else None, None
     ops, peak = work.prompt_ops(model, int(count)) * speed / int(count), results.peak(model, "int8")

@@ -15,9 +15,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from shared import shared
-from test_models import reference
-from test_ops import all_cases, as_reference, case_cells, draw, nmse, side_by_side
+from op_runs import all_cases, as_reference, case_cells, draw, side_by_side
+from running import model_path, nmse, tokens_of
 
 import graphsched
 import graphsched.graph.ops
@@ -64,7 +63,7 @@ def logits(
     **options: Any,
 ) -> dict[str, Any]:
     """Saves the logits of a reference's first n tokens, or adds them to a list; `file`: of another model."""
-    ref = reference(name)
+    tokens = tokens_of(name)
     for field in ("overrides", "devices", "offload_policy"):
         if field in options:
             options[field] = tuple(options[field])
@@ -76,9 +75,11 @@ def logits(
     options["off"] = frozenset(options.get("off", ()))
     began, capture, graphs = time.perf_counter(), driver.captured, list[Any]()
     driver.captured = lambda *args: graphs.append(capture(*args)) or graphs[-1]  # type: ignore[func-returns-value]
-    session = graphsched.load(file or ref.model, n_ctx=64, placement=PlacementOptions(**placed), **options)
+    session = graphsched.load(
+        file or model_path(name), n_ctx=64, placement=PlacementOptions(**placed), **options
+    )
     cuts = [0, *range(first, n + 1)]  # a prompt, then one by one
-    got = np.concatenate([session.eval(ref.tokens[a:b], all_logits=True) for a, b in pairwise(cuts)])
+    got = np.concatenate([session.eval(tokens[a:b], all_logits=True) for a, b in pairwise(cuts)])
     session.close()
     driver.captured = capture
     if into is None:
@@ -189,7 +190,7 @@ def cycles(name: str, n: int) -> dict[str, Any]:
     """Loads a model, makes tokens until graphs are replayed, closes; what is alive after the first and last time."""
     alive = []
     for _ in range(n):
-        session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1)
+        session = graphsched.load(model_path(name), n_ctx=64, devices=(GPU,), n_threads=1)
         for token in (1, 2, 3):
             session.eval([token])
         session.take_trace()
@@ -224,7 +225,7 @@ def sentence(name: str, **options: Any) -> dict[str, Any]:
     if "n_gpu_layers" in options:
         options["placement"] = PlacementOptions(n_gpu_layers=options.pop("n_gpu_layers"))
     try:
-        session = graphsched.load(shared(f"{name}.gguf"), n_threads=1, devices=(GPU,), **options)
+        session = graphsched.load(model_path(name), n_threads=1, devices=(GPU,), **options)
     except Error as e:
         return {"error": str(e)}
     try:
@@ -290,7 +291,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
     """A profile's trace of a prompt and tokens: what is wrong with its times, and what there is."""
     os.environ["GRAPHSCHED_CUDA_FUSION"] = "0"  # each node has a launch, and so a time, of its own
     options["placement"] = PlacementOptions(overrides=tuple(options.pop("overrides", ())))
-    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1, **options)
+    session = graphsched.load(model_path(name), n_ctx=64, devices=(GPU,), n_threads=1, **options)
     session.recorder.level = THREADS
     wrong, kinds, untimed = list[str](), Counter[str](), set[str]()
     for tokens in ([1, 2, 3, 4, 5], [6], [7], [8]):
@@ -317,7 +318,7 @@ def traced(name: str, **options: Any) -> dict[str, Any]:
 def brief(name: str, overrides: list[str]) -> dict[str, Any]:
     """The trace that is always on: what is wrong with its times, which runs it has, how many events it took."""
     placed = PlacementOptions(overrides=tuple(overrides))
-    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1, placement=placed)
+    session = graphsched.load(model_path(name), n_ctx=64, devices=(GPU,), n_threads=1, placement=placed)
     for token in (1, 2, 3):
         session.eval([token])
     trace = session.take_trace()
@@ -355,7 +356,7 @@ def _wrong_times(trace: Any, run: Any) -> list[str]:
 
 def abort(name: str) -> dict[str, Any]:
     """A run that is aborted ends, and the next is right."""
-    session = graphsched.load(shared(f"{name}.gguf"), n_ctx=64, devices=(GPU,), n_threads=1)
+    session = graphsched.load(model_path(name), n_ctx=64, devices=(GPU,), n_threads=1)
     want = session.eval([1, 2, 3]).copy()
     session.reset()
     session.abort()

@@ -1,0 +1,79 @@
+"""Every registered architecture against a plain forward pass; and that pass against other engines' logits.
+
+With an exact cache: what is left is rounding of float32, so that any other formula shows.
+"""
+
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from running import EXACT, logits_in_pieces, model_path, nmse, reference
+from shared import FILES, references
+from tiny.files import ALL, MODELS, QUANTS, row
+from tiny.forward import RULES, Model
+from tiny.table import ROWS
+
+from graphsched import arch
+from graphsched.arch.registry import GROUP
+from graphsched.gguf.loader import ModelFile, open_model
+
+EXACT_LIMIT = 1e-9  # NMSE; the best of the tiny models reach 1e-13, that of 27 layers 5e-12
+
+
+def own_architectures() -> list[str]:
+    """Those of the project: a package that is installed beside it may bring more."""
+    foreign = {e.name for e in entry_points(group=GROUP)}
+    return sorted(set(arch.names()) - foreign)
+
+
+def test_every_architecture_has_a_row() -> None:
+    shown = {r.architecture for r in ROWS.values()}
+    assert sorted(shown) == sorted(RULES) == own_architectures()
+
+
+@pytest.mark.target
+@pytest.mark.parametrize("name", [*MODELS, "llama-F32"])
+def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
+    ref = reference(name)
+    got = logits_in_pieces(ref.model, ref.tokens, 7, n_threads=2, **EXACT)
+    assert nmse(got, ref.logits) <= EXACT_LIMIT
+    np.testing.assert_array_equal(got.argmax(axis=1), ref.logits.argmax(axis=1))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logits_on_reference_are_those_of_a_plain_forward_pass(name: str) -> None:
+    """Quantised weights, too: the reference backend does not round what they multiply."""
+    ref = reference(name)
+    assert nmse(logits_in_pieces(ref.model, ref.tokens, 24, backend="reference"), ref.logits) <= EXACT_LIMIT
+
+
+# --- the additional suite ---
+
+
+def described(file: ModelFile) -> tuple[object, object]:
+    """What a plan depends on: keys but for the vocabulary, and types and shapes of tensors."""
+    keys = {k: v for k, v in file.metadata.items() if not k.startswith("tokenizer.")}
+    return keys, {name: (t.dtype.name, t.shape) for name, t in file.tensors.items()}
+
+
+@pytest.mark.parametrize("name", references(MODELS + QUANTS))
+@pytest.mark.reference
+def test_tiny_models_are_the_reference_files_but_for_values(name: str) -> None:
+    """So plans of the one are plans of the other: see the snapshots."""
+    (tiny,) = (n for n, file in FILES.items() if file == name)
+    with open_model(model_path(tiny)) as mine, open_model(model_path(name)) as file:
+        assert described(mine) == described(file)
+
+
+@pytest.mark.parametrize("name", references(MODELS))
+@pytest.mark.reference
+def test_plain_forward_pass_has_the_logits_of_other_engines(name: str) -> None:
+    ref = reference(name)
+    with open_model(ref.model) as file:
+        architecture = str(file.metadata["general.architecture"])
+        prefix = f"{architecture}."
+        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+        tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
+    got = Model(architecture, keys, tensors).logits(ref.tokens)
+    assert nmse(got, ref.logits) <= (2e-5 if "lite" in name else 3e-6)
+    assert row(next(n for n, f in FILES.items() if f == name)).architecture == architecture

@@ -1,0 +1,142 @@
+"""Plants a mistake in each architecture and asks whether its test notices: python tools/sabotage.py [--only NAME].
+
+Each mistake goes into a copy of the checkout without reference files beside it: a plain clone notices.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkout import ROOT
+
+PARTS = ("graphsched", "backends", "models", "tests", "tools", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """`right` in `file` becomes `wrong`; the tiny model `model` should show it."""
+
+    model: str
+    what: str
+    file: str
+    right: str
+    wrong: str
+
+
+QWEN_NORMS = 'q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")'
+MISTAKES = (
+    Mistake("qwen3", "queries and keys without their norms", "models/qwen3.py", QWEN_NORMS, "pass"),
+    Mistake(
+        "phi3", "the other kind of rotation", "models/phi3.py", 'rope_of(c, "neox")', 'rope_of(c, "norm")'
+    ),
+    Mistake("llama", "frequency factors forgotten", "models/llama.py", 'if "rope_freqs" in w', "if False"),
+    Mistake("mixtral", "weights not normalised", "models/llama.py", "normalised=True", "normalised=False"),
+    Mistake("qwen2", "keys without their bias", "models/qwen2.py", "bias=True", "bias=False"),
+    Mistake("qwen2moe", "shared expert without its gate", "models/qwen2moe.py", " * sigmoid(gate)", ""),
+    Mistake(
+        "qwen3moe", "weights not normalised", "models/qwen3moe.py", "normalised=True", "normalised=False"
+    ),
+    Mistake("gemma2", "scores not capped", "models/gemma2.py", "softcap=c.attn_cap", "softcap=0.0"),
+    Mistake("gemma3", "one base for all layers", "models/gemma3.py", "c.base_swa", "c.rope_base"),
+    Mistake(
+        "llama4",
+        "inputs of experts not weighted",
+        "models/llama4.py",
+        "c.n_expert_used) * weights",
+        "c.n_expert_used)",
+    ),
+    Mistake(
+        "deepseek2-lite",
+        "scores of a context not stretched",
+        "models/deepseek2.py",
+        "return m * m * self",
+        "return m * self",
+    ),
+    Mistake(
+        "deepseek2-v3",
+        "magnitude of YaRN left in the rotation",
+        "models/deepseek2.py",
+        "replace(turn, magnitude=1.0)",
+        "turn",
+    ),
+    Mistake(
+        "glm4moe",
+        "attention's norm in front of the feed-forward",
+        "models/glm4moe.py",
+        '"post_attention_norm"',
+        '"attn_norm"',
+    ),
+    Mistake(
+        "gpt-oss",
+        "the window in the other layers",
+        "models/gpt_oss.py",
+        "if slides(c, blk) else 0",
+        "if not slides(c, blk) else 0",
+    ),
+    Mistake("bitnet", "gate without SiLU", "models/bitnet.py", "silu(gate)", "gate"),
+    Mistake("bitnet-b1.58", "gate not squared", "models/bitnet_b1_58.py", "sqr(relu(gate))", "relu(gate)"),
+    Mistake(
+        "bitnet-25",
+        "the head always tied",
+        "models/bitnet_b1_58.py",
+        "return head(c, w, x)",
+        "return head(c, w, x, tied=True)",
+    ),
+)
+
+
+def copied(folder: Path) -> Path:
+    """The checkout's code and tests, links as links."""
+    folder.mkdir()
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return folder
+
+
+def noticed(tree: Path, mistake: Mistake) -> str:
+    """What the tests of the model say about it: `caught`, `not caught`, or why there is no answer."""
+    file = tree / mistake.file
+    whole = file.read_text(encoding="utf-8")
+    if mistake.right not in whole:
+        return "not planted: the code has changed"
+    file.write_text(whole.replace(mistake.right, mistake.wrong), encoding="utf-8")
+    try:
+        return verdict(tree, mistake.model)
+    finally:
+        file.write_text(whole, encoding="utf-8")
+
+
+def verdict(tree: Path, model: str) -> str:
+    test = f"tests/test_tiny.py::test_logits_on_reference_are_those_of_a_plain_forward_pass[{model}]"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    env = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
+    known = {0: "not caught", 1: "caught"}
+    return known.get(done.returncode, f"no answer: {done.stdout[-200:]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", metavar="NAME", help="mistakes of one model")
+    only = parser.parse_args().only
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copied(Path(folder, "clone"))
+        for mistake in (m for m in MISTAKES if only in ("", m.model)):
+            found.append(noticed(tree, mistake))
+            print(f"{mistake.model:16} {mistake.what:44} {found[-1]}", flush=True)
+    print(f"{found.count('caught')} of {len(found)} caught")
+    return int(found.count("caught") < len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
