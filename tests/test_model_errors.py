@@ -34,7 +34,7 @@ FEW = 7  # layers: of a deeper model the first ones are enough, all others are b
 def file_of(name: str) -> ModelFile:
     file = open_model(model_path(name))
     key = f"{file.metadata['general.architecture']}.block_count"
-    if file.metadata[key] > FEW:
+    if file.get(key, int) > FEW:
         file.metadata = {**file.metadata, key: 3}
         file.tensors = {n: t for n, t in file.tensors.items() if not re.match(r"blk\.([3-9]|\d\d)\.", n)}
     return file
