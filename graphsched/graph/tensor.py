@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphsched.graph.numbers import AnyOp, Op
@@ -79,8 +80,10 @@ class Tensor:
     def over(self, sources: Iterable["Tensor"]) -> "Tensor":
         """The same node over other sources; itself if they are its own."""
         new = tuple(sources)
-        changed = any(a is not b for a, b in zip(new, self.sources, strict=True))
-        return replace(self, sources=new) if changed else self
+        assert len(new) == len(self.sources)
+        if all(map(is_, new, self.sources)):
+            return self
+        return Tensor(self.type, self.kind, self.name, self.opdef, new, self.attrs, self.label, self.serial)
 
     def __add__(self, other: "Tensor") -> "Tensor":
         from graphsched.graph.ops.elementwise import add

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Extent, Tensor
+from graphsched.schedule.costs import CROSSING_BYTES, Costs
 from graphsched.types.devices import HOST
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Target:
 
     `supports(device, node)`: whether a device has a kernel for a node. `shared`: weights small enough to be held by
     every device that reads them. `lengths`: the actual length of each extent in this run.
+    `costs`: what decisions weigh.
     """
 
     devices: tuple[str, ...]
@@ -30,6 +32,7 @@ class Target:
     lengths: Mapping[str, int]
     shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
     improve: frozenset[str] = frozenset({"traffic", "hoist"})
+    costs: Costs = CROSSING_BYTES
 
     def length(self, node: Tensor) -> int:
         """Actual rows of a node."""
@@ -95,6 +98,12 @@ def _cached(node: Tensor) -> Tensor | None:
         return None
     rows = root(node.operand(node.traits.reads_cache))
     return rows if rows.traits.writes_cache else None
+
+
+def place_beside_weight(node: Tensor, target: Target) -> str:
+    """Where a node goes for the sake of its first weight, by home and policy; "" for one without weights."""
+    found = _weight_of(node, target)
+    return _beside_weight(node, *found, target)[0] if found else ""
 
 
 def _weight_of(node: Tensor, target: Target) -> tuple[int, Tensor] | None:

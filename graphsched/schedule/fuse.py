@@ -1,8 +1,9 @@
 """Fusions: which of the rules' finds are taken, and the graph with them.
 
-Some ops are made before nodes have places, so that policy and placement see one node; the others once every node has
-its device, as homes alone do not tell where a sum or a rotation runs. The latter change no placement: not what is
-copied, not where splits end; parts keep their names, labels and causes.
+Some ops are made before nodes have places, so that policy and placement see one node: if the weights that they read
+share a home, and otherwise if it costs no more to bring them together than to run the parts where they are. The others
+are made once every node has its device, as homes alone do not tell where a sum or a rotation runs; these change no
+placement: not what is copied, not where splits end; parts keep their names, labels and causes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from graphsched.graph.graph import Graph, from_nodes
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.ops.several import results
 from graphsched.graph.tensor import Tensor, layer_of
-from graphsched.schedule.assign import Assignment, Target, is_foreign, stages
+from graphsched.schedule.assign import Assignment, Target, is_foreign, place_beside_weight, stages
+from graphsched.schedule.costs import finished
 from graphsched.types.devices import HOST
 
 
@@ -25,7 +27,9 @@ def fuse(graph: Graph, target: Target) -> Graph:
     for rule in _rules("homes", target):
         order = _Order(fused)
         for found in rule.find(fused):
-            if all(_has_kernel(found, device, target) for device in target.devices):
+            if all(_has_kernel(found, device, target) for device in target.devices) and (
+                _has_one_home(found, target) or _is_cheaper(found, fused, target)
+            ):
                 order.take(found)
         fused = order.rebuilt()
     return graph if fused is graph else from_nodes(fused.nodes, fused.outputs)
@@ -45,6 +49,30 @@ def fuse_placed(graph: Graph, assignment: Assignment, target: Target) -> tuple[G
 
 def _rules(needs: Needs, target: Target) -> Iterator[Rule]:
     return (rule for rule in RULES if rule.needs == needs and rule.switch in target.improve)
+
+
+def _has_one_home(found: Fusion, target: Target) -> bool:
+    """Whether all weights that the fused op reads live on one device."""
+    weights = (s for s in found.made.sources if s.kind == "weight" and not target.shared(s))
+    return len({target.home(w) for w in weights}) < 2
+
+
+def _is_cheaper(found: Fusion, graph: Graph, target: Target) -> bool:
+    """Whether the fused op, to which weights are brought, is done no later than its parts beside their weights.
+
+    Parts without weights run beside one of those with weights, where it is best.
+    """
+    parts = sorted(found.nodes, key=lambda node: node.serial)
+    *_, last = found.stands_for
+    made = place_beside_weight(found.made, target)
+    beside = {node: place_beside_weight(node, target) for node in parts}
+    readers = (place_beside_weight(node, target) for node in graph.readers[last])
+    reader = next(filter(None, readers), made)
+    apart = (
+        finished(parts, {node: on or free for node, on in beside.items()}, reader, target)
+        for free in dict.fromkeys(filter(None, beside.values()))
+    )
+    return finished([found.made], {found.made: made}, reader, target) <= min(apart)
 
 
 def _has_kernel(found: Fusion, device: str, target: Target) -> bool:

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.schedule.assign import Assignment, Target, assign, hoist, is_foreign, root
+from graphsched.schedule.costs import expert_ids
 from graphsched.schedule.fuse import fuse, fuse_placed
 from graphsched.types.devices import HOST
 
 MAX_INPUTS = 64  # of one split
-WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +124,7 @@ class _Cutter:
         """Views cost nothing: they join the split that reads them."""
         if node.traits.view:
             return
-        device, ids = self._assignment.device[node], _expert_ids(node, self._target)
+        device, ids = self._assignment.device[node], expert_ids(node, self._target.lengths)
         foreign = [s for s in map(root, node.sources) if self._is_foreign(s, device)]
         if self._starts_a_split(device, foreign, ids):
             self._close(device)
@@ -197,18 +196,6 @@ class _Cutter:
 
 def _home(leaf: Tensor, target: Target) -> str:
     return HOST if leaf.kind == "input" else target.home(leaf)
-
-
-def _expert_ids(node: Tensor, target: Target) -> Tensor | None:
-    """The ids operand of an op by expert, if it is expected to leave experts unused: only those it names are sent.
-
-    Where nearly all are used, waiting for the ids costs more than it saves: the upload may start layers ahead.
-    """
-    if not node.traits.chosen_by:
-        return None
-    ids, matrix = node.operand(node.traits.chosen_by), node.operand(node.traits.product[0])
-    share = used_share(matrix.shape[0], target.length(ids) * int(ids.shape[1]))
-    return ids if share < WORTH_WAITING else None
 
 
 def whole(graph: Graph) -> Schedule:

@@ -13,6 +13,7 @@ from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
+from graphsched.schedule.costs import CROSSING_BYTES, Costs
 from graphsched.schedule.fuse import fuse
 from graphsched.schedule.placement import Home, Placement, place
 from graphsched.schedule.policy import Policy
@@ -21,6 +22,9 @@ from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
+
+
+Decisions = tuple[tuple[int, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Targets:
     def policy(self) -> Policy:
         """What decides on uploads."""
         return self.options.policy
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What decisions weigh: seconds on the machine that is described, or bytes."""
+        from graphsched.predict.estimate import machine_costs  # most runs describe none
+        from graphsched.predict.plan import described
+
+        machine = described(self.options)
+        return machine_costs(machine, self.devices) if machine else CROSSING_BYTES
 
     def home(self, leaf: Tensor) -> str:
         """The device that holds a weight or cache."""
@@ -81,6 +94,7 @@ class Targets:
             supports=self.supports,
             policy=self.policy,
             lengths=lengths,
+            costs=self.costs,
             improve=frozenset({"traffic", "hoist", *(rule.switch for rule in RULES)}) - self.options.off,
         )
 
@@ -88,8 +102,8 @@ class Targets:
         """The graph with what is fused before nodes have places, at these lengths."""
         return fuse(graph, self.target(lengths))
 
-    def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> tuple[bool, ...]:
-        """Which nodes of a fused graph with weights in host memory are offloaded at these lengths.
+    def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> Decisions:
+        """The ops with weights of a fused graph, and which are offloaded from host memory at these lengths.
 
         Part of a plan's key.
         """
@@ -97,9 +111,9 @@ class Targets:
             return ()
         target = self.target(lengths)
         return tuple(
-            self.policy.wants(n, target.length(n))
+            (int(n.op), any(self.home(w) == HOST for w in weights) and self.policy.wants(n, target.length(n)))
             for n in graph.nodes
-            if any(s.kind == "weight" and self.home(s) == HOST for s in n.sources)
+            if (weights := [s for s in n.sources if s.kind == "weight"])
         )
 
     def schedule(self, graph: Graph, lengths: Mapping[str, int]) -> Schedule:

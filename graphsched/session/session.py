@@ -22,7 +22,7 @@ from graphsched.run.trace_read import read
 from graphsched.session.cells import CellTable
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, physical_memory, session_options
-from graphsched.session.planner import Targets, device_names
+from graphsched.session.planner import Decisions, Targets, device_names
 from graphsched.session.summary import kv_bytes
 from graphsched.text.sampling import Sampler, SamplingOptions
 from graphsched.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class Session:
         self._n_ubatch = min(options.n_ubatch, self.n_ctx)
         self.repacked: dict[str, DType] = {}  # weights that -rtr has interleaved, and their types
         self._graphs: dict[tuple[int, int], Graph] = {}
-        self._plans: dict[tuple[int, int, tuple[bool, ...]], Runs] = {}
+        self._plans: dict[tuple[int, int, Decisions], Runs] = {}
         self._by_length: dict[tuple[int, int], Runs] = {}
         names = device_names(options.devices)
         capacities = {"n_tokens": self._n_ubatch, "n_outputs": self._n_ubatch, "n_kv": self.n_ctx}
