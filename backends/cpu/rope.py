@@ -62,12 +62,12 @@ def rope_f32(neox: int) -> Callable[..., None]:
     return turn
 
 
-@ops.rope.lowering("cpu")
+@ops.rope.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     _turn(low, node, node.sources[:1], (low.result(node, in_place_of=node.sources[:1]),))
 
 
-@ops.fused_rope.lowering("cpu")
+@ops.fused_rope.lowering("cpu", strided=("q", "k"))
 def _(low: Low, node: Tensor) -> None:
     _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2]))
 
@@ -118,7 +118,7 @@ def temperature_f32() -> Callable[..., None]:
     return temperature
 
 
-@ops.temperature_scale.lowering("cpu")
+@ops.temperature_scale.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x, pos = map(low.operand, node.sources)
     y, a = low.result(node, in_place_of=node.sources[:1]), node.attrs

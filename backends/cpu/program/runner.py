@@ -17,9 +17,9 @@ from graphsched.backends.cpu.program.layout import (
 from graphsched.backends.cpu.program.pack import PackedProgram, Step, stamped
 from graphsched.backends.cpu.program.pool import POOL, read_cycles, run_alone
 from graphsched.backends.cpu.program.ring import CLOCK, NOTHING, PROFILE_WORDS, Ring
-from graphsched.backends.reference import run_python
 from graphsched.run.device import StepTime
 from graphsched.run.operand import PythonStep
+from graphsched.run.python_step import run_python
 from graphsched.run.trace import OFF, THREADS
 from graphsched.types.shapes import Lengths
 
