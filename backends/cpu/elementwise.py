@@ -34,6 +34,7 @@ Lanes = Callable[[Any, Any], Any]
 
 @helper
 def combine(what: int, a: Any, b: Any) -> Any:
+    """a ∘ b on 16 lanes."""
     if what == ADD:
         return add(a, b)
     if what == MUL:
@@ -148,21 +149,25 @@ def maps(definition: OpDef[Any], attrs: str = "") -> Callable[[Lanes], Lanes]:
 
 @maps(ops.scale, "by")
 def scaled(x: Any, a: Any) -> Any:
+    """by · x"""
     return mul(x, splat(a.by, 16))
 
 
 @maps(ops.sqr)
 def squared(x: Any, a: Any) -> Any:
+    """x²"""
     return mul(x, x)
 
 
 @maps(ops.clamp, "low high")
 def clamped(x: Any, a: Any) -> Any:
+    """x, at least low and at most high"""
     return minimum(maximum(x, splat(a.low, 16)), splat(a.high, 16))
 
 
 @maps(ops.softcap, "cap")
 def softcapped(x: Any, a: Any) -> Any:
+    """cap · tanh(x / cap)"""
     return mul(splat(a.cap, 16), tanh(mul(x, splat(1.0 / a.cap, 16))))
 
 
@@ -178,6 +183,8 @@ def map_row(kind: int, x: int, y: int, n: int) -> None:
 
 @kernel("x -> y | n heads x_token x_head")
 def unary_f32(kind: int) -> Callable[..., None]:
+    """y[r] = kind(x[r]), rows of n floats; see mathfn.KINDS."""
+
     def unary(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -196,6 +203,7 @@ def _(low: Low, node: Tensor) -> None:
 
 @helper
 def row_sum(x: int, n: int) -> float:
+    """The sum of n floats, 16 lanes at a time."""
     full = n // 16 * 16
     acc = splat(0.0, 16)
     for i in range(0, full, 16):
@@ -207,6 +215,8 @@ def row_sum(x: int, n: int) -> float:
 
 @kernel("x -> y | n heads x_token x_head")
 def sum_rows_f32() -> Callable[..., None]:
+    """y[r] = Σ x[r, i], one float for each row of n."""
+
     def sum_rows(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -225,6 +235,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel("x -> y | n used")
 def multi_add_f32() -> Callable[..., None]:
+    """y[r] = Σ_u x[r, u] over `used` rows of n floats, in order."""
+
     def multi_add(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, used = arguments(step)
         first, last = share(rows(step, run), ith, nth)

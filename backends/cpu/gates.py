@@ -17,6 +17,8 @@ GATE_UNIT = 256  # elements of a row per unit, so that one token's row is shared
 
 @kernel("a b -> y | n heads a_token a_head b_token b_head | alpha limit")
 def mul_unary_f32(kind: int) -> Callable[..., None]:
+    """y = kind(a) · b, rows of n floats in units of GATE_UNIT; alpha and limit are those of SWIGLU_OAI."""
+
     def mul_unary(step: int, run: int, ith: int, nth: int) -> None:
         a, b, y, n, heads, a_token, a_head, b_token, b_head, alpha, limit = arguments(step)
         per_row = (n + GATE_UNIT - 1) // GATE_UNIT

@@ -91,6 +91,8 @@ def choose_grouped(src: int, ids: int, n: int, k: int, n_group: int, n_used: int
 
 @kernel("x -> y | n k n_group n_used")
 def grouped_top_k_f32() -> Callable[..., None]:
+    """ids[r] = the k best of the n_used best groups of x[r], rows of n scores."""
+
     def grouped(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, k, n_group, n_used = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -162,6 +164,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
 
 @helper
 def add_row(a: int, b: int, y: int, n: int) -> None:
+    """y[i] = a[i] + b[i], a row of n floats."""
     for i in range(0, n, 16):
         left = min(n - i, 16)
         both = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))

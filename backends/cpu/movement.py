@@ -17,6 +17,8 @@ from graphsched.types import dtypes
 
 @kernel("x ids -> y | n x_row")
 def get_rows_to_f32(kind: int) -> Callable[..., None]:
+    """y[r] = x[ids[r]] as float32, rows of n elements of a type."""
+
     def get_rows(step: int, run: int, ith: int, nth: int) -> None:
         x, ids, y, n, x_row = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -28,6 +30,8 @@ def get_rows_to_f32(kind: int) -> Callable[..., None]:
 
 @kernel("x ids -> y | n k")
 def get_elements_f32() -> Callable[..., None]:
+    """y[r, u] = x[r, ids[r, u]], k of n floats for each row."""
+
     def get_elements(step: int, run: int, ith: int, nth: int) -> None:
         x, ids, y, n, k = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -128,6 +132,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel("x -> y | n heads x_token x_head")
 def rows_to_f32(kind: int) -> Callable[..., None]:
+    """y[r] = x[r] as float32, rows of n elements of a type."""
+
     def convert(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)

@@ -56,6 +56,8 @@ def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted:
 
 @kernel("x w? -> y | n heads x_token x_head | eps")
 def rms_norm_f32(weighted: int) -> Callable[..., None]:
+    """y[r] = x[r] / sqrt(mean(x[r]²) + eps), times w if it is weighted; rows of n floats."""
+
     def rms(step: int, run: int, ith: int, nth: int) -> None:
         x, w, y, n, heads, x_token, x_head, eps = arguments(step)
         first, last = share(rows(step, run), ith, nth)

@@ -105,6 +105,8 @@ def _table(low: Low, turn: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Op
 
 @kernel("x pos -> y | n length heads x_token x_head | slope")
 def temperature_f32() -> Callable[..., None]:
+    """y = x · (1 + slope · log(floor((pos + 1) / length) + 1)), rows of n floats."""
+
     def temperature(step: int, run: int, ith: int, nth: int) -> None:
         x, pos, y, n, length, heads, x_token, x_head, slope = arguments(step)
         first, last = share(rows(step, run), ith, nth)

@@ -239,6 +239,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel("x -> y | n heads x_token x_head")
 def soft_max_f32() -> Callable[..., None]:
+    """y[r] = softmax(x[r]), rows of n floats."""
+
     def soft_max(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)

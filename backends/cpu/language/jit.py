@@ -99,16 +99,20 @@ class DigestLocator(caching._CacheLocator):
         self._file = BACKEND / "__init__.py" if BACKEND in file.parents else file
 
     def get_cache_path(self) -> str:
+        """The folder of this version of the sources."""
         return str(cache_folder(self._file))
 
     def get_source_stamp(self) -> str:
+        """What a cached function must have been compiled from."""
         return source_digest(self._file)
 
     def get_disambiguator(self) -> str:
+        """The name of this variant of a function."""
         return self._name
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
+        """A locator for what is compiled here and can be kept; None leaves it to Numba's own."""
         if py_func not in _OURS:
             return None
         self = cls(py_func, py_file)
@@ -167,6 +171,7 @@ class Kernel:
 
     @functools.cached_property
     def compiled(self) -> Any:
+        """Numba's C callback; compiles, or loads from disk, at first use."""
         fn = self._build(*self._params)
         assert isinstance(fn, FunctionType)
         self._check(fn)

@@ -53,6 +53,7 @@ def exp(x: Any) -> Any:
 
 @helper
 def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x) on 16 lanes."""
     one = splat(1.0, 16)
     return div(one, add(one, exp(sub(splat(0.0, 16), x))))
 
