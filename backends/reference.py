@@ -15,6 +15,7 @@ from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.run.lowering import Low
 from graphsched.run.operand import Item, Memory, Operand, Places, PythonStep, Work
+from graphsched.run.python_step import run_python
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
@@ -22,12 +23,6 @@ from graphsched.types.shapes import Lengths
 
 Array = NDArray[Any]
 RUNS = 4096  # whose times are kept
-
-
-def evaluate(node: Tensor, sources: list[Array], actual: Lengths) -> Array:
-    """One node by its reference; capacities in attributes become actual lengths."""
-    attrs = {k: actual.shape(v) if isinstance(v, tuple) else v for k, v in node.attrs.items()}
-    return node.declaration.evaluate(*sources, **attrs)
 
 
 class ReferenceDevice:
@@ -103,13 +98,6 @@ class ReferenceProgram:
             StepTime("python", s.index, s.device, a, b, b)
             for s, (a, b) in zip(self._steps, spans, strict=True)
         ]
-
-
-def run_python(step: PythonStep, places: Places, actual: Lengths) -> None:
-    """Runs one step on views of its operands' memory."""
-    sources = [places.values(o, actual.shape(o.type.shape)) for o in step.sources]
-    result = places.array(step.result, actual.shape(step.result.type.shape))
-    result[...] = evaluate(step.node, sources, actual)
 
 
 def open_host(setup: Setup) -> Device:

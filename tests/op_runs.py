@@ -1,16 +1,17 @@
 """Cases of the op table: their leaves and values, and a run of one on a backend."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import graphsched.backends.cpu.device  # attaches the lowerings, without which every op is a Python step
 import graphsched.graph.ops
 from graphsched.errors import Error
 from graphsched.graph.graph import from_outputs
-from graphsched.graph.opdef import OPS, Case, Op, OpDef, as_f32
+from graphsched.graph.opdef import OPS, WEIGHT, Case, OpDef, as_f32
 from graphsched.graph.ops.several import results
 from graphsched.graph.tensor import Tensor, TensorType, input_tensor, weight
 from graphsched.run.device import Setup
@@ -19,6 +20,7 @@ from graphsched.synth.weights import chunks
 from graphsched.types import dtypes
 
 Array = NDArray[Any]
+Raw = NDArray[np.uint8]
 
 
 def all_cases() -> Iterator[Any]:
@@ -35,14 +37,18 @@ def draw(
     case: Case, definition: OpDef[Any], rng: np.random.Generator
 ) -> tuple[list[Tensor], dict[str, Array]]:
     """Leaves for a case and the raw values of each."""
+    types = dict(zip(definition.operands, case.types, strict=False))
     tensors: list[Tensor] = []
     values: dict[str, Array] = {}
-    for i, (name, type) in enumerate(zip(definition.operands, case.types, strict=False)):
-        if type.dtype == dtypes.I32:
-            values[name] = draw_ints(name, type, case, i, rng)
+    for i, (name, type) in enumerate(types.items()):
+        role = definition.roles.get(name)
+        if callable(role):
+            values[name] = role(types, rng)
+        elif type.dtype == dtypes.I32:
+            values[name] = rng.integers(*case.ints[i], size=type.shape).astype(np.int32)
         else:
             values[name] = draw_values(name, type, rng)
-        tensors.append(leaf(name, type, definition))
+        tensors.append(weight(f"{name}.weight", type) if role == WEIGHT else input_tensor(name, type))
     return tensors, values
 
 
@@ -56,47 +62,44 @@ def draw_values(name: str, type: TensorType, rng: np.random.Generator) -> Array:
         return np.concatenate([c.reshape(-1) for c in chunks(f"blk.0.{name}.weight", type, 1, False)])
 
 
-def draw_ints(name: str, type: TensorType, case: Case, i: int, rng: np.random.Generator) -> Array:
-    n = type.shape[0]
-    if name == "cells":  # every cell holds its own position of sequence 0, but for a free one
-        cells = np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
-        cells[n // 2] = (-1, 0)
-        return cells
-    if name == "where":  # the last tokens of the cache
-        n_cells = case.types[i + 1].shape[0]
-        return np.stack([np.zeros(n), np.arange(n_cells - n, n_cells)], axis=1).astype(np.int32)
-    if name == "slots":
-        return rng.permutation(case.ints[i][1])[:n].astype(np.int32)
-    return rng.integers(*case.ints[i], size=type.shape).astype(np.int32)
-
-
-def leaf(name: str, type: TensorType, definition: OpDef[Any]) -> Tensor:
-    if name in "qkv" and definition.op is Op.MUL_MAT_QKV:
-        return weight(f"{name}.weight", type)
-    if name in ("w", "up", "gate", "b") and definition.op in (
-        Op.MUL_MAT,
-        Op.MUL_MAT_ID,
-        Op.MOE_FUSED_UP_GATE,
-    ):
-        return weight(f"{name}.weight", type)
-    return input_tensor(name, type)
-
-
 def as_reference(type: TensorType, raw: Any) -> Array:
     return raw if type.dtype == dtypes.I32 else type.dtype.dequantize(raw, type.shape)
 
 
-def run_on(backend: str, node: Tensor, tensors: list[Tensor], values: dict[str, Any], threads: int) -> Array:
-    raw = {
-        t.name: np.ascontiguousarray(values[t.name.split(".")[0]]).view(np.uint8).reshape(-1) for t in tensors
-    }
-    runtime = open_runtime(backend, Setup(raw, n_threads=threads))
-    lengths = {"n_kv": case_cells(tensors)}
-    for t in tensors:
-        if t.kind == "input":
-            runtime.input(t).reshape(-1).view(np.uint8)[:] = raw[t.name]
+def expected_of(
+    definition: OpDef[Any], case: Case, tensors: Sequence[Tensor], values: Mapping[str, Array]
+) -> Array:
+    """What the reference makes of a case's values."""
+    arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
+    return definition.evaluate(*arrays, **case.attrs)
+
+
+def raw_of(tensors: Sequence[Tensor], values: Mapping[str, Array]) -> dict[str, Raw]:
+    """The bytes of leaves by name."""
+    return {t.name: bytes_of(values[t.name.split(".")[0]]) for t in tensors}
+
+
+def bytes_of(array: Array) -> Raw:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+
+
+def run_on(
+    backend: str, node: Tensor, tensors: Sequence[Tensor], values: Mapping[str, Array], threads: int
+) -> Array:
+    """A node's results on a backend, from the values of its leaves."""
+    return run_raw(backend, node, tensors, raw_of(tensors, values), threads, case_cells(tensors))
+
+
+def run_raw(
+    backend: str, node: Tensor, leaves: Sequence[Tensor], raw: Mapping[str, Raw], threads: int, n_kv: int
+) -> Array:
+    """A node's results on a backend, from the bytes of its leaves."""
+    runtime = open_runtime(backend, Setup(dict(raw), n_threads=threads))
+    for leaf in leaves:
+        if leaf.kind == "input":
+            runtime.input(leaf).reshape(-1).view(np.uint8)[:] = raw[leaf.name]
     executable = runtime.compile(from_outputs(*results(node)))
-    executable.run(lengths)
+    executable.run({"n_kv": n_kv})
     return side_by_side(executable.outputs)
 
 
@@ -107,5 +110,5 @@ def side_by_side(parts: Sequence[Array]) -> Array:
     return np.concatenate([as_f32(p).reshape(len(p), -1) for p in parts], axis=1)
 
 
-def case_cells(tensors: list[Tensor]) -> int:
+def case_cells(tensors: Sequence[Tensor]) -> int:
     return next((int(t.shape[0]) for t in tensors if t.name == "cells"), 0)

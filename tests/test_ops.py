@@ -1,15 +1,31 @@
 """Every op × backend × case of the op table against its numpy reference. Never edited to add an op."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
-from op_runs import all_cases, as_reference, draw, run_on
+from numpy.typing import NDArray
+from op_runs import all_cases, case_cells, draw, expected_of, raw_of, run_raw
+from op_views import laid, layouts, one_row
 from running import nmse
 
-from graphsched.graph.opdef import OPS, Case, OpDef, lowering_for
-from graphsched.graph.tensor import Extent, TensorType
+from graphsched.graph.opdef import OPS, Case, OpDef
+from graphsched.graph.tensor import Extent, Tensor, TensorType
 from graphsched.types import dtypes
+
+Array = NDArray[Any]
+CASES: list[tuple[OpDef[Any], Case]] = [param.values for param in all_cases()]
+IDS = [param.id for param in all_cases()]
+ROWS = [(i, case) for i, (d, c) in enumerate(CASES) if (case := one_row(d, c))]
+LAID = [(i, name) for i, (d, c) in enumerate(CASES) for name in layouts(d, c)]
+
+
+def agree(got: Array, expected: Array, tolerance: float) -> None:
+    if expected.dtype == np.int32:
+        np.testing.assert_array_equal(got, expected)
+    else:
+        assert nmse(got, expected) <= tolerance
 
 
 def test_every_op_is_declared_once() -> None:
@@ -17,32 +33,55 @@ def test_every_op_is_declared_once() -> None:
     assert len({d.name for d in OPS.values()}) == len(OPS)
 
 
-@pytest.mark.parametrize(("definition", "case"), list(all_cases()))
-def test_inference_agrees_with_reference(definition: OpDef[Any], case: Case) -> None:
-    tensors, values = draw(case, definition, np.random.default_rng(1))
-    node = definition(*tensors, **case.attrs)
-    arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
-    out = definition.run_reference(*arrays, **case.attrs)  # type: ignore[misc]  # checked above
+def test_roles_are_those_of_operands() -> None:
+    assert {(d.name, name) for d in OPS.values() for name in d.roles if name not in d.operands} == set()
+
+
+@lru_cache(maxsize=1)
+def computed(i: int) -> tuple[list[Tensor], dict[str, Array], Array]:
+    """Leaves of case i, their values, and what the reference makes of these."""
+    definition, case = CASES[i]
+    tensors, values = draw(case, definition, np.random.default_rng(2))
+    return tensors, values, expected_of(definition, case, tensors, values)
+
+
+@pytest.mark.parametrize("i", range(len(CASES)), ids=IDS)
+def test_inference_agrees_with_reference(i: int) -> None:
+    tensors, _, out = computed(i)
+    node = CASES[i][0](*tensors, **CASES[i][1].attrs)
     assert out.shape == tuple(node.shape)
     assert out.dtype == (np.int32 if node.dtype == dtypes.I32 else np.float32)
 
 
 @pytest.mark.target
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("definition", "case"), list(all_cases()))
-def test_cpu_agrees_with_reference(definition: OpDef[Any], case: Case, threads: int) -> None:
-    rng = np.random.default_rng(2)
-    tensors, values = draw(case, definition, rng)
+@pytest.mark.parametrize("i", range(len(CASES)), ids=IDS)
+def test_cpu_agrees_with_reference(i: int, threads: int) -> None:
+    (definition, case), (tensors, values, expected) = CASES[i], computed(i)
     node = definition(*tensors, **case.attrs)
-    if lowering_for("cpu", node) is None:
-        pytest.skip("no CPU lowering for these types: runs as a python step")
-    arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
-    expected = definition.run_reference(*arrays, **case.attrs)  # type: ignore[misc]
-    got = run_on("cpu", node, tensors, values, threads)
-    if node.dtype == dtypes.I32:
-        np.testing.assert_array_equal(got, expected)
-    else:
-        assert nmse(got, expected) <= case.tolerance
+    got = run_raw("cpu", node, tensors, raw_of(tensors, values), threads, case_cells(tensors))
+    agree(got, expected, case.tolerance)
+
+
+@pytest.mark.target
+@pytest.mark.parametrize(("i", "layout"), LAID, ids=[f"{name}-{IDS[i]}" for i, name in LAID])
+def test_layouts_change_nothing(i: int, layout: str) -> None:
+    """Views that have NaN around them, dimensions in another order, and operands whose memory the result may take."""
+    (definition, case), (tensors, values, expected) = CASES[i], computed(i)
+    leaves, raw, operands = laid(layout, definition, tensors, raw_of(tensors, values))
+    got = run_raw("cpu", definition(*operands, **case.attrs), leaves, raw, 2, case_cells(tensors))
+    agree(got, expected, case.tolerance)
+
+
+@pytest.mark.target
+@pytest.mark.parametrize(("i", "case"), ROWS, ids=[IDS[i] for i, _ in ROWS])
+def test_one_row_of_a_case(i: int, case: Case) -> None:
+    """As parts of wider rows, on more threads than rows."""
+    definition = CASES[i][0]
+    tensors, values = draw(case, definition, np.random.default_rng(2))
+    leaves, raw, operands = laid("parts", definition, tensors, raw_of(tensors, values))
+    got = run_raw("cpu", definition(*operands, **case.attrs), leaves, raw, 2, case_cells(tensors))
+    agree(got, expected_of(definition, case, tensors, values), case.tolerance)
 
 
 def test_extent_is_a_capacity() -> None:

@@ -68,30 +68,38 @@ class CpuDevice:
         return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
     def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes here: those of its type."""
         return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory of the host, at a multiple of 64 bytes."""
         return self.spaces[HOST].allocate(nbytes)
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """Bytes of the host, where they are."""
         return self.spaces[HOST].adopt(raw)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """A `Low` that adds steps of the CPU's kernels to `items`."""
         return Low("cpu", leaf, items, self.adopt, self.setup.n_threads, self.name)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
+        """A step that copies a tensor between devices, of experts those that `ids` name."""
         return copy_step(source, result, self.name, ids)
 
     def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
+        """The program of these items; progress tells of kernels that are compiled."""
         compile_kernels(items, progress)
         n_threads = self.setup.n_threads
         packed = program.pack(items, places, self.spaces, n_threads)
         return CpuProgram(packed, self.run_block, self.ring, n_threads)
 
     def abort(self, on: bool) -> None:
+        """Makes runs skip their kernels, until it is taken back."""
         self.run_block[ABORT] = int(on)
 
     def close(self) -> None:
+        """Nothing to give back."""
         if POOL.pins is self.setup.pins:
             POOL.pins = ()
 
@@ -108,4 +116,5 @@ def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
 
 
 def open_host(setup: Setup) -> Device:
+    """The CPU with its kernels, for so many threads."""
     return CpuDevice(setup)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.language.jit import Kernel, helper, kernel
-from graphsched.backends.cpu.language.mathfn import KINDS, gated, sigmoid, tanh
+from graphsched.backends.cpu.language.jit import helper, kernel, specialised
+from graphsched.backends.cpu.language.mathfn import KINDS, gated, tanh
 from graphsched.backends.cpu.language.simd import (
     add,
     div,
@@ -21,20 +21,20 @@ from graphsched.backends.cpu.language.simd import (
     sum_lanes,
 )
 from graphsched.backends.cpu.language.vector import F32
-from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
-from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
+from graphsched.backends.cpu.program.lowering import Low, row_strides
 from graphsched.graph import ops
 from graphsched.graph.opdef import OpDef
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand
 
 ADD, MUL, DIV = range(3)
-SCALE, SQR, CLAMP, SOFTCAP, UNARY0 = range(5)  # UNARY0 + i is the i-th function of mathfn.KINDS
+Lanes = Callable[[Any, Any], Any]
 
 
 @helper
 def combine(what: int, a: Any, b: Any) -> Any:
+    """a ∘ b on 16 lanes."""
     if what == ADD:
         return add(a, b)
     if what == MUL:
@@ -80,7 +80,7 @@ def _is_simple(node: Tensor) -> bool:
 
 
 def _lower_binary(definition: OpDef[Any], what: int) -> None:
-    @definition.lowering("cpu", when=_is_simple)
+    @definition.lowering("cpu", when=_is_simple, strided=("a", "b"))
     def _(low: Low, node: Tensor) -> None:
         a, b = map(low.operand, node.sources)
         y = low.result(node, in_place_of=node.sources)
@@ -104,131 +104,106 @@ for _definition, _what in ((ops.add, ADD), (ops.mul, MUL), (ops.div, DIV)):
     _lower_binary(_definition, _what)
 
 
-@helper
-def apply(what: int, x: Any, p: float, q: float) -> Any:
-    if what == SCALE:
-        return mul(x, splat(p, 16))
-    if what == SQR:
-        return mul(x, x)
-    if what == CLAMP:
-        return minimum(maximum(x, splat(p, 16)), splat(q, 16))
-    if what == SOFTCAP:
-        return mul(splat(p, 16), tanh(mul(x, splat(q, 16))))
-    return gated(what - UNARY0, x)
+def of_lanes(x: Any, a: Any) -> Any:
+    """What a map does to 16 lanes of x; `a`: the kernel's arguments."""
+    raise NotImplementedError
+
+
+def map_rows(step: int, run: int, ith: int, nth: int) -> None:
+    """The loop of every map, whose `of_lanes` is another function in each."""
+    a = arguments(step)
+    first, last = share(rows(step, run), ith, nth)
+    full = a.n // 16 * 16
+    for r in range(first, last):
+        src, dst = row_at(a.x, r, a.heads, a.x_token, a.x_head), a.y + 4 * r * a.n
+        for i in range(0, full, 16):
+            store(dst + 4 * i, of_lanes(load(src + 4 * i, F32, 16), a), F32)
+        if full < a.n:
+            left = a.n - full
+            v = load_first(src + 4 * full, F32, 16, left)
+            store_first(dst + 4 * full, of_lanes(v, a), F32, left)
+
+
+def maps(definition: OpDef[Any], attrs: str = "") -> Callable[[Lanes], Lanes]:
+    """Attaches to an op y = f(x), element by element, its lowering on the CPU.
+
+    The decorated function takes 16 lanes of x and a tuple with the attributes named as floats; it returns 16 lanes.
+    """
+    (name,) = definition.operands
+
+    def attach(lanes: Lanes) -> Lanes:
+        declaration = f"x -> y | n heads x_token x_head | {attrs}"
+        kernel = specialised(f"{definition.name}_f32", declaration, map_rows, of_lanes=lanes)
+
+        @definition.lowering("cpu", strided=(name,))
+        def _(low: Low, node: Tensor) -> None:
+            x, n = low.operand(node.sources[0]), node.shape[-1]
+            y = low.result(node, in_place_of=node.sources)
+            floats = {attr: node.attrs[attr] for attr in attrs.split()}
+            low.step(kernel, x=x, y=y, n=n, **row_strides(x=x), **floats, over=node.type)
+
+        return lanes
+
+    return attach
+
+
+@maps(ops.scale, "by")
+def scaled(x: Any, a: Any) -> Any:
+    """by · x"""
+    return mul(x, splat(a.by, 16))
+
+
+@maps(ops.sqr)
+def squared(x: Any, a: Any) -> Any:
+    """x²"""
+    return mul(x, x)
+
+
+@maps(ops.clamp, "low high")
+def clamped(x: Any, a: Any) -> Any:
+    """x, at least low and at most high"""
+    return minimum(maximum(x, splat(a.low, 16)), splat(a.high, 16))
+
+
+@maps(ops.softcap, "cap")
+def softcapped(x: Any, a: Any) -> Any:
+    """cap · tanh(x / cap)"""
+    return mul(splat(a.cap, 16), tanh(mul(x, splat(1.0 / a.cap, 16))))
 
 
 @helper
-def map_row(what: int, x: int, y: int, n: int, p: float, q: float) -> None:
+def map_row(kind: int, x: int, y: int, n: int) -> None:
+    """y[i] = kind(x[i]), a row of n floats."""
     full = n // 16 * 16
     for i in range(0, full, 16):
-        store(y + 4 * i, apply(what, load(x + 4 * i, F32, 16), p, q), F32)
+        store(y + 4 * i, gated(kind, load(x + 4 * i, F32, 16)), F32)
     if full < n:
-        store_first(
-            y + 4 * full, apply(what, load_first(x + 4 * full, F32, 16, n - full), p, q), F32, n - full
-        )
+        store_first(y + 4 * full, gated(kind, load_first(x + 4 * full, F32, 16, n - full)), F32, n - full)
 
 
-@kernel("x -> y | n heads x_token x_head | p q")
-def map_f32(what: int) -> Callable[..., None]:
-    def map_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, heads, x_token, x_head, p, q = arguments(step)
+@kernel("x -> y | n heads x_token x_head")
+def unary_f32(kind: int) -> Callable[..., None]:
+    """y[r] = kind(x[r]), rows of n floats; see mathfn.KINDS."""
+
+    def unary(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            map_row(what, row_at(x, r, heads, x_token, x_head), y + r * n * 4, n, p, q)
+            map_row(kind, row_at(x, r, heads, x_token, x_head), y + r * n * 4, n)
 
-    return map_rows
+    return unary
 
 
-def _map(low: Low, node: Tensor, what: int, p: float = 0.0, q: float = 0.0) -> None:
-    x = low.operand(node.sources[0])
+@ops.unary.lowering("cpu", strided=("x",))
+def _(low: Low, node: Tensor) -> None:
+    x, n = low.operand(node.sources[0]), node.shape[-1]
     y = low.result(node, in_place_of=node.sources)
-    low.step(map_f32(what), x=x, y=y, n=node.shape[-1], **row_strides(x=x), p=p, q=q, over=node.type)
-
-
-@ops.scale.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    _map(low, node, SCALE, node.attrs["by"])
-
-
-@ops.sqr.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    _map(low, node, SQR)
-
-
-@ops.clamp.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    _map(low, node, CLAMP, node.attrs["low"], node.attrs["high"])
-
-
-@ops.softcap.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    _map(low, node, SOFTCAP, node.attrs["cap"], 1.0 / node.attrs["cap"])
-
-
-@ops.unary.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    _map(low, node, UNARY0 + KINDS[node.attrs["kind"]])
-
-
-GATE_UNIT = 256  # elements of a row per unit, so that one token's row is shared by all threads
-SWIGLU_OAI = len(KINDS)
-
-
-@helper
-def joined(kind: int, a: Any, b: Any, alpha: float, limit: float) -> Any:
-    """kind(a) · b, or the clamped SwiGLU of gpt-oss."""
-    if kind != SWIGLU_OAI:
-        return mul(gated(kind, a), b)
-    g, bound = minimum(a, splat(limit, 16)), splat(limit, 16)
-    u = minimum(maximum(b, splat(-limit, 16)), bound)
-    return mul(mul(g, sigmoid(mul(splat(alpha, 16), g))), add(u, splat(1.0, 16)))
-
-
-@kernel("a b -> y | n heads a_token a_head b_token b_head | alpha limit")
-def mul_unary_f32(kind: int) -> Callable[..., None]:
-    def mul_unary(step: int, run: int, ith: int, nth: int) -> None:
-        a, b, y, n, heads, a_token, a_head, b_token, b_head, alpha, limit = arguments(step)
-        per_row = (n + GATE_UNIT - 1) // GATE_UNIT
-        first, last = share(rows(step, run) * per_row, ith, nth)
-        for unit in range(first, last):
-            r, start = unit // per_row, unit % per_row * GATE_UNIT
-            t, h = r // heads, r % heads
-            pa, pb, py = a + t * a_token + h * a_head, b + t * b_token + h * b_head, y + 4 * r * n
-            end = start + GATE_UNIT if start + GATE_UNIT < n else n
-            full = start + (end - start) // 16 * 16
-            for i in range(start, full, 16):
-                v = joined(kind, load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16), alpha, limit)
-                store(py + 4 * i, v, F32)
-            if full < end:
-                left = end - full
-                va, vb = load_first(pa + 4 * full, F32, 16, left), load_first(pb + 4 * full, F32, 16, left)
-                store_first(py + 4 * full, joined(kind, va, vb, alpha, limit), F32, left)
-
-    return mul_unary
-
-
-def gate_up(
-    low: Low, kernel: Kernel, a: Operand, b: Operand, y: Operand, alpha: float = 0.0, limit: float = 0.0
-) -> None:
-    n, strides = y.type.shape[-1], row_strides(a=a, b=b)
-    low.step(kernel, a=a, b=b, y=y, n=n, **strides, alpha=alpha, limit=limit, rows=rows_of(y.type))
-
-
-@ops.fused_mul_unary.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    a, b = map(low.operand, node.sources)
-    gate_up(low, mul_unary_f32(KINDS[node.attrs["kind"]]), a, b, low.result(node, in_place_of=node.sources))
-
-
-@ops.swiglu_oai.lowering("cpu")
-def _(low: Low, node: Tensor) -> None:
-    a, b = map(low.operand, node.sources)
-    y = low.result(node, in_place_of=node.sources)
-    gate_up(low, mul_unary_f32(SWIGLU_OAI), a, b, y, node.attrs["alpha"], node.attrs["limit"])
+    low.step(unary_f32(KINDS[node.attrs["kind"]]), x=x, y=y, n=n, **row_strides(x=x), over=node.type)
 
 
 @helper
 def row_sum(x: int, n: int) -> float:
+    """The sum of n floats, 16 lanes at a time."""
     full = n // 16 * 16
     acc = splat(0.0, 16)
     for i in range(0, full, 16):
@@ -240,6 +215,8 @@ def row_sum(x: int, n: int) -> float:
 
 @kernel("x -> y | n heads x_token x_head")
 def sum_rows_f32() -> Callable[..., None]:
+    """y[r] = Σ x[r, i], one float for each row of n."""
+
     def sum_rows(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -249,7 +226,7 @@ def sum_rows_f32() -> Callable[..., None]:
     return sum_rows
 
 
-@ops.sum_rows.lowering("cpu")
+@ops.sum_rows.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = low.result(node)
@@ -258,6 +235,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel("x -> y | n used")
 def multi_add_f32() -> Callable[..., None]:
+    """y[r] = Σ_u x[r, u] over `used` rows of n floats, in order."""
+
     def multi_add(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, used = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -280,6 +259,6 @@ def multi_add_f32() -> Callable[..., None]:
 
 @ops.multi_add.lowering("cpu")
 def _(low: Low, node: Tensor) -> None:
-    x = contiguous(low, low.operand(node.sources[0]))
+    x = low.operand(node.sources[0])
     y, used = low.result(node), x.type.shape[1]
     low.step(multi_add_f32(), x=x, y=y, n=node.shape[-1], used=used, over=node.type)

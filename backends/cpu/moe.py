@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.backends.cpu.attention.flash import soft_max_row
-from graphsched.backends.cpu.elementwise import SCALE, UNARY0, map_row, row_sum
+from graphsched.backends.cpu.elementwise import map_row, row_sum
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.mathfn import KINDS
+from graphsched.backends.cpu.language.mathfn import SIGMOID as SIGMOID_OF_LANES
+from graphsched.backends.cpu.language.mathfn import scale_row, soft_max_row
 from graphsched.backends.cpu.language.simd import add, div, get, load_first, maximum, put, splat, store_first
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.movement import contiguous
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.lowering import Low
 from graphsched.graph import ops
@@ -51,7 +50,7 @@ def top_k_f32() -> Callable[..., None]:
 
 @ops.top_k.lowering("cpu", when=lambda node: len(node.shape) == 2)
 def _(low: Low, node: Tensor) -> None:
-    x = contiguous(low, low.operand(node.sources[0]))
+    x = low.operand(node.sources[0])
     low.step(top_k_f32(), x=x, y=low.result(node), n=x.type.shape[1], k=node.shape[1], over=node.type)
 
 
@@ -92,6 +91,8 @@ def choose_grouped(src: int, ids: int, n: int, k: int, n_group: int, n_used: int
 
 @kernel("x -> y | n k n_group n_used")
 def grouped_top_k_f32() -> Callable[..., None]:
+    """ids[r] = the k best of the n_used best groups of x[r], rows of n scores."""
+
     def grouped(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, k, n_group, n_used = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -103,7 +104,7 @@ def grouped_top_k_f32() -> Callable[..., None]:
 
 @ops.grouped_top_k.lowering("cpu", when=lambda node: len(node.shape) == 2 and node.attrs["n_group"] < 63)
 def _(low: Low, node: Tensor) -> None:
-    x, a = contiguous(low, low.operand(node.sources[0])), node.attrs
+    x, a = low.operand(node.sources[0]), node.attrs
     low.step(
         grouped_top_k_f32(),
         x=x,
@@ -116,7 +117,6 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-GATE = UNARY0 + KINDS["sigmoid"]
 SOFTMAX, SIGMOID, SOFTMAX_WEIGHT, SIGMOID_WEIGHT = range(len(GATINGS))
 
 
@@ -132,7 +132,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
             if gating == SOFTMAX:
                 soft_max_row(x + x_row * r, p, n)
             elif gating == SIGMOID:
-                map_row(GATE, x + x_row * r, p, n, np.float32(0.0), np.float32(0.0))
+                map_row(SIGMOID_OF_LANES, x + x_row * r, p, n)
             else:
                 p = x + x_row * r
             rank = p
@@ -150,20 +150,21 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
             if gating == SOFTMAX_WEIGHT:
                 soft_max_row(out, out, k)
             elif gating == SIGMOID_WEIGHT:
-                map_row(GATE, out, out, k, np.float32(0.0), np.float32(0.0))
+                map_row(SIGMOID_OF_LANES, out, out, k)
             if normalised:
                 over = maximum(splat(row_sum(out, k), 16), splat(least, 16))
                 for u in range(0, k, 16):
                     left = min(k - u, 16)
                     store_first(out + 4 * u, div(load_first(out + 4 * u, F32, 16, left), over), F32, left)
             if scaled:
-                map_row(SCALE, out, out, k, by, by)
+                scale_row(out, by, k)
 
     return choose
 
 
 @helper
 def add_row(a: int, b: int, y: int, n: int) -> None:
+    """y[i] = a[i] + b[i], a row of n floats."""
     for i in range(0, n, 16):
         left = min(n - i, 16)
         both = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))
@@ -174,7 +175,7 @@ def _chooses(node: Tensor) -> bool:
     return len(node.sources[0].shape) == 2 and node.attrs["n_group"] < 63
 
 
-@ops.topk_moe.lowering("cpu", when=_chooses)
+@ops.topk_moe.lowering("cpu", when=_chooses, strided=("logits",))
 def _(low: Low, node: Tensor) -> None:
     (x, *bias), a = map(low.operand, node.sources), node.attrs
     ids, weights = low.results(node)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from graphsched.backends.cpu.formats.rows import NATIVE, dequantize_row, quantize_row
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.simd import get, load, load_first, put, store, store_first
+from graphsched.backends.cpu.language.simd import get, put
 from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.program.copies import copy_rows_f32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
@@ -16,6 +17,8 @@ from graphsched.types import dtypes
 
 @kernel("x ids -> y | n x_row")
 def get_rows_to_f32(kind: int) -> Callable[..., None]:
+    """y[r] = x[ids[r]] as float32, rows of n elements of a type."""
+
     def get_rows(step: int, run: int, ith: int, nth: int) -> None:
         x, ids, y, n, x_row = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -27,6 +30,8 @@ def get_rows_to_f32(kind: int) -> Callable[..., None]:
 
 @kernel("x ids -> y | n k")
 def get_elements_f32() -> Callable[..., None]:
+    """y[r, u] = x[r, ids[r, u]], k of n floats for each row."""
+
     def get_elements(step: int, run: int, ith: int, nth: int) -> None:
         x, ids, y, n, k = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -53,7 +58,7 @@ def _(low: Low, node: Tensor) -> None:
 @ops.get_rows.lowering("cpu", when=_picks_elements, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    x, y = contiguous(low, x), low.result(node)
+    y = low.result(node)
     low.step(get_elements_f32(), x=x, ids=ids, y=y, n=x.type.shape[-1], k=node.shape[-1], over=node.type)
 
 
@@ -70,7 +75,9 @@ def get_rows_by_token(kind: int) -> Callable[..., None]:
     return get_rows
 
 
-@ops.get_rows.lowering("cpu", when=lambda node: len(node.shape) == 3 == len(node.sources[0].shape), x=NATIVE)
+@ops.get_rows.lowering(
+    "cpu", when=lambda node: len(node.shape) == 3 == len(node.sources[0].shape), strided=("x",), x=NATIVE
+)
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
     low.step(
@@ -86,45 +93,18 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@kernel("x -> y | n y_row heads x_token x_head")
-def copy_rows_f32() -> Callable[..., None]:
-    """Rows of n elements into rows `y_row` bytes apart."""
-
-    def copy(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, y_row, heads, x_token, x_head = arguments(step)
-        first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
-        for r in range(first, last):
-            px, py = row_at(x, r, heads, x_token, x_head), y + r * y_row
-            for i in range(0, full, 16):
-                store(py + 4 * i, load(px + 4 * i, F32, 16), F32)
-            if full < n:
-                store_first(py + 4 * full, load_first(px + 4 * full, F32, 16, n - full), F32, n - full)
-
-    return copy
-
-
-@ops.reshape.lowering("cpu")
+@ops.reshape.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     if len(x.type.shape) == 2 and len(node.shape) == 3:  # [T, n·d] -> [T, n, d] keeps the rows where they are
-        item = x.strides[-1]
-        low.alias(node, Operand(x.buffer, node.type, (x.strides[0], item * node.shape[2], item), x.offset))
+        strides = (x.strides[0], x.type.dtype.row_bytes(node.shape[2]), x.strides[-1])
+        low.alias(node, Operand(x.buffer, node.type, strides, x.offset))
         return
-    x = contiguous(low, x)
+    x = low.dense(x)
     low.alias(node, Operand(x.buffer, node.type, dense(x.buffer, node.type).strides, x.offset))
 
 
-def contiguous(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy of it."""
-    if x.is_contiguous:
-        return x
-    dense_x, n = low.scratch("contiguous", x.type), x.type.shape[-1]
-    low.step(copy_rows_f32(), x=x, y=dense_x, n=n, y_row=4 * n, **row_strides(x=x), over=x.type)
-    return dense_x
-
-
-@ops.view.lowering("cpu")
+@ops.view.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     low.alias(
@@ -137,14 +117,14 @@ def _(low: Low, node: Tensor) -> None:
     low.part(node)
 
 
-@ops.permute.lowering("cpu")
+@ops.permute.lowering("cpu", permuted=("x",))
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     strides = tuple(x.strides[a] for a in node.attrs["axes"])
     low.alias(node, Operand(x.buffer, node.type, strides, x.offset))
 
 
-@ops.cont.lowering("cpu", x=(dtypes.F32,))
+@ops.cont.lowering("cpu", strided=("x",), x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n, y = low.operand(node.sources[0]), node.shape[-1], low.result(node)
     low.step(copy_rows_f32(), x=x, y=y, n=n, y_row=4 * n, **row_strides(x=x), over=node.type)
@@ -152,6 +132,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @kernel("x -> y | n heads x_token x_head")
 def rows_to_f32(kind: int) -> Callable[..., None]:
+    """y[r] = x[r] as float32, rows of n elements of a type."""
+
     def convert(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -161,21 +143,21 @@ def rows_to_f32(kind: int) -> Callable[..., None]:
     return convert
 
 
-@ops.copy_f32.lowering("cpu", x=NATIVE)
+@ops.copy_f32.lowering("cpu", strided=("x",), x=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     kernel, y = rows_to_f32(x.type.dtype.id), low.result(node)
     low.step(kernel, x=x, y=y, n=node.shape[-1], **row_strides(x=x), over=node.type)
 
 
-@ops.repeat.lowering("cpu", x=(dtypes.F32,))
+@ops.repeat.lowering("cpu", strided=("x",), x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, n = low.operand(node.sources[0]), node.shape[-1]
     strides = row_strides(x=x) | {"heads": node.shape[1], "x_head": 0}
     low.step(copy_rows_f32(), x=x, y=low.result(node), n=n, y_row=4 * n, **strides, over=node.type)
 
 
-@ops.concat.lowering("cpu", a=(dtypes.F32,), b=(dtypes.F32,))
+@ops.concat.lowering("cpu", strided=("a", "b"), a=(dtypes.F32,), b=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     y, offset = low.result(node), 0
     heads = int(node.shape[1]) if len(node.shape) == 3 else 1
@@ -207,7 +189,10 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
 
 
 @ops.set_rows.lowering(
-    "cpu", cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0), when=lambda node: len(node.shape) == 3
+    "cpu",
+    when=lambda node: len(node.shape) == 3,
+    strided=("cache", "rows"),
+    cache=(dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0),
 )
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)

@@ -56,6 +56,8 @@ def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted:
 
 @kernel("x w? -> y | n heads x_token x_head | eps")
 def rms_norm_f32(weighted: int) -> Callable[..., None]:
+    """y[r] = x[r] / sqrt(mean(x[r]²) + eps), times w if it is weighted; rows of n floats."""
+
     def rms(step: int, run: int, ith: int, nth: int) -> None:
         x, w, y, n, heads, x_token, x_head, eps = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -66,14 +68,14 @@ def rms_norm_f32(weighted: int) -> Callable[..., None]:
     return rms
 
 
-@rms_norm.lowering("cpu")
+@rms_norm.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x, n, eps = low.operand(node.sources[0]), node.shape[-1], node.attrs["eps"]
     y = low.result(node, in_place_of=node.sources)
     low.step(rms_norm_f32(0), x=x, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
 
 
-@fused_rms_norm.lowering("cpu")
+@fused_rms_norm.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     (x, w), n, eps = map(low.operand, node.sources), node.shape[-1], node.attrs["eps"]
     y = low.result(node, in_place_of=node.sources[:1])
@@ -105,7 +107,7 @@ def add_rms_norm_f32() -> Callable[..., None]:
     return add_rms
 
 
-@fused_add_rms_norm.lowering("cpu", when=lambda node: len(node.sources[0].shape) == 2)
+@fused_add_rms_norm.lowering("cpu", strided=("x", "y"), when=lambda node: len(node.sources[0].shape) == 2)
 def _(low: Low, node: Tensor) -> None:
     a, b, w = map(low.operand, node.sources)
     s, y = low.results(node, in_place_of=node.sources[:2])

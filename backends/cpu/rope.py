@@ -62,12 +62,12 @@ def rope_f32(neox: int) -> Callable[..., None]:
     return turn
 
 
-@ops.rope.lowering("cpu")
+@ops.rope.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     _turn(low, node, node.sources[:1], (low.result(node, in_place_of=node.sources[:1]),))
 
 
-@ops.fused_rope.lowering("cpu")
+@ops.fused_rope.lowering("cpu", strided=("q", "k"))
 def _(low: Low, node: Tensor) -> None:
     _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2]))
 
@@ -105,6 +105,8 @@ def _table(low: Low, turn: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Op
 
 @kernel("x pos -> y | n length heads x_token x_head | slope")
 def temperature_f32() -> Callable[..., None]:
+    """y = x · (1 + slope · log(floor((pos + 1) / length) + 1)), rows of n floats."""
+
     def temperature(step: int, run: int, ith: int, nth: int) -> None:
         x, pos, y, n, length, heads, x_token, x_head, slope = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -118,7 +120,7 @@ def temperature_f32() -> Callable[..., None]:
     return temperature
 
 
-@ops.temperature_scale.lowering("cpu")
+@ops.temperature_scale.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
     x, pos = map(low.operand, node.sources)
     y, a = low.result(node, in_place_of=node.sources[:1]), node.attrs

@@ -134,6 +134,10 @@ class Low(lowering.Low):
         """`act` runs before somebody gets a node's result for the first time."""
         self._unread[node] = act
 
+    def dense(self, operand: Operand) -> Operand:
+        """The operand as it is: the lowerings here ask for `in_rows`, `aligned` or `contiguous` themselves."""
+        return operand
+
     def operand(self, tensor: Tensor) -> Operand:
         if act := self._unread.pop(tensor, None):
             act()

@@ -7,7 +7,7 @@ formula. Attached to it: the numpy reference (the oracle), flops, bytes, test ca
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec
+from typing import Any, Generic, Literal, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,12 @@ class Case:
     tolerance: float = 1e-9  # NMSE against the reference
 
 
+# Draws the values of one operand of a case, given the types of all by name; WEIGHT says that it is noise, and a weight
+# of the model.
+Draw = Callable[[Mapping[str, TensorType], np.random.Generator], Array]
+WEIGHT: Literal["weight"] = "weight"
+
+
 def case(
     *types: TensorType,
     ints: Mapping[int, tuple[int, int]] | None = None,
@@ -46,11 +52,17 @@ def case(
 
 @dataclass(frozen=True)
 class Lowering:
-    """How a backend runs an op: valid if each operand named in `types` has one of the dtypes given."""
+    """How a backend runs an op: valid if each operand named in `types` has one of the dtypes given.
+
+    `strided`: operands whose rows may be apart, parts of wider rows or in another order; `permuted`: operands whose
+    elements may be apart, too. All others come dense (`run.lowering.Low.operand`).
+    """
 
     types: Mapping[str, tuple[DType, ...]]
     emit: Callable[..., None]
     when: Callable[[Tensor], bool] | None = None
+    strided: tuple[str, ...] = ()
+    permuted: tuple[str, ...] = ()
 
     def accepts(self, node: Tensor, names: Iterable[str]) -> bool:
         operands = dict(zip(names, node.sources, strict=False))
@@ -84,6 +96,7 @@ class OpDef(Generic[P]):
         self.count_flops: Callable[..., int] = lambda *_, **__: 0
         self.count_bytes: Callable[..., int] | None = None
         self.list_cases: Callable[[], Iterator[Case]] | None = None
+        self.roles: dict[str, Draw | Literal["weight"]] = {}
         # Of an op of several results: the nodes that compute them one by one (ops/several.py).
         self.compose: Callable[..., tuple[Tensor, ...]] | None = None
 
@@ -114,17 +127,39 @@ class OpDef(Generic[P]):
         return fn
 
     def cases(self, fn: Callable[[], Iterator[Case]]) -> Callable[[], Iterator[Case]]:
+        """Attaches the test cases."""
         self.list_cases = fn
         return fn
 
+    def draw(self, **operands: "Draw | Literal['weight']") -> None:
+        """Says how cases draw operands: by default as noise, and integers from the range that a case gives.
+
+        A function is for values that depend on other operands, like slots of a cache, WEIGHT for a weight of the model.
+        """
+        self.roles |= operands
+
     def lowering(
-        self, backend: str, when: Callable[[Tensor], bool] | None = None, **types: Iterable[DType]
+        self,
+        backend: str,
+        when: Callable[[Tensor], bool] | None = None,
+        strided: tuple[str, ...] = (),
+        permuted: tuple[str, ...] = (),
+        **types: Iterable[DType],
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Attaches a backend's lowering for operands of the given dtypes."""
+        """Attaches a backend's lowering for operands of the given dtypes, and for nodes that `when` accepts.
+
+        It gets every operand dense but those that it names as `strided` or `permuted` (see `Lowering`). TypeError for
+        a name that is no operand.
+        """
+        for name in (*strided, *permuted, *types):
+            if name not in self.operands:
+                raise TypeError(
+                    f"op {self.name} has no operand {name}, which its lowering on {backend} names"
+                )
 
         def attach(emit: Callable[..., None]) -> Callable[..., None]:
             emit.__qualname__ = f"{self.name}.lowering[{backend}]"
-            row = Lowering({k: tuple(v) for k, v in types.items()}, emit, when)
+            row = Lowering({k: tuple(v) for k, v in types.items()}, emit, when, strided, permuted)
             self.lowerings.setdefault(backend, []).append(row)
             return emit
 

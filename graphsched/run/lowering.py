@@ -1,6 +1,8 @@
 """Lowering: each node becomes items over symbolic operands.
 
-A lowering is a function `(low, node) -> None` attached to its op: it takes operands from `low`, and adds items.
+A lowering is a function `(low, node) -> None` attached to its op: it takes operands from `low`, and adds items. Views
+are operands with strides. A lowering says which operands it reads so; it gets the others dense, as copies where they
+are not: what a lowering forgets costs time, and never changes a number.
 """
 
 from collections.abc import Callable, Hashable
@@ -10,12 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.graph.opdef import lowering_for
+from graphsched.graph.opdef import Lowering, lowering_for
 from graphsched.graph.ops.several import between, made_of, starts
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Buffer, Item, Memory, Operand, PythonStep, dense
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
+
+
+@dataclass
+class _Lowered:
+    """The node that is being lowered, by which lowering, and the dense copies that were made for it."""
+
+    node: Tensor
+    row: Lowering
+    copies: dict[Tensor, Operand] = field(default_factory=dict)
+
+    def takes(self, tensor: Tensor, operand: Operand) -> bool:
+        """Whether the lowering reads an operand as it lies; what is no operand of the node is not its business."""
+        pairs = zip(self.node.declaration.operands, self.node.sources, strict=False)
+        names = {name for name, source in pairs if source is tensor}
+        if not names or operand.is_contiguous or names <= set(self.row.permuted):
+            return True
+        return operand.has_whole_rows and names <= {*self.row.strided, *self.row.permuted}
 
 
 @dataclass
@@ -32,23 +51,37 @@ class Low:
     _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
     _parts: dict[tuple[Tensor, int], Operand] = field(default_factory=dict)
     _node: int = -1
+    _at: "_Lowered | None" = None
 
     def lower(self, node: Tensor, index: int) -> None:
         """Adds the items of a node; without a lowering for its types it becomes a Python step."""
         self._node = index
         row = lowering_for(self.backend, node)
         if row is not None:
+            around, self._at = self._at, _Lowered(node, row)
             row.emit(self, node)
+            self._at = around
         else:
             sources = tuple(map(self.operand, node.sources))
             self.items.append(PythonStep(node, sources, self.result(node), index))
 
     def operand(self, tensor: Tensor) -> Operand:
-        """Where a tensor's values are."""
+        """Where a tensor's values are; dense, or as the lowering at work says that it takes this operand."""
         if tensor not in self._operands:
             assert tensor.kind != "node", f"{tensor} is used before it is computed"
             self._operands[tensor] = self.leaf(tensor)
-        return self._operands[tensor]
+        found = self._operands[tensor]
+        if self._at is None or self._at.takes(tensor, found):
+            return found
+        if tensor not in self._at.copies:  # of one node only: caches change between nodes
+            self._at.copies[tensor] = self.dense(found)
+        return self._at.copies[tensor]
+
+    def dense(self, operand: Operand) -> Operand:
+        """The operand, or a dense copy of it that items of this backend make."""
+        if operand.is_contiguous:
+            return operand
+        raise NotImplementedError(f"backend {self.backend} cannot copy {operand.buffer.name}")
 
     def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
         """A new dense buffer for a node; it may take over the memory of a source that dies here."""

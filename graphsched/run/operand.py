@@ -67,7 +67,13 @@ class Operand:
 
     @property
     def is_contiguous(self) -> bool:
+        """Whether its elements follow each other in the order of its dimensions."""
         return self.strides == contiguous_strides(self.type)
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether the elements of a row follow each other; rows may be anywhere."""
+        return self.strides[-1:] == contiguous_strides(self.type)[-1:]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,10 @@
 """What the attention kernels share: softmax over a chunk of cells, and the parts that one token's cells come in."""
 
-import numpy as np
-
 from graphsched.backends.cpu.language.jit import helper
-from graphsched.backends.cpu.language.mathfn import exp
+from graphsched.backends.cpu.language.mathfn import NEVER, exp
 from graphsched.backends.cpu.language.simd import (
     add,
-    get,
     load,
-    max_lanes,
-    mul,
     put,
     splat,
     store,
@@ -20,7 +15,6 @@ from graphsched.backends.cpu.language.vector import F32
 
 CHUNK = 256  # cells per pass: their scores are 1 KB
 PART = 4 * CHUNK  # positions that one unit of a single token passes over
-NEVER = np.float32(-np.inf)
 # What the flash attention kernels take: strides and per_thread (scratch of each thread) in bytes, dim and v_dim in
 # elements, size in cells. window, chunk and cap are 0 where there is none.
 ATTENTION = (
@@ -67,19 +61,6 @@ def last_unseen(pos: int, window: int, chunk: int) -> int:
     if chunk and pos // chunk * chunk - 1 > oldest:
         oldest = pos // chunk * chunk - 1
     return oldest
-
-
-@helper
-def scale_row(y: int, factor: float, n: int) -> None:
-    for i in range(0, n // 16 * 16, 16):
-        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
-    for i in range(n // 16 * 16, n):
-        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
-
-
-@helper
-def one_exp(x: float) -> float:
-    return max_lanes(exp(splat(x, 16)))
 
 
 @helper

@@ -13,36 +13,30 @@ import numpy as np
 from graphsched.backends.cpu.attention.common import (
     ATTENTION,
     CHUNK,
-    NEVER,
     first_cell,
     last_unseen,
     n_parts,
-    one_exp,
     part_end,
     part_start,
-    scale_row,
     to_weights,
 )
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, in_parts, merge_parts, parts_floats
 from graphsched.backends.cpu.attention.tile import flash_attn_tile, tile_bytes
 from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
-from graphsched.backends.cpu.language.mathfn import exp, tanh
+from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row, soft_max_row, tanh
 from graphsched.backends.cpu.language.simd import (
-    add,
     add_i32,
     fma,
     get,
     load,
     load_first,
     max_lanes,
-    maximum,
     mul,
     put,
     splat,
     splat_i8,
     store,
     store_first,
-    sub,
     sum_lanes,
     to_f32,
     word,
@@ -199,7 +193,7 @@ def _fits(node: Tensor) -> bool:
     return all(s.shape[-1] % s.dtype.block == 0 for s in (k, v))
 
 
-@ops.flash_attn_ext.lowering("cpu", when=_fits, k=KV_TYPES, v=KV_TYPES)
+@ops.flash_attn_ext.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=KV_TYPES, v=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
@@ -243,31 +237,10 @@ def _(low: Low, node: Tensor) -> None:
         )
 
 
-@helper
-def soft_max_row(src: int, dst: int, n: int) -> None:
-    full = n // 16 * 16
-    peak = splat(NEVER, 16)
-    for i in range(0, full, 16):
-        peak = maximum(peak, load(src + 4 * i, F32, 16))
-    top = max_lanes(peak)
-    for i in range(full, n):
-        if get(src + 4 * i, F32) > top:
-            top = get(src + 4 * i, F32)
-    total = splat(0.0, 16)
-    for i in range(0, full, 16):
-        p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
-        store(dst + 4 * i, p, F32)
-        total = add(total, p)
-    rest = np.float32(0.0)
-    for i in range(full, n):
-        p = one_exp(get(src + 4 * i, F32) - top)
-        put(dst + 4 * i, p, F32)
-        rest += p
-    scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)
-
-
 @kernel("x -> y | n heads x_token x_head")
 def soft_max_f32() -> Callable[..., None]:
+    """y[r] = softmax(x[r]), rows of n floats."""
+
     def soft_max(step: int, run: int, ith: int, nth: int) -> None:
         x, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
@@ -277,7 +250,9 @@ def soft_max_f32() -> Callable[..., None]:
     return soft_max
 
 
-@ops.soft_max.lowering("cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0)
+@ops.soft_max.lowering(
+    "cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0, strided=("x",)
+)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     y = low.result(node, in_place_of=node.sources)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.backends.cpu.attention.common import NEVER, PART, n_parts, one_exp, scale_row
+from graphsched.backends.cpu.attention.common import PART, n_parts
 from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share

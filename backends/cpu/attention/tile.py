@@ -11,19 +11,16 @@ import numpy as np
 from graphsched.backends.cpu.attention.common import (
     ATTENTION,
     CHUNK,
-    NEVER,
     first_cell,
     last_unseen,
     n_parts,
-    one_exp,
     part_end,
     part_start,
-    scale_row,
     to_weights,
 )
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.mathfn import tanh
+from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row, tanh
 from graphsched.backends.cpu.language.simd import (
     fma,
     get,

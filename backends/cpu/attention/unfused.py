@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsched.backends.cpu.attention.common import NEVER, last_unseen, one_exp, scale_row
+from graphsched.backends.cpu.attention.common import last_unseen
 from graphsched.backends.cpu.attention.flash import KV_TYPES, add_scaled, dot_kv
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.mathfn import exp, tanh
+from graphsched.backends.cpu.language.mathfn import NEVER, exp, one_exp, scale_row, tanh
 from graphsched.backends.cpu.language.simd import (
     add,
     get,
@@ -99,7 +99,7 @@ def _by_cell(node: Tensor) -> bool:
     return _axes(node) == BY_CELL or (_axes(node) is None and w.shape[0] != x.shape[1])
 
 
-@ops.mul_mat.lowering("cpu", when=_by_cell, w=KV_TYPES)
+@ops.mul_mat.lowering("cpu", when=_by_cell, strided=("w", "x"), w=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     k, x = map(low.operand, node.sources)
     word, times = _length(node.shape[2])
@@ -120,10 +120,9 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.mul_mat.lowering("cpu", when=lambda node: _axes(node) == BY_ELEMENT, w=KV_TYPES)
+@ops.mul_mat.lowering("cpu", when=lambda node: _axes(node) == BY_ELEMENT, permuted=("w",), w=KV_TYPES)
 def _(low: Low, node: Tensor) -> None:
     v, p = map(low.operand, node.sources)
-    assert p.is_contiguous, f"{node.sources[1]} is the whole of its buffer"
     heads, (word, times) = node.shape[1], _length(p.type.shape[2])
     low.step(
         head_sums(v.type.dtype.id),
@@ -194,7 +193,6 @@ def masked_soft_max() -> Callable[..., None]:
 @ops.soft_cap_max.lowering("cpu", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, where, cells, *sinks = map(low.operand, node.sources)
-    assert x.is_contiguous, f"{node.sources[0]} is the whole of its buffer"
     a, (word, times) = node.attrs, _length(node.shape[2])
     y = low.result(node, in_place_of=node.sources[:1])
     low.step(

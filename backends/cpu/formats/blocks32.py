@@ -152,6 +152,7 @@ fp4_values = table16("fp4_values", tuple(v + FP4_OFFSET for v in _FP4_VALUES))
 
 
 def iq4_from_nibbles(kind: int, nibbles: Any) -> Any:
+    """Codes of IQ4_NL, plus their offset, from nibbles in bytes."""
     return iq4_values(nibbles)
 
 

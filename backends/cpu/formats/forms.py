@@ -14,6 +14,7 @@ from graphsched.types.dtypes import DType
 
 
 def itself(kind: int, nibbles: Any) -> Any:
+    """Nibbles are the codes."""
     return nibbles
 
 
@@ -52,6 +53,7 @@ class Form:
 
     @property
     def has_minima(self) -> bool:
+        """Whether something is added to a block's scaled codes."""
         return self.offset == 0
 
     @property
@@ -68,6 +70,7 @@ FORMS: dict[int, Form] = {}  # by type id
 
 
 def declare(form: Form) -> None:
+    """Makes a form known by its type's GGML id, and returns it."""
     FORMS[form.type.id] = form
 
 
@@ -117,6 +120,7 @@ def _(kind: int) -> Callable[..., Any]:
 
 
 def no_minima(kind: int, block: int, scales: Any) -> Any:
+    """Zeros, as lanes like the scales."""
     return scales
 
 

@@ -39,10 +39,12 @@ class RowForm:
 
     @property
     def rows(self) -> int:
+        """Rows of a group."""
         return self.type.interleave
 
     @property
     def block_bytes(self) -> int:
+        """Bytes of one block of all rows of a group."""
         return self.rows * self.type.nbytes
 
 
@@ -50,10 +52,12 @@ ROW_FORMS: dict[int, RowForm] = {}
 
 
 def no_rows(*_: Any) -> Any:
+    """The form of a type that is not interleaved: it has none."""
     raise NotImplementedError("rows of an interleaved type cannot be read one by one")
 
 
 def declare(name: str, plain: DType, offset: int, words: Words, codes: Callable[..., Any]) -> None:
+    """Makes an interleaved type's form known by its GGML id."""
     type = dtypes.by_name(name)
     ROW_FORMS[type.id] = RowForm(type, plain, offset, words, codes)
     FORMS[type.id] = Form(

@@ -206,6 +206,7 @@ def add_where(typingctx: Any, v: Any, bits: Any, amount: Any) -> Any:
 
 
 def const_array(elem: ir.Type, values: list[int]) -> ir.Constant:
+    """A constant of LLVM from a list of integers."""
     return ir.Constant(ir.ArrayType(elem, len(values)), values)
 
 

@@ -80,29 +80,39 @@ def forget_old(folder: Path) -> None:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
-_OURS: "weakref.WeakSet[FunctionType]" = weakref.WeakSet()  # what `kernel` and `entry` compile
+# What is compiled here: the file that it stands in, and a name for its variant.
+_OURS: "weakref.WeakKeyDictionary[FunctionType, tuple[Path, str]]" = weakref.WeakKeyDictionary()
+
+
+def _own(fn: FunctionType, at: FunctionType) -> None:
+    """Makes a function one that is cached here, as what stands where `at` does."""
+    file = Path(at.__code__.co_filename).resolve()
+    params = (f"{cell.cell_contents}" for cell in fn.__closure__ or ())
+    _OURS[fn] = file, "-".join((file.parent.name, file.stem, f"{at.__code__.co_firstlineno}", *params))
 
 
 class DigestLocator(caching._CacheLocator):
     """Caches kernels and entries in `cache_folder`, stamped with `source_digest`; other functions are Numba's."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
-        file = Path(py_file).resolve()
+        file, self._name = _OURS[py_func]
         self._file = BACKEND / "__init__.py" if BACKEND in file.parents else file
-        params = (f"{cell.cell_contents}" for cell in py_func.__closure__ or ())
-        self._name = "-".join((file.parent.name, file.stem, f"{py_func.__code__.co_firstlineno}", *params))
 
     def get_cache_path(self) -> str:
+        """The folder of this version of the sources."""
         return str(cache_folder(self._file))
 
     def get_source_stamp(self) -> str:
+        """What a cached function must have been compiled from."""
         return source_digest(self._file)
 
     def get_disambiguator(self) -> str:
+        """The name of this variant of a function."""
         return self._name
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
+        """A locator for what is compiled here and can be kept; None leaves it to Numba's own."""
         if py_func not in _OURS:
             return None
         self = cls(py_func, py_file)
@@ -141,7 +151,7 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 def entry(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A nopython function that Python calls without the GIL."""
     assert isinstance(fn, FunctionType)
-    _OURS.add(fn)
+    _own(fn, fn)
     return numba.njit(nogil=True, cache=True, **_LOOSE)(fn)
 
 
@@ -161,10 +171,12 @@ class Kernel:
 
     @functools.cached_property
     def compiled(self) -> Any:
+        """Numba's C callback; compiles, or loads from disk, at first use."""
         fn = self._build(*self._params)
         assert isinstance(fn, FunctionType)
         self._check(fn)
-        _OURS.add(fn)
+        if fn not in _OURS:
+            _own(fn, fn)
         step = types.int64 if self.signature is None else StepType(self.signature)
         parameters = (step, types.int64, types.int64, types.int64)
         return numba.cfunc(types.void(*parameters), cache=True, **OPTIONS)(fn)
@@ -205,12 +217,6 @@ class Kernel:
         return CALL(self.address)
 
     @property
-    def source(self) -> str:
-        """Where the function that builds it is: file:line."""
-        code = self._build.__code__
-        return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
-
-    @property
     def was_cached(self) -> bool:
         """Whether its machine code came from the disk."""
         return bool(self.compiled.cache_hits)
@@ -239,3 +245,23 @@ def kernel(declaration: str | None, each: str = "") -> Callable[[Build], Callabl
         return family
 
     return declare
+
+
+def specialised(
+    name: str, declaration: str, template: Callable[..., None], **parts: Callable[..., Any]
+) -> Kernel:
+    """A kernel whose function is `template` with other functions in place of globals that it calls.
+
+    A closure over these would never hit the disk cache. It is cached as what stands where the first of them does.
+    """
+
+    def build() -> Callable[..., None]:
+        assert isinstance(template, FunctionType)
+        first, *_ = parts.values()
+        assert isinstance(first, FunctionType)
+        scope = template.__globals__ | {n: helper(part) for n, part in parts.items()}
+        made = FunctionType(template.__code__, scope, name)
+        _own(made, first)
+        return made
+
+    return Kernel(name, build, (), parse(name, declaration))

@@ -118,6 +118,7 @@ class StepType(types.Type):
         super().__init__(name=f"step({self.arguments}, {self.each})")
 
     def can_convert_to(self, typingctx: Any, other: types.Type) -> Any:
+        """It is an int64 wherever one is needed."""
         return Conversion.safe if other == types.int64 else None
 
 

@@ -124,18 +124,6 @@ def put_word(typingctx: Any, addr: Any, value: Any) -> Any:
 
 
 @intrinsic
-def real(typingctx: Any, addr: Any, i: Any) -> Any:
-    """The i-th word at addr, which holds a float64, as float32."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.fptrunc(
-            load_raw(builder, builder.add(args[0], builder.shl(args[1], I64_T(3))), F64_T), F32_T
-        )
-
-    return types.float32(types.int64, types.int64), codegen
-
-
-@intrinsic
 def double(typingctx: Any, addr: Any, i: Any) -> Any:
     """The i-th float64 at addr."""
 

@@ -30,14 +30,17 @@ def name() -> str:
 
 
 def has(feature: str) -> bool:
+    """Whether kernels may use a feature, by LLVM's name."""
     return feature in features()
 
 
 def is_x86() -> bool:
+    """Whether kernels are compiled for x86-64."""
     import platform
 
     return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def has_vnni_256() -> bool:
+    """Whether dot products of bytes are one instruction on 256 bits."""
     return has("avxvnni") or (has("avx512vnni") and has("avx512vl"))

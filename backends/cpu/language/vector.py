@@ -32,6 +32,7 @@ class Vec(types.Type):
 
     @property
     def llvm(self) -> ir.VectorType:
+        """The LLVM type of these lanes."""
         return ir.VectorType(LLVM[self.elem], self.n)
 
 
@@ -51,24 +52,29 @@ def lanes(x: ir.Constant | ir.Value, n: int, builder: ir.IRBuilder) -> ir.Value:
 
 
 def const_vec(elem: ir.Type, values: list[int]) -> ir.Constant:
+    """A constant vector of these numbers."""
     return ir.Constant(ir.VectorType(elem, len(values)), values)
 
 
 def pointer(builder: ir.IRBuilder, addr: ir.Value, to: ir.Type) -> ir.Value:
+    """An address as a pointer to a type."""
     return builder.inttoptr(addr, to.as_pointer())
 
 
 def load_raw(builder: ir.IRBuilder, addr: ir.Value, ty: ir.Type) -> ir.Value:
+    """Loads a value from any address, aligned or not."""
     inst = builder.load(pointer(builder, addr, ty))
     inst.align = 1
     return inst
 
 
 def store_raw(builder: ir.IRBuilder, addr: ir.Value, value: ir.Value) -> None:
+    """Stores a value at any address, aligned or not."""
     builder.store(value, pointer(builder, addr, value.type)).align = 1
 
 
 def call(builder: ir.IRBuilder, name: str, ret: ir.Type, args: list[ir.Value]) -> ir.Value:
+    """A call of an LLVM intrinsic or a C function by name."""
     fn = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ret, [a.type for a in args]), name)
     return builder.call(fn, args)
 
@@ -125,6 +131,7 @@ def narrow_half(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 def widen_bf16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
+    """<n x i16> BF16 bits -> <n x float>."""
     n = bits.type.count
     wide = ir.VectorType(I32_T, n)
     return builder.bitcast(
@@ -133,6 +140,7 @@ def widen_bf16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
 
 
 def literal(x: types.Type, what: str) -> int:
+    """The value of an argument that must be a literal; TypingError, which says `what`, if it is not."""
     if not isinstance(x, types.IntegerLiteral):
         raise TypingError(f"{what} must be a literal integer, not {x}")
     return int(x.literal_value)

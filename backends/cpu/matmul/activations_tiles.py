@@ -111,6 +111,7 @@ def _finish_blocks(ternary: int, blocks: int, q: int, d: int, shift: int, group:
 
 @helper
 def put_shift(at: int, scale: Any, total: Any, offset: int) -> None:
+    """Stores what takes off the offset, or the minima if it is 0, of a group with these sums in 8 rows."""
     if offset:
         store(at, mul_i32(total, splat_i32(-offset, TILE)), I32)
     else:
@@ -209,6 +210,7 @@ def layout(form: Form) -> tuple[int, int, int]:
 
 
 def scratch(low: Low, form: Form, tiles: int, k: int) -> tuple[Operand, ...]:
+    """(codes, scales, shifts) of so many tiles of rows of k activations."""
     codes = TensorType(dtypes.I8, (tiles, TILE * k))
     scales, shifts = (i32(tiles, TILE * n) for n in (1 if form.ternary else k // 32, form.groups(k)))
     names = ("q8 tiles", "q8 scales", "q8 shifts")

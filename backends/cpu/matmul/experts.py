@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from graphsched.backends.cpu.elementwise import joined
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.mathfn import gated_product
 from graphsched.backends.cpu.language.simd import (
     get,
     load_first,
@@ -141,7 +141,7 @@ def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left:
 @helper
 def join_row(join: int, y: int, y_row: int, order: int, i: int, left: int, up: Any) -> Any:
     gate = load_first(y + placed(order, i) * y_row, F32, 16, left)
-    return joined(join, gate, up, np.float32(0.0), np.float32(0.0))
+    return gated_product(join, gate, up, np.float32(0.0), np.float32(0.0))
 
 
 @helper

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from graphsched.backends.cpu.elementwise import gate_up, joined, mul_unary_f32
 from graphsched.backends.cpu.formats.forms import FORMS
 from graphsched.backends.cpu.formats.int8 import q8_block
 from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
 from graphsched.backends.cpu.formats.interleaved_lanes import store_rows
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, PRODUCT_TYPES
+from graphsched.backends.cpu.gates import gate_up, mul_unary_f32
 from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
-from graphsched.backends.cpu.language.mathfn import KINDS
+from graphsched.backends.cpu.language.mathfn import KINDS, gated_product
 from graphsched.backends.cpu.language.simd import (
     add,
     get,
@@ -89,7 +89,7 @@ def join_rows(join: int, gate: int, up: int, n: int) -> None:
     """gate[i] = join(gate[i], up[i])"""
     for i in range(0, n, 16):
         a, b = load_first(gate + 4 * i, F32, 16, n - i), load_first(up + 4 * i, F32, 16, n - i)
-        store_first(gate + 4 * i, joined(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
+        store_first(gate + 4 * i, gated_product(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
 
 
 @kernel(
@@ -167,7 +167,7 @@ def _is_dense(node: Tensor) -> bool:
     return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
 
 
-@ops.mul_mat.lowering("cpu", when=_is_dense, w=PRODUCT_TYPES)
+@ops.mul_mat.lowering("cpu", when=_is_dense, strided=("x",), w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
     part = _rows(low.operand(w), node.attrs["rows"])
@@ -259,7 +259,7 @@ def _gemm_blocks(low: Low, w: Operand, node: Tensor) -> None:
     )
 
 
-@ops.mul_mat_id.lowering("cpu", when=_is_native, w=PRODUCT_TYPES)
+@ops.mul_mat_id.lowering("cpu", when=_is_native, strided=("x",), w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
     _by_id(low, w, x, low.result(node), ids)
@@ -270,7 +270,7 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
     product(low, low.operand(w), x, y, ids)
 
 
-@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, up=PRODUCT_TYPES)
+@ops.moe_fused_up_gate.lowering("cpu", when=_is_native, strided=("x",), up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
     join, y = KINDS[node.attrs["kind"]], low.result(node)
@@ -304,7 +304,7 @@ def add_id_f32() -> Callable[..., None]:
     return add_id
 
 
-@ops.add_id.lowering("cpu", x=(dtypes.F32,), b=(dtypes.F32,))
+@ops.add_id.lowering("cpu", strided=("x",), x=(dtypes.F32,), b=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
     x, b, ids = map(low.operand, node.sources)
     y = low.result(node, in_place_of=node.sources[:1])

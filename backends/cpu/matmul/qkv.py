@@ -41,7 +41,7 @@ def _is_one_token(node: Tensor) -> bool:
     return fits and int(x.shape[0]) == 1 and len(x.shape) == 2
 
 
-@ops.mul_mat_qkv.lowering("cpu", when=_is_one_token, q=PRODUCT_TYPES)
+@ops.mul_mat_qkv.lowering("cpu", when=_is_one_token, strided=("x",), q=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     x, *weights = node.sources
     dtype, k = weights[0].dtype, x.shape[1]

@@ -19,7 +19,8 @@ SIM_STRIDE = 1 << 44  # addresses of one simulated device
 class Space(Protocol):
     """A device's address space."""
 
-    def allocate(self, nbytes: int) -> Memory: ...
+    def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory at a multiple of 64 bytes."""
 
     def adopt(self, raw: NDArray[np.uint8]) -> Memory:
         """Makes bytes of the host available: in place on the host, as a copy elsewhere."""
@@ -39,13 +40,16 @@ class HostSpace:
     """Plain memory."""
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory at a multiple of 64 bytes."""
         raw = aligned(nbytes)
         return Memory(raw.ctypes.data, raw.size, raw)
 
     def adopt(self, raw: NDArray[np.uint8]) -> Memory:
+        """Bytes of the host as memory of this device."""
         return Memory(raw.ctypes.data, raw.size, raw)
 
     def translate(self, address: int) -> int:
+        """The address of the host that a kernel uses; AssertionError for one of another device."""
         assert address < SIM_RANGE, "the host was handed an address of a simulated device"
         return address
 
@@ -59,9 +63,11 @@ class SimSpace:
         self._blocks: list[Memory] = []
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory at a multiple of 64 bytes."""
         return self._register(aligned(nbytes))
 
     def adopt(self, raw: NDArray[np.uint8]) -> Memory:
+        """Bytes of the host as memory of this device."""
         own = aligned(raw.size)
         own[:] = raw
         return self._register(own)
@@ -74,6 +80,7 @@ class SimSpace:
         return made
 
     def translate(self, address: int) -> int:
+        """The address of the host that a kernel uses; AssertionError for one of another device."""
         i = bisect.bisect_right(self._starts, address) - 1
         assert i >= 0, f"{address:#x} is not an address of this device"
         block = self._blocks[i]

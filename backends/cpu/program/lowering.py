@@ -7,6 +7,7 @@ from typing import Any
 from graphsched.backends.cpu.language.jit import Kernel
 from graphsched.backends.cpu.language.signature import Bound
 from graphsched.backends.cpu.program import layout
+from graphsched.backends.cpu.program.copies import copy_items, copy_rows_f32
 from graphsched.backends.cpu.program.layout import rows_of as rows_of
 from graphsched.backends.cpu.program.overlap import Over
 from graphsched.backends.cpu.program.pack import Step
@@ -40,6 +41,21 @@ class Low(lowering.Low):
         self.items.append(
             Step(kernel, kernel.bind(args, each), word, times, self._node, self.device, over=over)
         )
+
+    def dense(self, operand: Operand) -> Operand:
+        """The operand, or a dense copy of it."""
+        if operand.is_contiguous:
+            return operand
+        dtype, n = operand.type.dtype, operand.type.shape[-1]
+        copy = self.scratch("contiguous", operand.type)
+        args: dict[str, Any] = {"x": operand, "y": copy, **row_strides(x=operand)}
+        if operand.has_whole_rows and dtype.block == 1 and dtype.nbytes == 4:
+            self.step(copy_rows_f32(), **args, n=n, y_row=4 * n, over=operand.type)
+        else:
+            items = (1, dtype.row_bytes(n)) if operand.has_whole_rows else (n, dtype.nbytes)
+            args |= {"n": items[0], "size": items[1], "x_item": operand.strides[-1]}
+            self.step(copy_items(), **args, over=operand.type)
+        return copy
 
 
 def row_strides(**operands: Operand) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Touch:
     rows: Rows | None = None
 
     def collides(self, other: "Touch") -> bool:
+        """Whether two threads may touch the same bytes, one in each step."""
         overlap = self.first < other.end and other.first < self.end
         return overlap and (self.rows is None or self.rows != other.rows)
 
@@ -56,5 +57,6 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def collide(a: Iterable[Touch], b: Iterable[Touch]) -> bool:
+    """Whether any of these touches collides with any of those."""
     b = tuple(b)
     return any(x.collides(y) for x in a for y in b)

@@ -37,9 +37,11 @@ class Step:
     barrier: bool = True
 
     def reads(self) -> list[Operand]:
+        """Operands that the kernel reads."""
         return [a for a in self.args if isinstance(a, Operand)]
 
     def writes(self) -> list[Operand]:
+        """Operands that the kernel writes."""
         return [a.operand for a in self.args if isinstance(a, Out)]
 
 

@@ -54,6 +54,7 @@ SPINS_BEFORE_SLEEP = 2000
 
 @helper
 def barrier(pool: int, nth: int) -> None:
+    """Waits until all nth threads of a program are here."""
     phase = load_word(pool + PHASE)
     if fetch_add(pool + ARRIVED, 1) == nth - 1:
         store_word(pool + ARRIVED, 0)
@@ -129,6 +130,7 @@ def trace_of(run: int, ith: int) -> int:
 
 @helper
 def record(at: int, begun: int, done: int, joined: int) -> None:
+    """Writes the times of a step: begun, done, and joined behind its barrier."""
     write_word(at, begun)
     write_word(at + 8, done)
     write_word(at + 16, joined)
@@ -136,6 +138,7 @@ def record(at: int, begun: int, done: int, joined: int) -> None:
 
 @entry
 def read_cycles() -> int:
+    """The cycle counter."""
     return cycles()
 
 
@@ -191,6 +194,7 @@ def publish(pool: int) -> None:
 
 @entry
 def stop(pool: int) -> None:
+    """Ends the workers."""
     store_word(pool + STOP, 1)
     publish(pool)
 
@@ -211,6 +215,7 @@ class Pool:
         self._busy = threading.Lock()
 
     def run(self, program: int, n_steps: int, run: int, n_threads: int) -> None:
+        """Runs n_steps records at `program` on n_threads, this thread among them, and waits for the end."""
         with self._busy:
             while len(self._threads) < n_threads - 1:
                 self._spawn(len(self._threads) + 1)
@@ -233,6 +238,7 @@ class Pool:
         self._pinned = self.pins
 
     def close(self) -> None:
+        """Ends the workers and waits for them."""
         stop(self._base)
         for thread in self._threads:
             thread.join()

@@ -29,6 +29,7 @@ class Ring:
 
     @property
     def end(self) -> int:
+        """The mark that the next region will have, if it fits."""
         return self.lap + self.at
 
     def take(self, n: int) -> int:
@@ -77,6 +78,7 @@ class Clock:
 
     @property
     def is_set(self) -> bool:
+        """Whether both clocks were read together before."""
         return bool(self._ticks)
 
     def anchor(self) -> None:

@@ -17,9 +17,9 @@ from graphsched.backends.cpu.program.layout import (
 from graphsched.backends.cpu.program.pack import PackedProgram, Step, stamped
 from graphsched.backends.cpu.program.pool import POOL, read_cycles, run_alone
 from graphsched.backends.cpu.program.ring import CLOCK, NOTHING, PROFILE_WORDS, Ring
-from graphsched.backends.reference import run_python
 from graphsched.run.device import StepTime
 from graphsched.run.operand import PythonStep
+from graphsched.run.python_step import run_python
 from graphsched.run.trace import OFF, THREADS
 from graphsched.types.shapes import Lengths
 
@@ -126,6 +126,7 @@ class CpuProgram(_Recorded):
         ]
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Starts a run with these lengths; returns the mark of its times."""
         mark = self._begin(lengths, trace)
         for address, count, python, number in self._ranges:
             if python is None:
@@ -136,7 +137,7 @@ class CpuProgram(_Recorded):
         return mark
 
     def wait(self) -> None:
-        pass
+        """Waits for the end of the last run."""
 
     def _run_python(self, step: PythonStep, actual: Lengths, number: int, mark: int) -> None:
         begun = read_cycles()
@@ -156,6 +157,7 @@ class StreamProgram(_Recorded):
         self._thread: threading.Thread | None = None
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Starts a run with these lengths; returns the mark of its times."""
         mark = self._begin(lengths, trace)
         args = self.packed.words.ctypes.data, len(self.packed.starts), self._run
         self._thread = threading.Thread(target=run_alone, args=args)
@@ -163,5 +165,6 @@ class StreamProgram(_Recorded):
         return mark
 
     def wait(self) -> None:
+        """Waits for the end of the last run."""
         if self._thread is not None:
             self._thread.join()

@@ -12,6 +12,8 @@ SPINS_BEFORE_YIELD = 2000  # as long as a GPU's part of a layer may take; the ot
 
 @kernel("| flag")
 def raise_flag() -> Callable[..., None]:
+    """Sets the word at `flag`."""
+
     def raised(step: int, run: int, ith: int, nth: int) -> None:
         (flag,) = arguments(step)
         if ith == 0:

@@ -28,6 +28,8 @@ def copy_part(src: int, dst: int, nbytes: int, ith: int, nth: int) -> None:
 
 @kernel("source -> result | row_bytes")
 def copy_bytes() -> Callable[..., None]:
+    """result = source, rows of row_bytes."""
+
     def copy(step: int, run: int, ith: int, nth: int) -> None:
         source, result, row_bytes = arguments(step)
         copy_part(source, result, rows(step, run) * row_bytes, ith, nth)

@@ -1,6 +1,6 @@
 """Attention over the KV cache, and softmax."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,6 +22,20 @@ def visible(where: Array, cells: Array, window: int = 0, chunk: int = 0) -> Arra
     if chunk:
         seen &= cells[:, 1] >= pos // chunk * chunk
     return seen
+
+
+def every_position(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
+    """Cells that each hold their own position of sequence 0, but for a free one."""
+    n = types["cells"].shape[0]
+    cells = np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
+    cells[n // 2] = (-1, 0)
+    return cells
+
+
+def last_tokens(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
+    """(sequence, position) of tokens that are the last ones in these cells."""
+    n, n_cells = types["where"].shape[0], types["cells"].shape[0]
+    return np.stack([np.zeros(n), np.arange(n_cells - n, n_cells)], axis=1).astype(np.int32)
 
 
 @op(
@@ -105,6 +119,9 @@ def _(q: TensorType, k: TensorType, v: TensorType, *_: TensorType, **attrs: floa
     return 2 * int(q.shape[0]) * q.shape[1] * int(k.shape[0]) * (k.shape[2] + v.shape[2])
 
 
+flash_attn_ext.draw(where=last_tokens, cells=every_position)
+
+
 @flash_attn_ext.cases
 def _() -> Iterator[Case]:
     kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0)
@@ -178,6 +195,9 @@ def _(x: TensorType, *_: TensorType, **attrs: float) -> int:
     return 4 * x.numel
 
 
+soft_max.draw(where=last_tokens, cells=every_position)
+
+
 @soft_max.cases
 def _() -> Iterator[Case]:
     yield case(f32(5, 8))
@@ -226,6 +246,9 @@ def _(
 @soft_cap_max.flops
 def _(x: TensorType, *_: TensorType, **attrs: float) -> int:
     return 8 * x.numel
+
+
+soft_cap_max.draw(where=last_tokens, cells=every_position)
 
 
 @soft_cap_max.cases

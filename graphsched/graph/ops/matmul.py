@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from graphsched.graph.opdef import Array, Case, Op, as_f32, case, op, require
+from graphsched.graph.opdef import WEIGHT, Array, Case, Op, as_f32, case, op, require
 from graphsched.graph.ops.elementwise import UNARY
 from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
@@ -75,6 +75,9 @@ def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> i
     return part.nbytes + x.nbytes + 4 * x.numel // x.shape[-1] * part.shape[-2]
 
 
+mul_mat.draw(w=WEIGHT)
+
+
 @mul_mat.cases
 def _() -> Iterator[Case]:
     for t in WEIGHT_TYPES:
@@ -124,6 +127,9 @@ def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
 def _(w: TensorType, x: TensorType, ids: TensorType) -> int:
     used = min(ids.numel, w.shape[0])  # experts read at most
     return w.nbytes // w.shape[0] * used + x.nbytes + ids.nbytes + 4 * ids.numel * w.shape[1]
+
+
+mul_mat_id.draw(w=WEIGHT)
 
 
 @mul_mat_id.cases
@@ -181,6 +187,9 @@ def _(up: TensorType, gate: TensorType, x: TensorType, ids: TensorType, *, kind:
     )
 
 
+moe_fused_up_gate.draw(up=WEIGHT, gate=WEIGHT)
+
+
 @moe_fused_up_gate.cases
 def _() -> Iterator[Case]:
     for t in KINDS_OF_BLOCKS:
@@ -226,6 +235,9 @@ def mul_mat_qkv(x: Tensor, q: Tensor, k: Tensor, v: Tensor | None = None) -> tup
     weights = (q, k) if v is None else (q, k, v)
     require(len({w.dtype for w in weights}) == 1, f"mul_mat_qkv: types of {q} and {k} differ")
     return tuple(mul_mat(w, x) for w in weights)
+
+
+mul_mat_qkv.draw(q=WEIGHT, k=WEIGHT, v=WEIGHT)
 
 
 @mul_mat_qkv.cases
