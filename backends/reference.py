@@ -104,6 +104,9 @@ class ReferenceProgram:
             for s, (a, b) in zip(self._steps, spans, strict=True)
         ]
 
+    def lines(self) -> list[str]:
+        return [f"step {i} python: {step.node}" for i, step in enumerate(self._steps)]
+
 
 def run_python(step: PythonStep, places: Places, actual: Lengths) -> None:
     """Runs one step on views of its operands' memory."""
