@@ -27,6 +27,9 @@ class NullProgram:
     def times(self, mark: int) -> list[StepTime]:
         return []
 
+    def lines(self) -> list[str]:
+        return []
+
 
 class NullDevice(CpuDevice):
     """The CPU, or a device that has its kernels, without memory."""

@@ -99,6 +99,9 @@ class ReferenceProgram:
             for s, (a, b) in zip(self._steps, spans, strict=True)
         ]
 
+    def lines(self) -> list[str]:
+        return [f"step {i} python: {step.node}" for i, step in enumerate(self._steps)]
+
 
 def open_host(setup: Setup) -> Device:
     return ReferenceDevice()

@@ -21,9 +21,10 @@ from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.backends.cuda import device as gpu
 from graphsched.graph.ops.several import made_of
 from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.predict import machine
 from graphsched.run.device import Device, Progress, Raw, Setup
+from graphsched.run.lowering import has_kernel
 from graphsched.run.operand import Item, Memory, Operand, Places, Work
-from graphsched.session.planner import has_kernel
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
@@ -84,3 +85,8 @@ def runs_as_on_a_gpu(node: Tensor) -> bool:
 def open_device(name: str, setup: Setup, host: Device) -> Device:
     assert isinstance(host, CpuDevice), "simulated devices run the CPU's kernels"
     return SimDevice(name, setup, host)
+
+
+def n_devices(spec: str) -> int:
+    """How many devices a described machine has. OptionError for one that is not described."""
+    return len(machine.load(spec).devices)

@@ -12,10 +12,9 @@ from graphsched.errors import OptionError
 from graphsched.gguf.loader import open_model
 from graphsched.predict.plan import make_plan
 from graphsched.run import device
-from graphsched.run.device import GpuFacts
+from graphsched.run.device import GpuFacts, device_names
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import device_names
 from graphsched.synth import model as synth
 
 GPUS = [

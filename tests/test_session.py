@@ -56,7 +56,7 @@ def test_one_plan_per_capacity_not_per_length() -> None:
     for n in (31, 32, 30, 33, 34, 100):
         session.reset()
         session.eval(list(range(3, 3 + n)))
-    assert sorted(session._plans) == [(1, 1, ()), (32, 1, ()), (128, 1, ())]
+    assert sorted(session.engine.plans) == [(1, 1, ()), (32, 1, ()), (128, 1, ())]
 
 
 def test_logits_do_not_depend_on_how_a_prompt_is_cut() -> None:
@@ -183,7 +183,7 @@ def test_bad_options(options: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_cache_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphsched.session.session.physical_memory", lambda: 8_000_000_000)
+    monkeypatch.setattr("graphsched.session.engine.physical_memory", lambda: 8_000_000_000)
     with pytest.raises(ContextError) as caught:
         graphsched.load(n_ctx=1 << 24, type_k="f32", type_v="f32")
     assert str(caught.value).startswith(

@@ -1,5 +1,6 @@
 """The trace: what a session records, that each instant has one owner, and that `sim` runs what was predicted."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +14,15 @@ import graphsched
 from graphsched.backends.cpu.program.ring import Ring
 from graphsched.measure.owners import UNATTRIBUTED, owners
 from graphsched.measure.profile import Measurement, Phase, Request, measure, predict
-from graphsched.predict.plan import make_plan
-from graphsched.predict.sim_trace import executed_trace, planned_trace
-from graphsched.run.trace import OFF, ON, RUN, THREADS, Event
-from graphsched.run.trace_read import QUANTIZE
+from graphsched.predict.plan import Plan, make_plan
+from graphsched.predict.sim_trace import as_trace, planned_trace
+from graphsched.predict.timeline import simulate
+from graphsched.run.executable import Executable
+from graphsched.run.trace import EVAL, OFF, ON, RUN, THREADS, Event, Trace
+from graphsched.run.trace_read import QUANTIZE, read
 from graphsched.schedule.placement import PlacementOptions
+from graphsched.schedule.scheduler import Schedule
+from graphsched.schedule.staging import issue_order
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.text.sampling import SamplingOptions
@@ -69,6 +74,27 @@ def test_predicted_owners_add_up_to_the_wall_time(name: str | None) -> None:
         assert phase.sums.overhead["", "compute on sim0"].ns[0] > 0
         assert phase.sums.overhead["", "launches"].ns[0] > 0
     session.close()
+
+
+def executed_trace(plan: Plan, made: Executable, lengths: Mapping[str, int], mark: int) -> Trace:
+    """The virtual clock's trace of a run that took place: its issues in the order in which they were executed.
+
+    `plan` gives the machine only; schedule and order are those of the executable, `mark` is its run in the ring.
+    """
+    timed = zip(reversed(made.programs[HOST].times(mark)), reversed(made.tags[HOST]), strict=True)
+    begun = {tag.issue: step.begun for step, tag in timed if tag.issue >= 0}
+    order = executed_order(made.schedule, begun)
+    timeline = simulate(made.schedule, plan.host, plan.described_devices, lengths, order)
+    return as_trace(timeline, made.schedule, lengths)
+
+
+def executed_order(schedule: Schedule, begun: Mapping[int, float]) -> list[int]:
+    """Numbers of issues by when they began; those without work of their own (views) right behind the one before."""
+    last, keys = 0.0, []
+    for i in range(len(issue_order(schedule))):
+        last = begun.get(i, last)
+        keys.append((last, i))
+    return [i for _, i in sorted(keys)]
 
 
 @pytest.mark.parametrize("n_tokens", [128, 1])
@@ -140,6 +166,23 @@ def test_generation_is_recorded_and_can_be_switched_off() -> None:
     session.close()
     assert loaded(None, trace=False).recorder.level == OFF
     assert loaded(None).recorder.level == ON
+
+
+def test_recording_at_another_level_for_a_while() -> None:
+    """What is noted inside is in the list, and in the ring only if that is on; the level is the former one again."""
+    session = loaded(None, n_threads=1)
+    for level in (ON, OFF):
+        session.recorder.level = level
+        session.recorder.take()
+        with session.recorder.recording(THREADS) as spans:
+            session.eval([1])
+        assert session.recorder.level == level
+        assert [span[0] for span in spans] == [RUN, EVAL]
+        assert session.recorder.take() == (spans if level else [])
+        steps = [e for e in read(spans).events if e.kind == "step"]
+        assert len({e.kernel for e in steps}) > 5
+        assert all(e.kernel for e in steps)
+    session.close()
 
 
 def test_loading_is_recorded() -> None:

@@ -19,7 +19,7 @@ from graphsched.graph.tensor import f32
 from graphsched.run.executable import Executable
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.scheduler import Schedule, Split, schedule
-from graphsched.session.planner import Targets
+from graphsched.session.planner import Planner
 from graphsched.session.session import Session
 
 
@@ -106,9 +106,9 @@ def test_bad_input_stays_bad_input(
 
 def cut_schedule() -> Schedule:
     session = graphsched.load(n_ctx=16)
-    targets = Targets(session.model, session.options, ("sim0",), lambda device, node: True)
+    planner = Planner(session.model, session.options, ("sim0",), lambda device, node: True)
     graph = session.model.graph(4, 1, 16, session.options)
-    made = schedule(targets.untied(graph), targets.target({"n_tokens": 4, "n_outputs": 1}))
+    made = schedule(planner.homes.untied(graph), planner.target({"n_tokens": 4, "n_outputs": 1}))
     check_schedule(made)
     assert len(made.splits) > 1
     return made
@@ -160,8 +160,8 @@ def test_a_node_on_the_wrong_device() -> None:
 # ---- memory ----
 
 
-def fake_program(*spans: tuple[int, int, int, int], end: int = 1000) -> Any:
-    """A program of buffers (offset, bytes, first item, last item)."""
+def fake_executable(*spans: tuple[int, int, int, int], end: int = 1000) -> Any:
+    """An executable with buffers (offset, bytes, first item, last item)."""
     names = range(len(spans))
     buffers = [
         SimpleNamespaceHash(name=f"b{i}", nbytes=s[1], is_planned=True, arena="CPU", reuse=())
@@ -175,8 +175,7 @@ def fake_program(*spans: tuple[int, int, int, int], end: int = 1000) -> Any:
         items.append(SimpleNamespace(reads=lambda o=operands: o, writes=list))
     offsets = {b: s[0] for b, s in zip(buffers, spans, strict=True)}
     plans = {"CPU": SimpleNamespace(offsets=offsets, nbytes=end)}
-    program = SimpleNamespace(packed=SimpleNamespace(items=items))
-    return SimpleNamespace(programs={"CPU": program}, places=SimpleNamespace(plans=plans))
+    return SimpleNamespace(streams={"CPU": items}, places=SimpleNamespace(plans=plans))
 
 
 class SimpleNamespaceHash(SimpleNamespace):
@@ -185,22 +184,22 @@ class SimpleNamespaceHash(SimpleNamespace):
 
 
 def test_memory_that_is_right() -> None:
-    check_memory(fake_program((0, 64, 0, 1), (64, 64, 0, 2), (0, 64, 2, 3)))
+    check_memory(fake_executable((0, 64, 0, 1), (64, 64, 0, 2), (0, 64, 2, 3)))
 
 
 def test_buffers_that_overlap() -> None:
     with pytest.raises(ValidationError, match="buffers b0 and b1 overlap while both are in use"):
-        check_memory(fake_program((0, 64, 0, 2), (32, 64, 1, 3)))
+        check_memory(fake_executable((0, 64, 0, 2), (32, 64, 1, 3)))
 
 
 def test_a_buffer_behind_its_arena() -> None:
     with pytest.raises(ValidationError, match="buffer b0 ends behind its arena of 100 bytes"):
-        check_memory(fake_program((64, 64, 0, 1), end=100))
+        check_memory(fake_executable((64, 64, 0, 1), end=100))
 
 
 def test_an_operand_outside_its_buffer() -> None:
-    made = fake_program((0, 64, 0, 1))
-    made.programs["CPU"].packed.items[0].reads()[0].offset = 8
+    made = fake_executable((0, 64, 0, 1))
+    made.streams["CPU"][0].reads()[0].offset = 8
     with pytest.raises(ValidationError, match=r"f32\[16\] ends at byte 72 of the 64 of b0"):
         check_memory(made)
 
@@ -243,8 +242,37 @@ def test_each_step_of_the_ladder_tells_more(
     assert ".py:" in told[4]
 
 
+def test_measured_times_are_not_shown_as_those_of_a_simulated_device(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHSCHED_DEBUG", "2")
+    options = ("--device", "sim:rtx4090", "-ot", "exps=CPU")
+    assert cli.run(("run", "-n", "1", "-q", "--temp", "0", "-t", "1", *options)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    heads = [line for line in lines if line.startswith("run of")]
+    assert heads
+    assert all(h.endswith(": measured here, where the CPU computes for sim0; `plan` predicts") for h in heads)
+    rows = [line.split("GB/s ")[1] for line in lines if " µs " in line]
+    assert {row.split()[0] for row in rows} == {"CPU"}
+    assert any(row.startswith("CPU for sim0 ") for row in rows)
+    assert any(not row.startswith("CPU for sim0 ") for row in rows)
+
+
+def test_a_run_is_logged_whether_or_not_the_trace_is_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHSCHED_DEBUG", "2")
+    for is_on in (True, False):
+        session = graphsched.load(n_ctx=16, n_threads=1, trace=is_on)
+        capsys.readouterr()
+        session.eval([1])
+        assert "(MUL_MAT)" in capsys.readouterr().err
+        assert bool(session.take_trace().runs) is is_on
+        session.close()
+
+
 def test_nothing_is_wrapped_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GRAPHSCHED_DEBUG", "GRAPHSCHED_VALIDATE"):
         monkeypatch.delenv(name, raising=False)
     session = graphsched.load(n_ctx=16)
-    assert {type(plan) for plan in session._plans.values()} == {Executable}
+    assert {type(plan) for plan in session.engine.plans.values()} == {Executable}

@@ -5,6 +5,7 @@ from typing import Any
 
 from graphsched.errors import Error
 from graphsched.graph.tensor import Tensor
+from graphsched.run.executable import Executable
 from graphsched.schedule.scheduler import Schedule
 
 
@@ -58,19 +59,17 @@ def _named(schedule: Schedule, tensor: Tensor) -> str:
     return schedule.graph.names.get(origin, tensor.name or str(tensor))
 
 
-def check_memory(made: Any) -> None:
+def check_memory(executable: Executable) -> None:
     """Every operand is inside its buffer, every buffer inside its arena, and no two that are in use overlap."""
-    programs = getattr(made, "programs", {}).values()
-    parts = [part for p in programs if (part := getattr(p, "packed", None)) is not None]
-    for items in (getattr(part, "items", ()) for part in parts):
+    for items in executable.streams.values():
         uses: dict[Any, tuple[int, int]] = {}
         for i, item in enumerate(items):
             for operand in (*item.reads(), *item.writes()):
                 _check_operand(operand)
                 if operand.buffer.is_planned:
                     uses[operand.buffer] = (uses.get(operand.buffer, (i, i))[0], i)
-        if len(programs) == 1:  # else the order of items is not that of time
-            _check_arenas(uses, made.places.plans)
+        if len(executable.streams) == 1:  # else the order of items is not that of time
+            _check_arenas(uses, executable.places.plans)
 
 
 def _check_operand(operand: Any) -> None:

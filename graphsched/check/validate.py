@@ -7,7 +7,7 @@ ends the run, by its name. Both plans must give the same bits: memory that is us
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from graphsched.check.invariants import ValidationError, check_memory, check_schedule
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
-from graphsched.schedule.scheduler import Schedule
+from graphsched.run.executable import Executable
+from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.types.shapes import Lengths
-
-if TYPE_CHECKING:
-    from graphsched.check.debug import Making, Runs
-    from graphsched.run.executable import RunTrace
 
 Array = NDArray[Any]
 # NMSE from which a node is wrong: rounding activations to 8 bits stays an order below, a wrong row is far above.
@@ -30,8 +27,8 @@ TOLERANCE: Final = 2e-3
 class Validated:
     """An executable that checks every node after each run; `kept` is the one in which every node is an output."""
 
-    def __init__(self, plain: "Runs", kept: "Runs", graph: Graph, made_by: "Making") -> None:
-        self._plain, self._kept, self._graph, self._by = plain, kept, graph, made_by
+    def __init__(self, plain: Runnable, kept: Runnable, graph: Graph, factory: PlanFactory) -> None:
+        self._plain, self._kept, self._graph, self._factory = plain, kept, graph, factory
 
     @property
     def outputs(self) -> tuple[Array, ...]:
@@ -41,15 +38,10 @@ class Validated:
         self._plain.run(lengths)
         self._check(lengths)
 
-    def traced(self, lengths: Mapping[str, int]) -> "RunTrace":
-        trace = self._plain.traced(lengths)
-        self._check(lengths)
-        return trace
-
     def _check(self, lengths: Mapping[str, int]) -> None:
         given = [o.copy() for o in self._plain.outputs]
         self._kept.run(lengths)
-        if self._by.is_aborted():
+        if self._factory.is_aborted():
             return
         actual = Lengths(lengths)
         found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, self._kept.outputs, strict=True)}
@@ -66,10 +58,10 @@ class Validated:
     def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Lengths) -> Array:
         """What a node read of a weight or input; of a cache what is there now, as writing it again changes nothing."""
         if leaf.kind == "weight":
-            return self._by.weight(leaf)
+            return self._factory.weight(leaf)
         if leaf.kind == "cache":
             return found[node]
-        return _cut(self._by.input(leaf), leaf, actual)
+        return _cut(self._factory.input(leaf), leaf, actual)
 
     def _compare(self, node: Tensor, value: Array, sources: list[Array], actual: Lengths) -> None:
         name = f"{self._graph.names[node]} ({node.op.name})"
@@ -84,12 +76,15 @@ class Validated:
             raise ValidationError(f"node {name} differs from its reference by an NMSE of {error:.3g}")
 
 
-def validated(plain: "Runs", schedule: Schedule, graph: Graph, made_by: "Making") -> Validated:
-    """The executable of a graph that checks itself. ValidationError if its schedule or its memory is wrong."""
-    check_schedule(schedule)
-    check_memory(plain)
-    kept = made_by.schedule(replace(graph, outputs=graph.nodes))
-    return Validated(plain, made_by.compile(kept), graph, made_by)
+def validated(plain: Runnable, executable: Executable, graph: Graph, factory: PlanFactory) -> Validated:
+    """`plain`, which runs an executable of a graph, with checks behind each run.
+
+    ValidationError if the executable's schedule or memory is wrong.
+    """
+    check_schedule(executable.schedule)
+    check_memory(executable)
+    kept = factory.schedule(replace(graph, outputs=graph.nodes))
+    return Validated(plain, factory.compile(kept), graph, factory)
 
 
 def _cut(value: Array, tensor: Tensor, actual: Lengths) -> Array:

@@ -12,8 +12,8 @@ from graphsched.errors import Error
 from graphsched.gguf.atomic import replacing
 from graphsched.predict.machine import Device, Processor
 from graphsched.predict.plan import described
+from graphsched.run.device import device_names
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import device_names
 from graphsched.types.devices import HOST
 
 Peaks = Mapping[

@@ -84,7 +84,7 @@ class Measurement:
             trace, _ = self._generation(min(self.request.n_gen, 4))
             fit = EVENTS_AT_ONCE * len(trace.runs) // max(len(trace.events), 1)
             # the events of a GPU hold one run, and reading them takes time that is not the token's
-            self.at_once = 1 if self.session.targets.devices else max(min(fit, SPANS // 8), 1)
+            self.at_once = 1 if self.session.planner.devices else max(min(fit, SPANS // 8), 1)
 
     def repeat(self) -> None:
         """One repetition of both phases."""
@@ -123,7 +123,7 @@ class Measurement:
 
     def phases(self) -> list[Phase]:
         """The phases measured so far."""
-        devices = (*self.session.targets.devices, HOST)
+        devices = (*self.session.planner.devices, HOST)
         found = []
         for name, n, repetitions in (
             (prompt_name(self.request.n_prompt), self.request.n_prompt, self.prompts),
@@ -206,7 +206,7 @@ def predict(model: Model, options: SessionOptions, request: Request) -> list[Pha
         traces = [planned_trace(plan) for plan in plans]
         trace = behind(traces)
         wall = [(0, trace.runs[-1].end)]
-        sums = sum_up([(trace, wall)], (*plans[0].targets.devices, HOST))
+        sums = sum_up([(trace, wall)], (*plans[0].planner.devices, HOST))
         phases.append(Phase(name, tokens, True, sums, trace, tuple(wall)))
 
     if request.has_prompt:

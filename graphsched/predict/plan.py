@@ -9,14 +9,14 @@ from graphsched.predict import machine
 from graphsched.predict.machine import Device, Machine, Processor
 from graphsched.predict.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
-from graphsched.run.device import Setup, open_devices
+from graphsched.run.device import Setup, device_names, is_gpu, open_devices
 from graphsched.run.memory import Arena
 from graphsched.run.operand import sized
 from graphsched.run.runtime import in_kernel_types, lowered
 from graphsched.schedule.scheduler import Schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import Targets, device_names, is_gpu
+from graphsched.session.planner import Planner, repacked
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV_SWA
@@ -44,7 +44,7 @@ class Plan:
 
     model: Model
     options: SessionOptions
-    targets: Targets
+    planner: Planner
     schedule: Schedule
     lengths: Mapping[str, int]
     arenas: Mapping[str, Arena]
@@ -70,12 +70,12 @@ class Plan:
     def described_devices(self) -> dict[str, Device]:
         """The described devices by the names that the schedule gives them."""
         assert self.machine is not None
-        return dict(zip(self.targets.devices, self.machine.devices, strict=True))
+        return dict(zip(self.planner.devices, self.machine.devices, strict=True))
 
     @cached_property
     def memory(self) -> dict[str, DeviceMemory]:
         """Per device; an offloaded weight counts where it lives, its staging buffer where it is used."""
-        weights = dict.fromkeys((*self.targets.devices, HOST), 0)
+        weights = dict.fromkeys((*self.planner.devices, HOST), 0)
         kv = dict(weights)
         for leaf, on in self.resident():
             (kv if leaf.kind == "cache" else weights)[on] += leaf.type.nbytes
@@ -89,7 +89,7 @@ class Plan:
     def resident(self) -> list[tuple[Tensor, str]]:
         """Weights and caches that the graph reads, each with its device; one matrix under two names once a device."""
         leaves = (leaf for leaf in self.schedule.graph.leaves if leaf.kind in ("weight", "cache"))
-        held = ((leaf, self.targets.home(leaf)) for leaf in leaves)
+        held = ((leaf, self.planner.homes.device(leaf)) for leaf in leaves)
         stored_as = self.model.weights.stored_as
         return list({(stored_as(leaf.name), on): (leaf, on) for leaf, on in held}.values())
 
@@ -108,16 +108,16 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     """Plans one run of n_tokens that leaves n_kv cells in use."""
     names = device_names(options.devices)
     devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
-    targets = Targets(model, options, names, lambda on, node: devices[on].supports(node))
-    graph = targets.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
-    graph, _ = in_kernel_types(graph, devices, targets.home, targets.repacked(graph))
+    planner = Planner(model, options, names, lambda on, node: devices[on].supports(node))
+    graph = planner.homes.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
+    graph, _ = in_kernel_types(graph, devices, planner.homes.device, repacked(planner, graph))
     lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
     if cells := ring_bytes(graph)[1]:
         lengths[N_KV_SWA] = min(n_kv, cells)
-    schedule = targets.schedule(graph, lengths)
+    schedule = planner.schedule(graph, lengths)
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
-    return Plan(model, options, targets, schedule, lengths, arenas, described(options))
+    return Plan(model, options, planner, schedule, lengths, arenas, described(options))
 
 
 def described(options: SessionOptions) -> Machine | None:

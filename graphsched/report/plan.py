@@ -9,9 +9,9 @@ from rich.text import Text
 
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan, bound_by
+from graphsched.run.lowering import is_python_step
 from graphsched.schedule.scheduler import Copy, Split
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import is_python_step
 from graphsched.session.switches import states
 from graphsched.types.devices import HOST
 
@@ -28,7 +28,7 @@ def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:
             d: {"weights": m.weights, "kv": m.kv, "arena": m.arena, "staging": m.staging, "peak": m.peak}
             for d, m in plan.memory.items()
         },
-        "policy": str(plan.targets.policy),
+        "policy": str(plan.planner.policy),
         "splits": [_split_data(plan, i, split, nodes) for i, split in enumerate(plan.schedule.splits)],
         "predicted": None
         if timeline is None
@@ -180,7 +180,7 @@ def cause(plan: Plan, node: Tensor) -> str:
         return f"{short}: no kernel, a Python step on the host"
     weight = next((s for s in node.sources if s.kind == "weight"), None)
     if short.startswith("1.wgt") and weight is not None:
-        why = plan.targets.home_of(weight).cause
+        why = plan.planner.homes.of(weight).cause
         packed = ", not offloadable (repacked)" if weight.dtype.interleave > 1 else ""
         return f"{short}: {weight.name} is there ({why}{packed})"
     meaning = {
@@ -201,7 +201,7 @@ def _prediction(plan: Plan) -> str:
     wall = timeline.wall
     rows = plan.lengths["n_tokens"]
     lanes = [
-        f"{lane} {timeline.busy('compute', lane=lane) / wall:.0%}" for lane in (*plan.targets.devices, HOST)
+        f"{lane} {timeline.busy('compute', lane=lane) / wall:.0%}" for lane in (*plan.planner.devices, HOST)
     ]
     return (
         f"predicted on {machine.name}: {wall * 1e3:.3f} ms, {rows / wall:.1f} tokens/s; "

@@ -5,7 +5,8 @@ A schedule's nodes become items (`lowering`), copies become items (`copy`), the 
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,6 +59,9 @@ class Program(Protocol):
 
     def times(self, mark: int) -> list[StepTime]:
         """When each item of a run ran, in the order packed; empty if it was not traced, or is overwritten."""
+
+    def lines(self) -> list[str]:
+        """What it runs, a line for each step and kernel: for GRAPHSCHED_DEBUG=4."""
 
 
 class Device(Protocol):
@@ -132,6 +136,40 @@ def open_devices(backend: str, setup: Setup) -> dict[str, Device]:
     return devices
 
 
+def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the devices that --device asks for: CUDA0, ... as they are, sim0, ... in order, none for `none`.
+
+    OptionError for a name that is given twice, or a machine that is not described.
+    """
+    found: list[str] = []
+    for name in (name for spec in specs for name in _named(spec)):
+        found.append(name or f"sim{sum(map(is_simulated, found))}")
+    twice = next((n for n in found if found.count(n) > 1), None)
+    if twice:
+        raise OptionError(f"--device names {twice} twice")
+    return tuple(found)
+
+
+def _named(spec: str) -> Iterator[str]:
+    """Devices of one --device; those of a simulated machine get their names later."""
+    parts = spec.split(",") if not spec.startswith("sim:") and not spec.endswith(".toml") else [spec]
+    for part in parts:
+        if is_gpu(part):
+            yield part.strip().upper()
+        elif part.strip().lower() != "none":
+            yield from [""] * _module("sim").n_devices(part)
+
+
+def is_gpu(name: str) -> bool:
+    """Whether a device of --device is a real one, as CUDA0."""
+    return re.fullmatch(r"CUDA\d+", name.strip().upper()) is not None
+
+
+def is_simulated(name: str) -> bool:
+    """Whether a device is a simulated one, as sim0: its kernels run on this machine's CPU."""
+    return name.startswith("sim")
+
+
 def _module(name: str) -> "_Backend":
     return importlib.import_module(f"graphsched.backends.{name}")
 
@@ -139,6 +177,7 @@ def _module(name: str) -> "_Backend":
 class _Backend(Protocol):
     def open_host(self, setup: Setup) -> Device: ...
     def open_device(self, name: str, setup: Setup, host: Device) -> Device: ...
+    def n_devices(self, spec: str) -> int: ...  # of `sim` only: those that a machine has
 
 
 def gpu_reason() -> str | None:

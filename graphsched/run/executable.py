@@ -8,10 +8,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphsched.graph.tensor import Extent, TensorType
-from graphsched.run.device import Program, StepTime
+from graphsched.run.device import Program
 from graphsched.run.operand import Item, Operand, Places, PythonStep
 from graphsched.run.streams import Signal, Wait
-from graphsched.run.trace import OFF, RUN, THREADS, Recorder
+from graphsched.run.trace import OFF, RUN, Recorder
 from graphsched.schedule.scheduler import Schedule
 from graphsched.types.devices import HOST
 
@@ -50,17 +50,8 @@ def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict
     }
 
 
-@dataclass(frozen=True)
-class RunTrace:
-    """When each step of one run ran."""
-
-    schedule: Schedule
-    lengths: Mapping[str, int]
-    steps: tuple[StepTime, ...]
-
-
 class Executable:
-    """A schedule ready to run: one program per stream, and what they must keep alive."""
+    """A schedule ready to run: one program per stream, the items it was packed of, and what it must keep alive."""
 
     def __init__(
         self,
@@ -68,12 +59,13 @@ class Executable:
         poison: bool,
         schedule: Schedule,
         places: Places,
+        streams: Mapping[str, list[Item]],
         programs: Mapping[str, Program],
         results: list[Operand],
         tags: Mapping[str, tuple[Tag, ...]],
     ) -> None:
         self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
-        self._recorder, self._poison = recorder, poison
+        self.recorder, self.streams, self._poison = recorder, streams, poison
         # What every run needs, resolved once: decode is a few Python statements.
         self._others = [p for stream, p in programs.items() if stream != HOST]
         self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
@@ -98,7 +90,7 @@ class Executable:
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
-        recorder = self._recorder
+        recorder = self.recorder
         if level := recorder.level:
             begin = perf_counter_ns()
             marks = self._run(lengths, level)
@@ -119,13 +111,6 @@ class Executable:
         for program in self._others:
             program.wait()
         return marks
-
-    def traced(self, lengths: Mapping[str, int]) -> RunTrace:
-        """Runs and tells when each step ran."""
-        marks = self._run(lengths, THREADS)
-        timed = zip(self._order, marks, strict=True)
-        steps = (time for program, mark in timed for time in program.times(mark) if not time.thread)
-        return RunTrace(self.schedule, dict(lengths), tuple(steps))
 
 
 def length_word(type: TensorType) -> str:

@@ -131,3 +131,13 @@ class Low:
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+
+def has_kernel(node: Tensor) -> bool:
+    """Whether the host, and devices that compute as it does, have a kernel for a node."""
+    return lowering_for("cpu", node) is not None
+
+
+def is_python_step(node: Tensor) -> bool:
+    """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
+    return not has_kernel(node)

@@ -120,7 +120,9 @@ class Runtime:
         places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
         programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
         tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
-        return Executable(self.recorder, self.setup.poison, schedule, places, programs, results, tags)
+        return Executable(
+            self.recorder, self.setup.poison, schedule, places, streams, programs, results, tags
+        )
 
     def _load(self, schedule: Schedule, progress: Progress | None) -> None:
         """Brings weights to the devices that read them; counts MB where that takes a while."""

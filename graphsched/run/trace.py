@@ -5,7 +5,8 @@ in a ring of its own. They become events only when someone reads them (graphsche
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Final
@@ -17,7 +18,6 @@ SPANS: Final = 1 << 12  # of the ring: once it is full, a token allocates nothin
 HOST_LANE: Final = "Python"
 # Kinds of events. Python's: load, build (graphs), place (homes of weights), plan (schedules, memory, packing), inputs,
 # outputs, launch, sampling, detokenise, host. A stream's: step, copy, wait, wake (a thread that begins), barrier.
-STREAM_KINDS: Final = ("step", "copy", "wait", "wake", "barrier")
 RUN: Final = "run"
 EVAL: Final = "eval"
 
@@ -28,7 +28,8 @@ class Event:
 
     A step has the op, the label of its result, the node's number and layer (-1: none), and the result's type. A copy
     has bytes, `up` (to a device) or `down`, as `peer` the device or host that gets it, and as `node` the first one
-    that reads it. A wait has as `peer` the lane that it waited for. `run` counts the runs of the trace (-1: none).
+    that reads it. A wait has as `peer` the lane that it waited for. `run` counts the runs of the trace (-1: none),
+    `kernel` is what a device ran for it (empty in predictions).
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Event:
     direction: str = ""
     peer: str = ""
     run: int = -1
+    kernel: str = ""
 
     @property
     def ns(self) -> int:
@@ -83,6 +85,20 @@ class Recorder:
         if self.level:
             self.last, before = perf_counter_ns(), self.last
             self.spans.append((kind, begin or before, self.last))
+
+    @contextmanager
+    def recording(self, level: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Records at another level; what was noted is in the list afterwards, and in the ring if that is on."""
+        noted: list[tuple[Any, ...]] = []
+        outer, before = self.spans, self.level
+        self.spans, self.level = deque(maxlen=SPANS), level
+        try:
+            yield noted
+        finally:
+            noted += self.spans
+            self.spans, self.level = outer, before
+            if before:
+                outer.extend(noted)
 
     def take(self) -> list[tuple[Any, ...]]:
         """All spans, which are then forgotten."""

@@ -10,11 +10,11 @@ from graphsched.graph.cost import used_share
 from graphsched.graph.tensor import Tensor, TensorType, layer_of
 from graphsched.run.device import StepTime
 from graphsched.run.executable import Executable, Tag
+from graphsched.run.lowering import is_python_step
 from graphsched.run.trace import EVAL, HOST_LANE, RUN, Event, Run, Trace
 from graphsched.schedule.assign import root
 from graphsched.schedule.scheduler import Copy, Schedule
 from graphsched.schedule.staging import issue_order
-from graphsched.session.planner import is_python_step
 from graphsched.types.devices import HOST
 from graphsched.types.shapes import Lengths
 
@@ -149,15 +149,13 @@ def _stream(
     """A thread's steps, its waits for other streams, and what barriers take behind each."""
     for step, tag in zip(steps, tags, strict=True):
         begin, done, joined = (round(t * 1e9) for t in (step.begun, step.done, step.joined))
+        what = Event("launch", lane, step.kernel, 0, 0, device=step.device)
         if tag.peer:
-            yield Event(
-                "wait", lane, f"wait for {tag.peer}", begin, done, device=step.device, peer=tag.peer, run=run
-            )
+            what = replace(what, kind="wait", name=f"wait for {tag.peer}", peer=tag.peer)
         elif tag.issue >= 0:
             op = QUANTIZE if step.kernel.startswith(QUANTIZE) else whats[tag.issue].op
-            yield replace(whats[tag.issue], lane=lane, begin=begin, end=done, op=op, run=run)
-        else:
-            yield Event("launch", lane, step.kernel, begin, done, device=step.device, run=run)
+            what = replace(whats[tag.issue], lane=lane, op=op)
+        yield replace(what, begin=begin, end=done, run=run, kernel=step.kernel)
         if joined > done:
             yield Event("barrier", lane, "barrier", done, joined, device=step.device, run=run)
 

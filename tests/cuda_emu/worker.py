@@ -323,7 +323,7 @@ def brief(name: str, overrides: list[str]) -> dict[str, Any]:
         session.eval([token])
     trace = session.take_trace()
     with_steps = {e.run for e in trace.events if e.kind == "step" and e.lane == GPU}
-    (program,) = (p for p in session._runtime.devices[GPU]._programs if p.name == GPU and len(p._ready))  # type: ignore[attr-defined]
+    (program,) = (p for p in session.engine.runtime.devices[GPU]._programs if p.name == GPU and len(p._ready))  # type: ignore[attr-defined]
     (ready,) = program._ready.values()
     wrong = [w for run in trace.runs for w in _wrong_times(trace, run)]
     session.close()

@@ -217,6 +217,12 @@ class Kernel:
         return CALL(self.address)
 
     @property
+    def source(self) -> str:
+        """File and line of the function that builds it."""
+        code = self._build.__code__
+        return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+
+    @property
     def was_cached(self) -> bool:
         """Whether its machine code came from the disk."""
         return bool(self.compiled.cache_hits)

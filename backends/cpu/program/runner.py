@@ -91,6 +91,17 @@ class _Recorded:
             if thread == 0 or kernel != PYTHON
         ]
 
+    def lines(self) -> list[str]:
+        """Each step with its kernel, arguments, rows and barrier; then where the kernels' sources are."""
+        steps = [item for item in self.packed.items if isinstance(item, Step)]
+        lines = [
+            f"step {i} {s.kernel.name} on {s.device}: {len(s.args)} arguments, "
+            f"rows {s.rows_times} of word {s.rows_word}" + (", barrier" if s.barrier else "")
+            for i, s in enumerate(steps)
+        ]
+        kernels = {s.kernel.name: s.kernel for s in steps}
+        return lines + [f"kernel {name}: {kernel.source}" for name, kernel in kernels.items()]
+
 
 def _shared(ticks: NDArray[np.int64], is_stamped: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Ticks of all items: those in front of a stamped one divide the time up to it into equal parts."""

@@ -187,6 +187,10 @@ class CudaProgram:
         """Of the last run; of a profile's last runs, too."""
         return self._times.of(mark)
 
+    def lines(self) -> list[str]:
+        """Its items; their kernels are chosen when lengths are known."""
+        return [f"step {i} {type(item).__name__} on {self.name}" for i, item in enumerate(self._items)]
+
     def close(self) -> None:
         self._forget()
         self._times.forget()

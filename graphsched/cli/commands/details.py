@@ -43,7 +43,7 @@ def buffers(session: "Session") -> "Iterator[str]":
 
 def causes(session: "Session") -> "Iterator[str]":
     """How many tensors are where, and why."""
-    homes = session.targets.placement.homes
+    homes = session.planner.homes.placement.homes
     found = Counter((homes[name].device, homes[name].cause) for name in session.model.types if name in homes)
     for (device, cause), count in found.most_common():
         yield f"{count} tensor{'s' if count > 1 else ''} on {device}: {cause}"

@@ -1,0 +1,158 @@
+"""The engine computes rows, whatever conversation they are of; a sequence says what it holds, and goes back."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import graphsched
+from graphsched.errors import OptionError
+from graphsched.graph.tensor import i32, input_tensor
+from graphsched.session.cells import CellTable
+from graphsched.session.engine import Aborted, Engine, Rows
+from graphsched.session.model import open_default_or
+from graphsched.session.options import SessionOptions
+from graphsched.session.sequence import Sequence
+
+IDS = np.array([1, 5, 9, 14, 3, 7], np.int32)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(open_default_or(None), SessionOptions(n_ctx=32, n_ubatch=16, n_threads=1))
+
+
+def rows(
+    first: int = 0, ids: NDArray[np.int32] = IDS, wanted: tuple[int, ...] = (), sequence: int = 0
+) -> Rows:
+    wants = np.isin(np.arange(len(ids)), wanted)
+    positions = np.arange(first, first + len(ids), dtype=np.int32)
+    return Rows(np.full(len(ids), sequence, np.int32), positions, ids, wants)
+
+
+def test_logits_are_those_of_the_rows_that_want_them(engine: Engine) -> None:
+    expected = graphsched.load(n_ctx=32, n_ubatch=16, n_threads=1).eval(IDS, all_logits=True)
+    for wanted in ((), (5,), (0, 3, 4), (0, 1, 2, 3, 4, 5)):
+        logits = engine.forward(rows(wanted=wanted))
+        assert logits.dtype == np.float32
+        assert logits.shape == (len(wanted), engine.model.n_vocab)
+        np.testing.assert_allclose(logits, expected[list(wanted)], rtol=0, atol=2e-4)
+
+
+def test_rows_continue_what_is_in_the_cells(engine: Engine) -> None:
+    whole = engine.forward(rows(wanted=(5,)))
+    engine.forward(rows(ids=IDS[:4]))
+    np.testing.assert_allclose(engine.forward(rows(4, IDS[4:], (1,))), whole, rtol=0, atol=2e-4)
+
+
+def test_results_are_the_callers_own(engine: Engine) -> None:
+    first = engine.forward(rows(wanted=(5,)))
+    before = first.copy()
+    engine.forward(rows(ids=IDS[::-1].copy(), wanted=(5,)))
+    np.testing.assert_array_equal(first, before)
+
+
+WRONG: list[tuple[Callable[[], Rows], str]] = [
+    (lambda: rows(ids=np.zeros(17, np.int32)), "a forward computes 1 to 16 rows, 17 are given"),
+    (lambda: rows(ids=IDS[:0]), "a forward computes 1 to 16 rows, 0 are given"),
+    (lambda: rows(sequence=2), "sequence 2 is given; there is one sequence, number 0"),
+    (lambda: rows(27), "positions 27 to 32 are not 6 consecutive ones below 32"),
+    (lambda: rows(-1), "positions -1 to 4 are not 6 consecutive ones below 32"),
+    (
+        lambda: rows()._replace(position=np.array([0, 2, 1, 3, 4, 5], np.int32)),
+        "positions 0 to 5 are not 6 consecutive ones below 32",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "sentence"), WRONG, ids=[sentence for _, sentence in WRONG])
+def test_rows_that_cannot_be_computed(engine: Engine, given: Callable[[], Rows], sentence: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        engine.forward(given())
+    assert str(caught.value) == sentence
+    assert engine.forward(rows(wanted=(5,))).shape == (1, engine.model.n_vocab)  # it lives on
+
+
+def test_an_abort_frees_the_cells_of_the_rows(engine: Engine) -> None:
+    sequence = Sequence(engine.cells, engine.n_ctx)
+    engine.forward(sequence.rows(IDS[:2], 1))
+    sequence.extend(IDS[:2])
+    engine.abort()
+    with pytest.raises(Aborted):
+        engine.forward(sequence.rows(IDS[2:], 1))
+    assert sequence.tokens.tolist() == IDS[:2].tolist()
+    assert (engine.cells[0].cells[:, 1] >= 0).sum() == 2
+    assert engine.forward(sequence.rows(IDS[2:], 1)).shape == (1, engine.model.n_vocab)
+
+
+def test_python_calls_do_not_grow_with_rows(engine: Engine) -> None:
+    def calls(n: int) -> int:
+        given, count = rows(ids=np.full(n, 3, np.int32), wanted=(n - 1,)), 0
+
+        def profile(frame: Any, event: str, arg: Any) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        engine.forward(given)
+        sys.setprofile(profile)
+        engine.forward(given)
+        sys.setprofile(None)
+        return count
+
+    assert calls(2) == calls(16)
+
+
+# ---- sequences ----
+
+
+def table(n: int, **mask: int) -> CellTable:
+    leaf = input_tensor("inp_cells", i32(n, 2), **{"window": 0, "chunk": 0, **mask})
+    return CellTable(leaf, np.zeros((n, 2), np.int32), np.zeros(8, np.int32))
+
+
+def read(sequence: Sequence, cells: CellTable, ids: list[int]) -> None:
+    given = sequence.rows(np.array(ids, np.int32), 1)
+    cells.take(sequence.n_past, given.position)
+    sequence.extend(given.token)
+
+
+def test_rows_of_a_sequence() -> None:
+    sequence = Sequence((), 16, number=3)
+    sequence.extend(np.array([7, 8]))
+    given = sequence.rows(np.array([4, 5, 6], np.int32), 2)
+    assert given.sequence.tolist() == [3, 3, 3]
+    assert given.position.tolist() == [2, 3, 4]
+    assert given.token.tolist() == [4, 5, 6]
+    assert given.wants_logits.tolist() == [False, True, True]
+    assert [a.dtype for a in given] == [np.int32, np.int32, np.int32, np.bool_]
+    assert not sequence.rows(np.array([4], np.int32), 0).wants_logits.any()
+
+
+def test_going_back_where_all_cells_are_kept() -> None:
+    cells = table(16)
+    sequence = Sequence((cells,), 16)
+    read(sequence, cells, list(range(10, 18)))
+    assert sequence.rewind(5).tolist() == []
+    assert sequence.tokens.tolist() == [10, 11, 12, 13, 14]
+    assert cells.cells[:, 1].tolist() == [0, 1, 2, 3, 4] + [-1] * 11
+    assert sequence.rewind(99).tolist() == []
+    assert sequence.n_past == 5
+    assert sequence.rewind(-1).tolist() == []
+    assert sequence.n_past == 0
+
+
+def test_going_back_behind_what_a_window_gave_up() -> None:
+    """The tokens to read again are all that are kept; until then nothing is held."""
+    cells = table(8, window=4)
+    sequence = Sequence((cells,), 16)
+    for first in range(10, 25, 3):
+        read(sequence, cells, [first, first + 1, first + 2])
+    assert sequence.n_past == 15
+    assert not sequence.holds(6)
+    assert sequence.rewind(6).tolist() == [10, 11, 12, 13, 14, 15]
+    assert sequence.n_past == 0
+    assert sequence.tokens.tolist() == []
+    assert (cells.cells == -1).all()
