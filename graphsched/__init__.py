@@ -1,10 +1,14 @@
 """graphsched: a ggml-style computation-graph scheduler in Python."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from graphsched.errors import ContextError, Error, LoadError, OptionError, ShapeError
 
 if TYPE_CHECKING:
+    from graphsched import ops as ops
+    from graphsched.graph.tensor import f32, input_tensor, weight
+    from graphsched.library import Plan, make_graph, plan
+    from graphsched.schedule.policy import Policy
     from graphsched.session.session import Session, load
     from graphsched.text.options import SamplingOptions
 
@@ -14,13 +18,33 @@ __all__ = [
     "Error",
     "LoadError",
     "OptionError",
+    "Plan",
+    "Policy",
     "SamplingOptions",
     "Session",
     "ShapeError",
+    "f32",
+    "input_tensor",
     "load",
+    "make_graph",
+    "ops",
+    "plan",
+    "weight",
 ]
 
-_LAZY = {"load": "session.session", "Session": "session.session", "SamplingOptions": "text.options"}
+_LAZY: Final = {
+    "Plan": "library",
+    "Policy": "schedule.policy",
+    "SamplingOptions": "text.options",
+    "Session": "session.session",
+    "f32": "graph.tensor",
+    "input_tensor": "graph.tensor",
+    "load": "session.session",
+    "make_graph": "library",
+    "ops": "",
+    "plan": "library",
+    "weight": "graph.tensor",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +53,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'graphsched' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"graphsched.{_LAZY[name]}"), name)
+    module = _LAZY[name]
+    return (
+        getattr(import_module(f"graphsched.{module}"), name)
+        if module
+        else import_module(f"graphsched.{name}")
+    )

@@ -1,17 +1,28 @@
 """The offload policy: how -op reads, at how many tokens an upload pays, and the sentence for each bad value."""
 
+import json
+import re
+import sys
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import graphsched
+from graphsched.cli import main as cli
 from graphsched.errors import OptionError
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import add, fused_rms_norm, get_rows, moe_fused_up_gate, mul_mat, mul_mat_id
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
-from graphsched.schedule.policy import MinBatch, OffloadPolicy, parse_off, shown
-from graphsched.session.options import SessionOptions
+from graphsched.predict.plan import make_plan
+from graphsched.schedule.policy import GROUP, MinBatch, OffloadPolicy, parse_off, shown
+from graphsched.session.options import SessionOptions, session_options
+from graphsched.session.settings import settings
 from graphsched.types import dtypes
 
 EVERY = set(map(int, Op))
@@ -149,3 +160,141 @@ def test_what_is_off_is_never_wanted_and_rows_of_an_embedding_neither() -> None:
     assert OffloadPolicy(parse_off(["-1,0,26,1"])).wants(dense()["mul_mat"], 4096)
     rows = get_rows(weight("token_embd.weight", f32(512, 8)), input_tensor("tokens", i32(T)))
     assert not MinBatch(0).wants(rows, 4096)
+
+
+class FromEightRows:
+    """A policy of somebody else."""
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        return rows >= 8
+
+
+class Broken:
+    def wants(self, node: Tensor, rows: int) -> bool:
+        raise KeyError("blk.0")
+
+
+class Vague:
+    def wants(self, node: Tensor, rows: int) -> str:
+        return "yes"
+
+
+class Eager:
+    def wants(self, node: Tensor) -> bool:
+        return True
+
+
+HOSTED: Final[dict[str, Any]] = {"n_ctx": 64, "devices": "sim:rtx4090", "n_gpu_layers": 0, "n_threads": 1}
+
+
+def test_an_object_is_a_policy_and_decides_alone() -> None:
+    policy = session_options(offload_policy=FromEightRows(), offload_min_batch=1).policy
+    assert [policy.wants(dense()["mul_mat"], n) for n in (1, 7, 8)] == [False, False, True]
+    assert replace(SessionOptions(offload_policy=FromEightRows()), n_ctx=5).policy.wants(dense()["bias"], 8)
+
+
+def test_a_rule_stands_for_the_default_one_and_op_holds_it_back() -> None:
+    policy = session_options(offload_rule=FromEightRows(), offload_policy="26,0").policy
+    assert [policy.wants(dense()["bias"], n) for n in (7, 8)] == [False, True]
+    assert not policy.wants(dense()["mul_mat"], 4096)
+
+
+def test_plans_are_kept_by_what_a_policy_answers() -> None:
+    session = graphsched.load(**HOSTED, offload_policy=FromEightRows())
+    few, many = (session.eval(range(n)) for n in (7, 8))  # of one capacity
+    kept = [plan_devices(session, n) for n in (7, 8)]
+    assert kept[0] == {"CPU"} != kept[1] == {"CPU", "sim0"}
+    plain = graphsched.load(n_ctx=64, n_threads=1)
+    for n, logits in ((7, few), (8, many)):
+        np.testing.assert_array_equal(logits, plain.eval(range(n)))
+
+
+def plan_devices(session: graphsched.Session, n: int) -> set[str]:
+    """The devices of the schedule for n tokens."""
+    made = make_plan(session.model, session.options, n, 1, n).schedule
+    return {split.device for split in made.splits}
+
+
+@pytest.mark.parametrize(
+    ("policy", "sentence"),
+    [
+        (
+            object(),
+            "offload_policy is of type object, a text such as 26,0 or an object with wants(node, rows) is needed",
+        ),
+        (
+            1.5,
+            "offload_policy is of type float, a text such as 26,0 or an object with wants(node, rows) is needed",
+        ),
+        ({26: 0.5}.values(), "offload_policy is of type dict_values, a text such as 26,0 or an object"),
+        ({9999}, "offload_policy is of type set, a text such as 26,0 or an object"),
+        (Eager(), "offload_policy is of type Eager, an object with wants(node, rows) is needed"),
+        (
+            FromEightRows,
+            "offload_policy is the class FromEightRows, an object with wants(node, rows) is needed",
+        ),
+        (Broken(), "the offload policy Broken fails on "),
+        (Vague(), "the offload policy Vague says 'yes' of "),
+    ],
+)
+def test_what_is_no_policy_is_one_sentence(policy: Any, sentence: str) -> None:
+    with pytest.raises(OptionError, match="^" + re.escape(sentence)):
+        graphsched.load(**HOSTED, offload_policy=policy)
+
+
+PACKAGE: Final = """
+class Eight:
+    def wants(self, node, rows):
+        return rows >= 8
+
+ready, number = Eight(), 8
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with policies, as pip leaves it in site-packages."""
+    info = tmp_path / "eightpolicy-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: eightpolicy\nVersion: 0.1\n")
+    points = ["eight = eightpolicy:Eight", "ready = eightpolicy:ready", "number = eightpolicy:number"]
+    (info / "entry_points.txt").write_text("\n".join([f"[{GROUP}]", *points, "gone = nowhere_at_all:x"]))
+    (tmp_path / "eightpolicy.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "eightpolicy", raising=False)
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("name", ["eight", "ready"])
+def test_a_package_gives_its_policy_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = session_options(offload_rule=name)
+    assert [options.policy.wants(dense()["mul_mat"], n) for n in (7, 8)] == [False, True]
+    assert settings(options)["offload_rule"] == name
+    line = ("plan", "--device", "sim:rtx4090", "-ngl", "0", "--phase", "prefill", "-op-rule", name, "--json")
+    for n, devices in ((7, {"CPU"}), (8, {"CPU", "sim0"})):
+        assert cli.run((*line, "-p", str(n))) == 0
+        assert {split["device"] for split in json.loads(capsys.readouterr().out)["splits"]} == devices
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "nine",
+            "-op-rule is nine, no package installs a rule of that name; there are eight, gone, number, ready",
+        ),
+        (
+            "gone",
+            "-op-rule is gone (entry point nowhere_at_all:x), which cannot be imported: No module named",
+        ),
+        ("number", "-op-rule is number, an object with wants(node, rows) is needed"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_one_sentence(
+    name: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(("plan", "-op-rule", name)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"graphsched: {sentence}")

@@ -10,6 +10,7 @@ from rich.text import Text
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan, bound_by
 from graphsched.run.lowering import is_python_step
+from graphsched.schedule.causes import meaning
 from graphsched.schedule.scheduler import Copy, Split
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import states
@@ -183,15 +184,7 @@ def cause(plan: Plan, node: Tensor) -> str:
         why = plan.planner.homes.of(weight).cause
         packed = ", not offloadable (repacked)" if weight.dtype.interleave > 1 else ""
         return f"{short}: {weight.name} is there ({why}{packed})"
-    meaning = {
-        "1.off": "weight in host memory, enough rows to upload it",
-        "1.dst": "the layer's cache is there",
-        "1.kv": "the layer's cache is there",
-        "2.sup": "as its neighbours",
-        "3.best": "most of its sources are there",
-        "traffic": "fewer bytes cross than on the device",
-    }.get(short)
-    return f"{short}: {meaning}" if meaning else short
+    return meaning(short)
 
 
 def _prediction(plan: Plan) -> str:

@@ -71,61 +71,37 @@ class OffloadPolicy:
 
 @dataclass(frozen=True)
 class Checked:
-    """A policy of somebody else: what it raises, or returns beside a boolean, becomes a sentence."""
+    """A policy of somebody else, and what reports call it: what it raises, or answers amiss, becomes a sentence."""
 
     policy: Policy
+    name: str
 
     def wants(self, node: Tensor, rows: int) -> bool:
         try:
             found = self.policy.wants(node, rows)
         except Exception as error:  # another's code can raise anything
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise OptionError(f"the offload policy {name_of(self.policy)} fails on {node}: {what}") from error
+            raise OptionError(f"the offload policy {self.name} fails on {node}: {what}") from error
         if not isinstance(found, bool | np.bool_):
-            said = f"says {found!r} about {node}, True or False is needed"
-            raise OptionError(f"the offload policy {name_of(self.policy)} {said}")
+            said = f"says {found!r} of {node}, True or False is needed"
+            raise OptionError(f"the offload policy {self.name} {said}")
         return bool(found)
 
     def __str__(self) -> str:
-        return name_of(self.policy)
-
-
-def name_of(policy: Policy) -> str:
-    """What reports call a policy: its class."""
-    return type(policy).__name__
+        return self.name
 
 
 def read_policy(given: Any) -> frozenset[int] | Policy:
     """A policy, or the ops that -op texts (or numbers) switch off. OptionError for what is neither."""
     if isinstance(given, Policy) or inspect.isclass(given):
-        return _usable(given)
+        return checked(given)
     items = texts(given)
     if all(isinstance(item, str) for item in items):
         return parse_off(items)
     if all(isinstance(item, int) and item in set(map(int, every_op())) for item in items):
         return frozenset(map(int, items))
-    raise OptionError(f"is {given!r}, a text such as 26,0 or an object with wants(node, rows) is needed")
-
-
-def _usable(given: Any) -> Policy:
-    """A policy that can be asked."""
-    try:
-        inspect.signature(given.wants).bind(None, 0)
-    except (TypeError, AttributeError):
-        what = given.__name__ if inspect.isclass(given) else type(given).__name__
-        needed = "an object with wants(node, rows) is needed"
-        raise OptionError(f"is {'the class' if inspect.isclass(given) else 'a'} {what}, {needed}") from None
-    return given
-
-
-def shown(given: frozenset[int] | Policy) -> str:
-    """A policy's name, or ops that are off as -op takes them; empty if nothing is off."""
-    if isinstance(given, Policy):
-        return name_of(given)
-    names = {int(op): op.name for op in every_op()}
-    if given == frozenset(names):
-        return f"{_EVERY},0"
-    return ",".join(f"{names[n]}=0" for n in sorted(given))
+    needed = "a text such as 26,0 or an object with wants(node, rows) is needed"
+    raise OptionError(f"is of type {type(given).__name__}, {needed}")
 
 
 def read_rule(given: Any) -> Policy | None:
@@ -133,25 +109,40 @@ def read_rule(given: Any) -> Policy | None:
     if given is None or given == "":
         return None
     if not isinstance(given, str):
-        return _usable(given)
+        return checked(given)
     points = _installed()
     if given not in points:
         there = f"; there are {', '.join(sorted(points))}" if points else ""
         raise OptionError(f"is {given}, no package installs a rule of that name{there}")
-    where = f"{given} (entry point {points[given].value})"
     try:
         found = points[given].load()
         rule = found() if inspect.isclass(found) else found
     except Exception as error:  # another package's code can raise anything
-        raise OptionError(f"is {where}, which cannot be imported: {error or type(error).__name__}") from error
-    if not isinstance(rule, Policy):
-        raise OptionError(f"is {where}, which has no wants(node, rows)")
-    return _usable(rule)
+        where = f"is {given} (entry point {points[given].value})"
+        raise OptionError(f"{where}, which cannot be imported: {error or type(error).__name__}") from error
+    return checked(rule, given)
 
 
-def shown_rule(rule: Policy | None) -> str:
-    """The name of a rule, empty for our own."""
-    return "" if rule is None else name_of(rule)
+def checked(given: Any, name: str = "") -> Checked:
+    """An object that has `wants(node, rows)`, as a policy with a name. OptionError for any other."""
+    if isinstance(given, Checked):
+        return given
+    what = f"the class {given.__name__}" if inspect.isclass(given) else f"of type {type(given).__name__}"
+    try:
+        inspect.signature(given.wants).bind(None, 0)
+    except (TypeError, AttributeError):
+        raise OptionError(f"is {name or what}, an object with wants(node, rows) is needed") from None
+    return Checked(given, name or type(given).__name__)
+
+
+def shown(given: frozenset[int] | Policy | None) -> str:
+    """A policy's name, or ops that are off as -op takes them; empty if nothing is off, or it is our own rule."""
+    if not isinstance(given, frozenset):
+        return "" if given is None else str(given)
+    names = {int(op): op.name for op in every_op()}
+    if given == frozenset(names):
+        return f"{_EVERY},0"
+    return ",".join(f"{names[n]}=0" for n in sorted(given))
 
 
 def _installed() -> Mapping[str, EntryPoint]:

@@ -32,7 +32,7 @@ def _policy(given: Any) -> "frozenset[int] | Policy":
     return read_policy(given)
 
 
-def _shown_policy(given: "frozenset[int] | Policy") -> str:
+def _shown(given: "frozenset[int] | Policy | None") -> str:
     from graphsched.schedule.policy import shown
 
     return shown(given)
@@ -42,12 +42,6 @@ def _rule(given: Any) -> "Policy | None":
     from graphsched.schedule.policy import read_rule
 
     return read_rule(given)
-
-
-def _shown_rule(rule: "Policy | None") -> str:
-    from graphsched.schedule.policy import shown_rule
-
-    return shown_rule(rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +112,7 @@ class SessionOptions(Options):
     offload_policy: Annotated[Any, "frozenset[int] | Policy"] = option(
         "-op --offload-policy",
         (),
-        values=Parsed("OP,0|1", _policy, _shown_policy),
+        values=Parsed("OP,0|1", _policy, _shown),
         help="ops that may (1) or may not (0) upload weights",
         shown="",
         many="last",
@@ -129,7 +123,7 @@ class SessionOptions(Options):
     offload_rule: Annotated[Any, "Policy | None"] = option(
         "-op-rule --offload-rule",
         None,
-        values=Parsed("NAME", _rule, _shown_rule),
+        values=Parsed("NAME", _rule, _shown),
         help="another package's rule instead of that",
         shown="",
     )
@@ -167,12 +161,12 @@ class SessionOptions(Options):
     @property
     def policy(self) -> "Policy":
         """What decides on uploads: the policy that was given, or the rule, held back by -op."""
-        from graphsched.schedule.policy import Checked, MinBatch, OffloadPolicy
+        from graphsched.schedule.policy import MinBatch, OffloadPolicy
 
         if not isinstance(self.offload_policy, frozenset):
-            return Checked(self.offload_policy)
-        rule = Checked(self.offload_rule) if self.offload_rule else MinBatch(self.offload_min_batch)
-        return OffloadPolicy(self.offload_policy, rule)
+            policy: Policy = self.offload_policy
+            return policy
+        return OffloadPolicy(self.offload_policy, self.offload_rule or MinBatch(self.offload_min_batch))
 
     @property
     def threads(self) -> int:

@@ -1,0 +1,18 @@
+"""What the causes of places mean, in words; the short ones are the field's."""
+
+from collections.abc import Mapping
+from typing import Final
+
+MEANINGS: Final[Mapping[str, str]] = {
+    "1.off": "weight in host memory, enough rows to upload it",
+    "1.dst": "the layer's cache is there",
+    "1.kv": "the layer's cache is there",
+    "2.sup": "as its neighbours",
+    "3.best": "most of its sources are there",
+    "traffic": "fewer bytes cross than on the device",
+}
+
+
+def meaning(cause: str) -> str:
+    """A cause with what it means, where a table says it."""
+    return f"{cause}: {MEANINGS[cause]}" if cause in MEANINGS else cause
