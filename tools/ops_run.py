@@ -27,7 +27,7 @@ from graphsched.types import dtypes
 Bytes = NDArray[np.uint8]
 PRODUCTS: Final = frozenset({Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV})
 FROM_MEMORY: Final = PRODUCTS | {Op.FLASH_ATTN_EXT, Op.GET_ROWS}  # in a model their operands are in no cache
-MOST_NODES: Final = 1024
+MOST_NODES: Final = 2048
 SMALL: Final = (
     64  # nodes of an op whose operands are in the cache: calling a program costs more than one takes
 )
