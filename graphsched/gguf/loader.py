@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError
-from graphsched.gguf.file import MISSING, GgufFile, TensorInfo, lookup, open_file, unmap
+from graphsched.gguf.file import MISSING, GgufFile, TensorInfo, lookup, open_file, read_file, unmap
 from graphsched.gguf.format import MetaValue, printable, shown
 
 __all__ = ["MISSING", "MetaValue", "ModelFile", "TensorInfo", "open_model"]
@@ -129,6 +129,13 @@ def open_model(path: str | Path, *, header_only: bool = False) -> ModelFile:
         model = ModelFile(_numbered(parts))
         on_error.pop_all()
         return model
+
+
+def model_of_header(head: bytes, name: str) -> ModelFile:
+    """The model that a header describes, its data left out; `name` is what errors call it."""
+    data = mmap.mmap(-1, len(head))
+    data[:] = head
+    return ModelFile((read_file(data, Path(name), True),))
 
 
 def _part_paths(given: GgufFile) -> list[Path]:
