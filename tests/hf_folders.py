@@ -63,7 +63,7 @@ def tokenizer_json(**changes: Any) -> dict[str, Any]:
     """Byte-level BPE as GPT-2 cuts it, four merges and four added tokens."""
     special = ["<|bos|>", "<|im_start|>", "<|im_end|>"]
     added = [{"id": len(WORDS) + i, "content": text, "special": True} for i, text in enumerate(special)]
-    model = {"type": "BPE", "vocab": {word: i for i, word in enumerate(WORDS)}}
+    model: dict[str, Any] = {"type": "BPE", "vocab": {word: i for i, word in enumerate(WORDS)}}
     model |= {"merges": ["h e", "l l", "he ll", "hell o"], "byte_fallback": False}
     found: dict[str, Any] = {
         "added_tokens": [*added, {"id": len(WORDS) + 3, "content": "<think>", "special": False}]
