@@ -129,11 +129,11 @@ class TestSpm:
         t = spm(self.pieces, {"<b": USER, "<b>": USER})
         assert texts(t, t.encode("<b><b", add_special=False)) == ["<b>", "<b"]
 
-    def test_bos_eos_and_the_space_prefix_follow_the_flags(self) -> None:
+    def test_bos_and_the_space_prefix_follow_the_flags_and_no_prompt_is_closed(self) -> None:
         assert spm(self.pieces).encode("") == [1]
         t = spm(self.pieces, add_bos_token=False, add_eos_token=True, add_space_prefix=False)
-        assert texts(t, t.encode("a")) == ["a", "</s>"]
-        assert t.encode("a", add_special=False) == t.encode("a")[:-1]
+        assert texts(t, t.encode("a")) == ["a"]
+        assert t.encode("a", add_special=False) == t.encode("a")
         assert t.decode(t.encode(" a")) == " a"
 
     def test_extra_white_space_goes_only_if_the_file_says_so(self) -> None:

@@ -1,28 +1,26 @@
-"""Tensors of a checkpoint by name, mapped from its files: safetensors, one file or several."""
+"""Tensors of a checkpoint by name, mapped from its files: safetensors or what torch.save writes."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.convert.config import read_json
+from graphsched.convert.files import WeightFiles, check_index
+from graphsched.convert.floats import STORED, widened
+from graphsched.convert.torch_file import TorchFile
 from graphsched.errors import LoadError
 from graphsched.gguf.format import printable, shown
 
-# BF16 as its bits; `values` widens them.
-_TYPES: Final = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "U8": "u1",
-    "I8": "i1",
-}
+
+class Rows(Protocol):
+    """An array, or what gives rows of one."""
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
 
 
 class Checkpoint(Protocol):
@@ -36,19 +34,15 @@ class Checkpoint(Protocol):
         """A type's name."""
         ...
 
-    def stored(self, name: str) -> NDArray[Any]:
-        """The array as it is stored; BF16 comes as bits in uint16."""
+    def stored(self, name: str) -> Any:
+        """The array as it is stored, or its `Rows`; BF16 comes as bits in uint16."""
         ...
 
 
 def values(source: Checkpoint, name: str, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
     """A tensor in float32, or its rows from first to last."""
-    array = source.stored(name)[first:last]
-    if source.kind(name) != "BF16":
-        return array.astype(np.float32)
-    bits = array.astype("<u4")
-    bits <<= 16
-    return bits.view("<f4")
+    rows = slice(first, last) if source.shapes[name] else ()  # a scalar has none
+    return widened(source.stored(name)[rows], source.kind(name))
 
 
 @dataclass(frozen=True)
@@ -60,37 +54,65 @@ class _Place:
 
 
 class Safetensors:
-    """The *.safetensors files of a folder. The library checks them; arrays are views of the mapped files."""
+    """Safetensors files as one checkpoint. The library checks them; arrays are views of the mapped files."""
 
-    def __init__(self, folder: Path) -> None:
-        self.where = printable(folder.name)
-        self._places = {name: place for file in _files(folder) for name, place in _places(file)}
+    def __init__(self, where: str, found: WeightFiles) -> None:
+        self.where = where
+        self._places: dict[str, _Place] = {}
+        files_of: dict[str, str] = {}
+        for file in found.files:
+            for name, place in _places(file):
+                _check_new(name, file, files_of)
+                self._places[name], files_of[name] = place, file.name
+        check_index(found, files_of)
         self.shapes = {name: place.shape for name, place in self._places.items()}
 
     def kind(self, name: str) -> str:
         kind = self._places[name].kind
-        if kind not in _TYPES:
+        if kind not in STORED:
             raise LoadError(f"{self.where}: tensor {shown(name)} is {kind}, which cannot be converted")
         return kind
 
     def stored(self, name: str) -> NDArray[Any]:
-        place, type = self._places[name], _TYPES[self.kind(name)]
+        place, type = self._places[name], STORED[self.kind(name)]
         if 0 in place.shape:
             return np.zeros(place.shape, type)
         return np.memmap(place.file, type, "r", place.offset, place.shape)
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that the index names, or all there are."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return sorted(folder.glob("*.safetensors"))
-    found = read_json(index).get("weight_map")
-    names = sorted({str(n) for n in found.values()}) if isinstance(found, dict) else []
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise LoadError(f"{index.name}: names the file {shown(name)}, which is not there")
-    return [folder / name for name in names]
+class TorchFiles:
+    """Files that torch.save has written as one checkpoint."""
+
+    def __init__(self, where: str, found: WeightFiles) -> None:
+        self.where = where
+        self._files: dict[str, TorchFile] = {}
+        files_of: dict[str, str] = {}
+        for path in found.files:
+            file = TorchFile(path)
+            for name in file.shapes:
+                _check_new(name, path, files_of)
+                self._files[name], files_of[name] = file, path.name
+        check_index(found, files_of)
+        self.shapes = {name: file.shapes[name] for name, file in self._files.items()}
+
+    def kind(self, name: str) -> str:
+        return self._files[name].kind(name)
+
+    def stored(self, name: str) -> NDArray[Any]:
+        return self._files[name].stored(name)
+
+
+def open_checkpoint(folder: Path, found: WeightFiles) -> Checkpoint:
+    """The checkpoint that a folder's files make."""
+    where = printable(folder.resolve().name)
+    is_torch = found.files[0].suffix == ".bin"
+    return TorchFiles(where, found) if is_torch else Safetensors(where, found)
+
+
+def _check_new(name: str, file: Path, files_of: Mapping[str, str]) -> None:
+    if name in files_of:
+        where = f"{printable(file.name)}: tensor {shown(name)}"
+        raise LoadError(f"{where} is also in {printable(files_of[name])}")
 
 
 def _places(file: Path) -> Iterator[tuple[str, _Place]]:

@@ -104,6 +104,26 @@ def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     return {f"{family.arch}.{key}": value for key, value in keys.items()}
 
 
+def check_plain(config: HfConfig, family: Family) -> tuple[str, ...]:
+    """LoadError for what the architecture computes otherwise; sentences for what it leaves out."""
+    act = config.values.get("hidden_act") or config.values.get("hidden_activation")
+    own = ("relu2",) if family.arch == "bitnet-b1.58" else ("silu", "swish")
+    if act is not None and act not in own:
+        raise LoadError(
+            f"{config.where}: hidden_act is {shown(str(act))}, {family.arch} models have {own[0]}"
+        )
+    for holder in (config, config.rope):
+        if (part := holder.number("partial_rotary_factor", 1.0)) != 1:
+            raise LoadError(
+                f"{holder.where}: partial_rotary_factor is {part:g}, {family.arch} models turn all"
+            )
+    window = config.values.get("sliding_window")
+    is_used = window is not None and config.values.get("use_sliding_window") is not False
+    if is_used and config.count("sliding_window") < config.count("max_position_embeddings", 1 << 30):
+        return (f"{config.where}: sliding_window {window} is left out, every layer sees the whole context",)
+    return ()
+
+
 def _scaling(rope: HfConfig) -> dict[str, MetaValue]:
     """The rope.scaling keys; llama3's becomes a tensor instead."""
     kind = rope.values.get("rope_type", rope.values.get("type", "default"))

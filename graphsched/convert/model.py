@@ -1,7 +1,7 @@
 """A checkpoint to a GGUF file: what there is, which type each tensor gets, written tensor by tensor."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -10,17 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.convert import recipes
-from graphsched.convert.checkpoint import Checkpoint, Safetensors
-from graphsched.convert.config import HfConfig, metadata, read_json
+from graphsched.convert.checkpoint import Checkpoint, open_checkpoint
+from graphsched.convert.config import HfConfig, check_plain, metadata, read_json
+from graphsched.convert.files import weight_files
 from graphsched.convert.names import FAMILIES, Family, of_architecture
+from graphsched.convert.quantized import Scheme, scheme_of
 from graphsched.convert.recipes import Recipe
+from graphsched.convert.scaled import Scaled
 from graphsched.convert.torch_file import TorchFile
-from graphsched.convert.vocab import tokenizer
+from graphsched.convert.verify import check_runs
+from graphsched.convert.vocab import read_tokenizer
 from graphsched.errors import LoadError, OptionError
 from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.write import aligned, encode_header
+from graphsched.given import named
 from graphsched.quantize import mixes
+from graphsched.quantize.cast import encode
 from graphsched.text.chat_templates import template_for
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
@@ -33,30 +39,56 @@ _GPU_FILES: Final = ("model_state_int2.pt", "model_state_fp16.pt")
 
 @dataclass(frozen=True)
 class Conversion:
-    """Everything that is written: keys, and recipes by the type that their tensors get."""
+    """Everything that is written: keys, and recipes by the type that their tensors get.
+
+    `notes` are sentences about what of the checkpoint is left out.
+    """
 
     keys: Mapping[str, MetaValue]
     tensors: Mapping[str, tuple[Recipe, DType]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> dict[str, TensorType]:
+        return {name: TensorType(dtype, r.shape) for name, (r, dtype) in self.tensors.items()}
 
 
-def plan(path: Path, out_type: str = "auto", pre: str | None = None) -> Conversion:
-    """Reads a checkpoint's config, tokenizer and tensor list. LoadError for what is missing or unknown."""
+def plan(
+    path: Path, out_type: str = "auto", pre: str | None = None, *, vocab_only: bool = False
+) -> Conversion:
+    """Reads a checkpoint's config, tokenizer and tensor list; with `vocab_only` no tensor is converted.
+
+    LoadError for what is missing or unknown, and for a file that `run` would refuse.
+    """
     folder = path if path.is_dir() else path.parent
-    source, config, family = _opened(path, folder)
-    found = tuple(_checked(_recipes(source, config, family), config, source.where))
+    opened = _opened(path, folder)
+    source, config, family = opened.source, opened.config, opened.family
+    notes = (*opened.notes, *check_plain(config, family))
+    found = tuple(_checked(opened.recipes(), config, source.where))
     base = _base(out_type, source)
     keys: dict[str, MetaValue] = {
         "general.architecture": family.arch,
         "general.type": "model",
-        "general.name": printable(folder.resolve().name),
+        "general.name": _name(folder.resolve()),
         "general.quantization_version": 2,
         "general.file_type": mixes.MIXES[base.name].file_type,
     }
-    keys |= metadata(config, family) | tokenizer(folder, config.count("vocab_size"), pre)
+    words = read_tokenizer(folder, config.count("vocab_size"), pre)
+    keys |= metadata(config, family) | words.keys
     given = keys.get("tokenizer.chat_template")
     if template := template_for(family.arch, given if isinstance(given, str) else None):
         keys["tokenizer.chat_template"] = template
-    return Conversion(keys, {r.name: (r, _type_for(r, base)) for r in found})
+    conversion = Conversion(keys, {r.name: (r, _type_for(r, base)) for r in found}, (*notes, *words.notes))
+    check_runs(keys, conversion.types, source.where)
+    return replace(conversion, tensors={}) if vocab_only else conversion
+
+
+def _name(folder: Path) -> str:
+    """The folder's name; in the cache of Hugging Face that is a commit's, and the model's is further up."""
+    model = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and model.startswith("models--"):
+        return printable(model.rpartition("--")[2])
+    return printable(folder.name)
 
 
 def write(
@@ -67,7 +99,7 @@ def write(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Writes OUT, which appears when it is whole."""
-    types = {name: TensorType(dtype, r.shape) for name, (r, dtype) in conversion.tensors.items()}
+    types = conversion.types
     head = encode_header(conversion.keys, types)
     check_target(out, len(head) + sum(aligned(t.nbytes) for t in types.values()))
     total, done = sum(t.numel for t in types.values()), 0
@@ -84,7 +116,18 @@ def write(
             progress(done, total)
 
 
-def _opened(path: Path, folder: Path) -> tuple[Checkpoint, HfConfig, Family]:
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint, the model that it is of, and how its tensors are made."""
+
+    source: Checkpoint
+    config: HfConfig
+    family: Family
+    recipes: Callable[[], Iterator[Recipe]]
+    notes: tuple[str, ...] = ()
+
+
+def _opened(path: Path, folder: Path) -> _Opened:
     config = folder / "config.json"
     if path.is_dir():
         gpu = next((path / name for name in _GPU_FILES if (path / name).exists()), None)
@@ -92,21 +135,34 @@ def _opened(path: Path, folder: Path) -> tuple[Checkpoint, HfConfig, Family]:
         gpu = path
     else:
         raise LoadError(f"{printable(str(path))}: is neither a folder nor a .pt file")
-    if gpu is not None:
-        source = TorchFile(gpu)
-        beside = HfConfig(read_json(config), config.name) if config.exists() else None
-        return source, recipes.gpu_config(source, beside), FAMILIES["BitNetForCausalLM"]
-    hf = HfConfig(read_json(config), config.name)
-    family = of_architecture(hf.values.get("architectures"), config.name)
-    if not any(path.glob("*.safetensors")):
-        raise LoadError(f"{printable(str(path))}: there are no safetensors files")
-    return Safetensors(path), hf, family
+    if gpu is None:
+        return _hugging_face(path, HfConfig(read_json(config), config.name))
+    source = TorchFile(gpu)
+    beside = HfConfig(read_json(config), config.name) if config.exists() else None
+    hf = recipes.gpu_config(source, beside)
+    return _Opened(source, hf, FAMILIES["BitNetForCausalLM"], lambda: recipes.from_gpu(source, hf))
 
 
-def _recipes(source: Checkpoint, config: HfConfig, family: Family) -> Iterator[Recipe]:
-    if isinstance(source, TorchFile):
-        return recipes.from_gpu(source, config)
-    return recipes.from_hugging_face(source, config, family)
+def _hugging_face(folder: Path, config: HfConfig) -> _Opened:
+    family = of_architecture(config.values.get("architectures"), config.where)
+    scheme = scheme_of(config)
+    files = weight_files(folder)
+    source, ignored = open_checkpoint(folder, files), files.ignored
+    notes = [f"{source.where}: {named(ignored)} is not read"] if ignored else []
+    if scheme is not None and scheme.method == "bitnet":
+        if not family.is_ternary:
+            raise LoadError(
+                f"{config.where}: quantization_config: {family.arch} models have no bitnet weights"
+            )
+    elif scheme is not None or not family.is_ternary:
+        source = scaled = Scaled(source, scheme or Scheme("nothing"))
+        if scaled.ignored:
+            notes.append(
+                f"{source.where}: {named(scaled.ignored)} is left out, activations are not quantised so"
+            )
+    return _Opened(
+        source, config, family, lambda: recipes.from_hugging_face(source, config, family), tuple(notes)
+    )
 
 
 def _checked(found: Iterator[Recipe], config: HfConfig, where: str) -> Iterator[Recipe]:
@@ -155,9 +211,7 @@ def _data(recipe: Recipe, dtype: DType) -> Iterator[NDArray[np.uint8]]:
         w = make()
         step = recipes.rows_at_once(w.shape)
         for first in range(0, len(w), step):
-            if not np.isfinite(w[first : first + step]).all():
-                raise LoadError(f"{shown(recipe.name)}: has weights that are not finite")
-            raw = dtype.quantize(w[first : first + step])
+            raw = encode(w[first : first + step], dtype, f"{shown(recipe.name)}:")
             tails.append(raw[raw.size - dtype.tail :].copy())  # a view would keep all of it
             yield raw[: raw.size - dtype.tail]
     if dtype.tail:

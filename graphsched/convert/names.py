@@ -62,10 +62,16 @@ _OF_EXPERT: Final = {
     "w3": "ffn_up_exps",
     "w2": "ffn_down_exps",
 }
-# Computed anew by every engine, or read with the weight that they scale.
-_IGNORED: Final = re.compile(r".*(rotary_emb\.inv_freq|weight_scale)$")
+# All experts of a layer in one tensor, as transformers 5 has them; of gate and up both.
+_FUSED: Final = {
+    "gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"),
+    "down_proj": ("ffn_down_exps",),
+}
+# Computed anew by every engine.
+_COMPUTED: Final = re.compile(r".*rotary_emb\.inv_freq")
 _LAYER: Final = re.compile(r"model\.layers\.(\d{1,4})\.(.+)\.(weight|bias)")
 _EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d{1,4})\.(\w+)")
+_ALL_EXPERTS: Final = re.compile(r"model\.layers\.(\d{1,4})\.mlp\.experts\.(gate_up_proj|down_proj)")
 
 # config.json -> the GGUF key behind the architecture's prefix; all are positive integers
 COUNTS: Final = {
@@ -101,8 +107,16 @@ def gguf_name(name: str) -> tuple[str, int] | None:
     return f"blk.{int(layer)}.{_OF_EXPERT[expert[2]]}.{kind}", int(expert[1])
 
 
-def is_ignored(name: str) -> bool:
-    return _IGNORED.fullmatch(name) is not None
+def fused_names(name: str) -> tuple[str, ...]:
+    """GGUF's names of what a tensor of all experts holds, below each other; () of any other tensor."""
+    match = _ALL_EXPERTS.fullmatch(name)
+    return () if match is None else tuple(f"blk.{int(match[1])}.{n}.weight" for n in _FUSED[match[2]])
+
+
+def is_ignored(name: str, family: Family) -> bool:
+    """Whether a tensor is computed anew by every engine, or is read with the ternary weight that it scales."""
+    is_scale = family.is_ternary and name.endswith(".weight_scale")
+    return is_scale or _COMPUTED.fullmatch(name) is not None
 
 
 def of_architecture(names: object, where: str, known: Mapping[str, Family] = FAMILIES) -> Family:

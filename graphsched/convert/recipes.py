@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graphsched.convert import names, ternary
 from graphsched.convert.checkpoint import Checkpoint, values
 from graphsched.convert.config import HfConfig, rope_factors
+from graphsched.convert.floats import PLAIN
 from graphsched.convert.names import Family
 from graphsched.errors import LoadError
 from graphsched.gguf.format import shown
@@ -45,15 +46,51 @@ def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> I
     experts: dict[str, dict[int, str]] = {}
     is_tied = config.values.get("tie_word_embeddings") is True
     for name in source.shapes:
-        found = None if names.is_ignored(name) else names.gguf_name(name)
-        if found is None and not names.is_ignored(name):
+        if names.is_ignored(name, family):
+            continue
+        _check_kind(source, family, name)
+        if fused := names.fused_names(name):
+            yield from _fused(source, config, name, fused)
+            continue
+        if (found := names.gguf_name(name)) is None:
             raise LoadError(f"{source.where}: tensor {shown(name)} has no place in a {family.arch} model")
-        if found is not None and not (is_tied and found[0] == "output.weight"):
+        if not (is_tied and found[0] == "output.weight"):
             experts.setdefault(found[0], {})[found[1]] = name
+    if config.values.get("tie_word_embeddings") is False and "output.weight" not in experts:
+        raise LoadError(f"{source.where}: there is no lm_head.weight, and tie_word_embeddings is false")
     for gguf, parts in experts.items():
         yield _recipe(source, config, family, gguf, parts)
     if (factors := rope_factors(config)) is not None:
         yield Recipe("rope_freqs.weight", factors.shape, (lambda: factors,))
+
+
+def _check_kind(source: Checkpoint, family: Family, name: str) -> None:
+    """Integers are weights only with a scale, which is resolved before, or packed in a ternary model."""
+    kind = source.kind(name)
+    if kind not in PLAIN and not (family.is_ternary and kind == "U8"):
+        raise LoadError(f"{source.where}: tensor {shown(name)} is {kind}, and nothing says how it is scaled")
+
+
+def _fused(source: Checkpoint, config: HfConfig, name: str, ggufs: tuple[str, ...]) -> Iterator[Recipe]:
+    """The tensors in one of all experts [experts, rows, columns]: the parts lie below each other in each expert."""
+    shape, inner = (
+        source.shapes[name],
+        config.count("moe_intermediate_size", config.count("intermediate_size")),
+    )
+    rows, columns = config.count("hidden_size"), inner
+    if len(ggufs) > 1:
+        rows, columns = inner, rows
+    if shape[1:] != (rows * len(ggufs), columns):
+        need = f"[experts, {rows * len(ggufs)}, {columns}] is needed"
+        raise LoadError(f"{source.where}: tensor {shown(name)} has the shape {list(shape)}, {need}")
+    for i, gguf in enumerate(ggufs):
+        cut = slice(i * rows, (i + 1) * rows)
+        parts = tuple(partial(_expert, source, name, e, cut) for e in range(shape[0]))
+        yield Recipe(gguf, (shape[0], rows, columns), parts)
+
+
+def _expert(source: Checkpoint, name: str, i: int, rows: slice) -> Floats:
+    return values(source, name, i, i + 1)[0, rows]
 
 
 def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, parts: dict[int, str]) -> Recipe:

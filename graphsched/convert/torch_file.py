@@ -27,6 +27,9 @@ _STORAGES: Final = {
     "BFloat16Storage": ("BF16", "<u2"),
     "ByteStorage": ("U8", "u1"),
     "CharStorage": ("I8", "i1"),
+    "ShortStorage": ("I16", "<i2"),
+    "IntStorage": ("I32", "<i4"),
+    "LongStorage": ("I64", "<i8"),
 }
 
 

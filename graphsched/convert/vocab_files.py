@@ -10,23 +10,28 @@ from struct import unpack
 from typing import Final
 
 from graphsched.errors import LoadError
-from graphsched.gguf.format import printable
+from graphsched.gguf.format import printable, shown
 from graphsched.text.bpe import BYTE_CHARACTERS
 from graphsched.text.vocab import TokenType
 
 _LARGEST: Final = 1 << 26
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_PIECE, _TRAINER, _NORMALIZER, _BPE = 1, 2, 3, 2
 
 
 @dataclass
 class Words:
-    """Tokens by id; of SentencePiece scores, of byte-level BPE merges."""
+    """Tokens by id; of SentencePiece scores, of byte-level BPE merges.
+
+    `spaces` are further keys, about white space.
+    """
 
     kind: str  # tokenizer.ggml.model
     texts: list[str] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     merges: list[str] = field(default_factory=list)
+    spaces: dict[str, bool] = field(default_factory=dict)
 
 
 def read_model(path: Path) -> Words:
@@ -36,15 +41,34 @@ def read_model(path: Path) -> Words:
     data = path.read_bytes()
     try:
         return _sentencepiece(data) if data[:1] == b"\x0a" else _tiktoken(data)
+    except LoadError as e:
+        raise LoadError(f"{printable(path.name)}: {e}") from None
     except (ValueError, LookupError, binascii.Error):
         raise LoadError(f"{printable(path.name)}: is no vocabulary of SentencePiece or tiktoken") from None
 
 
+def read_merges(path: Path) -> list[str]:
+    """The lines of a merges.txt but for the one that names its version."""
+    if path.stat().st_size > _LARGEST:
+        raise LoadError(f"{printable(path.name)}: is too large for a vocabulary")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except ValueError:
+        raise LoadError(f"{printable(path.name)}: is not UTF-8 text") from None
+    return [line for i, line in enumerate(lines) if line and not (i == 0 and line.startswith("#version"))]
+
+
 def _sentencepiece(data: bytes) -> Words:
-    """The pieces of a model protobuf: field 1 is a piece, in it 1 its text, 2 its score, 3 its type."""
+    """A model protobuf. Field 1 is a piece, in it 1 its text, 2 its score, 3 its type; 2 and 3 say how it is used."""
     words = Words("llama")
     for number, piece in _fields(data):
-        if number != 1 or not isinstance(piece, bytes):
+        if not isinstance(piece, bytes):
+            continue
+        if number == _TRAINER:
+            _check_trainer(dict(_fields(piece)))
+        elif number == _NORMALIZER:
+            words.spaces = _normalizer(dict(_fields(piece)))
+        if number != _PIECE:
             continue
         found: dict[int, bytes | int] = {2: b"\0\0\0\0", 3: 1, **dict(_fields(piece))}
         text, score, kind = found[1], found[2], found[3]
@@ -54,6 +78,23 @@ def _sentencepiece(data: bytes) -> Words:
         words.scores.append(unpack("<f", score)[0])
         words.types.append(kind)
     return words
+
+
+def _check_trainer(spec: dict[int, bytes | int]) -> None:
+    """GGUF's SentencePiece vocabularies merge pairs; other kinds of model (field 3) would give other ids."""
+    if (kind := spec.get(3, _BPE)) != _BPE:
+        name = {1: "Unigram", 3: "word", 4: "character"}.get(int(kind), str(kind))
+        raise LoadError(f"its model is {name}, BPE is needed")
+
+
+def _normalizer(spec: dict[int, bytes | int]) -> dict[str, bool]:
+    """Field 2 is a table of characters, 3 puts a space in front of a text, 4 makes one space of several."""
+    if spec.get(2):
+        name = spec.get(1, b"")
+        what = shown(name.decode("utf-8", "replace")) if isinstance(name, bytes) else "its own"
+        raise LoadError(f"its normalizer {what} changes characters, which no file can say")
+    keys = {3: "add_space_prefix", 4: "remove_extra_whitespaces"}
+    return {f"tokenizer.ggml.{key}": bool(spec.get(field, 1)) for field, key in keys.items()}
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:

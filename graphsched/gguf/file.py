@@ -63,6 +63,11 @@ class GgufFile:
 def open_file(path: Path, header_only: bool, on_error: ExitStack) -> GgufFile:
     data = _map_file(path)
     on_error.callback(unmap, data)
+    return read_file(data, path, header_only)
+
+
+def read_file(data: mmap.mmap, path: Path, header_only: bool) -> GgufFile:
+    """A file from its bytes; LoadError for whatever is wrong with them."""
     file = printable(path.name)
     header = read_header(data, file)
     alignment = _alignment(header, file)

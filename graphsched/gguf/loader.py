@@ -2,7 +2,7 @@
 
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError
-from graphsched.gguf.file import MISSING, GgufFile, TensorInfo, lookup, open_file, unmap
+from graphsched.gguf.file import MISSING, GgufFile, TensorInfo, lookup, open_file, read_file, unmap
 from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.override import Overridden, Override
+from graphsched.gguf.write import encode_value
+from graphsched.given import Given
 
 __all__ = ["MISSING", "MetaValue", "ModelFile", "TensorInfo", "open_model"]
 
@@ -29,10 +32,13 @@ class ModelFile:
     As with every memory map, a file that others cut short while it is open ends the process.
     """
 
-    def __init__(self, parts: tuple[GgufFile, ...]) -> None:
+    def __init__(self, parts: tuple[GgufFile, ...], overrides: Sequence[Override] = ()) -> None:
         first = parts[0]
         self.path, self.parts = first.path, tuple(p.path for p in parts)
-        self.metadata: Mapping[str, MetaValue] = MappingProxyType(first.header.metadata)
+        self._overridden = Overridden(first.header.metadata, overrides)
+        self.metadata: Mapping[str, MetaValue] = (
+            self._overridden if overrides else MappingProxyType(first.header.metadata)
+        )
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
             {t.name: t for p in parts for t in p.tensors}
         )
@@ -98,8 +104,14 @@ class ModelFile:
         """A metadata value of a kind: bool, int, float, str, tuple (strings) or np.ndarray (numbers)."""
         return lookup(self.metadata, printable(self.path.name), key, kind, default)
 
+    def overrides(self) -> tuple[Given, ...]:
+        """The rules that replace metadata, each with the number of times that its key has been read by now."""
+        return self._overridden.given()
+
     def encoded(self, key: str) -> bytes:
         """A metadata value as the file has it, type in front: for a file that takes it over unchanged."""
+        if key in self._overridden.overrides:
+            return encode_value(self.metadata[key])
         start, end = self._places[key]
         return self._maps[0][start:end]
 
@@ -119,16 +131,28 @@ class ModelFile:
         return printable(self.parts[info.part].name)
 
 
-def open_model(path: str | Path, *, header_only: bool = False) -> ModelFile:
-    """Opens a model file, with all its parts if it is split; `header_only` takes a file without its data."""
+def open_model(
+    path: str | Path, *, header_only: bool = False, overrides: Sequence[Override] = ()
+) -> ModelFile:
+    """Opens a model file, with all its parts if it is split; `header_only` takes a file without its data.
+
+    `overrides` take the place of its metadata.
+    """
     path = Path(path)
     with ExitStack() as on_error:
         given = open_file(path, header_only, on_error)
         parts = tuple(given if p == path else open_file(p, header_only, on_error) for p in _part_paths(given))
         _check_parts(parts)
-        model = ModelFile(_numbered(parts))
+        model = ModelFile(_numbered(parts), overrides)
         on_error.pop_all()
         return model
+
+
+def model_of_header(head: bytes, name: str) -> ModelFile:
+    """The model that a header describes, its data left out; `name` is what errors call it."""
+    data = mmap.mmap(-1, len(head))
+    data[:] = head
+    return ModelFile((read_file(data, Path(name), True),))
 
 
 def _part_paths(given: GgufFile) -> list[Path]:

@@ -29,7 +29,7 @@ def encode_header(metadata: Mapping[str, MetaValue | bytes], types: Mapping[str,
     A value in bytes is one that `ModelFile.encoded` gave.
     """
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(types), len(metadata))]
-    parts += [_string(key) + _value(value) for key, value in metadata.items()]
+    parts += [_string(key) + encode_value(value) for key, value in metadata.items()]
     for (name, type), offset in zip(types.items(), offsets(types), strict=True):
         dims = type.shape[::-1]
         parts.append(_string(name) + struct.pack(f"<I{len(dims)}Q", len(dims), *dims))
@@ -51,7 +51,8 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _value(value: MetaValue | bytes) -> bytes:
+def encode_value(value: MetaValue | bytes) -> bytes:
+    """A metadata value as a file has it, its type in front."""
     if isinstance(value, bytes):
         return value
     if isinstance(value, np.ndarray):

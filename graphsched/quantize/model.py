@@ -15,6 +15,7 @@ from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.loader import ModelFile, TensorInfo
 from graphsched.gguf.write import aligned, encode_header
+from graphsched.quantize.cast import encode
 from graphsched.quantize.choose import Choice, QuantizeOptions
 from graphsched.types.layouts import i2_s_of_arm
 from graphsched.types.shapes import TensorType
@@ -118,12 +119,9 @@ class _Quantise:
 
     def __call__(self, piece: _Piece) -> Bytes:
         info = self.choice.source
-        rows = self._source(info, piece)
-        if not np.isfinite(rows).all():
-            where = f"{printable(self.file.path.name)}: tensor {shown(info.name)}"
-            raise LoadError(f"{where} has weights that are not finite")
         importance = None if self.importance is None else self.importance[piece.matrix]
-        return self.choice.dtype.quantize(rows, importance)
+        where = f"{printable(self.file.path.name)}: tensor {shown(info.name)}"
+        return encode(self._source(info, piece), self.choice.dtype, where, importance)
 
     def _source(self, info: TensorInfo, piece: _Piece) -> Floats:
         n, rows = info.shape[-1], info.shape[-2]

@@ -21,15 +21,20 @@ _TO_BYTE: Final = {ord(c): chr(b) for b, c in enumerate(BYTE_CHARACTERS)}
 _ALPHABET: Final = frozenset(BYTE_CHARACTERS)
 
 
+_MISSING: Final = "is missing, so text may be cut otherwise than the model was trained on"
+
+
 class BpeCoder:
     """Text between special tokens -> ids, id -> bytes."""
 
     def __init__(self, vocab: Vocab, fields: Fields) -> None:
-        name = fields.text("ggml.pre") or "default"
+        given = fields.text("ggml.pre")
+        name = given or "default"
         if name not in KNOWN:
-            raise fields.fail(
-                "ggml.pre", f"names the unknown pre-tokenizer {shown(name)}, known are {', '.join(KNOWN)}"
-            )
+            way_out = "--override-kv tokenizer.ggml.pre=str:NAME takes another one"
+            what = f"names the unknown pre-tokenizer {shown(name)}, known are {', '.join(KNOWN)}; {way_out}"
+            raise fields.fail("ggml.pre", what)
+        self.notes: tuple[str, ...] = () if given else (str(fields.fail("ggml.pre", _MISSING)),)
         self._pre = KNOWN[name]
         self.add_bos, self.add_space_prefix = self._pre.add_bos, False
         self._vocab = vocab

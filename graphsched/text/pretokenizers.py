@@ -37,6 +37,16 @@ _DEEPSEEK3: Final = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_DEEPSEEK3_CJK: Final = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_YOUTU_CJK: Final = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c"
+    "\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+)
+_NO_PUNCTUATION: Final = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
+# white space in pieces of these lengths at most, where no word follows
+_FEWER_SPACES: Final = "|".join(
+    [*(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)), r"\s{1,2}(?!\S)", r"\s"]
+)
 
 
 def _cased(letters: str, ending: str) -> str:
@@ -70,12 +80,30 @@ class PreTokenizer:
 
 _FAMILIES: Final[dict[str, PreTokenizer]] = {
     "default": PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
-    "gpt-2 mpt olmo jais phi-2 trillion gigachat mellum exaone4 a.x-4.0": PreTokenizer((_GPT2,)),
+    "gpt-2 mpt olmo jais phi-2 trillion gigachat mellum exaone4 a.x-4.0 granite-docling modern-bert "
+    # these also close a text with a separator, which is for embeddings
+    "jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe": PreTokenizer((_GPT2,)),
     "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2": PreTokenizer((r"\p{N}", _GPT2)),
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
-    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2": PreTokenizer((_LLAMA3,), True, True),
+    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": PreTokenizer(
+        (_LLAMA3,), True, True
+    ),
     "dbrx smaug-bpe glm4 chatglm-bpe": PreTokenizer((_LLAMA3,)),
-    "qwen2 stablelm2 hunyuan megrez deepseek-r1-qwen grok-2 solar-open": PreTokenizer((_QWEN2,)),
+    "qwen2 stablelm2 hunyuan megrez deepseek-r1-qwen grok-2 solar-open kormo f2llmv2": PreTokenizer(
+        (_QWEN2,)
+    ),
+    "laguna": PreTokenizer((r"[^\n]+|\n+", _QWEN2)),
+    "minicpm5": PreTokenizer((r"\p{N}{1,3}", rf"{_ENDINGS}|{_WORD}|\p{{N}}+|{_REST}"), ignore_merges=True),
+    "ufakzeka": PreTokenizer((rf"{_WORD}|\p{{N}}|{_REST}",)),
+    "jais-2": PreTokenizer((_LLAMA3.replace(r"\s+(?!\S)|\s+", _FEWER_SPACES),)),
+    "exaone-moe": PreTokenizer(
+        (
+            rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    ),
+    "poro-chat bloom gpt3-finnish": PreTokenizer((_NO_PUNCTUATION,)),
+    "viking": PreTokenizer((_NO_PUNCTUATION, r"\p{N}")),
     "qwen35": PreTokenizer(
         (_QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),)
     ),
@@ -92,6 +120,10 @@ _FAMILIES: Final[dict[str, PreTokenizer]] = {
     "gpt-4o llama4 kanana2 talkie minimax-m2": PreTokenizer(
         (rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}",)
     ),
+    "granite-embed-multi-97m": PreTokenizer(
+        (rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}",), ignore_merges=True
+    ),
+    "youtu": PreTokenizer((_YOUTU_CJK, rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}|{_REST_SLASH}"), True),
     "kimi-k2": PreTokenizer((rf"[\p{{Han}}]+|{_cased(_NOT_HAN, f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST}",)),
     "deepseek-llm": PreTokenizer(
         (
@@ -104,8 +136,9 @@ _FAMILIES: Final[dict[str, PreTokenizer]] = {
         )
     ),
     "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
-    "deepseek-v3 hunyuan-dense joyai-llm": PreTokenizer(
-        (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)
+    "deepseek-v3 hunyuan-dense joyai-llm hy_v4": PreTokenizer((r"\p{N}{1,3}", _DEEPSEEK3_CJK, _DEEPSEEK3)),
+    "spark2_5": PreTokenizer(
+        (r"\p{N}{1,3}", _DEEPSEEK3_CJK, _DEEPSEEK3.replace(r"[\r\n]*|\s*[\r\n]+", r"|[\r\n]"), r"\p{N}")
     ),
 }
 KNOWN: Final = {name: pre for names, pre in _FAMILIES.items() for name in names.split()}

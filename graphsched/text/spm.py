@@ -18,6 +18,8 @@ _BYTE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 class SpmCoder:
     """Text between special tokens -> ids, id -> bytes."""
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, vocab: Vocab, fields: Fields) -> None:
         self._vocab = vocab
         self._scores: list[float] = fields.numbers("ggml.scores", np.float64, len(vocab.tokens), 0.0).tolist()

@@ -2,11 +2,11 @@
 
 import codecs
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Final, Protocol
 
-from graphsched.errors import Error
+from graphsched.errors import Error, LoadError
 from graphsched.gguf.format import shown
 from graphsched.text.bpe import BpeCoder
 from graphsched.text.chat_templates import template_for
@@ -24,6 +24,7 @@ class Coder(Protocol):
 
     add_bos: bool
     add_space_prefix: bool
+    notes: tuple[str, ...]
 
     def encode(self, text: str, after_special: bool) -> list[int]: ...
     def piece(self, token: int) -> bytes: ...
@@ -49,7 +50,10 @@ class Stream:
 
 
 class Tokenizer:
-    """A model's tokenizer; `eog` are the ids that end a generation, special ids are None if there is none."""
+    """A model's tokenizer; `eog` are the ids that end a generation, special ids are None if there is none.
+
+    `notes` are sentences about what the file does not say and is assumed.
+    """
 
     def __init__(self, vocab: Vocab, coder: Coder, fields: Fields) -> None:
         self._vocab, self._coder = vocab, coder
@@ -64,6 +68,7 @@ class Tokenizer:
             name in str(fields.metadata.get("general.name")).lower() for name in ("phi-3", "phi3")
         )
         self._piece = cache(self._bytes)
+        self.notes = coder.notes
         for name, added, token in (("bos", self.add_bos, self.bos), ("eos", self.add_eos, self.eos)):
             if added and token is None:
                 raise fields.fail(f"ggml.add_{name}_token", f"is true but there is no {name}_token_id")
@@ -71,8 +76,9 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The ids of a text.
 
-        `add_special` puts BOS and EOS around it where the model wants them; with `parse_special` the texts of
-        control tokens become those tokens, which is for chat templates and never for what a user typed.
+        `add_special` puts BOS in front where the model wants it. There is no EOS behind it, whatever `add_eos` says:
+        that is for texts to be trained on, and this one is to be continued. With `parse_special` the texts of control tokens
+        become those tokens, which is for chat templates and never for what a user typed.
         """
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
         after_special = True
@@ -82,7 +88,11 @@ class Tokenizer:
             else:
                 ids += self._coder.encode(part, after_special)
             after_special = isinstance(part, int)
-        return [*ids, self.eos] if add_special and self.add_eos and self.eos is not None else ids
+        return ids
+
+    def begins_twice(self, ids: Sequence[int]) -> bool:
+        """Whether a text that brings its own BOS got a second one."""
+        return self.bos is not None and list(ids[:2]) == [self.bos, self.bos]
 
     def decode(self, ids: Iterable[int], *, continuing: bool = False) -> str:
         """The text of ids, control tokens left out; `continuing` keeps the space before a first word."""
@@ -149,6 +159,15 @@ def _cut(parts: list[str | int], token: int, text: str, strip: bool) -> Iterator
                 yield token
             if rest := piece.lstrip(_ASCII_SPACE) if i and strip else piece:
                 yield rest
+
+
+def check_vocabulary(tokenizer: Tokenizer, n_rows: int, source: str) -> None:
+    """LoadError if the embedding has not one row for each token; `source` names the file."""
+    if tokenizer.n_vocab != n_rows:
+        what = (
+            f"key tokenizer.ggml.tokens has {tokenizer.n_vocab} tokens, token_embd.weight has {n_rows} rows"
+        )
+        raise LoadError(f"{shown(source)}: {what}")
 
 
 def from_metadata(metadata: Mapping[str, object], source: str = "model.gguf") -> Tokenizer:

@@ -182,9 +182,11 @@ def prompt_text(request: Request) -> str | None:
 
 def read_text(name: str) -> str:
     """A text file without its last newline, as llama.cpp takes it."""
+    from graphsched.text.plain import decoded
+
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode("utf-8").removesuffix("\n")
+        return decoded(data).removesuffix("\n")
     except OSError as e:
         raise OptionError(f"{name}: {(e.strerror or str(e)).lower()}") from None
     except UnicodeDecodeError as e:

@@ -1,0 +1,32 @@
+"""What a user or a file gives is used or named: rules with the number of things that they had an effect on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graphsched.gguf.format import shown
+
+_FIRST: Final = 3  # names that a sentence shows
+
+
+@dataclass(frozen=True)
+class Given:
+    """Something that was given, as it was given, and how many things it had an effect on."""
+
+    what: str
+    hits: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"given": self.what, "hits": self.hits}
+
+
+def unused(given: Iterable[Given]) -> str | None:
+    """One line that names what had no effect, None if all had."""
+    without = [g.what for g in given if g.hits == 0]
+    return f"without effect: {', '.join(map(shown, without))}" if without else None
+
+
+def named(names: Sequence[str], first: int = _FIRST) -> str:
+    """The first names of several, and how many more there are."""
+    more = len(names) - first
+    return ", ".join(map(shown, names[:first])) + (f" and {more} more" if more > 0 else "")
