@@ -1,6 +1,5 @@
 """GLM-4.5: partial RoPE, biases on queries, keys and values; experts by sigmoid with a bias on the choice."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture, key
@@ -24,18 +23,12 @@ from graphsched.tensor import Tensor
 @dataclass(frozen=True, kw_only=True)
 class Glm4MoeConfig(AttentionConfig, RoutingConfig):
     gating: int = key("expert_gating_func", 2, low=1, high=2)
-    n_draft: int = key("nextn_predict_layers", 0)  # trailing layers that guess further tokens: not run
-
-    def wrong(self) -> Iterator[tuple[str, str]]:
-        yield from super().wrong()
-        if self.n_draft >= self.n_layer:
-            yield "n_draft", f"less than the {self.n_layer} layers"
 
 
 @architecture("glm4moe", Glm4MoeConfig)
 def glm4moe(c: Glm4MoeConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
-    for blk in w.blk[: c.n_layer - c.n_draft]:
+    for blk in w.blk[: c.n_run]:
         x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
         h = norm(c, x, blk, "post_attention_norm")
         x = x + (experts_and_shared(c.routing, blk, h) if "ffn_gate_inp" in blk else gated_ffn(blk, h))

@@ -8,9 +8,10 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 from running import EXACT, logits_in_pieces, model_path, nmse, reference
-from shared import FILES, references
+from shared import FILES, HERE, SHARED, references, shared
+from tiny import family_forward, forward
+from tiny.family import FAMILY
 from tiny.files import ALL, MODELS, QUANTS, row
-from tiny.forward import RULES, Model
 from tiny.table import ROWS
 
 from graphsched import arch
@@ -27,12 +28,12 @@ def own_architectures() -> list[str]:
 
 
 def test_every_architecture_has_a_row() -> None:
-    shown = {r.architecture for r in ROWS.values()}
-    assert sorted(shown) == sorted(RULES) == own_architectures()
+    shown = {r.architecture for r in (ROWS | FAMILY).values()}
+    assert sorted(shown) == sorted(forward.RULES | family_forward.RULES) == own_architectures()
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("name", [*MODELS, "llama-F32"])
+@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, 7, n_threads=2, **EXACT)
@@ -74,6 +75,44 @@ def test_plain_forward_pass_has_the_logits_of_other_engines(name: str) -> None:
         prefix = f"{architecture}."
         keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
         tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
-    got = Model(architecture, keys, tensors).logits(ref.tokens)
+    got = forward.Model(architecture, keys, tensors).logits(ref.tokens)
     assert nmse(got, ref.logits) <= (2e-5 if "lite" in name else 3e-6)
     assert row(next(n for n, f in FILES.items() if f == name)).architecture == architecture
+
+
+def small_models() -> list[str]:
+    """Reference files of the families, in which mistakes show; some have several."""
+    return sorted(p.stem for p in (SHARED / "arch_models").glob("*.gguf")) if HERE else []
+
+
+def architecture_of(name: str) -> str:
+    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+        return str(file.metadata["general.architecture"])
+
+
+KNOWN = [name for name in small_models() if architecture_of(name) in family_forward.RULES]
+BY_TABLE = ("gemma", "gemma4", "grok")  # the other engine takes GELU from a table of halves
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", KNOWN)
+def test_families_have_the_logits_of_another_engine(name: str) -> None:
+    """The prompt and the tokens behind it apart: what a cache loses shows in these only."""
+    data = np.load(shared(f"arch_models/{name}.npz"))
+    path, n = shared(f"arch_models/{name}.gguf"), int(data["n_prompt"])
+    got = logits_in_pieces(path, data["tokens"], n, backend="reference", **EXACT)
+    limit = 5e-6 if architecture_of(name) in BY_TABLE else EXACT_LIMIT
+    assert nmse(got[:n], data["logits"][:n]) <= limit
+    assert nmse(got[n:], data["logits"][n:]) <= limit
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", KNOWN)
+def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: str) -> None:
+    data = np.load(shared(f"arch_models/{name}.npz"))
+    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+        prefix = f"{file.metadata['general.architecture']}."
+        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+        tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
+    got = family_forward.Model(prefix[:-1], keys, tensors).logits(data["tokens"])
+    assert nmse(got, data["logits"]) <= (5e-6 if prefix[:-1] in BY_TABLE else 1e-11)

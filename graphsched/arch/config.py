@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -18,26 +18,50 @@ MISSING = object()
 LARGEST = 2**31 - 1  # no count or length of any model comes near it
 
 
-def key(name: str, default: Any = MISSING, *, low: float = 0, high: float = LARGEST, or_key: str = "") -> Any:
+def key(
+    name: str,
+    default: Any = MISSING,
+    *,
+    low: float = 0,
+    high: float = LARGEST,
+    or_key: str = "",
+    per_layer: bool = False,
+) -> Any:
     """A config field read from the GGUF key `<architecture>.<name>`; without a default the key is required.
 
     The default may be a function of the fields read before it (as a namespace). Numbers are in [low, high].
     `or_key` is read if the file lacks the key: a former name of it, or one that says the same in older files.
+    `per_layer`: the file may have a list of one number per layer; `Config.at` gives a layer's.
     """
-    return field(metadata={"key": name, "default": default, "low": low, "high": high, "or_key": or_key})
+    limits = {"low": low, "high": high, "or_key": or_key, "per_layer": per_layer}
+    return field(metadata={"key": name, "default": default, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Hyper-parameters; subclasses add fields with `key`."""
+    """Hyper-parameters; subclasses add fields with `key`, or fix one with a plain default."""
 
     n_layer: int = key("block_count", low=1)
     n_embd: int = key("embedding_length", low=1)
     n_ctx_train: int = key("context_length", 0)
+    n_draft: int = key("nextn_predict_layers", 0)
+
+    @property
+    def n_run(self) -> int:
+        """Layers that compute the logits: without trailing ones that draft further tokens."""
+        return self.n_layer - self.n_draft
+
+    def at(self, layer: int) -> Self:
+        """The config of one layer: a field that has a list of one number per layer is that layer's number."""
+        lists = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("per_layer")}
+        return replace(
+            self, **{name: v[layer].item() for name, v in lists.items() if isinstance(v, np.ndarray)}
+        )
 
     def wrong(self) -> Iterator[tuple[str, str]]:
         """(field, what is needed) of each field that does not fit the others."""
-        yield from ()
+        if self.n_draft >= self.n_layer:
+            yield "n_draft", f"less than the {self.n_layer} layers"
 
 
 C = TypeVar("C", bound=Config)
@@ -48,14 +72,26 @@ def read_config(cls: type[C], file: "ModelFile", arch: str) -> C:
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for f in fields(cls):
+        if not f.metadata:  # what files do not tell: the same in all of an architecture
+            values[f.name] = f.default
+            continue
         values[f.name] = _value(f, hints[f.name], file, arch, _Namespace(values))
-        if (needed := _needed(f, values[f.name])) is not None:
+        if (needed := _needed(f, values[f.name], values.get("n_layer", 0))) is not None:
             raise _error(file, arch, f, values[f.name], needed)
     config = cls(**values)
     by_name = {f.name: f for f in fields(cls)}
-    for name, needed in config.wrong():
-        raise _error(file, arch, by_name[name], values[name], needed)
+    for layer in _distinct_layers(config):
+        for name, needed in layer.wrong():
+            raise _error(file, arch, by_name[name], getattr(layer, name), needed)
     return config
+
+
+def _distinct_layers(config: C) -> Iterator[C]:
+    """The config, once for each set of numbers that its layers have."""
+    values = [getattr(config, f.name) for f in fields(config) if f.metadata.get("per_layer")]
+    lists = [v for v in values if isinstance(v, np.ndarray)]
+    numbers = list(zip(*(v[: config.n_layer].tolist() for v in lists), strict=True)) if lists else [()]
+    return (config.at(numbers.index(distinct)) for distinct in dict.fromkeys(numbers))
 
 
 class _Namespace:
@@ -73,13 +109,19 @@ def _value(f: "Field[Any]", hint: Any, file: "ModelFile", arch: str, before: _Na
     kinds = [
         getattr(k, "__origin__", k) for k in union
     ]  # of a union: the kind that the file has, else the first
+    if f.metadata["per_layer"]:
+        kinds.append(np.ndarray)
     kind = next((k for k in kinds if type(file.metadata.get(name)) is k), kinds[0])
     return file.get(name, kind)
 
 
-def _needed(f: "Field[Any]", value: Any) -> str | None:
+def _needed(f: "Field[Any]", value: Any, n_layer: int) -> str | None:
     """What a number outside its field's range should be."""
     low, high = f.metadata["low"], f.metadata["high"]
+    if f.metadata["per_layer"] and isinstance(value, np.ndarray):
+        if len(value) < n_layer:
+            return f"a number or one for each of {n_layer} layers"
+        return next(filter(None, (_needed(f, n, n_layer) for n in value.tolist())), None)
     if isinstance(value, int) and not isinstance(value, bool) and not low <= value <= high:
         return f"an integer from {low} to {high}"
     if isinstance(value, float) and not (math.isfinite(value) and low <= value <= high):

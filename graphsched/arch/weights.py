@@ -41,7 +41,7 @@ class Weights:
         return self[name]
 
     def __getitem__(self, name: str) -> Tensor:
-        """The weight by its short name: `attn_q`, or `attn_q.bias`."""
+        """The weight by its short name: `attn_q`, or `attn_q.bias`; `exp_probs_b.` is a name without suffix."""
         full = self._full(name)
         if full not in self._types:
             raise LoadError(f"{self._source}: missing tensor {full}")
@@ -71,7 +71,7 @@ class Weights:
             yield self._full(name), Derived(type, sources, compute)
 
     def _full(self, name: str) -> str:
-        return self._prefix + (name if "." in name else f"{name}.weight")
+        return self._prefix + (name.removesuffix(".") if "." in name else f"{name}.weight")
 
 
 def _derived_dtype(source: DType, row: int) -> DType:

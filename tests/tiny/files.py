@@ -15,11 +15,12 @@ import gguf_files as g
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny.forward import Model
+from tiny import family_forward, forward
+from tiny.family import FAMILY
 from tiny.quants import QUANT_ROWS, TERNARY, encoded, role_of, type_of
 from tiny.table import ROWS, SEEDS, SMALL, Row, V
 
-ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL}
+ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY
 MODELS = list(ROWS)
 QUANTS = list(QUANT_ROWS)
 N_PROMPT, N_TOKENS = 24, 32
@@ -102,7 +103,8 @@ def reference(name: str) -> Reference:
     """A model, and what a plain float64 forward pass over its file's values gives."""
     tensors = {t: encoded_tensor(name, t, shape)[2] for t, shape in shapes(name).items()}
     stored = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in keys(name).items()}
-    logits = Model(row(name).architecture, stored, tensors).logits(tokens(name))
+    plain = family_forward.Model if name in FAMILY else forward.Model
+    logits = plain(row(name).architecture, stored, tensors).logits(tokens(name))
     return Reference(path(name), tokens(name), logits.astype(np.float32), N_PROMPT)
 
 
@@ -120,7 +122,7 @@ def encoded_tensor(
 ) -> tuple[str, NDArray[np.uint8], NDArray[np.float64]]:
     """Its type, bytes, and the values that they stand for."""
     rng = np.random.default_rng(seed(model, name))
-    type = type_of(model, name, shape)
+    type = "F32" if model in FAMILY else type_of(model, name, shape)
     made = drawn(model, name, shape, rng)
     if model == "deepseek2-lite":
         by_code(role_of(name), made)
@@ -132,13 +134,13 @@ def drawn(model: str, name: str, shape: tuple[int, ...], rng: np.random.Generato
     """Values of a tensor, of the size at which each formula shows in the logits."""
     role = role_of(name)
     noise = rng.standard_normal(shape)
-    if role == "rope_freqs.weight":
+    if role in ("rope_freqs.weight", "rope_factors_short.weight"):
         return np.linspace(1, 8, shape[0])
     if role in ("attn_sinks.weight", "attn_q_norm.weight", "attn_k_norm.weight"):
         return 1 + (1.0 if "sinks" in role else 0.3) * noise
-    if role.endswith("norm.weight"):
+    if role.endswith(("norm.weight", ".scale", "norm_1.weight", "norm_2.weight", "output_scale.weight")):
         return 1 + 0.1 * noise
-    if role.endswith(".bias"):
+    if role.endswith(".bias") or role == "exp_probs_b":
         return 0.3 * noise
     size = deviation(model, role) / np.sqrt(shape[-1])
     if "bitnet" in model and role not in ("token_embd.weight", "output.weight"):
@@ -185,6 +187,8 @@ def metadata(name: str) -> list[bytes]:
 
 def one(key: str, value: Any) -> bytes:
     kinds = {bool: g.BOOL, int: g.UINT32, float: g.FLOAT32, str: g.STRING}
+    if isinstance(value, list):
+        return g.array(key, kinds[type(value[0])], value)
     return g.key(key, kinds[type(value)], value)
 
 

@@ -1,21 +1,24 @@
 """Attention with shared key-value heads, and the rotary embedding that the rope.* keys describe."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch.blocks.linear import linear
+from graphsched.arch.blocks.linear import linear, norm
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import Rope, flash_attn_ext, reshape, rope
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.ops import Rope, flash_attn_ext, reshape, rope, view
+from graphsched.graph.tensor import Tensor, labelled
 
 Pattern = int | NDArray[np.bool_]
+Sections = tuple[()] | NDArray[np.int_]
+QkNorm = Callable[[Any, Weights, Tensor, Tensor], tuple[Tensor, Tensor]]
 SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
@@ -30,6 +33,7 @@ class RopeConfig(Config):
     rope_factor: float = key("rope.scaling.factor", 1.0, high=1e6, or_key="rope.scale_linear")
     rope_context: int = key("rope.scaling.original_context_length", lambda c: c.n_ctx_train)
     rope_attn_factor: float = key("rope.scaling.attn_factor", 1.0)
+    rope_sections: Sections = key("rope.dimension_sections", ())
 
     def wrong(self) -> Iterator[tuple[str, str]]:
         yield from super().wrong()
@@ -59,6 +63,14 @@ class AttentionConfig(RopeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerLayerHeadsConfig(AttentionConfig):
+    """Attention whose layers differ in their number of heads; a layer's own config is `c.at(layer)`."""
+
+    n_head: int = key("attention.head_count", low=1, per_layer=True)
+    n_head_kv: int = key("attention.head_count_kv", lambda c: c.n_head, low=1, per_layer=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlidingConfig(AttentionConfig):
     """Attention that sees a window in some layers: all but each n-th with `pattern` n, or one bool each."""
 
@@ -71,25 +83,43 @@ class SlidingConfig(AttentionConfig):
             yield "pattern", f"a number or one value for each of {self.n_layer} layers"
 
 
-def slides(c: SlidingConfig, blk: Weights) -> bool:
-    """Whether this layer sees a window only."""
+def slides(c: SlidingConfig, blk: Weights, *, full_first: bool = False) -> bool:
+    """Whether this layer sees a window only; of each n layers the last sees everything, or the first."""
     if isinstance(c.pattern, np.ndarray):
         return bool(c.pattern[blk.layer])
-    return c.window > 0 and blk.layer % c.pattern < c.pattern - 1
+    place = (blk.layer - 1 if full_first else blk.layer) % c.pattern
+    return c.window > 0 and place < c.pattern - 1
 
 
 def rope_of(c: RopeConfig, mode: str, base: float = 0.0) -> Rope:
-    """The rotary embedding that the rope.* keys describe, or that with another base."""
+    """The rotary embedding that the rope.* keys describe, or that with another base.
+
+    `mrope` and `imrope` are neox with sections of pairs that turn by one position of an image each. In text three of
+    these are the token's, the fourth is 0.
+    """
     yarn, factor = c.rope_scaling == "yarn", c.rope_factor or 1.0
     return Rope(
         n_rot=c.rope_dim,
         base=base or c.rope_base,
-        mode=mode,
+        mode="neox" if mode in ("mrope", "imrope") else mode,
         factor=1.0 if c.rope_scaling == "none" else factor,
         yarn=yarn,
         original_context=c.rope_context,
         magnitude=c.rope_attn_factor * (1.0 + 0.1 * math.log(factor) if yarn else 1.0),
+        still=still_pairs(c, mode),
     )
+
+
+def still_pairs(c: RopeConfig, mode: str) -> tuple[int, ...]:
+    """Pairs that text does not turn: those of the fourth section, and of imrope those that no section takes."""
+    sections = [int(n) for n in c.rope_sections]
+    if mode not in ("mrope", "imrope") or not any(sections):
+        return ()
+    total, three = sum(sections), sum(sections[:3])
+    at = [j % total for j in range(c.rope_dim // 2)]
+    if mode == "mrope":
+        return tuple(i for i, j in enumerate(at) if j >= three)
+    return tuple(i for i, j in enumerate(at) if j >= 3 * sections[j % 3])
 
 
 def heads(x: Tensor, n: int) -> Tensor:
@@ -105,11 +135,42 @@ def side_by_side(x: Tensor) -> Tensor:
 def qkv(
     c: AttentionConfig, blk: Weights, x: Tensor, *, bias: bool | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [T, H, Dh], keys [T, Hkv, Dh], values [T, Hkv, Dv]; `bias`: there must be one or none."""
+    """Queries [T, H, Dh], keys [T, Hkv, Dh], values [T, Hkv, Dv]; `bias`: there must be one or none.
+
+    One matrix attn_qkv has the rows of the three, one after the other.
+    """
+    if "attn_qkv" in blk:
+        n = c.n_head * c.head_dim + c.n_head_kv * (c.head_dim + c.v_dim)
+        return _qkv_of_one(c, linear(blk, "attn_qkv", x, n, bias=bias))
     q = linear(blk, "attn_q", x, c.n_head * c.head_dim, bias=bias)
     k = linear(blk, "attn_k", x, c.n_head_kv * c.head_dim, bias=bias)
     v = linear(blk, "attn_v", x, c.n_head_kv * c.v_dim, bias=bias)
     return heads(q, c.n_head), heads(k, c.n_head_kv), heads(v, c.n_head_kv)
+
+
+def _qkv_of_one(c: AttentionConfig, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    ends = [0, *accumulate((c.n_head * c.head_dim, c.n_head_kv * c.head_dim, c.n_head_kv * c.v_dim))]
+    names = zip(("Qcur", "Kcur", "Vcur"), (c.n_head, c.n_head_kv, c.n_head_kv), pairwise(ends), strict=True)
+    q, k, v = (heads(labelled(view(x, start=a, stop=b), name), n) for name, n, (a, b) in names)
+    return q, k, v
+
+
+def normed_heads(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, each head normed by itself."""
+    return norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")
+
+
+def normed_whole(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, normed over all heads together."""
+    q = norm(c, side_by_side(q), blk, "attn_q_norm")
+    return heads(q, c.n_head), heads(norm(c, side_by_side(k), blk, "attn_k_norm"), c.n_head_kv)
+
+
+def rope_factors(c: RopeConfig, w: Weights, inp: Inputs) -> Tensor | None:
+    """What divides the angles, if the file has it; LongRoPE's by whether the cache is longer than the first context."""
+    length = "long" if inp.n_kv > c.rope_context else "short"
+    name = next((n for n in ("rope_freqs", f"rope_factors_{length}") if n in w), None)
+    return w.sized(name, c.rope_dim // 2) if name else None
 
 
 def turned(
@@ -139,10 +200,28 @@ def attend(
     return side_by_side(out)
 
 
+def gated_heads(blk: Weights, out: Tensor, x: Tensor, n_head: int, act: Callable[[Tensor], Tensor]) -> Tensor:
+    """Attention's output [T, H · Dv] times act(attn_gate · x): a number for each head, or for each element."""
+    gate = act(linear(blk, "attn_gate", x))
+    if gate.shape[1] == out.shape[1]:
+        return out * gate
+    return side_by_side(heads(out, n_head) * heads(gate, n_head))
+
+
 def self_attention(
-    c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, turn: Rope, factors: Tensor | None = None
+    c: AttentionConfig,
+    blk: Weights,
+    x: Tensor,
+    inp: Inputs,
+    turn: Rope | None,
+    factors: Tensor | None = None,
+    *,
+    qk_norm: QkNorm | None = None,
+    out_bias: bool | None = None,
+    **mask: Any,
 ) -> Tensor:
-    """The plain form: projections, rotation, attention, output. [T, D] -> [T, D]"""
+    """The plain form: projections, norm, rotation (None: none), attention, output. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
-    q, k = turned(turn, q, k, inp, factors)
-    return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)
+    q, k = qk_norm(c, blk, q, k) if qk_norm else (q, k)
+    q, k = turned(turn, q, k, inp, factors) if turn else (q, k)
+    return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, **mask), c.n_embd, bias=out_bias)

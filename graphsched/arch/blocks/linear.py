@@ -4,13 +4,19 @@ from typing import Any
 
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import get_rows, mul_mat, rms_norm
+from graphsched.graph.ops import get_rows, mul_mat, rms_norm, scale
 from graphsched.graph.tensor import Tensor
 
 
 def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
-    """rms(x) · w over the last dimension, with the config's epsilon"""
-    return rms_norm(x, eps=c.rms_eps) * blk.sized(name, x.shape[-1])
+    """rms(x) · w [+ bias] over the last dimension, with the config's epsilon"""
+    y = rms_norm(x, eps=c.rms_eps) * blk.sized(name, x.shape[-1])
+    return y + blk.sized(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in blk else y
+
+
+def scaled(x: Tensor, by: float) -> Tensor:
+    """by · x; a factor of 0 is none: how files say so"""
+    return scale(x, by=by) if by not in (0.0, 1.0) else x
 
 
 def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bool | None = None) -> Tensor:
@@ -29,8 +35,8 @@ def embed(c: Any, w: Weights, inp: Inputs) -> Tensor:
     return get_rows(w.sized("token_embd", None, c.n_embd), inp.tokens)
 
 
-def head(c: Any, w: Weights, x: Tensor, *, tied: bool | None = None) -> Tensor:
+def head(c: Any, w: Weights, x: Tensor, *, tied: bool | None = None, bias: bool | None = None) -> Tensor:
     """Final norm and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
     n_vocab = w.sized("token_embd", None, None).shape[0]
     tied = "output" not in w if tied is None else tied
-    return linear(w, "token_embd" if tied else "output", norm(c, x, w, "output_norm"), n_vocab)
+    return linear(w, "token_embd" if tied else "output", norm(c, x, w, "output_norm"), n_vocab, bias=bias)

@@ -1,9 +1,9 @@
 """Mixtures of experts: routing, the chosen experts' feed-forwards, their weighted sum."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graphsched.arch.blocks.ffn import gated_ffn
+from graphsched.arch.blocks.ffn import Gate, gated_ffn
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.config import Config, key
 from graphsched.arch.weights import Weights
@@ -22,12 +22,13 @@ from graphsched.graph.ops import (
     soft_max,
     sum_rows,
     top_k,
+    view,
 )
 from graphsched.graph.tensor import Tensor
 
 SMALLEST_NORMAL_F16 = 6.103515625e-5  # what llama.cpp clamps the sum of expert weights to
-SOFTMAX, SIGMOID = 1, 2  # values of expert_gating_func
-Gate = Callable[[Tensor, Tensor], Tensor]
+SOFTMAX, SIGMOID, SOFTMAX_CHOSEN = 1, 2, 3  # values of expert_gating_func
+BIASES = ("exp_probs_b.bias", "exp_probs_b.")  # one architecture's files leave the suffix out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,8 @@ def choose(r: Routing, blk: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     logits = router(blk, x, r.n_expert)
     probs = sigmoid(logits) if r.sigmoid else soft_max(logits)  # [T, E]
     # A bias sways the choice, not the weights.
-    score = probs + blk.sized("exp_probs_b.bias", r.n_expert) if "exp_probs_b.bias" in blk else probs
+    bias = next((name for name in BIASES if name in blk), None)
+    score = probs + blk.sized(bias, r.n_expert) if bias else probs
     if r.n_group > 1:
         ids = grouped_top_k(score, k=r.n_used, n_group=r.n_group, n_group_used=r.n_group_used)
     else:
@@ -118,10 +120,28 @@ def feed_experts(
     blk: Weights, x: Tensor, ids: Tensor, n_expert: int, join: Gate | None = None, *, bias: bool = False
 ) -> Tensor:
     """down(join(gate(x), up(x))) of each chosen expert, by default silu(gate) · up. [T, 1 or K, D] -> [T, K, D]"""
-    gate = expert_linear(blk, "ffn_gate_exps", x, ids, (n_expert, None), bias=bias)
-    up = expert_linear(blk, "ffn_up_exps", x, ids, (n_expert, gate.shape[2]), bias=bias)
+    gate, up = gate_and_up(blk, x, ids, n_expert, bias=bias)
     h = join(gate, up) if join else silu(gate) * up
     return expert_linear(blk, "ffn_down_exps", h, ids, (n_expert, x.shape[2]), bias=bias)
+
+
+def gate_and_up(
+    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, *, bias: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both products of each chosen expert, of two matrices or the halves of one. [T, 1 or K, D] -> 2 · [T, K, F]"""
+    if "ffn_gate_up_exps" in blk:
+        both = expert_linear(blk, "ffn_gate_up_exps", x, ids, (n_expert, None), bias=bias)
+        half = int(both.shape[2]) // 2
+        return view(both, start=0, stop=half), view(both, start=half, stop=2 * half)
+    gate = expert_linear(blk, "ffn_gate_exps", x, ids, (n_expert, None), bias=bias)
+    return gate, expert_linear(blk, "ffn_up_exps", x, ids, (n_expert, gate.shape[2]), bias=bias)
+
+
+def feed_forward(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+    """What a layer's tensors say: experts, with a shared one beside them or not, or a gated layer. [T, D] -> [T, D]"""
+    if "ffn_gate_inp" not in blk:
+        return gated_ffn(blk, x)
+    return experts_and_shared(r, blk, x) if "ffn_up_shexp" in blk else experts(r, blk, x)
 
 
 def as_row(x: Tensor) -> Tensor:
@@ -134,10 +154,10 @@ def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
     return multi_add(y * reshape(weights, shape=(*weights.shape, 1)))
 
 
-def experts(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+def experts(r: Routing, blk: Weights, x: Tensor, join: Gate | None = None) -> Tensor:
     """The weighted sum of the chosen experts' feed-forwards. [T, D] -> [T, D]"""
     ids, weights = choose(r, blk, x)
-    return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert), weights)
+    return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert, join), weights)
 
 
 def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:

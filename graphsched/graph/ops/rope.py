@@ -27,9 +27,15 @@ class Rope:
     yarn: bool = False
     original_context: int = 0
     magnitude: float = 1.0
+    still: tuple[int, ...] = ()  # pairs that do not turn
 
     def theta(self) -> NDArray[np.float64]:
         """Angle per position of each pair, [n_rot / 2]."""
+        theta = self._all_turning()
+        theta[list(self.still)] = 0.0
+        return theta
+
+    def _all_turning(self) -> NDArray[np.float64]:
         i = np.arange(self.n_rot // 2)
         plain = self.base ** (-2.0 * i / self.n_rot)
         if not self.yarn:
