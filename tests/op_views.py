@@ -21,6 +21,14 @@ Raw = NDArray[np.uint8]
 Laid = tuple[Tensor, Raw, Tensor]
 
 
+def alike(definition: OpDef[Any], case: Case) -> tuple[object, ...]:
+    """What cases share whose weights read the other operands in one form: blocks of one size, or rows with a scale."""
+    pairs = list(zip(definition.operands, case.types, strict=False))
+    weights = [t for name, t in pairs if definition.roles.get(name) == WEIGHT]
+    forms = [(t.shape, t.dtype.block, t.dtype.row_header > 0, t.dtype.interleave > 1) for t in weights]
+    return definition.name, str(_leaves(definition, case)), str(forms), str(case.attrs), str(case.ints)
+
+
 def layouts(definition: OpDef[Any], case: Case) -> list[str]:
     """The names of layouts that some operand of a case can take."""
     return [name for name, lay in LAYOUTS.items() if any(map(_accepts(lay), _leaves(definition, case)))]

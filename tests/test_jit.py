@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import graphsched
@@ -193,7 +192,7 @@ def buffer(name: str) -> Operand:
 def test_arguments_are_bound_by_name() -> None:
     signature = parse("own", "x w? -> y | n | eps", each="a -> b")
     x, y, a, b = map(buffer, "xyab")
-    assert signature.bind({"x": x, "n": np.int32(3), "y": y, "eps": 2}) == (x, 0, Out(y), 3, 2.0)
+    assert signature.bind({"x": x, "n": 3, "y": y, "eps": 2}) == (x, 0, Out(y), 3, 2.0)
     assert [type(v) for v in signature.bind({"x": x, "n": 3, "y": y, "eps": 2})[3:]] == [int, float]
     bound = signature.bind({"x": x, "n": 3, "y": y, "eps": 0.5}, [{"a": a, "b": b}])
     assert bound[5:] == (a, Out(b))
@@ -211,7 +210,7 @@ def test_arguments_are_bound_by_name() -> None:
     ],
 )
 def test_arguments_that_do_not_fit(change: dict[str, Any], sentence: str) -> None:
-    args = {"x": buffer("x"), "y": buffer("y"), "n": 3, "eps": 0.5} | change
+    args: dict[str, Any] = {"x": buffer("x"), "y": buffer("y"), "n": 3, "eps": 0.5} | change
     with pytest.raises(KernelError, match=re.escape(sentence)):
         parse("own", "x w? -> y | n | eps").bind(args)
 
