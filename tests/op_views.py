@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.errors import ShapeError
 from graphsched.graph import ops
 from graphsched.graph.opdef import WEIGHT, Case, OpDef
 from graphsched.graph.tensor import Tensor, TensorType
@@ -19,6 +18,14 @@ MARGIN = 3  # elements in front of a view and behind it, for types without block
 Raw = NDArray[np.uint8]
 # A leaf with the same numbers in another layout, what its memory holds, and the view of it that the op reads.
 Laid = tuple[Tensor, Raw, Tensor]
+
+
+def alike(definition: OpDef[Any], case: Case) -> tuple[object, ...]:
+    """What cases share whose weights read the other operands in one form: blocks of one size, or rows with a scale."""
+    pairs = list(zip(definition.operands, case.types, strict=False))
+    weights = [t for name, t in pairs if definition.roles.get(name) == WEIGHT]
+    forms = [(t.shape, t.dtype.block, t.dtype.row_header > 0, t.dtype.interleave > 1) for t in weights]
+    return definition.name, str(_leaves(definition, case)), str(forms), str(case.attrs), str(case.ints)
 
 
 def layouts(definition: OpDef[Any], case: Case) -> list[str]:
@@ -102,17 +109,14 @@ def _accepts(lay: Callable[[Tensor, Raw], Laid | None]) -> Callable[[TensorType]
 
 def one_row(definition: OpDef[Any], case: Case) -> Case | None:
     """The case with the first row of whatever has as many rows as the result; None where there is no such case."""
-    try:
-        leaves = [Tensor(t, kind="input", name=f"{i}") for i, t in enumerate(case.types)]
-        n = definition(*leaves, **case.attrs).shape[0]
-        roles = [definition.roles.get(name) for name, _ in zip(definition.operands, case.types, strict=False)]
-        types = tuple(_first(t, n, role) for t, role in zip(case.types, roles, strict=True))
-        attrs = {k: (1, *v[1:]) if k == "shape" and v[0] == n else v for k, v in case.attrs.items()}
-        fits = Case(types, attrs, case.ints, case.tolerance)
-        made = definition(*(replace(t, type=s) for t, s in zip(leaves, types, strict=True)), **attrs)
-    except ShapeError:
+    leaves = [Tensor(t, kind="input", name=f"{i}") for i, t in enumerate(case.types)]
+    node = definition(*leaves, **case.attrs)
+    if node.shape[0] == 1 or not definition.rowwise(node):
         return None
-    return fits if n > 1 and made.shape[0] == 1 else None
+    roles = [definition.roles.get(name) for name, _ in zip(definition.operands, case.types, strict=False)]
+    types = tuple(_first(t, node.shape[0], role) for t, role in zip(case.types, roles, strict=True))
+    attrs = {k: (1, *v[1:]) if k == "shape" else v for k, v in case.attrs.items()}
+    return Case(types, attrs, case.ints, case.tolerance)
 
 
 def _first(type: TensorType, n: int, role: object) -> TensorType:

@@ -1,15 +1,22 @@
 """The kernel cache: an edited intrinsic recompiles, nothing else does."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graphsched
+from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.signature import KernelError, parse
+from graphsched.graph.tensor import TensorType
+from graphsched.run.operand import Buffer, Operand, Out, dense
+from graphsched.types import dtypes
 
 PACKAGE = Path(graphsched.__file__).resolve().parent
 RUN = """
@@ -110,3 +117,108 @@ def test_old_versions_are_forgotten(copy: Path) -> None:
     assert run(copy) == "miss"
     assert not (folder / "old").exists()
     assert (folder / "young").exists()
+
+
+OWN = """
+from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.mathfn import sigmoid
+from graphsched.backends.cpu.language.simd import load, store
+from graphsched.backends.cpu.program.kernel_args import arguments
+
+@kernel("x -> y")
+def own():
+    def run(step, block, ith, nth):
+        x, y = arguments(step)
+        store(y, sigmoid(load(x, 0, 16)), 0)
+    return run
+"""
+RUN_OWN = """
+import sys
+import numpy as np
+sys.path.insert(0, "packages")
+from {module} import own
+from graphsched.backends.cpu.program.layout import STEP_ARGS
+x, y = np.zeros(16, np.float32), np.zeros(16, np.float32)
+step = np.zeros(STEP_ARGS + 2, np.int64)
+step[STEP_ARGS:] = x.ctypes.data, y.ctypes.data
+own().call(step.ctypes.data, 0, 0, 1)
+print("hit" if own().was_cached else "miss", y[0])
+"""
+
+
+@pytest.mark.parametrize("module", ["alone", "package.kernels"])
+def test_a_kernel_of_another_package_follows_what_it_calls(copy: Path, module: str) -> None:
+    """It inlines helpers of the backend, and those beside it: an edit there compiles it again."""
+    file = copy / "packages" / f"{module.replace('.', '/')}.py"
+    file.parent.mkdir(parents=True)
+    if "." in module:
+        (file.parent / "__init__.py").touch()
+    file.write_text(OWN)
+    code = RUN_OWN.format(module=module)
+    assert (run(copy, code), run(copy, code)) == ("miss 0.5", "hit 0.5")
+    mathfn = copy / "graphsched" / "backends" / "cpu" / "language" / "mathfn.py"
+    mathfn.write_text(mathfn.read_text().replace("return div(one, ", "return div(add(one, one), "))
+    assert (run(copy, code), run(copy, code)) == ("miss 1.0", "hit 1.0")
+    (file.parent / "beside.py").touch()
+    assert run(copy, code) == ("miss 1.0" if "." in module else "hit 1.0")
+    file.write_text(OWN + "\n# an edit\n")
+    assert run(copy, code) == "miss 1.0"
+
+
+@pytest.mark.parametrize(
+    ("declaration", "body", "sentence"),
+    [
+        ("x -> y", "y, x = arguments(step)", r"kernel own declares x, y: it begins with these names"),
+        ("x -> y", "x, y = arguments(step); put(y, wrong)", r"kernel own closes over wrong, which is no int"),
+        ("x x", "x, x = arguments(step)", r"kernel own declares an argument twice: x x"),
+        ("| rows", "(rows,) = arguments(step)", r"kernel own cannot have an argument named 'rows'"),
+        ("x | n | eps | more", "pass", r"kernel own declares more than operands"),
+    ],
+)
+def test_a_kernel_that_cannot_be(declaration: str, body: str, sentence: str) -> None:
+    source = (
+        f"def own():\n    wrong = 0.5\n    def run(step, block, ith, nth):\n        {body}\n    return run\n"
+    )
+    scope: dict[str, Any] = {}
+    exec(source, {"arguments": None, "put": None}, scope)
+    with pytest.raises(KernelError, match=sentence):
+        _ = kernel(declaration)(scope["own"])().compiled
+
+
+def buffer(name: str) -> Operand:
+    return dense(Buffer(name, 4), TensorType(dtypes.F32, (1,)))
+
+
+def test_arguments_are_bound_by_name() -> None:
+    signature = parse("own", "x w? -> y | n | eps", each="a -> b")
+    x, y, a, b = map(buffer, "xyab")
+    assert signature.bind({"x": x, "n": 3, "y": y, "eps": 2}) == (x, 0, Out(y), 3, 2.0)
+    assert [type(v) for v in signature.bind({"x": x, "n": 3, "y": y, "eps": 2})[3:]] == [int, float]
+    bound = signature.bind({"x": x, "n": 3, "y": y, "eps": 0.5}, [{"a": a, "b": b}])
+    assert bound[5:] == (a, Out(b))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n": 0.5}, "kernel own: integer n cannot take float 0.5"),
+        ({"n": True}, "kernel own: integer n cannot take bool True"),
+        ({"eps": "1"}, "kernel own: float eps cannot take str '1'"),
+        ({"x": None}, "kernel own: operand x cannot take NoneType None"),
+        ({"x": 4096}, "kernel own: operand x cannot take int 4096"),
+        ({"m": 3}, "kernel own has no argument m; it takes x, w, y, n, eps"),
+    ],
+)
+def test_arguments_that_do_not_fit(change: dict[str, Any], sentence: str) -> None:
+    args: dict[str, Any] = {"x": buffer("x"), "y": buffer("y"), "n": 3, "eps": 0.5} | change
+    with pytest.raises(KernelError, match=re.escape(sentence)):
+        parse("own", "x w? -> y | n | eps").bind(args)
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(KernelError, match="kernel own misses n; it takes x, n"):
+        parse("own", "x | n").bind({"x": buffer("x")})
+    with pytest.raises(KernelError, match=r"kernel own, each\[1\] misses a"):
+        parse("own", "x", each="a").bind({"x": buffer("x")}, [{"a": buffer("a")}, {}])
+    with pytest.raises(KernelError, match="kernel own has no repeated arguments"):
+        parse("own", "x").bind({"x": buffer("x")}, [{}])
