@@ -176,9 +176,8 @@ def option(
     `shown` is the default in words, where its value does not say it; `needed` the range in words.
     """
     if values is None:
-        values = (
-            switch() if isinstance(default, bool) else Number(type(default), low, high, also or {}, needed)
-        )
+        of = type(default)
+        values = switch() if of is bool else Number(of, low, high, also or {}, needed)
     if shown is None:
         shown = str(int(default) if isinstance(default, bool) else default)
     made = Option(tuple(flags.split()), values, help, shown, tuple(off.split()), many)
@@ -213,6 +212,14 @@ def read(name: str, declared: Option, given: Any) -> Any:
 def shown(options: Options) -> dict[str, Any]:
     """The declared options with their values as reports show them: numbers, booleans and texts."""
     return {n: o.values.show(getattr(options, n)) for n, o in declarations(type(options)).items()}
+
+
+def names(given: Any) -> tuple[str, ...]:
+    """One name or several, as a tuple. OptionError for what are no texts."""
+    found = tuple(texts(given))
+    if not all(isinstance(name, str) for name in found):
+        raise OptionError(f"is {given!r}, a text or several are needed")
+    return found
 
 
 def texts(given: Any) -> Sequence[Any]:

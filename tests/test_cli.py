@@ -32,7 +32,7 @@ from graphsched.cli.interactive import Chat
 from graphsched.errors import OptionError
 from graphsched.graph.fusion_rules import RULES
 from graphsched.option import Option
-from graphsched.session.options import SessionOptions, session_options
+from graphsched.session.options import KEYWORDS, SessionOptions, session_options
 from graphsched.session.switches import FUSIONS
 from graphsched.text.sampling import SamplingOptions
 
@@ -150,6 +150,42 @@ def test_errors_name_the_flag_or_the_keyword(run: Run, flag: str, field: str, va
     with pytest.raises(OptionError) as caught:
         graphsched.load(**keyword)
     assert str(caught.value) == f"{field} {what}"
+
+
+GIVEN: Final[tuple[Any, ...]] = (
+    None,
+    object(),
+    5,
+    -7,
+    1.5,
+    True,
+    "",
+    "x",
+    "0",
+    b"x",
+    [],
+    {},
+    (None,),
+    ("x",),
+    {"x": 1},
+    [[]],
+)
+
+
+def sentence(**given: Any) -> str:
+    """What is wrong with options, empty if nothing is."""
+    try:
+        options = session_options(**given)
+    except OptionError as e:
+        return str(e)
+    return "" if replace(options) == options else "they change at the door"
+
+
+@pytest.mark.parametrize("keyword", sorted(KEYWORDS - {"poison", "streams"}))
+def test_whatever_is_given_for_a_keyword_ends_in_options_or_one_sentence(keyword: str) -> None:
+    said = [s for value in GIVEN if (s := sentence(**{keyword: value}))]
+    assert said
+    assert [s for s in said if not s.startswith(f"{keyword} ") or "\n" in s] == []
 
 
 def test_what_does_not_fit_the_devices_names_the_flag(run: Run) -> None:

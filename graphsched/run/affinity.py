@@ -18,7 +18,7 @@ def usable_cpus() -> frozenset[int]:
 def parse_mask(given: str | Iterable[int]) -> frozenset[int]:
     """The CPUs of a hexadecimal mask, or of their numbers; "" for any. OptionError for others than we may use."""
     if not isinstance(given, str):
-        return _allowed(frozenset(given), given)
+        return _numbers(given)
     try:
         bits = int(given or "0", 16)
     except ValueError:
@@ -30,12 +30,21 @@ def parse_mask(given: str | Iterable[int]) -> frozenset[int]:
 
 def parse_range(given: str | Iterable[int]) -> frozenset[int]:
     """The CPUs of a range lo-hi, or of their numbers; "" for any. OptionError for others than we may use."""
-    if not isinstance(given, str) or not given:
-        return _allowed(frozenset(map(int, given)), given)
+    if not isinstance(given, str):
+        return _numbers(given)
+    if not given:
+        return frozenset()
     first, dash, last = given.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last) < 4096):
         raise OptionError(f"is {given}, two CPUs such as 0-3 are needed")
     return _allowed(frozenset(range(int(first), int(last) + 1)), given)
+
+
+def _numbers(given: Iterable[int]) -> frozenset[int]:
+    try:
+        return _allowed(frozenset(map(int, given)), given)
+    except (TypeError, ValueError):
+        raise OptionError(f"is {given!r}, numbers of CPUs are needed") from None
 
 
 def _allowed(cpus: frozenset[int], given: object) -> frozenset[int]:

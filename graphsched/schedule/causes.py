@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 MEANINGS: Final[Mapping[str, str]] = {
-    "1.off": "weight in host memory, enough rows to upload it",
+    "1.off": "weight in host memory, which the policy uploads",
     "1.dst": "the layer's cache is there",
     "1.kv": "the layer's cache is there",
     "2.sup": "as its neighbours",

@@ -13,20 +13,19 @@ _LARGEST_SHARE: Final = 1e6  # shares are summed in float32
 
 def parse_split(given: str | Iterable[float]) -> tuple[float, ...]:
     """Shares as numbers, or as typed: 3,1 or 3/1. OptionError for what cannot be shares."""
-    if not isinstance(given, str):
-        return _checked(tuple(given))
+    shares = given.replace("/", ",").split(",") if isinstance(given, str) else given
     try:
-        return _checked(tuple(float(share) for share in given.replace("/", ",").split(",")))
-    except ValueError:
-        raise OptionError(f"is {given or 'empty'}, numbers such as 3,1 are needed") from None
+        return _checked(tuple(map(float, shares)))
+    except (TypeError, ValueError):
+        raise OptionError(f"is {'empty' if given == '' else given}, numbers such as 3,1 are needed") from None
 
 
-def _checked(shares: Sequence[Any]) -> tuple[float, ...]:
+def _checked(shares: tuple[float, ...]) -> tuple[float, ...]:
     if any(not 0 <= share <= _LARGEST_SHARE for share in shares):
         raise OptionError(f"is {listed(shares)}, numbers from 0 to 1e+06 are needed")
     if shares and max(shares) < 1 / _LARGEST_SHARE:
         raise OptionError(f"is {listed(shares)}, one share above 0 is needed")
-    return tuple(shares)
+    return shares
 
 
 def listed(shares: Sequence[float], comma: str = ",") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
-from graphsched.option import Options, Parsed, declarations, one_of, option, switch, texts
+from graphsched.option import Options, Parsed, declarations, names, one_of, option, switch, texts
 from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, turned
@@ -104,7 +104,7 @@ class SessionOptions(Options):
     devices: Annotated[Any, tuple[str, ...]] = option(
         "--device",
         (),
-        values=Parsed("DEVICE", texts, ",".join),
+        values=Parsed("DEVICE", names, ",".join),
         help="CUDA0, ..., none, or a simulated sim:NAME or .toml file; repeatable",
         shown="all GPUs",
         many="all",
@@ -149,6 +149,8 @@ class SessionOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "off", read_off(self.off))
+        if not isinstance(self.placement, PlacementOptions):
+            raise OptionError(f"is {self.placement!r}, PlacementOptions are needed", "placement")
 
     @property
     def kv_types(self) -> "tuple[DType, DType]":
@@ -200,9 +202,9 @@ def session_options(**given: Any) -> SessionOptions:
         )
     switches = {name: given.pop(name) for name in map(field, SWITCHES) if name in given}
     placed = {name: given.pop(name) for name in declarations(PlacementOptions) if name in given}
-    placement = replace(given.pop("placement", PlacementOptions()), **placed)
-    off = turned(read_off(given.pop("off", ())), switches)
-    return SessionOptions(**given, placement=placement, off=off)
+    options = SessionOptions(**given)
+    placement, off = replace(options.placement, **placed), turned(options.off, switches)
+    return replace(options, placement=placement, off=off)
 
 
 def usable_cores() -> int:

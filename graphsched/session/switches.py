@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from graphsched.errors import OptionError
-from graphsched.option import Option, read, switch, texts
+from graphsched.option import Option, names, read, switch
 
 
 def _switch(name: str, help: str, also: str = "", auto: Any = None) -> Option:
     """The switch `--name`, which may have further names; each with `no-` behind its dashes turns it off."""
-    names = tuple(dict.fromkeys((*also.split(), f"--{name}")))
-    off = tuple(name.replace("-", "-no-", 1) if name[1] != "-" else f"--no-{name[2:]}" for name in names)
-    return Option(names, switch(auto), help, "1", off)
+    flags = tuple(dict.fromkeys((*also.split(), f"--{name}")))
+    off = tuple(f"--no-{flag[2:]}" if flag.startswith("--") else f"-no-{flag[1:]}" for flag in flags)
+    return Option(flags, switch(auto), help, "1", off)
 
 
 FUSIONS: Final[Mapping[str, Option]] = {
@@ -38,7 +38,10 @@ SWITCHES: Final[Mapping[str, Option]] = {
 
 def read_off(given: Iterable[str]) -> frozenset[str]:
     """The names of switches that are off. OptionError for one that is none."""
-    off = frozenset(texts(given))
+    try:
+        off = frozenset(names(given))
+    except OptionError as e:
+        raise OptionError(e.what, "off") from None
     for name in sorted(off):
         if name not in SWITCHES:
             raise OptionError(f"has no switch {name!r}; there are {', '.join(sorted(SWITCHES))}", "off")
