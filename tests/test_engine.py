@@ -12,9 +12,10 @@ import graphsched
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import i32, input_tensor
 from graphsched.session.cells import CellTable
-from graphsched.session.engine import Aborted, Engine, Rows
+from graphsched.session.engine import Engine
 from graphsched.session.model import open_default_or
 from graphsched.session.options import SessionOptions
+from graphsched.session.rows import Aborted, Rows
 from graphsched.session.sequence import Sequence
 
 IDS = np.array([1, 5, 9, 14, 3, 7], np.int32)

@@ -7,7 +7,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphsched import env
-from graphsched.check.validate import validated
 from graphsched.graph.cost import cost_of
 from graphsched.graph.graph import Graph
 from graphsched.run.device import is_simulated
@@ -45,7 +44,11 @@ def instrumented(graph: Graph, factory: PlanFactory) -> Runnable:
         for line in plan_lines(schedule, executable, level):
             _say(line)
     runnable: Runnable = Logged(executable, _say) if level >= 2 else executable
-    return validated(runnable, executable, graph, factory) if env.validate() else runnable
+    if env.validate():
+        from graphsched.check.validate import validated  # on use, as most processes check nothing
+
+        runnable = validated(runnable, executable, graph, factory)
+    return runnable
 
 
 def _say(line: str) -> None:

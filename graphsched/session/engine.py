@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphsched import env
 from graphsched.check.debug import instrumented
@@ -20,25 +18,12 @@ from graphsched.session.cells import CellTable
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Decisions, Planner, repacked
+from graphsched.session.rows import Aborted, Logits, Rows
 from graphsched.session.summary import kv_bytes
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import CELLS, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
-Logits = NDArray[np.float32]
-
-
-class Aborted(Exception):
-    """A run ended early because `abort` was called; the KV cache holds what was there before it."""
-
-
-class Rows(NamedTuple):
-    """What one forward computes: an entry for each row, in arrays of one length."""
-
-    sequence: NDArray[np.int32]  # the number of the sequence that the row continues
-    position: NDArray[np.int32]  # of its token in that sequence
-    token: NDArray[np.int32]
-    wants_logits: NDArray[np.bool_]
 
 
 class Engine:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphsched.run.trace import Recorder
-from graphsched.session.engine import Aborted, Logits
+from graphsched.session.rows import Aborted, Logits
 from graphsched.text.sampling import Sampler
 from graphsched.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.session.cells import CellTable
-from graphsched.session.engine import Rows
+from graphsched.session.rows import Rows
 
 Tokens = NDArray[np.int32]
 

@@ -14,11 +14,12 @@ from graphsched.errors import ContextError, OptionError
 from graphsched.run.device import Progress
 from graphsched.run.trace import EVAL, Trace
 from graphsched.run.trace_read import read
-from graphsched.session.engine import Aborted, Engine, Logits
+from graphsched.session.engine import Engine
 from graphsched.session.generate import Generation, StopReason, Timings
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.planner import Planner
+from graphsched.session.rows import Aborted, Logits
 from graphsched.session.sequence import Sequence
 from graphsched.text.sampling import Sampler, SamplingOptions
 from graphsched.text.tokenizer import Tokenizer
