@@ -1,9 +1,17 @@
-"""Hooks of the test run: the additional suite of reference files (shared.py)."""
+"""Hooks of the test run: reference files as an additional suite (shared.py), and settings for any machine."""
+
+import os
 
 import pytest
-from shared import HERE, SHARED
+from hypothesis import HealthCheck, settings
+from shared import HERE, ROOT, SHARED
 
 COUNT = pytest.StashKey[int]()
+
+# Other work on the machine makes no example wrong, and where nothing may be written examples are not kept.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("read only", settings.get_profile("any machine"), database=None)
+settings.load_profile("any machine" if os.access(ROOT, os.W_OK) else "read only")
 
 
 @pytest.hookimpl(trylast=True)  # behind what -m and -k leave out
