@@ -77,8 +77,8 @@ class Tokenizer:
         """The ids of a text.
 
         `add_special` puts BOS in front where the model wants it. There is no EOS behind it, whatever `add_eos` says:
-        that is for texts to be trained on, and this one is to be continued. With `parse_special` the texts of control tokens
-        become those tokens, which is for chat templates and never for what a user typed.
+        that is for texts to be trained on, and this one is to be continued. With `parse_special` the texts of control
+        tokens become those tokens, which is for chat templates and never for what a user typed.
         """
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
         after_special = True
