@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graphsched.gguf.format import shown
+from graphsched.gguf.format import printable, shown
 
 _FIRST: Final = 3  # names that a sentence shows
 
@@ -23,7 +23,7 @@ class Given:
 def unused(given: Iterable[Given]) -> str | None:
     """One line that names what had no effect, None if all had."""
     without = [g.what for g in given if g.hits == 0]
-    return f"without effect: {', '.join(map(shown, without))}" if without else None
+    return f"without effect: {', '.join(map(printable, without))}" if without else None
 
 
 def named(names: Sequence[str], first: int = _FIRST) -> str:

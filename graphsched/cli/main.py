@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "ops": "List the ops, and which backends run them on which types.",
     "quantize": "Write a model file with fewer bits per weight.",
     "convert": "Make a model file from a checkpoint of Hugging Face or of BitNet.",
+    "gguf": "Split or merge model files, or change their metadata.",
+    "tokenize": "Show the tokens of a text.",
     "synth": "Write a model file with real shapes and made-up weights.",
 }
 BAD_INPUT, BUG, INTERRUPTED, NO_READER = 2, 1, 130, 141

@@ -10,6 +10,7 @@ import numpy as np
 from graphsched.errors import Error, OptionError
 from graphsched.gguf.format import printable, shown
 from graphsched.gguf.loader import ModelFile, TensorInfo
+from graphsched.given import Given
 from graphsched.graph.tensor import layer_of
 from graphsched.quantize import mixes
 from graphsched.quantize.imatrix import Importance
@@ -21,6 +22,15 @@ from graphsched.types.dtypes import DType
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
+@dataclass(frozen=True)
+class TypeRule:
+    """The type of tensors whose names a pattern finds; `text` is the rule as it was given."""
+
+    pattern: re.Pattern[str]
+    dtype: DType
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """What `quantize` is asked for; a mix of None copies every tensor."""
@@ -28,7 +38,7 @@ class QuantizeOptions:
     mix: Mix | None
     token_embedding: DType | None = None
     output_tensor: DType | None = None
-    custom: tuple[tuple[re.Pattern[str], DType], ...] = ()
+    custom: tuple[TypeRule, ...] = ()
     is_pure: bool = False
     allow_requantize: bool = False
     leave_output: bool = False
@@ -68,6 +78,14 @@ def parse_mix(text: str) -> Mix | None:
     return MIXES[name]
 
 
+def is_mix(text: str) -> bool:
+    """Whether a text is the name of something to quantise to, and not a number or a file's name."""
+    try:
+        return not text.isdecimal() and (parse_mix(text) is not None or text.upper() == "COPY")
+    except OptionError:
+        return False
+
+
 def parse_type(flag: str, text: str) -> DType:
     """A tensor type that there is a quantiser for."""
     try:
@@ -78,8 +96,8 @@ def parse_type(flag: str, text: str) -> DType:
     return dtype
 
 
-def parse_custom(flag: str, values: tuple[str, ...]) -> tuple[tuple[re.Pattern[str], DType], ...]:
-    """regex=type,regex=type,... of all arguments, in their order."""
+def parse_custom(flag: str, values: tuple[str, ...]) -> tuple[TypeRule, ...]:
+    """regex=type,regex=type,... of all arguments, in their order; patterns do not tell capitals from small letters."""
     found = []
     for piece in (p.strip() for value in values for p in value.split(",")):
         pattern, equals, type = piece.rpartition("=")
@@ -87,8 +105,28 @@ def parse_custom(flag: str, values: tuple[str, ...]) -> tuple[tuple[re.Pattern[s
             raise OptionError(
                 f"{flag} {piece or 'with nothing'} needs a pattern and a type, as in ffn_down=q6_k"
             )
-        found.append((compiled(pattern, f"{flag} {piece}"), parse_type(flag, type)))
+        checked = compiled(pattern, f"{flag} {piece}")
+        rule = re.compile(checked.pattern, re.IGNORECASE)
+        found.append(TypeRule(rule, parse_type(flag, type), f"{flag} {piece}"))
     return tuple(found)
+
+
+def rules_used(file: ModelFile, options: QuantizeOptions) -> tuple[Given, ...]:
+    """What the user says about types, each with the number of tensors whose type it decides."""
+    o, names = options, file.tensors
+    chosen = [_rule_for(info, o) for info in names.values()]
+    given = [Given(rule.text, sum(r is rule for r in chosen)) for rule in o.custom]
+    if o.leave_output:
+        given.append(Given("--leave-output-tensor", OUTPUT in names and o.mix is not None))
+    if o.token_embedding is not None:
+        given.append(Given("--token-embedding-type", o.mix is not None and EMBEDDING in names))
+    if o.output_tensor is not None:
+        given.append(
+            Given("--output-tensor-type", o.mix is not None and not (o.leave_output and OUTPUT in names))
+        )
+    if o.is_arm:
+        given.append(Given("--i2s-arm", sum(info.dtype.name == "I2_S" for info in names.values())))
+    return tuple(given)
 
 
 def choose(file: ModelFile, options: QuantizeOptions) -> tuple[Choice, ...]:
@@ -118,11 +156,10 @@ def _choice(info: TensorInfo, places: "_Places", options: QuantizeOptions) -> Ch
 def _wanted(info: TensorInfo, places: "_Places", o: QuantizeOptions) -> DType | None:
     """The type by name and options; None leaves the tensor as it is."""
     name, mix = info.name, o.mix
-    is_left = name == OUTPUT and o.leave_output
-    if mix is None or is_left or not mixes.is_quantised(name, info.shape):
+    if mix is None or not _is_quantised(info, o):
         return None
-    if (custom := next((t for p, t in o.custom if p.search(name)), None)) is not None:
-        return custom
+    if (rule := _rule_for(info, o)) is not None:
+        return rule.dtype
     makes_logits = name == OUTPUT or (name == EMBEDDING and not places.has_output)
     if name == EMBEDDING and o.token_embedding is not None:
         return o.token_embedding
@@ -137,6 +174,16 @@ def _wanted(info: TensorInfo, places: "_Places", o: QuantizeOptions) -> DType | 
         return dtypes.by_name(mixes.embedding_type(mix))
     is_experts = len(info.shape) > 2
     return dtypes.by_name(mixes.inner_type(mix, name, is_experts, lambda part: places.of(name, part)))
+
+
+def _is_quantised(info: TensorInfo, o: QuantizeOptions) -> bool:
+    is_left = info.name == OUTPUT and o.leave_output
+    return o.mix is not None and not is_left and mixes.is_quantised(info.name, info.shape)
+
+
+def _rule_for(info: TensorInfo, o: QuantizeOptions) -> TypeRule | None:
+    """The first rule of the user that finds a tensor, if that is quantised at all."""
+    return next((r for r in o.custom if _is_quantised(info, o) and r.pattern.search(info.name)), None)
 
 
 class _Places:

@@ -1,7 +1,7 @@
 """Importance matrices: how large the activations of each column were, as llama-imatrix writes them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -10,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError
+from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.gguf.write import aligned, encode_header
+from graphsched.given import Given, named
+from graphsched.types import dtypes
+from graphsched.types.shapes import TensorType
 
 Floats = NDArray[np.float32]
 _I32: Final = Struct("<i")
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_WITHOUT: Final = ("token_embd.weight", "output.weight")  # usually not collected
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,47 @@ class Importance:
             sentence = f"tensor {shown(name)} of shape {list(shape)} has {found.size} values"
             raise LoadError(f"{printable(Path(self.file).name)}: {sentence}")
         return np.broadcast_to(found.reshape(-1, shape[-1]), (matrices, shape[-1]))
+
+    def only(self, include: Sequence[str], exclude: Sequence[str]) -> tuple["Importance", tuple[Given, ...]]:
+        """The entries whose names have one of `include` in them (all if that is empty) and none of `exclude`.
+
+        Also each of these texts with the number of entries that it is in.
+        """
+        kept = {
+            name: v
+            for name, v in self.values.items()
+            if (not include or any(i in name for i in include)) and not any(e in name for e in exclude)
+        }
+        texts = [("--include-weights", t) for t in include] + [("--exclude-weights", t) for t in exclude]
+        given = tuple(Given(f"{flag} {t}", sum(t in name for name in self.values)) for flag, t in texts)
+        return replace(self, values=kept), given
+
+
+def coverage(
+    importance: Importance, quantised: Mapping[str, tuple[int, ...]], tensors: Iterable[str]
+) -> tuple[str, ...]:
+    """Sentences about tensors without values and values without a tensor.
+
+    quantised: shapes of what is searched with importance; tensors: all names of the model. LoadError if none of them
+    has values, or one has a wrong number.
+    """
+    for name, shape in quantised.items():
+        importance.of(name, shape)
+    wanted, known, where = list(quantised), set(tensors), printable(Path(importance.file).name)
+    hits = [name for name in wanted if name in importance.values]
+    if wanted and not hits:
+        names = f"it has {shown(next(iter(importance.values), 'nothing'))}, the model {shown(wanted[0])}"
+        raise LoadError(
+            f"{where}: has values for none of the {len(wanted)} tensors that are quantised; {names}"
+        )
+    lacking = [n for n in wanted if n not in importance.values and n not in _WITHOUT]
+    strange = [n for n in importance.values if n not in known]
+    notes = []
+    if lacking:
+        notes.append(f"{where}: has no values for {len(lacking)} of {len(wanted)} tensors, {named(lacking)}")
+    if strange:
+        notes.append(f"{where}: {len(strange)} entries are of no tensor of the model, {named(strange)}")
+    return tuple(notes)
 
 
 def read_importance(path: Path) -> Importance:
@@ -107,3 +154,51 @@ def _read_old(path: Path, data: bytes) -> Importance:
     chunks = number() if at < len(data) else 0
     datasets = take(number()).decode("utf-8", "replace") if at < len(data) else ""
     return Importance(values, str(path), datasets, chunks)
+
+
+def write_importance(path: Path, collected: "Collected", *, is_old: bool = False) -> None:
+    """Writes what was collected as GGUF, or in the older binary form; the file appears when it is whole."""
+    data = _old_bytes(collected) if is_old else _gguf_bytes(collected)
+    check_target(path, len(data))
+    with replacing(path) as file:
+        file.write(data)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Sums of squared activations [matrices, columns] and how many rows each matrix saw [matrices], by tensor.
+
+    chunks: pieces of text of `chunk_size` tokens that were read; datasets: the names of the texts.
+    """
+
+    sums: Mapping[str, Floats]
+    counts: Mapping[str, NDArray[np.int64]]
+    datasets: tuple[str, ...]
+    chunks: int
+    chunk_size: int
+
+
+def _gguf_bytes(c: Collected) -> bytes:
+    types: dict[str, TensorType] = {}
+    data = []
+    for name in sorted(c.sums):
+        for suffix, array in ((_SUMS, c.sums[name]), (_COUNTS, c.counts[name].reshape(-1, 1))):
+            types[name + suffix] = TensorType(dtypes.F32, array.shape)
+            raw = np.ascontiguousarray(array, "<f4").tobytes()
+            data.append(raw.ljust(aligned(len(raw)), b"\0"))
+    keys: dict[str, MetaValue] = {"general.type": "imatrix", "imatrix.datasets": c.datasets}
+    keys |= {"imatrix.chunk_count": c.chunks, "imatrix.chunk_size": c.chunk_size}
+    return encode_header(keys, types) + b"".join(data)
+
+
+def _old_bytes(c: Collected) -> bytes:
+    """Means of each matrix times the number of calls, for which the chunks stand; an unseen matrix counts as ones."""
+    calls = max(c.chunks, 1)
+    parts = [_I32.pack(len(c.sums))]
+    for name in sorted(c.sums):
+        counts = c.counts[name].reshape(-1, 1)
+        means = np.where(counts > 0, c.sums[name] / np.maximum(counts, 1), 1)
+        raw, text = (means * calls).astype("<f4").tobytes(), name.encode()
+        parts.append(_I32.pack(len(text)) + text + _I32.pack(calls) + _I32.pack(means.size) + raw)
+    text = ", ".join(c.datasets).encode()
+    return b"".join(parts) + _I32.pack(c.chunks) + _I32.pack(len(text)) + text

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError, OptionError
 from graphsched.gguf.atomic import check_target, replacing
+from graphsched.gguf.copy import part_keys, part_path
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.loader import ModelFile, TensorInfo
 from graphsched.gguf.write import aligned, encode_header
@@ -35,26 +36,63 @@ def write(
     options: QuantizeOptions,
     *,
     threads: int,
+    keep_split: bool = False,
     begin: Callable[[int, Choice], None] = lambda i, choice: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Writes OUT, which appears when it is whole; `begin` is called for each tensor, `progress` with weights."""
-    if out.exists() and any(out.samefile(part) for part in file.parts):
-        raise OptionError(f"{printable(str(out))}: is the file to be quantised, which is not overwritten")
-    types = {c.source.name: TensorType(c.dtype, c.source.shape) for c in choices}
-    head = encode_header(_metadata(file, options), types)
-    check_target(out, len(head) + sum(aligned(t.nbytes) for t in types.values()))
-    total, done = sum(t.numel for t in types.values()), 0
-    with replacing(out) as target, ThreadPoolExecutor(threads) as pool:
-        target.write(head)
-        for i, choice in enumerate(choices):
-            begin(i, choice)
-            size = 0
-            for data, weights in _data(file, choice, options, pool, 2 * threads):
-                target.write(data.data)
-                size, done = size + data.nbytes, done + weights
-                progress(done, total)
-            target.write(bytes(aligned(size) - size))
+    """Writes OUT, or a part of it for each part of the file; each appears when it is whole.
+
+    `begin` is called for each tensor, `progress` with weights.
+    """
+    count = len(file.parts) if keep_split else 1
+    groups = [[c for c in choices if count == 1 or c.source.part == no] for no in range(count)]
+    paths = [part_path(out, no, count) if count > 1 else out for no in range(count)]
+    for path in paths:
+        if path.exists() and any(path.samefile(part) for part in file.parts):
+            raise OptionError(
+                f"{printable(str(path))}: is the file to be quantised, which is not overwritten"
+            )
+    task = _Task(file, options, threads, sum(_weights(c) for c in choices), begin, progress)
+    check_target(out, sum(_nbytes(group) for group in groups))
+    for no, (path, group) in enumerate(zip(paths, groups, strict=True)):
+        keys = _metadata(file, options) if no == 0 else {}
+        task.write(path, keys | part_keys(no, count, len(choices)), group)
+
+
+def _weights(choice: Choice) -> int:
+    return int(np.prod(choice.source.shape, dtype=np.int64))
+
+
+def _nbytes(choices: Iterable[Choice]) -> int:
+    return sum(aligned(c.dtype.tensor_bytes(c.source.shape)) for c in choices)
+
+
+@dataclass
+class _Task:
+    """The files that are written, one after the other, and how far that is."""
+
+    file: ModelFile
+    options: QuantizeOptions
+    threads: int
+    total: int
+    begin: Callable[[int, Choice], None]
+    progress: Callable[[int, int], None]
+    i: int = 0
+    done: int = 0
+
+    def write(self, out: Path, keys: dict[str, MetaValue | bytes], choices: Sequence[Choice]) -> None:
+        head = encode_header(keys, {c.source.name: TensorType(c.dtype, c.source.shape) for c in choices})
+        with replacing(out) as target, ThreadPoolExecutor(self.threads) as pool:
+            target.write(head)
+            for choice in choices:
+                self.begin(self.i, choice)
+                size = 0
+                for data, weights in _data(self.file, choice, self.options, pool, 2 * self.threads):
+                    target.write(data.data)
+                    size, self.done = size + data.nbytes, self.done + weights
+                    self.progress(self.done, self.total)
+                target.write(bytes(aligned(size) - size))
+                self.i += 1
 
 
 def _metadata(file: ModelFile, options: QuantizeOptions) -> dict[str, MetaValue | bytes]:

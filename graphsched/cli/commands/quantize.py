@@ -1,28 +1,56 @@
 """`graphsched quantize`: a model file with fewer bits per weight."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from graphsched.cli.commands.arguments import Command
 from graphsched.cli.commands.screen import Screen
 from graphsched.cli.commands.values import Number
+from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
-    from graphsched.quantize.choose import Choice, QuantizeOptions
+    from graphsched.gguf.loader import ModelFile
+    from graphsched.given import Given
+    from graphsched.quantize.choose import Choice, QuantizeOptions, TypeRule
+    from graphsched.quantize.imatrix import Importance
 
 _MIB = 1 << 20
+# ik_llama.cpp's flags for the type of one kind of tensor
+_PARTS: Final = {
+    "attn-q-type": "attn_q",
+    "attn-k-type": "attn_k",
+    "attn-v-type": "attn_v",
+    "attn-qkv-type": "attn_qkv",
+    "attn-output-type": "attn_output",
+    "ffn-gate-type": "ffn_gate(_exps)?",
+    "ffn-down-type": "ffn_down(_exps)?",
+    "ffn-up-type": "ffn_up(_exps)?",
+}
+
+
+def _typed_parts(command: Callable[..., Any]) -> Callable[..., Any]:
+    for flag, part in reversed(_PARTS.items()):
+        name = part.partition("(")[0]
+        command = click.option(f"--{flag}", metavar="TYPE", help=f"type of {name}.weight in all layers")(
+            command
+        )
+    return command
 
 
 @click.command(cls=Command, epilog="Example: graphsched quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M")
 @click.argument("model", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
-@click.argument("type")
-@click.argument("nthreads", required=False, type=Number(int, 1))
+@click.argument("rest", metavar="[OUT] TYPE [NTHREADS]", nargs=-1)
 @click.option(
     "--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="importance matrix (.dat or GGUF)"
 )
+@click.option(
+    "--include-weights", multiple=True, metavar="TEXT", help="use it only for tensors with TEXT in the name"
+)
+@click.option("--exclude-weights", multiple=True, metavar="TEXT", help="do not use it for these")
 @click.option("--token-embedding-type", metavar="TYPE", help="type of token_embd.weight")
 @click.option(
     "--output-tensor-type", metavar="TYPE", help="type of output.weight, or of a tied token_embd.weight"
@@ -35,16 +63,25 @@ _MIB = 1 << 20
     metavar="REGEX=TYPE,...",
     help="type of the tensors that a pattern finds; the first pattern counts",
 )
+@click.option(
+    "--tensor-type-file", metavar="FILE", help="file of such rules, parted by white space or commas"
+)
+@_typed_parts
 @click.option("--pure", is_flag=True, help="one type for all matrices, no mix")
 @click.option("--allow-requantize", is_flag=True, help="also from types that are quantised already")
 @click.option("--leave-output-tensor", is_flag=True, help="leave output.weight as it is")
 @click.option("--i2s-arm", is_flag=True, help="I2_S in IN has the layout of ARM: 64 weights in 16 bytes")
+@click.option("--keep-split", is_flag=True, help="as many parts as IN has, OUT-00001-of-0000N.gguf and so on")
+@click.option(
+    "--override-kv",
+    multiple=True,
+    metavar="KEY=TYPE:VALUE",
+    help="metadata instead of the file's; repeatable",
+)
 @click.option("--dry-run", is_flag=True, help="show types and size, write nothing")
 @click.option("-v", "--verbose", is_flag=True, help="say what happens to each tensor")
-def command(
-    model: Path, out: Path, type: str, nthreads: int | None, imatrix: Path | None, **values: Any
-) -> None:
-    """Quantise the GGUF file IN to OUT, NTHREADS threads working on it.
+def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: Any) -> None:
+    """Quantise the GGUF file IN to OUT (ggml-model-TYPE.gguf beside IN), NTHREADS threads working on it.
 
     TYPE is F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q2_K_S, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, Q4_K_M,
     Q5_K_S, Q5_K_M, Q6_K, IQ4_NL, IQ4_XS, MXFP4, MXFP4_MOE, TQ1_0, TQ2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4, I2_S, or COPY
@@ -53,14 +90,17 @@ def command(
     Q8_0; where that does not fit either, F16.
     """
     from graphsched.gguf.loader import open_model
+    from graphsched.gguf.override import parse_overrides
     from graphsched.quantize.choose import choose
     from graphsched.quantize.model import write
     from graphsched.session.options import usable_cores
 
-    options = _options(type, imatrix, values)
+    out, type, threads = _arguments(model, rest)
+    options, given = _options(type, imatrix, values)
     screen = Screen(verbose=values["verbose"])
-    with open_model(model) as file:
+    with open_model(model, overrides=parse_overrides(values["override_kv"])) as file:
         choices = choose(file, options)
+        _say_what_is_unused(file, choices, options, given, screen)
 
         def begin(i: int, choice: "Choice") -> None:
             screen.detail(f"[{i + 1:4}/{len(choices):4}] {_line(choice)}")
@@ -72,14 +112,69 @@ def command(
             if values["dry_run"]:
                 print("\n".join(map(_line, choices)))
             else:
-                threads = nthreads or usable_cores()
-                write(file, out, choices, options, threads=threads, begin=begin, progress=progress)
+                threads = threads or usable_cores()
+                split = values["keep_split"]
+                write(
+                    file,
+                    out,
+                    choices,
+                    options,
+                    threads=threads,
+                    keep_split=split,
+                    begin=begin,
+                    progress=progress,
+                )
         finally:
             screen.clear()
         screen.say(_summary(choices))
 
 
-def _options(type: str, imatrix: Path | None, values: dict[str, Any]) -> "QuantizeOptions":
+def _arguments(model: Path, rest: tuple[str, ...]) -> tuple[Path, str, int | None]:
+    """OUT, TYPE and NTHREADS; as in llama-quantize OUT may be left out, if what follows IN is the name of a type."""
+    from graphsched.quantize.choose import is_mix
+
+    if len(rest) > 3:
+        raise click.UsageError(f"got unexpected extra argument ({rest[3]})")
+    if rest and is_mix(rest[0]) and not (len(rest) > 1 and is_mix(rest[1])):
+        rest = (str(model.with_name(f"ggml-model-{rest[0].upper()}.gguf")), *rest)
+    if len(rest) < 2:
+        raise click.UsageError(f"missing argument '{'TYPE' if rest else 'OUT'}'")
+    threads = None
+    if rest[2:]:
+        try:
+            threads = int(Number(int, 1).convert(rest[2], None, None))
+        except click.UsageError as e:
+            raise click.UsageError(f"invalid value for '[NTHREADS]': {e.message}") from None
+    return Path(rest[0]), rest[1], threads
+
+
+def _say_what_is_unused(
+    file: "ModelFile",
+    choices: "tuple[Choice, ...]",
+    options: "QuantizeOptions",
+    given: "tuple[Given, ...]",
+    screen: Screen,
+) -> None:
+    """One line for what was given and has no effect, one for each gap of the importance matrix."""
+    from graphsched.given import Given, unused
+    from graphsched.quantize.choose import rules_used
+    from graphsched.quantize.imatrix import coverage
+
+    given = (*given, *rules_used(file, options))
+    if options.importance is not None:
+        quantised = [c for c in choices if not c.is_copied and c.dtype.block > 1]
+        searched = {c.source.name: c.source.shape for c in quantised}
+        given = (*given, Given(f"--imatrix {options.importance.file}", len(searched)))
+        for note in coverage(options.importance, searched, file.tensors):
+            screen.say(note)
+    if sentence := unused(given):
+        screen.say(sentence)
+
+
+def _options(
+    type: str, imatrix: Path | None, values: dict[str, Any]
+) -> "tuple[QuantizeOptions, tuple[Given, ...]]":
+    """The options, and what was given about the importance matrix with the entries that it is about."""
     from graphsched.quantize import choose
     from graphsched.quantize.imatrix import read_importance
 
@@ -87,17 +182,40 @@ def _options(type: str, imatrix: Path | None, values: dict[str, Any]) -> "Quanti
         text = values[flag.removeprefix("--").replace("-", "_")]
         return None if text is None else choose.parse_type(flag, text)
 
-    return choose.QuantizeOptions(
+    include, exclude = values["include_weights"], values["exclude_weights"]
+    importance: Importance | None = None
+    given: tuple[Given, ...] = ()
+    if imatrix is not None:
+        importance, given = read_importance(imatrix).only(include, exclude)
+    elif include or exclude:
+        raise OptionError("--include-weights and --exclude-weights are about an --imatrix, there is none")
+    options = choose.QuantizeOptions(
         mix=choose.parse_mix(type),
         token_embedding=named("--token-embedding-type"),
         output_tensor=named("--output-tensor-type"),
-        custom=choose.parse_custom("--custom-q", values["custom_q"]),
+        custom=_rules(values),
         is_pure=values["pure"],
         allow_requantize=values["allow_requantize"],
         leave_output=values["leave_output_tensor"],
         is_arm=values["i2s_arm"],
-        importance=None if imatrix is None else read_importance(imatrix),
+        importance=importance,
     )
+    return options, given
+
+
+def _rules(values: dict[str, Any]) -> "tuple[TypeRule, ...]":
+    """The user's rules: patterns first, then a file's, then the flags that name a kind of tensor."""
+    from graphsched.cli.commands.run import read_text
+    from graphsched.quantize.choose import parse_custom
+
+    found = parse_custom("--custom-q", values["custom_q"])
+    if (name := values["tensor_type_file"]) is not None:
+        found += parse_custom(f"--tensor-type-file {name}:", tuple(read_text(name).split()))
+    for flag, part in _PARTS.items():
+        if (kind := values[flag.replace("-", "_")]) is not None:
+            (rule,) = parse_custom(f"--{flag}", (rf"\.{part}\.weight$={kind}",))
+            found += (replace(rule, text=f"--{flag} {kind}"),)
+    return found
 
 
 def _line(choice: "Choice") -> str:

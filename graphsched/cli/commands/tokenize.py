@@ -1,0 +1,85 @@
+"""`graphsched tokenize`: the tokens of a text, as a model file's vocabulary has them."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from graphsched.cli.commands.arguments import Command
+from graphsched.cli.commands.values import FileName
+from graphsched.errors import OptionError
+
+
+@click.command(cls=Command, epilog="Example: graphsched tokenize -m model.gguf -p 'Once upon a time' --ids")
+@click.option("-m", "--model", type=FileName(), help="GGUF file (default: the embedded model)")
+@click.option("-p", "--prompt", metavar="TEXT", help="the text")
+@click.option("-f", "--file", metavar="FILE", help="read the text from a file, - being standard input")
+@click.option("--stdin", "from_stdin", is_flag=True, help="read the text from standard input")
+@click.option("--ids", is_flag=True, help="only the ids, as a list")
+@click.option("--json", "as_json", is_flag=True, help="ids and texts as JSON")
+@click.option("--show-count", is_flag=True, help="also say how many there are")
+@click.option("--no-bos", is_flag=True, help="no token that begins a text")
+@click.option("--no-parse-special", is_flag=True, help="texts of control tokens are ordinary text")
+@click.option(
+    "--override-kv",
+    multiple=True,
+    metavar="KEY=TYPE:VALUE",
+    help="metadata instead of the file's; repeatable",
+)
+def command(
+    model: Path | None,
+    prompt: str | None,
+    file: str | None,
+    from_stdin: bool,
+    ids: bool,
+    as_json: bool,
+    show_count: bool,
+    no_bos: bool,
+    no_parse_special: bool,
+    override_kv: tuple[str, ...],
+) -> None:
+    """Show the tokens of a text: each id and what it stands for, a line each."""
+    from graphsched.gguf.loader import open_model
+    from graphsched.gguf.override import parse_overrides
+    from graphsched.given import unused
+    from graphsched.session.model import DEFAULT_MODEL
+    from graphsched.text.tokenizer import from_metadata
+
+    text = _text(prompt, "-" if from_stdin else file)
+    rules = parse_overrides(override_kv)
+    with open_model(model or DEFAULT_MODEL, header_only=True, overrides=rules) as opened:
+        tokenizer = from_metadata(opened.metadata, opened.path.name)
+        notes = [*tokenizer.notes, unused(opened.overrides())]
+    found = tokenizer.encode(text, add_special=not no_bos, parse_special=not no_parse_special)
+    if tokenizer.begins_twice(found):
+        notes.append(
+            "the text begins with its own BOS, and so there are two; --no-bos leaves the other one out"
+        )
+    for note in filter(None, notes):
+        print(note, file=sys.stderr)
+    pieces = [tokenizer.piece(i, special=True) for i in found]
+    print(_shown(found, pieces, ids=ids, as_json=as_json))
+    if show_count:
+        print(f"Total number of tokens: {len(found)}")
+
+
+def _text(prompt: str | None, file: str | None) -> str:
+    from graphsched.cli.commands.run import read_text
+
+    if (prompt is None) == (file is None):
+        raise OptionError("there is one text, -p, -f or --stdin")
+    return read_text(file) if file is not None else prompt or ""
+
+
+def _shown(found: list[int], pieces: list[bytes], *, ids: bool, as_json: bool) -> str:
+    """One line per token, or a list; a piece that ends inside a character shows U+FFFD."""
+    texts = [piece.decode("utf-8", "replace") for piece in pieces]
+    if as_json:
+        rows = [{"id": i, "text": text} for i, text in zip(found, texts, strict=True)]
+        return json.dumps(rows, ensure_ascii=False)
+    if ids:
+        return json.dumps(found)
+    return "\n".join(
+        f"{i:6} -> {json.dumps(text, ensure_ascii=False)}" for i, text in zip(found, texts, strict=True)
+    )
