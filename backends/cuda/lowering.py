@@ -82,10 +82,10 @@ class Low(lowering.Low):
     def launch(self, make: Make, *args: Operand | Out) -> None:
         """Adds a launch of the node that is being lowered."""
         self.items.append(Launch(make, args, self._node, self.device))
+
     def dense(self, operand: Operand) -> Operand:
         """The operand as it is: the lowerings here ask for `in_rows`, `aligned` or `contiguous` themselves."""
         return operand
-
 
     def floats(self, name: str, *shape: int) -> Operand:
         return self.scratch(name, f32(*shape))

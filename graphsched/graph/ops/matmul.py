@@ -261,6 +261,13 @@ def mul_mat_up_gate(up: Tensor, gate: Tensor, x: Tensor, *, kind: str) -> tuple[
     return (fused_mul_unary(gated, mul_mat(up, x), kind=kind),)
 
 
+@mul_mat_up_gate.nbytes
+def _(up: TensorType, gate: TensorType, x: TensorType, *, kind: str) -> int:
+    """Of several tokens gate and up are written and read; of one they are nothing beside the matrices."""
+    result = 4 * int(x.shape[0]) * int(up.shape[0])
+    return up.nbytes + gate.nbytes + x.nbytes + 5 * result
+
+
 mul_mat_up_gate.draw(up=WEIGHT, gate=WEIGHT)
 
 
