@@ -128,29 +128,3 @@ def same_rows(tensor: Tensor) -> Tensor:
 
 def _width(tensor: Tensor) -> int:
     return int(tensor.shape[-1]) if tensor.shape else 0
-
-
-def contiguous(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy of it."""
-    from graphsched.backends.cuda.families.movement import copied
-
-    return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
-
-
-def in_rows(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy where its rows [tokens · heads] are not one stride apart."""
-    token, head = strides(x)
-    even = not head or not token or token == head * int(x.type.shape[1])
-    return x if even else contiguous(low, x)
-
-
-def row_stride(x: Operand) -> int:
-    """Floats from row to row of what in_rows() gives."""
-    token, head = strides(x)
-    return head or token or int(x.type.shape[-1])
-
-
-def aligned(low: Low, x: Operand) -> Operand:
-    """Rows that start at multiples of 16 bytes, one stride apart."""
-    x = in_rows(low, x)
-    return x if x.offset % 16 == 0 and row_stride(x) % 4 == 0 else contiguous(low, x)

@@ -10,8 +10,9 @@ from typing import Final, TypeVar
 
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import w2a8
+from graphsched.backends.cuda.families.dense import aligned, row_stride
 from graphsched.backends.cuda.families.quantize import quantize
-from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride, same_rows
+from graphsched.backends.cuda.lowering import At, Low, same_rows
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out

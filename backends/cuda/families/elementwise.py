@@ -5,8 +5,9 @@ from typing import Any
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families import rows
+from graphsched.backends.cuda.families.dense import contiguous
 from graphsched.backends.cuda.fused import ACTIVATIONS
-from graphsched.backends.cuda.lowering import At, Low, contiguous, strides
+from graphsched.backends.cuda.lowering import At, Low, strides
 from graphsched.graph import ops
 from graphsched.graph.opdef import OpDef
 from graphsched.graph.tensor import Tensor

@@ -13,13 +13,14 @@ from graphsched.backends.cuda.families.activations import (
     int8_blocks,
     reads_x,
 )
+from graphsched.backends.cuda.families.dense import contiguous
 from graphsched.backends.cuda.families.elementwise import add_id, broadcast, weighted_sum
 from graphsched.backends.cuda.families.gemm import gemm_q8_id
 from graphsched.backends.cuda.families.matmul import BLOCK, FLOATS, blocks, split_of, steps_of
 from graphsched.backends.cuda.families.rows import top_k as top_k_rows
 from graphsched.backends.cuda.fused import ACTIVATIONS, MOST_GROUPS, MOST_USED, TOP_MOST, takes_whole
 from graphsched.backends.cuda.layout import KERNEL_TYPE
-from graphsched.backends.cuda.lowering import At, Low, contiguous
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.backends.cuda.weights import BLOCKS, TYPES, kind_of, row_bytes
 from graphsched.errors import ShapeError
 from graphsched.graph import ops

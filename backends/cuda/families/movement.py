@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy, w2a8
+from graphsched.backends.cuda.families.dense import contiguous, copied
 from graphsched.backends.cuda.fused import CACHE_BLOCKS, takes_whole
-from graphsched.backends.cuda.lowering import At, Low, contiguous, strides, three
+from graphsched.backends.cuda.lowering import At, Low, strides
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
@@ -13,22 +14,6 @@ from graphsched.run.operand import Operand, Out, dense
 from graphsched.types import dtypes
 
 F32 = (dtypes.F32,)
-
-
-def copied(low: Low, x: Operand, y: Operand, shared: bool = False) -> Operand:
-    """Launches the copy of x, of any strides, into y as float32; `shared`: x's one head stands for all of y's."""
-    kind, (y0, y1) = FLOATS[x.type.dtype], strides(y)
-    x0, x1 = strides(x, x.type.dtype.nbytes)
-    step = x.strides[-1] // x.type.dtype.nbytes
-    heads = three(y.type)[1]
-
-    def make(at: At) -> list[Call]:
-        n, _, k = at.shape(x.type)
-        shape, xs, ys = (n, 1, heads, k), (x0, 0, 0 if shared else x1, step), (y0, 0, y1, 1)
-        return [copy.copy(at(x), at(y), (kind, "f32"), shape, xs, ys)]
-
-    low.launch(make, x, Out(y))
-    return y
 
 
 # ---- rows

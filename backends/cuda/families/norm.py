@@ -12,9 +12,10 @@ from graphsched.backends.cuda.families.activations import (
     new_int8_blocks,
     new_int8_rows,
 )
+from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_stride
 from graphsched.backends.cuda.families.quantize import rms_norm_q8
 from graphsched.backends.cuda.fused import takes_whole
-from graphsched.backends.cuda.lowering import At, Low, contiguous, in_rows, row_stride
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out

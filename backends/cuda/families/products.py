@@ -17,9 +17,10 @@ from graphsched.backends.cuda.families.activations import (
 )
 from graphsched.backends.cuda.families.copy import copy
 from graphsched.backends.cuda.families.cublas import GEMM_FROM, halved, library, tokens_from
+from graphsched.backends.cuda.families.dense import aligned, contiguous
 from graphsched.backends.cuda.families.gemm import gemm, gemm_q8
 from graphsched.backends.cuda.families.matmul import Matrices, matvec, matvec_floats
-from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
