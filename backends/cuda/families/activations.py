@@ -17,7 +17,7 @@ from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
 
-FLOATS: Final = "floats"
+AS_FLOATS: Final = "floats"
 INT8_BLOCKS: Final = "int8 blocks"  # of 32, each with its scale, and its scale times its sum
 INT8_ROWS: Final = "int8 rows"  # each with its scale and its sum, which w2a8.cu takes
 
@@ -57,7 +57,7 @@ def _read_by(low: Low, reader: Tensor, tensor: Tensor) -> Forms:
     row = lowering_for("cuda", reader) if reader.kind == "node" else None
     how = _READS.get(row.emit) if row else None
     if how is None or [_name(reader, i) for i, s in enumerate(reader.sources) if s is tensor] != ["x"]:
-        return {FLOATS: inf}
+        return {AS_FLOATS: inf}
     return how(low, reader)
 
 

@@ -3,8 +3,14 @@
 from math import inf
 
 from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.families.activations import FLOATS as AS_FLOATS
-from graphsched.backends.cuda.families.activations import INT8_BLOCKS, INT8_ROWS, Forms, int8_blocks, reads_x
+from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
+    INT8_BLOCKS,
+    INT8_ROWS,
+    Forms,
+    int8_blocks,
+    reads_x,
+)
 from graphsched.backends.cuda.families.elementwise import broadcast
 from graphsched.backends.cuda.families.matmul import matvec_joined, matvec_joined_floats, up_gate_floats
 from graphsched.backends.cuda.families.moe import up_gate

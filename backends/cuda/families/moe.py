@@ -5,9 +5,7 @@ from math import inf
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.families.activations import (
-    FLOATS as AS_FLOATS,
-)
-from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
     INT8_BLOCKS,
     Forms,
     int8_blocks,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.families.activations import (
-    FLOATS,
+    AS_FLOATS,
     INT8_BLOCKS,
     INT8_ROWS,
     forms_read,
@@ -92,7 +92,7 @@ def _norm(low: Low, read: Tensor | None, y: Operand, norm: Norm) -> None:
         norm = replace(norm, blocks=low.shared((INT8_BLOCKS, read), lambda: new_int8_blocks(low, read)))
     if read is not None and INT8_ROWS in wanted:
         norm = replace(norm, rows=low.shared((INT8_ROWS, read), lambda: new_int8_rows(low, read)))
-    if FLOATS in wanted or not wanted:
+    if AS_FLOATS in wanted or not wanted:
         norm = replace(norm, floats=y)
     low.launch(norm.calls, *norm.args)
 

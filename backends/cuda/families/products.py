@@ -5,8 +5,8 @@ from math import inf
 
 from graphsched.backends.cuda.call import Call, Launched, up
 from graphsched.backends.cuda.families import w2a8
-from graphsched.backends.cuda.families.activations import FLOATS as AS_FLOATS
 from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
     INT8_BLOCKS,
     INT8_ROWS,
     Forms,
