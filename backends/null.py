@@ -1,18 +1,13 @@
 """Devices that lower and plan memory without weights, kernels or arithmetic. What `plan` stands on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from graphsched.backends.cpu.device import CpuDevice
-from graphsched.backends.cuda import device as gpu
-from graphsched.backends.cuda.lowering import Low
-from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.backends.sim import runs_as_on_a_gpu
-from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run import lowering
+from graphsched.graph.tensor import Tensor
 from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
-from graphsched.run.operand import NOWHERE, Item, Memory, Operand, Places
+from graphsched.run.operand import NOWHERE, Item, Memory, Places
 from graphsched.types.devices import HOST
-from graphsched.types.dtypes import DType
 
 
 class NullProgram:
@@ -51,25 +46,13 @@ class NullDevice(CpuDevice):
         return NullProgram()
 
 
-class NullGpu(NullDevice):
-    """A GPU without memory: what its kernels can do, whether there is one or not."""
-
-    def supports(self, node: Tensor) -> bool:
-        return gpu.has_kernel(node)
-
-    def kernel_type(self, leaf: Tensor) -> DType:
-        return gpu.kernel_type(leaf)
-
-    def weight_bytes(self, type: TensorType) -> int:
-        return packed_bytes(type)
-
-    def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> lowering.Low:  # type: ignore[override]  # another backend's
-        return Low("cuda", leaf, items, self.adopt, 1, self.name)
-
-
 def open_host(setup: Setup) -> Device:
     return NullDevice(HOST, setup)
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:
-    return (NullGpu if name.startswith("CUDA") else NullDevice)(name, setup)
+    if not name.startswith("CUDA"):
+        return NullDevice(name, setup)
+    from graphsched.backends.cuda import null  # some 50 modules, which plans without a GPU do not need
+
+    return null.open_device(name, setup, host)

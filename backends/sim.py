@@ -18,8 +18,8 @@ from graphsched.backends.cpu.program.lowering import Low
 from graphsched.backends.cpu.program.pack import Step
 from graphsched.backends.cpu.program.runner import StreamProgram
 from graphsched.backends.cpu.program.transfer import copy_step
-from graphsched.backends.cuda import device as gpu
-from graphsched.graph.ops.several import made_of
+from graphsched.backends.cuda.fused import takes_whole
+from graphsched.graph.ops.several import between, made_of
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.predict import machine
 from graphsched.run.device import Device, Progress, Raw, Setup
@@ -78,8 +78,8 @@ class SimDevice:
 
 
 def runs_as_on_a_gpu(node: Tensor) -> bool:
-    """Whether there is a kernel; nodes that a GPU does not join stay apart here, too, as every launch counts."""
-    return has_kernel(node) and (made_of(node) == (node,) or gpu.has_kernel(node))
+    """Whether the host has kernels for a node, or for all that it fuses, and a GPU takes it whole: launches count."""
+    return takes_whole(node) and all(map(has_kernel, between(node.sources, made_of(node))))
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:

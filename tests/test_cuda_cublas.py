@@ -103,6 +103,7 @@ def test_a_number_of_tokens_is_needed() -> None:
 
 
 PRODUCT = """
+import gpu_calls
 import numpy as np
 from graphsched.backends.cuda import driver
 gpu = driver.open_gpu()
@@ -112,8 +113,8 @@ rng = np.random.default_rng(1)
 x, w = (rng.standard_normal(shape).astype(np.float16) for shape in ((m, k), (n, k)))
 at = {}
 for name, a in (("x", x), ("w", w), ("y", np.zeros((m, 20), np.float32))):
-    at[name] = driver.allocate(gpu, a.nbytes, s)
-    driver.upload(at[name], a, s)
+    at[name] = gpu_calls.allocate(gpu, a.nbytes, s)
+    gpu_calls.upload(at[name], a, s)
 blas = driver.Cublas(driver.malloc(driver.CUBLAS_ROOM))
 def product(k=k, skip=0, stride=20):
     return blas.prepared("f16", int(at["x"].handle) + skip, int(at["w"].handle), int(at["y"].handle), (m, n, k), stride)
@@ -133,7 +134,7 @@ def test_rows_of_the_result_may_be_apart(tmp_path: Path) -> None:
     body = """
 product()(s)
 y = np.empty((m, 20), np.float32)
-driver.download(at["y"], y, s)
+gpu_calls.download(at["y"], y, s)
 want = x.astype(np.float64) @ w.astype(np.float64).T
 print(np.abs(y[:, :n] - want).max() < 1e-5, (y[:, n:] == 0).all(), driver.cublas_version())
 """
@@ -159,9 +160,9 @@ put, y = product(), np.empty((m, 20), np.float32)
 put(s)
 s.sync()
 graph = driver.captured(s, put)
-driver.upload(at["x"], x * 2, s)
+gpu_calls.upload(at["x"], x * 2, s)
 driver.replay(graph, s)
-driver.download(at["y"], y, s)
+gpu_calls.download(at["y"], y, s)
 print(np.abs(y[:, :n] - 2 * x.astype(np.float64) @ w.astype(np.float64).T).max() < 1e-4)
 driver.discard(graph)
 """

@@ -48,12 +48,13 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 # ---- ops
 
 CHEAP = [
-    "add", "add_id", "clamp", "concat", "cont", "copy_f32", "div", "fused_mul_unary", "fused_rms_norm",
-    "get_rows", "grouped_top_k", "mul", "multi_add", "repeat", "rms_norm", "rope", "scale",
+    "add", "add_id", "clamp", "concat", "cont", "copy_f32", "div", "fused_add_rms_norm", "fused_mul_unary",
+    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "mul", "mul_multi_add", "multi_add",
+    "repeat", "rms_norm", "rope", "scale",
     "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
     "temperature_scale", "top_k", "topk_moe", "unary",
 ]  # fmt: skip
-COSTLY = ["mul_mat", "mul_mat_id", "moe_fused_up_gate"]
+COSTLY = ["mul_mat", "mul_mat_id", "mul_mat_qkv", "mul_mat_up_gate", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
 # them, and types that only the CPU reads.
 WITHOUT = {"mul_mat": 2, "get_rows": 1}

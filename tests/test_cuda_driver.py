@@ -9,6 +9,7 @@ pytestmark = needs_stand_in
 
 
 START = """
+import gpu_calls
 import numpy as np
 from graphsched.backends.cuda import compiler, driver
 from graphsched.backends.cuda.families import elementwise, norm
@@ -20,12 +21,12 @@ def kernels(stem):
     return driver.load_kernels(gpu, m.cubin, m.signatures)
 k = kernels("elementwise")
 def launch(call, stream=s, pdl=False):
-    driver.launch(stream, k[call.kernel], call.grid, call.block, call.args, call.shared, pdl)
+    gpu_calls.launch(stream, k[call.kernel], call.grid, call.block, call.args, call.shared, pdl)
 x = np.arange(64, dtype=np.float32)
-a, b, c = (driver.allocate(gpu, x.nbytes, s) for _ in range(3))
+a, b, c = (gpu_calls.allocate(gpu, x.nbytes, s) for _ in range(3))
 def read(buffer, stream=s):
     y = np.empty(64, np.float32)
-    driver.download(buffer, y, stream)
+    gpu_calls.download(buffer, y, stream)
     return y
 def double(src, dst, stream=s): launch(elementwise.scale(src, dst, 1, 64, (64, 64), 2.0), stream)
 """
@@ -42,14 +43,16 @@ def run(tmp_path: Path, body: str, **env: str) -> str:
 
 def test_upload_launch_download(tmp_path: Path) -> None:
     assert (
-        run(tmp_path, "driver.upload(a, x, s); double(a, b); double(b, c); print((read(c) == 4 * x).all())")
+        run(
+            tmp_path, "gpu_calls.upload(a, x, s); double(a, b); double(b, c); print((read(c) == 4 * x).all())"
+        )
         == "True"
     )
 
 
 def test_offsets(tmp_path: Path) -> None:
-    body = "driver.upload(a, x, s); driver.upload(a, x[:4] + 100, s, 16); y = np.empty(8, np.float32)\n"
-    assert run(tmp_path, body + "driver.download(a, y, s, 8); print(y.astype(int).tolist())") == str(
+    body = "gpu_calls.upload(a, x, s); gpu_calls.upload(a, x[:4] + 100, s, 16); y = np.empty(8, np.float32)\n"
+    assert run(tmp_path, body + "gpu_calls.download(a, y, s, 8); print(y.astype(int).tolist())") == str(
         [2, 3, 100, 101, 102, 103, 8, 9]
     )
 
@@ -60,7 +63,7 @@ def test_memory_starts_as_nan(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_missing_wait_between_streams_shows(tmp_path: Path, waits: bool) -> None:
-    body = "driver.upload(a, x, s); double(a, b)\n" + "other.wait(driver.record(s))\n" * waits
+    body = "gpu_calls.upload(a, x, s); double(a, b)\n" + "other.wait(driver.record(s))\n" * waits
     assert run(tmp_path, body + "double(b, c, other); print((read(c, other) == 4 * x).all())") == str(waits)
 
 
@@ -69,10 +72,10 @@ def test_an_upload_ring(tmp_path: Path, missing: str) -> None:
     """Two pinned slots and two device buffers, reused; each synchronisation left out in turn shows."""
     body = """
 copies = driver.new_stream(gpu)
-slots = [driver.pinned(x.nbytes) for _ in range(2)]
+slots = [gpu_calls.pinned(x.nbytes) for _ in range(2)]
 wait, free, done = [None] * 2, [None] * 2, []
-total = driver.allocate(gpu, x.nbytes, s)
-driver.upload(total, np.zeros(64, np.float32), s)
+total = gpu_calls.allocate(gpu, x.nbytes, s)
+gpu_calls.upload(total, np.zeros(64, np.float32), s)
 s.sync()
 for layer in range(8):
     i, buffer = layer % 2, (a, b)[layer % 2]
@@ -80,7 +83,7 @@ for layer in range(8):
     if slot: slot.sync()
     if used: copies.wait(used)
     slots[i][1].view(np.float32)[:] = x * (layer + 1)
-    driver.upload_later(buffer, 0, slots[i][1].ctypes.data, x.nbytes, copies)
+    gpu_calls.upload_later(buffer, 0, slots[i][1].ctypes.data, x.nbytes, copies)
     ready = wait[i] = driver.record(copies)
     s.wait(ready)
     launch(elementwise.binary("add", total, buffer, total, 1, 64, (64, 64, 64)))
@@ -93,7 +96,7 @@ print(bool((read(total) == 36 * x).all()), driver.free_memory()[0] > 0)
 
 def test_a_graph_repeats_what_was_captured(tmp_path: Path) -> None:
     body = """
-driver.upload(a, x, s)
+gpu_calls.upload(a, x, s)
 g = driver.captured(s, lambda stream: (double(a, b, stream), double(b, a, stream)))
 print(np.isnan(read(b)).all())  # captured, not run
 driver.replay(g, s); driver.replay(g, s)

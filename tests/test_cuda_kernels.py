@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_emu import unpack
 from cuda_emu.cases import cases
 from cuda_emu.emulator import CHECKED, EmulatedTarget, Emulator
 from cuda_emu.repacked import repack
@@ -20,7 +21,7 @@ from nvdisasm import disassembled
 from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import compiler as cubins
-from graphsched.backends.cuda import driver, unpack
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families import gemm
 from graphsched.backends.cuda.layout import CODED, LAYOUTS
 from graphsched.backends.cuda.signature import KernelError, Signature, parse
@@ -103,12 +104,17 @@ FEW: dict[str, tuple[str, ...]] = {  # types
 }  # fmt: skip
 
 
+def report(source: str, arch: str) -> str:
+    """Registers, shared and local memory, spills of each kernel, as the assembler says them."""
+    return driver.compile_cubin(source, cubins.options(arch))[1]
+
+
 @cache
 def reports(arch: str, every: bool) -> dict[str, str]:
     """The assembler's log of every file; NVRTC compiles in two threads."""
     types = {stem: all_types if every else FEW.get(stem, all_types) for stem, all_types in FILES.items()}
     with ThreadPoolExecutor(2) as pool:
-        logs = pool.map(lambda stem: cubins.resources(cubins.assemble(stem, types[stem]), arch), FILES)
+        logs = pool.map(lambda stem: report(cubins.assemble(stem, types[stem]), arch), FILES)
         return dict(zip(FILES, logs, strict=True))
 
 

@@ -99,14 +99,24 @@ def test_what_models_join() -> None:
     assert latent["MUL_MAT_QKV"] == latent["FUSED_ROPE"] == layers["deepseek2-lite"]
 
 
+ON_GPUS = {  # which the host has no kernels for
+    "fused-up-gate": "MUL_MAT_UP_GATE",
+    "fused-mul-multi-add": "MUL_MULTI_ADD",
+    "fused-set-rows": "FUSED_SET_ROWS",
+}
+
+
 @pytest.mark.parametrize("off", sorted(ALL))
-def test_each_has_a_switch(off: str) -> None:
+@pytest.mark.parametrize("devices", [(), ("sim:rtx4090",)], ids=["host", "gpu"])
+def test_each_has_a_switch(off: str, devices: tuple[str, ...]) -> None:
     ops = {"merge-qkv": "MUL_MAT_QKV", "fused-rope": "FUSED_ROPE"}
-    ops |= {"fused-add-rms-norm": "FUSED_ADD_RMS_NORM", "fused-topk-moe": "TOPK_MOE"}
+    ops |= {"fused-add-rms-norm": "FUSED_ADD_RMS_NORM", "fused-topk-moe": "TOPK_MOE"} | ON_GPUS
     assert set(ops) == ALL <= set(SWITCHES)
-    every = joined_ops("mixtral", 1)
-    assert joined_ops("mixtral", 1, off=frozenset({off})) == {k: n for k, n in every.items() if k != ops[off]}
-    assert not joined_ops("mixtral", 1, off=ALL)
+    every = joined_ops("qwen2moe", 1, devices=devices)
+    assert set(every) == {op for switch, op in ops.items() if devices or switch not in ON_GPUS}
+    left = joined_ops("qwen2moe", 1, devices=devices, off=frozenset({off}))
+    assert left == {k: n for k, n in every.items() if k != ops[off]}
+    assert not joined_ops("qwen2moe", 1, devices=devices, off=ALL)
 
 
 def test_parts_keep_names_labels_and_causes() -> None:

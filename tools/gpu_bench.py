@@ -6,6 +6,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import gpu_calls
 import numpy as np
 from gpu_target import GpuTarget
 
@@ -54,14 +55,14 @@ class Bench:
             self._room(1 << 18 if small else 1 << 28),
         )
         self.ds = self._room(1 << 18 if small else 1 << 24)
-        driver.upload(self.ds, np.full(self.ds.size // 4, 0.01, np.float32), self.stream)
+        gpu_calls.upload(self.ds, np.full(self.ds.size // 4, 0.01, np.float32), self.stream)
         self.copy_rate = self._copy()
         self.flops = 0.0
         found = driver.cublas_version()
         self.cublas = driver.Cublas(int(self._room(driver.CUBLAS_ROOM).handle)) if found else None
 
     def _room(self, nbytes: int) -> Any:
-        self._rooms.append(driver.allocate(self.target.gpu, nbytes, self.stream))
+        self._rooms.append(gpu_calls.allocate(self.target.gpu, nbytes, self.stream))
         return self._rooms[-1]
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class Bench:
         out = self._room(nbytes)
         tile = np.random.default_rng(0).uniform(-1, 1, min(nbytes, 1 << 25) // 2).astype(np.float16)
         for at in range(0, nbytes, tile.nbytes):
-            driver.upload(out, tile[: (nbytes - at) // 2], self.stream, at)
+            gpu_calls.upload(out, tile[: (nbytes - at) // 2], self.stream, at)
         return out
 
     def time(self, work: Callable[[Any], None], count: int, repeats: int = 9) -> float:
@@ -241,7 +242,7 @@ class Bench:
         arrays = (cells[-1:], cells, np.array([n], np.int32))
         buffers = [self._room(a.nbytes) for a in arrays]
         for buffer, array in zip(buffers, arrays, strict=True):
-            driver.upload(buffer, array, self.stream)
+            gpu_calls.upload(buffer, array, self.stream)
         return attention.Mask(*buffers)
 
     def _attention(

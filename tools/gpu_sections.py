@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+import gpu_calls
 import numpy as np
 
 from graphsched.backends.cuda import driver
@@ -154,12 +155,12 @@ def _large(
         narrow(normal(rng, n, k), kind),
         np.empty((m, stride), np.float32),
     )
-    rooms = [driver.allocate(gpu, a.nbytes, stream) for a in (x, w, y)]
+    rooms = [gpu_calls.allocate(gpu, a.nbytes, stream) for a in (x, w, y)]
     for array, on_device in ((x, rooms[0]), (w, rooms[1])):
-        driver.upload(on_device, array, stream)
+        gpu_calls.upload(on_device, array, stream)
     at_x, at_w, at_y = (int(r.handle) for r in rooms)
     blas.prepared(kind, at_x, at_w, at_y, (m, n, k), stride)(stream)
-    driver.download(rooms[2], y, stream)
+    gpu_calls.download(rooms[2], y, stream)
     want = widen(x, kind).astype(np.float64) @ widen(w, kind).astype(np.float64).T
     e = float(error(y[:, :n], want))
     return e, e <= 1e-5

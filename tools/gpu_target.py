@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import gpu_calls
 import numpy as np
 from cuda_emu.values import FILES, Array, Out
 
@@ -44,7 +45,7 @@ class GpuTarget:
         return kernel
 
     def launch(self, call: Call, stream: Any, pdl: bool) -> None:
-        driver.launch(
+        gpu_calls.launch(
             stream, self.kernel(call), call.grid, call.block, call.args, call.shared, pdl and self.can_overlap
         )
 
@@ -57,7 +58,7 @@ class GpuTarget:
             ready = Call(c.stem, c.types, c.kernel, c.grid, c.block, tuple(args), c.shared)
             self.launch(ready, self.stream, pdl=True)
         for key, out in outs.items():
-            driver.download(buffers[key], out.array, self.stream)
+            gpu_calls.download(buffers[key], out.array, self.stream)
         for b in buffers.values():
             b.close(self.stream)
 
@@ -66,23 +67,23 @@ class GpuTarget:
             return a
         if id(a) not in buffers:
             array: Array = a.array if isinstance(a, Out) else a
-            buffers[id(a)] = driver.allocate(self.gpu, array.nbytes, self.stream)
-            driver.upload(buffers[id(a)], array, self.stream)
+            buffers[id(a)] = gpu_calls.allocate(self.gpu, array.nbytes, self.stream)
+            gpu_calls.upload(buffers[id(a)], array, self.stream)
         return buffers[id(a)]
 
 
 def decode_like(target: GpuTarget, layers: int, k: int, pdl: bool, graph: bool) -> Array:
     """A chain in which each launch needs the one before: the result's bits must not depend on how it is launched."""
     rng, s = np.random.default_rng(5), target.stream
-    buffers = {n: driver.allocate(target.gpu, 4 * k, s) for n in ("x", "q", "ds", "h", "o")}
-    w = driver.allocate(target.gpu, 3 * LAYOUTS["q8_0"].nbytes_of(k, k), s)
+    buffers = {n: gpu_calls.allocate(target.gpu, 4 * k, s) for n in ("x", "q", "ds", "h", "o")}
+    w = gpu_calls.allocate(target.gpu, 3 * LAYOUTS["q8_0"].nbytes_of(k, k), s)
     n = LAYOUTS["q8_0"].nbytes_of(k, k)
     codes, scales = rng.integers(-127, 128, k * k).astype(np.int8), np.full(k * k // 32, 2e-4, np.float16)
     for i in range(3):
-        driver.upload(w, codes[rng.permutation(k)[0] :], s, i * n)  # bytes only: both planes are int8
-        driver.upload(w, scales, s, i * n + k * k)
-    driver.upload(buffers["x"], rng.standard_normal(k).astype(np.float32), s)
-    driver.upload(buffers["o"], np.ones(k, np.float32), s)
+        gpu_calls.upload(w, codes[rng.permutation(k)[0] :], s, i * n)  # bytes only: both planes are int8
+        gpu_calls.upload(w, scales, s, i * n + k * k)
+    gpu_calls.upload(buffers["x"], rng.standard_normal(k).astype(np.float32), s)
+    gpu_calls.upload(buffers["o"], np.ones(k, np.float32), s)
     x, q, ds, h, ones = (buffers[b] for b in ("x", "q", "ds", "h", "o"))
     up, gate, down = (int(w.handle) + i * n for i in range(3))
     layer = (
@@ -107,5 +108,5 @@ def decode_like(target: GpuTarget, layers: int, k: int, pdl: bool, graph: bool) 
     else:
         work(s)
     y = np.empty(k, np.float32)
-    driver.download(x, y, s)
+    gpu_calls.download(x, y, s)
     return y

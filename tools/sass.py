@@ -135,7 +135,8 @@ def _unit(op: str) -> str:
 def kernels(stem: str, types: tuple[str, ...], arch: str) -> Iterator[Kernel]:
     """Every kernel of a file for some weight types."""
     source = compiler.assemble(stem, types)
-    used = {name: (int(r), int(local)) for name, local, r in USAGE.findall(compiler.resources(source, arch))}
+    _, report = driver.compile_cubin(source, compiler.options(arch))
+    used = {name: (int(r), int(local)) for name, local, r in USAGE.findall(report)}
     threads = {name: int(n) for n, name in re.findall(r"__launch_bounds__\((\d+)[^)]*\)\s+(\w+)\(", source)}
     for name, body in disassembled(compiler.build(source, arch).cubin).items():
         yield Kernel(name, *_parsed(body), *used[name], threads[name])

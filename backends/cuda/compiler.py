@@ -60,21 +60,17 @@ def _inlined(name: str, seen: set[str]) -> str:
 
 def build(source: str, arch: str, defines: Sequence[str] = ()) -> Module:
     """`source` for `arch` ("sm_90"): compiled once per source, options and NVRTC, then read from disk."""
-    options = _options(arch, defines)
-    path = cache_dir() / f"{_digest(source, *options, driver.nvrtc_version())}.cubin"
+    given = options(arch, defines)
+    path = cache_dir() / f"{_digest(source, *given, driver.nvrtc_version())}.cubin"
     if path.is_file():
         return Module(path.read_bytes(), parse(source))
-    cubin, _ = driver.compile_cubin(source, options)
+    cubin, _ = driver.compile_cubin(source, given)
     _write(path, cubin)
     return Module(cubin, parse(source))
 
 
-def resources(source: str, arch: str, defines: Sequence[str] = ()) -> str:
-    """The assembler's report: registers, shared and local memory, spills of each kernel; always compiles."""
-    return driver.compile_cubin(source, _options(arch, defines))[1]
-
-
-def _options(arch: str, defines: Sequence[str]) -> tuple[str, ...]:
+def options(arch: str, defines: Sequence[str] = ()) -> tuple[str, ...]:
+    """What NVRTC is told for kernels of an architecture."""
     return (f"--gpu-architecture={arch}", *OPTIONS, *(f"-D{d}" for d in defines))
 
 

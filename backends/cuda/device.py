@@ -11,17 +11,6 @@ from graphsched import env
 from graphsched.backends.cpu.device import CpuDevice
 from graphsched.backends.cuda import compiler, driver
 from graphsched.backends.cuda.call import Call, Launched, Product
-from graphsched.backends.cuda.families import (
-    attention,
-    elementwise,
-    joined,
-    moe,
-    movement,
-    norm,
-    products,
-    rope,
-    scores,
-)
 from graphsched.backends.cuda.lowering import At, Launch, Low
 from graphsched.backends.cuda.packing.parts import as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack
@@ -30,9 +19,9 @@ from graphsched.backends.cuda.stream.chain import can_overlap, chained
 from graphsched.backends.cuda.stream.dispatch import Dispatcher
 from graphsched.backends.cuda.stream.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.stream.program import CudaProgram
-from graphsched.backends.cuda.weights import TYPES, packed_bytes
+from graphsched.backends.cuda.support import has_kernel, kernel_type
+from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.errors import OptionError
-from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Setup
 from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work
@@ -40,17 +29,6 @@ from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
-FAMILIES = (
-    attention,
-    elementwise,
-    joined,
-    moe,
-    movement,
-    norm,
-    products,
-    rope,
-    scores,
-)  # importing them attaches lowerings
 WATCH_SECONDS = 0.02  # between two looks whether the device still works while the host waits for it
 NO_UPLOAD = "-op -1,0 leaves weights of the host where they are"
 LESS = "fewer layers on it with -ngl, experts on the host with -cmoe or -ncmoe N, or a smaller -c helps"
@@ -219,17 +197,6 @@ class CudaDevice:
             self._cublas.close()
         self.memory.close()
         driver.free_unused()
-
-
-def has_kernel(node: Tensor) -> bool:
-    return lowering_for("cuda", node) is not None
-
-
-def kernel_type(leaf: Tensor) -> DType:
-    """Norms and biases, and types without kernels, are read as float32; I2_S as IQ2_BN, which has a scale per row."""
-    if leaf.kind != "weight" or (leaf.dtype in TYPES and len(leaf.shape) > 1):
-        return leaf.dtype
-    return dtypes.IQ2_BN if leaf.dtype == dtypes.I2_S and len(leaf.shape) == 2 else dtypes.F32
 
 
 def waits(gpu: driver.Gpu) -> str:

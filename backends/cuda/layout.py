@@ -2,7 +2,7 @@
 
 A tensor is up to five planes one after the other, each starting at a multiple of 256 bytes and row-major:
 low bits (q), high bits (h), scales (s) per 32 weights, superblock headers (b) per 256, one float per row (f).
-quants.cuh says how each type's bits lie in them; packing/ brings them there, unpack.py is the numpy reference.
+quants.cuh says how each type's bits lie in them; packing/ brings them there, and the tests have a numpy reference.
 """
 
 from dataclasses import dataclass

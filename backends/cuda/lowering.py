@@ -1,8 +1,7 @@
 """Lowering on a GPU: an item is launches over symbolic operands, made when addresses and lengths are known."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,13 +12,6 @@ from graphsched.run import lowering
 from graphsched.run.operand import Operand, Out, Places, Work
 from graphsched.types import dtypes
 from graphsched.types.extents import EXTENTS, N_OUTPUTS, N_TOKENS
-
-if TYPE_CHECKING:
-    from graphsched.backends.cuda.families.elementwise import Scaled
-    from graphsched.backends.cuda.families.joined import Joined
-    from graphsched.backends.cuda.families.movement import Writes
-    from graphsched.backends.cuda.families.norm import Added, Normed
-    from graphsched.backends.cuda.families.rope import Turn
 
 FIXED = (N_TOKENS, N_OUTPUTS)  # those that say how much is launched, not how much a kernel looks at
 
@@ -80,68 +72,20 @@ class Low(lowering.Low):
     """Lowers nodes to launches.
 
     sms: multiprocessors of the device. cublas: tokens from which products go by cuBLASLt, 0 as cublas.py has it, None
-    for never.
-
-    A launch may take over the work of later nodes, or write what they ask for: it is then made anew in its place, which
-    is earlier than theirs. What it reads must be there by then, and results of its own have no memory yet.
+    for never. fuses: a norm writes the int8 that products read; else each form of it takes a launch.
     """
 
     sms: int = 132
     fuses: bool = True
     cublas: int | None = None
-    norms: "dict[Tensor, Normed]" = field(default_factory=dict)
-    sums: "dict[Tensor, Added]" = field(default_factory=dict)
-    scaled: "dict[Tensor, Scaled]" = field(default_factory=dict)
-    products: "dict[Hashable, Joined]" = field(
-        default_factory=dict
-    )  # by what they have in common, and by node
-    turns: "dict[Hashable, Turn]" = field(default_factory=dict)
-    writes: "dict[Hashable, Writes]" = field(default_factory=dict)
-    readers: dict[Tensor, list[float]] = field(
-        default_factory=dict
-    )  # of int8 blocks: tokens that end their need
-    _unread: dict[Tensor, Callable[[], None]] = field(default_factory=dict)
 
-    def launch(self, make: Make, *args: Operand | Out) -> int:
-        """Adds a launch; its place among the items."""
+    def launch(self, make: Make, *args: Operand | Out) -> None:
+        """Adds a launch of the node that is being lowered."""
         self.items.append(Launch(make, args, self._node, self.device))
-        return len(self.items) - 1
-
-    def relaunch(self, index: int, make: Make, *args: Operand | Out) -> int:
-        """Another launch in the place of one, or with a place below 0 the next one; its place."""
-        if index < 0:
-            return self.launch(make, *args)
-        old = self.items[index]
-        assert isinstance(old, Launch)
-        self.items[index] = replace(old, make=make, args=args)
-        return index
-
-    def is_ready(self, operand: Operand, index: int) -> bool:
-        """Whether an operand has its values before an item of a place: nothing writes it there or later."""
-        later = (o.buffer for item in self.items[index:] for o in item.writes())
-        return all(buffer is not operand.buffer for buffer in later)
-
-    def is_untouched(self, operand: Operand, index: int) -> bool:
-        """Whether nothing behind a place reads an operand, or writes it."""
-        read = (o.buffer for item in self.items[index:] for o in item.reads())
-        return self.is_ready(operand, index) and all(buffer is not operand.buffer for buffer in read)
-
-    def forget(self, product: Tensor) -> None:
-        """Nothing takes over its launch any more."""
-        self.scaled.pop(product, None)
-
-    def when_read(self, node: Tensor, act: Callable[[], None]) -> None:
-        """`act` runs before somebody gets a node's result for the first time."""
-        self._unread[node] = act
 
     def dense(self, operand: Operand) -> Operand:
         """The operand as it is: the lowerings here ask for `in_rows`, `aligned` or `contiguous` themselves."""
         return operand
-
-    def operand(self, tensor: Tensor) -> Operand:
-        if act := self._unread.pop(tensor, None):
-            act()
-        return super().operand(tensor)
 
     def floats(self, name: str, *shape: int) -> Operand:
         return self.scratch(name, f32(*shape))
@@ -184,29 +128,3 @@ def same_rows(tensor: Tensor) -> Tensor:
 
 def _width(tensor: Tensor) -> int:
     return int(tensor.shape[-1]) if tensor.shape else 0
-
-
-def contiguous(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy of it."""
-    from graphsched.backends.cuda.families.movement import copied
-
-    return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
-
-
-def in_rows(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy where its rows [tokens · heads] are not one stride apart."""
-    token, head = strides(x)
-    even = not head or not token or token == head * int(x.type.shape[1])
-    return x if even else contiguous(low, x)
-
-
-def row_stride(x: Operand) -> int:
-    """Floats from row to row of what in_rows() gives."""
-    token, head = strides(x)
-    return head or token or int(x.type.shape[-1])
-
-
-def aligned(low: Low, x: Operand) -> Operand:
-    """Rows that start at multiples of 16 bytes, one stride apart."""
-    x = in_rows(low, x)
-    return x if x.offset % 16 == 0 and row_stride(x) % 4 == 0 else contiguous(low, x)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from graphsched.graph.fusion import Fusion, Rule
+from graphsched.graph.fusion_launches import cache_rows, dense_up_gate, weighted_sums
 from graphsched.graph.fusion_routing import experts
 from graphsched.graph.graph import Graph
 from graphsched.graph.labels import stem_of
@@ -102,4 +103,7 @@ RULES: Final = (
     Rule("fused-rope", rope_pairs, "places"),
     Rule("fused-add-rms-norm", add_rms_norm, "places"),
     Rule("fused-topk-moe", experts, "places"),
+    Rule("fused-up-gate", dense_up_gate, "places"),
+    Rule("fused-mul-multi-add", weighted_sums, "places"),
+    Rule("fused-set-rows", cache_rows, "places"),
 )

@@ -98,6 +98,9 @@ class Op(IntEnum):
     FUSED_ROPE = 135
     MUL_MAT_QKV = 136
     TOPK_MOE = 137
+    MUL_MAT_UP_GATE = 138
+    MUL_MULTI_ADD = 139
+    FUSED_SET_ROWS = 140
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

@@ -5,7 +5,7 @@ are operands with strides. A lowering says which operands it reads so; it gets t
 are not: what a lowering forgets costs time, and never changes a number.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,10 @@ class _Lowered:
 
 @dataclass
 class Low:
-    """Lowers nodes for one device. `leaf` gives the operand of a weight, input or cache; `adopt` keeps constants."""
+    """Lowers nodes for one device. `leaf` gives the operand of a weight, input or cache; `adopt` keeps constants.
+
+    readers: of each tensor of the schedule the nodes and copies that read it.
+    """
 
     backend: str  # whose lowerings apply
     leaf: Callable[[Tensor], Operand]
@@ -47,6 +50,7 @@ class Low:
     adopt: Callable[[NDArray[np.uint8]], Memory]
     n_threads: int = 1
     device: str = HOST
+    readers: Mapping[Tensor, Sequence[Tensor]] = field(default_factory=dict)
     _operands: dict[Tensor, Operand] = field(default_factory=dict)
     _shared: dict[Hashable, tuple[Operand, ...]] = field(default_factory=dict)
     _parts: dict[tuple[Tensor, int], Operand] = field(default_factory=dict)
@@ -54,13 +58,18 @@ class Low:
     _at: "_Lowered | None" = None
 
     def lower(self, node: Tensor, index: int) -> None:
-        """Adds the items of a node; without a lowering for its types it becomes a Python step."""
+        """Adds the items of a node; without a lowering for its types those of the nodes that it fuses, or of none a
+        Python step."""
         self._node = index
         row = lowering_for(self.backend, node)
         if row is not None:
             around, self._at = self._at, _Lowered(node, row)
             row.emit(self, node)
             self._at = around
+        elif node.sources[:1] and (node.sources[0], node.attrs.get("start")) in self._parts:
+            self.part(node)
+        elif made_of(node) != (node,):
+            self.lower_in_parts(node)
         else:
             sources = tuple(map(self.operand, node.sources))
             self.items.append(PythonStep(node, sources, self.result(node), index))
@@ -88,24 +97,42 @@ class Low:
         self._operands[node] = self._made(str(node), node.type, in_place_of)
         return self._operands[node]
 
-    def results(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> tuple[Operand, ...]:
-        """A buffer for each result of an op of several, as `result` makes it: where its PART nodes are."""
+    def results(
+        self, node: Tensor, in_place_of: tuple[Tensor, ...] = (), pairwise: bool = False
+    ) -> tuple[Operand, ...]:
+        """One dense buffer per result of a multi-result op, as `result` makes it; its PART nodes alias them.
+
+        `pairwise`: the first result may take over the memory of the first source of `in_place_of` only, and so on.
+        """
         types = [n.type for n in made_of(node)]
-        made = tuple(self._made(f"{node} {i}", t, in_place_of) for i, t in enumerate(types))
-        self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
-        return made
+        reused = [in_place_of[i : i + 1] if pairwise else in_place_of for i in range(len(types))]
+        made = [self._made(f"{node} {i}", t, r) for i, (t, r) in enumerate(zip(types, reused, strict=True))]
+        self.alias_results(node, *made)
+        return tuple(made)
+
+    def alias_results(self, node: Tensor, *made: Operand) -> None:
+        """Makes the results of a fused op views of existing memory."""
+        types = [n.type for n in made_of(node)]
+        if len(types) == 1:
+            self.alias(node, made[0])
+        else:
+            self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
 
     def lower_in_parts(self, node: Tensor) -> None:
-        """Lowers an op of several results as the nodes that it stands for, one by one."""
+        """Lowers a fused op as the nodes that it stands for, one by one."""
         made = made_of(node)
         for inner in between(node.sources, made):
             self.lower(inner, self._node)
-        first = starts([n.type for n in made])
-        self._parts |= {(node, at): self.operand(n) for at, n in zip(first, made, strict=True)}
+        self.alias_results(node, *map(self.operand, made))
 
     def part(self, node: Tensor) -> None:
         """Makes a PART the result that it stands for."""
         self.alias(node, self._parts[node.sources[0], node.attrs["start"]])
+
+    def part_node(self, node: Tensor, number: int) -> Tensor | None:
+        """The PART that is a result of a multi-result op, the first one's number 0; None if nothing reads it."""
+        start = starts([n.type for n in made_of(node)])[number]
+        return next((n for n in self.readers.get(node, ()) if n.attrs["start"] == start), None)
 
     def _made(self, name: str, type: TensorType, in_place_of: tuple[Tensor, ...]) -> Operand:
         # Rows of a source that is a part of wider rows are not where the result's rows are.

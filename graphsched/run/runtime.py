@@ -207,6 +207,9 @@ def lowered(
         return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
 
     lows = {n: d.lowering(functools.partial(operand, n), items) for n, d in devices.items()}
+    read_by = readers(schedule)
+    for low in lows.values():
+        low.readers = read_by
     for number, issue in enumerate(issue_order(schedule)):
         if isinstance(issue.work, Copy):
             items.append(_copy(issue.work, schedule, devices, lows))
@@ -215,6 +218,17 @@ def lowered(
             lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
         issues += [number] * (len(items) - len(issues))
     return items, [lows[HOST].operand(t) for t in schedule.outputs], issues
+
+
+def readers(schedule: Schedule) -> dict[Tensor, list[Tensor]]:
+    """Of each tensor that nodes of splits read these nodes, and the copies that other devices have of it."""
+    found: dict[Tensor, list[Tensor]] = {}
+    for node in (node for split in schedule.splits for node in split.nodes):
+        for source in dict.fromkeys(node.sources):
+            found.setdefault(source, []).append(node)
+    for copy in schedule.copies:
+        found.setdefault(schedule.placed.get(copy.source, copy.source), []).append(copy.tensor)
+    return found
 
 
 def _copy(copy: Copy, schedule: Schedule, devices: Mapping[str, Device], lows: Mapping[str, Low]) -> Item:

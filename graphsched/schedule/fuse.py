@@ -14,7 +14,7 @@ from graphsched.graph.fusion import Fusion, Needs, Rule
 from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph, from_nodes
 from graphsched.graph.opdef import lowering_for
-from graphsched.graph.ops.several import results
+from graphsched.graph.ops.several import is_several, results
 from graphsched.graph.tensor import Tensor, layer_of
 from graphsched.schedule.assign import Assignment, Target, is_foreign, place_beside_weight, stages
 from graphsched.schedule.costs import finished
@@ -139,7 +139,7 @@ class _Order:
     def _is_closed(self, found: Fusion) -> bool:
         own = set(found.nodes)
         # The host reads an output where it is: a result of several has no tensor of its own.
-        hidden = found.nodes if found.made.declaration.compose else found.inside
+        hidden = found.nodes if is_several(found.made) else found.inside
         if not self._outputs.isdisjoint(hidden) or not own.isdisjoint(found.made.sources):
             return False
         return all(own.issuperset(self.graph.readers[node]) for node in found.inside)
@@ -194,7 +194,7 @@ class _Rebuilt:
         """A fused op, and its results in the places of the nodes that they stand for."""
         *_, last = found.stands_for
         made = replace(found.made, serial=last.serial)
-        if made.declaration.compose is None:
+        if not is_several(made):
             self.add(made, last)
             return
         made = made.over(self.new.get(s, s) for s in made.sources)

@@ -25,6 +25,9 @@ FUSIONS: Final[Mapping[str, Option]] = {
     "fused-rope": _switch("fused-rope", "rotate queries and keys in one op"),
     "merge-qkv": _switch("merge-qkv", "compute queries, keys and values of a token in one op", "-mqkv"),
     "fused-topk-moe": _switch("fused-topk-moe", "choose experts in one op"),
+    "fused-up-gate": _switch("fused-up-gate", "compute up, gate and activation of a token in one op", "-fug"),
+    "fused-mul-multi-add": _switch("fused-mul-multi-add", "weight and sum experts in one op", "-mmad"),
+    "fused-set-rows": _switch("fused-set-rows", "write keys and values to their caches in one op"),
 }
 SWITCHES: Final[Mapping[str, Option]] = {
     "fa": _switch(

@@ -91,7 +91,7 @@ def rope_case(dims: int, n_rot: int, neox: bool, first: int) -> Run:
         )
         positions = np.array([first, first + 1, first + 77], np.int32)
         of = [
-            rope.Turned(x, y, n, (dims, n * dims, dims, n * dims))
+            rope.Rotated(x, y, n, (dims, n * dims, dims, n * dims))
             for x, y, n in ((x, y, heads), (x1, y1, more))
             if n
         ]

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cuda_emu import unpack
 from cuda_emu.repacked import repack
-from graphsched.backends.cuda import unpack
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.codebook import ONE_SCALE, TABLES
 from graphsched.backends.cuda.families import matmul

@@ -16,22 +16,16 @@ from graphsched.backends.cuda.driver.gpu import (
     use,
 )
 from graphsched.backends.cuda.driver.graphs import captured, discard, replay
-from graphsched.backends.cuda.driver.kernels import Kernel, allow_shared, launch, load_kernels, prepared
+from graphsched.backends.cuda.driver.kernels import Kernel, allow_shared, load_kernels, prepared
 from graphsched.backends.cuda.driver.memory import (
-    allocate,
     copy_across,
     copy_down,
     copy_up,
-    download,
-    download_later,
     fill,
     free,
     free_unused,
     host_alloc,
     malloc,
-    pinned,
-    upload,
-    upload_later,
 )
 from graphsched.backends.cuda.driver.nvrtc import compile_cubin, nvrtc_version
 from graphsched.backends.cuda.driver.reason import nvrtc_reason, probe
@@ -54,7 +48,6 @@ __all__ = [
     "Cublas",
     "Gpu",
     "Kernel",
-    "allocate",
     "allow_shared",
     "await_word",
     "captured",
@@ -66,8 +59,6 @@ __all__ = [
     "cublas_version",
     "device_count",
     "discard",
-    "download",
-    "download_later",
     "driver_version",
     "elapsed",
     "failed",
@@ -79,7 +70,6 @@ __all__ = [
     "free_unused",
     "has_stream_memory_operations",
     "host_alloc",
-    "launch",
     "load_kernels",
     "malloc",
     "new_event",
@@ -88,7 +78,6 @@ __all__ = [
     "nvrtc_version",
     "open_gpu",
     "pci_bus",
-    "pinned",
     "prepared",
     "probe",
     "raise_word",
@@ -96,7 +85,5 @@ __all__ = [
     "record",
     "replay",
     "stamp",
-    "upload",
-    "upload_later",
     "use",
 ]

@@ -50,7 +50,11 @@ def allow_shared(k: Kernel, nbytes: int) -> None:
 def prepared(
     k: Kernel, grid: Sequence[int], block: int, args: Sequence[object], shared: int = 0, pdl: bool = False
 ) -> Callable[[Any], None]:
-    """launch() with everything but the stream made once."""
+    """A launch of `k` with everything but the stream made once; the stream may be a graph builder.
+
+    `pdl`: it may start while its predecessor still runs, which is right only for kernels that call gs_pdl_wait() in
+    every thread before they touch an activation.
+    """
     from cuda.core import LaunchConfig
     from cuda.core import launch as core_launch
 
@@ -59,25 +63,3 @@ def prepared(
     )
     packed = k.signature.pack(args)
     return lambda stream: core_launch(stream, config, k.handle, *packed)
-
-
-def launch(
-    stream: Any,
-    k: Kernel,
-    grid: Sequence[int],
-    block: int,
-    args: Sequence[object],
-    shared: int = 0,
-    pdl: bool = False,
-) -> None:
-    """Enqueue `k`; `stream` may be a graph builder. `pdl`: it may start while its predecessor still runs.
-
-    `pdl` is right only for kernels that call gs_pdl_wait() in every thread before they touch an activation.
-    """
-    from cuda.core import LaunchConfig
-    from cuda.core import launch as core_launch
-
-    config = LaunchConfig(
-        grid=tuple(grid), block=(block,), shmem_size=shared, programmatic_stream_serialization=pdl
-    )
-    core_launch(stream, config, k.handle, *k.signature.pack(args))

@@ -7,7 +7,8 @@ from functools import cache
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families import rows
-from graphsched.backends.cuda.lowering import At, Low, contiguous
+from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.errors import ShapeError
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType

@@ -4,18 +4,18 @@ x is rounded to 16 bits, and weights of blocks are decoded to bf16 in front of t
 faster than one that decodes as it goes, which pays for the decoding from some number of tokens on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 from graphsched.backends.cuda.call import Launched, Product
 from graphsched.backends.cuda.families.decode import decode
+from graphsched.backends.cuda.families.dense import aligned, row_stride
 from graphsched.backends.cuda.families.gemm import Q8_HALVES
-from graphsched.backends.cuda.families.joined import Part
 from graphsched.backends.cuda.families.quantize import rounded
 from graphsched.backends.cuda.layout import KERNEL_TYPE
-from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
@@ -41,22 +41,18 @@ class Library:
     def args(self) -> tuple[Operand | Out, ...]:
         return (self.x,) if self.room is None else (self.x, Out(self.room))
 
-    def takes(self, tokens: int, parts: Sequence[Part]) -> bool:
-        return tokens >= self.least and all(p.rows % 4 == 0 for p in parts)
-
-    def calls(self, at: At, parts: Sequence[Part], tokens: int) -> list[Launched]:
-        return [c for p in parts for c in self._product(at, p, tokens)]
-
-    def _product(self, at: At, p: Part, tokens: int) -> Iterator[Launched]:
-        k, x, w, y = int(p.w.type.shape[-1]), at(self.x), at(p.w), at(p.y)
+    def calls(self, at: At, matrix: Operand, result: Operand, tokens: int) -> Iterator[Launched]:
+        """The product of `least` tokens or more with a matrix."""
+        total, k = map(int, matrix.type.shape)
+        x, w, y = at(self.x), at(matrix), at(result)
         if self.room is None:
-            yield Product(self.kind, x, w, y, tokens, p.rows, k, p.rows)
+            yield Product(self.kind, x, w, y, tokens, total, k, total)
             return
         room, step = at(self.room), self.room.type.numel // k // 64 * 64
-        for first in range(0, p.rows, step):
-            rows = min(step, p.rows - first)
-            yield decode(self.kind, w, room, p.rows, first, rows, k)
-            yield Product("bf16", x, room, y + 4 * first, tokens, rows, k, p.rows)
+        for first in range(0, total, step):
+            rows = min(step, total - first)
+            yield decode(self.kind, w, room, total, first, rows, k)
+            yield Product("bf16", x, room, y + 4 * first, tokens, rows, k, total)
 
 
 def library(low: Low, node: Tensor, kind: str) -> Library | None:
@@ -64,7 +60,7 @@ def library(low: Low, node: Tensor, kind: str) -> Library | None:
     w, tensor = node.sources
     rows, k = map(int, w.shape)
     is_float = kind in FLOATS
-    least = inf if low.cublas is None or k % 8 else low.cublas or _pays_from(kind)
+    least = tokens_from(low, node, kind)
     if least > int(node.shape[0]):
         return None
     x = halved(low, tensor, kind) if is_float else halved(low, tensor, "bf16", int(least))
@@ -73,6 +69,15 @@ def library(low: Low, node: Tensor, kind: str) -> Library | None:
         held = min(ROOM // (2 * k), -(-rows // 64) * 64)
         room = low.scratch("decoded weights", TensorType(dtypes.BF16, (max(held, 64) * k,)))
     return Library(kind, least, x, room)
+
+
+def tokens_from(low: Low, node: Tensor, kind: str) -> float:
+    """Tokens from which a product with a whole matrix goes by the library; inf where it never does."""
+    rows, k = map(int, node.sources[0].shape)
+    if low.cublas is None or k % 8 or rows % 4:
+        return inf
+    least = low.cublas or _pays_from(kind)
+    return least if least <= int(node.shape[0]) else inf
 
 
 def _pays_from(kind: str) -> int:

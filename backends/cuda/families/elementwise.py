@@ -1,13 +1,13 @@
 """Launches of elementwise.cu: [tokens, heads, k], strides in floats."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families import rows
-from graphsched.backends.cuda.families.norm import Added
-from graphsched.backends.cuda.lowering import At, Low, contiguous, strides
+from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.fused import ACTIVATIONS
+from graphsched.backends.cuda.lowering import At, Low, strides
 from graphsched.graph import ops
 from graphsched.graph.opdef import OpDef
 from graphsched.graph.tensor import Tensor
@@ -15,7 +15,6 @@ from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
 
 Strides = tuple[int, int]  # of tokens, of heads
-ACTIVATIONS = ("silu", "gelu", "relu2", "relu", "sigmoid")
 UNARY = (*ACTIVATIONS, "scale", "sqr", "clamp", "softcap")
 BINARY = ("add", "mul", "divide", *(f"{a}_mul" for a in ACTIVATIONS))
 
@@ -95,50 +94,6 @@ def repeated(b: Operand, a: Operand) -> tuple[tuple[int, int], int]:
     return (steps[0], steps[1] if len(steps) == 3 else 0), steps[-1]
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """A product of two whose launch a sum over it may take over, as long as nobody else has read it."""
-
-    index: int
-    a: Operand
-    b: Operand
-    y: Operand
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether b is a weight for each row of a: [tokens, experts, 1] beside [tokens, experts, width]."""
-        of, by = self.a.type.shape, self.b.type.shape
-        return len(of) == 3 and by == (*of[:2], 1) and self.a.is_contiguous and self.b.is_contiguous
-
-
-def summed(low: Low, of: Tensor, y: Operand) -> bool:
-    """Makes y[t] = Σ_u of[t, u] of a product in its launch, if that can be; the product is written if it is read."""
-    found = low.scaled.get(of)
-    if found is None or not found.is_weighted:
-        return False
-    index, a, b, product = found.index, found.a, found.b, found.y
-
-    def sums(at: At) -> list[Call]:
-        tokens, used, k = at.shape(a.type)
-        return [weighted_sum(at(a), at(b), at(y), tokens, used, k)]
-
-    def both() -> None:  # the product may be in the place of a, so it comes last
-        apart = strides(a), (int(b.type.shape[1]), 1), strides(product)
-        low.relaunch(
-            index,
-            lambda at: [*sums(at), broadcast("mul", at(a), at(b), at(product), at.shape(a.type), apart, 0)],
-            a,
-            b,
-            Out(y),
-            Out(product),
-        )
-
-    low.relaunch(index, sums, a, b, Out(y))
-    low.forget(of)
-    low.when_read(of, both)
-    return True
-
-
 def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) -> None:
     """A node of two operands by one launch of `kernel`."""
     a, b = map(low.operand, node.sources)
@@ -147,23 +102,12 @@ def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) 
     if int(b.type.shape[-1]) == 1 and int(a.type.shape[-1]) == 1:
         step = 0
     apart = strides(a), between, strides(y)
-    index = low.launch(
+    low.launch(
         lambda at: [broadcast(kernel, at(a), at(b), at(y), at.shape(node.type), apart, step, constants)],
         a,
         b,
         Out(y),
     )
-    if kernel == "mul" and low.fuses:
-        low.scaled[node] = Scaled(index, a, b, y)
-        low.when_read(node, lambda: low.forget(node))
-    if (
-        kernel == "add"
-        and a.type == b.type
-        and len(a.type.shape) == 2
-        and a.is_contiguous
-        and b.is_contiguous
-    ):
-        low.sums[node] = Added(index, a, b, y)
 
 
 def _one(low: Low, node: Tensor, how: str, constants: tuple[float, float] = (0.0, 0.0)) -> None:
@@ -185,6 +129,11 @@ def _attach_binary(op: OpDef[Any], kernel: str) -> None:
 
 for _op, _kernel in ((ops.add, "add"), (ops.mul, "mul"), (ops.div, "divide")):
     _attach_binary(_op, _kernel)
+
+
+@ops.fused_mul_unary.lowering("cuda", a=F32, b=F32)
+def _(low: Low, node: Tensor) -> None:
+    two(low, node, f"{node.attrs['kind']}_mul")
 
 
 @ops.swiglu_oai.lowering("cuda", gate=F32, up=F32)

@@ -1,16 +1,11 @@
-"""Launches of matmul.cu and floats.cu: mat-vec, 8 tokens at once; activations as int8 blocks."""
+"""Launches of matmul.cu and floats.cu: mat-vec, 8 tokens at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.families.elementwise import ACTIVATIONS
-from graphsched.backends.cuda.families.quantize import quantize
+from graphsched.backends.cuda.fused import ACTIVATIONS
 from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
-from graphsched.backends.cuda.lowering import At, Low, aligned, row_stride, same_rows
-from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Operand, Out
 
 BLOCK = 128
 ROWS = 2  # rows a warp takes (GS_ROWS of matvec.cuh)
@@ -136,34 +131,3 @@ def split_of(rows: int, steps: int, sms: int) -> int:
 def blocks(rows: int, split: int, per_warp: int = ROWS) -> int:
     """Blocks for `rows`, `per_warp` of them a warp."""
     return up(rows, BLOCK // 32 // split * per_warp)
-
-
-# ---- lowered
-
-
-def quantised(low: Low, tensor: Tensor, until: float = inf) -> tuple[Operand, Operand]:
-    """int8 blocks of activations and their scales, made once for all products that read them: by their norm, if any.
-
-    `until`: this reader has no need of them from so many tokens on.
-    """
-    tensor = same_rows(tensor)
-    readers = low.readers.setdefault(tensor, [])
-    readers.append(until)
-
-    def made() -> tuple[Operand, ...]:
-        if (norm := low.norms.get(tensor)) and int(tensor.shape[-1]) % 32 == 0:
-            return norm.as_blocks()
-        x, n = aligned(low, low.operand(tensor)), tensor.type.numel
-        q, ds, stride = low.bytes("int8 blocks", n), low.floats("scales of blocks", n // 16), row_stride(x)
-
-        def make(at: At) -> list[Call]:
-            tokens, heads, k = at.shape(x.type)
-            if tokens >= max(readers):
-                return []
-            return [quantize(at(x), at(q), at(ds), tokens * heads, k, stride)]
-
-        low.launch(make, x, Out(q), Out(ds))
-        return q, ds
-
-    q, ds = low.shared(("int8 blocks", tensor), made)
-    return q, ds

@@ -1,15 +1,24 @@
 """Launches of moe.cu: routing and the routed experts."""
 
 from dataclasses import dataclass
+from math import inf
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
-from graphsched.backends.cuda.families.elementwise import ACTIVATIONS, add_id, broadcast, summed, weighted_sum
+from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
+    INT8_BLOCKS,
+    Forms,
+    int8_blocks,
+    reads_x,
+)
+from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.families.elementwise import add_id, broadcast, weighted_sum
 from graphsched.backends.cuda.families.gemm import gemm_q8_id
-from graphsched.backends.cuda.families.matmul import BLOCK, FLOATS, blocks, quantised, split_of, steps_of
-from graphsched.backends.cuda.families.rows import MOST_GROUPS, TOP_MOST
+from graphsched.backends.cuda.families.matmul import BLOCK, FLOATS, blocks, split_of, steps_of
 from graphsched.backends.cuda.families.rows import top_k as top_k_rows
+from graphsched.backends.cuda.fused import ACTIVATIONS, MOST_GROUPS, MOST_USED, TOP_MOST, takes_whole
 from graphsched.backends.cuda.layout import KERNEL_TYPE
-from graphsched.backends.cuda.lowering import At, Low, contiguous
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.backends.cuda.weights import BLOCKS, TYPES, kind_of, row_bytes
 from graphsched.errors import ShapeError
 from graphsched.graph import ops
@@ -29,9 +38,6 @@ class Routing:
     n_group_used: int = 1
     least: float | None = None
     by: float = 1.0
-
-
-MOST_USED = 32
 
 
 def route(
@@ -175,7 +181,7 @@ def _product(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
 
 def _product_of_blocks(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
     (n_expert, rows, k), kind, sms = w.type.shape, kind_of(w.type.dtype), low.sms
-    (q, ds), given, per_slot = quantised(low, x), low.operand(ids), x.shape[1] > 1
+    (q, ds), given, per_slot = int8_blocks(low, x), low.operand(ids), x.shape[1] > 1
     sorts = int(ids.shape[0]) >= GROUP_FROM and n_expert <= WIDEST_ROW
     by_expert = _grouped(low, ids, n_expert) if sorts else ()
 
@@ -208,7 +214,12 @@ def _rows_fit(node: Tensor) -> bool:
     return _ready(node) and (w.dtype in BLOCKS or w.shape[-1] % 4 == 0)
 
 
+def _reads(low: Low, node: Tensor) -> Forms:
+    return {INT8_BLOCKS if node.sources[0].dtype in BLOCKS else AS_FLOATS: inf}
+
+
 @ops.mul_mat_id.lowering("cuda", when=_rows_fit, w=TYPES, x=(dtypes.F32,))
+@reads_x(_reads)
 def _(low: Low, node: Tensor) -> None:
     w, x, ids = node.sources
     _product(low, low.operand(w), x, ids, low.result(node))
@@ -217,6 +228,7 @@ def _(low: Low, node: Tensor) -> None:
 @ops.moe_fused_up_gate.lowering(
     "cuda", when=lambda node: _rows_fit(node) and node.attrs["kind"] in FUSED, up=TYPES, x=(dtypes.F32,)
 )
+@reads_x(_reads)
 def _(low: Low, node: Tensor) -> None:
     up_w, gate_w, x, ids = node.sources
     up, gate, y, how = low.operand(up_w), low.operand(gate_w), low.result(node), node.attrs["kind"]
@@ -237,7 +249,7 @@ def _(low: Low, node: Tensor) -> None:
 
 def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y: Operand, how: str) -> None:
     """Few tokens, blocks: both products in one pass."""
-    (q, ds), given, (n_expert, rows, k) = quantised(low, x), low.operand(ids), up.type.shape
+    (q, ds), given, (n_expert, rows, k) = int8_blocks(low, x), low.operand(ids), up.type.shape
     kind, sms = kind_of(up.type.dtype), low.sms
 
     def make(at: At) -> list[Call]:
@@ -250,16 +262,25 @@ def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y
 
 @ops.multi_add.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    y = low.result(node)
-    if summed(low, node.sources[0], y):
-        return
-    x = contiguous(low, low.operand(node.sources[0]))
+    _weighted_sum(low, low.operand(node.sources[0]), None, low.result(node))
+
+
+@ops.mul_multi_add.lowering("cuda", when=takes_whole, x=(dtypes.F32,), w=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, w = map(low.operand, node.sources)
+    _weighted_sum(low, x, w, low.result(node))
+
+
+def _weighted_sum(low: Low, x: Operand, w: Operand | None, y: Operand) -> None:
+    """y[t] = Σ_u w[t, u] · x[t, u]; without w the sum."""
+    x = contiguous(low, x)
+    weights = [] if w is None else [contiguous(low, w)]
 
     def make(at: At) -> list[Call]:
         tokens, used, k = at.shape(x.type)
-        return [weighted_sum(at(x), None, at(y), tokens, used, k)]
+        return [weighted_sum(at(x), at(weights[0]) if weights else None, at(y), tokens, used, k)]
 
-    low.launch(make, x, Out(y))
+    low.launch(make, x, *weights, Out(y))
 
 
 @ops.add_id.lowering("cuda", x=(dtypes.F32,), b=(dtypes.F32,))
@@ -301,21 +322,8 @@ def _(low: Low, node: Tensor) -> None:
     _top(low, node, node.attrs["n_group"], node.attrs["n_group_used"])
 
 
-def _can_route(node: Tensor) -> bool:
-    n, a = int(node.sources[0].shape[-1]), node.attrs
-    return (
-        len(node.sources[0].shape) == 2
-        and n <= TOP_MOST
-        and a["k"] <= MOST_USED
-        and a["n_group"] <= MOST_GROUPS
-    )
-
-
-@ops.topk_moe.lowering("cuda", when=_can_route, logits=(dtypes.F32,), bias=(dtypes.F32,))
+@ops.topk_moe.lowering("cuda", when=takes_whole, logits=(dtypes.F32,), bias=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    if not low.fuses:
-        low.lower_in_parts(node)
-        return
     (logits, *bias), a = map(low.operand, node.sources), dict(node.attrs)
     logits, (ids, weights) = contiguous(low, logits), low.results(node)
     (tokens, n_expert), used = node.sources[0].shape, a.pop("k")

@@ -1,10 +1,12 @@
 """Rows, views and copies, lowered: launches of copy.cu, and views that cost nothing."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy, w2a8
-from graphsched.backends.cuda.lowering import At, Low, contiguous, strides, three
+from graphsched.backends.cuda.families.dense import contiguous, copied
+from graphsched.backends.cuda.fused import CACHE_BLOCKS, takes_whole
+from graphsched.backends.cuda.lowering import At, Low, strides
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
@@ -12,22 +14,6 @@ from graphsched.run.operand import Operand, Out, dense
 from graphsched.types import dtypes
 
 F32 = (dtypes.F32,)
-
-
-def copied(low: Low, x: Operand, y: Operand, shared: bool = False) -> Operand:
-    """Launches the copy of x, of any strides, into y as float32; `shared`: x's one head stands for all of y's."""
-    kind, (y0, y1) = FLOATS[x.type.dtype], strides(y)
-    x0, x1 = strides(x, x.type.dtype.nbytes)
-    step = x.strides[-1] // x.type.dtype.nbytes
-    heads = three(y.type)[1]
-
-    def make(at: At) -> list[Call]:
-        n, _, k = at.shape(x.type)
-        shape, xs, ys = (n, 1, heads, k), (x0, 0, 0 if shared else x1, step), (y0, 0, y1, 1)
-        return [copy.copy(at(x), at(y), (kind, "f32"), shape, xs, ys)]
-
-    low.launch(make, x, Out(y))
-    return y
 
 
 # ---- rows
@@ -73,65 +59,44 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-CACHE_BLOCKS = {dtypes.Q8_0: "q8_0", dtypes.Q4_0: "q4_0"}
-
-
 @ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), rows=F32)
 def _(low: Low, node: Tensor) -> None:
-    cache, x, slots = map(low.operand, node.sources)
-    low.alias(node, cache)
-    x = x if strides(x)[1] in (0, int(x.type.shape[-1])) else contiguous(low, x)
-    k, blocks = node.type.numel // int(node.shape[0]), cache.type.dtype in CACHE_BLOCKS
-    kind = CACHE_BLOCKS[cache.type.dtype] if blocks else FLOATS[cache.type.dtype]
-    to = cache.strides[0] if blocks else cache.strides[0] // cache.type.dtype.nbytes
-    pair = Pair(x, cache, k, x.strides[0] // 4, to)
-    key, rows = (kind, slots.buffer), node.sources[2].shape[0]
-    found = low.writes.pop(key, None)
-    if found is None or not found.takes(pair):
-        found = Writes(low, kind, slots, rows)
-        if low.fuses:
-            low.writes[key] = found
-    found.add(pair)
+    cache, x, slots = node.sources
+    _set_rows(low, node, ((cache, x),), slots)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Rows for a cache, `k` wide; strides as copy.Rows has them."""
-
-    x: Operand
-    cache: Operand
-    k: int
-    x_stride: int
-    stride: int
+@ops.fused_set_rows.lowering(
+    "cuda", when=takes_whole, k_cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), k=F32, v=F32
+)
+def _(low: Low, node: Tensor) -> None:
+    k_cache, k, v_cache, v, slots = node.sources
+    _set_rows(low, node, ((k_cache, k), (v_cache, v)), slots)
 
 
-@dataclass
-class Writes:
-    """A launch that writes one cache, and takes another of the same type and slots: keys and values."""
+def _set_rows(low: Low, node: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], slots: Tensor) -> None:
+    """Launches rows of one tensor or two into a cache each; the results of the node are the caches."""
+    caches = [low.operand(cache) for cache, _ in pairs]
+    rows = [_rows_of(low, low.operand(x)) for _, x in pairs]
+    low.alias_results(node, *caches)
+    at_slots, dtype = low.operand(slots), caches[0].type.dtype
+    kind = CACHE_BLOCKS.get(dtype) or FLOATS[dtype]
+    unit = 1 if dtype in CACHE_BLOCKS else dtype.nbytes  # blocks have strides in bytes
 
-    low: Low
-    kind: str
-    slots: Operand
-    rows: int
-    pairs: list[Pair] = field(default_factory=list)
-    index: int = -1
+    def make(at: At) -> list[Call]:
+        written = [
+            copy.Rows(
+                at(x), at(c), c.type.numel // int(c.type.shape[0]), x.strides[0] // 4, c.strides[0] // unit
+            )
+            for x, c in zip(rows, caches, strict=True)
+        ]
+        return [copy.set_rows(kind, at(at_slots), at.n(slots.shape[0]), *written)]
 
-    def takes(self, pair: Pair) -> bool:
-        ready = self.low.is_ready(pair.x, self.index) and self.low.is_untouched(pair.cache, self.index)
-        return len(self.pairs) == 1 and ready
+    low.launch(make, *rows, at_slots, *map(Out, caches))
 
-    def add(self, pair: Pair) -> None:
-        self.pairs.append(pair)
-        args: tuple[Operand | Out, ...] = (
-            *(p.x for p in self.pairs),
-            self.slots,
-            *(Out(p.cache) for p in self.pairs),
-        )
-        self.index = self.low.relaunch(self.index, self._calls, *args)
 
-    def _calls(self, at: At) -> list[Call]:
-        pairs = [copy.Rows(at(p.x), at(p.cache), p.k, p.x_stride, p.stride) for p in self.pairs]
-        return [copy.set_rows(self.kind, at(self.slots), at.n(self.rows), *pairs)]
+def _rows_of(low: Low, x: Operand) -> Operand:
+    """x with the heads of a token side by side."""
+    return x if strides(x)[1] in (0, int(x.type.shape[-1])) else contiguous(low, x)
 
 
 # ---- views

@@ -1,13 +1,23 @@
-"""Launches of norm.cu; a norm writes what is asked for: floats, or the int8 that the products behind it take."""
+"""Launches of norm.cu; a norm writes what its readers read: floats, or the int8 that products take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.families import w2a8
+from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
+    INT8_BLOCKS,
+    INT8_ROWS,
+    forms_read,
+    new_int8_blocks,
+    new_int8_rows,
+)
+from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_stride
 from graphsched.backends.cuda.families.quantize import rms_norm_q8
-from graphsched.backends.cuda.lowering import At, Low, in_rows, row_stride
+from graphsched.backends.cuda.fused import takes_whole
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.graph import ops
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
 
@@ -34,100 +44,75 @@ def rms_norm(
 
 
 @dataclass(frozen=True)
-class Added:
-    """A sum of two dense tensors whose launch a norm of it may take over: z = x + r."""
+class Norm:
+    """What one launch reads, x or a sum of two, and writes: floats, int8 blocks, int8 rows, or several of these."""
 
-    index: int  # of the launch
-    x: Operand
-    r: Operand
-    z: Operand
-
-
-@dataclass
-class Normed:
-    """A norm's launch, made anew whenever something more of it is wanted."""
-
-    low: Low
-    node: Tensor
+    type: TensorType
+    eps: float
     x: Operand
     w: Operand | None
-    y: Operand
-    added: Added | None
-    index: int = -1
-    floats: bool = False
-    blocks: tuple[Operand, ...] = ()  # int8 blocks of 32, their scales
-    tokens: tuple[Operand, ...] = ()  # int8 rows with one scale each, which w2a8.cu takes
+    residual: tuple[Operand, Operand] | None = None  # what is added to x, and the sum
+    floats: Operand | None = None
+    blocks: tuple[Operand, ...] = ()
+    rows: tuple[Operand, ...] = ()
 
-    def launched(self) -> None:
-        """Reads and writes as they are now."""
-        reads = [self.added.x, self.added.r] if self.added else [self.x]
-        reads += [] if self.w is None else [self.w]
-        writes = [self.added.z] if self.added else []
-        writes += [*([self.y] if self.floats else []), *self.blocks, *self.tokens]
-        args: tuple[Operand | Out, ...] = (*reads, *map(Out, writes))
-        self.index = self.low.relaunch(self.index, self._calls, *args)
+    @property
+    def args(self) -> tuple[Operand | Out, ...]:
+        added, total = self.residual or (None, None)
+        reads = (o for o in (self.x, added, self.w) if o is not None)
+        writes = (o for o in (total, self.floats, *self.blocks, *self.rows) if o is not None)
+        return (*reads, *map(Out, writes))
 
-    def as_floats(self) -> None:
-        self.floats = True
-        self.launched()
-
-    def as_blocks(self) -> tuple[Operand, ...]:
-        n = self.node.type.numel
-        self.blocks = self.low.bytes("int8 blocks", n), self.low.floats("scales of blocks", n // 16)
-        self.launched()
-        return self.blocks
-
-    def as_tokens(self) -> tuple[Operand, ...]:
-        k, n = int(self.node.shape[-1]), self.node.type.numel
-        rows = n // k
-        self.tokens = (
-            self.low.bytes("int8 rows", rows * w2a8.padded(k)),
-            self.low.floats("row scales", rows, 2),
-        )
-        self.launched()
-        return self.tokens
-
-    def _calls(self, at: At) -> list[Call]:
-        n, heads, k = at.shape(self.node.type)
-        eps, w, a = self.node.attrs["eps"], None if self.w is None else at(self.w), self.added
-        x, stride, y = (
-            at(a.x if a else self.x),
-            k if a else row_stride(self.x),
-            at(self.y) if self.floats else None,
-        )
-        residual: Residual = (at(a.r), at(a.z)) if a else (None, None)
+    def calls(self, at: At) -> list[Call]:
+        """One, or two where blocks and rows are wanted."""
+        tokens, heads, k = at.shape(self.type)
+        n, stride, eps, x = tokens * heads, row_stride(self.x), self.eps, at(self.x)
+        w, y = (None if o is None else at(o) for o in (self.w, self.floats))
+        residual: Residual = (None, None)
+        if self.residual is not None:
+            residual = at(self.residual[0]), at(self.residual[1])
         calls = []
         if self.blocks:
             q, ds = map(at, self.blocks)
-            calls.append(rms_norm_q8(x, w, y, q, ds, n * heads, k, stride, eps, residual))
-        elif self.floats and not self.tokens:
-            calls.append(rms_norm(x, w, y, n * heads, k, stride, k, eps, residual))
-        if self.tokens:
-            q, ds = map(at, self.tokens)
-            if calls:  # the first has written what this one would
-                x, stride, y, residual = at(a.z) if a else x, stride, None, (None, None)
-            calls.append(w2a8.quantize(x, w, q, ds, n * heads, k, stride, eps, y, residual))
+            calls.append(rms_norm_q8(x, w, y, q, ds, n, k, stride, eps, residual))
+        elif not self.rows:
+            calls.append(rms_norm(x, w, y, n, k, stride, k, eps, residual))
+        if self.rows:
+            q, ds = map(at, self.rows)
+            if calls:  # which has written what this one would
+                x, y, residual = at(self.residual[1]) if self.residual else x, None, (None, None)
+            calls.append(w2a8.quantize(x, w, q, ds, n, k, stride, eps, y, residual))
         return calls
 
 
-def _normed(low: Low, node: Tensor, w: Operand | None) -> None:
-    resident = w is None or w.buffer.memory is not None  # an uploaded weight may not be there yet
-    added = low.sums.pop(node.sources[0], None) if low.fuses and resident else None
-    x = in_rows(low, low.operand(node.sources[0]))
-    made = Normed(low, node, x, w, low.result(node), added, added.index if added else -1)
-    if not low.fuses or w is None:
-        made.as_floats()
-        return
-    made.launched()
-    low.norms[node] = made
-    low.when_read(node, made.as_floats)
+def _norm(low: Low, read: Tensor | None, y: Operand, norm: Norm) -> None:
+    """Launches a norm that writes what is read of it. `read`: the tensor that its readers have as source."""
+    wanted = forms_read(low, read) if low.fuses and read is not None and norm.w is not None else {}
+    if read is not None and INT8_BLOCKS in wanted:
+        norm = replace(norm, blocks=low.shared((INT8_BLOCKS, read), lambda: new_int8_blocks(low, read)))
+    if read is not None and INT8_ROWS in wanted:
+        norm = replace(norm, rows=low.shared((INT8_ROWS, read), lambda: new_int8_rows(low, read)))
+    if AS_FLOATS in wanted or not wanted:
+        norm = replace(norm, floats=y)
+    low.launch(norm.calls, *norm.args)
 
 
 @ops.rms_norm.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    _normed(low, node, None)
+    x = in_rows(low, low.operand(node.sources[0]))
+    _norm(low, node, low.result(node), Norm(node.type, node.attrs["eps"], x, None))
 
 
 @ops.fused_rms_norm.lowering("cuda", x=(dtypes.F32,), w=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    _normed(low, node, low.operand(node.sources[1]))
+    x, w = map(low.operand, node.sources)
+    _norm(low, node, low.result(node), Norm(node.type, node.attrs["eps"], in_rows(low, x), w))
+
+
+@ops.fused_add_rms_norm.lowering("cuda", when=takes_whole, x=(dtypes.F32,), y=(dtypes.F32,), w=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    *added, w = map(low.operand, node.sources)
+    x, r = (contiguous(low, o) for o in added)
+    total, y = low.results(node, in_place_of=node.sources[:2])
+    norm = Norm(node.sources[0].type, node.attrs["eps"], x, w, (r, total))
+    _norm(low, low.part_node(node, 1), y, norm)

@@ -1,25 +1,26 @@
 """MUL_MAT, lowered: by mat-vecs for a few tokens and on the tensor cores for many, for weights of every type."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from graphsched.backends.cuda.call import Call, Launched, up
 from graphsched.backends.cuda.families import w2a8
-from graphsched.backends.cuda.families.copy import copy
-from graphsched.backends.cuda.families.cublas import GEMM_FROM, halved, library
-from graphsched.backends.cuda.families.gemm import gemm, gemm_q8
-from graphsched.backends.cuda.families.joined import Part, joined
-from graphsched.backends.cuda.families.matmul import (
-    Matrices,
-    matvec,
-    matvec_floats,
-    matvec_joined,
-    matvec_joined_floats,
-    quantised,
-    up_gate_floats,
+from graphsched.backends.cuda.families.activations import (
+    AS_FLOATS,
+    INT8_BLOCKS,
+    INT8_ROWS,
+    Forms,
+    always,
+    int8_blocks,
+    int8_rows,
+    reads_x,
 )
-from graphsched.backends.cuda.families.moe import up_gate
-from graphsched.backends.cuda.lowering import At, Low, aligned, contiguous, row_stride, same_rows
+from graphsched.backends.cuda.families.copy import copy
+from graphsched.backends.cuda.families.cublas import GEMM_FROM, halved, library, tokens_from
+from graphsched.backends.cuda.families.dense import aligned, contiguous
+from graphsched.backends.cuda.families.gemm import gemm, gemm_q8
+from graphsched.backends.cuda.families.matmul import Matrices, matvec, matvec_floats
+from graphsched.backends.cuda.lowering import At, Low
 from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
@@ -40,32 +41,33 @@ def _in_planes(node: Tensor) -> bool:
     return _fits(node) and not is_tiled(node.sources[0].type)
 
 
+def _reads_blocks(low: Low, node: Tensor) -> Forms:
+    w = node.sources[0]
+    whole = len(w.shape) == 2 and not node.attrs["rows"]
+    least = tokens_from(low, node, kind_of(w.dtype)) if whole else inf
+    return {INT8_BLOCKS: least} if least == inf else {INT8_BLOCKS: least, AS_FLOATS: inf}
+
+
 @ops.mul_mat.lowering("cuda", when=_in_planes, w=BLOCKS, x=(dtypes.F32,))
+@reads_x(_reads_blocks)
 def _(low: Low, node: Tensor) -> None:
-    w, tensor = node.sources
-    if len(w.shape) == 3 or node.attrs["rows"]:
-        _in_part(low, node, *quantised(low, tensor))
+    w_tensor, tensor = node.sources
+    q, ds = int8_blocks(low, tensor)
+    if len(w_tensor.shape) == 3 or node.attrs["rows"]:
+        _in_part(low, node, q, ds)
         return
-    kind, k, sms = kind_of(w.dtype), int(w.shape[-1]), low.sms
-    large = library(low, node, kind)
-    q, ds = quantised(low, tensor, large.least if large and int(w.shape[0]) % 4 == 0 else inf)
+    kind, (rows, k), sms = kind_of(w_tensor.dtype), map(int, w_tensor.shape), low.sms
+    w, y, large = low.operand(w_tensor), low.result(node), library(low, node, kind)
 
-    def calls(at: At, parts: Sequence[Part]) -> Sequence[Launched]:
+    def make(at: At) -> Iterable[Launched]:
         tokens = at.n(node.shape[0])
-        if large and large.takes(tokens, parts):
-            return large.calls(at, parts, tokens)
-        if tokens == 1 and len(parts) > 1:
-            return [matvec_joined(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(q), at(ds), k, sms)]
+        if large and tokens >= large.least:
+            return large.calls(at, w, y, tokens)
         if tokens >= GEMM_FROM:
-            return [gemm_q8(kind, at(p.w), at(q), at(ds), at(p.y), tokens, p.rows, k) for p in parts]
-        return [matvec(kind, at(p.w), at(q), at(ds), at(p.y), tokens, p.rows, k, sms) for p in parts]
+            return [gemm_q8(kind, at(w), at(q), at(ds), at(y), tokens, rows, k)]
+        return [matvec(kind, at(w), at(q), at(ds), at(y), tokens, rows, k, sms)]
 
-    def gated(at: At, gate: Part, up: Part, y: Operand, how: str) -> Call:
-        shape = at.n(node.shape[0]), 1, 1
-        given = at(up.w), at(gate.w), None, at(q), at(ds), at(y)
-        return up_gate(kind, *given, shape, gate.rows, k, how, sms)
-
-    joined(low, node, (q.buffer, kind), (q, ds, *(large.args if large else ())), calls, gated)
+    low.launch(make, w, q, ds, *(large.args if large else ()), Out(y))
 
 
 def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
@@ -88,43 +90,30 @@ def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
 # ---- ternary matrices in tiles × int8 rows
 
 
-def _in_rows(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
-    """int8 rows of activations with a scale each, made once for all products that read them: by their norm, if any."""
-    tensor = same_rows(tensor)
-
-    def made() -> tuple[Operand, ...]:
-        if norm := low.norms.get(tensor):
-            return norm.as_tokens()
-        x, k = aligned(low, low.operand(tensor)), int(tensor.shape[-1])
-        rows, stride = tensor.type.numel // k, row_stride(x)
-        q, ds = low.bytes("int8 rows", rows * w2a8.padded(k)), low.floats("scales of rows", rows, 2)
-
-        def make(at: At) -> list[Call]:
-            tokens, heads, _ = at.shape(x.type)
-            return [w2a8.quantize(at(x), None, at(q), at(ds), tokens * heads, k, stride)]
-
-        low.launch(make, x, Out(q), Out(ds))
-        return q, ds
-
-    q, ds = low.shared(("int8 rows", tensor), made)
-    return q, ds
-
-
 @ops.mul_mat.lowering(
     "cuda", when=lambda node: _fits(node) and is_tiled(node.sources[0].type), w=TERNARY, x=(dtypes.F32,)
 )
+@reads_x(always(INT8_ROWS))
 def _(low: Low, node: Tensor) -> None:
-    (q, ds), k, sms = _in_rows(low, node.sources[1]), int(node.sources[0].shape[1]), low.sms
     rows = node.attrs["rows"]
+    ternary(low, node.sources[1], [(low.operand(node.sources[0]), low.result(node))], rows)
 
-    def calls(at: At, parts: Sequence[Part]) -> list[Call]:
-        matrices = [
-            w2a8.part_of(at(p.w), at(p.w) + w2a8.scales_at(p.rows, k), at(p.y), rows or (0, p.rows), k)
-            for p in parts
-        ]
-        return [w2a8.products(matrices, at(q), at(ds), at.n(node.shape[0]), k, sms)]
 
-    joined(low, node, (q.buffer, node) if rows else q.buffer, (q, ds), calls)
+def ternary(
+    low: Low, x: Tensor, pairs: Sequence[tuple[Operand, Operand]], rows: tuple[int, int] | None = None
+) -> None:
+    """Launches products of x with ternary matrices, each with its result; `rows`: of a single one."""
+    (q, ds), tokens, k, sms = int8_rows(low, x), x.shape[0], int(x.shape[-1]), low.sms
+
+    def make(at: At) -> list[Call]:
+        matrices = []
+        for w, y in pairs:
+            total = int(w.type.shape[0])
+            scales = at(w) + w2a8.scales_at(total, k)
+            matrices.append(w2a8.part_of(at(w), scales, at(y), rows or (0, total), k))
+        return [w2a8.products(matrices, at(q), at(ds), at.n(tokens), k, sms)]
+
+    low.launch(make, *(w for w, _ in pairs), q, ds, *(Out(y) for _, y in pairs))
 
 
 # ---- floats
@@ -137,35 +126,29 @@ def _fits_floats(node: Tensor) -> bool:
 
 @ops.mul_mat.lowering("cuda", when=_fits_floats, w=FLOATS, x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    w, tensor = node.sources
-    kind, k, sms = kind_of(w.dtype), int(w.shape[-1]), low.sms
-    if len(w.shape) == 3 or node.attrs["rows"]:
+    w_tensor, tensor = node.sources
+    if len(w_tensor.shape) == 3 or node.attrs["rows"]:
         _floats_in_part(low, node)
         return
-    x = _float_rows(low, tensor, k)
+    kind, (rows, k), sms = kind_of(w_tensor.dtype), map(int, w_tensor.shape), low.sms
+    w, x, y = low.operand(w_tensor), float_rows(low, tensor, k), low.result(node)
     stride = x.strides[0] // 4 if int(x.type.shape[0]) > 1 else k
     many = kind != "f32" and k % 8 == 0 and int(x.type.shape[0]) >= GEMM_FROM
     x16 = halved(low, tensor, kind) if many else None
     large = library(low, node, kind) if many else None
 
-    def calls(at: At, parts: Sequence[Part]) -> Sequence[Launched]:
+    def make(at: At) -> Iterable[Launched]:
         tokens = at.n(node.shape[0])
-        if large and large.takes(tokens, parts):
-            return large.calls(at, parts, tokens)
-        if tokens == 1 and len(parts) > 1:
-            return [matvec_joined_floats(kind, [(at(p.w), at(p.y), p.rows) for p in parts], at(x), k, sms)]
+        if large and tokens >= large.least:
+            return large.calls(at, w, y, tokens)
         if x16 is not None and tokens >= GEMM_FROM:
-            return [gemm(kind, at(x16), at(p.w), at(p.y), tokens, p.rows, k, sms) for p in parts]
-        return [matvec_floats(kind, at(p.w), at(x), at(p.y), tokens, p.rows, k, stride, sms) for p in parts]
+            return [gemm(kind, at(x16), at(w), at(y), tokens, rows, k, sms)]
+        return [matvec_floats(kind, at(w), at(x), at(y), tokens, rows, k, stride, sms)]
 
-    def gated(at: At, gate: Part, up: Part, y: Operand, how: str) -> Call:
-        return up_gate_floats(kind, at(up.w), at(gate.w), at(x), at(y), gate.rows, k, how, sms)
-
-    inputs = (x, *([] if x16 is None else [x16]), *(large.args if large else ()))
-    joined(low, node, (x.buffer, x.offset, x.strides, kind), inputs, calls, gated)
+    low.launch(make, w, x, *([] if x16 is None else [x16]), *(large.args if large else ()), Out(y))
 
 
-def _float_rows(low: Low, tensor: Tensor, k: int) -> Operand:
+def float_rows(low: Low, tensor: Tensor, k: int) -> Operand:
     """Activations in rows that start at multiples of 16 bytes, made once for all products that read them."""
 
     def made() -> tuple[Operand, ...]:

@@ -1,11 +1,12 @@
 """Launches of rope.cu."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from graphsched.backends.cuda.call import Address, Call, threads
+from graphsched.backends.cuda.fused import takes_whole
 from graphsched.backends.cuda.lowering import At, Low, strides, three
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
@@ -14,8 +15,8 @@ from graphsched.types import dtypes
 
 
 @dataclass(frozen=True)
-class Turned:
-    """What turns, and where it goes; strides (x head, x token, y head, y token)."""
+class Rotated:
+    """What is rotated, and where it goes; strides (x head, x token, y head, y token)."""
 
     x: Address
     y: Address
@@ -24,7 +25,7 @@ class Turned:
 
 
 def rope(
-    of: Sequence[Turned],
+    of: Sequence[Rotated],
     positions: Address,
     freq: Address,
     tokens: int,
@@ -60,53 +61,37 @@ def temperature(
 # ---- lowered
 
 
-@dataclass
-class Turn:
-    """A launch that turns one tensor, and takes another of the same positions and angles."""
-
-    low: Low
-    node: Tensor
-    shared: tuple[Operand, ...]  # positions, frequencies, factors
-    pairs: list[tuple[Operand, Operand]] = field(default_factory=list)
-    index: int = -1
-
-    def takes(self, x: Operand) -> bool:
-        return len(self.pairs) == 1 and self.low.is_ready(x, self.index)
-
-    def add(self, x: Operand, y: Operand) -> None:
-        self.pairs.append((x, y))
-        args: tuple[Operand | Out, ...] = (
-            *(x for x, _ in self.pairs),
-            *self.shared,
-            *(Out(y) for _, y in self.pairs),
-        )
-        self.index = self.low.relaunch(self.index, self._calls, *args)
-
-    def _calls(self, at: At) -> list[Call]:
-        turn, (tokens, _, dims) = self.node.attrs["rope"], at.shape(self.node.type)
-        of = [Turned(at(x), at(y), three(x.type)[1], _strides(x, y)) for x, y in self.pairs]
-        pos, freq, *factors = map(at, self.shared)
-        how = turn.n_rot, turn.mode == "neox", float(turn.magnitude)
-        return [rope(of, pos, freq, tokens, dims, *how, factors[0] if factors else None)]
-
-
 def _strides(x: Operand, y: Operand) -> tuple[int, int, int, int]:
     (x0, x1), (y0, y1) = strides(x), strides(y)
     return x1, x0, y1, y0
 
 
+def _rotate(low: Low, node: Tensor, pairs: Sequence[tuple[Operand, Operand]], rest: Sequence[Tensor]) -> None:
+    """Launches the rotation of one tensor or two, each with its result; `rest`: positions, and factors if any."""
+    how, (pos, *factors) = node.attrs["rope"], map(low.operand, rest)
+    (freq,) = low.shared(("rope", how), lambda: (low.constant(how.theta().astype(np.float32)),))
+
+    def make(at: At) -> list[Call]:
+        tokens, _, dims = at.shape(pairs[0][0].type)
+        rotated = [Rotated(at(x), at(y), three(x.type)[1], _strides(x, y)) for x, y in pairs]
+        attrs = how.n_rot, how.mode == "neox", float(how.magnitude)
+        divisors = at(factors[0]) if factors else None
+        return [rope(rotated, at(pos), at(freq), tokens, dims, *attrs, divisors)]
+
+    low.launch(make, *(x for x, _ in pairs), pos, freq, *factors, *(Out(y) for _, y in pairs))
+
+
 @ops.rope.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    x, pos, *factors = map(low.operand, node.sources)
-    turn, y = node.attrs["rope"], low.result(node, in_place_of=node.sources[:1])
-    (freq,) = low.shared(("rope", turn), lambda: (low.constant(turn.theta().astype(np.float32)),))
-    key = turn, node.shape[-1], pos.buffer, *(f.buffer for f in factors)
-    found = low.turns.pop(key, None)
-    if found is None or not found.takes(x):
-        found = Turn(low, node, (pos, freq, *factors))
-        if low.fuses:
-            low.turns[key] = found
-    found.add(x, y)
+    x, y = low.operand(node.sources[0]), low.result(node, in_place_of=node.sources[:1])
+    _rotate(low, node, [(x, y)], node.sources[1:])
+
+
+@ops.fused_rope.lowering("cuda", when=takes_whole, q=(dtypes.F32,), k=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    both = tuple(map(low.operand, node.sources[:2]))
+    made = low.results(node, in_place_of=node.sources[:2], pairwise=True)
+    _rotate(low, node, list(zip(both, made, strict=True)), node.sources[2:])
 
 
 @ops.temperature_scale.lowering("cuda", x=(dtypes.F32,))

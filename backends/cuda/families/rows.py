@@ -1,9 +1,8 @@
 """Launches of rows.cu: reductions of dense rows, a warp each."""
 
 from graphsched.backends.cuda.call import Address, Call, up
+from graphsched.backends.cuda.fused import MOST_GROUPS, TOP_MOST
 from graphsched.errors import ShapeError
-
-TOP_MOST, MOST_GROUPS = 512, 32  # of a row for top_k
 
 
 def soft_max(x: Address, y: Address, rows: int, n: int, scale: float = 1.0) -> Call:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families.attention import KINDS, Mask
-from graphsched.backends.cuda.lowering import At, Low, contiguous, strides
+from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.lowering import At, Low, strides
 from graphsched.backends.cuda.weights import FLOATS, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Extent, Tensor

@@ -17,12 +17,20 @@ from graphsched.graph.ops.elementwise import (
     sum_rows,
     unary,
 )
-from graphsched.graph.ops.matmul import add_id, moe_fused_up_gate, mul_mat, mul_mat_id, mul_mat_qkv
-from graphsched.graph.ops.moe import grouped_top_k, multi_add, swiglu_oai, top_k, topk_moe
+from graphsched.graph.ops.matmul import (
+    add_id,
+    moe_fused_up_gate,
+    mul_mat,
+    mul_mat_id,
+    mul_mat_qkv,
+    mul_mat_up_gate,
+)
+from graphsched.graph.ops.moe import grouped_top_k, mul_multi_add, multi_add, swiglu_oai, top_k, topk_moe
 from graphsched.graph.ops.movement import (
     concat,
     cont,
     copy_f32,
+    fused_set_rows,
     get_rows,
     permute,
     repeat,
@@ -48,6 +56,7 @@ __all__ = [
     "fused_mul_unary",
     "fused_rms_norm",
     "fused_rope",
+    "fused_set_rows",
     "gelu",
     "get_rows",
     "grouped_top_k",
@@ -56,6 +65,8 @@ __all__ = [
     "mul_mat",
     "mul_mat_id",
     "mul_mat_qkv",
+    "mul_mat_up_gate",
+    "mul_multi_add",
     "multi_add",
     "part",
     "permute",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphsched.graph.opdef import WEIGHT, Array, Case, Op, as_f32, case, op, require
-from graphsched.graph.ops.elementwise import UNARY
+from graphsched.graph.ops.elementwise import UNARY, fused_mul_unary, mul, sqr, unary
 from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
 from graphsched.types import dtypes
@@ -249,3 +249,33 @@ def _() -> Iterator[Case]:
     for t in KINDS_OF_BLOCKS:
         k = whole_blocks(t, 288)
         yield case(f32(1, k), *(TensorType(t, (n, k)) for n in (48, 130)), tolerance=ROUNDED[t.name])
+
+
+@several(Op.MUL_MAT_UP_GATE, product=("up", "gate"))
+def mul_mat_up_gate(up: Tensor, gate: Tensor, x: Tensor, *, kind: str) -> tuple[Tensor, ...]:
+    """y[t] = kind(gate · x[t]) · (up · x[t]); kind relu2 is relu(x)²"""
+    require(up.type == gate.type and len(up.shape) == 2, f"mul_mat_up_gate: {up} and {gate} differ")
+    gated = mul_mat(gate, x)
+    if kind == "relu2":
+        return (mul(sqr(unary(gated, kind="relu")), mul_mat(up, x)),)
+    return (fused_mul_unary(gated, mul_mat(up, x), kind=kind),)
+
+
+@mul_mat_up_gate.nbytes
+def _(up: TensorType, gate: TensorType, x: TensorType, *, kind: str) -> int:
+    """Of several tokens gate and up are written and read; of one they are nothing beside the matrices."""
+    result = 4 * int(x.shape[0]) * int(up.shape[0])
+    return up.nbytes + gate.nbytes + x.nbytes + 5 * result
+
+
+mul_mat_up_gate.draw(up=WEIGHT, gate=WEIGHT)
+
+
+@mul_mat_up_gate.cases
+def _() -> Iterator[Case]:
+    for t in KINDS_OF_BLOCKS:
+        for n_tokens in (1, 5):
+            for kind in ("silu", "gelu", "relu", "relu2"):
+                k = whole_blocks(t, 288)
+                w, tolerance = TensorType(t, (37, k)), max(ROUNDED[t.name] * 3, 1e-9)
+                yield case(w, w, f32(n_tokens, k), kind=kind, tolerance=tolerance)

@@ -7,7 +7,7 @@ import numpy as np
 
 from graphsched.graph.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.graph.ops.attention import soft_max
-from graphsched.graph.ops.elementwise import add, clamp, div, scale, sigmoid, sum_rows
+from graphsched.graph.ops.elementwise import add, clamp, div, mul, scale, sigmoid, sum_rows
 from graphsched.graph.ops.movement import get_rows
 from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
@@ -84,6 +84,19 @@ def _(x: TensorType) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(5, 6, 33))
     yield case(f32(1, 2, 64))
+
+
+@several(Op.MUL_MULTI_ADD)
+def mul_multi_add(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+    """y[t] = Σ_u w[t, u] · x[t, u]"""
+    require(w.shape == (*x.shape[:2], 1), f"mul_multi_add: {w} is no weight for each row of {x}")
+    return (multi_add(mul(x, w)),)
+
+
+@mul_multi_add.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 6, 33), f32(5, 6, 1))
+    yield case(f32(1, 2, 64), f32(1, 2, 1))
 
 
 @op(Op.SWIGLU_OAI, rowwise=True)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from graphsched.graph.opdef import Array, Case, Op, case, op, require
+from graphsched.graph.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.graph.ops.matmul import WEIGHT_TYPES, whole_blocks
+from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
@@ -219,7 +220,8 @@ def _(cache: TensorType, rows: TensorType, slots: TensorType, *, dtype: DType) -
 
 
 def _different_slots(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
-    return rng.permutation(types["cache"].shape[0])[: types["slots"].shape[0]].astype(np.int32)
+    cells = next(iter(types.values())).shape[0]  # the first operand is a cache
+    return rng.permutation(cells)[: types["slots"].shape[0]].astype(np.int32)
 
 
 set_rows.draw(slots=_different_slots)
@@ -229,3 +231,38 @@ set_rows.draw(slots=_different_slots)
 def _() -> Iterator[Case]:
     for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
         yield case(TensorType(t, (40, 3, 32)), f32(5, 3, 32), i32(5), dtype=t)
+
+
+@several(Op.FUSED_SET_ROWS, rowwise=False)
+def fused_set_rows(
+    k_cache: Tensor, k: Tensor, v_cache: Tensor, v: Tensor, slots: Tensor, *, dtype: DType
+) -> tuple[Tensor, ...]:
+    """set_rows of keys and of values into the same slots; the results are the caches"""
+    return set_rows(k_cache, k, slots, dtype=dtype), set_rows(v_cache, v, slots, dtype=dtype)
+
+
+@fused_set_rows.reference
+def _(k_cache: Array, k: Array, v_cache: Array, v: Array, slots: Array, *, dtype: DType) -> Array:
+    """Both caches are changed in place."""
+    for cache, rows in ((k_cache, k), (v_cache, v)):
+        cache[slots] = rounded(rows, dtype)
+    return as_f32(np.concatenate([c.reshape(len(c), -1) for c in (k_cache, v_cache)], axis=1))
+
+
+@fused_set_rows.nbytes
+def _(
+    k_cache: TensorType, k: TensorType, v_cache: TensorType, v: TensorType, slots: TensorType, *, dtype: DType
+) -> int:
+    stored = (dtype.tensor_bytes(tuple(map(int, rows.shape))) for rows in (k, v))
+    return k.nbytes + v.nbytes + slots.nbytes + sum(stored)
+
+
+fused_set_rows.draw(slots=_different_slots)
+
+
+@fused_set_rows.cases
+def _() -> Iterator[Case]:
+    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
+        caches = TensorType(t, (40, 3, 32)), TensorType(t, (40, 2, 64))
+        rows = f32(5, 3, 32), f32(5, 2, 64)
+        yield case(caches[0], rows[0], caches[1], rows[1], i32(5), dtype=t)

@@ -1,7 +1,8 @@
-"""Ops of several results, defined as the nodes that compute these one by one.
+"""Ops defined as the nodes that compute their results one by one: of several results, or of one that fuses others.
 
-A node has one result: that of such an op are the rows of all of them side by side, in float32. What reads them are
-PART nodes. A kernel writes each into memory of its own, so that a part is as dense as if a node of its own had made it.
+A node has one result: that of an op of several are the rows of all of them side by side, in float32. What reads them
+are PART nodes. A kernel writes each into memory of its own, so that a part is as dense as if a node of its own had made
+it.
 """
 
 import math
@@ -18,22 +19,24 @@ from graphsched.types.dtypes import DType
 Compose = Callable[P, tuple[Tensor, ...]]
 
 
-def several(number: int, **traits: Any) -> Callable[[Compose[P]], OpDef[P]]:
+def several(number: int, rowwise: bool = True, **traits: Any) -> Callable[[Compose[P]], OpDef[P]]:
     """Declares an op by a function that builds the nodes of its results; all have the first one's number of rows.
 
-    Type, reference, operations and bytes are those of these nodes.
+    Type, reference and operations are those of these nodes; bytes are those of operands and results.
     """
 
     def declare(compose: Compose[P]) -> OpDef[P]:
         def infer(*args: P.args, **kwargs: P.kwargs) -> TensorType:
             types = [node.type for node in compose(*args, **kwargs)]
+            if len(types) == 1:
+                return types[0]
             require(len({t.shape[0] for t in types}) == 1, f"{made.name}: results differ in their rows")
             return f32(types[0].shape[0], sum(map(row_length, types)))
 
         infer.__name__, infer.__doc__ = compose.__name__, compose.__doc__
         infer.__module__ = compose.__module__
         infer.__wrapped__ = compose  # type: ignore[attr-defined]  # whose signature the op has
-        made = op(number, rowwise=True, **traits)(infer)
+        made = op(number, rowwise=rowwise, **traits)(infer)
         made.compose = compose
         made.reference(lambda *arrays, **attrs: _values(compose, arrays, attrs))
         made.flops(lambda *types, **attrs: sum(_flops(n) for n in _inner(compose, types, attrs)))
@@ -48,15 +51,20 @@ def row_length(type: TensorType) -> int:
 
 
 def made_of(node: Tensor) -> tuple[Tensor, ...]:
-    """The nodes that compute the results of an op of several, over its operands; of any other the node itself."""
+    """Expands an op that is defined by others into the nodes that compute its results; `(node,)` for any other op."""
     if node.opdef is None or node.opdef.compose is None:
         return (node,)
     return node.opdef.compose(*node.sources, **node.attrs)
 
 
+def is_several(node: Tensor) -> bool:
+    """Whether a node has several results, which PART nodes read."""
+    return len(made_of(node)) > 1
+
+
 def results(node: Tensor) -> tuple[Tensor, ...]:
     """What reads each result of an op of several; of any other the node itself."""
-    if node.opdef is None or node.opdef.compose is None:
+    if not is_several(node):
         return (node,)
     types = [n.type for n in made_of(node)]
     return tuple(
@@ -133,5 +141,7 @@ def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any
             found[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
         return found[node]
 
-    made = (as_f32(value(n)) for n in compose(*leaves, **attrs))
+    made = [as_f32(value(n)) for n in compose(*leaves, **attrs)]
+    if len(made) == 1:
+        return made[0]
     return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in made], axis=1)
