@@ -17,8 +17,8 @@ from running import model_path
 import graphsched
 from graphsched.cli import flags
 from graphsched.cli import main as cli
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.tables import differing
+from graphsched.cli.arguments import Command
+from graphsched.cli.tables import differing
 from graphsched.measure import bench
 from graphsched.session.model import open_default_or
 from graphsched.session.options import SessionOptions

@@ -26,11 +26,11 @@ from shared import shared
 import graphsched
 from graphsched.cli import flags
 from graphsched.cli import main as cli
-from graphsched.cli.commands.arguments import Command
+from graphsched.cli.arguments import Command
 from graphsched.cli.commands.run import unescaped
 from graphsched.cli.interactive import Chat
 from graphsched.errors import OptionError
-from graphsched.graph.fusion_rules import RULES
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.option import Option
 from graphsched.session.options import KEYWORDS, SessionOptions, session_options
 from graphsched.session.switches import FUSIONS
@@ -643,7 +643,7 @@ def test_ctrl_c_while_generating(tmp_path: Path) -> None:
 
 STUCK: Final = """
 import ctypes, sys
-from graphsched.cli.commands.interrupts import Interrupts
+from graphsched.cli.interrupts import Interrupts
 with Interrupts() as interrupts:
     interrupts.last_words = lambda: print("last words", file=sys.stderr, flush=True)
     print("ready", flush=True)

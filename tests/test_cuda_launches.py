@@ -20,9 +20,9 @@ from graphsched.backends.cuda.stream.chain import can_overlap, chained
 from graphsched.backends.cuda.support import has_kernel
 from graphsched.gguf.loader import open_model
 from graphsched.graph import ops
-from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph, from_outputs
 from graphsched.graph.opdef import OPS
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.predict.plan import make_plan
 from graphsched.run import runtime

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from graphsched.cli import main as cli
-from graphsched.cli.commands.opening import with_gpus
+from graphsched.cli.opening import with_gpus
 from graphsched.errors import OptionError
 from graphsched.gguf.loader import open_model
 from graphsched.predict.plan import make_plan

@@ -8,10 +8,10 @@ import pytest
 from plans import opened
 from running import ONE, logits_in_pieces, reference
 
-from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph, from_outputs
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import add, mul, mul_mat_id, rms_norm, silu
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Extent, Tensor, input_tensor, weight
 from graphsched.schedule.assign import Target
 from graphsched.schedule.fuse import fuse

@@ -13,7 +13,7 @@ from running import ONE, TWO
 from tiny.files import MODELS
 
 from graphsched.gguf.loader import open_model
-from graphsched.graph.fusion_rules import RULES
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.predict.plan import Plan, make_plan
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import Model

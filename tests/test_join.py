@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from plans import PRESETS, SECTIONS, cases, opened
 from running import logits_in_pieces, reference
 
-from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import from_outputs
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
 from graphsched.graph.ops.several import made_of, results
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.predict.plan import make_plan
 from graphsched.schedule.assign import Target

@@ -8,7 +8,7 @@ from running import F16_LIMIT, WAYS, check, logits_in_pieces, nmse, reference
 from shared import FILES, shared, with_references
 from tiny.files import MODELS, QUANTS
 
-from graphsched.graph.fusion_rules import RULES
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.schedule.placement import PlacementOptions
 
 FUSIONS = sorted(rule.switch for rule in RULES)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from graphsched.cli.commands import screen
-from graphsched.cli.commands.screen import Screen
+from graphsched.cli import screen
+from graphsched.cli.screen import Screen
 
 
 class Terminal(io.StringIO):

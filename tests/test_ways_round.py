@@ -11,9 +11,9 @@ from shared import shared
 
 from graphsched.cli.commands.run import read_text
 from graphsched.errors import Error
+from graphsched.gguf.given import Given, named, unused
 from graphsched.gguf.loader import open_model
 from graphsched.gguf.override import Overridden, parse_overrides
-from graphsched.given import Given, named, unused
 from graphsched.text.bpe import BYTE_CHARACTERS
 from graphsched.text.plain import decoded
 from graphsched.text.pretokenizers import KNOWN

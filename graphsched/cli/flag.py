@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from graphsched.cli.commands.arguments import Toggle
-from graphsched.cli.commands.values import Alternatives, ListOf, Word
+from graphsched.cli.arguments import Toggle
+from graphsched.cli.values import Alternatives, ListOf, Word
 from graphsched.option import Number, Option, Words
 
 Function = Callable[..., Any]

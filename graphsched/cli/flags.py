@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from graphsched.cli.commands.values import MOST
 from graphsched.cli.flag import add_all, alternatives, later
+from graphsched.cli.values import MOST
 from graphsched.errors import OptionError
 from graphsched.option import Option, Parsed, declarations
 from graphsched.schedule.options import PlacementOptions

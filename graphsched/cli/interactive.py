@@ -6,8 +6,8 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final
 
-from graphsched.cli.commands.interrupts import Interrupts
-from graphsched.cli.commands.screen import Screen, is_terminal
+from graphsched.cli.interrupts import Interrupts
+from graphsched.cli.screen import Screen, is_terminal
 from graphsched.errors import ContextError
 from graphsched.session.session import Session, Timings
 from graphsched.text import chat

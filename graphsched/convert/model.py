@@ -23,8 +23,8 @@ from graphsched.convert.vocab import read_tokenizer
 from graphsched.errors import LoadError, OptionError
 from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.given import named
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.given import named
 from graphsched.quantize import mixes
 from graphsched.quantize.cast import encode
 from graphsched.text.chat_templates import template_for

@@ -14,7 +14,7 @@ from graphsched.convert.vocab_files import Words, read_merges, read_model
 from graphsched.convert.vocab_json import NO_MERGE, pad, words_of_json
 from graphsched.errors import LoadError, OptionError
 from graphsched.gguf.format import MetaValue, printable, shown
-from graphsched.given import named
+from graphsched.gguf.given import named
 from graphsched.text.pretokenizers import KNOWN
 from graphsched.text.vocab import TokenType
 

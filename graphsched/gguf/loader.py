@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from graphsched.errors import Error, LoadError
 from graphsched.gguf.file import MISSING, GgufFile, TensorInfo, lookup, open_file, read_file, unmap
 from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.given import Given
 from graphsched.gguf.override import Overridden, Override
 from graphsched.gguf.write import encode_value
-from graphsched.given import Given
 
 __all__ = ["MISSING", "MetaValue", "ModelFile", "TensorInfo", "open_model"]
 

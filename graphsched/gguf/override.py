@@ -9,7 +9,7 @@ from typing import Final
 
 from graphsched.errors import OptionError
 from graphsched.gguf.format import MetaValue, shown
-from graphsched.given import Given
+from graphsched.gguf.given import Given
 
 FLAG: Final = "--override-kv"
 TYPES: Final[Mapping[str, type]] = {"int": int, "float": float, "bool": bool, "str": str}

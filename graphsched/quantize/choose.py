@@ -9,8 +9,8 @@ import numpy as np
 
 from graphsched.errors import Error, OptionError
 from graphsched.gguf.format import printable, shown
+from graphsched.gguf.given import Given
 from graphsched.gguf.loader import ModelFile, TensorInfo
-from graphsched.given import Given
 from graphsched.graph.tensor import layer_of
 from graphsched.quantize import mixes
 from graphsched.quantize.imatrix import Importance

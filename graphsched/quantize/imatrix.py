@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from graphsched.errors import Error, LoadError
 from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.gguf.given import Given, named
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.given import Given, named
 from graphsched.types import dtypes
 from graphsched.types.shapes import TensorType
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-from graphsched.graph.fusion import Fusion, Needs, Rule
-from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph, from_nodes
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.ops.several import is_several, results
+from graphsched.graph.rewrites.fusion import Fusion, Needs, Rule
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Tensor, layer_of
 from graphsched.schedule.assign import Assignment, Target, is_foreign, place_beside_weight, stages
 from graphsched.schedule.costs import finished

@@ -12,7 +12,7 @@ from graphsched.arch.weights import Weights
 from graphsched.errors import LoadError, ShapeError
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.graph.graph import Graph
-from graphsched.graph.rewrite import attention_in_parts, select_outputs
+from graphsched.graph.rewrites.rewrite import attention_in_parts, select_outputs
 from graphsched.graph.tensor import TensorType
 from graphsched.session.options import SessionOptions
 from graphsched.session.summary import summary

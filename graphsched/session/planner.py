@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from graphsched.graph.fusion_rules import RULES
 from graphsched.graph.graph import Graph
+from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Tensor
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target

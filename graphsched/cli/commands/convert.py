@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import Screen
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import Screen
 
 if TYPE_CHECKING:
     from graphsched.convert.recipes import Recipe

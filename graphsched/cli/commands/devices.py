@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import show
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import show
 
 
 @click.command(cls=Command, epilog="Example: graphsched devices --json")

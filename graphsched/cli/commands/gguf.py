@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graphsched.cli.commands.arguments import Command, no_such
-from graphsched.cli.commands.screen import Screen
-from graphsched.cli.commands.values import Number
+from graphsched.cli.arguments import Command, no_such
+from graphsched.cli.screen import Screen
+from graphsched.cli.values import Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import show
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import show
 
 
 @click.command(cls=Command, epilog="Example: graphsched inspect model.gguf --json")

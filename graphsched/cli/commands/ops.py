@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import show
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import show
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.divergence_text import HEADER, running_line, statistics_lines
-from graphsched.cli.commands.interrupts import INTERRUPTED, Interrupts
-from graphsched.cli.commands.opening import open_session
+from graphsched.cli.arguments import Command
 from graphsched.cli.commands.run import read_text
-from graphsched.cli.commands.screen import Screen, is_terminal
-from graphsched.cli.commands.values import FileName, Number
+from graphsched.cli.divergence_text import HEADER, running_line, statistics_lines
+from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.opening import open_session
+from graphsched.cli.screen import Screen, is_terminal
+from graphsched.cli.values import FileName, Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

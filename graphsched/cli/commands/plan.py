@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.values import Number, OneOf
+from graphsched.cli.arguments import Command
+from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

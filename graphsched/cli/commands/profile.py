@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.commands.arguments import Command
+from graphsched.cli.arguments import Command
 from graphsched.cli.commands.plan import with_flags
-from graphsched.cli.commands.profile_output import report
-from graphsched.cli.commands.profile_runs import Profiled, profiled
-from graphsched.cli.commands.values import FileName, Number, OneOf
+from graphsched.cli.profile_output import report
+from graphsched.cli.profile_runs import Profiled, profiled
+from graphsched.cli.values import FileName, Number, OneOf
 from graphsched.errors import OptionError
 from graphsched.gguf.atomic import check_target, replacing
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import Screen
-from graphsched.cli.commands.values import Number
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import Screen
+from graphsched.cli.values import Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
+    from graphsched.gguf.given import Given
     from graphsched.gguf.loader import ModelFile
-    from graphsched.given import Given
     from graphsched.quantize.choose import Choice, QuantizeOptions, TypeRule
     from graphsched.quantize.imatrix import Importance
 
@@ -156,7 +156,7 @@ def _say_what_is_unused(
     screen: Screen,
 ) -> None:
     """One line for what was given and has no effect, one for each gap of the importance matrix."""
-    from graphsched.given import Given, unused
+    from graphsched.gguf.given import Given, unused
     from graphsched.quantize.choose import rules_used
     from graphsched.quantize.imatrix import coverage
 

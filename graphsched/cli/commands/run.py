@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.interrupts import INTERRUPTED, Interrupts
-from graphsched.cli.commands.opening import open_session
-from graphsched.cli.commands.screen import Screen, rates
-from graphsched.cli.commands.values import Number
+from graphsched.cli.arguments import Command
+from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.opening import open_session
+from graphsched.cli.screen import Screen, rates
+from graphsched.cli.values import Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

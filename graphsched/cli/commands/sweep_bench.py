@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.interrupts import INTERRUPTED, Interrupts
-from graphsched.cli.commands.opening import open_session
-from graphsched.cli.commands.screen import Screen
-from graphsched.cli.commands.tables import WRITERS, Row
-from graphsched.cli.commands.values import FileName, Number, OneOf
+from graphsched.cli.arguments import Command
+from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.opening import open_session
+from graphsched.cli.screen import Screen
+from graphsched.cli.tables import WRITERS, Row
+from graphsched.cli.values import FileName, Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

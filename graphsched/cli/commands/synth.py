@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.screen import Screen
+from graphsched.cli.arguments import Command
+from graphsched.cli.screen import Screen
 
 
 @click.command(cls=Command, epilog="Example: graphsched synth llama-1.1b llama.gguf --type Q4_K_M")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from graphsched.cli.commands.arguments import Command
-from graphsched.cli.commands.values import FileName
+from graphsched.cli.arguments import Command
+from graphsched.cli.values import FileName
 from graphsched.errors import OptionError
 
 
@@ -40,9 +40,9 @@ def command(
     override_kv: tuple[str, ...],
 ) -> None:
     """Show the tokens of a text: each id and what it stands for, a line each."""
+    from graphsched.gguf.given import unused
     from graphsched.gguf.loader import open_model
     from graphsched.gguf.override import parse_overrides
-    from graphsched.given import unused
     from graphsched.session.model import DEFAULT_MODEL
     from graphsched.text.tokenizer import from_metadata
 

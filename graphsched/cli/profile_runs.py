@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphsched.cli.commands.interrupts import Interrupts
-from graphsched.cli.commands.opening import open_session
-from graphsched.cli.commands.screen import Screen
+from graphsched.cli.interrupts import Interrupts
+from graphsched.cli.opening import open_session
+from graphsched.cli.screen import Screen
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from graphsched.cli.commands.screen import is_terminal, show
-from graphsched.cli.commands.tables import Row, comma_separated, json_object
+from graphsched.cli.screen import is_terminal, show
+from graphsched.cli.tables import Row, comma_separated, json_object
 
 if TYPE_CHECKING:
     from graphsched.measure.profile_data import Data

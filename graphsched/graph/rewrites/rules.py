@@ -3,9 +3,6 @@
 from collections.abc import Iterator
 from typing import Final
 
-from graphsched.graph.fusion import Fusion, Rule
-from graphsched.graph.fusion_launches import cache_rows, dense_up_gate, weighted_sums
-from graphsched.graph.fusion_routing import experts
 from graphsched.graph.graph import Graph
 from graphsched.graph.labels import stem_of
 from graphsched.graph.opdef import Op
@@ -17,6 +14,9 @@ from graphsched.graph.ops import (
     moe_fused_up_gate,
     mul_mat_qkv,
 )
+from graphsched.graph.rewrites.fusion import Fusion, Rule
+from graphsched.graph.rewrites.launches import cache_rows, dense_up_gate, weighted_sums
+from graphsched.graph.rewrites.routing import experts
 from graphsched.graph.tensor import Tensor, labelled, layer_of
 
 MOST_MATRICES: Final = 3

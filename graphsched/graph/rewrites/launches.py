@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from graphsched.graph.fusion import Fusion
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import fused_set_rows, mul_mat_up_gate, mul_multi_add
+from graphsched.graph.rewrites.fusion import Fusion
 from graphsched.graph.tensor import Tensor, layer_of
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from graphsched.graph.fusion import Fusion
 from graphsched.graph.graph import Graph
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import topk_moe
 from graphsched.graph.ops.moe import GATINGS
+from graphsched.graph.rewrites.fusion import Fusion
 from graphsched.graph.tensor import Tensor
 
 Readers = Mapping[Tensor, Sequence[Tensor]]

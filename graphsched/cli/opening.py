@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
-from graphsched.cli.commands.details import details
-from graphsched.cli.commands.interrupts import Interrupts
-from graphsched.cli.commands.screen import Screen
+from graphsched.cli.details import details
+from graphsched.cli.interrupts import Interrupts
+from graphsched.cli.screen import Screen
 
 if TYPE_CHECKING:
     from graphsched.session.model import Model
