@@ -251,7 +251,8 @@ def test_measured_times_are_not_shown_as_those_of_a_simulated_device(
     lines = capsys.readouterr().err.splitlines()
     heads = [line for line in lines if line.startswith("run of")]
     assert heads
-    assert all(h.endswith(": measured here, where the CPU computes for sim0; `plan` predicts") for h in heads)
+    about = ", times measured on this machine; the CPU computes for sim0, `graphsched plan` predicts"
+    assert all(head.endswith(about) for head in heads)
     rows = [line.split("GB/s ")[1] for line in lines if " µs " in line]
     assert {row.split()[0] for row in rows} == {"CPU"}
     assert any(row.startswith("CPU for sim0 ") for row in rows)

@@ -91,8 +91,9 @@ def _run_lines(trace: Trace, number: int, run: Run) -> Iterator[str]:
     steps = [e for e in trace.events if e.run == number and _is_step(e)]
     began = min((e.begin for e in steps), default=0)
     simulated = sorted({e.device for e in steps if is_simulated(e.device)})
-    note = f", where the CPU computes for {', '.join(simulated)}; `plan` predicts" if simulated else ""
-    yield "run of " + ", ".join(f"{name} {n}" for name, n in run.lengths.items()) + f": measured here{note}"
+    lengths = ", ".join(f"{name} {n}" for name, n in run.lengths.items())
+    note = f"; the CPU computes for {', '.join(simulated)}, `graphsched plan` predicts" if simulated else ""
+    yield f"run of {lengths}, times measured on this machine{note}"
     for e in steps:
         place = f"{HOST} for {e.device}" if is_simulated(e.device) else e.device
         name = f"{e.name} ({e.op})" if e.op else e.name
