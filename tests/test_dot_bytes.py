@@ -4,8 +4,8 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_raw
 from graphsched.backends.cpu.language import target
+from graphsched.backends.cpu.language.dot_bytes import dot_raw
 
 ARM, X86 = "aarch64-linux-gnu", "x86_64-linux-gnu"
 CALLS = {"bl", "call", "callq"}

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_u8_i8
+from graphsched.backends.cpu.language.dot_bytes import dot_u8_i8
 from graphsched.backends.cpu.language.jit import Kernel, kernel
 from graphsched.backends.cpu.language.simd import add, fma, load, put, splat, splat_i32, sum_lanes, to_f32
 from graphsched.backends.cpu.language.vector import F32, I8

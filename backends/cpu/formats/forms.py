@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from graphsched.backends.cpu.language.dot_bytes import dot_u7_i8, dot_u8_i8
 from graphsched.backends.cpu.language.jit import by_literal
 from graphsched.backends.cpu.language.simd_int import concat, half_lanes
 from graphsched.types.dtypes import DType
@@ -141,3 +142,20 @@ def pairs(t: int) -> Callable[..., Any]:
         return concat(codes32(t, block, 2 * j), codes32(t, block, 2 * j + 1))
 
     return impl
+
+
+def dot_codes(kind: int, acc: Any, u: Any, s: Any) -> Any:
+    """acc[i] += Σ_j u[4i + j] · s[4i + j] with the codes of a type. For kernels."""
+
+
+@by_literal(dot_codes)
+def _(t: int) -> Callable[..., Any]:
+    def u7(kind: int, acc: Any, u: Any, s: Any) -> Any:
+        return dot_u7_i8(acc, u, s)
+
+    def u8(kind: int, acc: Any, u: Any, s: Any) -> Any:
+        return dot_u8_i8(acc, u, s)
+
+    return (
+        u7 if FORMS[t].offset < 64 else u8
+    )  # codes are below twice the offset; below 32 where there are minima

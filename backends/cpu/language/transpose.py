@@ -7,7 +7,7 @@ from numba.core import types
 from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_raw
+from graphsched.backends.cpu.language.dot_bytes import dot_raw
 from graphsched.backends.cpu.language.vector import (
     I8_T,
     I16_T,

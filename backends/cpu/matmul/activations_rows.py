@@ -7,9 +7,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_u7_i8
 from graphsched.backends.cpu.formats.forms import FORMS, Form, Ternary
 from graphsched.backends.cpu.formats.int8 import q8_codes64, q8_row
+from graphsched.backends.cpu.language.dot_bytes import dot_u7_i8
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import put, splat_i8, splat_i32, store, sum_lanes
 from graphsched.backends.cpu.language.vector import (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_codes
+from graphsched.backends.cpu.formats.forms import dot_codes
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import get, splat, splat_i32, store_first
 from graphsched.backends.cpu.language.simd_int import broadcast4

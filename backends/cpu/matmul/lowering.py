@@ -11,7 +11,6 @@ from graphsched.backends.cpu.formats.int8 import q8_block
 from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
 from graphsched.backends.cpu.formats.interleaved_lanes import store_rows
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, PRODUCT_TYPES
-from graphsched.backends.cpu.gates import gate_up, mul_unary_f32
 from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
 from graphsched.backends.cpu.language.mathfn import KINDS, gated_product
 from graphsched.backends.cpu.language.simd import (
@@ -27,6 +26,7 @@ from graphsched.backends.cpu.language.vector import F32, I8, I32
 from graphsched.backends.cpu.matmul.activations_rows import quantized_rows
 from graphsched.backends.cpu.matmul.activations_tiles import packed, weight_panels
 from graphsched.backends.cpu.matmul.experts import by_experts, suits, up_gate_by_experts
+from graphsched.backends.cpu.matmul.gates import gate_up, mul_unary_f32
 from graphsched.backends.cpu.matmul.gemm import gemm_blocks, gemm_float
 from graphsched.backends.cpu.matmul.matvec import activation_parts, dot_row
 from graphsched.backends.cpu.matmul.matvec_interleaved import dot_rows

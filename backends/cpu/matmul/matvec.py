@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from graphsched.backends.cpu.formats.blocks32 import minimum, scale
-from graphsched.backends.cpu.formats.dot_bytes import dot_codes
-from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32, codes64, minima, scales
+from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32, codes64, dot_codes, minima, scales
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import (

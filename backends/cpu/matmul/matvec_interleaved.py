@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_codes
+from graphsched.backends.cpu.formats.forms import dot_codes
 from graphsched.backends.cpu.formats.interleaved import ROW_FORMS, row_codes
 from graphsched.backends.cpu.formats.interleaved_lanes import (
     row_activations,

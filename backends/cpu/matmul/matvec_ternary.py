@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from graphsched.backends.cpu.formats.dot_bytes import dot_codes, dot_u8_i8
-from graphsched.backends.cpu.formats.forms import FORMS, Form, Ternary, codes64, scales
+from graphsched.backends.cpu.formats.forms import FORMS, Form, Ternary, codes64, dot_codes, scales
 from graphsched.backends.cpu.formats.lookup import times_3
 from graphsched.backends.cpu.formats.ternary import row_scale
+from graphsched.backends.cpu.language.dot_bytes import dot_u8_i8
 from graphsched.backends.cpu.language.jit import by_literal
 from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import add_i32, fma, get, load, mul_i32, splat_i32, sum_lanes

@@ -10,9 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from graphsched.backends.cpu.formats.forms import FORMS
 from graphsched.backends.cpu.language import target
-from graphsched.backends.cpu.language.jit import by_literal
 from graphsched.backends.cpu.language.vector import I8_T, I16_T, I32_T, call, const_vec
 
 
@@ -122,20 +120,3 @@ def _as_intrinsic(u7: bool, doc: str) -> Any:
 
 dot_u8_i8 = _as_intrinsic(False, "acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes.")
 dot_u7_i8 = _as_intrinsic(True, "The same for u below 128.")
-
-
-def dot_codes(kind: int, acc: Any, u: Any, s: Any) -> Any:
-    """acc[i] += Σ_j u[4i + j] · s[4i + j] with the codes of a type. For kernels."""
-
-
-@by_literal(dot_codes)
-def _(t: int) -> Callable[..., Any]:
-    def u7(kind: int, acc: Any, u: Any, s: Any) -> Any:
-        return dot_u7_i8(acc, u, s)
-
-    def u8(kind: int, acc: Any, u: Any, s: Any) -> Any:
-        return dot_u8_i8(acc, u, s)
-
-    return (
-        u7 if FORMS[t].offset < 64 else u8
-    )  # codes are below twice the offset, or below 32 where there are minima
