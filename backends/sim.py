@@ -18,7 +18,7 @@ from graphsched.backends.cpu.program.lowering import Low
 from graphsched.backends.cpu.program.pack import Step
 from graphsched.backends.cpu.program.runner import StreamProgram
 from graphsched.backends.cpu.program.transfer import copy_step
-from graphsched.backends.cuda.fused import takes_whole
+from graphsched.backends.cuda.launch.fused import takes_whole
 from graphsched.graph.ops.several import between, made_of
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.predict import machine

@@ -17,8 +17,8 @@ from stand_in import (
     run,
 )
 
-from graphsched.backends.cuda.call import Call, Product
 from graphsched.backends.cuda.families.decode import decode
+from graphsched.backends.cuda.launch.call import Call, Product
 
 pytestmark = needs_stand_in
 

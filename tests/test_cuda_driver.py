@@ -13,7 +13,7 @@ import gpu_calls
 import numpy as np
 from graphsched.backends.cuda import compiler, driver
 from graphsched.backends.cuda.families import elementwise, norm
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
 gpu = driver.open_gpu()
 s, other = driver.new_stream(gpu), driver.new_stream(gpu)
 def kernels(stem):

@@ -20,11 +20,11 @@ from needs import needs_gxx, needs_nvdisasm, needs_nvrtc
 from nvdisasm import disassembled
 from sass import Kernel, gemm_row, kernels, matvec_row
 
-from graphsched.backends.cuda import compiler as cubins
 from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.driver.signature import KernelError, Signature, parse
 from graphsched.backends.cuda.families import gemm
-from graphsched.backends.cuda.layout import CODED, LAYOUTS
-from graphsched.backends.cuda.signature import KernelError, Signature, parse
+from graphsched.backends.cuda.launch import compiler as cubins
+from graphsched.backends.cuda.launch.layout import CODED, LAYOUTS
 from graphsched.errors import ShapeError
 
 CASES = cases()

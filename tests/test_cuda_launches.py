@@ -13,9 +13,9 @@ from nowhere import Nowhere
 from op_runs import all_cases, draw
 from running import model_path
 
-from graphsched.backends.cuda.call import Call, Product
-from graphsched.backends.cuda.fused import takes_whole
-from graphsched.backends.cuda.lowering import At, Launch
+from graphsched.backends.cuda.launch.call import Call, Product
+from graphsched.backends.cuda.launch.fused import takes_whole
+from graphsched.backends.cuda.launch.lowering import At, Launch
 from graphsched.backends.cuda.stream.chain import can_overlap, chained
 from graphsched.backends.cuda.support import has_kernel
 from graphsched.gguf.loader import open_model

@@ -13,12 +13,12 @@ from cuda_emu.values import file_bytes
 from numpy.typing import NDArray
 from running import model_path
 
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch.layout import LAYOUTS
+from graphsched.backends.cuda.launch.weights import BLOCKS, packed_bytes
 from graphsched.backends.cuda.packing.parts import Packing, as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack, packed
 from graphsched.backends.cuda.stream import upload
 from graphsched.backends.cuda.stream.upload import Uploads
-from graphsched.backends.cuda.weights import BLOCKS, packed_bytes
 from graphsched.errors import ShapeError
 from graphsched.gguf.loader import open_model
 from graphsched.graph.tensor import TensorType

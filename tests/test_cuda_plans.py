@@ -9,9 +9,9 @@ from nowhere import Nowhere
 from running import model_path
 from tiny.files import MODELS
 
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy
-from graphsched.backends.cuda.lowering import At, Launch
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.lowering import At, Launch
 from graphsched.errors import ShapeError
 from graphsched.gguf.loader import open_model
 from graphsched.graph.opdef import Op

@@ -10,7 +10,7 @@ from cuda_emu.values import Case, error
 from cuda_emu.wrapped import wrappers
 from needs import needs_gxx, needs_nvrtc
 
-from graphsched.backends.cuda import compiler
+from graphsched.backends.cuda.launch import compiler
 
 pytestmark = needs_gxx
 

@@ -16,6 +16,7 @@ from needs import needs_gxx
 
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families import w2a8
+from graphsched.backends.cuda.launch import ternary_tiles
 from graphsched.errors import ShapeError
 
 
@@ -26,8 +27,8 @@ def rng() -> np.random.Generator:
 
 def test_a_tile_is_laid_out_as_the_kernel_says(rng: np.random.Generator) -> None:
     weights = rng.integers(-1, 2, (40, 260)).astype(np.int8)
-    packed = w2a8.pack(weights)
-    assert packed.nbytes == w2a8.nbytes(40, 260) == 48 * 384 // 4
+    packed = ternary_tiles.pack(weights)
+    assert packed.nbytes == ternary_tiles.nbytes(40, 260) == 48 * 384 // 4
     for row, column in rng.integers(0, (40, 260), (400, 2)).tolist():
         r, c = row % 16, column % 128
         lane, word = r % 8 * 4 + c % 64 // 16, c // 64 * 2 + r // 8
@@ -38,11 +39,11 @@ def test_a_tile_is_laid_out_as_the_kernel_says(rng: np.random.Generator) -> None
 @pytest.mark.parametrize(("rows", "k"), [(1, 4), (16, 128), (37, 516), (640, 2560)])
 def test_unpack_inverts_pack(rows: int, k: int, rng: np.random.Generator) -> None:
     weights = rng.integers(-1, 2, (rows, k)).astype(np.int8)
-    assert np.array_equal(w2a8.unpack(w2a8.pack(weights), rows, k), weights)
+    assert np.array_equal(ternary_tiles.unpack(ternary_tiles.pack(weights), rows, k), weights)
 
 
 def test_each_matrix_of_wqkv_has_its_own_scale() -> None:
-    scales = w2a8.row_scales(3840, ((2560, 1.0), (640, 2.0), (640, 3.0)))
+    scales = ternary_tiles.row_scales(3840, ((2560, 1.0), (640, 2.0), (640, 3.0)))
     assert [scales[i] for i in (0, 1280, 2559, 2560, 3199, 3200, 3839)] == [1, 1, 1, 2, 2, 3, 3]
     guessed = np.array([1.0, 2.0, 3.0])[np.arange(3840) // (3840 // 3)]  # an index by equal thirds
     assert (guessed != scales).sum() == 1280 + 640  # half of q gets k's scale, and k gets v's
@@ -51,9 +52,9 @@ def test_each_matrix_of_wqkv_has_its_own_scale() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: w2a8.row_scales(10, ((4, 1.0), (5, 1.0))), "4 \\+ 5 rows are not 10"),
-        (lambda: w2a8.row_scales(4, ((4, 1.0), (0, 1.0))), "4 \\+ 0 rows are not 4"),
-        (lambda: w2a8.pack(np.full((16, 128), 2, np.int8)), "must be a matrix of -1, 0 and 1"),
+        (lambda: ternary_tiles.row_scales(10, ((4, 1.0), (5, 1.0))), "4 \\+ 5 rows are not 10"),
+        (lambda: ternary_tiles.row_scales(4, ((4, 1.0), (0, 1.0))), "4 \\+ 0 rows are not 4"),
+        (lambda: ternary_tiles.pack(np.full((16, 128), 2, np.int8)), "must be a matrix of -1, 0 and 1"),
         (lambda: w2a8.product(0, 0, 0, 0, 0, 1, 8, 130), "k = 130 must be a multiple of 4"),
         (lambda: w2a8.product(0, 0, 0, 0, 0, 1, 8, 1 << 18), "at most 131072"),
     ],
@@ -68,7 +69,7 @@ def test_bits_do_not_depend_on_grid_split_or_batch(rng: np.random.Generator) -> 
     rows, k, tokens = 72, 1024, 33
     weights, scales = matrix(rows, k, (40, 32), rng)
     q, ds = quantised_tokens(normal(rng, tokens, k))
-    packed, want = w2a8.pack(weights), expected(weights, scales, q, ds)
+    packed, want = ternary_tiles.pack(weights), expected(weights, scales, q, ds)
 
     def run(first: int, n: int, seed: int, split: int | None) -> Array:
         y = Out(n, rows)
@@ -86,11 +87,13 @@ def test_bits_do_not_depend_on_grid_split_or_batch(rng: np.random.Generator) -> 
 @needs_gxx
 def test_largest_sums_are_exact() -> None:
     """Every product has the same sign: the sum is 127 · k."""
-    rows, k = 16, w2a8.MOST
+    rows, k = 16, ternary_tiles.MOST
     q, y = np.full((1, k), 127, np.int8), Out(1, rows)
     ds = np.array([[1.0, 127.0 * k]], np.float32)
     ones = np.ones(rows, np.float32)
-    EmulatedTarget().run(w2a8.product(w2a8.pack(np.ones((rows, k), np.int8)), ones, q, ds, y, 1, rows, k))
+    EmulatedTarget().run(
+        w2a8.product(ternary_tiles.pack(np.ones((rows, k), np.int8)), ones, q, ds, y, 1, rows, k)
+    )
     assert (y.array == 127 * k).all()
 
 

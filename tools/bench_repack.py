@@ -23,10 +23,10 @@ import numpy as np
 from bench_report import command_line, commit, complain, exit_code, machine, number, table, write_result
 from numpy.typing import NDArray
 
+from graphsched.backends.cuda.launch.weights import TYPES
 from graphsched.backends.cuda.packing.parts import Packing, packing
 from graphsched.backends.cuda.packing.threads import count
 from graphsched.backends.cuda.stream.upload import SLOT, Uploads
-from graphsched.backends.cuda.weights import TYPES
 from graphsched.errors import OptionError
 from graphsched.gguf.loader import open_model
 from graphsched.graph.tensor import TensorType

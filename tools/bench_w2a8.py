@@ -25,8 +25,9 @@ from cuda_emu.values import Target, error  # noqa: E402
 from cuda_emu.w2a8s import SHAPES, expected, matrix, quantised_tokens, w2a8s  # noqa: E402
 
 from graphsched.backends.cuda import driver  # noqa: E402
-from graphsched.backends.cuda.call import Call  # noqa: E402
 from graphsched.backends.cuda.families import matmul, norm, w2a8  # noqa: E402
+from graphsched.backends.cuda.launch import ternary_tiles  # noqa: E402
+from graphsched.backends.cuda.launch.call import Call  # noqa: E402
 
 LAYERS, WIDTH, VOCAB = 30, 2560, 128256  # of 2B-4T, whose layers are the first four shapes
 EPS = 1e-5
@@ -67,7 +68,7 @@ def without_a_card() -> int:
     for rows, k, parts in SHAPES:
         weights, scales = matrix(rows, k, parts, rng)
         q, ds = quantised_tokens(rng.standard_normal((1, k)).astype(np.float32))
-        unpacked = w2a8.unpack(w2a8.pack(weights), rows, k)
+        unpacked = ternary_tiles.unpack(ternary_tiles.pack(weights), rows, k)
         good += np.array_equal(expected(unpacked, scales, q, ds), expected(weights, scales, q, ds))
     print(f"{good} of {len(SHAPES)} shapes are exact in numpy (g++, which the emulator needs, is not here)")
     return 0 if good == len(SHAPES) else 1
@@ -109,7 +110,7 @@ class Versus:
         return w2a8.product(w, b.ds, b.x, b.ds, b.y, tokens, rows, k, self.sms)
 
     def time_w2a8(self, tokens: int, rows: int, k: int) -> float:
-        nbytes = -(-w2a8.nbytes(rows, k) // 256) * 256
+        nbytes = -(-ternary_tiles.nbytes(rows, k) // 256) * 256
         us: float = self.bench.calls(lambda w: self.w2a8(w, tokens, rows, k), nbytes)
         return us
 
@@ -154,7 +155,7 @@ class Versus:
             at = 0
             for rows, k in shapes * layers:
                 self.normed(stream, k, is_ternary)
-                nbytes = w2a8.nbytes(rows, k) if is_ternary else 2 * rows * k
+                nbytes = ternary_tiles.nbytes(rows, k) if is_ternary else 2 * rows * k
                 at = 0 if at + nbytes > self.bench.room else at
                 if is_ternary:
                     self.bench.target.launch(self.w2a8(self.base + at, 1, rows, k), stream, True)
@@ -199,7 +200,7 @@ def report(v: Versus, counts: Sequence[int]) -> None:
 def line(v: Versus, tokens: int, rows: int, k: int) -> str:
     """One row; shares count the weights' bytes only."""
     us, slow, copy = v.time_w2a8(tokens, rows, k), v.time_bf16(tokens, rows, k), v.bench.copy_rate * 1e3
-    small, large = w2a8.nbytes(rows, k), 2 * rows * k
+    small, large = ternary_tiles.nbytes(rows, k), 2 * rows * k
     head = f"| {rows} × {k} | {tokens} | {us:.2f} | {small / us / 1e3:,.0f} | {small / us / copy:.0%} |"
     return head + (f" {slow:.2f} | {large / slow / copy:.0%} | {slow / us:.2f} |" if slow else " | | |")
 

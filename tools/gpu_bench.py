@@ -11,10 +11,10 @@ import numpy as np
 from gpu_target import GpuTarget
 
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import attention, gemm, matmul
 from graphsched.backends.cuda.families.decode import decode
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.layout import LAYOUTS
 
 SHAPES = ((4096, 14336), (14336, 4096), (8192, 28672))  # rows × k of a mat-vec
 BATCHES = (64, 128, 256, 512, 1024, 2048)  # tokens

@@ -7,9 +7,9 @@ from pathlib import Path
 from gpu_bench import Row
 
 from graphsched.backends.cuda.device import open_gpu
+from graphsched.backends.cuda.launch.weights import TYPES
 from graphsched.backends.cuda.packing.parts import Packing, packing
 from graphsched.backends.cuda.stream.memory import DeviceMemory
-from graphsched.backends.cuda.weights import TYPES
 from graphsched.gguf.loader import ModelFile
 from graphsched.graph.tensor import TensorType
 from graphsched.session.model import open_default_or

@@ -7,10 +7,11 @@ import gpu_calls
 import numpy as np
 from cuda_emu.values import FILES, Array, Out
 
-from graphsched.backends.cuda import compiler, driver
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families import elementwise, matmul, moe, quantize
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch import compiler
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.layout import LAYOUTS
 
 
 class GpuTarget:

@@ -20,9 +20,10 @@ import checkout  # noqa: F401
 from bench_report import exit_code
 from nvdisasm import disassembled
 
-from graphsched.backends.cuda import compiler, driver
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families.matmul import FLOATS
-from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.launch import compiler
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE, LAYOUTS
 from graphsched.errors import OptionError
 
 SCHEDULERS, CLOCK, FLOPS = 4 * 132, 1.755e9, 2 * 16 * 8 * 32  # of the card; Hz; of an IMMA.16832

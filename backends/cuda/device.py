@@ -9,9 +9,11 @@ from typing import Any
 
 from graphsched import env
 from graphsched.backends.cpu.device import CpuDevice
-from graphsched.backends.cuda import compiler, driver
-from graphsched.backends.cuda.call import Call, Launched, Product
-from graphsched.backends.cuda.lowering import At, Launch, Low
+from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.launch import compiler
+from graphsched.backends.cuda.launch.call import Call, Launched, Product
+from graphsched.backends.cuda.launch.lowering import At, Launch, Low
+from graphsched.backends.cuda.launch.weights import packed_bytes
 from graphsched.backends.cuda.packing.parts import as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack
 from graphsched.backends.cuda.stream import transfer
@@ -20,7 +22,6 @@ from graphsched.backends.cuda.stream.dispatch import Dispatcher
 from graphsched.backends.cuda.stream.memory import Block, DeviceMemory, PinnedSpace, Raw
 from graphsched.backends.cuda.stream.program import CudaProgram
 from graphsched.backends.cuda.support import has_kernel, kernel_type
-from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Setup

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from graphsched import env
-from graphsched.backends.cuda.lowering import Low
+from graphsched.backends.cuda.launch.lowering import Low
+from graphsched.backends.cuda.launch.weights import packed_bytes
 from graphsched.backends.cuda.support import has_kernel, kernel_type
-from graphsched.backends.cuda.weights import packed_bytes
 from graphsched.backends.null import NullDevice
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run import lowering

@@ -2,7 +2,7 @@
 
 from graphsched import env
 from graphsched.backends.cuda import families
-from graphsched.backends.cuda.weights import TYPES
+from graphsched.backends.cuda.launch.weights import TYPES
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor
 from graphsched.types import dtypes

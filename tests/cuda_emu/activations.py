@@ -21,7 +21,7 @@ from cuda_emu.values import (
 )
 from graphsched.backends.cuda.families import copy, elementwise, norm, quantize, rope
 from graphsched.backends.cuda.families.decode import decode
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch.layout import LAYOUTS
 from graphsched.types import dtypes
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cuda_emu.values import FILES, Array, Out
-from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.compiler import assemble, cache_dir
-from graphsched.backends.cuda.signature import KernelError, parse
+from graphsched.backends.cuda.driver.signature import KernelError, parse
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.compiler import assemble, cache_dir
 
 HEADER = Path(__file__).with_name("gs_emu.h")
 MARK = b"\xa5"  # what lies before an array: neither zero nor NaN

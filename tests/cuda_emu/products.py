@@ -7,10 +7,10 @@ import numpy as np
 
 from cuda_emu.activations import ACTIVATIONS
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, narrow, normal, quantised, tensor, widen
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy, elementwise, gemm, matmul, moe
 from graphsched.backends.cuda.families import rows as row_kernels
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.layout import LAYOUTS
 from graphsched.graph import ops
 
 ROUTES = (

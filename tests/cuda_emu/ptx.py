@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cuda_emu.emulator import FLAGS, EmulatedTarget, Emulator, build
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
 
 PRELUDE = Path(__file__).with_name("gs_ptx.h").read_text()
 C = {

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda.codebook import KERNEL_TYPE, TABLES
-from graphsched.backends.cuda.families import w2a8
-from graphsched.backends.cuda.layout import ALIGN, CODED, LAYOUTS, U8
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.codebook import KERNEL_TYPE, TABLES
+from graphsched.backends.cuda.launch.layout import ALIGN, CODED, LAYOUTS, U8
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def tiles(name: str, raw: U8, rows: int, k: int) -> U8:
     """A ternary matrix's file bytes → its tiles, and behind them a float of scale for each row."""
     layout, lines = LAYOUTS[name], raw.reshape(rows, -1)
     codes = CODES[name](lines[:, layout.header :].reshape(rows, -1, layout.nbytes))
-    packed = w2a8.pack_codes(codes)
+    packed = ternary_tiles.pack_codes(codes)
     return np.concatenate([packed, header_scales(layout.header, lines).reshape(-1).view(np.uint8)])
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda.codebook import TABLES
-from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS, U8
+from graphsched.backends.cuda.launch.codebook import TABLES
+from graphsched.backends.cuda.launch.layout import ALIGN, KERNEL_TYPE, LAYOUTS, U8
 
 F32 = NDArray[np.float32]
 IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int16)

@@ -8,10 +8,10 @@ import numpy as np
 
 from cuda_emu import unpack
 from cuda_emu.repacked import repack
-from graphsched.backends.cuda.call import Call
-from graphsched.backends.cuda.codebook import ONE_SCALE, TABLES
 from graphsched.backends.cuda.families import matmul
-from graphsched.backends.cuda.layout import ALIGN, KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.codebook import ONE_SCALE, TABLES
+from graphsched.backends.cuda.launch.layout import ALIGN, KERNEL_TYPE, LAYOUTS
 
 Array = np.ndarray[Any, Any]
 Result = tuple[Array, Array, float]

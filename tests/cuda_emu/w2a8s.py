@@ -7,6 +7,7 @@ import numpy as np
 
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, error, normal
 from graphsched.backends.cuda.families import w2a8
+from graphsched.backends.cuda.launch import ternary_tiles
 
 # rows, k and the rows of the matrices in it: 2B-4T's wqkv, wo, w13, w2, then those of the 3B model
 SHAPES = (
@@ -22,14 +23,14 @@ def quantised_tokens(x: Array) -> tuple[Array, Array]:
     by = np.divide(np.float32(1), d, out=np.zeros_like(d), where=d > 0)
     q = np.rint(x * by).astype(np.int8)
     ds = np.concatenate([d, q.sum(-1, keepdims=True, dtype=np.float32)], axis=-1)
-    return np.pad(q, ((0, 0), (0, w2a8.padded(x.shape[1]) - x.shape[1]))), ds
+    return np.pad(q, ((0, 0), (0, ternary_tiles.padded(x.shape[1]) - x.shape[1]))), ds
 
 
 def matrix(rows: int, k: int, parts: tuple[int, ...], rng: np.random.Generator) -> tuple[Array, Array]:
     """Ternary weights and a scale for each row, another for each part."""
     scales = rng.uniform(0.5, 2.0, len(parts)).tolist()
     ternary = rng.integers(-1, 2, (rows, k)).astype(np.int8)
-    return ternary, w2a8.row_scales(rows, tuple(zip(parts, scales, strict=True)))
+    return ternary, ternary_tiles.row_scales(rows, tuple(zip(parts, scales, strict=True)))
 
 
 def expected(weights: Array, scales: Array, q: Array, ds: Array) -> Array:
@@ -46,7 +47,7 @@ def product_case(k: int, parts: tuple[int, ...], tokens: int, split: int | None 
         weights, scales = matrix(rows, k, parts, rng)
         q, ds = quantised_tokens(normal(rng, tokens, k))
         y = Out(tokens, rows)
-        target.run(w2a8.product(w2a8.pack(weights), scales, q, ds, y, tokens, rows, k, split=split))
+        target.run(w2a8.product(ternary_tiles.pack(weights), scales, q, ds, y, tokens, rows, k, split=split))
         return y.array, expected(weights, scales, q, ds), 0.0
 
     return run
@@ -59,7 +60,7 @@ def joined_case(k: int, rows: tuple[int, ...], tokens: int) -> Run:
         q, ds = quantised_tokens(normal(rng, tokens, k))
         made = [matrix(n, k, (n,), rng) for n in rows]
         outs = [Out(tokens, n) for n in rows]
-        of = [w2a8.Matrix(w2a8.pack(w), s, y, len(w)) for (w, s), y in zip(made, outs, strict=True)]
+        of = [w2a8.Matrix(ternary_tiles.pack(w), s, y, len(w)) for (w, s), y in zip(made, outs, strict=True)]
         target.run(w2a8.products(of, q, ds, tokens, k))
         want = [expected(w, s, q, ds) for w, s in made]
         return np.concatenate([y.array for y in outs], axis=1), np.concatenate(want, axis=1), 0.0
@@ -71,14 +72,16 @@ def part_case(k: int, rows: tuple[int, int], tokens: int) -> Run:
     """Rows of a matrix that start and end within a tile."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
-        (first, last), tile = rows, w2a8.nbytes(w2a8.ROWS, k)
+        (first, last), tile = rows, ternary_tiles.nbytes(ternary_tiles.ROWS, k)
         q, ds = quantised_tokens(normal(rng, tokens, k))
         weights, scales = matrix(last + 9, k, (last + 9,), rng)
-        y, packed = Out(tokens, last - first), w2a8.pack(weights)
-        before = first // w2a8.ROWS
+        y, packed = Out(tokens, last - first), ternary_tiles.pack(weights)
+        before = first // ternary_tiles.ROWS
         part = w2a8.part_of(0, 0, y, rows, k)
-        assert (part.w, part.scales) == (before * tile, before * w2a8.ROWS * 4)
-        of = replace(part, w=packed[before * tile :].copy(), scales=scales[before * w2a8.ROWS :].copy())
+        assert (part.w, part.scales) == (before * tile, before * ternary_tiles.ROWS * 4)
+        of = replace(
+            part, w=packed[before * tile :].copy(), scales=scales[before * ternary_tiles.ROWS :].copy()
+        )
         target.run(w2a8.products([of], q, ds, tokens, k))
         return y.array, expected(weights, scales, q, ds)[:, first:last], 0.0
 
@@ -89,7 +92,7 @@ def rows_case(k: int) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         weights, scales = matrix(37, k, (20, 17), rng)
         y, which = Out(5, k), np.array([36, 0, -1, 8, 37], np.int32)
-        target.run(w2a8.get_rows(w2a8.pack(weights), scales, which, y, 5, 37, k))
+        target.run(w2a8.get_rows(ternary_tiles.pack(weights), scales, which, y, 5, 37, k))
         want = np.zeros((5, k), np.float32)
         want[[0, 1, 3]] = (weights * scales[:, None])[[36, 0, 8]]
         return y.array, want, 0.0
@@ -102,7 +105,7 @@ def quantize_case(tokens: int, k: int, normed: bool) -> Run:
         stride = k + 4 - normed  # rows that start anywhere
         x, norm = normal(rng, tokens, stride), normal(rng, k)
         x[0] = 0  # the scale is 0
-        q, ds, y = Out(tokens, w2a8.padded(k), dtype=np.int8), Out(tokens, 2), Out(tokens, k)
+        q, ds, y = Out(tokens, ternary_tiles.padded(k), dtype=np.int8), Out(tokens, 2), Out(tokens, k)
         target.run(w2a8.quantize(x, norm if normed else None, q, ds, tokens, k, stride, y=y))
         v = x[:, :k].astype(np.float64)
         if normed:

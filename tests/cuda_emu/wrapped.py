@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cuda_emu.values import Array, Case, Out, Result, Target, narrow, normal, widen
-from graphsched.backends.cuda.call import Call
+from graphsched.backends.cuda.launch.call import Call
 
 
 def one(name: str, *args: object) -> Call:

@@ -6,7 +6,7 @@ from ctypes import byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, 
 from functools import cache
 from typing import Any, Final
 
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
 
 CUBLAS_ROOM: Final = 32 << 20  # bytes for partial sums, as the library advises for Hopper
 TYPES: Final = {"f32": 0, "f16": 2, "bf16": 14}  # cudaDataType

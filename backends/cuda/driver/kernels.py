@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphsched.backends.cuda.driver.gpu import Gpu
+from graphsched.backends.cuda.driver.signature import KernelError, Signature
 from graphsched.backends.cuda.driver.status import check
-from graphsched.backends.cuda.signature import KernelError, Signature
 
 LARGE_SHARED = 48 * 1024  # a block gets more than this only after its kernel asks for it
 

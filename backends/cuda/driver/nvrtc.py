@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import cache
 
+from graphsched.backends.cuda.driver.signature import KernelError
 from graphsched.backends.cuda.driver.status import check
-from graphsched.backends.cuda.signature import KernelError
 
 
 @cache

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
 
 
 def check(result: tuple[Any, ...]) -> Any:

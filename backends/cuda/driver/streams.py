@@ -3,8 +3,8 @@
 from typing import Any
 
 from graphsched.backends.cuda.driver.gpu import Gpu
+from graphsched.backends.cuda.driver.signature import KernelError
 from graphsched.backends.cuda.driver.status import check
-from graphsched.backends.cuda.signature import KernelError
 
 
 def new_stream(gpu: Gpu) -> Any:

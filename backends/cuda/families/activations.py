@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final, TypeVar
 
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.families.dense import aligned, row_stride
 from graphsched.backends.cuda.families.quantize import quantize
-from graphsched.backends.cuda.lowering import At, Low, same_rows
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.lowering import At, Low, same_rows
 from graphsched.graph.opdef import lowering_for
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
@@ -113,4 +114,4 @@ def new_int8_rows(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
     """Memory for the int8 rows of a tensor and their scales."""
     k = int(tensor.shape[-1])
     rows = tensor.type.numel // k
-    return low.bytes(INT8_ROWS, rows * w2a8.padded(k)), low.floats("scales of rows", rows, 2)
+    return low.bytes(INT8_ROWS, rows * ternary_tiles.padded(k)), low.floats("scales of rows", rows, 2)

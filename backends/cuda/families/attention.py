@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families import rows
 from graphsched.backends.cuda.families.dense import contiguous
-from graphsched.backends.cuda.lowering import At, Low
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.errors import ShapeError
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType

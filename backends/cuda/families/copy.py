@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.layout import KERNEL_TYPE
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
 
 
 def copy(

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from graphsched.backends.cuda.call import Launched, Product
 from graphsched.backends.cuda.families.decode import decode
 from graphsched.backends.cuda.families.dense import aligned, row_stride
 from graphsched.backends.cuda.families.gemm import Q8_HALVES
 from graphsched.backends.cuda.families.quantize import rounded
-from graphsched.backends.cuda.layout import KERNEL_TYPE
-from graphsched.backends.cuda.lowering import At, Low
+from graphsched.backends.cuda.launch.call import Launched, Product
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
+from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes

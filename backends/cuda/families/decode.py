@@ -1,7 +1,7 @@
 """Launches of decode.cu: weights of blocks as bf16."""
 
-from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE, LAYOUTS
 
 BLOCK = 128
 

@@ -1,9 +1,9 @@
 """Dense copies of operands, and of those whose rows kernels cannot read as they lie."""
 
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy
-from graphsched.backends.cuda.lowering import At, Low, strides, three
-from graphsched.backends.cuda.weights import FLOATS
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.lowering import At, Low, strides, three
+from graphsched.backends.cuda.launch.weights import FLOATS
 from graphsched.run.operand import Operand, Out
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families import rows
 from graphsched.backends.cuda.families.dense import contiguous
-from graphsched.backends.cuda.fused import ACTIVATIONS
-from graphsched.backends.cuda.lowering import At, Low, strides
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.fused import ACTIVATIONS
+from graphsched.backends.cuda.launch.lowering import At, Low, strides
 from graphsched.graph import ops
 from graphsched.graph.opdef import OpDef
 from graphsched.graph.tensor import Tensor

@@ -1,7 +1,7 @@
 """Launches of gemm.cu and gemm_q8.cu: many tokens, on the tensor cores."""
 
-from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.layout import KERNEL_TYPE
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
 from graphsched.errors import ShapeError
 
 ROW_BYTES = 128  # of a GEMM tile

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.fused import ACTIVATIONS
-from graphsched.backends.cuda.layout import KERNEL_TYPE, LAYOUTS
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.fused import ACTIVATIONS
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE, LAYOUTS
 
 BLOCK = 128
 ROWS = 2  # rows a warp takes (GS_ROWS of matvec.cuh)

@@ -2,7 +2,6 @@
 
 from math import inf
 
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families.activations import (
     AS_FLOATS,
     INT8_BLOCKS,
@@ -15,9 +14,10 @@ from graphsched.backends.cuda.families.elementwise import broadcast
 from graphsched.backends.cuda.families.matmul import matvec_joined, matvec_joined_floats, up_gate_floats
 from graphsched.backends.cuda.families.moe import up_gate
 from graphsched.backends.cuda.families.products import float_rows, ternary
-from graphsched.backends.cuda.fused import takes_whole
-from graphsched.backends.cuda.lowering import At, Low, strides
-from graphsched.backends.cuda.weights import BLOCKS, TYPES, is_tiled, kind_of
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.fused import takes_whole
+from graphsched.backends.cuda.launch.lowering import At, Low, strides
+from graphsched.backends.cuda.launch.weights import BLOCKS, TYPES, is_tiled, kind_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from math import inf
 
-from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.families.activations import (
     AS_FLOATS,
     INT8_BLOCKS,
@@ -16,10 +15,11 @@ from graphsched.backends.cuda.families.elementwise import add_id, broadcast, wei
 from graphsched.backends.cuda.families.gemm import gemm_q8_id
 from graphsched.backends.cuda.families.matmul import BLOCK, FLOATS, blocks, split_of, steps_of
 from graphsched.backends.cuda.families.rows import top_k as top_k_rows
-from graphsched.backends.cuda.fused import ACTIVATIONS, MOST_GROUPS, MOST_USED, TOP_MOST, takes_whole
-from graphsched.backends.cuda.layout import KERNEL_TYPE
-from graphsched.backends.cuda.lowering import At, Low
-from graphsched.backends.cuda.weights import BLOCKS, TYPES, kind_of, row_bytes
+from graphsched.backends.cuda.launch.call import Address, Call, threads, up
+from graphsched.backends.cuda.launch.fused import ACTIVATIONS, MOST_GROUPS, MOST_USED, TOP_MOST, takes_whole
+from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
+from graphsched.backends.cuda.launch.lowering import At, Low
+from graphsched.backends.cuda.launch.weights import BLOCKS, TYPES, kind_of, row_bytes
 from graphsched.errors import ShapeError
 from graphsched.graph import ops
 from graphsched.graph.ops.moe import GATINGS

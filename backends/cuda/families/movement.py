@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from graphsched.backends.cuda.call import Call
 from graphsched.backends.cuda.families import copy, w2a8
 from graphsched.backends.cuda.families.dense import contiguous, copied
-from graphsched.backends.cuda.fused import CACHE_BLOCKS, takes_whole
-from graphsched.backends.cuda.lowering import At, Low, strides
-from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.call import Call
+from graphsched.backends.cuda.launch.fused import CACHE_BLOCKS, takes_whole
+from graphsched.backends.cuda.launch.lowering import At, Low, strides
+from graphsched.backends.cuda.launch.weights import BLOCKS, FLOATS, TYPES, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out, dense
@@ -34,7 +35,9 @@ def _(low: Low, node: Tensor) -> None:
     def make(at: At) -> list[Call]:
         n, rows = at.n(node.shape[0]), at.n(x.type.shape[0])
         if is_tiled(x.type):
-            return [w2a8.get_rows(at(x), at(x) + w2a8.scales_at(rows, k), at(ids), at(y), n, rows, k)]
+            return [
+                w2a8.get_rows(at(x), at(x) + ternary_tiles.scales_at(rows, k), at(ids), at(y), n, rows, k)
+            ]
         if x.type.dtype in BLOCKS:
             return [copy.dequantize(kind, at(x), at(y), at(ids), n, rows, k)]
         stride = (

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from graphsched.backends.cuda.call import Address, Call, threads, up
 from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.families.activations import (
     AS_FLOATS,
@@ -14,8 +13,9 @@ from graphsched.backends.cuda.families.activations import (
 )
 from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_stride
 from graphsched.backends.cuda.families.quantize import rms_norm_q8
-from graphsched.backends.cuda.fused import takes_whole
-from graphsched.backends.cuda.lowering import At, Low
+from graphsched.backends.cuda.launch.call import Address, Call, threads, up
+from graphsched.backends.cuda.launch.fused import takes_whole
+from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out

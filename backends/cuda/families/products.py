@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from graphsched.backends.cuda.call import Call, Launched, up
 from graphsched.backends.cuda.families import w2a8
 from graphsched.backends.cuda.families.activations import (
     AS_FLOATS,
@@ -20,8 +19,10 @@ from graphsched.backends.cuda.families.cublas import GEMM_FROM, halved, library,
 from graphsched.backends.cuda.families.dense import aligned, contiguous
 from graphsched.backends.cuda.families.gemm import gemm, gemm_q8
 from graphsched.backends.cuda.families.matmul import Matrices, matvec, matvec_floats
-from graphsched.backends.cuda.lowering import At, Low
-from graphsched.backends.cuda.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.call import Call, Launched, up
+from graphsched.backends.cuda.launch.lowering import At, Low
+from graphsched.backends.cuda.launch.weights import BLOCKS, FLOATS, TERNARY, is_tiled, kind_of, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
@@ -109,7 +110,7 @@ def ternary(
         matrices = []
         for w, y in pairs:
             total = int(w.type.shape[0])
-            scales = at(w) + w2a8.scales_at(total, k)
+            scales = at(w) + ternary_tiles.scales_at(total, k)
             matrices.append(w2a8.part_of(at(w), scales, at(y), rows or (0, total), k))
         return [w2a8.products(matrices, at(q), at(ds), at.n(tokens), k, sms)]
 

@@ -1,6 +1,6 @@
 """Launches of quantize.cu: activations as products take them."""
 
-from graphsched.backends.cuda.call import Address, Call, threads, up
+from graphsched.backends.cuda.launch.call import Address, Call, threads, up
 from graphsched.errors import ShapeError
 
 

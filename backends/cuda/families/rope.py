@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsched.backends.cuda.call import Address, Call, threads
-from graphsched.backends.cuda.fused import takes_whole
-from graphsched.backends.cuda.lowering import At, Low, strides, three
+from graphsched.backends.cuda.launch.call import Address, Call, threads
+from graphsched.backends.cuda.launch.fused import takes_whole
+from graphsched.backends.cuda.launch.lowering import At, Low, strides, three
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out

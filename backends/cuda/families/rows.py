@@ -1,7 +1,7 @@
 """Launches of rows.cu: reductions of dense rows, a warp each."""
 
-from graphsched.backends.cuda.call import Address, Call, up
-from graphsched.backends.cuda.fused import MOST_GROUPS, TOP_MOST
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.fused import MOST_GROUPS, TOP_MOST
 from graphsched.errors import ShapeError
 
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from graphsched.backends.cuda.call import Address, Call, up
 from graphsched.backends.cuda.families.attention import KINDS, Mask
 from graphsched.backends.cuda.families.dense import contiguous
-from graphsched.backends.cuda.lowering import At, Low, strides
-from graphsched.backends.cuda.weights import FLOATS, row_bytes
+from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.lowering import At, Low, strides
+from graphsched.backends.cuda.launch.weights import FLOATS, row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Extent, Tensor
 from graphsched.run.operand import Operand, Out

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cpu.language.jit import Kernel
-from graphsched.backends.cuda.call import up
-from graphsched.backends.cuda.families import w2a8
-from graphsched.backends.cuda.layout import ALIGN, LAYOUTS
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.call import up
+from graphsched.backends.cuda.launch.layout import ALIGN, LAYOUTS
+from graphsched.backends.cuda.launch.weights import BLOCKS, is_tiled, row_bytes
 from graphsched.backends.cuda.packing.kernels import pack_planes, pack_rows, pack_tiles, pad_rows
-from graphsched.backends.cuda.weights import BLOCKS, is_tiled, row_bytes
 from graphsched.errors import ShapeError
 from graphsched.graph.tensor import TensorType
 
@@ -132,12 +132,12 @@ def _tiles(type: TensorType) -> Packing:
     rows, k = map(int, type.shape)
     t = type.dtype
     planes = (
-        Plane(0, w2a8.nbytes(rows, k), w2a8.nbytes(w2a8.ROWS, k)),
-        Plane(w2a8.scales_at(rows, k), 4 * rows, 4 * w2a8.ROWS),
+        Plane(0, ternary_tiles.nbytes(rows, k), ternary_tiles.nbytes(ternary_tiles.ROWS, k)),
+        Plane(ternary_tiles.scales_at(rows, k), 4 * rows, 4 * ternary_tiles.ROWS),
     )
     tiles = pack_tiles(t.id, t.row_header, t.nbytes)
-    unit = w2a8.ROWS * t.row_bytes(k)
-    return Packing(w2a8.scaled_bytes(rows, k), 1, type.nbytes, unit, planes, tiles, k // t.block)
+    unit = ternary_tiles.ROWS * t.row_bytes(k)
+    return Packing(ternary_tiles.scaled_bytes(rows, k), 1, type.nbytes, unit, planes, tiles, k // t.block)
 
 
 def _blocks(type: TensorType) -> Packing:

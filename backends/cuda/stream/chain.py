@@ -9,8 +9,8 @@ that may have brought the weights, it does not.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from graphsched.backends.cuda.call import Launched, Product
-from graphsched.backends.cuda.lowering import At, Launch, Make
+from graphsched.backends.cuda.launch.call import Launched, Product
+from graphsched.backends.cuda.launch.lowering import At, Launch, Make
 from graphsched.run.operand import Item
 
 OLDEST = 90  # sm_90 and newer can

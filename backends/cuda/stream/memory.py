@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from graphsched.backends.cpu.program.address_space import HostSpace
 from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.driver.signature import KernelError
 from graphsched.backends.cuda.packing.parts import Packing
-from graphsched.backends.cuda.signature import KernelError
 from graphsched.backends.cuda.stream.upload import Uploads
 from graphsched.run.operand import Memory
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.lowering import FIXED, At, Launch
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
+from graphsched.backends.cuda.launch.lowering import FIXED, At, Launch
 from graphsched.backends.cuda.stream.dispatch import Run
 from graphsched.backends.cuda.stream.memory import PinnedSpace
 from graphsched.backends.cuda.stream.queue import Bound, Entry, Put, between_bounds

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.signature import KernelError
+from graphsched.backends.cuda.driver.signature import KernelError
 from graphsched.backends.cuda.stream.queue import Entry, Put
 from graphsched.run.trace import THREADS
 

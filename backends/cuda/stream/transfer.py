@@ -6,7 +6,7 @@ from typing import Any
 
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families.copy import fetch_experts, fetch_rows
-from graphsched.backends.cuda.lowering import FIXED, At, Launch
+from graphsched.backends.cuda.launch.lowering import FIXED, At, Launch
 from graphsched.graph.tensor import Extent
 from graphsched.run.operand import Operand, Out, Work
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from graphsched import env
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.signature import Signature, parse
+from graphsched.backends.cuda.driver.signature import Signature, parse
 from graphsched.errors import Error
 from graphsched.gguf.atomic import replacing
 
-KERNELS = Path(__file__).parent / "kernels"
+KERNELS = Path(__file__).parents[1] / "kernels"
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
 # what follows in a .cu file is repeated for every weight type, or for every type and shape ("f16_64_64_8")
 PER_TYPE = re.compile(r"^//@ for ([A-Z_]+)\n", re.MULTILINE)

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda import codebook
+from graphsched.backends.cuda.launch import codebook
 
 U8 = NDArray[Any]  # of uint8; numpy's stubs widen what is shifted by a literal
 ALIGN = 256

@@ -6,7 +6,7 @@ Nothing here needs a driver, a compiler or a lowering.
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from graphsched.backends.cuda.weights import TYPES, is_tiled
+from graphsched.backends.cuda.launch.weights import TYPES, is_tiled
 from graphsched.graph.opdef import AnyOp, Op
 from graphsched.graph.tensor import Tensor
 from graphsched.types import dtypes

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from graphsched.backends.cuda.call import Launched
+from graphsched.backends.cuda.launch.call import Launched
 from graphsched.graph import ops
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32
 from graphsched.run import lowering

@@ -1,7 +1,7 @@
 """Weights as this device holds them: floats in rows of whole 16 bytes, blocks in planes, ternary matrices in tiles."""
 
-from graphsched.backends.cuda.families import w2a8
-from graphsched.backends.cuda.layout import LAYOUTS
+from graphsched.backends.cuda.launch import ternary_tiles
+from graphsched.backends.cuda.launch.layout import LAYOUTS
 from graphsched.graph.tensor import TensorType
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
@@ -16,7 +16,7 @@ TERNARY = (dtypes.IQ1_BN, dtypes.IQ2_BN)
 
 def is_tiled(type: TensorType) -> bool:
     """Whether a weight lies in the tiles of w2a8.cu: a ternary matrix. Those of experts and heads have planes."""
-    return type.dtype in TERNARY and len(type.shape) == 2 and int(type.shape[1]) <= w2a8.MOST
+    return type.dtype in TERNARY and len(type.shape) == 2 and int(type.shape[1]) <= ternary_tiles.MOST
 
 
 def kind_of(dtype: DType) -> str:
@@ -32,7 +32,7 @@ def row_bytes(type: TensorType) -> int:
 def packed_bytes(type: TensorType) -> int:
     """Bytes of a weight on the device."""
     if is_tiled(type):
-        return w2a8.scaled_bytes(*map(int, type.shape))
+        return ternary_tiles.scaled_bytes(*map(int, type.shape))
     if type.dtype in BLOCKS:
         rows, k = type.shape[-2:]
         return type.numel // (rows * k) * LAYOUTS[BLOCKS[type.dtype]].nbytes_of(rows, k)
