@@ -1,17 +1,46 @@
 """Every GRAPHSCHED_* environment variable."""
 
+import atexit
+import contextlib
+import functools
 import os
+import shutil
+import stat
+import tempfile
 from pathlib import Path
 
 from graphsched.errors import OptionError
 
 
 def cache_dir() -> Path:
-    """Where compiled kernels are kept: GRAPHSCHED_CACHE_DIR, or graphsched in the user's cache folder."""
-    if own := os.environ.get("GRAPHSCHED_CACHE_DIR"):
-        return Path(own)
+    """Where compiled kernels are kept: GRAPHSCHED_CACHE_DIR, or graphsched in the user's cache folder.
+
+    A folder of the user's own among the temporary files where neither can be written to.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    return Path(base) / "graphsched"
+    folder = Path(os.environ.get("GRAPHSCHED_CACHE_DIR") or Path(base) / "graphsched")
+    return folder if _can_be_written(folder) else _private()
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether it is a folder to write to, or can be made one."""
+    there = next((f for f in (folder, *folder.absolute().parents) if f.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _private() -> Path:
+    """A temporary folder that nobody else can write to: compiled code is loaded from it."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir()) / f"graphsched-{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022:
+            return folder
+    made = tempfile.mkdtemp(prefix="graphsched-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)
 
 
 def debug() -> int:

@@ -5,13 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import graphsched
+from graphsched import env
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.signature import KernelError, parse
 from graphsched.graph.tensor import TensorType
@@ -222,3 +225,30 @@ def test_a_missing_argument_is_named() -> None:
         parse("own", "x", each="a").bind({"x": buffer("x")}, [{"a": buffer("a")}, {}])
     with pytest.raises(KernelError, match="kernel own has no repeated arguments"):
         parse("own", "x").bind({"x": buffer("x")}, [{}])
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user whose cache folder cannot be made, and the folder for temporary files."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRAPHSCHED_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env._private.cache_clear()
+    yield tmp_path
+    env._private.cache_clear()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are those of POSIX")
+def test_without_a_folder_to_write_to_kernels_are_kept_among_temporary_files(nowhere: Path) -> None:
+    folder = env.cache_dir()
+    assert folder == nowhere / f"graphsched-{os.getuid()}"
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights are those of POSIX")
+def test_code_is_not_loaded_from_a_folder_that_others_may_write_to(nowhere: Path) -> None:
+    taken = nowhere / f"graphsched-{os.getuid()}"
+    taken.mkdir()
+    taken.chmod(0o777)
+    assert env.cache_dir() not in (taken, nowhere)
+    assert env.cache_dir().parent == nowhere
