@@ -161,6 +161,8 @@ def test_times_without_a_described_machine_are_measured_ones() -> None:
         ({"homes": {"up": "gpu"}}, "homes has 'up' on 'gpu'; there are sim0, CPU"),
         ({"homes": "up=sim1"}, "homes up=sim1: no buffer type sim1; there are CPU, sim0"),
         ({"homes": "up"}, "homes up needs a pattern and a buffer type, as in exps=CPU"),
+        ({"devices": ("CUDA0", "cuda0")}, "devices names CUDA0 twice"),
+        ({"devices": 5}, "devices is 5, a text or several are needed"),
         ({"policy": "26"}, "offload_policy 26: no 0 or 1 follows 26"),
         (
             {"policy": object()},

@@ -15,6 +15,7 @@ import graphsched
 from graphsched import SamplingOptions, Session
 from graphsched.errors import ContextError, Error, OptionError
 from graphsched.session.session import Aborted
+from graphsched.session.switches import SWITCHES
 
 GREEDY = SamplingOptions(temperature=0)
 PROMPT = "Once upon a time"
@@ -167,8 +168,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"backend": "tpu"}, "backend is tpu, cpu or reference is needed"),
     (
         {"off": frozenset({"magic"})},
-        "off has no switch 'magic'; there are fa, fmoe, fused-add-rms-norm, fused-mul-unary, fused-rms-norm, "
-        "fused-rope, fused-topk-moe, hoist, merge-qkv, traffic",
+        f"off has no switch 'magic'; there are {', '.join(sorted(SWITCHES))}",
     ),
     ({"colour": 1}, "there is no option 'colour'"),
     ({"n_ctxs": 1}, "there is no option 'n_ctxs'; did you mean n_ctx?"),

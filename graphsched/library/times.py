@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from graphsched.predict.machine import Machine
+from graphsched.run.device import is_simulated
 from graphsched.run.trace import Event, Trace
 from graphsched.types.devices import HOST
 
@@ -32,7 +33,7 @@ class Times:
 
 
 def _computed_by(device: str) -> str:
-    return f"{HOST} for {device}" if device.startswith("sim") else device
+    return f"{HOST} for {device}" if is_simulated(device) else device
 
 
 def _table(title: str, trace: Trace, where: Callable[[str], str]) -> str:

@@ -146,7 +146,7 @@ def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
         found.append(name or f"sim{sum(map(is_simulated, found))}")
     twice = next((n for n in found if found.count(n) > 1), None)
     if twice:
-        raise OptionError(f"--device names {twice} twice")
+        raise OptionError(f"names {twice} twice", "devices")
     return tuple(found)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Tensor
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
@@ -16,6 +15,7 @@ from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.homes import Homes, homes_of
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
+from graphsched.session.switches import SWITCHES
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import N_OUTPUTS, N_TOKENS
@@ -60,7 +60,7 @@ class Planner:
             policy=self.policy,
             lengths=lengths,
             costs=self.costs,
-            improve=frozenset({"traffic", "hoist", *(rule.switch for rule in RULES)}) - self.options.off,
+            improve=frozenset(SWITCHES) - self.options.off,
         )
 
     def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:

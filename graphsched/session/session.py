@@ -170,7 +170,9 @@ class Session:
 
 
 def load(path: str | Path | None = None, *, progress: Progress | None = None, **options: Any) -> Session:
-    """Opens a model (None: the embedded one) and prepares a session; options as in `SessionOptions`.
+    """Opens a model (None: the embedded one) and prepares a session; options by keyword, each a text or a value.
+
+    They are those of `SessionOptions` and `PlacementOptions`, and switches (`fmoe=False`); docs/options.md lists them.
 
     Raises graphsched.Error (LoadError, OptionError) with one sentence that names the file, tensor, key or option.
     """
