@@ -3,7 +3,8 @@
 Some ops are made before nodes have places, so that policy and placement see one node: if the weights that they read
 share a home, and otherwise if it costs no more to bring them together than to run the parts where they are. The others
 are made once every node has its device, as homes alone do not tell where a sum or a rotation runs; these change no
-placement: not what is copied, not where splits end; parts keep their names, labels and causes.
+placement: not what is copied, not where splits end; parts keep their names, labels and causes. Nor do they keep another
+device waiting longer than their parts would.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Tensor, layer_of
 from graphsched.schedule.assign import Assignment, Target, is_foreign, place_beside_weight, stages
 from graphsched.schedule.costs import finished
+from graphsched.schedule.paths import is_any_longer
 from graphsched.types.devices import HOST
 
 
@@ -40,7 +42,10 @@ def fuse_placed(graph: Graph, assignment: Assignment, target: Target) -> tuple[G
     for rule in _rules("places", target):
         order, place = _Order(graph), _Place(graph, assignment, target)
         for found in rule.find(graph):
-            if place.is_one(found) and _has_kernel(found, assignment.device[found.nodes[0]], target):
+            device = assignment.device[found.nodes[0]]
+            if not place.is_one(found) or not _has_kernel(found, device, target):
+                continue
+            if not is_any_longer(found, graph, assignment, target):
                 order.take(found)
         graph = order.rebuilt()
         assignment = order.reassigned(assignment)
