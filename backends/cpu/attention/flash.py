@@ -128,7 +128,7 @@ def _add_blocks(t: int, size: int) -> Callable[..., None]:
 
 @kernel(ATTENTION)
 def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
-    """With `split` y takes each part's sums (attention_merge)."""
+    """With `split` y takes each part's sums (`merge_parts`)."""
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)

@@ -116,7 +116,7 @@ def to_probabilities(meta: int, scores: int, m: int, acc: int, v_dim: int) -> No
 
 @kernel(ATTENTION)
 def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
-    """With `split` y takes each part's sums (attention_merge)."""
+    """With `split` y takes each part's sums (`merge_parts`)."""
     k_size, v_size = 4 if key_kind == F32 else 2, 4 if value_kind == F32 else 2
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:

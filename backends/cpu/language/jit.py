@@ -161,13 +161,21 @@ Build = Callable[..., Callable[..., None]]
 class Kernel:
     """A compiled step function `void(step, run, ith, nth)`, made on first use.
 
-    signature: what its step record holds; None where the caller lays out the words itself.
+    signature: what its step record holds; None where the caller lays out the words itself. at: the function whose file
+    and line are the kernel's, for those who look for it and for the cache.
     """
 
-    def __init__(self, name: str, build: Build, params: tuple[int, ...], signature: Signature | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        build: Build,
+        params: tuple[int, ...],
+        signature: Signature | None,
+        at: Callable[..., Any],
+    ) -> None:
         self.name = name + "".join(f"_{p}" for p in params)
         self.signature = signature
-        self._build, self._params = build, params
+        self._build, self._params, self._at = build, params, at
 
     @functools.cached_property
     def compiled(self) -> Any:
@@ -218,9 +226,9 @@ class Kernel:
 
     @property
     def source(self) -> str:
-        """File and line of the function that builds it."""
-        code = self._build.__code__
-        return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+        """Where it is written: file:line."""
+        assert isinstance(self._at, FunctionType)
+        return f"{Path(self._at.__code__.co_filename).name}:{self._at.__code__.co_firstlineno}"
 
     @property
     def was_cached(self) -> bool:
@@ -246,7 +254,7 @@ def kernel(declaration: str | None, each: str = "") -> Callable[[Build], Callabl
 
         @functools.cache
         def family(*params: int) -> Kernel:
-            return Kernel(name, build, params, signature)
+            return Kernel(name, build, params, signature, build)
 
         return family
 
@@ -261,13 +269,14 @@ def specialised(
     A closure over these would never hit the disk cache. It is cached as what stands where the first of them does.
     """
 
+    first = next(iter(parts.values()))
+
     def build() -> Callable[..., None]:
         assert isinstance(template, FunctionType)
-        first, *_ = parts.values()
         assert isinstance(first, FunctionType)
         scope = template.__globals__ | {n: helper(part) for n, part in parts.items()}
         made = FunctionType(template.__code__, scope, name)
         _own(made, first)
         return made
 
-    return Kernel(name, build, (), parse(name, declaration))
+    return Kernel(name, build, (), parse(name, declaration), first)
