@@ -57,15 +57,19 @@ class CudaDevice:
         self._closed = False
 
     def supports(self, node: Tensor) -> bool:
+        """Whether there is a kernel for a node."""
         return has_kernel(node)
 
     def kernel_type(self, leaf: Tensor) -> DType:
+        """The type in which kernels read a weight or cache."""
         return kernel_type(leaf)
 
     def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes, repacked."""
         return packed_bytes(type)
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory of the GPU. KernelError, with what helps, where it does not fit."""
         return self.memory.allocate(nbytes)
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
@@ -161,6 +165,7 @@ class CudaDevice:
             self._watch.start()
 
     def ended(self, program: CudaProgram) -> None:
+        """Nobody waits for a program any more."""
         self._running.discard(program)
 
     def _look(self) -> None:
@@ -177,11 +182,13 @@ class CudaDevice:
             program.release()
 
     def abort(self, on: bool) -> None:
+        """Lets everything that waits for this device go on, or allows runs again."""
         self.aborted = on
         for program in tuple(self._running) if on else ():
             program.release()
 
     def close(self) -> None:
+        """Waits for its threads, and gives programs, streams and memory back."""
         self._closed = True
         if self._watch is not None:
             self._watch.join()
@@ -212,6 +219,7 @@ def waits(gpu: driver.Gpu) -> str:
 
 @cache
 def open_gpu(ordinal: int) -> driver.Gpu:
+    """A GPU by its number, opened once a process. OptionError with the reason why it cannot be used."""
     if reason := driver.probe():
         raise OptionError(f"CUDA{ordinal} cannot be used: {reason}")
     if ordinal >= driver.device_count():

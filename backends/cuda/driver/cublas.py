@@ -148,6 +148,7 @@ class Cublas:
             raise KernelError(f"{name}: {text}")
 
     def close(self) -> None:
+        """Gives back what the library holds."""
         for layout in self._layouts.values():
             self._library.cublasLtMatrixLayoutDestroy(layout)
         self._library.cublasLtMatmulDescDestroy(self._product)

@@ -34,6 +34,7 @@ def use(gpu: Gpu) -> None:
 
 
 def device_count() -> int:
+    """GPUs that the driver shows; `probe()` comes first."""
     from cuda.bindings import driver
 
     check(driver.cuInit(0))

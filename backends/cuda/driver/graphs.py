@@ -26,12 +26,14 @@ def captured(stream: Any, work: Callable[[Any], None]) -> Any:
 
 
 def replay(graph: Any, stream: Any) -> None:
+    """Launches a captured graph in a stream."""
     from cuda.bindings import driver
 
     check(driver.cuGraphLaunch(graph, stream.handle))
 
 
 def discard(graph: Any) -> None:
+    """Frees a captured graph, which must not be running."""
     from cuda.bindings import driver
 
     driver.cuGraphExecDestroy(graph)

@@ -27,6 +27,7 @@ def _address(result: tuple[Any, ...]) -> int:
 
 
 def free(address: int) -> None:
+    """Frees what `malloc` gave; the driver may wait for the device."""
     from cuda.bindings import driver
 
     driver.cuMemFree(address)

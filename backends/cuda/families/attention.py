@@ -185,12 +185,15 @@ class Halves:
 
     @property
     def strides(self) -> tuple[int, int]:
+        """Bytes from cell to cell and from head to head."""
         return (self.copy or self.cache).strides[:2]  # type: ignore[return-value]
 
     def at(self, at: At) -> int:
+        """The address of the halves."""
         return at(self.copy or self.cache)
 
     def made(self, at: At, length: Address) -> list[Call]:
+        """Launches the copy of as many cells as `length` says on the device; nothing where the cache itself is read."""
         if self.copy is None:
             return []
         c = self.cache

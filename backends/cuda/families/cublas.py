@@ -39,6 +39,7 @@ class Library:
 
     @property
     def args(self) -> tuple[Operand | Out, ...]:
+        """What a launch reads and writes besides the matrix and the result."""
         return (self.x,) if self.room is None else (self.x, Out(self.room))
 
     def calls(self, at: At, matrix: Operand, result: Operand, tokens: int) -> Iterator[Launched]:

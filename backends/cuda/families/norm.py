@@ -58,6 +58,7 @@ class Norm:
 
     @property
     def args(self) -> tuple[Operand | Out, ...]:
+        """What the launch reads and writes."""
         added, total = self.residual or (None, None)
         reads = (o for o in (self.x, added, self.w) if o is not None)
         writes = (o for o in (total, self.floats, *self.blocks, *self.rows) if o is not None)

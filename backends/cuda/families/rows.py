@@ -6,10 +6,12 @@ from graphsched.errors import ShapeError
 
 
 def soft_max(x: Address, y: Address, rows: int, n: int, scale: float = 1.0) -> Call:
+    """y[r] = softmax(scale · x[r]) over n floats."""
     return _call("soft_max", rows, (x, y, rows, n, scale))
 
 
 def sum_rows(x: Address, y: Address, rows: int, n: int) -> Call:
+    """y[r] = Σ x[r] over n floats."""
     return _call("sum_rows", rows, (x, y, rows, n))
 
 

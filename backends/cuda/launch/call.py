@@ -46,6 +46,7 @@ class Product:
 
     @property
     def kernel(self) -> str:
+        """A name for traces: the library chooses the kernel."""
         return f"cublaslt_{self.kind}"
 
 

@@ -61,9 +61,11 @@ class Launch:
     work: Work = "compute"
 
     def reads(self) -> list[Operand]:
+        """Operands that its kernels read."""
         return [a for a in self.args if isinstance(a, Operand)]
 
     def writes(self) -> list[Operand]:
+        """Operands that its kernels write."""
         return [a.operand for a in self.args if isinstance(a, Out)]
 
 
@@ -88,9 +90,11 @@ class Low(lowering.Low):
         return operand
 
     def floats(self, name: str, *shape: int) -> Operand:
+        """Memory of a node for float32."""
         return self.scratch(name, f32(*shape))
 
     def bytes(self, name: str, n: int) -> Operand:
+        """Memory of a node for n bytes."""
         return self.scratch(name, TensorType(dtypes.I8, (n,)))
 
     def length(self, dim: int) -> Callable[[At], int]:

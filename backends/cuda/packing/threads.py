@@ -21,6 +21,7 @@ AHEAD = 16  # parts that wait for a thread, and are read meanwhile
 
 
 def count() -> int:
+    """Threads that pack: the CPUs that we may use, at most MOST_THREADS."""
     return min(len(usable_cpus()), MOST_THREADS)
 
 

@@ -49,11 +49,13 @@ class Dispatcher:
         self.awaited |= {b.flag for b in bounds if b.is_wait}
 
     def start(self, run: Run) -> None:
+        """Queues a run; returns at once."""
         with self._work:
             self._runs.append(run)
             self._work.notify()
 
     def close(self) -> None:
+        """Ends the thread when what it has is queued."""
         with self._work:
             self._closed = True
             self._work.notify()

@@ -39,6 +39,7 @@ class Block:
     raw: Raw | None = None
 
     def fill(self, value: int) -> None:
+        """Sets every byte, and returns when they are set."""
         driver.fill(self.address, value, self.nbytes, self.device.stream)
 
 
@@ -49,12 +50,15 @@ class StreamLink:
     stream: Any
 
     def send(self, to: int, host: int, nbytes: int) -> None:
+        """Queues a copy of page-locked bytes to an address of the device."""
         driver.copy_up(to, host, nbytes, self.stream)
 
     def record(self) -> Any:
+        """An event that is reached when all that was sent has arrived."""
         return driver.record(self.stream)
 
     def sync(self) -> None:
+        """Returns when all that was sent has arrived."""
         self.stream.sync()
 
 
@@ -100,6 +104,7 @@ class DeviceMemory:
         self._uploads.settle()
 
     def close(self) -> None:
+        """Frees all memory of the device."""
         driver.use(self.gpu)
         self._uploads.close()
         for address in self._blocks:
@@ -113,4 +118,5 @@ def _staging(nbytes: int) -> Raw:
 
 
 def size(nbytes: int) -> str:
+    """Bytes for a sentence, in MB or GB."""
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"

@@ -58,10 +58,12 @@ class CudaProgram:
 
     @property
     def stream(self) -> Any:
+        """The driver's stream that runs it."""
         return self._stream
 
     @property
     def bounds(self) -> list[Bound]:
+        """Its waits and signals in order."""
         return [self._bound(item) for item in self._items if isinstance(item, Signal)]
 
     def launch(self, lengths: Mapping[str, int], trace: int = OFF) -> int:

@@ -33,6 +33,7 @@ class Entry:
 
     @property
     def bound(self) -> Bound | None:
+        """The wait or signal that it begins with, if any."""
         first = self.puts[0] if self.puts else None
         return first if isinstance(first, Bound) else None
 

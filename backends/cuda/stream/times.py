@@ -51,6 +51,7 @@ class Times:
         return self._mark
 
     def end(self) -> None:
+        """The host has waited for the last run."""
         if self._last is not None:
             self._last.ended = time.perf_counter()
 
