@@ -51,7 +51,7 @@ def test_a_model_without_a_template_gets_chatml() -> None:
         f"<|im_start|>system\nBe <brief>.<|im_end|>\n{user}<|im_start|>assistant\n"
     )
     assert run(None, MESSAGES[1:2], add_generation_prompt=False) == user
-    assert run("") == ""
+    assert run("") == run(None)
 
 
 def test_a_real_template() -> None:

@@ -1,7 +1,7 @@
 """A chat: the conversation as the model's template writes it, and the loop that reads and answers."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final
@@ -10,7 +10,8 @@ from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen, is_terminal
 from graphsched.errors import ContextError
 from graphsched.session.session import Session, Timings
-from graphsched.text import chat
+from graphsched.text.chat import TemplateFailure
+from graphsched.text.dialect import dialect_of
 
 PROMPT: Final = "> "
 
@@ -19,13 +20,25 @@ class Chat:
     """A conversation with a session; `generation` is for `Session.generate`.
 
     The model reads the whole conversation as its template writes it, each time; what the cache holds of that, the
-    unchanged beginning, is not computed again.
+    unchanged beginning, is not computed again. Answers go into it without thoughts, or with these apart, as the
+    template wants them. `template` takes the place of the file's, `template_values` are further values for it.
+    Raises Error for a template that refuses, or never prints, what a user says.
     """
 
-    def __init__(self, session: Session, *, system: str | None = None, **generation: Any) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        template_values: Mapping[str, Any] | None = None,
+        **generation: Any,
+    ) -> None:
         self.session, self._generation = session, generation
+        given = session.tokenizer.chat_template if template is None else template
+        self.dialect = dialect_of(given, session.tokenizer, more=template_values)
         self.timings = Timings(session.timings.load_ms)
-        self._first = [{"role": "system", "content": system}] if system else []
+        self._first: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._first)
         self._read: list[int] = []  # ids that the cache begins with
 
@@ -38,7 +51,8 @@ class Chat:
     def answer(self, text: str) -> Iterator[str]:
         """The answer to a message, in pieces; raises ContextError if the conversation has become too long."""
         messages = [*self._messages, {"role": "user", "content": text}]
-        ids = self._ids(messages)
+        prompt = self.dialect.render(messages)
+        ids = self._tokens(prompt)
         new = ids[self._keep(ids) :]
         said = []
         for piece in self.session.generate(new, **self._generation):
@@ -46,18 +60,15 @@ class Chat:
             yield piece
         self._count()
         if said or self.session.stop_reason != "abort":
-            self._messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+            answer = self.dialect.remembered("".join(said), prompt)
+            self._messages = self._messages if answer is None else [*messages, answer]
 
-    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+    def _ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return self._tokens(self.dialect.render(messages))
+
+    def _tokens(self, prompt: str) -> list[int]:
         tokenizer = self.session.tokenizer
-
-        def text(token: int | None) -> str:
-            return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
-
-        rendered = chat.render(
-            tokenizer.chat_template, messages, bos=text(tokenizer.bos), eos=text(tokenizer.eos)
-        )
-        ids = tokenizer.encode(rendered, add_special=False, parse_special=True)
+        ids = tokenizer.encode(prompt, add_special=False, parse_special=True)
         begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
         return [tokenizer.bos or 0, *ids] if begins else ids
 
@@ -80,6 +91,8 @@ class Chat:
 
 def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts) -> bool:
     """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False)."""
+    for note in chat.dialect.notes:
+        screen.hint(note)
     try:
         while (text := first or read_message(interrupts)) is not None:
             first = None
@@ -92,7 +105,7 @@ def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrup
 
 
 def _answer(chat: Chat, text: str, screen: Screen, interrupts: Interrupts) -> None:
-    """Prints an answer; when the context is full, it is the first of a new conversation."""
+    """Prints an answer; it is the first of a new conversation when the context is full, or the template fails."""
     try:
         _print(chat, text, interrupts)
         if chat.session.stop_reason == "context":
@@ -102,6 +115,12 @@ def _answer(chat: Chat, text: str, screen: Screen, interrupts: Interrupts) -> No
             screen.say(str(e))
             return
         screen.say(f"the context of {chat.session.n_ctx} tokens is full, the conversation starts again")
+        _answer(chat, text, screen, interrupts)
+    except TemplateFailure as e:
+        if not chat.restart():
+            screen.say(str(e))
+            return
+        screen.say(f"{e}; the conversation starts again")
         _answer(chat, text, screen, interrupts)
 
 

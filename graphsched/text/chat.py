@@ -1,12 +1,15 @@
 """Chat messages to the text a model was trained on, by the Jinja2 template in its file."""
 
 import json
+import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -22,6 +25,7 @@ DEFAULT_TEMPLATE: Final = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 MAX_SECONDS: Final = 2.0  # of CPU time for one rendering; honest templates take milliseconds
+_SECONDS_OF_MESSAGE: Final = 0.01  # the longest templates take a quarter of that
 _MAX_SIZE: Final = 1_000_000  # characters, elements or bits that one * or ** may make
 
 
@@ -33,19 +37,40 @@ def render(
     eos: str,
     add_generation_prompt: bool = True,
     tools: Sequence[Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> str:
-    """The prompt for a conversation; None stands for a ChatML template.
+    """The prompt for a conversation; None stands for a ChatML template, and so does an empty one.
 
-    Raises Error, one sentence, for whatever the template does wrong: it comes with a file and is not trusted.
+    `more` are further values that a template may ask for, such as enable_thinking. Raises TemplateFailure, one
+    sentence, for whatever the template does wrong: it comes with a file and is not trusted.
     """
-    values = {"messages": messages, "tools": tools, "bos_token": bos, "eos_token": eos}
+    values = {**(more or {}), "messages": messages, "tools": tools, "bos_token": bos, "eos_token": eos}
+    text = template if template and template.strip() else DEFAULT_TEMPLATE
+    _deadline.at = time.thread_time() + MAX_SECONDS + len(messages) * _SECONDS_OF_MESSAGE
     try:
-        compiled = _Sandbox().from_string(DEFAULT_TEMPLATE if template is None else template)
-        return compiled.render(values, add_generation_prompt=add_generation_prompt)
+        return _compiled(text).render(values | {"add_generation_prompt": add_generation_prompt})
     except Exception as e:  # a template is a program, it can raise anything
         what = " ".join(str(e).split())[:200] or type(e).__name__
         what = what if what.isprintable() else ascii(what)[1:-1]
-        raise Error(f"the chat template failed: {what}") from None
+        raise TemplateFailure(f"the chat template failed: {what}") from None
+
+
+class TemplateFailure(Error):
+    """A template that cannot be rendered, or refuses a conversation."""
+
+
+class _Deadline(threading.local):
+    """The CPU time of this thread at which its rendering has to be done."""
+
+    at = math.inf
+
+
+_deadline: Final = _Deadline()
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Template:
+    return _Sandbox().from_string(template)
 
 
 class _Generation(Extension):
@@ -71,11 +96,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
         del self.globals["lipsum"]
-        self._end = time.thread_time() + MAX_SECONDS
 
     def check_time(self) -> None:
         """Called by the template itself in each pass of a loop and each call of a macro."""
-        if time.thread_time() > self._end:
+        if time.thread_time() > _deadline.at:
             raise TemplateError(f"it runs for more than {MAX_SECONDS:g} seconds")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

@@ -1,0 +1,192 @@
+"""How a chat template takes a conversation, found out by rendering marked messages before the first real one."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from graphsched.errors import Error
+from graphsched.text import chat
+from graphsched.text.answers import Answer, Marks, marks_of, parse_answer
+
+Message = Mapping[str, Any]
+_USER, _SYSTEM, _SAID, _AGAIN = "markuser", "marksystem", "marksaid", "markagain"
+# What a template calls the thoughts of a message.
+_THOUGHTS: Final = (
+    ("reasoning_content", re.compile(r"\breasoning_content\b")),
+    ("thinking", re.compile(r"message(?:\.thinking\b|\[['\"]thinking['\"]\])")),
+    ("reasoning", re.compile(r"message(?:\.reasoning\b|\[['\"]reasoning['\"]\])")),
+)
+_NO_MARKS: Final = Marks()
+_CHATML_MARKS: Final = ("<|im_start|>", "<|im_end|>")
+
+
+class Vocabulary(Protocol):
+    """What of a tokenizer is asked."""
+
+    bos: int | None
+    eos: int | None
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
+    def piece(self, token: int, special: bool = False) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A template and how it takes messages.
+
+    lists: contents are lists of parts; merges_system: the system's text goes in front of the first user's;
+    thoughts_key: the field of a message for thoughts, None if the template has none; takes_empty: an answer may be
+    empty. `notes` are sentences for the user, `more` further values for the template.
+    """
+
+    template: str | None
+    bos: str
+    eos: str
+    lists: bool = False
+    merges_system: bool = False
+    thoughts_key: str | None = None
+    takes_empty: bool = True
+    marks: Marks = _NO_MARKS
+    more: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for a conversation of plain messages; Error for what the template refuses."""
+        adapted = [self._adapted(m) for m in (_merged(messages) if self.merges_system else messages)]
+        return chat.render(
+            self.template,
+            adapted,
+            bos=self.bos,
+            eos=self.eos,
+            add_generation_prompt=add_generation_prompt,
+            more=self.more,
+        )
+
+    def remembered(self, said: str, prompt: str) -> dict[str, Any] | None:
+        """The message that an answer becomes in a conversation, the prompt being what it was an answer to.
+
+        None if the template would refuse it: then the turn had better be left out.
+        """
+        answer = parse_answer(said, self.marks, in_thoughts=self.marks.opens(prompt))
+        if not (answer.text.strip() or answer.calls or self.takes_empty):
+            return None
+        return self.message(answer)
+
+    def message(self, answer: Answer) -> dict[str, Any]:
+        """An answer as a message; thoughts are left out where the template has no field for them."""
+        found: dict[str, Any] = {"role": "assistant", "content": answer.text}
+        if answer.thoughts and self.thoughts_key is not None:
+            found[self.thoughts_key] = answer.thoughts
+        return found | ({"tool_calls": list(answer.calls)} if answer.calls else {})
+
+    def _adapted(self, message: Message) -> Message:
+        content = message.get("content")
+        if not self.lists or not isinstance(content, str):
+            return message
+        return {**message, "content": [{"type": "text", "text": content}]}
+
+
+def dialect_of(
+    template: str | None, vocabulary: Vocabulary, *, more: Mapping[str, Any] | None = None
+) -> Dialect:
+    """How a template takes a conversation. Error if it refuses, or never prints, what a user says."""
+    bos, eos = (_text(vocabulary, token) for token in (vocabulary.bos, vocabulary.eos))
+    template = template if template and template.strip() else None
+    notes = _chatml_notes(vocabulary) if template is None else ()
+    marks = marks_of(template or "", lambda text: _is_token(vocabulary, text))
+    plain = Dialect(template, bos, eos, marks=marks, more=dict(more or {}), notes=notes)
+    found = _changed(plain, lists=_needs_lists(plain))
+    found = _changed(found, merges_system=_lost(found, [_system(), _user()]) is not None)
+    found = _changed(found, thoughts_key=_thoughts_key(found))
+    return _changed(found, takes_empty=_takes(found, [_user(), _assistant(""), _user(_AGAIN)]))
+
+
+def unprinted(rendered: str, messages: Iterable[Message]) -> tuple[int, ...]:
+    """Which messages, by their numbers, have a text that does not appear in what a template made of them.
+
+    White space at the ends does not count, and neither do messages without a text.
+    """
+    texts = {i: m["content"].strip() for i, m in enumerate(messages) if isinstance(m.get("content"), str)}
+    return tuple(i for i, text in texts.items() if text not in rendered)
+
+
+def _changed(dialect: Dialect, **fields: Any) -> Dialect:
+    return Dialect(**(vars(dialect) | fields))
+
+
+def _text(vocabulary: Vocabulary, token: int | None) -> str:
+    return "" if token is None else vocabulary.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _is_token(vocabulary: Vocabulary, text: str) -> bool:
+    return len(vocabulary.encode(text, add_special=False, parse_special=True)) == 1
+
+
+def _chatml_notes(vocabulary: Vocabulary) -> tuple[str, ...]:
+    lacking = [m for m in _CHATML_MARKS if not _is_token(vocabulary, m)]
+    if not lacking:
+        return ("the file has no chat template, ChatML is used",)
+    what = f"whose {' and '.join(lacking)} {'are' if lacking[1:] else 'is'} no token of this vocabulary"
+    return (f"the file has no chat template, ChatML is used, {what}",)
+
+
+def _needs_lists(plain: Dialect) -> bool:
+    """Whether a text gets lost, or is refused, and a list of parts does not."""
+    failure = _lost(plain, [_user()])
+    if failure is None:
+        return False
+    if _lost(_changed(plain, lists=True), [_user()]) is None:
+        return True
+    raise chat.TemplateFailure(failure)
+
+
+def _lost(dialect: Dialect, messages: Sequence[Message]) -> str | None:
+    """Why a conversation does not get into the prompt whole, None if it does."""
+    try:
+        rendered = dialect.render(messages)
+    except Error as e:
+        return str(e)
+    lost = unprinted(rendered, messages)
+    return f"the chat template never prints what the {messages[lost[0]]['role']} says" if lost else None
+
+
+def _takes(dialect: Dialect, messages: Sequence[Message]) -> bool:
+    try:
+        dialect.render(messages)
+    except Error:
+        return False
+    return True
+
+
+def _thoughts_key(dialect: Dialect) -> str | None:
+    """The field that the template names for thoughts, if it takes messages that have it."""
+    named = [key for key, pattern in _THOUGHTS if pattern.search(dialect.template or "")]
+    turn = [_user(), _assistant(_SAID), _user(_AGAIN)]
+    takes = (k for k in named if _takes(dialect, [turn[0], {**turn[1], k: "x"}, turn[2]]))
+    return next(takes, None)
+
+
+def _user(text: str = _USER) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _system() -> dict[str, Any]:
+    return {"role": "system", "content": _SYSTEM}
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """The conversation with the texts of leading system messages in front of the first user's."""
+    n = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    texts = [str(m["content"]) for m in messages[:n]]
+    rest = list(messages[n:])
+    if not texts:
+        return rest
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": "\n\n".join(texts)}, *rest]
+    first = {**rest[0], "content": "\n\n".join([*texts, str(rest[0]["content"])])}
+    return [first, *rest[1:]]
