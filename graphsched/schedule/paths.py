@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from graphsched.graph.fusion import Fusion
 from graphsched.graph.graph import Graph
+from graphsched.graph.rewrites.fusion import Fusion
 from graphsched.graph.tensor import Tensor
 from graphsched.schedule.assign import Assignment, Target, root
 
