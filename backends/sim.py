@@ -21,7 +21,7 @@ from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.backends.cuda.launch.fused import takes_whole
 from graphsched.graph.ops.several import between, made_of
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.predict import machine
+from graphsched.machine import machine
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.lowering import has_kernel
 from graphsched.run.operand import Item, Memory, Operand, Places, Work

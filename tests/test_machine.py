@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.errors import OptionError
-from graphsched.predict import machine
-from graphsched.predict.machine import KINDS, Link, Processor, copy_seconds, load, node_seconds
+from graphsched.machine import machine
+from graphsched.machine.machine import KINDS, Link, Processor, copy_seconds, load, node_seconds
 
 SMALL = """
 name = "small"

@@ -16,8 +16,8 @@ from chrome_traces import assert_is_chrome_trace
 from running import model_path
 
 from graphsched.cli import main as cli
+from graphsched.machine.machine import load
 from graphsched.measure import peaks
-from graphsched.predict.machine import load
 
 FAST = ("-p", "8", "-n", "3", "-r", "2", "-t", "1", "-c", "64")
 DEEPSEEK = "deepseek2-lite"

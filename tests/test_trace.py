@@ -12,11 +12,11 @@ from running import model_path
 
 import graphsched
 from graphsched.backends.cpu.program.ring import Ring
+from graphsched.machine.timeline import simulate
 from graphsched.measure.owners import UNATTRIBUTED, owners
 from graphsched.measure.profile import Measurement, Phase, Request, measure, predict
 from graphsched.predict.plan import Plan, make_plan
 from graphsched.predict.sim_trace import as_trace, planned_trace
-from graphsched.predict.timeline import simulate
 from graphsched.run.executable import Executable
 from graphsched.run.trace import EVAL, OFF, ON, RUN, THREADS, Event, Trace
 from graphsched.run.trace_read import QUANTIZE, read

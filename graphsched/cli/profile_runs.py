@@ -30,9 +30,9 @@ def profiled(
     """Profiles of each set of options: predicted if it describes a machine, else measured in turn."""
     from graphsched.measure.peaks import peaks
     from graphsched.measure.profile_data import profile_data
-    from graphsched.predict.plan import described
+    from graphsched.session.planner import described_machine
 
-    kinds = {described(o) is not None for o in options}
+    kinds = {described_machine(o) is not None for o in options}
     if len(kinds) > 1:
         raise OptionError(
             "a prediction and a measurement are not compared, --vs needs --device on both sides"

@@ -24,10 +24,9 @@ from graphsched.library.given import (
     weight_bytes,
 )
 from graphsched.library.times import Times
-from graphsched.predict.machine import Machine
-from graphsched.predict.plan import described
+from graphsched.machine.machine import Machine
+from graphsched.machine.timeline import simulate
 from graphsched.predict.sim_trace import as_trace
-from graphsched.predict.timeline import simulate
 from graphsched.run.device import Device, Setup, device_names, open_devices
 from graphsched.run.executable import Executable
 from graphsched.run.runtime import Runtime, in_kernel_types, open_runtime
@@ -38,6 +37,7 @@ from graphsched.schedule.causes import meaning
 from graphsched.schedule.policy import Policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.options import SessionOptions, session_options
+from graphsched.session.planner import described_machine
 from graphsched.session.switches import SWITCHES
 from graphsched.types.devices import HOST
 
@@ -138,7 +138,7 @@ class Plan:
 
     def times(self) -> Times:
         """When each step and copy would run on the described machine, and when each ran here in the last run."""
-        machine = described(self._options)
+        machine = described_machine(self._options)
         return Times(machine, self._predicted(machine), self._measured())
 
     def _predicted(self, machine: Machine | None) -> Trace | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from graphsched.predict.machine import Machine
+from graphsched.machine.machine import Machine
 from graphsched.run.device import is_simulated
 from graphsched.run.trace import Event, Trace
 from graphsched.types.devices import HOST

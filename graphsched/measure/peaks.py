@@ -10,10 +10,10 @@ from typing import Any, Final
 from graphsched import env
 from graphsched.errors import Error
 from graphsched.gguf.atomic import replacing
-from graphsched.predict.machine import Device, Processor
-from graphsched.predict.plan import described
+from graphsched.machine.machine import Device, Processor
 from graphsched.run.device import device_names
 from graphsched.session.options import SessionOptions
+from graphsched.session.planner import described_machine
 from graphsched.types.devices import HOST
 
 Peaks = Mapping[
@@ -24,7 +24,7 @@ KEYS: Final = ("bandwidth", "int8", "f32")
 
 def peaks(options: SessionOptions, refresh: bool = False) -> Peaks:
     """Of each device; of the host, unless it is described, as measured and kept in the cache folder."""
-    machine = described(options)
+    machine = described_machine(options)
     if machine is None:
         return {HOST: host_peaks(options.threads, refresh) if options.backend == "cpu" else {}}
     names = device_names(options.devices)

@@ -1,1 +1,1 @@
-"""Described machines and their virtual clock."""
+"""What would run, where, why, and how long it would take: plans, and their trace on a virtual clock."""

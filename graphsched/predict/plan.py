@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.predict import machine
-from graphsched.predict.machine import Device, Machine, Processor
-from graphsched.predict.timeline import Event, Timeline, simulate
+from graphsched.machine.machine import Device, Machine, Processor
+from graphsched.machine.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
-from graphsched.run.device import Setup, device_names, is_gpu, open_devices
+from graphsched.run.device import Setup, device_names, open_devices
 from graphsched.run.memory import Arena
 from graphsched.run.operand import sized
 from graphsched.run.runtime import in_kernel_types, lowered
 from graphsched.schedule.scheduler import Schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import Planner, repacked
+from graphsched.session.planner import Planner, described_machine, repacked
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV_SWA
@@ -117,17 +116,7 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
     schedule = planner.schedule(graph, lengths)
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
-    return Plan(model, options, planner, schedule, lengths, arenas, described(options))
-
-
-def described(options: SessionOptions) -> Machine | None:
-    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
-    specs = [spec for spec in options.devices if spec.lower() != "none"]
-    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
-        return None
-    loaded = [machine.load(spec) for spec in specs]
-    devices = tuple(d for m in loaded for d in m.devices)
-    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
+    return Plan(model, options, planner, schedule, lengths, arenas, described_machine(options))
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:

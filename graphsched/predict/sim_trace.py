@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from graphsched.machine.timeline import Timeline
 from graphsched.predict.plan import Plan
-from graphsched.predict.timeline import Timeline
 from graphsched.run.trace import Event, Run, Trace
 from graphsched.run.trace_read import described
 from graphsched.schedule.scheduler import Schedule

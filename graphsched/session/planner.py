@@ -6,6 +6,9 @@ from functools import cached_property
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
+from graphsched.machine.estimate import machine_costs
+from graphsched.machine.machine import Machine, load
+from graphsched.run.device import is_gpu
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
 from graphsched.schedule.costs import CROSSING_BYTES, Costs
@@ -45,10 +48,7 @@ class Planner:
     @cached_property
     def costs(self) -> Costs:
         """What decisions weigh: seconds on the machine that is described, or bytes."""
-        from graphsched.predict.estimate import machine_costs  # most runs describe none
-        from graphsched.predict.plan import described
-
-        machine = described(self.options)
+        machine = described_machine(self.options)
         return machine_costs(machine, self.devices) if machine else CROSSING_BYTES
 
     def target(self, lengths: Mapping[str, int]) -> Target:
@@ -87,6 +87,16 @@ class Planner:
     def schedule(self, graph: Graph, lengths: Mapping[str, int]) -> Schedule:
         """The schedule of a graph for a run of these lengths."""
         return schedule(graph, self.target(lengths))
+
+
+def described_machine(options: SessionOptions) -> Machine | None:
+    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
+    specs = [spec for spec in options.devices if spec.lower() != "none"]
+    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
+        return None
+    loaded = [load(spec) for spec in specs]
+    devices = tuple(d for m in loaded for d in m.devices)
+    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
 
 
 def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:

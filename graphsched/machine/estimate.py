@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from graphsched.graph.cost import cost_of
 from graphsched.graph.tensor import Tensor
-from graphsched.predict.machine import Device, Machine, Processor, copy_seconds, node_seconds
+from graphsched.machine.machine import Device, Machine, Processor, copy_seconds, node_seconds
 from graphsched.types.devices import HOST
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from graphsched.graph.cost import cost_of, used_share
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.predict.machine import Device, Processor, copy_seconds, node_seconds
+from graphsched.machine.machine import Device, Processor, copy_seconds, node_seconds
 from graphsched.run.spans import length, union
 from graphsched.schedule.scheduler import Copy, Schedule, Split
 from graphsched.schedule.staging import RING, Issue, issue_order
