@@ -5,7 +5,9 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import levels
 import pytest
+import structure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,3 +70,21 @@ def test_the_readme_names_the_two_commands_that_ci_runs() -> None:
     assert len(commands) == 2
     assert "graphsched run" in commands[0]
     assert commands[1].endswith("pytest -q")
+
+
+def test_ruff_keeps_the_levels_apart() -> None:
+    """Every folder of the core has its place in the table, and a ruff.toml that says so."""
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("not a checkout")
+    inside = {p.parent.name for p in (ROOT / "graphsched").glob("*/__init__.py")} - {"backends", "models"}
+    assert set(levels.folders()) == inside
+    assert levels.differing() == []
+
+
+def test_no_circle_of_folders_or_files() -> None:
+    if not (ROOT / "backends").exists():
+        pytest.skip("not a checkout")
+    found = structure.modules(ROOT)
+    graph = {name: structure.imports(module, found) for name, module in found.items()}
+    assert structure.cycles(graph) == []
+    assert structure.cycles(structure.folders(found, graph)) == []
