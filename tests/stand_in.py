@@ -72,9 +72,9 @@ def on_stand_in(script: Path, *args: str, **env: str) -> subprocess.CompletedPro
 
 
 def gpu_check(out: Path, *flags: str, **env: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """tools/gpu_check.py on the stand-in, each section in a process on it, too; what it wrote."""
+    """tools/gpu/gpu_check.py on the stand-in, each section in a process on it, too; what it wrote."""
     python = shlex.join([sys.executable, str(HERE / "on_stand_in.py"), str(library())])
-    script = ROOT / "tools" / "gpu_check.py"
+    script = ROOT / "tools" / "gpu" / "gpu_check.py"
     done = on_stand_in(script, "--small", "--out", str(out), "--python", python, *flags, **env)
     return done, json.loads((out / "gpu_check.json").read_text())
 

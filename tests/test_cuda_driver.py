@@ -193,7 +193,7 @@ def test_commands_say_why_there_is_no_gpu(
 
 
 def test_gpu_check_says_why_it_cannot_run() -> None:
-    done = on_stand_in(ROOT / "tools" / "gpu_check.py", GS_FAKE_DEVICES="0")
+    done = on_stand_in(ROOT / "tools" / "gpu" / "gpu_check.py", GS_FAKE_DEVICES="0")
     assert (done.returncode, done.stderr) == (1, "no GPU can be used: the NVIDIA driver finds no GPU\n")
 
 
@@ -251,7 +251,7 @@ def test_gpu_check_rehearsed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_w2a8_rehearsed() -> None:
-    done = on_stand_in(ROOT / "tools" / "bench_w2a8.py", "--small", "--tokens", "1,16")
+    done = on_stand_in(ROOT / "tools" / "bench" / "bench_w2a8.py", "--small", "--tokens", "1,16")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "50 of 50 W2A8 checks passed on stand-in" in done.stdout
     assert "| 64 × 512 | 16 |" in done.stdout

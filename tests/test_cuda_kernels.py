@@ -419,7 +419,7 @@ def test_nothing_imports_cuda_before_it_is_needed() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(driver.probe() is not None, reason=str(driver.probe()))
 def test_on_the_gpu_that_is_here(tmp_path: Path) -> None:
-    script = Path(__file__).resolve().parents[1] / "tools" / "gpu_check.py"
+    script = Path(__file__).resolve().parents[1] / "tools" / "gpu" / "gpu_check.py"
     command = [sys.executable, str(script), "--no-bench", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -260,7 +260,7 @@ def test_a_failure_of_a_thread_is_told(late: Late, monkeypatch: pytest.MonkeyPat
     uploads.close()
 
 
-# ---- tools/bench_repack.py
+# ---- tools/bench/bench_repack.py
 
 
 @pytest.mark.parametrize("flags", [("--type", "Q4_K", "--mb", "1"), ("-m", str(DEFAULT_MODEL), "--cold")])

@@ -108,11 +108,11 @@ def test_full_shapes(shape: tuple[int, int, tuple[int, ...]], tokens: int, rng: 
     assert np.array_equal(got, want)
 
 
-# ---- tools/bench_w2a8.py
+# ---- tools/bench/bench_w2a8.py
 
 
 def bench(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).resolve().parents[1] / "tools" / "bench_w2a8.py"
+    script = Path(__file__).resolve().parents[1] / "tools" / "bench" / "bench_w2a8.py"
     command = [sys.executable, str(script), *args]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
 

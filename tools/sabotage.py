@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkout import ROOT
+ROOT = Path(__file__).resolve().parents[1]
 
 PARTS = ("graphsched", "backends", "models", "tests", "tools", "pyproject.toml")
 

@@ -18,7 +18,12 @@ def main(library: str, script: str, *args: str) -> None:
     ctypes.CDLL(
         library, mode=ctypes.RTLD_GLOBAL
     )  # found by its SONAME when cuda.bindings asks for libcuda.so.1
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
+    sys.path[:0] = [
+        str(ROOT),
+        str(ROOT / "tests"),
+        str(ROOT / "tools" / "bench"),
+        str(ROOT / "tools" / "gpu"),
+    ]
     import graphsched
 
     graphsched.__path__.append(str(ROOT))

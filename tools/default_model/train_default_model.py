@@ -1,6 +1,6 @@
 """Trains the small story model that ships with graphsched and writes it as a GGUF file.
 
-Everything is made here: the text (tools/story_grammar.py), the vocabulary, the weights and the file.
+Everything is made here: the text (tools/default_model/story_grammar.py), the vocabulary, the weights and the file.
 Training needs PyTorch, which the project itself does not depend on; `--check FILE` needs only numpy
 and gguf: it generates from a file with a second forward pass that shares no code with the training.
 """
@@ -38,7 +38,7 @@ except ImportError:  # --check and the tests do without
 Floats = NDArray[np.float32]
 Logits = Callable[[list[int]], Floats]
 
-OUT = Path(__file__).resolve().parent.parent / "graphsched" / "data" / "stories.gguf"
+OUT = Path(__file__).resolve().parents[2] / "graphsched" / "data" / "stories.gguf"
 PROMPTS = ("Once upon a time", "Lily went to the park", "The dragon")
 BOS, EOS, BYTES = 1, 2, 3
 SPACE = "\u2581"

@@ -20,7 +20,7 @@ import numpy as np
 
 from graphsched.backends.cuda import driver
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 Found = tuple[str, dict[str, Any]]
 Options = argparse.Namespace
 
@@ -230,7 +230,7 @@ def sanitizers(options: Options, until: float) -> Iterator[Found]:
                 "--tool",
                 tool,
                 *shlex.split(options.python),
-                str(ROOT / "tools" / "gpu_check.py"),
+                str(ROOT / "tools" / "gpu" / "gpu_check.py"),
             ]
             command += ["--section", "kernels", "--only", names, "--lines", str(Path(folder, "lines"))]
             command += ["--seconds", "1000", "--device", str(options.device)]

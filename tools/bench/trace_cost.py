@@ -1,4 +1,4 @@
-"""What the trace costs: decode with and without it, in turn in one process. `python tools/trace_cost.py MODEL`"""
+"""What the trace costs: decode with and without it, in turn in one process. `python tools/bench/trace_cost.py MODEL`"""
 
 import argparse
 from statistics import median

@@ -1,7 +1,7 @@
 """What the machine code of the CUDA kernels says of their speed, where there is no card to time them.
 
-    python tools/sass.py gemm_q8                     a product's instructions, and what they bound
-    python tools/sass.py matmul --kernel matvec_1_   bytes under way, and instructions for each byte
+    python tools/bench/sass.py gemm_q8                     a product's instructions, and what they bound
+    python tools/bench/sass.py matmul --kernel matvec_1_   bytes under way, and instructions for each byte
 
 Rates are those of an H100: a multiprocessor has four schedulers, each of which issues one instruction a clock;
 logic and integer instructions take two clocks of their unit. The bounds are upper ones: latencies, barriers and

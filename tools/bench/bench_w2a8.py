@@ -1,4 +1,4 @@
-"""W2A8 against BF16 on the card that is here: python tools/bench_w2a8.py [--tokens 1,16,512] [--device N].
+"""W2A8 against BF16 on the card that is here: python tools/bench/bench_w2a8.py [--tokens 1,16,512] [--device N].
 
 First the kernels' cases, bit for bit; then the products of BitNet 3B and 2B-4T with weights that no cache holds, the
 share of the copy bandwidth measured in the same run, and a token of 2B-4T (products and norms, one CUDA graph). BF16
@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools" / "bench"), str(ROOT / "tools" / "gpu")]
 import graphsched  # noqa: E402
 
 graphsched.__path__.append(str(ROOT))  # graphsched.backends, where the tree's symlink did not travel

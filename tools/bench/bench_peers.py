@@ -1,4 +1,4 @@
-"""Ours beside llama-bench programs on the same files: python tools/bench_peers.py -m FILE --peer NAME=PATH.
+"""Ours beside llama-bench programs on the same files: python tools/bench/bench_peers.py -m FILE --peer NAME=PATH.
 
 Builds nothing. In every round each program measures each model once, in an order that turns from round to round, and
 the machine's peaks are measured beside them. Prints medians, ratios to each peer and to the best, the bandwidth that

@@ -1,4 +1,4 @@
-"""Checks and times the GPU backend on a real card: python tools/gpu_check.py [--out DIR] [--minutes N].
+"""Checks and times the GPU backend on a real card: python tools/gpu/gpu_check.py [--out DIR] [--minutes N].
 
 One call, under ten minutes: kernels and wrappers against numpy, launches against graphs bit by bit, every case of the
 op table, every reference model (all on the GPU, split with the host, uploads on and off), streams that wait by
@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools" / "bench"), str(ROOT / "tools" / "gpu")]
 import graphsched  # noqa: E402
 
 graphsched.__path__.append(str(ROOT))  # graphsched.backends, where the tree's symlink did not travel
@@ -96,7 +96,7 @@ def command_of(options: argparse.Namespace) -> str:
     flags = [
         f"--{n.replace('_', '-')}" for n in ("no_bench", "no_models", "tune", "small") if getattr(options, n)
     ]
-    return " ".join(["python tools/gpu_check.py", *flags])
+    return " ".join(["python tools/gpu/gpu_check.py", *flags])
 
 
 def inside(options: argparse.Namespace) -> int:

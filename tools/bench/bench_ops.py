@@ -1,4 +1,4 @@
-"""Every op, type and shape on the CPU: python tools/bench_ops.py [--op MUL_MAT] [--type Q4_0] [--tokens 1] [-t 2].
+"""Every op, type and shape on the CPU: bench_ops.py [--op MUL_MAT] [--type Q4_0] [--tokens 1] [-t 2].
 
 Shapes are those of real models. Shapes that fit into memory together take turns, and the machine's peaks (reading
 memory; int8 and f32 products in registers) are measured in the same rounds; medians. `share` is the part of the time

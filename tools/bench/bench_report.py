@@ -68,7 +68,7 @@ def _git(*words: str) -> str:
 
 def command_line(tool: str, argv: Sequence[str]) -> str:
     """What was typed; files and programs by their names, as their folders mean nothing elsewhere."""
-    return f"python tools/{tool} " + shlex.join(
+    return f"python tools/bench/{tool} " + shlex.join(
         re.sub(r"(?<![^\s=])[^\s=]*/(?=[^\s/]+)", "", w) for w in argv
     )
 

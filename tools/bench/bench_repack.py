@@ -1,4 +1,4 @@
-"""How fast weights are packed for a GPU: python tools/bench_repack.py [--type Q4_K] [-m FILE [--cold]]; needs no GPU.
+"""How fast weights are packed for a GPU: bench_repack.py [--type Q4_K] [-m FILE [--cold]]; needs no GPU.
 
 Without a file, random blocks of every type: on one thread into memory, and on all threads through the slots that
 uploads are sent from. With one, its matrices through the slots, and beside that the file only read; --cold takes it

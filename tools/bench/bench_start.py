@@ -1,4 +1,4 @@
-"""Start-up, memory and overhead of one model: python tools/bench_start.py -m FILE [-t N] [-r ROUNDS].
+"""Start-up, memory and overhead of one model: python tools/bench/bench_start.py -m FILE [-t N] [-r ROUNDS].
 
 The first start has an empty kernel cache in a folder of its own, the others find what it left there. Processes are
 timed as a user would: from the command to its end, one token generated. Private memory is what the process alone has
