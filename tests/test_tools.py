@@ -161,7 +161,7 @@ def test_a_page_keeps_its_other_sections(tmp_path: Path) -> None:
 
 def test_a_command_without_folders() -> None:
     line = command_line("x.py", ["-m", "/a/b/c.gguf", "--peer", "llama.cpp=/p/q/llama-bench", "-rtr 1"])
-    assert line == "python tools/x.py -m c.gguf --peer llama.cpp=llama-bench '-rtr 1'"
+    assert line == "python tools/bench/x.py -m c.gguf --peer llama.cpp=llama-bench '-rtr 1'"
 
 
 def test_a_table_is_aligned() -> None:
