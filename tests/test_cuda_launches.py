@@ -53,7 +53,7 @@ def fused(graph: Graph, uploaded: frozenset[str] = frozenset()) -> Schedule:
         lengths={},
         improve=frozenset(rule.switch for rule in RULES),
     )
-    graph, placed = fuse_placed(graph, placed, target)
+    graph, placed, _ = fuse_placed(graph, placed, target)
     return cut(graph, graph.nodes, placed, target)
 
 

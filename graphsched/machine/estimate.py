@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from graphsched.graph.cost import cost_of
 from graphsched.graph.tensor import Tensor
 from graphsched.machine.machine import Device, Machine, Processor, copy_seconds, node_seconds
+from graphsched.machine.timeline import simulate
+from graphsched.schedule.scheduler import Schedule
 from graphsched.types.devices import HOST
 
 
@@ -27,6 +29,9 @@ class MachineCosts:
             return 0.0
         down = copy_seconds(self.devices[source].link, nbytes, "down") if source != HOST else 0.0
         return down + (copy_seconds(self.devices[device].link, nbytes, "up") if device != HOST else 0.0)
+
+    def total(self, schedule: Schedule, lengths: Mapping[str, int]) -> float:
+        return simulate(schedule, self.host, self.devices, lengths).wall
 
 
 def machine_costs(machine: Machine, devices: tuple[str, ...]) -> MachineCosts:

@@ -10,6 +10,7 @@ from graphsched.types.shapes import Lengths
 
 if TYPE_CHECKING:
     from graphsched.schedule.assign import Target
+    from graphsched.schedule.scheduler import Schedule
 
 WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the ids
 
@@ -23,6 +24,9 @@ class Costs(Protocol):
     def copy(self, nbytes: float, source: str, device: str) -> float:
         """Bytes brought from one device to another."""
 
+    def total(self, schedule: "Schedule", lengths: Mapping[str, int]) -> float:
+        """A whole schedule at actual lengths."""
+
 
 class CrossingBytes:
     """Bytes that cross a link."""
@@ -32,6 +36,10 @@ class CrossingBytes:
 
     def copy(self, nbytes: float, source: str, device: str) -> float:
         return nbytes * ((source != HOST) + (device != HOST)) if source != device else 0.0
+
+    def total(self, schedule: "Schedule", lengths: Mapping[str, int]) -> float:
+        crossing = ((c, _actual(c.source, lengths).nbytes) for c in schedule.copies)
+        return sum(self.copy(nbytes, c.from_device, c.to_device) for c, nbytes in crossing)
 
 
 CROSSING_BYTES = CrossingBytes()

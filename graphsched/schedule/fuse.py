@@ -3,8 +3,8 @@
 Some ops are made before nodes have places, so that policy and placement see one node: if the weights that they read
 share a home, and otherwise if it costs no more to bring them together than to run the parts where they are. The others
 are made once every node has its device, as homes alone do not tell where a sum or a rotation runs; these change no
-placement: not what is copied, not where splits end; parts keep their names, labels and causes. Nor do they keep another
-device waiting longer than their parts would.
+placement: not what is copied, not where splits end; parts keep their names, labels and causes. Where
+one would keep another device waiting longer than its parts do, the predicted time of the whole schedule decides.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,19 +37,28 @@ def fuse(graph: Graph, target: Target) -> Graph:
     return graph if fused is graph else from_nodes(fused.nodes, fused.outputs)
 
 
-def fuse_placed(graph: Graph, assignment: Assignment, target: Target) -> tuple[Graph, Assignment]:
-    """The graph with all fusions of nodes that run in one place, and where its nodes run."""
+def fuse_placed(
+    graph: Graph, assignment: Assignment, target: Target, bold: frozenset[str] = frozenset()
+) -> tuple[Graph, Assignment, frozenset[str]]:
+    """The graph with all fusions of nodes that run in one place, and where its nodes run.
+
+    A fusion that makes another device wait longer is doubtful: it is taken only if its switch is in `bold`. The third
+    value has the switches of those that were not taken for that reason.
+    """
+    doubtful: set[str] = set()
     for rule in _rules("places", target):
         order, place = _Order(graph), _Place(graph, assignment, target)
         for found in rule.find(graph):
             device = assignment.device[found.nodes[0]]
             if not place.is_one(found) or not _has_kernel(found, device, target):
                 continue
-            if not is_any_longer(found, graph, assignment, target):
+            if rule.switch in bold or not is_any_longer(found, graph, assignment, target):
                 order.take(found)
+            else:
+                doubtful.add(rule.switch)
         graph = order.rebuilt()
         assignment = order.reassigned(assignment)
-    return graph, assignment
+    return graph, assignment, frozenset(doubtful)
 
 
 def _rules(needs: Needs, target: Target) -> Iterator[Rule]:

@@ -89,11 +89,24 @@ class Schedule:
 
 
 def schedule(graph: Graph, target: Target) -> Schedule:
-    """Fuses, assigns, orders and cuts a graph."""
+    """Fuses, assigns, orders and cuts a graph; of schedules with and without doubtful fusions the faster one."""
     graph = fuse(graph, target)
-    graph, assignment = fuse_placed(graph, assign(graph, target), target)
+    assignment, bold = assign(graph, target), frozenset[str]()
+    best, doubtful = _with_fusions(graph, assignment, target, bold)
+    for switch in sorted(doubtful):
+        other, _ = _with_fusions(graph, assignment, target, bold | {switch})
+        if target.costs.total(other, target.lengths) <= target.costs.total(best, target.lengths):
+            best, bold = other, bold | {switch}
+    return best
+
+
+def _with_fusions(
+    graph: Graph, assignment: Assignment, target: Target, bold: frozenset[str]
+) -> tuple[Schedule, frozenset[str]]:
+    """The schedule with fusions of placed nodes, and the switches of doubtful ones that are not in it."""
+    graph, assignment, doubtful = fuse_placed(graph, assignment, target, bold)
     order = hoist(graph, assignment) if "hoist" in target.improve else graph.nodes
-    return cut(graph, order, assignment, target)
+    return cut(graph, order, assignment, target), doubtful
 
 
 def cut(graph: Graph, order: Sequence[Tensor], assignment: Assignment, target: Target) -> Schedule:
