@@ -11,11 +11,26 @@ from running import logits_in_pieces, reference
 
 from graphsched.graph.graph import from_outputs
 from graphsched.graph.opdef import Op
-from graphsched.graph.ops import Rope, add, fused_rms_norm, get_rows, mul_mat, rms_norm, rope, soft_max, top_k
+from graphsched.graph.ops import (
+    Rope,
+    add,
+    fused_rms_norm,
+    fused_rope,
+    get_rows,
+    mul_mat,
+    rms_norm,
+    rope,
+    scale,
+    soft_max,
+    sqr,
+    top_k,
+)
 from graphsched.graph.ops.several import made_of, results
 from graphsched.graph.rewrites.rules import RULES
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.predict.plan import make_plan
+from graphsched.run.device import Setup
+from graphsched.run.runtime import open_runtime
 from graphsched.schedule.assign import Target
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import MinBatch
@@ -251,6 +266,26 @@ def test_a_rotation_that_needs_the_other_stays_apart() -> None:
     assert ops_of(scheduled(add(q, other)))["ROPE"] == 2
     alike = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=turn)
     assert ops_of(scheduled(add(q, alike)))["FUSED_ROPE"] == 1
+
+
+def test_rotated_queries_do_not_take_the_place_of_keys() -> None:
+    """Queries that are read later keep their memory, and keys of their size end here."""
+    inputs, pos = [input_tensor(n, f32(4, 2, 8)) for n in "qk"], input_tensor("pos", i32(4))
+    q, k = (scale(x, by=2.0) for x in inputs)
+    apart = from_outputs(*(sqr(rope(x, pos, rope=Rope(8))) for x in (q, k)), sqr(q))
+    fused = from_outputs(*map(sqr, results(fused_rope(q, k, pos, rope=Rope(8)))), sqr(q))
+    found = []
+    for graph in (apart, fused):
+        runtime = open_runtime("cpu", Setup({}))
+        for seed, x in enumerate(inputs):
+            runtime.input(x)[...] = np.random.default_rng(seed).standard_normal((4, 2, 8))
+        runtime.input(pos)[...] = (3, 5, 7, 9)
+        executable = runtime.compile(graph)
+        executable.run({})
+        found.append([o.copy() for o in executable.outputs])
+        runtime.close()
+    for one_by_one, both in zip(*found, strict=True):
+        np.testing.assert_array_equal(one_by_one, both)
 
 
 def test_a_sum_goes_with_one_norm() -> None:

@@ -69,7 +69,8 @@ def _(low: Low, node: Tensor) -> None:
 
 @ops.fused_rope.lowering("cpu", strided=("q", "k"))
 def _(low: Low, node: Tensor) -> None:
-    _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2]))
+    # In the place of the keys, rotated queries would be written before the keys are read.
+    _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2], pairwise=True))
 
 
 def _turn(low: Low, node: Tensor, sources: Sequence[Tensor], made: Sequence[Operand]) -> None:
