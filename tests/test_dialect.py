@@ -479,3 +479,13 @@ def test_values_and_budgets() -> None:
     ):
         budget_values("--reasoning-budget", -2)
     assert json.dumps(parse_values("-", '{"a": [1]}')) == '{"a": [1]}'
+
+
+def test_what_a_template_leaves_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, and not what only looks otherwise: white space at the ends."""
+    path = with_template("{{ messages[-1].content | trim }}", tmp_path / "m.gguf")
+    monkeypatch.setattr("sys.stdin", io.StringIO("  Tom had a dog \nThe sun\nLily\n"))
+    assert cli.run(["run", "-m", str(path), "-i", "-n", "3", "--temp", "0", "--no-timings"]) == 0
+    assert capsys.readouterr().err == "the chat template does not print all that user and assistant said\n"

@@ -160,6 +160,7 @@ def _hugging_face(folder: Path, config: HfConfig) -> _Opened:
             notes.append(
                 f"{source.where}: {named(scaled.ignored)} is left out, activations are not quantised so"
             )
+    notes += recipes.tied_notes(source, config)
     return _Opened(
         source, config, family, lambda: recipes.from_hugging_face(source, config, family), tuple(notes)
     )

@@ -64,6 +64,15 @@ def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> I
         yield Recipe("rope_freqs.weight", factors.shape, (lambda: factors,))
 
 
+def tied_notes(source: Checkpoint, config: HfConfig) -> list[str]:
+    """A sentence about an output matrix that is left out because the config ties it to an embedding that differs."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    is_tied = config.values.get("tie_word_embeddings") is True and all(n in source.shapes for n in names)
+    if not is_tied or any(source.kind(n) not in PLAIN for n in names) or _is_same(source, *names):
+        return []
+    return [f"{source.where}: lm_head.weight is left out, as tie_word_embeddings is true, though it differs"]
+
+
 def _check_kind(source: Checkpoint, family: Family, name: str) -> None:
     """Integers are weights only with a scale, which is resolved before, or packed in a ternary model."""
     kind = source.kind(name)
@@ -270,9 +279,9 @@ def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: in
 
 def _is_same(source: Checkpoint, a: str, b: str) -> bool:
     """Whether two tensors hold the same, one after the other in memory."""
-    if source.shapes[a] != source.shapes[b]:
+    if (source.shapes[a], source.kind(a)) != (source.shapes[b], source.kind(b)):
         return False
-    return _digest(source.stored(a)) == _digest(source.stored(b))
+    return _digest(source.stored(a)[:]) == _digest(source.stored(b)[:])
 
 
 def _digest(array: NDArray[np.generic]) -> bytes:
