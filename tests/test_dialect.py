@@ -159,6 +159,14 @@ def test_messages_that_are_never_printed() -> None:
     assert unprinted("", spaced) == (0,)
 
 
+def test_a_template_that_goes_through_tools_that_are_not_there() -> None:
+    found = dialect("{% for t in tools %}{{ t }}{% endfor %}" + STRINGS)
+    assert (found.tools, found.lists) == ((), False)
+    assert found.render(TURN[:1]) == "<user>one"
+    assert dialect(STRINGS).tools is None
+    assert dialect("{% if tools is none %}no {% endif %}" + STRINGS).render(TURN[:1]) == "no <user>one"
+
+
 def test_contents_that_are_lists_already_stay() -> None:
     picture = [{"type": "text", "text": "see"}]
     assert dialect(LISTS).render([message("user", picture)]) == "<user>see"
