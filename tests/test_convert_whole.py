@@ -575,3 +575,16 @@ def test_a_snapshot_of_the_cache_has_the_models_name(tmp_path: Path) -> None:
     with open_model(out) as file:
         assert file.metadata["general.name"] == "Tiny-Model"
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == N_VOCAB
+
+
+def test_an_output_matrix_that_a_config_ties_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors, tied = drawn(), {"tie_word_embeddings": True}
+    code, out = convert(folder_of(tmp_path / "hf", dict(tensors), config=tied))
+    assert code == 0
+    sentence = "hf: lm_head.weight is left out, as tie_word_embeddings is true, though it differs\n"
+    assert capsys.readouterr().err == sentence
+    with open_model(out) as file:
+        assert "output.weight" not in file.tensors
+    same = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    assert convert(folder_of(tmp_path / "hf", dict(same), config=tied))[0] == 0
+    assert capsys.readouterr().err == ""

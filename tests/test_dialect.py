@@ -159,6 +159,14 @@ def test_messages_that_are_never_printed() -> None:
     assert unprinted("", spaced) == (0,)
 
 
+def test_a_template_that_goes_through_tools_that_are_not_there() -> None:
+    found = dialect("{% for t in tools %}{{ t }}{% endfor %}" + STRINGS)
+    assert (found.tools, found.lists) == ((), False)
+    assert found.render(TURN[:1]) == "<user>one"
+    assert dialect(STRINGS).tools is None
+    assert dialect("{% if tools is none %}no {% endif %}" + STRINGS).render(TURN[:1]) == "no <user>one"
+
+
 def test_contents_that_are_lists_already_stay() -> None:
     picture = [{"type": "text", "text": "see"}]
     assert dialect(LISTS).render([message("user", picture)]) == "<user>see"
@@ -479,3 +487,13 @@ def test_values_and_budgets() -> None:
     ):
         budget_values("--reasoning-budget", -2)
     assert json.dumps(parse_values("-", '{"a": [1]}')) == '{"a": [1]}'
+
+
+def test_what_a_template_leaves_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, and not what only looks otherwise: white space at the ends."""
+    path = with_template("{{ messages[-1].content | trim }}", tmp_path / "m.gguf")
+    monkeypatch.setattr("sys.stdin", io.StringIO("  Tom had a dog \nThe sun\nLily\n"))
+    assert cli.run(["run", "-m", str(path), "-i", "-n", "3", "--temp", "0", "--no-timings"]) == 0
+    assert capsys.readouterr().err == "the chat template does not print all that user and assistant said\n"

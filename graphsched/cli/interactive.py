@@ -11,7 +11,7 @@ from graphsched.cli.screen import Screen, is_terminal
 from graphsched.errors import ContextError
 from graphsched.session.session import Session, Timings
 from graphsched.text.chat import TemplateFailure
-from graphsched.text.dialect import dialect_of
+from graphsched.text.dialect import dialect_of, unprinted
 
 PROMPT: Final = "> "
 
@@ -41,6 +41,7 @@ class Chat:
         self._first: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._first)
         self._read: list[int] = []  # ids that the cache begins with
+        self.unprinted: tuple[str, ...] = ()  # who said what the last prompt has nothing of
 
     def restart(self) -> bool:
         """Forgets the conversation; whether there was any."""
@@ -52,6 +53,7 @@ class Chat:
         """The answer to a message, in pieces; raises ContextError if the conversation has become too long."""
         messages = [*self._messages, {"role": "user", "content": text}]
         prompt = self.dialect.render(messages)
+        self.unprinted = tuple(messages[i]["role"] for i in unprinted(prompt, messages))
         ids = self._tokens(prompt)
         new = ids[self._keep(ids) :]
         said = []
@@ -108,6 +110,7 @@ def _answer(chat: Chat, text: str, screen: Screen, interrupts: Interrupts) -> No
     """Prints an answer; it is the first of a new conversation when the context is full, or the template fails."""
     try:
         _print(chat, text, interrupts)
+        _say_what_is_lost(chat, screen)
         if chat.session.stop_reason == "context":
             screen.say(f"the context of {chat.session.n_ctx} tokens is full")
     except ContextError as e:
@@ -129,6 +132,11 @@ def _print(chat: Chat, text: str, interrupts: Interrupts) -> None:
         for piece in chat.answer(text):
             print(piece, end="", flush=True)
     print(flush=True)
+
+
+def _say_what_is_lost(chat: Chat, screen: Screen) -> None:
+    if roles := " and ".join(dict.fromkeys(chat.unprinted)):
+        screen.hint(f"the chat template does not print all that {roles} said")
 
 
 def read_message(interrupts: Interrupts) -> str | None:

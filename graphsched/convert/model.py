@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.convert import recipes
+from graphsched.convert import gpu, recipes
 from graphsched.convert.checkpoint import Checkpoint, open_checkpoint
 from graphsched.convert.config import HfConfig, check_plain, metadata, read_json
 from graphsched.convert.files import weight_files
@@ -130,17 +130,17 @@ class _Opened:
 def _opened(path: Path, folder: Path) -> _Opened:
     config = folder / "config.json"
     if path.is_dir():
-        gpu = next((path / name for name in _GPU_FILES if (path / name).exists()), None)
+        gpu_file = next((path / name for name in _GPU_FILES if (path / name).exists()), None)
     elif path.suffix == ".pt" or not path.exists():
-        gpu = path
+        gpu_file = path
     else:
         raise LoadError(f"{printable(str(path))}: is neither a folder nor a .pt file")
-    if gpu is None:
+    if gpu_file is None:
         return _hugging_face(path, HfConfig(read_json(config), config.name))
-    source = TorchFile(gpu)
+    source = TorchFile(gpu_file)
     beside = HfConfig(read_json(config), config.name) if config.exists() else None
-    hf = recipes.gpu_config(source, beside)
-    return _Opened(source, hf, FAMILIES["BitNetForCausalLM"], lambda: recipes.from_gpu(source, hf))
+    hf = gpu.gpu_config(source, beside)
+    return _Opened(source, hf, FAMILIES["BitNetForCausalLM"], lambda: gpu.from_gpu(source, hf))
 
 
 def _hugging_face(folder: Path, config: HfConfig) -> _Opened:
@@ -160,6 +160,7 @@ def _hugging_face(folder: Path, config: HfConfig) -> _Opened:
             notes.append(
                 f"{source.where}: {named(scaled.ignored)} is left out, activations are not quantised so"
             )
+    notes += recipes.tied_notes(source, config)
     return _Opened(
         source, config, family, lambda: recipes.from_hugging_face(source, config, family), tuple(notes)
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -64,6 +64,15 @@ def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> I
         yield Recipe("rope_freqs.weight", factors.shape, (lambda: factors,))
 
 
+def tied_notes(source: Checkpoint, config: HfConfig) -> list[str]:
+    """A sentence about an output matrix that is left out because the config ties it to an embedding that differs."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    is_tied = config.values.get("tie_word_embeddings") is True and all(n in source.shapes for n in names)
+    if not is_tied or any(source.kind(n) not in PLAIN for n in names) or is_same(source, *names):
+        return []
+    return [f"{source.where}: lm_head.weight is left out, as tie_word_embeddings is true, though it differs"]
+
+
 def _check_kind(source: Checkpoint, family: Family, name: str) -> None:
     """Integers are weights only with a scale, which is resolved before, or packed in a ternary model."""
     kind = source.kind(name)
@@ -109,7 +118,7 @@ def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, par
     if is_ternary or heads:
         make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
     else:
-        make = [piece for name in ordered for piece in _pieces(source, name)]
+        make = [piece for name in ordered for piece in pieces(source, name)]
     return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
 
 
@@ -152,76 +161,7 @@ def _ternary(source: Checkpoint, config: HfConfig, name: str) -> Floats:
     return w * (factor if multiplies else np.float32(1) / factor)
 
 
-# --- Microsoft's checkpoints for GPUs ---
-
-
-def gpu_config(source: Checkpoint, beside: HfConfig | None) -> HfConfig:
-    """The shape of the model: as config.json beside the file says, or 2B-4T's conventions (heads of 128)."""
-    if beside is not None:
-        return beside
-    vocab, width = _matrix(source, "tok_embeddings.weight")
-    layers = 1 + max((int(n.split(".")[1]) for n in source.shapes if n.startswith("layers.")), default=-1)
-    rows, inner = (_matrix(source, f"layers.0.{n}.weight")[0] for n in ("attention.wqkv", "feed_forward.w13"))
-    found = {
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "intermediate_size": inner // 2,
-        "num_attention_heads": width // 128,
-        "num_key_value_heads": (rows - width) // 256,
-        "vocab_size": vocab,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-    }
-    return HfConfig(found, source.where)
-
-
-def _matrix(source: Checkpoint, name: str) -> tuple[int, int]:
-    """Rows and columns; of packed weights a byte is four columns."""
-    if len(source.shapes.get(name, ())) != 2:
-        raise LoadError(f"{source.where}: there is no matrix {name}")
-    n, k = source.shapes[name]
-    return (n, 4 * k) if source.kind(name) == "I8" else (n, k)
-
-
-def from_gpu(source: Checkpoint, config: HfConfig) -> Iterator[Recipe]:
-    """The recipes of model_state_int2.pt (packed tiles) or model_state_fp16.pt."""
-    d, heads = config.head_dim, config.count("num_attention_heads")
-    kv = config.count("num_key_value_heads", heads)
-    inner = config.count("intermediate_size")
-    yield _plain(source, "tok_embeddings.weight", "token_embd.weight")
-    for i in range(config.count("num_hidden_layers")):
-        for theirs, ours in _GPU_NORMS.items():
-            yield _plain(source, f"layers.{i}.{theirs}.weight", f"blk.{i}.{ours}.weight")
-        cuts = {
-            "attention.wqkv": (("attn_q", heads * d), ("attn_k", kv * d), ("attn_v", kv * d)),
-            "attention.wo": (("attn_output", config.count("hidden_size")),),
-            "feed_forward.w13": (("ffn_gate", inner), ("ffn_up", inner)),
-            "feed_forward.w2": (("ffn_down", config.count("hidden_size")),),
-        }
-        for theirs, parts in cuts.items():
-            name = f"layers.{i}.{theirs}.weight"
-            yield from _rows(source, name, [(f"blk.{i}.{part}.weight", n) for part, n in parts], (heads, kv))
-    yield _plain(source, "norm.weight", "output_norm.weight")
-    if "output.weight" in source.shapes and not _is_same(source, "output.weight", "tok_embeddings.weight"):
-        yield _plain(source, "output.weight", "output.weight")
-
-
-_GPU_NORMS: Final = {
-    "attention_norm": "attn_norm",
-    "attention.attn_sub_norm": "attn_sub_norm",
-    "ffn_norm": "ffn_norm",
-    "feed_forward.ffn_sub_norm": "ffn_sub_norm",
-}
-
-
-def _plain(source: Checkpoint, name: str, gguf: str) -> Recipe:
-    if name not in source.shapes:
-        raise LoadError(f"{source.where}: missing tensor {name}")
-    return Recipe(gguf, source.shapes[name], tuple(_pieces(source, name)))
-
-
-def _pieces(source: Checkpoint, name: str) -> Iterator[Callable[[], Floats]]:
+def pieces(source: Checkpoint, name: str) -> Iterator[Callable[[], Floats]]:
     """A tensor's rows, some at a time: an embedding is by far the largest tensor of most models."""
     shape = source.shapes[name]
     step = rows_at_once(shape)
@@ -234,45 +174,11 @@ def rows_at_once(shape: tuple[int, ...]) -> int:
     return max(1, _AT_ONCE // max(1, math.prod(shape[1:])))
 
 
-def _rows(
-    source: Checkpoint, name: str, parts: Iterable[tuple[str, int]], heads: tuple[int, int]
-) -> Iterator[Recipe]:
-    """Matrices that lie below each other in one; scales by explicit rows, one for each."""
-    rows, columns = _matrix(source, name)
-    parts = list(parts)
-    is_packed = source.kind(name) == "I8"
-    if sum(n for _, n in parts) != rows or (is_packed and (rows % 16 or columns % 32)):
-        raise LoadError(
-            f"{source.where}: tensor {name} has {rows} rows of {columns}, which do not fit the model"
-        )
-    start = 0
-    for i, (gguf, n) in enumerate(parts):
-        turned = {"attn_q": heads[0], "attn_k": heads[1]}.get(gguf.split(".")[-2], 0)
-        yield Recipe(gguf, (n, columns), (partial(_cut, source, name, i, (start, n), turned),))
-        start += n
-
-
-def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: int) -> Floats:
-    """Some rows; queries and keys lie in the order of neighbours and get that of halves, which `bitnet` turns."""
-    start, n = rows
-    if source.kind(name) == "I8":
-        scales = values(source, f"{name}_scale") if f"{name}_scale" in source.shapes else np.zeros(0)
-        if scales.size <= i or not np.isfinite(scales).all():
-            raise LoadError(f"{source.where}: tensor {name} is packed but has no scale")
-        w = (
-            ternary.unpack_tiles(source.stored(name))[start : start + n].astype(np.float32)
-            * scales.reshape(-1)[i]
-        )
-    else:
-        w = ternary.absmean(values(source, name)[start : start + n])
-    return join_halves(w, heads) if heads else w
-
-
-def _is_same(source: Checkpoint, a: str, b: str) -> bool:
+def is_same(source: Checkpoint, a: str, b: str) -> bool:
     """Whether two tensors hold the same, one after the other in memory."""
-    if source.shapes[a] != source.shapes[b]:
+    if (source.shapes[a], source.kind(a)) != (source.shapes[b], source.kind(b)):
         return False
-    return _digest(source.stored(a)) == _digest(source.stored(b))
+    return _digest(source.stored(a)[:]) == _digest(source.stored(b)[:])
 
 
 def _digest(array: NDArray[np.generic]) -> bytes:

@@ -78,8 +78,18 @@ def read_file(data: mmap.mmap, path: Path, header_only: bool) -> GgufFile:
 
 
 def lookup(metadata: Mapping[str, MetaValue], file: str, key: str, kind: type[Any], default: Any) -> Any:
-    """metadata[key] if it is of the kind; integers pass as floats, bools not as integers."""
+    """metadata[key] if it is of the kind; integers pass as floats, bools not as integers.
+
+    A list of equal numbers passes as that number: some writers give one for each layer.
+    """
     value = metadata.get(key, MISSING)
+    if (
+        kind in (int, float)
+        and isinstance(value, np.ndarray)
+        and value.size
+        and (value == value.flat[0]).all()
+    ):
+        value = value.flat[0].item()
     if value is MISSING:
         if default is MISSING:
             raise LoadError(f"{file}: missing key {key}")

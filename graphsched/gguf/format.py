@@ -20,6 +20,7 @@ _SCALARS: Final = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: 
     12: "<f8",
 }
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_BEFORE_GGUF: Final = (b"lmgg", b"fmgg", b"tjgg", b"algg")
 _FIXED: Final = 24  # magic, version, two counts
 _SMALLEST_TENSOR: Final = 24  # name length, number of dimensions, type, offset
 _SMALLEST_KEY: Final = 13  # name length, value type, one byte of value
@@ -124,10 +125,25 @@ class _Cursor:
         return array
 
 
+def _what_it_is(start: bytes) -> str:
+    """What a file is that is not GGUF, of those that people take for it."""
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself, which git lfs pull fetches"
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<head", b"<?xml"):
+        return "is a web page, not a GGUF file; the download went wrong"
+    if start[:4] in _BEFORE_GGUF:
+        return "is a GGML file from before GGUF, its checkpoint has to be converted anew"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
+        return "is a safetensors file, graphsched convert takes its folder"
+    if start[:4] == b"PK\x03\x04":
+        return "is a zip archive, as torch.save writes; graphsched convert takes a checkpoint's folder"
+    return f"not a GGUF file, it starts with the bytes {start[:4].hex(' ')}"
+
+
 def _counts(cursor: _Cursor) -> tuple[int, int, int]:
     magic = cursor.data[:4]
     if magic != b"GGUF":
-        raise cursor.fail(f"not a GGUF file, it starts with the bytes {magic.hex(' ')}")
+        raise cursor.fail(_what_it_is(bytes(cursor.data[:64])))
     cursor.need(4)
     version = cursor.u32()
     if version & 0xFFFF == 0 and version:

@@ -161,6 +161,10 @@ def _part_paths(given: GgufFile) -> list[Path]:
     if count < 2:
         return [given.path]
     match = _PART_NAME.fullmatch(given.path.name)
+    if _has_more_behind(given):
+        raise LoadError(
+            f"{given.file}: has more parts behind its end; they are for gguf merge, not to be joined"
+        )
     if match is None:
         raise LoadError(f"{given.file}: is a part of {count} but is not named NAME-00001-of-{count:05}.gguf")
     if int(match["count"]) != count:
@@ -171,6 +175,13 @@ def _part_paths(given: GgufFile) -> list[Path]:
         if not path.exists():
             raise LoadError(f"{given.file}: part {no} of {count} is missing, {printable(path.name)}")
     return paths
+
+
+def _has_more_behind(part: GgufFile) -> bool:
+    """Whether another file begins behind this one's tensors, as where parts were joined byte by byte."""
+    end = max((t.offset + t.nbytes for t in part.tensors), default=part.header.end)
+    tail = part.map[end : end + 2 * part.alignment]
+    return b"GGUF" in tail
 
 
 def _check_parts(parts: tuple[GgufFile, ...]) -> None:

@@ -35,7 +35,8 @@ class Vocabulary(Protocol):
 class Dialect:
     """A template and how it takes messages.
 
-    lists: contents are lists of parts; merges_system: the system's text goes in front of the first user's;
+    lists: contents are lists of parts; tools: () where a template goes through them whether there are any or not;
+    merges_system: the system's text goes in front of the first user's;
     thoughts_key: the field of a message for thoughts, None if the template has none; takes_empty: an answer may be
     empty. `notes` are sentences for the user, `more` further values for the template.
     """
@@ -44,6 +45,7 @@ class Dialect:
     bos: str
     eos: str
     lists: bool = False
+    tools: tuple[()] | None = None
     merges_system: bool = False
     thoughts_key: str | None = None
     takes_empty: bool = True
@@ -60,6 +62,7 @@ class Dialect:
             bos=self.bos,
             eos=self.eos,
             add_generation_prompt=add_generation_prompt,
+            tools=self.tools,
             more=self.more,
         )
 
@@ -96,7 +99,7 @@ def dialect_of(
     notes = _chatml_notes(vocabulary) if template is None else ()
     marks = marks_of(template or "", lambda text: _is_token(vocabulary, text))
     plain = Dialect(template, bos, eos, marks=marks, more=dict(more or {}), notes=notes)
-    found = _changed(plain, lists=_needs_lists(plain))
+    found = _heard(plain)
     found = _changed(found, merges_system=_lost(found, [_system(), _user()]) is not None)
     found = _changed(found, thoughts_key=_thoughts_key(found))
     return _changed(found, takes_empty=_takes(found, [_user(), _assistant(""), _user(_AGAIN)]))
@@ -131,14 +134,15 @@ def _chatml_notes(vocabulary: Vocabulary) -> tuple[str, ...]:
     return (f"the file has no chat template, ChatML is used, {what}",)
 
 
-def _needs_lists(plain: Dialect) -> bool:
-    """Whether a text gets lost, or is refused, and a list of parts does not."""
-    failure = _lost(plain, [_user()])
-    if failure is None:
-        return False
-    if _lost(_changed(plain, lists=True), [_user()]) is None:
-        return True
-    raise chat.TemplateFailure(failure)
+def _heard(plain: Dialect) -> Dialect:
+    """The plainest form in which what a user says gets into the prompt."""
+    tried = [_changed(plain, lists=lists, tools=tools) for tools in (None, ()) for lists in (False, True)]
+    failures = []
+    for dialect in tried:
+        if (failure := _lost(dialect, [_user()])) is None:
+            return dialect
+        failures.append(failure)
+    raise chat.TemplateFailure(failures[0])
 
 
 def _lost(dialect: Dialect, messages: Sequence[Message]) -> str | None:
