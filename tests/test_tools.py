@@ -246,8 +246,9 @@ def test_what_a_model_asks_for() -> None:
 
 
 def test_every_op_has_shapes() -> None:
+    """Every op that has a kernel here: what GPUs alone take whole is measured as its parts."""
     measured = {s.op for n in (1, 512) for s in shapes(n)}
-    assert measured | VIEWS >= set(Op) & set(OPS)
+    assert measured | VIEWS >= {op for op in set(Op) & set(OPS) if "cpu" in OPS[op].lowerings}
     assert not measured & VIEWS
     types = {s.type for s in shapes(1) if s.op is Op.MUL_MAT and has_kernel(s)}
     assert types >= {t.name for t in PRODUCT_TYPES if t != dtypes.I2_S}  # of which a copy is read
