@@ -11,8 +11,9 @@ pytestmark = needs_stand_in
 START = """
 import gpu_calls
 import numpy as np
-from graphsched.backends.cuda import compiler, driver
+from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families import elementwise, norm
+from graphsched.backends.cuda.launch import compiler
 from graphsched.backends.cuda.driver.signature import KernelError
 gpu = driver.open_gpu()
 s, other = driver.new_stream(gpu), driver.new_stream(gpu)
