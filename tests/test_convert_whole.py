@@ -588,3 +588,30 @@ def test_an_output_matrix_that_a_config_ties_away(tmp_path: Path, capsys: pytest
     same = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
     assert convert(folder_of(tmp_path / "hf", dict(same), config=tied))[0] == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "args", [("--split-max-tensors", "8"), ("--split-max-size", "1M"), ("--split-max-size", "1G")]
+)
+def test_parts_are_the_whole_file(tmp_path: Path, args: tuple[str, str]) -> None:
+    folder = folder_of(tmp_path / "hf")
+    whole = convert(folder)[1].read_bytes()
+    assert cli.run(["convert", str(folder), str(tmp_path / "p.gguf"), *args]) == 0
+    first = min(tmp_path.glob("p*.gguf"))
+    assert len(list(tmp_path.glob("p*.gguf"))) == (3 if args[1] == "8" else 1)
+    assert cli.run(["gguf", "merge", str(first), str(tmp_path / "back.gguf")]) == 0
+    assert (tmp_path / "back.gguf").read_bytes() == whole
+
+
+def test_one_limit_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path / "hf")
+    refused(
+        folder, "there is one limit of a part", capsys, "--split-max-size", "1G", "--split-max-tensors", "2"
+    )
+    refused(
+        folder,
+        "--split-max-size 1T: a number with M or G behind it is needed",
+        capsys,
+        "--split-max-size",
+        "1T",
+    )

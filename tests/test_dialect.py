@@ -118,7 +118,7 @@ def test_what_a_template_needs_is_found_out(template: str, lists: bool, merges: 
             "never prints what the user says",
         ),
         ("{{ raise_exception('no') }}", "the chat template failed: no"),
-        ("{{ functions.x }}", "the chat template failed: 'functions' is undefined"),
+        ("{{ documents.x }}", "the chat template failed: 'documents' is undefined"),
         ("{% for", "the chat template failed: "),
     ],
 )
@@ -157,6 +157,10 @@ def test_messages_that_are_never_printed() -> None:
     spaced = [message("user", " one \n"), message("user", ""), message("tool", None)]
     assert unprinted("<one>", spaced) == ()
     assert unprinted("", spaced) == (0,)
+    odd = [message("user", 'a "b"\n\n  ünd c')]
+    for form in ("{{ messages[0].content | tojson }}", "{{ messages[0].content | upper | lower | trim }}"):
+        assert unprinted(render(form, odd, bos="", eos=""), odd) == ()
+    assert unprinted(render("{{ messages[0].content[:5] }}", odd, bos="", eos=""), odd) == (0,)
 
 
 def test_a_template_that_goes_through_tools_that_are_not_there() -> None:
@@ -164,6 +168,9 @@ def test_a_template_that_goes_through_tools_that_are_not_there() -> None:
     assert (found.tools, found.lists) == ((), False)
     assert found.render(TURN[:1]) == "<user>one"
     assert dialect(STRINGS).tools is None
+    asks = "{{ raise_exception('no functions') if functions is not defined }}" + STRINGS
+    assert dialect(asks).render(TURN[:1]) == "<user>one"
+    assert dialect("{{ functions }}" + asks, functions="f").render(TURN[:1]) == "f<user>one"
     assert dialect("{% if tools is none %}no {% endif %}" + STRINGS).render(TURN[:1]) == "no <user>one"
 
 

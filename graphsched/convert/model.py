@@ -6,9 +6,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from graphsched.convert import gpu, recipes
 from graphsched.convert.checkpoint import Checkpoint, open_checkpoint
 from graphsched.convert.config import HfConfig, check_plain, metadata, read_json
@@ -21,12 +18,9 @@ from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.verify import check_runs
 from graphsched.convert.vocab import read_tokenizer
 from graphsched.errors import LoadError, OptionError
-from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.given import named
-from graphsched.gguf.write import aligned, encode_header
 from graphsched.quantize import mixes
-from graphsched.quantize.cast import encode
 from graphsched.text.chat_templates import template_for
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
@@ -89,31 +83,6 @@ def _name(folder: Path) -> str:
     if folder.parent.name == "snapshots" and model.startswith("models--"):
         return printable(model.rpartition("--")[2])
     return printable(folder.name)
-
-
-def write(
-    conversion: Conversion,
-    out: Path,
-    *,
-    begin: Callable[[Recipe, DType], None] = lambda recipe, dtype: None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Writes OUT, which appears when it is whole."""
-    types = conversion.types
-    head = encode_header(conversion.keys, types)
-    check_target(out, len(head) + sum(aligned(t.nbytes) for t in types.values()))
-    total, done = sum(t.numel for t in types.values()), 0
-    with replacing(out) as file:
-        file.write(head)
-        for recipe, dtype in conversion.tensors.values():
-            begin(recipe, dtype)
-            size = 0
-            for data in _data(recipe, dtype):
-                file.write(data.data)
-                size += data.nbytes
-            file.write(bytes(aligned(size) - size))
-            done += types[recipe.name].numel
-            progress(done, total)
 
 
 @dataclass(frozen=True)
@@ -203,17 +172,3 @@ def _type_for(recipe: Recipe, base: DType) -> DType:
     if base.name.lower() in _TERNARY and not recipe.name.startswith("blk."):
         return dtypes.F16
     return mixes.fitting(base, recipe.shape[-1])
-
-
-def _data(recipe: Recipe, dtype: DType) -> Iterator[NDArray[np.uint8]]:
-    """The tensor's bytes, matrix by matrix."""
-    tails = []
-    for make in recipe.parts:
-        w = make()
-        step = recipes.rows_at_once(w.shape)
-        for first in range(0, len(w), step):
-            raw = encode(w[first : first + step], dtype, f"{shown(recipe.name)}:")
-            tails.append(raw[raw.size - dtype.tail :].copy())  # a view would keep all of it
-            yield raw[: raw.size - dtype.tail]
-    if dtype.tail:
-        yield np.stack(tails).view("<f4").max(axis=0).view(np.uint8)

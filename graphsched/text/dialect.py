@@ -1,8 +1,10 @@
 """How a chat template takes a conversation, found out by rendering marked messages before the first real one."""
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from graphsched.errors import Error
@@ -108,10 +110,18 @@ def dialect_of(
 def unprinted(rendered: str, messages: Iterable[Message]) -> tuple[int, ...]:
     """Which messages, by their numbers, have a text that does not appear in what a template made of them.
 
-    White space at the ends does not count, and neither do messages without a text.
+    White space does not count, as templates trim, and neither do messages without a text; a text may be in JSON.
     """
-    texts = {i: m["content"].strip() for i, m in enumerate(messages) if isinstance(m.get("content"), str)}
-    return tuple(i for i, text in texts.items() if text not in rendered)
+    shown = "".join(rendered.split())
+    texts = {i: m["content"] for i, m in enumerate(messages) if isinstance(m.get("content"), str)}
+    return tuple(i for i, text in texts.items() if not any(form in shown for form in _forms(text)))
+
+
+def _forms(text: str) -> Iterator[str]:
+    """A text without white space, as it is and as JSON writes it."""
+    yield "".join(text.split())
+    for ascii_only in (False, True):
+        yield "".join(json.dumps(text.strip(), ensure_ascii=ascii_only)[1:-1].split())
 
 
 def _changed(dialect: Dialect, **fields: Any) -> Dialect:
@@ -136,7 +146,13 @@ def _chatml_notes(vocabulary: Vocabulary) -> tuple[str, ...]:
 
 def _heard(plain: Dialect) -> Dialect:
     """The plainest form in which what a user says gets into the prompt."""
-    tried = [_changed(plain, lists=lists, tools=tools) for tools in (None, ()) for lists in (False, True)]
+    wider = {"functions": "", "datetime": f"{datetime.now():%b %d %Y}"} | dict(plain.more)
+    values = (
+        (None, plain.more),
+        ((), plain.more),
+        ((), wider),
+    )  # llama.cpp has the last ones, for firefunction
+    tried = [_changed(plain, lists=a, tools=b, more=c) for b, c in values for a in (False, True)]
     failures = []
     for dialect in tried:
         if (failure := _lost(dialect, [_user()])) is None:

@@ -7,6 +7,7 @@ import click
 
 from graphsched.cli.arguments import Command
 from graphsched.cli.screen import Screen
+from graphsched.cli.values import Number
 
 if TYPE_CHECKING:
     from graphsched.convert.recipes import Recipe
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 @click.option("--outtype", default="auto", metavar="TYPE", help="type of the matrices (default: auto)")
 @click.option("--pre", metavar="NAME", help="pre-tokenizer, where tokenizer.json has one that is not known")
 @click.option("--vocab-only", is_flag=True, help="only the tokenizer and the keys, no tensors")
+@click.option(
+    "--split-max-tensors", metavar="N", type=Number(int, 1), help="write parts of at most N tensors"
+)
+@click.option("--split-max-size", metavar="N(M|G)", help="write parts of at most this size")
 @click.option("--dry-run", is_flag=True, help="check everything and show the tensors, write nothing")
 @click.option("-v", "--verbose", is_flag=True, help="list the tensors")
 def command(checkpoint: Path, out: Path | None, outfile: Path | None, **values: Any) -> None:
@@ -35,9 +40,15 @@ def command(checkpoint: Path, out: Path | None, outfile: Path | None, **values: 
     TYPE is auto (the checkpoint's own), f32, f16, bf16, q8_0, tq1_0, tq2_0, iq1_bn, iq2_bn or i2_s. All other
     types are for graphsched quantize.
     """
-    from graphsched.convert.model import plan, write
+    from graphsched.convert.model import plan
+    from graphsched.convert.write import write
+    from graphsched.gguf.copy import parse_size
 
     target = _target(out, outfile)
+    most, size = values["split_max_tensors"] or 0, values["split_max_size"]
+    if most and size:
+        raise click.UsageError("there is one limit of a part, --split-max-tensors or --split-max-size")
+    size = parse_size("--split-max-size", size) if size else 0
     screen = Screen(verbose=values["verbose"])
     conversion = plan(checkpoint, values["outtype"].lower(), values["pre"], vocab_only=values["vocab_only"])
     for note in conversion.notes:
@@ -55,7 +66,7 @@ def command(checkpoint: Path, out: Path | None, outfile: Path | None, **values: 
         screen.progress("converting, million weights", done // 10**6, total // 10**6)
 
     try:
-        write(conversion, target, begin=begin, progress=progress)
+        write(conversion, target, most=most, size=size, begin=begin, progress=progress)
     finally:
         screen.clear()
 
