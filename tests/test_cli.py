@@ -601,7 +601,7 @@ MEASURED: Final = """
 import sys, time
 from graphsched.cli import main as cli
 from graphsched.session import session
-from graphsched.cli.commands import interrupts
+from graphsched.cli import interrupts
 interrupts.PATIENCE = 30
 abort, times = session.Session.abort, []
 session.Session.abort = lambda self: (times.append(time.process_time()), abort(self))

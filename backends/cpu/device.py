@@ -8,6 +8,7 @@ import numpy as np
 from graphsched.arch.stored import EMBEDDING
 from graphsched.backends.cpu import elementwise, moe, movement, norm, rope
 from graphsched.backends.cpu.attention import flash as attention
+from graphsched.backends.cpu.attention import soft_max
 from graphsched.backends.cpu.attention import unfused as attention_parted
 from graphsched.backends.cpu.formats.rows import NATIVE, PRODUCT_TYPES
 from graphsched.backends.cpu.matmul import lowering as matmul
@@ -31,6 +32,7 @@ from graphsched.types.dtypes import DType
 FAMILIES = (
     attention,
     attention_parted,
+    soft_max,
     elementwise,
     matmul,
     moe,

@@ -7,8 +7,8 @@ import numpy as np
 from graphsched.backends.cpu.elementwise import map_row, row_sum
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.mathfn import SIGMOID as SIGMOID_OF_LANES
-from graphsched.backends.cpu.language.mathfn import scale_row, soft_max_row
 from graphsched.backends.cpu.language.simd import add, div, get, load_first, maximum, put, splat, store_first
+from graphsched.backends.cpu.language.soft_max import scale_row, soft_max_row
 from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.lowering import Low
@@ -157,7 +157,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
                     left = min(k - u, 16)
                     store_first(out + 4 * u, div(load_first(out + 4 * u, F32, 16, left), over), F32, left)
             if scaled:
-                scale_row(out, by, k)
+                scale_row(k, out, by)
 
     return choose
 

@@ -1,17 +1,8 @@
-"""What the attention kernels share: softmax over a chunk of cells, and the parts that one token's cells come in."""
+"""What the attention kernels share: which cells a token sees, and the chunks and parts that they come in."""
 
 from graphsched.backends.cpu.language.jit import helper
-from graphsched.backends.cpu.language.mathfn import NEVER, exp
-from graphsched.backends.cpu.language.simd import (
-    add,
-    load,
-    put,
-    splat,
-    store,
-    sub,
-    sum_lanes,
-)
-from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.language.simd import get
+from graphsched.backends.cpu.language.vector import I32
 
 CHUNK = 256  # cells per pass: their scores are 1 KB
 PART = 4 * CHUNK  # positions that one unit of a single token passes over
@@ -64,13 +55,23 @@ def last_unseen(pos: int, window: int, chunk: int) -> int:
 
 
 @helper
-def to_weights(scores: int, n: int, top: float) -> float:
-    """Scores become e^(score - top) in place; returns their sum. Entries up to the next 16 are overwritten."""
-    total, peak = splat(0.0, 16), splat(top, 16)
-    for i in range(n, (n + 15) // 16 * 16):
-        put(scores + 4 * i, NEVER, F32)
-    for i in range(0, n, 16):
-        p = exp(sub(load(scores + 4 * i, F32, 16), peak))
-        store(scores + 4 * i, p, F32)
-        total = add(total, p)
-    return sum_lanes(total)
+def chunk_range(n_kv: int, size: int, part: int, split: int) -> tuple[int, int]:
+    """Positions [begin, end) that one unit passes over: a part of them with `split`, otherwise all that are there."""
+    if split:
+        return part_start(n_kv, size, part), part_end(n_kv, size, part)
+    return first_cell(n_kv, size) // CHUNK * CHUNK, n_kv
+
+
+@helper
+def query_at(where: int, window: int, chunk: int) -> tuple[int, int, int]:
+    """(sequence, position, last position unseen) of the token whose (sequence, position) is at `where`."""
+    pos = get(where + 4, I32)
+    return get(where, I32), pos, last_unseen(pos, window, chunk)
+
+
+@helper
+def sees(query: tuple[int, int, int], cell: int) -> bool:
+    """Whether a query (`query_at`) sees what is in the cell whose (sequence, position) is at `cell`."""
+    seq, pos, oldest = query
+    at = get(cell + 4, I32)
+    return get(cell, I32) == seq and at <= pos and at > oldest

@@ -1,190 +1,150 @@
-"""Flash attention over the cells of a KV cache, and softmax.
+"""Flash attention over the cells of a KV cache: softmax and sums of values in one pass over chunks of cells.
 
-Cells pass in fixed chunks, in order, whatever the thread count: each (token, head) is one unit, and a chunk's
-scores stay in cache between the two passes over it. The mask is computed, never stored. Prompts take four queries
-at a time (attention_tile).
+Cells pass in fixed chunks, in order, whatever the thread count. A unit is a tile of queries that share a KV head, 4
+for prompts and 1 otherwise; of a single token also a part of the cells (split_kv). A chunk's scores stay in cache
+between the passes over it. The mask is computed, never stored.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from graphsched.backends.cpu.attention.common import (
     ATTENTION,
     CHUNK,
+    chunk_range,
     first_cell,
-    last_unseen,
     n_parts,
-    part_end,
-    part_start,
-    to_weights,
+    query_at,
 )
+from graphsched.backends.cpu.attention.kv import KV_TYPES
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, in_parts, merge_parts, parts_floats
-from graphsched.backends.cpu.attention.tile import flash_attn_tile, tile_bytes
-from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
-from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row, soft_max_row, tanh
-from graphsched.backends.cpu.language.simd import (
-    add_i32,
-    fma,
-    get,
-    load,
-    load_first,
-    max_lanes,
-    mul,
-    put,
-    splat,
-    splat_i8,
-    store,
-    store_first,
-    sum_lanes,
-    to_f32,
-    word,
-)
-from graphsched.backends.cpu.language.simd_int import nibbles
-from graphsched.backends.cpu.language.vector import F16, F32, I8, I32
-from graphsched.backends.cpu.matmul.matvec import dot_row
-from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, row_at, rows, share
+from graphsched.backends.cpu.attention.tile import SCORES, TILE, Chunk, add_values, put_scores, scratch_bytes
+from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.simd import get, mul, put, splat, word
+from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO, weigh_chunk
+from graphsched.backends.cpu.language.tile import each_row
+from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
 from graphsched.backends.cpu.program.layout import ABORT, N_KV
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType, f32
 from graphsched.types import dtypes
 
-KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
-Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
-
-
-def dot_kv(kind: int, key: int, q: int, n: int) -> float:
-    """Σ key[i] · q[i] with a key of type `kind` and float32 q. For kernels."""
-    raise NotImplementedError
-
-
-def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
-    """y[i] += p · value[i]. For kernels."""
-
-
-@by_literal(dot_kv)
-def _(t: int) -> Callable[..., float]:
-    if t in (Q8_0, Q4_0):
-        return _dot_blocks(t, 34 if t == Q8_0 else 18)
-
-    def impl(kind: int, key: int, q: int, n: int) -> float:
-        return dot_row(t, key, q, 0, 0, n)
-
-    return impl
-
-
-def _dot_blocks(t: int, size: int) -> Callable[..., float]:
-    def impl(kind: int, key: int, q: int, n: int) -> float:
-        acc = splat(0.0, 16)
-        for b in range(n // 32):
-            low = mul(_codes(t, key + size * b, 0), load(q + 128 * b, F32, 16))
-            both = fma(_codes(t, key + size * b, 1), load(q + 128 * b + 64, F32, 16), low)
-            acc = fma(splat(get(key + size * b, F16), 16), both, acc)
-        return sum_lanes(acc)
-
-    return impl
-
-
-@helper
-def _codes(t: int, block: int, half: int) -> Any:
-    """16 of the 32 codes of a Q8_0 or Q4_0 block."""
-    if t == Q8_0:
-        return to_f32(load(block + 2 + 16 * half, I8, 16))
-    return to_f32(add_i32(nibbles(load(block + 2, I8, 16), half), splat_i8(-8, 16)))
-
-
-@by_literal(add_scaled)
-def _(t: int) -> Callable[..., None]:
-    if t in (Q8_0, Q4_0):
-        return _add_blocks(t, 34 if t == Q8_0 else 18)
-    return _add_float(t, 4 if t == F32 else 2)
-
-
-def _add_float(t: int, size: int) -> Callable[..., None]:
-    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
-        weight, full = splat(p, 16), n // 16 * 16
-        for i in range(0, full, 16):
-            store(y + 4 * i, fma(weight, load(value + size * i, t, 16), load(y + 4 * i, F32, 16)), F32)
-        if full < n:
-            left, at = n - full, y + 4 * full
-            new = fma(weight, load_first(value + size * full, t, 16, left), load_first(at, F32, 16, left))
-            store_first(at, new, F32, left)
-
-    return impl
-
-
-def _add_blocks(t: int, size: int) -> Callable[..., None]:
-    def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
-        for b in range(n // 32):
-            weight = splat(p * get(value + size * b, F16), 16)
-            for half in range(2):
-                at = y + 128 * b + 64 * half
-                store(at, fma(weight, _codes(t, value + size * b, half), load(at, F32, 16)), F32)
-
-    return impl
-
 
 @kernel(ATTENTION)
-def flash_attn(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
-    """With `split` y takes each part's sums (`merge_parts`)."""
+def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
+    """y[t, h] = softmax(scale · q[t, h] · kᵀ) · v for tiles of queries; with `split` y takes each part's sums."""
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
-        scores, n_kv = a.scratch + ith * a.per_thread, word(run, N_KV)
-        oldest_cell = first_cell(n_kv, a.size)
-        parts = n_parts(n_kv, a.size) if split else 1
-        units, unit = rows(step, run) * a.heads * parts, next_unit(step)
+        n_kv, n_q = (
+            word(run, N_KV),
+            rows(step, run) * a.group,
+        )  # the queries of a KV head are numbered by token
+        scores, oldest = a.scratch + ith * a.per_thread, first_cell(n_kv, a.size)
+        tiles, parts = (n_q + tile - 1) // tile, n_parts(n_kv, a.size) if split else 1
+        units, unit = tiles * (a.heads // a.group) * parts, next_unit(step)  # late queries see more
         while unit < units and not word(run, ABORT):
-            t, h, part = unit // parts // a.heads, unit // parts % a.heads, unit % parts
-            seq, pos = get(a.where + 8 * t, I32), get(a.where + 8 * t + 4, I32)
-            oldest = last_unseen(pos, a.window, a.chunk)
-            query, out = a.q + t * a.q_token + h * a.q_head, a.y + 4 * unit * a.v_dim
-            begin, end = oldest_cell // CHUNK * CHUNK, n_kv
-            if split:
-                out = a.y + 4 * (part * a.heads + h) * (a.v_dim + TOP_AND_TOTAL)
-                begin, end = part_start(n_kv, a.size, part), part_end(n_kv, a.size, part)
-            keys, values = a.k + h // a.group * a.k_head, a.v + h // a.group * a.v_head
-            top, total = NEVER, np.float32(0.0)
-            if a.sinks:
-                top, total = get(a.sinks + 4 * h, F32), np.float32(1.0)
-            for i in range(a.v_dim):
-                put(out + 4 * i, 0.0, F32)
-            for c in range(begin, end, CHUNK):
-                n, base = end - c if end - c < CHUNK else CHUNK, c % a.size
-                peak = NEVER
-                for j in range(n):
-                    cell = a.cells + 8 * (base + j)
-                    at = get(cell + 4, I32)
-                    s = NEVER
-                    if get(cell, I32) == seq and at <= pos and at > oldest and c + j >= oldest_cell:
-                        s = dot_kv(key_kind, keys + (base + j) * a.k_token, query, a.dim) * a.scale
-                        if a.cap > 0.0:
-                            s = a.cap * max_lanes(tanh(splat(s / a.cap, 16)))
-                        if s > peak:
-                            peak = s
-                    put(scores + 4 * j, s, F32)
-                if peak == NEVER:
-                    continue
-                if peak > top:
-                    factor = one_exp(top - peak)
-                    total = total * factor
-                    scale_row(out, factor, a.v_dim)
-                    top = peak
-                total += to_weights(scores, n, top)
-                for j in range(n):
-                    p = get(scores + 4 * j, F32)
-                    if p > 0.0:  # free cells hold nothing that may be read
-                        add_scaled(value_kind, values + (base + j) * a.v_token, p, out, a.v_dim)
-            if split:
-                put(out + 4 * a.v_dim, top, F32)
-                put(out + 4 * a.v_dim + 4, total, F32)
-            elif total > 0.0:
-                scale_row(out, np.float32(1.0) / total, a.v_dim)
+            kv_head, part = unit // parts // tiles, unit % parts
+            numbers = query_numbers(tile, unit // parts % tiles * tile, n_q)
+            queries, seen_by = queries_at(tile, a, numbers, kv_head), seen(tile, a, numbers)
+            out = results_at(tile, a, numbers, kv_head, part, split)
+            sums = sums_at(tile, out, scores + SCORES * (tile + 1) if tile > 1 else 0, a.v_dim)
+            state = start(tile, a, numbers, kv_head, sums)
+            begin, end = chunk_range(n_kv, a.size, part, split)
+            for first in range(begin, end, CHUNK):
+                piece = chunk_at(a, kv_head, scores, first, min(first + CHUNK, end), oldest)
+                n = put_scores(tile, key_kind, piece, queries, seen_by, a.dim, a.scale)
+                if n:
+                    state = weigh(tile, scores, n, a.cap, state, sums, a.v_dim)
+                    add_values(tile, value_kind, piece, n, sums, a.v_dim)
+            finish(tile, numbers, state, sums, out, a.v_dim, split)
             unit = next_unit(step)
 
     return attention
+
+
+@each_row
+def query_numbers(r: int, first: int, n: int) -> int:
+    """The numbers of a tile's queries, -1 behind the last one."""
+    return first + r if first + r < n else -1
+
+
+@each_row
+def results_at(r: int, a: Any, numbers: Any, kv_head: int, part: int, split: int) -> int:
+    """Where the result of a query goes: its sums of a part, or its row of y."""
+    t, h = numbers[r] // a.group, kv_head * a.group + numbers[r] % a.group
+    if split:
+        return a.y + 4 * (part * a.heads + h) * (a.v_dim + TOP_AND_TOTAL)
+    return a.y + 4 * (t * a.heads + h) * a.v_dim
+
+
+@each_row
+def sums_at(r: int, out: Any, scratch: int, v_dim: int) -> int:
+    """Where a query's sums of values are: in scratch, or where its result goes if there is none."""
+    return scratch + 4 * v_dim * r if scratch else out[r]
+
+
+@helper
+def chunk_at(a: Any, kv_head: int, scores: int, first: int, end: int, oldest: int) -> Chunk:
+    """Positions [first, end) of a KV head."""
+    keys, values = a.k + kv_head * a.k_head, a.v + kv_head * a.v_head
+    return Chunk(first, end, oldest, a.size, keys, a.k_token, values, a.v_token, a.cells, scores)
+
+
+@each_row
+def queries_at(r: int, a: Any, numbers: Any, kv_head: int) -> int:
+    """Addresses of queries; behind the last one it is the first of the tile again."""
+    i = numbers[r] if numbers[r] >= 0 else numbers[0]
+    return a.q + i // a.group * a.q_token + (kv_head * a.group + i % a.group) * a.q_head
+
+
+@each_row
+def seen(r: int, a: Any, numbers: Any) -> tuple[int, int, int]:
+    """What each query sees (`query_at`); behind the last one what the first of the tile sees."""
+    i = numbers[r] if numbers[r] >= 0 else numbers[0]
+    return query_at(a.where + 8 * (i // a.group), a.window, a.chunk)
+
+
+@each_row
+def start(r: int, a: Any, numbers: Any, kv_head: int, sums: Any) -> tuple[float, float]:
+    """(top, total) before the first chunk: those of the sink, if there is one. Clears the sums."""
+    for i in range(a.v_dim):
+        put(sums[r] + 4 * i, 0.0, F32)
+    if a.sinks and numbers[r] >= 0:
+        return get(a.sinks + 4 * (kv_head * a.group + numbers[r] % a.group), F32), ONE
+    return NEVER, ZERO
+
+
+@each_row
+def weigh(r: int, scores: int, n: int, cap: float, state: Any, sums: Any, v_dim: int) -> tuple[float, float]:
+    """Turns a query's scores into weights; returns its new (top, total)."""
+    top, total = state[r]
+    return weigh_chunk(scores + SCORES * r, n, cap, top, total, sums[r], v_dim)
+
+
+@each_row
+def finish(r: int, numbers: Any, state: Any, sums: Any, out: Any, v_dim: int, split: int) -> int:
+    """Writes a query's result: sums over their total, or the sums of a part with its top and total behind them."""
+    top, total = state[r]
+    if numbers[r] < 0:
+        return 0
+    if split:
+        put_scaled(v_dim, sums[r], out[r], ONE)
+        put(out[r] + 4 * v_dim, top, F32)
+        put(out[r] + 4 * v_dim + 4, total, F32)
+    else:
+        factor = ONE / total if total > 0.0 else ZERO
+        put_scaled(v_dim, sums[r], out[r], factor)
+    return 1
+
+
+@for_lanes(16)
+def put_scaled(i: int, block: Any, x: int, y: int, factor: float) -> None:
+    """y = factor · x; called with (n, x, y, factor)."""
+    store_lanes(y + 4 * i, mul(load_lanes(x + 4 * i, F32, block), splat(factor, 16)), F32, block)
 
 
 def _fits(node: Tensor) -> bool:
@@ -199,12 +159,13 @@ def _(low: Low, node: Tensor) -> None:
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
     # Four queries share what they read of a KV head; the tile needs types that load as lanes.
     tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
-    family, per_thread = (flash_attn_tile, tile_bytes(v.type.shape[2])) if tiled else (flash_attn, 4 * CHUNK)
+    tile = TILE if tiled else 1
+    per_thread = scratch_bytes(tile, v.type.shape[2])
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
     split, sink, y = in_parts(node), sinks[0] if sinks else None, low.result(node)
     sums = low.scratch("sums of parts", f32(parts_floats(node))) if split else y
     low.step(
-        family(k.type.dtype.id, v.type.dtype.id, int(split)),
+        flash_attn(tile, k.type.dtype.id, v.type.dtype.id, int(split)),
         q=q,
         k=k,
         v=v,
@@ -235,25 +196,3 @@ def _(low: Low, node: Tensor) -> None:
             size=k.type.shape[0],
             over=node.type,
         )
-
-
-@kernel("x -> y | n heads x_token x_head")
-def soft_max_f32() -> Callable[..., None]:
-    """y[r] = softmax(x[r]), rows of n floats."""
-
-    def soft_max(step: int, run: int, ith: int, nth: int) -> None:
-        x, y, n, heads, x_token, x_head = arguments(step)
-        first, last = share(rows(step, run), ith, nth)
-        for r in range(first, last):
-            soft_max_row(row_at(x, r, heads, x_token, x_head), y + r * n * 4, n)
-
-    return soft_max
-
-
-@ops.soft_max.lowering(
-    "cpu", when=lambda node: len(node.sources) == 1 and node.attrs["scale"] == 1.0, strided=("x",)
-)
-def _(low: Low, node: Tensor) -> None:
-    x = low.operand(node.sources[0])
-    y = low.result(node, in_place_of=node.sources)
-    low.step(soft_max_f32(), x=x, y=y, n=node.shape[-1], **row_strides(x=x), over=node.type)

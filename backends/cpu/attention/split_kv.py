@@ -5,13 +5,15 @@ neither, nor on whether the layer keeps a ring or everything.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from graphsched.backends.cpu.attention.common import PART, n_parts
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row
-from graphsched.backends.cpu.language.simd import get, put, word
+from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.simd import add, get, mul, put, splat, word
+from graphsched.backends.cpu.language.soft_max import NEVER, one_exp, rise, scale_row
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.layout import N_KV
@@ -50,20 +52,22 @@ def merge_parts() -> Callable[..., None]:
                 put(out + 4 * i, 0.0, F32)
             for p in range(parts):
                 part = sums + 4 * (p * heads + h) * (v_dim + TOP_AND_TOTAL)
-                peak, weight = get(part + 4 * v_dim, F32), np.float32(1.0)
+                peak = get(part + 4 * v_dim, F32)
                 if peak == NEVER:
                     continue
-                if peak > top:
-                    factor = one_exp(top - peak)
-                    total = total * factor
-                    scale_row(out, factor, v_dim)
-                    top = peak
-                else:
-                    weight = one_exp(peak - top)
+                top, total, factor = rise(top, total, peak)
+                weight = one_exp(peak - top)
                 total += weight * get(part + 4 * v_dim + 4, F32)
-                for i in range(v_dim):
-                    put(out + 4 * i, get(out + 4 * i, F32) + weight * get(part + 4 * i, F32), F32)
+                add_part(v_dim, part, out, factor, weight)
             if total > 0.0:
-                scale_row(out, np.float32(1.0) / total, v_dim)
+                scale_row(v_dim, out, np.float32(1.0) / total)
 
     return merge
+
+
+@for_lanes(16)
+def add_part(i: int, block: Any, part: int, y: int, factor: float, weight: float) -> None:
+    """y = y · factor + part · weight; called with (n, part, ...)."""
+    so_far = mul(load_lanes(y + 4 * i, F32, block), splat(factor, 16))
+    more = mul(splat(weight, 16), load_lanes(part + 4 * i, F32, block))
+    store_lanes(y + 4 * i, add(so_far, more), F32, block)

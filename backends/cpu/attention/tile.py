@@ -1,238 +1,183 @@
-"""Flash attention for prompts: four queries that share a KV head pass over its cells together.
+"""A tile of queries that share a KV head, 1 or 4 of them, against a chunk of cells: scores, and sums of values.
 
-Each key and value is loaded once for the four. Cells that none of the four sees are never read. Cells pass in fixed
-chunks, in order, so that results do not depend on the number of threads.
+Of 4, each key and value is loaded once for all; cells that none of them sees are left out. A single query passes over
+all cells of the chunk: its products run in four chains (`dot_row`), and it reads block types, too.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from graphsched.backends.cpu.attention.common import (
-    ATTENTION,
-    CHUNK,
-    first_cell,
-    last_unseen,
-    n_parts,
-    part_end,
-    part_start,
-    to_weights,
-)
-from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL
-from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.mathfn import NEVER, one_exp, scale_row, tanh
-from graphsched.backends.cpu.language.simd import (
-    fma,
-    get,
-    load,
-    load_first,
-    max_lanes,
-    put,
-    splat,
-    store,
-    store_first,
-    sum_lanes,
-    word,
+from graphsched.backends.cpu.attention.common import CHUNK, sees
+from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
+from graphsched.backends.cpu.language.jit import by_literal, helper
+from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes
+from graphsched.backends.cpu.language.simd import fma, get, mul, put, splat
+from graphsched.backends.cpu.language.soft_max import NEVER
+from graphsched.backends.cpu.language.tile import (
+    any_row,
+    columns,
+    each_row,
+    load_rows,
+    put_column,
+    row_sums,
+    store_rows,
+    zeros,
 )
 from graphsched.backends.cpu.language.vector import F32, I32
-from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
-from graphsched.backends.cpu.program.layout import ABORT, N_KV
 
 TILE = 4
-META = 64  # bytes per query: sequence, position, oldest position seen, then top and total
-TOP, TOTAL = 12, 16
+SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 
 
-def tile_bytes(v_dim: int) -> int:
-    """Scratch per thread: the queries' state, scores, indices of cells, sums of values."""
-    return TILE * META + 4 * CHUNK * (TILE + 1) + 4 * TILE * v_dim
+class Chunk(NamedTuple):
+    """Positions [first, end) of one KV head: addresses of its keys and values, of all cells, and of scratch.
+
+    Position p is in cell p % size; what is before `oldest` is not in the cache any more. Strides are in bytes.
+    """
+
+    first: int
+    end: int
+    oldest: int
+    size: int
+    keys: int
+    key_stride: int
+    values: int
+    value_stride: int
+    cells: int
+    scores: int
+
+
+def scratch_bytes(tile: int, v_dim: int) -> int:
+    """Scratch per thread: scores of the queries; of several also the cells that they see, and sums of values."""
+    return SCORES if tile == 1 else SCORES * (tile + 1) + 4 * tile * v_dim
+
+
+def put_scores(tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float) -> int:
+    """Scores of the queries at the addresses q, NEVER for cells that they do not see; returns of how many cells.
+
+    seen_by has what each query sees (`query_at`). For kernels.
+    """
+    raise NotImplementedError
+
+
+def add_values(tile: int, value_kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
+    """Adds the values of the n cells that have scores, times the weights that these have become. For kernels."""
+
+
+@by_literal(put_scores)
+def _(tile: int) -> Callable[..., int]:
+    return _scores_of_one if tile == 1 else _scores_of_several
+
+
+@by_literal(add_values)
+def _(tile: int) -> Callable[..., None]:
+    return _add_to_one if tile == 1 else _add_to_several
+
+
+def _scores_of_one(
+    tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
+) -> int:
+    base, n = chunk.first % chunk.size, chunk.end - chunk.first
+    for j in range(n):
+        s = NEVER
+        if chunk.first + j >= chunk.oldest and sees(seen_by[0], chunk.cells + 8 * (base + j)):
+            s = dot_kv(key_kind, chunk.keys + (base + j) * chunk.key_stride, q[0], dim) * scale
+        put(chunk.scores + 4 * j, s, F32)
+    return n
+
+
+def _add_to_one(tile: int, value_kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
+    base = chunk.first % chunk.size
+    for j in range(n):
+        p = get(chunk.scores + 4 * j, F32)
+        if p > 0.0:  # free cells hold nothing that may be read
+            add_scaled(value_kind, chunk.values + (base + j) * chunk.value_stride, p, sums[0], v_dim)
+
+
+def _scores_of_several(
+    tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
+) -> int:
+    n = list_seen(chunk, seen_by)
+    for j in range(n):
+        key = chunk.keys + get(indices_of(chunk) + 4 * j, I32) * chunk.key_stride
+        put_column(chunk.scores + 4 * j, SCORES, mul(dots(key_kind, q, key, dim), splat(scale, TILE)))
+    hide(TILE, chunk, seen_by, n)
+    return n
 
 
 @helper
-def start_query(meta: int, acc: int, at: int, oldest: int, sink: float, has_sink: int, v_dim: int) -> None:
-    put(meta, get(at, I32), I32)
-    put(meta + 4, get(at + 4, I32), I32)
-    put(meta + 8, oldest, I32)
-    put(meta + TOP, sink if has_sink else NEVER, F32)
-    put(meta + TOTAL, np.float32(1.0) if has_sink else np.float32(0.0), F32)
-    for i in range(v_dim):
-        put(acc + 4 * i, 0.0, F32)
+def indices_of(chunk: Chunk) -> int:
+    """Where the cells that some query sees are listed, behind the scores."""
+    return chunk.scores + TILE * SCORES
 
 
 @helper
-def sees(meta: int, cell: int) -> bool:
-    at = get(cell + 4, I32)
-    return get(cell, I32) == get(meta, I32) and at <= get(meta + 4, I32) and at > get(meta + 8, I32)
+def list_seen(chunk: Chunk, seen_by: Any) -> int:
+    """Lists the cells of the chunk that any of the queries sees; returns how many."""
+    first, n = max(chunk.first, chunk.oldest), 0
+    for index in range(first % chunk.size, first % chunk.size + chunk.end - first):
+        if any_row(each_sees(TILE, seen_by, chunk.cells + 8 * index)):
+            put(indices_of(chunk) + 4 * n, index, I32)
+            n += 1
+    return n
 
 
-@helper
-def seen_cells(meta: int, cells: int, first: int, n: int, indices: int) -> int:
-    """Lists the cells of a chunk that any of the queries sees; returns how many."""
-    m = 0
-    for j in range(first, first + n):
-        cell = cells + 8 * j
-        if (
-            sees(meta, cell)
-            or sees(meta + META, cell)
-            or sees(meta + 2 * META, cell)
-            or sees(meta + 3 * META, cell)
-        ):
-            put(indices + 4 * m, j, I32)
-            m += 1
-    return m
+@each_row
+def each_sees(r: int, seen_by: Any, cell: int) -> bool:
+    """Whether a query sees a cell."""
+    return sees(seen_by[r], cell)
 
 
-@helper
-def put_score(at: int, meta: int, cell: int, s: float, cap: float) -> None:
-    if not sees(meta, cell):
-        put(at, NEVER, F32)
-    elif cap > 0.0:
-        put(at, cap * max_lanes(tanh(splat(s / cap, 16))), F32)
-    else:
-        put(at, s, F32)
+@each_row
+def hide(r: int, chunk: Chunk, seen_by: Any, n: int) -> int:
+    """Puts NEVER for the scores of cells that only other queries see."""
+    scores, query = chunk.scores + SCORES * r, seen_by[r]
+    for j in range(n):
+        if not sees(query, chunk.cells + 8 * get(indices_of(chunk) + 4 * j, I32)):
+            put(scores + 4 * j, NEVER, F32)
+    return n
 
 
-@helper
-def to_probabilities(meta: int, scores: int, m: int, acc: int, v_dim: int) -> None:
-    """Scores become weights against the highest score so far; what was summed before is scaled to it."""
-    peak = NEVER
-    for j in range(m):
-        s = get(scores + 4 * j, F32)
-        if s > peak:
-            peak = s
-    if peak == NEVER:
-        for j in range(m):
-            put(scores + 4 * j, 0.0, F32)
-        return
-    top = get(meta + TOP, F32)
-    if peak > top:
-        factor = one_exp(top - peak)
-        put(meta + TOTAL, get(meta + TOTAL, F32) * factor, F32)
-        scale_row(acc, factor, v_dim)
-        put(meta + TOP, peak, F32)
-        top = peak
-    put(meta + TOTAL, get(meta + TOTAL, F32) + to_weights(scores, m, top), F32)
+def dots(kind: int, q: Any, key: int, dim: int) -> Any:
+    """The products of a key of type `kind` with each of the queries at the addresses q, one a lane. For kernels."""
 
 
-@kernel(ATTENTION)
-def flash_attn_tile(key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
-    """With `split` y takes each part's sums (`merge_parts`)."""
-    k_size, v_size = 4 if key_kind == F32 else 2, 4 if value_kind == F32 else 2
+@by_literal(dots)
+def _(t: int) -> Callable[..., Any]:
+    size = 4 if t == F32 else 2
 
-    def attention(step: int, run: int, ith: int, nth: int) -> None:
-        a = arguments(step)
-        meta = a.scratch + ith * a.per_thread
-        indices = meta + TILE * META
-        s0 = indices + 4 * CHUNK
-        s1, s2, s3, acc = s0 + 4 * CHUNK, s0 + 8 * CHUNK, s0 + 12 * CHUNK, s0 + 16 * CHUNK
-        a1, a2, a3 = acc + 4 * a.v_dim, acc + 8 * a.v_dim, acc + 12 * a.v_dim
-        n_kv, n_q = word(run, N_KV), rows(step, run) * a.group
-        oldest_cell = first_cell(n_kv, a.size)
-        tiles = (n_q + TILE - 1) // TILE
-        full, v_full = a.dim // 16 * 16, a.v_dim // 32 * 32
-        parts = n_parts(n_kv, a.size) if split else 1
-        units, unit = tiles * (a.heads // a.group) * parts, next_unit(step)  # late queries see more
-        while unit < units and not word(run, ABORT):
-            kv_head, base, part = unit // parts // tiles, unit // parts % tiles * TILE, unit % parts
-            begin, end = oldest_cell // CHUNK * CHUNK, n_kv
-            if split:
-                begin, end = part_start(n_kv, a.size, part), part_end(n_kv, a.size, part)
-            keys, values = a.k + kv_head * a.k_head, a.v + kv_head * a.v_head
-            for s in range(TILE):
-                i = min(base + s, n_q - 1)
-                t, h = i // a.group, kv_head * a.group + i % a.group
-                pos = get(a.where + 8 * t + 4, I32)
-                oldest = last_unseen(pos, a.window, a.chunk)
-                sink = get(a.sinks + 4 * h, F32) if a.sinks else np.float32(0.0)
-                start_query(
-                    meta + META * s, acc + 4 * a.v_dim * s, a.where + 8 * t, oldest, sink, a.sinks, a.v_dim
-                )
-            i1, i2, i3 = min(base + 1, n_q - 1), min(base + 2, n_q - 1), min(base + 3, n_q - 1)
-            first_q = a.q + kv_head * a.group * a.q_head
-            q0 = first_q + base // a.group * a.q_token + base % a.group * a.q_head
-            q1 = first_q + i1 // a.group * a.q_token + i1 % a.group * a.q_head
-            q2 = first_q + i2 // a.group * a.q_token + i2 % a.group * a.q_head
-            q3 = first_q + i3 // a.group * a.q_token + i3 % a.group * a.q_head
-            for c in range(begin, end, CHUNK):
-                first = c if c > oldest_cell else oldest_cell
-                m = seen_cells(meta, a.cells, first % a.size, c + min(CHUNK, end - c) - first, indices)
-                if m == 0:
-                    continue
-                for j in range(m):
-                    index = get(indices + 4 * j, I32)
-                    key, cell = keys + index * a.k_token, a.cells + 8 * index
-                    d0 = d1 = d2 = d3 = splat(0.0, 16)
-                    for i in range(0, full, 16):
-                        u = load(key + k_size * i, key_kind, 16)
-                        d0, d1 = fma(u, load(q0 + 4 * i, F32, 16), d0), fma(u, load(q1 + 4 * i, F32, 16), d1)
-                        d2, d3 = fma(u, load(q2 + 4 * i, F32, 16), d2), fma(u, load(q3 + 4 * i, F32, 16), d3)
-                    if full < a.dim:
-                        left, i = a.dim - full, full
-                        u = load_first(key + k_size * i, key_kind, 16, left)
-                        d0 = fma(u, load_first(q0 + 4 * i, F32, 16, left), d0)
-                        d1 = fma(u, load_first(q1 + 4 * i, F32, 16, left), d1)
-                        d2 = fma(u, load_first(q2 + 4 * i, F32, 16, left), d2)
-                        d3 = fma(u, load_first(q3 + 4 * i, F32, 16, left), d3)
-                    put_score(s0 + 4 * j, meta, cell, sum_lanes(d0) * a.scale, a.cap)
-                    put_score(s1 + 4 * j, meta + META, cell, sum_lanes(d1) * a.scale, a.cap)
-                    put_score(s2 + 4 * j, meta + 2 * META, cell, sum_lanes(d2) * a.scale, a.cap)
-                    put_score(s3 + 4 * j, meta + 3 * META, cell, sum_lanes(d3) * a.scale, a.cap)
-                to_probabilities(meta, s0, m, acc, a.v_dim)
-                to_probabilities(meta + META, s1, m, a1, a.v_dim)
-                to_probabilities(meta + 2 * META, s2, m, a2, a.v_dim)
-                to_probabilities(meta + 3 * META, s3, m, a3, a.v_dim)
-                for i in range(0, v_full, 32):
-                    o = 4 * i
-                    b00, b01 = load(acc + o, F32, 16), load(acc + o + 64, F32, 16)
-                    b10, b11 = load(a1 + o, F32, 16), load(a1 + o + 64, F32, 16)
-                    b20, b21 = load(a2 + o, F32, 16), load(a2 + o + 64, F32, 16)
-                    b30, b31 = load(a3 + o, F32, 16), load(a3 + o + 64, F32, 16)
-                    for j in range(m):
-                        value = values + get(indices + 4 * j, I32) * a.v_token + v_size * i
-                        u, w = load(value, value_kind, 16), load(value + v_size * 16, value_kind, 16)
-                        p = splat(get(s0 + 4 * j, F32), 16)
-                        b00, b01 = fma(u, p, b00), fma(w, p, b01)
-                        p = splat(get(s1 + 4 * j, F32), 16)
-                        b10, b11 = fma(u, p, b10), fma(w, p, b11)
-                        p = splat(get(s2 + 4 * j, F32), 16)
-                        b20, b21 = fma(u, p, b20), fma(w, p, b21)
-                        p = splat(get(s3 + 4 * j, F32), 16)
-                        b30, b31 = fma(u, p, b30), fma(w, p, b31)
-                    store(acc + o, b00, F32)
-                    store(acc + o + 64, b01, F32)
-                    store(a1 + o, b10, F32)
-                    store(a1 + o + 64, b11, F32)
-                    store(a2 + o, b20, F32)
-                    store(a2 + o + 64, b21, F32)
-                    store(a3 + o, b30, F32)
-                    store(a3 + o + 64, b31, F32)
-                for i in range(v_full, a.v_dim, 16):
-                    left, o = min(16, a.v_dim - i), 4 * i
-                    b00, b10 = load_first(acc + o, F32, 16, left), load_first(a1 + o, F32, 16, left)
-                    b20, b30 = load_first(a2 + o, F32, 16, left), load_first(a3 + o, F32, 16, left)
-                    for j in range(m):
-                        value = values + get(indices + 4 * j, I32) * a.v_token + v_size * i
-                        u = load_first(value, value_kind, 16, left)
-                        b00 = fma(u, splat(get(s0 + 4 * j, F32), 16), b00)
-                        b10 = fma(u, splat(get(s1 + 4 * j, F32), 16), b10)
-                        b20 = fma(u, splat(get(s2 + 4 * j, F32), 16), b20)
-                        b30 = fma(u, splat(get(s3 + 4 * j, F32), 16), b30)
-                    store_first(acc + o, b00, F32, left)
-                    store_first(a1 + o, b10, F32, left)
-                    store_first(a2 + o, b20, F32, left)
-                    store_first(a3 + o, b30, F32, left)
-            for s in range(min(TILE, n_q - base)):
-                i, total = base + s, get(meta + META * s + TOTAL, F32)
-                src = acc + 4 * a.v_dim * s
-                factor = np.float32(1.0) / total if total > 0.0 else np.float32(0.0)
-                dst = a.y + 4 * a.v_dim * (i // a.group * a.heads + kv_head * a.group + i % a.group)
-                if split:
-                    factor = np.float32(1.0)
-                    dst = a.y + 4 * (part * a.heads + kv_head * a.group + i) * (a.v_dim + TOP_AND_TOTAL)
-                    put(dst + 4 * a.v_dim, get(meta + META * s + TOP, F32), F32)
-                    put(dst + 4 * a.v_dim + 4, total, F32)
-                for e in range(a.v_dim):
-                    put(dst + 4 * e, get(src + 4 * e, F32) * factor, F32)
-            unit = next_unit(step)
+    @fold_lanes(16)
+    def products(i: int, block: Any, acc: Any, q: Any, key: int) -> Any:
+        return fma(load_rows(q, 4 * i, F32, block), load_lanes(key + size * i, t, block), acc)
 
-    return attention
+    def impl(kind: int, q: Any, key: int, dim: int) -> Any:
+        return row_sums(products(dim, zeros(TILE, 16), q, key))
+
+    return impl
+
+
+def _add_to_several(tile: int, value_kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
+    add_weighted(value_kind, chunk, n, sums, v_dim)
+
+
+def add_weighted(kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
+    """`add_values` of several queries. For kernels."""
+
+
+@by_literal(add_weighted)
+def _(t: int) -> Callable[..., None]:
+    size = 4 if t == F32 else 2
+
+    @for_lanes(32, 16)
+    def add_block(i: int, block: Any, chunk: Chunk, n: int, sums: Any) -> None:
+        acc = load_rows(sums, 4 * i, F32, block)
+        for j in range(n):
+            value = chunk.values + get(indices_of(chunk) + 4 * j, I32) * chunk.value_stride
+            weights = columns(chunk.scores + 4 * j, SCORES, F32, TILE, block)
+            acc = fma(load_lanes(value + size * i, t, block), weights, acc)
+        store_rows(sums, 4 * i, acc, TILE, block)
+
+    def impl(kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
+        add_block(v_dim, chunk, n, sums)
+
+    return impl

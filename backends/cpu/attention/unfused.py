@@ -6,25 +6,10 @@ Free cells hold numbers of earlier tokens: they get scores, and no weight.
 
 from collections.abc import Callable
 
-import numpy as np
-
-from graphsched.backends.cpu.attention.common import last_unseen
-from graphsched.backends.cpu.attention.flash import KV_TYPES, add_scaled, dot_kv
+from graphsched.backends.cpu.attention.kv import KV_TYPES, add_scaled, dot_kv
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.mathfn import NEVER, exp, one_exp, scale_row, tanh
-from graphsched.backends.cpu.language.simd import (
-    add,
-    get,
-    load,
-    max_lanes,
-    put,
-    splat,
-    store,
-    sub,
-    sum_lanes,
-    word,
-)
-from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.language.simd import get, put, word
+from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -137,78 +122,5 @@ def _(low: Low, node: Tensor) -> None:
         capacity=p.type.shape[2],
         n_word=word,
         n_times=times,
-        rows=rows_of(node.type, inner=2),
-    )
-
-
-@kernel("x where cells sinks? -> y | heads window chunk capacity n_word n_times | scale cap")
-def masked_soft_max() -> Callable[..., None]:
-    """softmax over the cells that a token sees, of scaled and capped scores; a sink takes its share."""
-
-    def soft_max(step: int, run: int, ith: int, nth: int) -> None:
-        x, where, cells, sinks, y, heads, window, chunk, capacity, n_word, n_times, scale, cap = arguments(
-            step
-        )
-        n = word(run, n_word) * n_times
-        first, last = share(rows(step, run) * heads, ith, nth)
-        full = n // 16 * 16
-        for unit in range(first, last):
-            if word(run, ABORT):
-                break
-            t, h = unit // heads, unit % heads
-            seq, pos = get(where + 8 * t, I32), get(where + 8 * t + 4, I32)
-            oldest = last_unseen(pos, window, chunk)
-            src, dst = x + 4 * unit * capacity, y + 4 * unit * capacity
-            top = get(sinks + 4 * h, F32) if sinks else NEVER
-            for j in range(n):
-                at, s = get(cells + 8 * j + 4, I32), NEVER
-                if get(cells + 8 * j, I32) == seq and at <= pos and at > oldest:
-                    s = get(src + 4 * j, F32) * scale
-                    if cap > 0.0:
-                        s = cap * max_lanes(tanh(splat(s / cap, 16)))
-                    if s > top:
-                        top = s
-                put(dst + 4 * j, s, F32)
-            if top == NEVER:  # nothing is seen
-                for j in range(n):
-                    put(dst + 4 * j, 0.0, F32)
-                continue
-            lanes, total = splat(0.0, 16), np.float32(0.0)
-            if sinks:
-                total = one_exp(get(sinks + 4 * h, F32) - top)
-            for i in range(0, full, 16):
-                p = exp(sub(load(dst + 4 * i, F32, 16), splat(top, 16)))
-                store(dst + 4 * i, p, F32)
-                lanes = add(lanes, p)
-            for i in range(full, n):
-                one = one_exp(get(dst + 4 * i, F32) - top)
-                put(dst + 4 * i, one, F32)
-                total += one
-            scale_row(dst, np.float32(1.0) / (sum_lanes(lanes) + total), n)
-
-    return soft_max
-
-
-@ops.soft_max.lowering("cpu", when=lambda node: len(node.sources) > 1, x=(dtypes.F32,))
-@ops.soft_cap_max.lowering("cpu", x=(dtypes.F32,))
-def _(low: Low, node: Tensor) -> None:
-    x, where, cells, *sinks = map(low.operand, node.sources)
-    a, (word, times) = node.attrs, _length(node.shape[2])
-    y = low.result(node, in_place_of=node.sources[:1])
-    low.step(
-        masked_soft_max(),
-        x=x,
-        where=where,
-        cells=cells,
-        sinks=sinks[0] if sinks else None,
-        y=y,
-        heads=node.shape[1],
-        window=a["window"],
-        chunk=a["chunk"],
-        capacity=node.shape[2],
-        n_word=word,
-        n_times=times,
-        scale=a["scale"],
-        cap=a.get("cap", 0.0),
         rows=rows_of(node.type, inner=2),
     )

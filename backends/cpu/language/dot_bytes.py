@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
+from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
 from graphsched.backends.cpu.language import target
-from graphsched.backends.cpu.language.vector import I8_T, I16_T, I32_T, call, const_vec
+from graphsched.backends.cpu.language.vector import I8_T, I16_T, I32_T, by_row, call, const_vec
 
 
 def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value, *, u7: bool = False) -> ir.Value:
@@ -108,9 +109,15 @@ def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value)
 
 
 def _as_intrinsic(u7: bool, doc: str) -> Any:
+    def emit(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
+        return dot_raw(builder, *values, u7=u7)
+
     def dot(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
+        if isinstance(acc, UniTuple):
+            return by_row((acc, u, s), emit)
+
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return dot_raw(builder, *args, u7=u7)
+            return emit(builder, list(args))
 
         return acc(acc, u, s), codegen
 
@@ -118,5 +125,7 @@ def _as_intrinsic(u7: bool, doc: str) -> Any:
     return intrinsic(dot)
 
 
-dot_u8_i8 = _as_intrinsic(False, "acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes.")
+dot_u8_i8 = _as_intrinsic(
+    False, "acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes; of tiles, row by row."
+)
 dot_u7_i8 = _as_intrinsic(True, "The same for u below 128.")

@@ -1,35 +1,25 @@
-"""exp, tanh and the gated units on f32 lanes; softmax of a row."""
+"""exp, tanh and the gated units on f32 lanes."""
 
 from typing import Any
-
-import numpy as np
 
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import (
     add,
     div,
     fma,
-    get,
-    load,
-    max_lanes,
     maximum,
     minimum,
     mul,
     nearest,
-    put,
     scale_exp2,
     splat,
-    store,
     sub,
-    sum_lanes,
     where_less,
 )
-from graphsched.backends.cpu.language.vector import F32
 
 SILU, GELU, RELU, SIGMOID = range(4)
 KINDS = {"silu": SILU, "gelu": GELU, "relu": RELU, "sigmoid": SIGMOID}
 SWIGLU_OAI = len(KINDS)  # the clamped SwiGLU of gpt-oss, of two operands only
-NEVER = np.float32(-np.inf)
 
 
 @helper
@@ -88,42 +78,3 @@ def gated_product(kind: int, a: Any, b: Any, alpha: float, limit: float) -> Any:
     g, bound = minimum(a, splat(limit, 16)), splat(limit, 16)
     u = minimum(maximum(b, splat(-limit, 16)), bound)
     return mul(mul(g, sigmoid(mul(splat(alpha, 16), g))), add(u, splat(1.0, 16)))
-
-
-@helper
-def scale_row(y: int, factor: float, n: int) -> None:
-    """y[i] = y[i] · factor, a row of n floats."""
-    for i in range(0, n // 16 * 16, 16):
-        store(y + 4 * i, mul(load(y + 4 * i, F32, 16), splat(factor, 16)), F32)
-    for i in range(n // 16 * 16, n):
-        put(y + 4 * i, get(y + 4 * i, F32) * factor, F32)
-
-
-@helper
-def one_exp(x: float) -> float:
-    """e^x of one number, with the bits that lanes have."""
-    return max_lanes(exp(splat(x, 16)))
-
-
-@helper
-def soft_max_row(src: int, dst: int, n: int) -> None:
-    """dst = softmax(src), rows of n floats; they may be the same."""
-    full = n // 16 * 16
-    peak = splat(NEVER, 16)
-    for i in range(0, full, 16):
-        peak = maximum(peak, load(src + 4 * i, F32, 16))
-    top = max_lanes(peak)
-    for i in range(full, n):
-        if get(src + 4 * i, F32) > top:
-            top = get(src + 4 * i, F32)
-    total = splat(0.0, 16)
-    for i in range(0, full, 16):
-        p = exp(sub(load(src + 4 * i, F32, 16), splat(top, 16)))
-        store(dst + 4 * i, p, F32)
-        total = add(total, p)
-    rest = np.float32(0.0)
-    for i in range(full, n):
-        p = one_exp(get(src + 4 * i, F32) - top)
-        put(dst + 4 * i, p, F32)
-        rest += p
-    scale_row(dst, np.float32(1.0) / (sum_lanes(total) + rest), n)

@@ -8,6 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
 from graphsched.backends.cpu.language.vector import (
@@ -23,17 +24,20 @@ from graphsched.backends.cpu.language.vector import (
     LLVM,
     U8,
     Vec,
+    by_row,
     call,
     const_vec,
     fold,
     lanes,
     literal,
+    load_elements,
     load_raw,
     narrow_half,
     pointer,
     store_raw,
     widen_bf16,
     widen_half,
+    widened,
 )
 
 
@@ -44,10 +48,7 @@ def load(typingctx: Any, addr: Any, kind: Any, n: Any) -> Any:
     out = Vec(ELEMENTS[k], count)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if k in (F16, BF16):
-            bits = load_raw(builder, args[0], ir.VectorType(I16_T, count))
-            return widen_half(builder, bits) if k == F16 else widen_bf16(builder, bits)
-        return load_raw(builder, args[0], out.llvm)
+        return load_elements(builder, args[0], k, count)
 
     return out(types.int64, kind, n), codegen
 
@@ -167,10 +168,15 @@ def splat_i8(typingctx: Any, x: Any, n: Any) -> Any:
 
 
 def _elementwise(emit: Callable[[ir.IRBuilder, list[ir.Value]], ir.Value], n_args: int, doc: str) -> Any:
-    """An intrinsic on n_args equal vectors (or float32 scalars) that returns the same type."""
+    """An intrinsic on n_args equal vectors (or float32 scalars) that returns the same type.
+
+    If some of them are tiles, it works row by row, with the same vectors for each row.
+    """
 
     def typed(typingctx: Any, *args: Any) -> Any:
         first = args[0]
+        if any(isinstance(a, UniTuple) for a in args):
+            return by_row(args, emit)
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return emit(builder, list(values))
@@ -228,10 +234,17 @@ xor_bits = _elementwise(lambda b, v: b.xor(*v), 2, "a ^ b in integer lanes")
 @intrinsic
 def to_f32(typingctx: Any, v: Any) -> Any:
     """int32 or int8 lanes -> f32 lanes."""
-    out = Vec("f32", v.n)
+    lanes_of = v.dtype if isinstance(v, UniTuple) else v
+    out = Vec("f32", lanes_of.n)
+
+    def emit(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
+        return builder.sitofp(values[0], out.llvm)
+
+    if isinstance(v, UniTuple):
+        return by_row((v,), emit, out)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.sitofp(args[0], out.llvm)
+        return emit(builder, list(args))
 
     return out(v), codegen
 
@@ -300,6 +313,23 @@ def _masked(
     return builder.call(declared, args)
 
 
+def masked_load(
+    builder: ir.IRBuilder, addr: ir.Value, kind: int, n: int, count: ir.Value, fill: ir.Value | None = None
+) -> ir.Value:
+    """The first `count` of n elements of `kind` at addr, zeros or the lanes of `fill` after them."""
+    raw = ir.VectorType(I16_T, n) if kind in (F16, BF16) else Vec(ELEMENTS[kind], n).llvm
+    rest = ir.Constant(raw, None) if fill is None else fill
+    operands = [pointer(builder, addr, raw), I32_T(1), _mask(builder, count, n), rest]
+    return widened(builder, _masked(builder, "load", raw, raw, operands), kind)
+
+
+def masked_store(builder: ir.IRBuilder, addr: ir.Value, value: ir.Value, count: ir.Value) -> None:
+    """Stores the first `count` lanes."""
+    mask = _mask(builder, count, value.type.count)
+    operands = [value, pointer(builder, addr, value.type), I32_T(1), mask]
+    _masked(builder, "store", ir.VoidType(), value.type, operands)
+
+
 @intrinsic(prefer_literal=True)
 def load_first(typingctx: Any, addr: Any, kind: Any, n: Any, count: Any) -> Any:
     """The first `count` of n elements of `kind` at addr, zeros after them; touches nothing beyond."""
@@ -307,13 +337,7 @@ def load_first(typingctx: Any, addr: Any, kind: Any, n: Any, count: Any) -> Any:
     out = Vec(ELEMENTS[k], count)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        raw = ir.VectorType(I16_T, count) if k in (F16, BF16) else out.llvm
-        zero = ir.Constant(raw, None)
-        operands = [pointer(builder, args[0], raw), I32_T(1), _mask(builder, args[3], count), zero]
-        got = _masked(builder, "load", raw, raw, operands)
-        if k in (F16, BF16):
-            return widen_half(builder, got) if k == F16 else widen_bf16(builder, got)
-        return got
+        return masked_load(builder, args[0], k, count, args[3])
 
     return out(types.int64, kind, n, types.int64), codegen
 
@@ -325,50 +349,19 @@ def store_first(typingctx: Any, addr: Any, value: Any, kind: Any, count: Any) ->
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         v = narrow_half(builder, args[1]) if k == F16 else args[1]
-        operands = [v, pointer(builder, args[0], v.type), I32_T(1), _mask(builder, args[3], v.type.count)]
-        _masked(builder, "store", ir.VoidType(), v.type, operands)
+        masked_store(builder, args[0], v, args[3])
         return context.get_dummy_value()
 
     return types.void(types.int64, value, kind, types.int64), codegen
 
 
-@intrinsic(prefer_literal=True)
-def store_quarter(typingctx: Any, addr: Any, v: Any, quarter: Any, count: Any) -> Any:
-    """Stores the first `count` (at most 4) lanes of a quarter of 16 f32 lanes."""
-    first = 4 * literal(quarter, "quarter")
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        undef = ir.Constant(v.llvm, ir.Undefined)
-        part = builder.shuffle_vector(args[1], undef, const_vec(I32_T, list(range(first, first + 4))))
-        operands = [part, pointer(builder, args[0], part.type), I32_T(1), _mask(builder, args[3], 4)]
-        _masked(builder, "store", ir.VoidType(), part.type, operands)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, v, quarter, types.int64), codegen
-
-
-def _join_halves(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, group: int) -> ir.Value:
-    """Adds the two halves of every group of lanes of a, then of b: groups half as long, in order."""
-    half, n = group // 2, a.type.count
-    low = [g * group + i for g in range(2 * n // group) for i in range(half)]
+def join_halves(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, group: int) -> ir.Value:
+    """Adds the two halves of every group of lanes of a, then of b if it is there: groups half as long, in order."""
+    half, n = group // 2, a.type.count * (1 if b is None else 2)
+    low = [g * group + i for g in range(n // group) for i in range(half)]
+    b = ir.Constant(a.type, ir.Undefined) if b is None else b
     both = [builder.shuffle_vector(a, b, const_vec(I32_T, [i + shift for i in low])) for shift in (0, half)]
     return builder.fadd(*both)
-
-
-@intrinsic
-def sum_16(typingctx: Any, vectors: Any) -> Any:
-    """Sums of 16 vectors of 16 f32 lanes, as one vector: each sum by halves, as `sum_lanes` does it."""
-    vec = vectors.dtype
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        parts = [builder.extract_value(args[0], i) for i in range(16)]
-        group = 16
-        while len(parts) > 1:
-            parts = [_join_halves(builder, a, b, group) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-            group //= 2
-        return parts[0]
-
-    return vec(vectors), codegen
 
 
 def _prefetch(locality: int, doc: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
+from numba.core.types.containers import UniTuple
 from numba.extending import models, register_model
 
 from graphsched.backends.cpu.language import target
@@ -137,6 +138,38 @@ def widen_bf16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     return builder.bitcast(
         builder.shl(builder.zext(bits, wide), ir.Constant(wide, [16] * n)), ir.VectorType(F32_T, n)
     )
+
+
+def widened(builder: ir.IRBuilder, raw: ir.Value, kind: int) -> ir.Value:
+    """F16 and BF16 bits as float; lanes of other kinds as they are."""
+    if kind == F16:
+        return widen_half(builder, raw)
+    return widen_bf16(builder, raw) if kind == BF16 else raw
+
+
+def load_elements(builder: ir.IRBuilder, addr: ir.Value, kind: int, n: int) -> ir.Value:
+    """n elements of `kind` at addr; F16 and BF16 arrive as f32."""
+    raw = ir.VectorType(I16_T, n) if kind in (F16, BF16) else Vec(ELEMENTS[kind], n).llvm
+    return widened(builder, load_raw(builder, addr, raw), kind)
+
+
+def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec | None = None) -> Any:
+    """Signature and code of an operation on tiles, row by row; vectors among its operands count for every row.
+
+    A tile is a tuple of equal vectors; `out` is what a row of the result is, if not what a row of the operands is.
+    """
+    tile = next(a for a in args if isinstance(a, UniTuple))
+    made = UniTuple(out or tile.dtype, tile.count)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        rows = []
+        for r in range(tile.count):
+            pairs = zip(args, values, strict=True)
+            row = [builder.extract_value(v, r) if isinstance(a, UniTuple) else v for a, v in pairs]
+            rows.append(emit(builder, row))
+        return context.make_tuple(builder, made, rows)
+
+    return made(*args), codegen
 
 
 def literal(x: types.Type, what: str) -> int:

@@ -7,29 +7,24 @@ that bits do not depend on who took it.
 """
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.mathfn import gated_product
+from graphsched.backends.cpu.language.lanes import first_of
 from graphsched.backends.cpu.language.simd import (
     get,
-    load_first,
     put,
     splat,
     store_first,
-    store_quarter,
     word,
 )
+from graphsched.backends.cpu.language.tile import each_row, row_starts, store_rows
 from graphsched.backends.cpu.language.transpose import PANEL
 from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.matmul.activations_tiles import TILE, packed_by_expert, tile_row, weight_panels
-from graphsched.backends.cpu.matmul.block4 import placed, put4
 from graphsched.backends.cpu.matmul.panel import decode_panel, panel_bytes
-from graphsched.backends.cpu.matmul.tile import dots_16_at
-from graphsched.backends.cpu.matmul.tile_q8 import tile4, tile8
+from graphsched.backends.cpu.matmul.tile import dots_4x4
+from graphsched.backends.cpu.matmul.tile_q8 import placed, placed_rows, put_dots
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, row_at, rows
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -110,17 +105,16 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
                         lines = (PANEL * w_row // 64 + passes) // passes
                     at = tile * TILE
                     for i in range(first, last, TILE):
-                        qt, dt, st = q + at * k, d + at * d_row, shift + at * shift_row
-                        if i + 4 < last:
-                            f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
-                            if part:
-                                g = join4(join, out, 4 * n, order, i + 4, last, left, g)
-                            put4(out, 4 * n, order, i + 4, last, left, g)
-                        else:
-                            f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
-                        if part:
-                            f = join4(join, out, 4 * n, order, i, last, left, f)
-                        put4(out, 4 * n, order, i, last, left, f)
+                        operands = (
+                            panel,
+                            q + at * k,
+                            d + at * d_row,
+                            shift + at * shift_row,
+                            k,
+                            ahead,
+                            lines,
+                        )
+                        put_dots(kind, join if part else -1, operands, out, 4 * n, order, i, last, left)
                         at, ahead = at + TILE, ahead + 2 * lines * k
             both = then
 
@@ -128,27 +122,18 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
 
 
 @helper
-def join4(join: int, y: int, y_row: int, order: int, first: int, end: int, left: int, f: Any) -> Any:
-    """Joins gates that are stored with the sums of up, row by row as `put4` stores them."""
-    return (
-        join_row(join, y, y_row, order, first, left, f[0]),
-        join_row(join, y, y_row, order, min(first + 1, end - 1), left, f[1]),
-        join_row(join, y, y_row, order, min(first + 2, end - 1), left, f[2]),
-        join_row(join, y, y_row, order, min(first + 3, end - 1), left, f[3]),
-    )
-
-
-@helper
-def join_row(join: int, y: int, y_row: int, order: int, i: int, left: int, up: Any) -> Any:
-    gate = load_first(y + placed(order, i) * y_row, F32, 16, left)
-    return gated_product(join, gate, up, np.float32(0.0), np.float32(0.0))
-
-
-@helper
 def clear(y: int, y_row: int, order: int, first: int, last: int, left: int) -> None:
     """Zeros for the pairs without an expert."""
     for i in range(first, last):
         store_first(y + get(order + 4 * i, I32) * y_row, splat(0.0, 16), F32, left)
+
+
+@each_row
+def pair_rows(
+    r: int, order: int, first: int, end: int, x: int, per_x: int, heads: int, x_token: int, x_head: int
+) -> int:
+    """Where the activations of pairs first to first + 3 are; behind the last one it is that one again."""
+    return row_at(x, placed(order, min(first + r, end - 1)) // per_x, heads, x_token, x_head)
 
 
 @kernel("w x order starts -> y | n k w_row n_expert per_x heads x_token x_head")
@@ -168,25 +153,11 @@ def experts_float(kind: int) -> Callable[..., None]:
                 clear(y + 4 * unit * PANEL, 4 * n, order, first, last, n - unit * PANEL)
                 continue
             for i in range(first, last, 4):
-                p0 = get(order + 4 * i, I32)
-                p1 = get(order + 4 * min(i + 1, last - 1), I32)
-                p2 = get(order + 4 * min(i + 2, last - 1), I32)
-                p3 = get(order + 4 * min(i + 3, last - 1), I32)
-                x0 = row_at(x, p0 // per_x, heads, x_token, x_head)
-                x1 = row_at(x, p1 // per_x, heads, x_token, x_head)
-                x2 = row_at(x, p2 // per_x, heads, x_token, x_head)
-                x3 = row_at(x, p3 // per_x, heads, x_token, x_head)
+                xs = pair_rows(4, order, i, last, x, per_x, heads, x_token, x_head)
                 for r in range(unit * PANEL, min((unit + 1) * PANEL, n), 4):
-                    last_w = min(n - r, 4) - 1
-                    sums = dots_16_at(kind, x0, x1, x2, x3, w + (e * n + r) * w_row, w_row, last_w, k)
-                    out = y + 4 * r
-                    store_quarter(out + 4 * n * p0, sums, 0, last_w + 1)
-                    if i + 1 < last:
-                        store_quarter(out + 4 * n * p1, sums, 1, last_w + 1)
-                    if i + 2 < last:
-                        store_quarter(out + 4 * n * p2, sums, 2, last_w + 1)
-                    if i + 3 < last:
-                        store_quarter(out + 4 * n * p3, sums, 3, last_w + 1)
+                    ws = row_starts(4, w + (e * n + r) * w_row, w_row, n - r - 1)
+                    ys = placed_rows(4, y + 4 * r, 4 * n, order, i, last)
+                    store_rows(ys, 0, dots_4x4(kind, xs, ws, k), last - i, first_of(4, n - r))
 
     return experts
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.simd import store_quarter, word
+from graphsched.backends.cpu.language.lanes import first_of
+from graphsched.backends.cpu.language.simd import word
+from graphsched.backends.cpu.language.tile import row_starts, store_rows
 from graphsched.backends.cpu.language.transpose import PANEL
 from graphsched.backends.cpu.matmul.activations_tiles import TILE, tile_row
-from graphsched.backends.cpu.matmul.block4 import put4
 from graphsched.backends.cpu.matmul.panel import decode_panel
-from graphsched.backends.cpu.matmul.tile import dots_16
-from graphsched.backends.cpu.matmul.tile_q8 import tile4, tile8
+from graphsched.backends.cpu.matmul.tile import dots_4x4
+from graphsched.backends.cpu.matmul.tile_q8 import put_dots
 from graphsched.backends.cpu.program.kernel_args import arguments, deal, onward, rows
 from graphsched.backends.cpu.program.layout import ABORT
 
@@ -31,18 +32,10 @@ def gemm_float(kind: int) -> Callable[..., None]:
             end = min((unit + 1) * FLOAT_UNIT, n)
             for t in range(0, n_tokens, 4):
                 for r in range(unit * FLOAT_UNIT, end, 4):
-                    last_x, last_w = min(n_tokens - t, 4) - 1, min(n - r, 4) - 1
-                    sums = dots_16(
-                        kind, x_h + t * x_token, x_token, w_h + r * w_row, w_row, last_x, last_w, k
-                    )
-                    out = y_h + t * y_row + 4 * r
-                    store_quarter(out, sums, 0, last_w + 1)
-                    if last_x > 0:
-                        store_quarter(out + y_row, sums, 1, last_w + 1)
-                    if last_x > 1:
-                        store_quarter(out + 2 * y_row, sums, 2, last_w + 1)
-                    if last_x > 2:
-                        store_quarter(out + 3 * y_row, sums, 3, last_w + 1)
+                    xs = row_starts(4, x_h + t * x_token, x_token, n_tokens - t - 1)
+                    ws = row_starts(4, w_h + r * w_row, w_row, n - r - 1)
+                    ys = row_starts(4, y_h + t * y_row + 4 * r, y_row, n_tokens - t - 1)
+                    store_rows(ys, 0, dots_4x4(kind, xs, ws, k), n_tokens - t, first_of(4, n - r))
             both, last = onward(step, ith, nth, heads * units, both, last)
 
     return gemm
@@ -68,13 +61,8 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
             for t in range(tiles):
                 lines = 1 if ahead < end else 0
                 at = (h * tiles + t) * TILE
-                qt, dt, st = q + at * k, d + at * d_row, shift + at * shift_row
-                if TILE * t + 4 < n_tokens:
-                    f, g = tile8(kind, panel, qt, dt, st, k, ahead, lines)
-                    put4(out, y_row, 0, TILE * t + 4, n_tokens, left, g)
-                else:
-                    f = tile4(kind, panel, qt, dt, st, k, ahead, lines)
-                put4(out, y_row, 0, TILE * t, n_tokens, left, f)
+                operands = (panel, q + at * k, d + at * d_row, shift + at * shift_row, k, ahead, lines)
+                put_dots(kind, -1, operands, out, y_row, 0, TILE * t, n_tokens, left)
                 ahead += 2 * lines * k
             both, last = onward(step, ith, nth, heads * units, both, last)
 

@@ -7,108 +7,138 @@ float32, a group at a time.
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.formats.forms import FORMS, Form
+import numpy as np
+
+from graphsched.backends.cpu.formats.forms import FORMS, Form, dot_codes
 from graphsched.backends.cpu.language.jit import by_literal, helper
-from graphsched.backends.cpu.language.simd import fma, get, load, mul, prefetch, splat, to_f32
+from graphsched.backends.cpu.language.lanes import first_of
+from graphsched.backends.cpu.language.mathfn import gated_product
+from graphsched.backends.cpu.language.simd import fma, get, load, mul, prefetch, to_f32
+from graphsched.backends.cpu.language.tile import (
+    byte_columns,
+    columns,
+    each_row,
+    load_rows,
+    store_rows,
+    zeros,
+    zeros_i32,
+)
 from graphsched.backends.cpu.language.transpose import PANEL
-from graphsched.backends.cpu.language.vector import F32, I8
+from graphsched.backends.cpu.language.vector import F32, I8, I32
 from graphsched.backends.cpu.matmul.activations_tiles import TILE
-from graphsched.backends.cpu.matmul.block4 import dot4, start4, zeros4
-from graphsched.backends.cpu.matmul.tile_ternary import ternary4, ternary8
+from graphsched.backends.cpu.matmul.tile_ternary import ternary_dots
 
 
-@helper
-def scale4(s: Any, d: int, i: Any, f: Any) -> Any:
-    return (
-        fma(to_f32(i[0]), mul(s, splat(get(d, F32), 16)), f[0]),
-        fma(to_f32(i[1]), mul(s, splat(get(d + 4, F32), 16)), f[1]),
-        fma(to_f32(i[2]), mul(s, splat(get(d + 8, F32), 16)), f[2]),
-        fma(to_f32(i[3]), mul(s, splat(get(d + 12, F32), 16)), f[3]),
-    )
+def panel_dots(kind: int, rows: int, operands: Any) -> Any:
+    """A tile of the products of a panel with the first `rows` rows, 8 or 4, of a tile of activations.
 
-
-@helper
-def less4(m: Any, shift: int, f: Any) -> Any:
-    """Takes off the minima."""
-    return (
-        fma(m, splat(get(shift, F32), 16), f[0]),
-        fma(m, splat(get(shift + 4, F32), 16), f[1]),
-        fma(m, splat(get(shift + 8, F32), 16), f[2]),
-        fma(m, splat(get(shift + 12, F32), 16), f[3]),
-    )
-
-
-def tile8(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
-    """(4 sums of 16 rows, 4 more) of a panel and a tile of k activations. For kernels.
-
-    Meanwhile `lines` cache lines per block of 32 arrive from `ahead`.
+    Lane i of row r is the product of weight row i and activation row r. The operands are (panel; codes, scales and
+    shifts of the activations; k; ahead; lines): meanwhile so many cache lines per block of 32 arrive from `ahead`.
+    For kernels.
     """
     raise NotImplementedError
 
 
-def tile4(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
-    """The first 4 of them."""
-    raise NotImplementedError
-
-
-@by_literal(tile8)
+@by_literal(panel_dots)
 def _(t: int) -> Callable[..., Any]:
-    return ternary8(FORMS[t]) if FORMS[t].ternary else _tile8(FORMS[t])
+    return ternary_dots(FORMS[t]) if FORMS[t].ternary else _block_dots(FORMS[t])
 
 
-def _tile8(form: Form) -> Callable[..., Any]:
+def _block_dots(form: Form) -> Callable[..., Any]:
     t = form.type.id
     group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
 
-    def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
+    def impl(kind: int, rows: int, operands: Any) -> Any:
+        panel, q, d, shift, k, ahead, lines = operands
         scales = panel + PANEL * k
         minima = scales + 4 * PANEL * (k // group)
-        f, g = zeros4(), zeros4()
+        total = zeros(rows, 16)
         for b in range(k // 32):
             for line in range(lines):
                 prefetch(ahead + 64 * (b * lines + line))
             for half in range(per_32):
                 c = per_32 * b + half
-                i, j = start4(shift + 4 * TILE * c, offset), start4(shift + 4 * TILE * c + 16, offset)
+                sums = columns(shift + 4 * TILE * c, 4, I32, rows, 16) if offset else zeros_i32(rows, 16)
                 for four in range(group // 4):
                     at = group // 4 * c + four
-                    u, x = load(panel + 64 * at, I8, 64), q + 4 * TILE * at
-                    i, j = dot4(t, u, x, i), dot4(t, u, x + 16, j)
-                s = load(scales + 64 * c, F32, 16)
-                f, g = scale4(s, d + 4 * TILE * b, i, f), scale4(s, d + 4 * TILE * b + 16, j, g)
+                    sums = dot_codes(
+                        t, sums, load(panel + 64 * at, I8, 64), byte_columns(q + 4 * TILE * at, rows)
+                    )
+                scale = mul(load(scales + 64 * c, F32, 16), columns(d + 4 * TILE * b, 4, F32, rows, 16))
+                total = fma(to_f32(sums), scale, total)
                 if has_minima:
-                    m = load(minima + 64 * c, F32, 16)
-                    f, g = less4(m, shift + 4 * TILE * c, f), less4(m, shift + 4 * TILE * c + 16, g)
-        return f, g
+                    shifts = columns(shift + 4 * TILE * c, 4, F32, rows, 16)
+                    total = fma(load(minima + 64 * c, F32, 16), shifts, total)
+        return total
 
     return impl
 
 
-@by_literal(tile4)
-def _(t: int) -> Callable[..., Any]:
-    return ternary4(FORMS[t]) if FORMS[t].ternary else _tile4(FORMS[t])
+def put_dots(
+    kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+) -> None:
+    """Stores the products of a panel with rows i to `end` of activations, 8 at most, `left` lanes if there are not 16.
+
+    `operands` are those of `panel_dots`. Row i goes to place order[i], or i if order is 0;
+    with join >= 0 it is joined with the gates that are stored there. For kernels.
+    """
 
 
-def _tile4(form: Form) -> Callable[..., Any]:
-    t = form.type.id
-    group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
-
-    def impl(kind: int, panel: int, q: int, d: int, shift: int, k: int, ahead: int, lines: int) -> Any:
-        scales = panel + PANEL * k
-        minima = scales + 4 * PANEL * (k // group)
-        f = zeros4()
-        for b in range(k // 32):
-            for line in range(lines):
-                prefetch(ahead + 64 * (b * lines + line))
-            for half in range(per_32):
-                c = per_32 * b + half
-                i = start4(shift + 4 * TILE * c, offset)
-                for four in range(group // 4):
-                    at = group // 4 * c + four
-                    i = dot4(t, load(panel + 64 * at, I8, 64), q + 4 * TILE * at, i)
-                f = scale4(load(scales + 64 * c, F32, 16), d + 4 * TILE * b, i, f)
-                if has_minima:
-                    f = less4(load(minima + 64 * c, F32, 16), shift + 4 * TILE * c, f)
-        return f
+@by_literal(put_dots)
+def _(t: int) -> Callable[..., None]:
+    def impl(
+        kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+    ) -> None:
+        if i + 4 < end:
+            put_some_dots(8, t, join, operands, y, y_row, order, i, end, left)
+        else:
+            put_some_dots(4, t, join, operands, y, y_row, order, i, end, left)
 
     return impl
+
+
+def put_some_dots(
+    n: int, kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+) -> None:
+    """`put_dots` of 8 rows, or of 4. For kernels."""
+
+
+@by_literal(put_some_dots)
+def _(rows: int) -> Callable[..., None]:
+    def impl(
+        n: int,
+        kind: int,
+        join: int,
+        operands: Any,
+        y: int,
+        y_row: int,
+        order: int,
+        i: int,
+        end: int,
+        left: int,
+    ) -> None:
+        there, lanes = placed_rows(rows, y, y_row, order, i, end), first_of(16, left)
+        sums = panel_dots(kind, rows, operands)
+        if join >= 0:
+            sums = gated_rows(rows, join, load_rows(there, 0, F32, lanes), sums)
+        store_rows(there, 0, sums, end - i, lanes)
+
+    return impl
+
+
+@each_row
+def gated_rows(r: int, join: int, gates: Any, up: Any) -> Any:
+    """A row of gates, activated, times one of the sums of up."""
+    return gated_product(join, gates[r], up[r], np.float32(0.0), np.float32(0.0))
+
+
+@each_row
+def placed_rows(r: int, y: int, y_row: int, order: int, first: int, end: int) -> int:
+    """Addresses of rows from `first` on, where `order` says or in order; behind the last one it is that one again."""
+    return y + placed(order, min(first + r, end - 1)) * y_row
+
+
+@helper
+def placed(order: int, i: int) -> int:
+    """The i-th row in this order, which is a list of int32; 0 stands for the rows as they come."""
+    return get(order + 4 * i, I32) if order else i
