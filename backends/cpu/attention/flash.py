@@ -109,7 +109,7 @@ def seen(r: int, a: Any, numbers: Any) -> tuple[int, int, int]:
 
 
 @each_row
-def start(r: int, a: Any, numbers: Any, kv_head: int, sums: Any) -> tuple[float, float]:
+def start(r: int, a: Any, numbers: Any, kv_head: int, sums: Any) -> tuple[Any, Any]:
     """(top, total) before the first chunk: those of the sink, if there is one. Clears the sums."""
     for i in range(a.v_dim):
         put(sums[r] + 4 * i, 0.0, F32)

@@ -14,13 +14,13 @@ from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_l
 from graphsched.backends.cpu.language.simd import fma, get, mul, put, splat
 from graphsched.backends.cpu.language.soft_max import NEVER
 from graphsched.backends.cpu.language.tile import (
-    any_row,
     columns,
     each_row,
     load_rows,
     put_column,
     row_sums,
     store_rows,
+    unrolled,
     zeros,
 )
 from graphsched.backends.cpu.language.vector import F32, I32
@@ -99,9 +99,10 @@ def _scores_of_several(
 ) -> int:
     n = list_seen(chunk, seen_by)
     for j in range(n):
-        key = chunk.keys + get(indices_of(chunk) + 4 * j, I32) * chunk.key_stride
-        put_column(chunk.scores + 4 * j, SCORES, mul(dots(key_kind, q, key, dim), splat(scale, TILE)))
-    hide(TILE, chunk, seen_by, n)
+        index, at = get(indices_of(chunk) + 4 * j, I32), chunk.scores + 4 * j
+        products = dots(key_kind, q, chunk.keys + index * chunk.key_stride, dim)
+        put_column(at, SCORES, mul(products, splat(scale, TILE)))
+        hide(TILE, at, seen_by, chunk.cells + 8 * index)
     return n
 
 
@@ -116,26 +117,25 @@ def list_seen(chunk: Chunk, seen_by: Any) -> int:
     """Lists the cells of the chunk that any of the queries sees; returns how many."""
     first, n = max(chunk.first, chunk.oldest), 0
     for index in range(first % chunk.size, first % chunk.size + chunk.end - first):
-        if any_row(each_sees(TILE, seen_by, chunk.cells + 8 * index)):
+        if any_sees(TILE, False, seen_by, chunk.cells + 8 * index):
             put(indices_of(chunk) + 4 * n, index, I32)
             n += 1
     return n
 
 
-@each_row
-def each_sees(r: int, seen_by: Any, cell: int) -> bool:
-    """Whether a query sees a cell."""
-    return sees(seen_by[r], cell)
+@unrolled
+def any_sees(r: int, seen: bool, seen_by: Any, cell: int) -> bool:
+    """Whether any of the queries sees a cell; called with (queries, False, ...)."""
+    return seen or sees(seen_by[r], cell)
 
 
 @each_row
-def hide(r: int, chunk: Chunk, seen_by: Any, n: int) -> int:
-    """Puts NEVER for the scores of cells that only other queries see."""
-    scores, query = chunk.scores + SCORES * r, seen_by[r]
-    for j in range(n):
-        if not sees(query, chunk.cells + 8 * get(indices_of(chunk) + 4 * j, I32)):
-            put(scores + 4 * j, NEVER, F32)
-    return n
+def hide(r: int, scores: int, seen_by: Any, cell: int) -> bool:
+    """Puts NEVER for the score of a cell that only other queries see; returns whether this one sees it."""
+    if sees(seen_by[r], cell):
+        return True
+    put(scores + SCORES * r, NEVER, F32)
+    return False
 
 
 def dots(kind: int, q: Any, key: int, dim: int) -> Any:

@@ -79,7 +79,7 @@ def one_exp(x: float) -> float:
 
 
 @helper
-def rise(top: float, total: float, peak: float) -> tuple[float, float, float]:
+def rise(top: float, total: float, peak: float) -> tuple[Any, Any, Any]:
     """(new top, total against it, factor of other sums against the old top), once a score of `peak` is there."""
     if peak > top:
         factor = one_exp(top - peak)

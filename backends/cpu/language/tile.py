@@ -241,19 +241,6 @@ def put_column(typingctx: Any, addr: Any, stride: Any, v: Any) -> Any:
     return types.void(types.int64, types.int64, v), codegen
 
 
-@intrinsic
-def any_row(typingctx: Any, flags: Any) -> Any:
-    """Whether any of a tuple of booleans is true."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        out = builder.extract_value(args[0], 0)
-        for r in range(1, flags.count):
-            out = builder.or_(out, builder.extract_value(args[0], r))
-        return builder.icmp_unsigned("!=", out, out.type(0))
-
-    return types.boolean(flags), codegen
-
-
 @each_row
 def row_starts(r: int, first: int, stride: int, last: int) -> int:
     """The addresses of rows `stride` bytes apart; beyond row `last` it is that row again, so that all are there."""
