@@ -4,16 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import (
     add,
     fma,
-    load,
-    load_first,
     mul,
     splat,
     sqrt,
-    store,
-    store_first,
     sum_lanes,
 )
 from graphsched.backends.cpu.language.vector import F32
@@ -26,32 +23,37 @@ from graphsched.graph.tensor import Tensor
 @helper
 def squares(src: int, n: int) -> Any:
     """Lanes of the sum of a row's squares."""
-    full = n // 16 * 16
-    acc = splat(0.0, 16)
-    for i in range(0, full, 16):
-        v = load(src + 4 * i, F32, 16)
-        acc = fma(v, v, acc)
-    if full < n:
-        v = load_first(src + 4 * full, F32, 16, n - full)
-        acc = fma(v, v, acc)
-    return acc
+    return add_squares(n, splat(0.0, 16), src)
+
+
+@fold_lanes(16)
+def add_squares(i: int, block: Any, acc: Any, src: int) -> Any:
+    """Adds squares to lanes; called with (n, acc, src)."""
+    v = load_lanes(src + 4 * i, F32, block)
+    return fma(v, v, acc)
 
 
 @helper
 def norm_row(src: int, w: int, dst: int, n: int, acc: Any, eps: float, weighted: int) -> None:
     """A row over the root of its mean square, times the weights if there are any."""
-    full = n // 16 * 16
-    factor = splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16)
-    for i in range(0, full, 16):
-        v = mul(load(src + 4 * i, F32, 16), factor)
-        if weighted:
-            v = mul(load(w + 4 * i, F32, 16), v)
-        store(dst + 4 * i, v, F32)
-    if full < n:
-        v = mul(load_first(src + 4 * full, F32, 16, n - full), factor)
-        if weighted:
-            v = mul(load_first(w + 4 * full, F32, 16, n - full), v)
-        store_first(dst + 4 * full, v, F32, n - full)
+    weigh_row(n, src, w, dst, splat(1.0 / sqrt(sum_lanes(acc) / n + eps), 16), weighted)
+
+
+@for_lanes(16)
+def weigh_row(i: int, block: Any, src: int, w: int, dst: int, factor: Any, weighted: int) -> None:
+    """dst = src · factor, times w if it is weighted; called with (n, src, ...)."""
+    v = mul(load_lanes(src + 4 * i, F32, block), factor)
+    if weighted:
+        v = mul(load_lanes(w + 4 * i, F32, block), v)
+    store_lanes(dst + 4 * i, v, F32, block)
+
+
+@fold_lanes(16)
+def add_rows(i: int, block: Any, acc: Any, a: int, b: int, total: int) -> Any:
+    """total = a + b; adds its squares to the lanes of acc. Called with (n, acc, a, ...)."""
+    v = add(load_lanes(a + 4 * i, F32, block), load_lanes(b + 4 * i, F32, block))
+    store_lanes(total + 4 * i, v, F32, block)
+    return fma(v, v, acc)
 
 
 @kernel("x w? -> y | n heads x_token x_head | eps")
@@ -89,19 +91,9 @@ def add_rms_norm_f32() -> Callable[..., None]:
     def add_rms(step: int, run: int, ith: int, nth: int) -> None:
         a, b, w, s, y, n, a_row, b_row, eps = arguments(step)
         first, last = share(rows(step, run), ith, nth)
-        full = n // 16 * 16
         for r in range(first, last):
             pa, pb, total = a + r * a_row, b + r * b_row, s + 4 * r * n
-            acc = splat(0.0, 16)
-            for i in range(0, full, 16):
-                v = add(load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16))
-                store(total + 4 * i, v, F32)
-                acc = fma(v, v, acc)
-            if full < n:
-                va = load_first(pa + 4 * full, F32, 16, n - full)
-                v = add(va, load_first(pb + 4 * full, F32, 16, n - full))
-                store_first(total + 4 * full, v, F32, n - full)
-                acc = fma(v, v, acc)
+            acc = add_rows(n, splat(0.0, 16), pa, pb, total)
             norm_row(total, w, y + 4 * r * n, n, acc, eps, 1)
 
     return add_rms

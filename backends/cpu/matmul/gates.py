@@ -1,10 +1,11 @@
 """Gated units: kind(a) · b, by elements of two tensors."""
 
 from collections.abc import Callable
+from typing import Any
 
 from graphsched.backends.cpu.language.jit import Kernel, kernel
+from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import KINDS, SWIGLU_OAI, gated_product
-from graphsched.backends.cpu.language.simd import load, load_first, store, store_first
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -28,16 +29,16 @@ def mul_unary_f32(kind: int) -> Callable[..., None]:
             t, h = r // heads, r % heads
             pa, pb, py = a + t * a_token + h * a_head, b + t * b_token + h * b_head, y + 4 * r * n
             end = start + GATE_UNIT if start + GATE_UNIT < n else n
-            full = start + (end - start) // 16 * 16
-            for i in range(start, full, 16):
-                v = gated_product(kind, load(pa + 4 * i, F32, 16), load(pb + 4 * i, F32, 16), alpha, limit)
-                store(py + 4 * i, v, F32)
-            if full < end:
-                left = end - full
-                va, vb = load_first(pa + 4 * full, F32, 16, left), load_first(pb + 4 * full, F32, 16, left)
-                store_first(py + 4 * full, gated_product(kind, va, vb, alpha, limit), F32, left)
+            gate_lanes(end - start, kind, pa + 4 * start, pb + 4 * start, py + 4 * start, alpha, limit)
 
     return mul_unary
+
+
+@for_lanes(16)
+def gate_lanes(i: int, block: Any, kind: int, a: int, b: int, y: int, alpha: float, limit: float) -> None:
+    """y = kind(a) · b, a stretch of n floats; called with (n, kind, ...)."""
+    va, vb = load_lanes(a + 4 * i, F32, block), load_lanes(b + 4 * i, F32, block)
+    store_lanes(y + 4 * i, gated_product(kind, va, vb, alpha, limit), F32, block)
 
 
 def gate_up(
