@@ -204,7 +204,7 @@ def scheduled(*outputs: Tensor, home: dict[str, str] | None = None) -> Schedule:
         supports=lambda device, node: True,
         policy=MinBatch(1 << 20),
         lengths={"n_tokens": 1},
-        improve=frozenset({"traffic", "hoist"}) | ALL,
+        switches=frozenset({"traffic", "hoist"}) | ALL,
     )
     return schedule(from_outputs(*outputs), target)
 

@@ -60,7 +60,7 @@ def plan_lines(schedule: Schedule, executable: Executable, level: int) -> list[s
     copies = [c for split in schedule.splits for c in split.inputs]
     nbytes = sum(c.tensor.type.nbytes for c in copies)
     tokens = next((int(n.shape[0]) for n in schedule.graph.outputs if n.shape), 0)
-    arenas = executable.places.plans
+    arenas = executable.addresses.plans
     sizes = ", ".join(f"{device} {arena.nbytes / 2**20:.2f} MiB" for device, arena in arenas.items())
     nodes = len(schedule.graph.nodes)
     lines = [

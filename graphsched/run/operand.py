@@ -113,8 +113,12 @@ class PythonStep:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where buffers ended up: offsets in arenas, the memory of each arena, and the words of flags (64 bytes each)."""
+class Addresses:
+    """Where the operands of an executable are: in memory of their own, or at an offset in an arena.
+
+    plans: the offset in bytes of each buffer, by arena. arenas: the memory of each. flags: the words by which streams
+    wait for each other, FLAG_BYTES each; None if no stream waits.
+    """
 
     plans: Mapping[str, Arena]
     arenas: Mapping[str, Memory]
@@ -128,6 +132,7 @@ class Places:
         return self.arenas[buffer.arena], self.plans[buffer.arena].offsets[buffer] + operand.offset
 
     def address(self, operand: Operand) -> int:
+        """The address of an operand's first byte."""
         memory, start = self.at(operand)
         return memory.address + start
 
@@ -165,6 +170,7 @@ def sized(device: str, leaf: Tensor) -> Operand:
 
 
 def dense(buffer: Buffer, type: TensorType) -> Operand:
+    """The operand that is a whole buffer, row after row without gaps."""
     return Operand(buffer, type, contiguous_strides(type))
 
 

@@ -62,7 +62,7 @@ def fuse_placed(
 
 
 def _rules(needs: Needs, target: Target) -> Iterator[Rule]:
-    return (rule for rule in RULES if rule.needs == needs and rule.switch in target.improve)
+    return (rule for rule in RULES if rule.needs == needs and rule.switch in target.switches)
 
 
 def _has_one_home(found: Fusion, target: Target) -> bool:

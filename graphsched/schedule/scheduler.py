@@ -105,7 +105,7 @@ def _with_fusions(
 ) -> tuple[Schedule, frozenset[str]]:
     """The schedule with fusions of placed nodes, and the switches of doubtful ones that are not in it."""
     graph, assignment, doubtful = fuse_placed(graph, assignment, target, bold)
-    order = hoist(graph, assignment) if "hoist" in target.improve else graph.nodes
+    order = hoist(graph, assignment) if "hoist" in target.switches else graph.nodes
     return cut(graph, order, assignment, target), doubtful
 
 
