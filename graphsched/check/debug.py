@@ -27,9 +27,11 @@ class Logged:
 
     @property
     def outputs(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that the last run wrote, one per output of the graph."""
         return self._executable.outputs
 
     def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths, and prints a line per step."""
         with self._executable.recorder.recording(THREADS) as spans:
             self._executable.run(lengths)
         for line in run_lines(read(spans)):

@@ -48,6 +48,7 @@ class Buffer:
 
     @property
     def is_planned(self) -> bool:
+        """Whether the memory planner places it, in an arena."""
         return self.memory is None
 
     @property
@@ -87,11 +88,18 @@ class Item(Protocol):
     """What a node or copy lowers to: one unit of work of one stream of one device."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """The device whose stream runs it."""
+
     @property
-    def work(self) -> Work: ...
-    def reads(self) -> list[Operand]: ...
-    def writes(self) -> list[Operand]: ...
+    def work(self) -> Work:
+        """What kind of stream runs it."""
+
+    def reads(self) -> list[Operand]:
+        """Operands that it reads."""
+
+    def writes(self) -> list[Operand]:
+        """Operands that it writes."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +114,11 @@ class PythonStep:
     work: Work = "compute"
 
     def reads(self) -> list[Operand]:
+        """Operands that it reads."""
         return list(self.sources)
 
     def writes(self) -> list[Operand]:
+        """The result."""
         return [self.result]
 
 

@@ -28,9 +28,11 @@ class Signal:
     work: Work = "compute"
 
     def reads(self) -> list[Operand]:
+        """None: a flag is no operand."""
         return []
 
     def writes(self) -> list[Operand]:
+        """None: a flag is no operand."""
         return []
 
 

@@ -29,6 +29,7 @@ class Copy:
 
     @property
     def is_weight(self) -> bool:
+        """Whether a weight is copied, and not an activation."""
         return self.source.kind == "weight"
 
     @property

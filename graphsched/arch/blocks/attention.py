@@ -38,6 +38,7 @@ class RopeConfig(Config):
     rope_sections: Sections = key("rope.dimension_sections", ())
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: rotated dimensions come in pairs, the scaling is a known one with numbers that fit it."""
         yield from super().wrong()
         if self.rope_dim % 2:
             yield "rope_dim", "an even number"
@@ -59,6 +60,7 @@ class AttentionConfig(RopeConfig):
     v_dim: int = key("attention.value_length", lambda c: c.n_embd // c.n_head, low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: key and value heads divide the heads, rotated dimensions fit a head."""
         yield from super().wrong()
         if self.n_head % self.n_head_kv:
             yield "n_head_kv", f"a divisor of the {self.n_head} heads"
@@ -82,6 +84,7 @@ class SlidingConfig(AttentionConfig):
     pattern: Pattern = key("attention.sliding_window_pattern", 2, low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a pattern by list has a value for each layer."""
         yield from super().wrong()
         if isinstance(self.pattern, np.ndarray) and len(self.pattern) < self.n_layer:
             yield "pattern", f"a number or one value for each of {self.n_layer} layers"

@@ -30,6 +30,7 @@ class LatentConfig(RopeConfig):
     v_dim: int = key("attention.value_length_mla", or_key="attention.value_length", low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a head has dimensions that are not rotated."""
         yield from super().wrong()
         if self.rope_dim >= self.head_dim:
             yield "rope_dim", f"less than the head size {self.head_dim}"

@@ -38,6 +38,7 @@ class ExpertConfig(Config):
     n_expert_used: int = key("expert_used_count", 0)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a token uses at least one expert and at most all."""
         yield from super().wrong()
         if self.n_expert and not 1 <= self.n_expert_used <= self.n_expert:
             yield "n_expert_used", f"an integer from 1 to the {self.n_expert} experts"
@@ -54,6 +55,7 @@ class RoutingConfig(ExpertConfig):
     n_group_used: int = key("expert_group_used_count", 0)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: groups divide the experts, and the used ones hold enough of them."""
         yield from super().wrong()
         if self.n_group > 1 and self.n_expert % self.n_group:
             yield "n_group", f"a divisor of the {self.n_expert} experts"
