@@ -6,7 +6,7 @@ from graphsched.backends.cpu.device import CpuDevice
 from graphsched.backends.sim import runs_as_on_a_gpu
 from graphsched.graph.tensor import Tensor
 from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
-from graphsched.run.operand import NOWHERE, Item, Memory, Places
+from graphsched.run.operand import NOWHERE, Addresses, Item, Memory
 from graphsched.types.devices import HOST
 
 
@@ -42,7 +42,9 @@ class NullDevice(CpuDevice):
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
         return NOWHERE
 
-    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> NullProgram:  # type: ignore[override]  # what it returns cannot run
+    def pack(  # type: ignore[override]  # what it returns cannot run
+        self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
+    ) -> NullProgram:
         return NullProgram()
 
 

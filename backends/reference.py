@@ -14,7 +14,7 @@ from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup, StepTime
 from graphsched.run.lowering import Low
-from graphsched.run.operand import Item, Memory, Operand, Places, PythonStep, Work
+from graphsched.run.operand import Addresses, Item, Memory, Operand, PythonStep, Work
 from graphsched.run.python_step import run_python
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -55,9 +55,9 @@ class ReferenceDevice:
         raise OptionError("the reference backend computes on the host only; --device needs -b cpu")
 
     def pack(
-        self, items: Sequence[Item], places: Places, progress: Progress | None = None
+        self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
     ) -> "ReferenceProgram":
-        return ReferenceProgram(self, [i for i in items if isinstance(i, PythonStep)], places)
+        return ReferenceProgram(self, [i for i in items if isinstance(i, PythonStep)], addresses)
 
     def abort(self, on: bool) -> None:
         self.aborted = on
@@ -69,8 +69,8 @@ class ReferenceDevice:
 class ReferenceProgram:
     """Python steps in running order."""
 
-    def __init__(self, device: ReferenceDevice, steps: Sequence[PythonStep], places: Places) -> None:
-        self._device, self._steps, self._places = device, steps, places
+    def __init__(self, device: ReferenceDevice, steps: Sequence[PythonStep], addresses: Addresses) -> None:
+        self._device, self._steps, self._addresses = device, steps, addresses
         self._runs: deque[list[float]] = deque(maxlen=RUNS)
         self._n_runs = 0
 
@@ -78,7 +78,7 @@ class ReferenceProgram:
         actual, times = Lengths(lengths), [time.perf_counter()]
         for step in self._steps:
             if not self._device.aborted:
-                run_python(step, self._places, actual)
+                run_python(step, self._addresses, actual)
             times.append(time.perf_counter())
         if not trace:
             return -1

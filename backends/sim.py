@@ -24,7 +24,7 @@ from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.machine import machine
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.lowering import has_kernel
-from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
@@ -62,11 +62,13 @@ class SimDevice:
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
         return copy_step(source, result, self.name, ids)
 
-    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> StreamProgram:
+    def pack(
+        self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
+    ) -> StreamProgram:
         compile_kernels(items, progress)
         self._blocks.append(self._host.run_block.copy())
         return StreamProgram(
-            program.pack(items, places, self._host.spaces), self._blocks[-1], self._host.ring
+            program.pack(items, addresses, self._host.spaces), self._blocks[-1], self._host.ring
         )
 
     def abort(self, on: bool) -> None:

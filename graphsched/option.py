@@ -48,9 +48,11 @@ class Number:
 
     @property
     def metavar(self) -> str:
+        """N for integers, F for floats."""
         return "N" if self.kind is int else "F"
 
     def read(self, given: Any) -> Any:
+        """The number in its range, or what a further one stands for. OptionError for all else."""
         if given is None and self.is_optional:
             return None
         number = self._number(given)
@@ -77,6 +79,7 @@ class Number:
         return f"{what} from {self.low} up" if self.low > -math.inf else what
 
     def show(self, value: Any) -> Any:
+        """The number itself."""
         return value
 
 
@@ -89,6 +92,7 @@ class Words:
     is_switch: bool = False
 
     def read(self, given: Any) -> Any:
+        """What the word stands for. OptionError for another."""
         word = str(int(given)) if isinstance(given, bool) else str(given)
         if word not in self.values:
             raise is_not(given, self.needed)
@@ -103,6 +107,7 @@ class Words:
         return f"{', '.join(words[:-1])} or {words[-1]}"
 
     def show(self, value: Any) -> Any:
+        """The value itself."""
         return value
 
 

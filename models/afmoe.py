@@ -18,8 +18,8 @@ from graphsched.blocks import (
     normed_heads,
     qkv,
     rope_of,
+    rotated,
     slides,
-    turned,
 )
 from graphsched.ops import scale, sigmoid
 from graphsched.tensor import Tensor
@@ -48,6 +48,6 @@ def self_attention(c: AfMoeConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tens
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, q, k)
     if (blk.layer + 1) % 4:  # whatever the pattern says
-        q, k = turned(rope_of(c, "neox", c.base_swa if near else c.rope_base), q, k, inp)
+        q, k = rotated(rope_of(c, "neox", c.base_swa if near else c.rope_base), q, k, inp)
     out = attend(c, blk, q, k, v, inp, window=c.window if near else 0)
     return linear(blk, "attn_output", gated_heads(blk, out, x, c.n_head, sigmoid), c.n_embd)

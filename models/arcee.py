@@ -17,9 +17,9 @@ from graphsched.tensor import Tensor
 
 @architecture("arcee", AttentionConfig)
 def arcee(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "norm"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "norm"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + plain_ffn(blk, norm(c, x, blk, "ffn_norm"), relu2)
     return head(c, w, x)  # [T, V]

@@ -29,9 +29,9 @@ class BailingMoeConfig(AttentionConfig, ExpertConfig):
 @architecture("bailingmoe", BailingMoeConfig)
 def bailingmoe(c: BailingMoeConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=c.normalised, scale=c.weights_scale)
-    turn, factors = rope_of(c, "norm"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "norm"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + experts_and_shared(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -1,7 +1,7 @@
 """BitNet: ternary matrices with a norm in front of the last one of each sub-layer."""
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import AttentionConfig, attend, embed, head, linear, norm, qkv, rope_of, turned
+from graphsched.blocks import AttentionConfig, attend, embed, head, linear, norm, qkv, rope_of, rotated
 from graphsched.ops import silu
 from graphsched.tensor import Tensor
 
@@ -19,7 +19,7 @@ def self_attention(
     c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, factors: Tensor | None = None
 ) -> Tensor:
     q, k, v = qkv(c, blk, x)
-    q, k = turned(rope_of(c, "neox"), q, k, inp, factors)
+    q, k = rotated(rope_of(c, "neox"), q, k, inp, factors)
     out = norm(c, attend(c, blk, q, k, v, inp), blk, "attn_sub_norm")
     return linear(blk, "attn_output", out, c.n_embd)
 

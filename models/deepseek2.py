@@ -14,7 +14,7 @@ from graphsched.blocks import (
     gated_ffn,
     head,
     heads,
-    latent_parts,
+    latent_halves,
     linear,
     norm,
     over_expanded,
@@ -30,9 +30,10 @@ class DeepSeek2Config(LatentConfig, RoutingConfig):
     yarn_log: float = key("rope.scaling.yarn_log_multiplier", 0.0)
 
     @property
-    def turn(self) -> Rope:
-        turn = rope_of(self, "norm")
-        return replace(turn, magnitude=1.0) if turn.yarn and self.yarn_log else turn
+    def rope(self) -> Rope:
+        """The rotary embedding; its YaRN factor is in the scale of the scores where the file gives yarn_log."""
+        rope = rope_of(self, "norm")
+        return replace(rope, magnitude=1.0) if rope.yarn and self.yarn_log else rope
 
     @property
     def scale(self) -> float:
@@ -42,7 +43,7 @@ class DeepSeek2Config(LatentConfig, RoutingConfig):
         return m * m * self.head_dim**-0.5
 
 
-@architecture("deepseek2", DeepSeek2Config, derive=latent_parts)
+@architecture("deepseek2", DeepSeek2Config, derive=latent_halves)
 def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
@@ -55,10 +56,10 @@ def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
 def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     q = queries(c, blk, x)  # [T, H, nope + rope]
     q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
-    q_rope = rope(q_rope, inp.pos, rope=c.turn)
-    kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotating key for all heads
+    q_rope = rope(q_rope, inp.pos, rope=c.rope)
+    kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
     latent = norm(c, view(kv, start=0, stop=c.rank), blk, "attn_kv_a_norm")  # [T, R]
-    k_rope = rope(heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp.pos, rope=c.turn)  # [T, 1, rope]
+    k_rope = rope(heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp.pos, rope=c.rope)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
         out = attend(c, concat(q_nope, q_rope), k, v, inp)
@@ -77,7 +78,7 @@ def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
 def from_latents(
     c: DeepSeek2Config, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs
 ) -> Tensor:
-    """Attention over cached rows [latent | rotating key]: one KV head that all heads share. -> [T, H · v]"""
+    """Attention over cached rows [latent | rotated key]: one KV head that all heads share. -> [T, H · v]"""
     latent = view(row, start=0, stop=c.rank)
     rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):

@@ -24,9 +24,9 @@ class Dots1Config(AttentionConfig, RoutingConfig):
 
 @architecture("dots1", Dots1Config)
 def dots1(c: Dots1Config, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
+    rope = rope_of(c, "neox")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, qk_norm=normed_heads)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, qk_norm=normed_heads)
         x = x + feed_forward(c.routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

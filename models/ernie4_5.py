@@ -7,9 +7,9 @@ from graphsched.tensor import Tensor
 
 @architecture("ernie4_5", AttentionConfig)
 def ernie4_5(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "norm")
+    rope = rope_of(c, "norm")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, out_bias=False)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, out_bias=False)
         x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -24,9 +24,9 @@ class ErnieMoeConfig(AttentionConfig, ExpertConfig):
 
 @architecture("ernie4_5-moe", ErnieMoeConfig)
 def ernie4_5_moe(c: ErnieMoeConfig, w: Weights, inp: Inputs) -> Tensor:
-    routing, turn = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_of(c, "norm")
+    routing, rope = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_of(c, "norm")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, out_bias=False)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, out_bias=False)
         x = x + feed_forward(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -32,11 +32,11 @@ class Exaone4Config(SlidingConfig):
 
 @architecture("exaone4", Exaone4Config)
 def exaone4(c: Exaone4Config, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:
         near = c.has_window and slides(c, blk)
-        rotates = turn if near or not c.has_window else None
+        rotates = rope if near or not c.has_window else None
         attention = self_attention(
             c, blk, x, inp, rotates, factors, qk_norm=normed_heads, window=c.window if near else 0
         )

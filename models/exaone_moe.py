@@ -29,10 +29,10 @@ class ExaoneMoeConfig(SlidingConfig, RoutingConfig):
 
 @architecture("exaone-moe", ExaoneMoeConfig)
 def exaone_moe(c: ExaoneMoeConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:
-        seen = {"turn": turn, "window": c.window} if slides(c, blk) else {"turn": None}
+        seen = {"rope": rope, "window": c.window} if slides(c, blk) else {"rope": None}
         h = norm(c, x, blk, "attn_norm")
         x = x + self_attention(c, blk, h, inp, factors=factors, qk_norm=normed_heads, **seen)
         x = x + feed_forward(c.routing, blk, norm(c, x, blk, "ffn_norm"))

@@ -3,16 +3,16 @@
 import math
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import AttentionConfig, embed, gated_ffn, head, norm, rope_of, self_attention
-from graphsched.ops import gelu, scale
+from graphsched.blocks import AttentionConfig, embed, gated_ffn, geglu, head, norm, rope_of, self_attention
+from graphsched.ops import scale
 from graphsched.tensor import Tensor
 
 
 @architecture("gemma", AttentionConfig)
 def gemma(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
+    rope = rope_of(c, "neox")
     x = scale(embed(c, w, inp), by=math.sqrt(c.n_embd))  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn)
-        x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"), act=gelu)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope)
+        x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"), activation=geglu)
     return head(c, w, x, tied=True)  # [T, V]

@@ -9,15 +9,16 @@ from graphsched.blocks import (
     attend,
     embed,
     gated_ffn,
+    geglu,
     head,
     linear,
     norm,
     qkv,
     rope_of,
+    rotated,
     slides,
-    turned,
 )
-from graphsched.ops import gelu, scale, softcap
+from graphsched.ops import scale, softcap
 from graphsched.tensor import Tensor
 
 
@@ -40,7 +41,7 @@ def gemma2(c: Gemma2Config, w: Weights, inp: Inputs) -> Tensor:
     for blk in w.blk:
         attention = self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
         x = x + norm(c, attention, blk, "post_attention_norm")
-        ffn = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), act=gelu)
+        ffn = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), activation=geglu)
         x = x + norm(c, ffn, blk, "post_ffw_norm")
     logits = head(c, w, x, tied=True)  # [T, V]
     return softcap(logits, cap=c.final_cap) if c.final_cap else logits
@@ -49,6 +50,6 @@ def gemma2(c: Gemma2Config, w: Weights, inp: Inputs) -> Tensor:
 def self_attention(c: Gemma2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     window = c.window if slides(c, blk) else 0
     q, k, v = qkv(c, blk, x)
-    q, k = turned(rope_of(c, "neox", base=c.base_swa if window else c.rope_base), q, k, inp)
+    q, k = rotated(rope_of(c, "neox", base=c.base_swa if window else c.rope_base), q, k, inp)
     out = attend(c, blk, q, k, v, inp, scale=c.scale, softcap=c.attn_cap, window=window)
     return linear(blk, "attn_output", out, c.n_embd)

@@ -10,15 +10,16 @@ from graphsched.blocks import (
     attend,
     embed,
     gated_ffn,
+    geglu,
     head,
     linear,
     norm,
     qkv,
     rope_of,
+    rotated,
     slides,
-    turned,
 )
-from graphsched.ops import Rope, gelu, scale, softcap
+from graphsched.ops import Rope, scale, softcap
 from graphsched.tensor import Tensor
 
 
@@ -40,7 +41,7 @@ def gemma3(c: Gemma3Config, w: Weights, inp: Inputs) -> Tensor:
     for blk in w.blk:
         attention = self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
         x = x + norm(c, attention, blk, "post_attention_norm")
-        ffn = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), act=gelu)
+        ffn = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), activation=geglu)
         x = x + norm(c, ffn, blk, "post_ffw_norm")
     logits = head(c, w, x)  # [T, V]
     return softcap(logits, cap=c.final_cap) if c.final_cap else logits
@@ -50,9 +51,9 @@ def self_attention(c: Gemma3Config, blk: Weights, x: Tensor, inp: Inputs) -> Ten
     near = slides(c, blk)
     q, k, v = qkv(c, blk, x)
     q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")
-    turn = (
+    rope = (
         Rope(c.rope_dim, c.base_swa, "neox") if near else rope_of(c, "neox")
     )  # only far layers are stretched
-    q, k = turned(turn, q, k, inp)
+    q, k = rotated(rope, q, k, inp)
     out = attend(c, blk, q, k, v, inp, scale=c.scale, window=c.window if near else 0)
     return linear(blk, "attn_output", out, c.n_embd)

@@ -15,6 +15,7 @@ from graphsched.blocks import (
     embed,
     feed_experts,
     gated_ffn,
+    geglu,
     head,
     heads,
     linear,
@@ -99,14 +100,14 @@ def self_attention(
 ) -> Tensor:
     near = slides(c, blk)
     dim = c.head_dim_swa if near else c.head_dim
-    turn = Rope(c.rope_dim_swa, c.base_swa, "neox") if near else rope_of(c, "neox")
+    rotation = Rope(c.rope_dim_swa, c.base_swa, "neox") if near else rope_of(c, "neox")
     factors = () if near else (w.sized("rope_freqs", c.rope_dim // 2),)
     q = norm(c, heads(linear(blk, "attn_q", x, c.n_head * dim), c.n_head), blk, "attn_q_norm")
-    q = rope(q, inp.pos, *factors, rope=turn)
+    q = rope(q, inp.pos, *factors, rope=rotation)
     if blk.layer < c.n_layer - c.n_shared:
         k = heads(linear(blk, "attn_k", x, c.n_head_kv * dim), c.n_head_kv)
         v = heads(linear(blk, "attn_v", x, c.n_head_kv * dim), c.n_head_kv) if "attn_v" in blk else k
-        k = rope(norm(c, k, blk, "attn_k_norm"), inp.pos, *factors, rope=turn)
+        k = rope(norm(c, k, blk, "attn_k_norm"), inp.pos, *factors, rope=rotation)
         held = inp.cells_of(window=c.window if near else 0)
         caches[near] = *inp.cache(blk, k, rms_norm(v, eps=c.rms_eps), held), held.cells
     keys, values, cells = caches[near]
@@ -115,7 +116,7 @@ def self_attention(
 
 
 def feed_forward(c: Gemma4Config, blk: Weights, x: Tensor) -> Tensor:
-    dense = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), act=gelu)
+    dense = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), activation=geglu)
     if "ffn_gate_inp" not in blk:
         return dense
     moe = experts(c, blk, x, norm(c, x, blk, "pre_ffw_norm_2"))
@@ -129,6 +130,4 @@ def experts(c: Gemma4Config, blk: Weights, x: Tensor, h: Tensor) -> Tensor:
     ids = top_k(probs, k=c.n_expert_used)
     total = clamp(sum_rows(get_rows(probs, ids)), low=SMALLEST, high=math.inf)
     weights = div(get_rows(probs * blk.sized("ffn_down_exps.scale", c.n_expert), ids), total)
-    return weighted_sum(
-        feed_experts(blk, as_row(h), ids, c.n_expert, lambda gate, up: gelu(gate) * up), weights
-    )
+    return weighted_sum(feed_experts(blk, as_row(h), ids, c.n_expert, geglu), weights)

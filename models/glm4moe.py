@@ -15,7 +15,7 @@ from graphsched.blocks import (
     norm,
     qkv,
     rope_of,
-    turned,
+    rotated,
 )
 from graphsched.tensor import Tensor
 
@@ -39,5 +39,5 @@ def self_attention(c: Glm4MoeConfig, blk: Weights, x: Tensor, inp: Inputs) -> Te
     q, k, v = qkv(c, blk, x, bias=True)
     if "attn_q_norm" in blk:
         q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")
-    q, k = turned(rope_of(c, "neox"), q, k, inp)
+    q, k = rotated(rope_of(c, "neox"), q, k, inp)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)

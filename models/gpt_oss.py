@@ -15,9 +15,9 @@ from graphsched.blocks import (
     norm,
     qkv,
     rope_of,
+    rotated,
     router,
     slides,
-    turned,
     weighted_sum,
 )
 from graphsched.ops import get_rows, soft_max, swiglu_oai, top_k
@@ -40,7 +40,7 @@ def gpt_oss(c: GptOssConfig, w: Weights, inp: Inputs) -> Tensor:
 
 def self_attention(c: GptOssConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     q, k, v = qkv(c, blk, x, bias=True)
-    q, k = turned(rope_of(c, "neox"), q, k, inp)
+    q, k = rotated(rope_of(c, "neox"), q, k, inp)
     sinks = blk.sized("attn_sinks", c.n_head)
     out = attend(c, blk, q, k, v, inp, sinks, window=c.window if slides(c, blk) else 0)
     return linear(blk, "attn_output", out, c.n_embd, bias=True)

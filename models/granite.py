@@ -39,11 +39,11 @@ class GraniteConfig(AttentionConfig, ExpertConfig):
 
 @architecture("granite", GraniteConfig)
 def granite(c: GraniteConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "norm") if c.rotates else None, rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "norm") if c.rotates else None, rope_factors(c, w, inp)
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
     x = scaled(embed(c, w, inp), c.embedding_scale)  # [T, D]
     for blk in w.blk:
         h, by = norm(c, x, blk, "attn_norm"), c.attention_scale or c.head_dim**-0.5
-        x = x + scaled(self_attention(c, blk, h, inp, turn, factors, scale=by), c.residual_scale)
+        x = x + scaled(self_attention(c, blk, h, inp, rope, factors, scale=by), c.residual_scale)
         x = x + scaled(feed_forward(routing, blk, norm(c, x, blk, "ffn_norm")), c.residual_scale)
     return scale(head(c, w, x), by=1.0 / c.logit_scale)  # [T, V]

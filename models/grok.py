@@ -10,13 +10,14 @@ from graphsched.blocks import (
     embed,
     experts,
     gated_ffn,
+    geglu,
     head,
     norm,
     rope_of,
     scaled,
     self_attention,
 )
-from graphsched.ops import gelu, scale, softcap
+from graphsched.ops import scale, softcap
 from graphsched.tensor import Tensor
 
 
@@ -31,11 +32,11 @@ class GrokConfig(AttentionConfig, ExpertConfig):
 
 @architecture("grok", GrokConfig)
 def grok(c: GrokConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
+    rope = rope_of(c, "neox")
     x = scaled(embed(c, w, inp), c.embedding_scale)  # [T, D]
     for blk in w.blk:
         h = norm(c, x, blk, "attn_norm")
-        attention = self_attention(c, blk, h, inp, turn, scale=c.score_scale, softcap=c.score_cap)
+        attention = self_attention(c, blk, h, inp, rope, scale=c.score_scale, softcap=c.score_cap)
         x = x + norm(c, attention, blk, "attn_output_norm")
         ffn = feed_forward(c, blk, norm(c, x, blk, "ffn_norm"))
         x = x + norm(c, ffn, blk, "layer_output_norm" if "layer_output_norm" in blk else "post_ffw_norm")
@@ -45,5 +46,5 @@ def grok(c: GrokConfig, w: Weights, inp: Inputs) -> Tensor:
 
 def feed_forward(c: GrokConfig, blk: Weights, x: Tensor) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
-    moe = experts(routing, blk, x, join=lambda gate, up: gelu(gate) * up)
-    return scale(moe + gated_ffn(blk, x, act=gelu), by=0.5**0.5) if "ffn_up" in blk else moe
+    moe = experts(routing, blk, x, activation=geglu)
+    return scale(moe + gated_ffn(blk, x, activation=geglu), by=0.5**0.5) if "ffn_up" in blk else moe

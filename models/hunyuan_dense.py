@@ -21,9 +21,9 @@ class HunyuanDenseConfig(AttentionConfig):
 
 @architecture("hunyuan-dense", HunyuanDenseConfig)
 def hunyuan_dense(c: HunyuanDenseConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "neox", c.base), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "neox", c.base), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

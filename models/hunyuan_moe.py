@@ -17,7 +17,7 @@ from graphsched.blocks import (
     qkv,
     rope_factors,
     rope_of,
-    turned,
+    rotated,
 )
 from graphsched.ops import Rope
 from graphsched.tensor import Tensor
@@ -30,21 +30,21 @@ class HunyuanMoeConfig(AttentionConfig, ExpertConfig):
 
 @architecture("hunyuan-moe", HunyuanMoeConfig)
 def hunyuan_moe(c: HunyuanMoeConfig, w: Weights, inp: Inputs) -> Tensor:
-    routing, turn, factors = (
+    routing, rope, factors = (
         Routing(c.n_expert, c.n_expert_used, normalised=True),
         rope_of(c, "neox"),
         rope_factors(c, w, inp),
     )
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + feed_forward(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]
 
 
 def self_attention(
-    c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, turn: Rope, factors: Tensor | None
+    c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, rope: Rope, factors: Tensor | None
 ) -> Tensor:
     q, k, v = qkv(c, blk, x)
-    q, k = normed_heads(c, blk, *turned(turn, q, k, inp, factors))
+    q, k = normed_heads(c, blk, *rotated(rope, q, k, inp, factors))
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)

@@ -25,9 +25,9 @@ class HyV3Config(AttentionConfig, RoutingConfig):
 
 @architecture("hy_v3", HyV3Config)
 def hy_v3(c: HyV3Config, w: Weights, inp: Inputs) -> Tensor:
-    turn, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors, qk_norm=normed_heads)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors, qk_norm=normed_heads)
         x = x + feed_forward(c.routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

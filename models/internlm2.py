@@ -7,9 +7,9 @@ from graphsched.tensor import Tensor
 
 @architecture("internlm2", AttentionConfig)
 def internlm2(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "norm")
+    rope = rope_of(c, "norm")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope)
         x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x, tied=False)  # [T, V]

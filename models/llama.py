@@ -25,11 +25,11 @@ class LlamaConfig(AttentionConfig, ExpertConfig):
 
 @architecture("llama", LlamaConfig)
 def llama(c: LlamaConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "norm")
+    rope = rope_of(c, "norm")
     factors = w.sized("rope_freqs", c.rope_dim // 2) if "rope_freqs" in w else None
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + feed_forward(c, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]
 

@@ -16,8 +16,8 @@ from graphsched.blocks import (
     norm,
     qkv,
     rope_of,
+    rotated,
     router,
-    turned,
 )
 from graphsched.ops import get_rows, multi_add, repeat, reshape, rms_norm, sigmoid, temperature_scale, top_k
 from graphsched.tensor import Tensor
@@ -51,7 +51,7 @@ def self_attention(c: Llama4Config, blk: Weights, x: Tensor, inp: Inputs, factor
     q, k, v = qkv(c, blk, x)
     chunk = 0
     if not c.is_global(blk.layer):
-        q, k = turned(rope_of(c, "norm"), q, k, inp, factors)
+        q, k = rotated(rope_of(c, "norm"), q, k, inp, factors)
         chunk = CHUNK if c.window else 0
         if c.n_expert != 128:  # Maverick goes without
             q, k = rms_norm(q, eps=c.rms_eps), rms_norm(k, eps=c.rms_eps)

@@ -16,9 +16,9 @@ from graphsched.blocks import (
     norm,
     qkv,
     rope_of,
+    rotated,
     scaled,
     slides,
-    turned,
 )
 from graphsched.ops import Rope
 from graphsched.tensor import Tensor
@@ -46,9 +46,9 @@ def mimo2(c: MiMo2Config, w: Weights, inp: Inputs) -> Tensor:
 
 def self_attention(c: MiMo2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     near = slides(c, blk)
-    turn = Rope(c.rope_dim, c.base_swa, "neox") if near else rope_of(c, "neox")
+    rope = Rope(c.rope_dim, c.base_swa, "neox") if near else rope_of(c, "neox")
     q, k, v = qkv(c, blk, x, bias=False)
-    q, k = turned(turn, q, k, inp)
+    q, k = rotated(rope, q, k, inp)
     sinks = (blk.sized("attn_sinks", c.n_head),) if "attn_sinks" in blk else ()
     out = attend(c, blk, q, k, v, inp, *sinks, window=c.window if near else 0)
     return scaled(linear(blk, "attn_output", out, c.n_embd), c.value_scale)

@@ -26,9 +26,9 @@ class MiniMaxM2Config(AttentionConfig, RoutingConfig):
 
 @architecture("minimax-m2", MiniMaxM2Config)
 def minimax_m2(c: MiniMaxM2Config, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
+    rope = rope_of(c, "neox")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, qk_norm=normed_whole)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, qk_norm=normed_whole)
         x = x + experts(c.routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

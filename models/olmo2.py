@@ -25,11 +25,11 @@ class Olmo2Config(SlidingConfig):
 
 @architecture("olmo2", Olmo2Config)
 def olmo2(c: Olmo2Config, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
-    unstretched = replace(turn, factor=1.0, yarn=False, magnitude=1.0)
+    rope = rope_of(c, "neox")
+    unstretched = replace(rope, factor=1.0, yarn=False, magnitude=1.0)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        seen = {"turn": unstretched, "window": c.window} if slides(c, blk) else {"turn": turn}
+        seen = {"rope": unstretched, "window": c.window} if slides(c, blk) else {"rope": rope}
         attention = self_attention(c, blk, x, inp, qk_norm=normed_whole, **seen)
         x = x + norm(c, attention, blk, "post_attention_norm")
         x = x + norm(c, gated_ffn(blk, x), blk, "post_ffw_norm")

@@ -25,9 +25,9 @@ class OlmoeConfig(AttentionConfig, ExpertConfig):
 
 @architecture("olmoe", OlmoeConfig)
 def olmoe(c: OlmoeConfig, w: Weights, inp: Inputs) -> Tensor:
-    routing, turn = Routing(c.n_expert, c.n_expert_used), rope_of(c, "neox")
+    routing, rope = Routing(c.n_expert, c.n_expert_used), rope_of(c, "neox")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, qk_norm=normed_whole)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, qk_norm=normed_whole)
         x = x + experts(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -26,9 +26,9 @@ class PhiMoeConfig(AttentionConfig, ExpertConfig):
 @architecture("phimoe", PhiMoeConfig)
 def phimoe(c: PhiMoeConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
-    turn, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
+    rope, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, factors)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, factors)
         x = x + experts(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x, tied=False)  # [T, V]

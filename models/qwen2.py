@@ -11,7 +11,7 @@ from graphsched.blocks import (
     norm,
     qkv,
     rope_of,
-    turned,
+    rotated,
 )
 from graphsched.tensor import Tensor
 
@@ -27,5 +27,5 @@ def qwen2(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
 
 def self_attention(c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     q, k, v = qkv(c, blk, x, bias=True)
-    q, k = turned(rope_of(c, "neox"), q, k, inp)
+    q, k = rotated(rope_of(c, "neox"), q, k, inp)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)

@@ -14,9 +14,9 @@ class Qwen2VlConfig(AttentionConfig):
 
 @architecture("qwen2vl", Qwen2VlConfig)
 def qwen2vl(c: Qwen2VlConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "mrope")
+    rope = rope_of(c, "mrope")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope)
         x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x, bias=False)  # [T, V]

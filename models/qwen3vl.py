@@ -16,9 +16,9 @@ from graphsched.tensor import Tensor
 
 @architecture("qwen3vl", AttentionConfig)
 def qwen3vl(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "imrope")
+    rope = rope_of(c, "imrope")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, qk_norm=normed_heads)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, qk_norm=normed_heads)
         x = x + gated_ffn(blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -25,9 +25,9 @@ class Qwen3VlMoeConfig(AttentionConfig, ExpertConfig):
 
 @architecture("qwen3vlmoe", Qwen3VlMoeConfig)
 def qwen3vlmoe(c: Qwen3VlMoeConfig, w: Weights, inp: Inputs) -> Tensor:
-    routing, turn = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_of(c, "imrope")
+    routing, rope = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_of(c, "imrope")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn, qk_norm=normed_heads)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope, qk_norm=normed_heads)
         x = x + experts(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -7,10 +7,10 @@ from graphsched.tensor import Tensor
 
 @architecture("seed_oss", AttentionConfig)
 def seed_oss(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
-    turn = rope_of(c, "neox")
+    rope = rope_of(c, "neox")
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
-        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, turn)
+        x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp, rope)
         x = x + gated_ffn(
             blk, norm(c, x, blk, "post_attention_norm")
         )  # the norm in front of the feed-forward

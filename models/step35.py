@@ -20,8 +20,8 @@ from graphsched.blocks import (
     normed_heads,
     qkv,
     rope_of,
+    rotated,
     slides,
-    turned,
 )
 from graphsched.ops import Rope, clamp, sigmoid, silu, view
 from graphsched.tensor import Tensor
@@ -51,10 +51,10 @@ def self_attention(c: Step35Config, blk: Weights, x: Tensor, inp: Inputs, w: Wei
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, q, k) if "attn_q_norm" in blk else (q, k)
     if near := slides(c, blk):
-        q, k = turned(Rope(c.rope_dim_swa, c.base_swa, "neox"), q, k, inp)
-    else:  # full layers turn half of the dimensions
+        q, k = rotated(Rope(c.rope_dim_swa, c.base_swa, "neox"), q, k, inp)
+    else:  # full layers rotate half of the dimensions
         factors = view(w.rope_freqs, start=0, stop=c.rope_dim // 4) if "rope_freqs" in w else None
-        q, k = turned(replace(rope_of(c, "neox"), n_rot=c.rope_dim // 2), q, k, inp, factors)
+        q, k = rotated(replace(rope_of(c, "neox"), n_rot=c.rope_dim // 2), q, k, inp, factors)
     out = attend(c, blk, q, k, v, inp, window=c.window if near else 0)
     out = gated_heads(blk, out, x, c.n_head, sigmoid) if "attn_gate" in blk else out
     return linear(blk, "attn_output", out, c.n_embd)
@@ -63,10 +63,9 @@ def self_attention(c: Step35Config, blk: Weights, x: Tensor, inp: Inputs, w: Wei
 def feed_forward(c: Step35Config, blk: Weights, x: Tensor) -> Tensor:
     shared = partial(clamped, limit=c.clamp_shared)
     if "ffn_gate_inp" not in blk:
-        return gated_ffn(blk, x, join=shared)
-    return experts(c.routing, blk, x, join=partial(clamped, limit=c.clamp)) + gated_ffn(
-        blk, x, "_shexp", join=shared
-    )
+        return gated_ffn(blk, x, activation=shared)
+    routed = experts(c.routing, blk, x, activation=partial(clamped, limit=c.clamp))
+    return routed + gated_ffn(blk, x, "_shexp", activation=shared)
 
 
 def clamped(gate: Tensor, up: Tensor, limit: float) -> Tensor:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from graphsched.run.operand import Places
+from graphsched.run.operand import Addresses
 
 
-class Nowhere(Places):
+class Nowhere(Addresses):
     """Addresses that nobody follows."""
 
     def address(self, operand: Any) -> int:

@@ -47,9 +47,9 @@ def test_gemma_windows() -> None:
 
 def test_gemma3_stretches_far_layers_only() -> None:
     stretched = model("gemma3", **{"rope.scaling.type": "linear", "rope.scaling.factor": 8.0})
-    turns = [n.attrs["rope"] for n in rotations(stretched)]
-    assert [t.factor for t in turns] == [1.0] * 5 + [8.0, 1.0]
-    assert [t.base for t in turns] == [1e4] * 5 + [1e6, 1e4]
+    ropes = [n.attrs["rope"] for n in rotations(stretched)]
+    assert [r.factor for r in ropes] == [1.0] * 5 + [8.0, 1.0]
+    assert [r.base for r in ropes] == [1e4] * 5 + [1e6, 1e4]
 
 
 @pytest.mark.parametrize(("name", "n_layer"), [("gemma2", 46), ("gemma3", 62)])
@@ -104,10 +104,10 @@ def test_phi3_takes_long_factors_for_long_contexts() -> None:
 def test_deepseek_yarn() -> None:
     c: Any = model("deepseek2-v3").config
     assert c.scale == pytest.approx((1 + 0.1 * math.log(40)) ** 2 / math.sqrt(96))
-    assert c.turn.magnitude == 1.0
+    assert c.rope.magnitude == 1.0
     bare: Any = replace(c, yarn_log=0.0)
     assert bare.scale == pytest.approx((1 + 0.1 * math.log(40)) ** 2 / math.sqrt(96))
-    assert bare.turn.magnitude == pytest.approx(1 + 0.1 * math.log(40))
+    assert bare.rope.magnitude == pytest.approx(1 + 0.1 * math.log(40))
     half: Any = replace(c, yarn_log=0.0707)
     assert half.scale == pytest.approx((1 + 0.0707 * math.log(40)) ** 2 / math.sqrt(96))
 

@@ -35,7 +35,7 @@ from graphsched.convert import model, recipes, ternary
 from graphsched.convert.checkpoint import values
 from graphsched.convert.config import HfConfig, rope_factors
 from graphsched.convert.names import gguf_name
-from graphsched.convert.recipes import join_halves, split_halves
+from graphsched.convert.recipes import permute_rows, unpermute_rows
 from graphsched.convert.torch_file import TorchFile
 from graphsched.convert.vocab import tokenizer
 from graphsched.convert.vocab_files import read_model
@@ -175,8 +175,8 @@ def test_names(name: str, expected: tuple[str, int] | None) -> None:
 def test_the_permutation_of_queries_and_keys() -> None:
     """Row j of a head's first half and row j of its second become neighbours."""
     w = np.arange(16).astype(np.float32)[:, None]
-    assert split_halves(w, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-    assert (join_halves(split_halves(w, 2), 2) == w).all()
+    assert permute_rows(w, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert (unpermute_rows(permute_rows(w, 2), 2) == w).all()
 
 
 def test_llama3_scaling_becomes_a_tensor() -> None:
@@ -245,7 +245,7 @@ def for_gpu(codes: Arrays, values: Arrays, masters: Arrays, *, is_packed: bool) 
             full = [f"model.layers.{i}.{part}.weight" for part in parts]
             rows = [codes[n] if is_packed else values[n] for n in full]
             if len(rows) == 3:
-                rows[:2] = [split_halves(rows[0], HEADS), split_halves(rows[1], KV)]
+                rows[:2] = [permute_rows(rows[0], HEADS), permute_rows(rows[1], KV)]
             w = np.concatenate(rows)
             out[f"layers.{i}.{name}.weight"] = ternary.pack_tiles(w) if is_packed else bf16(w)
             if is_packed:

@@ -51,7 +51,7 @@ def fused(graph: Graph, uploaded: frozenset[str] = frozenset()) -> Schedule:
         supports=lambda device, node: device == HOST or has_kernel(node),
         policy=OffloadPolicy(),
         lengths={},
-        improve=frozenset(rule.switch for rule in RULES),
+        switches=frozenset(rule.switch for rule in RULES),
     )
     graph, placed, _ = fuse_placed(graph, placed, target)
     return cut(graph, graph.nodes, placed, target)

@@ -47,7 +47,7 @@ def target(*, lacks: tuple[Op, ...] = (), n_tokens: int = 1, min_batch: int = 32
         supports=lambda device, node: node.op not in lacks,
         policy=MinBatch(min_batch),
         lengths={"n_tokens": n_tokens},
-        improve=frozenset(rule.switch for rule in RULES),
+        switches=frozenset(rule.switch for rule in RULES),
     )
 
 
@@ -78,7 +78,7 @@ def test_placed_parts_stay_where_their_device_has_no_kernel() -> None:
                 supports=lambda device, node: node.op not in lacks,
                 policy=MinBatch(),
                 lengths={"n_tokens": 1},
-                improve=frozenset(rule.switch for rule in RULES),
+                switches=frozenset(rule.switch for rule in RULES),
             ),
         )
         return ops(made.graph)

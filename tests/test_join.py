@@ -204,7 +204,7 @@ def scheduled(*outputs: Tensor, home: dict[str, str] | None = None) -> Schedule:
         supports=lambda device, node: True,
         policy=MinBatch(1 << 20),
         lengths={"n_tokens": 1},
-        improve=frozenset({"traffic", "hoist"}) | ALL,
+        switches=frozenset({"traffic", "hoist"}) | ALL,
     )
     return schedule(from_outputs(*outputs), target)
 
@@ -258,13 +258,13 @@ def test_outputs_and_several_tokens_stay_apart() -> None:
 
 
 def test_a_rotation_that_needs_the_other_stays_apart() -> None:
-    pos, turn = input_tensor("pos", i32(T)), Rope(8)
-    q = rope(input_tensor("q", f32(T, 2, 8)), pos, rope=turn)
-    k = rope(q, pos, rope=turn)
+    pos, rotation = input_tensor("pos", i32(T)), Rope(8)
+    q = rope(input_tensor("q", f32(T, 2, 8)), pos, rope=rotation)
+    k = rope(q, pos, rope=rotation)
     assert ops_of(scheduled(rms_norm(k, eps=1e-5)))["ROPE"] == 2
     other = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=Rope(8, base=5e5))
     assert ops_of(scheduled(add(q, other)))["ROPE"] == 2
-    alike = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=turn)
+    alike = rope(input_tensor("k", f32(T, 2, 8)), pos, rope=rotation)
     assert ops_of(scheduled(add(q, alike)))["FUSED_ROPE"] == 1
 
 

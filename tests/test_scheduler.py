@@ -66,7 +66,7 @@ def mul_shape(half: Tensor, x: Tensor) -> Tensor:
     return concat(half, half)
 
 
-def scheduled(drawn: Drawn, n_tokens: int, op_flags: tuple[str, ...], improve: frozenset[str]) -> Schedule:
+def scheduled(drawn: Drawn, n_tokens: int, op_flags: tuple[str, ...], switches: frozenset[str]) -> Schedule:
     return schedule(
         drawn.graph,
         Target(
@@ -75,7 +75,7 @@ def scheduled(drawn: Drawn, n_tokens: int, op_flags: tuple[str, ...], improve: f
             supports=lambda device, node: True,
             policy=OffloadPolicy(parse_off(op_flags)),
             lengths={"n_tokens": n_tokens},
-            improve=improve,
+            switches=switches,
         ),
     )
 
@@ -88,8 +88,8 @@ LENGTHS = st.sampled_from([1, 31, 32, 64])
 
 @settings(max_examples=150, deadline=None)
 @given(drawn(), LENGTHS, IMPROVE)
-def test_each_node_is_in_one_split_and_sources_come_first(d: Drawn, n: int, improve: frozenset[str]) -> None:
-    made = scheduled(d, n, (), improve)
+def test_each_node_is_in_one_split_and_sources_come_first(d: Drawn, n: int, switches: frozenset[str]) -> None:
+    made = scheduled(d, n, (), switches)
     seen: set[Tensor] = set()
     arrived: set[Tensor] = set()
     for split in made.splits:
@@ -108,8 +108,8 @@ def test_each_node_is_in_one_split_and_sources_come_first(d: Drawn, n: int, impr
 
 @settings(max_examples=150, deadline=None)
 @given(drawn(), LENGTHS, IMPROVE)
-def test_a_copy_for_each_crossing_edge_and_for_no_other(d: Drawn, n: int, improve: frozenset[str]) -> None:
-    made = scheduled(d, n, (), improve)
+def test_a_copy_for_each_crossing_edge_and_for_no_other(d: Drawn, n: int, switches: frozenset[str]) -> None:
+    made = scheduled(d, n, (), switches)
     device = made.assignment.device
 
     def where(leaf: Tensor) -> str:
@@ -127,8 +127,8 @@ def test_a_copy_for_each_crossing_edge_and_for_no_other(d: Drawn, n: int, improv
 
 @settings(max_examples=150, deadline=None)
 @given(drawn(), LENGTHS, IMPROVE)
-def test_nodes_read_their_own_device_only(d: Drawn, n: int, improve: frozenset[str]) -> None:
-    made = scheduled(d, n, (), improve)
+def test_nodes_read_their_own_device_only(d: Drawn, n: int, switches: frozenset[str]) -> None:
+    made = scheduled(d, n, (), switches)
     home: dict[Tensor, str] = {c.tensor: c.to_device for s in made.splits for c in s.inputs}
     for split in made.splits:
         for node in split.nodes:

@@ -12,7 +12,7 @@ from running import ONE, TWO, logits_in_pieces, on_host, reference
 
 from graphsched.graph.tensor import TensorType
 from graphsched.run.memory import Arena
-from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work, dense
+from graphsched.run.operand import Addresses, Buffer, Item, Memory, Operand, Work, dense
 from graphsched.run.streams import Flag, Signal, Wait, in_streams
 from graphsched.schedule.placement import PlacementOptions as P
 from graphsched.types import dtypes
@@ -54,7 +54,7 @@ class Touch:
 
 
 @st.composite
-def touches(draw: st.DrawFn) -> tuple[list[Touch], Places]:
+def touches(draw: st.DrawFn) -> tuple[list[Touch], Addresses]:
     """Items of up to four streams over overlapping buffers."""
     sizes = st.tuples(st.integers(0, 40), st.integers(1, 12))
     spots = draw(st.lists(sizes, min_size=1, max_size=8))
@@ -62,27 +62,27 @@ def touches(draw: st.DrawFn) -> tuple[list[Touch], Places]:
     operands = [dense(b, TensorType(dtypes.I8, (b.nbytes,))) for b in buffers if isinstance(b, Buffer)]
     some = st.lists(st.sampled_from(operands), max_size=2).map(tuple)
     items = draw(st.lists(st.builds(Touch, st.sampled_from("abcd"), some, some), max_size=20))
-    return items, Places({"CPU": Arena(buffers, 64, None)}, {"CPU": Memory(4096, 64)})
+    return items, Addresses({"CPU": Arena(buffers, 64, None)}, {"CPU": Memory(4096, 64)})
 
 
 @settings(max_examples=300, deadline=None)
 @given(touches())
-def test_every_conflict_is_ordered(drawn: tuple[list[Touch], Places]) -> None:
-    items, places = drawn
-    streams, _ = in_streams(items, lambda item: (item.device, item.device), places)
+def test_every_conflict_is_ordered(drawn: tuple[list[Touch], Addresses]) -> None:
+    items, addresses = drawn
+    streams, _ = in_streams(items, lambda item: (item.device, item.device), addresses)
     before = happens_before(streams)
     for i, first in enumerate(items):
         for second in items[i + 1 :]:
-            if conflict(first, second, places):
+            if conflict(first, second, addresses):
                 assert first in before[second], "nothing orders two items that touch the same bytes"
             assert second not in before[first], "an item waits for one that comes after it"
 
 
 @settings(max_examples=200, deadline=None)
 @given(touches())
-def test_no_wait_can_be_left_out(drawn: tuple[list[Touch], Places]) -> None:
-    items, places = drawn
-    streams, _ = in_streams(items, lambda item: (item.device, item.device), places)
+def test_no_wait_can_be_left_out(drawn: tuple[list[Touch], Addresses]) -> None:
+    items, addresses = drawn
+    streams, _ = in_streams(items, lambda item: (item.device, item.device), addresses)
     before = happens_before(streams)
     for stream, own in streams.items():
         for i, wait in enumerate(own):
@@ -91,9 +91,9 @@ def test_no_wait_can_be_left_out(drawn: tuple[list[Touch], Places]) -> None:
                 assert any(after[item] < before[item] for item in after), "other waits order the same items"
 
 
-def conflict(a: Touch, b: Touch, places: Places) -> bool:
+def conflict(a: Touch, b: Touch, addresses: Addresses) -> bool:
     def overlap(x: tuple[Operand, ...], y: tuple[Operand, ...]) -> bool:
-        spans = [(places.span(o), places.span(p)) for o in x for p in y]
+        spans = [(addresses.span(o), addresses.span(p)) for o in x for p in y]
         return any(s[0] < t[1] and t[0] < s[1] for s, t in spans)
 
     return overlap(a.written, b.written) or overlap(a.written, b.read) or overlap(a.read, b.written)

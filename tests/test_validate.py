@@ -175,7 +175,7 @@ def fake_executable(*spans: tuple[int, int, int, int], end: int = 1000) -> Any:
         items.append(SimpleNamespace(reads=lambda o=operands: o, writes=list))
     offsets = {b: s[0] for b, s in zip(buffers, spans, strict=True)}
     plans = {"CPU": SimpleNamespace(offsets=offsets, nbytes=end)}
-    return SimpleNamespace(streams={"CPU": items}, places=SimpleNamespace(plans=plans))
+    return SimpleNamespace(streams={"CPU": items}, addresses=SimpleNamespace(plans=plans))
 
 
 class SimpleNamespaceHash(SimpleNamespace):

@@ -24,7 +24,7 @@ from graphsched.backends.cpu.program.runner import CpuProgram
 from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup
-from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
@@ -89,11 +89,13 @@ class CpuDevice:
         """A step that copies a tensor between devices, of experts those that `ids` name."""
         return copy_step(source, result, self.name, ids)
 
-    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CpuProgram:
+    def pack(
+        self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
+    ) -> CpuProgram:
         """The program of these items; progress tells of kernels that are compiled."""
         compile_kernels(items, progress)
         n_threads = self.setup.n_threads
-        packed = program.pack(items, places, self.spaces, n_threads)
+        packed = program.pack(items, addresses, self.spaces, n_threads)
         return CpuProgram(packed, self.run_block, self.ring, n_threads)
 
     def abort(self, on: bool) -> None:

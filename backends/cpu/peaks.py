@@ -15,7 +15,7 @@ from graphsched.backends.cpu.program.address_space import aligned
 from graphsched.backends.cpu.program.kernel_args import arguments, share
 from graphsched.backends.cpu.program.pack import Step, pack
 from graphsched.backends.cpu.program.pool import POOL
-from graphsched.run.operand import Places
+from graphsched.run.operand import Addresses
 
 BYTES: Final = 1 << 28  # more than any cache
 ROUNDS: Final = 1 << 20
@@ -96,7 +96,7 @@ def _seconds(kernel: Kernel, data: Any, n: int, n_threads: int) -> float:
     """The shortest of a few runs."""
     results = aligned(64 * n_threads)
     step = Step(kernel, kernel.bind({"src": data.ctypes.data, "dst": results.ctypes.data, "n": n}))
-    packed = pack([step], Places({}, {}), {}, n_threads)
+    packed = pack([step], Addresses({}, {}), {}, n_threads)
     block = np.zeros(layout.RUN_WORDS, np.int64)
     block[layout.ONE] = 1
     times = []

@@ -25,7 +25,7 @@ from graphsched.backends.cuda.support import has_kernel, kernel_type
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Setup
-from graphsched.run.operand import Buffer, Item, Memory, Operand, Places, Work
+from graphsched.run.operand import Addresses, Buffer, Item, Memory, Operand, Work
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
@@ -118,15 +118,17 @@ class CudaDevice:
             pack(how, held.bytes, self._repacked[key].bytes)
         return self._repacked[key]
 
-    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> CudaProgram:
+    def pack(
+        self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
+    ) -> CudaProgram:
         driver.use(self.gpu)
         self.memory.settle()
-        self._compile(items, At(places, {}, 0), progress)
+        self._compile(items, At(addresses, {}, 0), progress)
         works = {i.work for i in items if not hasattr(i, "flag")}
         (work,) = works or {"compute"}
         if env.cuda_overlap() and can_overlap(self.gpu.arch):
             items = chained(items)
-        program = CudaProgram(self, self.streams[work], self._streams[work], items, places)
+        program = CudaProgram(self, self.streams[work], self._streams[work], items, addresses)
         self._programs.append(program)
         if self.dispatcher is not None:
             self.dispatcher.knows(program.bounds)

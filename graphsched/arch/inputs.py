@@ -41,10 +41,12 @@ class Inputs:
 
     @property
     def n_kv(self) -> Extent:
+        """Cells of layers that see the whole context; the extent `n_kv`."""
         return self.all_cells.n
 
     @property
     def cells(self) -> Tensor:
+        """i32[n_kv, 2]: sequence and position of each of these cells, -1 if free."""
         return self.all_cells.cells
 
     def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:

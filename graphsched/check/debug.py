@@ -27,9 +27,11 @@ class Logged:
 
     @property
     def outputs(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that the last run wrote, one per output of the graph."""
         return self._executable.outputs
 
     def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths, and prints a line per step."""
         with self._executable.recorder.recording(THREADS) as spans:
             self._executable.run(lengths)
         for line in run_lines(read(spans)):
@@ -60,7 +62,7 @@ def plan_lines(schedule: Schedule, executable: Executable, level: int) -> list[s
     copies = [c for split in schedule.splits for c in split.inputs]
     nbytes = sum(c.tensor.type.nbytes for c in copies)
     tokens = next((int(n.shape[0]) for n in schedule.graph.outputs if n.shape), 0)
-    arenas = executable.places.plans
+    arenas = executable.addresses.plans
     sizes = ", ".join(f"{device} {arena.nbytes / 2**20:.2f} MiB" for device, arena in arenas.items())
     nodes = len(schedule.graph.nodes)
     lines = [

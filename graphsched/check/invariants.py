@@ -69,7 +69,7 @@ def check_memory(executable: Executable) -> None:
                 if operand.buffer.is_planned:
                     uses[operand.buffer] = (uses.get(operand.buffer, (i, i))[0], i)
         if len(executable.streams) == 1:  # else the order of items is not that of time
-            _check_arenas(uses, executable.places.plans)
+            _check_arenas(uses, executable.addresses.plans)
 
 
 def _check_operand(operand: Any) -> None:

@@ -32,9 +32,11 @@ class Validated:
 
     @property
     def outputs(self) -> tuple[Array, ...]:
+        """The arrays that the last run wrote, one per output of the graph."""
         return self._plain.outputs
 
     def run(self, lengths: Mapping[str, int]) -> None:
+        """Runs with actual lengths, then computes every node again. ValidationError for the first that differs."""
         self._plain.run(lengths)
         self._check(lengths)
 

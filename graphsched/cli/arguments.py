@@ -33,6 +33,7 @@ class Toggle(click.Option):
         self.off, self.words, self.lists = off, words or switch(), lists
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Names and help text: first the names that switch on, then those that switch off."""
         on = [name for name in self.opts if name not in self.off]
         return ", ".join([*on, *self.off]) + f" [{self.type.name}]", self.help or ""
 
@@ -51,6 +52,7 @@ class Command(click.Command):
     """A command that takes several letters behind one dash for one flag, never for several."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses arguments after separating flags from values written without a space."""
         options = (p for p in self.get_params(ctx) if isinstance(p, click.Option))
         known = {name: p for p in options for name in (*p.opts, *p.secondary_opts)}
         return super().parse_args(ctx, args if ctx.resilient_parsing else list(separated(args, known)))

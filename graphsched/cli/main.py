@@ -36,9 +36,11 @@ class Commands(click.Group):
     """Lists commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, whose module is imported now; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(
@@ -49,16 +51,19 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; UsageError with the likeliest names for an unknown command."""
         if args[0] not in COMMANDS:
             raise click.UsageError(no_such("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; no arguments mean --help. UsageError for a flag in front of the command."""
         if args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
             raise click.UsageError(f"a command comes first, as in graphsched run {args[0]}")
         return super().parse_args(ctx, args or ["--help"])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

@@ -49,6 +49,7 @@ Found = list[tuple["list[Phase]", dict[str, Any]]]
 
 
 def measured(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+    """Measured phases per set of options, each with the description of model, machine and options."""
     from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import measure
     from graphsched.session.model import DEFAULT_MODEL, Model
@@ -68,6 +69,7 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", asked: "Re
 
 
 def predicted(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+    """Predicted phases per set of options, each with the description of model and options."""
     from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import predict
     from graphsched.session.model import DEFAULT_MODEL, Model

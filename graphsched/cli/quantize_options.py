@@ -28,7 +28,7 @@ _PARTS: Final = {
 }
 
 
-def typed_parts(command: Callable[..., Any]) -> Callable[..., Any]:
+def type_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for flag, part in reversed(_PARTS.items()):
         name = part.partition("(")[0]
         command = click.option(f"--{flag}", metavar="TYPE", help=f"type of {name}.weight in all layers")(

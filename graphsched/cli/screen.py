@@ -107,6 +107,7 @@ class Screen:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is open and a terminal; None is none."""
     return stream is not None and not stream.closed and stream.isatty()
 
 

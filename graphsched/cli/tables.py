@@ -122,6 +122,7 @@ def json_list(rows: Iterable[Row], settings: Settings = ()) -> None:
 
 
 def json_object(data: Row) -> None:
+    """Prints one object as indented JSON."""
     print(json.dumps(data, indent=1, ensure_ascii=False))
 
 

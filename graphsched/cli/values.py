@@ -23,6 +23,7 @@ class Number(ParamType):
         self.name = "N" if kind is int else "F"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        """The number; click.BadParameter for text that is none or is out of range."""
         try:
             number = self.kind(value)
         except (ValueError, OverflowError):
@@ -33,6 +34,7 @@ class Number(ParamType):
 
     @property
     def needed(self) -> str:
+        """The range in words, for help and errors."""
         what = "an integer" if self.kind is int else "a number"
         return (
             what
@@ -48,6 +50,7 @@ class OneOf(ParamType):
         self.words, self.name = words, "|".join(words)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word; click.BadParameter for another."""
         if value not in self.words:
             self.fail(f"is {value or 'empty'}, one of {', '.join(self.words)} is needed", param, ctx)
         return str(value)
@@ -59,6 +62,7 @@ class FileName(ParamType):
     name = "FILE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path, not checked."""
         return Path(value)
 
 
@@ -75,6 +79,7 @@ class Switch(ParamType):
     name = "0|1"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """True for 1 and on, False for 0 and off."""
         return value in ("1", "on", True)  # the flag has checked that it is one of them
 
 
@@ -86,6 +91,7 @@ class Pair(ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
+        """Both integers; click.BadParameter for other text."""
         found = re.fullmatch(r"(\d+),(\d+)", value)
         if found is None or "0" in (found[1], found[2]):
             self.fail(f"is {value or 'empty'}, two integers from 1 up such as 512,128 are needed", param, ctx)
@@ -102,6 +108,7 @@ class ListOf(ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
+        """The values, ranges written out; click.BadParameter for the first bad one."""
         pieces = [p for piece in value.split(",") for p in self._values(piece, param, ctx)]
         return tuple(self.of.convert(piece, param, ctx) for piece in pieces)
 
@@ -132,4 +139,5 @@ class Alternatives(ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
+        """The texts without spaces around them."""
         return tuple(piece.strip() for piece in value.split(";"))

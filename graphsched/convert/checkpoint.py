@@ -27,9 +27,13 @@ class Checkpoint(Protocol):
     """What is read from: shapes by name, and stored values."""
 
     @property
-    def where(self) -> str: ...
+    def where(self) -> str:
+        """The name by which errors call the checkpoint."""
+
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor by name."""
+
     def kind(self, name: str) -> str:
         """A type's name."""
         ...
@@ -68,12 +72,14 @@ class Safetensors:
         self.shapes = {name: place.shape for name, place in self._places.items()}
 
     def kind(self, name: str) -> str:
+        """The type of a tensor by safetensors' name. LoadError for one that cannot be converted."""
         kind = self._places[name].kind
         if kind not in STORED:
             raise LoadError(f"{self.where}: tensor {shown(name)} is {kind}, which cannot be converted")
         return kind
 
     def stored(self, name: str) -> NDArray[Any]:
+        """The array as stored, mapped from the file."""
         place, type = self._places[name], STORED[self.kind(name)]
         if 0 in place.shape:
             return np.zeros(place.shape, type)
@@ -96,9 +102,11 @@ class TorchFiles:
         self.shapes = {name: file.shapes[name] for name, file in self._files.items()}
 
     def kind(self, name: str) -> str:
+        """The type of a tensor by safetensors' name."""
         return self._files[name].kind(name)
 
     def stored(self, name: str) -> NDArray[Any]:
+        """The array as stored, read from the file that has it."""
         return self._files[name].stored(name)
 
 

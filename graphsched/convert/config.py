@@ -51,6 +51,7 @@ class HfConfig:
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> float:
+        """A finite number. LoadError for all else, and for a missing key without a default."""
         value = self.values.get(key)
         if value is None and default is not _MISSING:
             return float(default)
@@ -59,13 +60,14 @@ class HfConfig:
             raise LoadError(f"{self.where}: key {key} {state}, a number is needed")
         return float(value)
 
-    def part(self, key: str) -> "HfConfig":
+    def nested(self, key: str) -> "HfConfig":
         """A nested object, empty if there is none."""
         value = self.values.get(key)
         return HfConfig(value if isinstance(value, dict) else {}, f"{self.where}: {key}")
 
     @property
     def head_dim(self) -> int:
+        """Dimensions of a head; hidden_size / num_attention_heads unless the config says otherwise."""
         heads = self.count("num_attention_heads")
         found = int(self.count("head_dim", max(self.count("hidden_size") // heads, 1)))
         if found > _LARGEST_HEAD:
@@ -77,7 +79,7 @@ class HfConfig:
         """The rotary parameters, wherever this version of transformers has them."""
         for key in ("rope_scaling", "rope_parameters"):
             if isinstance(self.values.get(key), dict):
-                return self.part(key)
+                return self.nested(key)
         return HfConfig({}, self.where)
 
 

@@ -59,13 +59,13 @@ def _indexed(index: Path) -> dict[str, str]:
 
 
 def _found(folder: Path, names: list[str], index: Mapping[str, str], index_name: str) -> WeightFiles:
-    _check_parts(folder, names)
+    _check_shards(folder, names)
     patterns = ("*.safetensors", "pytorch_model*.bin")
     ignored = {p.name for pattern in patterns for p in folder.glob(pattern)} - set(names)
     return WeightFiles(tuple(folder / n for n in names), index, index_name, tuple(sorted(ignored)))
 
 
-def _check_parts(folder: Path, names: list[str]) -> None:
+def _check_shards(folder: Path, names: list[str]) -> None:
     """Of files called NAME-00001-of-0000N all N must be there."""
     for match in filter(None, map(_PART.fullmatch, names)):
         stem, count, kind = match["stem"], int(match["count"]), match["kind"]

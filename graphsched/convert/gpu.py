@@ -1,4 +1,4 @@
-"""Microsoft's checkpoints of BitNet for GPUs: packed tiles or plain weights, joined matrices, often no config."""
+"""Microsoft's checkpoints of BitNet for GPUs: packed tiles or plain weights, fused matrices, often no config."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from graphsched.convert import ternary
 from graphsched.convert.checkpoint import Checkpoint, values
 from graphsched.convert.config import HfConfig
 from graphsched.convert.floats import Floats
-from graphsched.convert.recipes import Recipe, is_same, join_halves, pieces
+from graphsched.convert.recipes import Recipe, is_same, pieces, unpermute_rows
 from graphsched.errors import LoadError
 
 
@@ -93,13 +93,13 @@ def _rows(
         )
     start = 0
     for i, (gguf, n) in enumerate(parts):
-        turned = {"attn_q": heads[0], "attn_k": heads[1]}.get(gguf.split(".")[-2], 0)
-        yield Recipe(gguf, (n, columns), (partial(_cut, source, name, i, (start, n), turned),))
+        n_heads = {"attn_q": heads[0], "attn_k": heads[1]}.get(gguf.split(".")[-2], 0)
+        yield Recipe(gguf, (n, columns), (partial(_cut, source, name, i, (start, n), n_heads),))
         start += n
 
 
 def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: int) -> Floats:
-    """Some rows; queries and keys lie in the order of neighbours and get that of halves, which `bitnet` turns."""
+    """Some rows; queries and keys lie in the order of neighbours and get that of halves, as `bitnet` rotates them."""
     start, n = rows
     if source.kind(name) == "I8":
         scales = values(source, f"{name}_scale") if f"{name}_scale" in source.shapes else np.zeros(0)
@@ -111,4 +111,4 @@ def _cut(source: Checkpoint, name: str, i: int, rows: tuple[int, int], heads: in
         )
     else:
         w = ternary.absmean(values(source, name)[start : start + n])
-    return join_halves(w, heads) if heads else w
+    return unpermute_rows(w, heads) if heads else w

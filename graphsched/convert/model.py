@@ -44,6 +44,7 @@ class Conversion:
 
     @property
     def types(self) -> dict[str, TensorType]:
+        """Type and shape of every tensor that is written."""
         return {name: TensorType(dtype, r.shape) for name, (r, dtype) in self.tensors.items()}
 
 

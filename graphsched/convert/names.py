@@ -10,8 +10,8 @@ from typing import Final
 class Family:
     """A GGUF architecture.
 
-    `is_permuted`: rows of queries and keys change their order. Hugging Face turns the halves of a head against each
-    other (element j with j + d/2), and so do all GGUF architectures but `llama`, whose rotation takes neighbours
+    `is_permuted`: rows of queries and keys change their order. Hugging Face rotates the halves of a head against
+    each other (element j with j + d/2), and so do all GGUF architectures but `llama`, whose rotation takes neighbours
     (2 j with 2 j + 1): the original Llama weights had that order, and files keep it.
     """
 

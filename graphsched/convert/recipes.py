@@ -31,13 +31,13 @@ class Recipe:
     parts: tuple[Callable[[], Floats], ...]
 
 
-def split_halves(w: Floats, heads: int) -> Floats:
-    """Rows [heads · d, ...] of Hugging Face's order, halves turning against each other, to that of neighbours."""
+def permute_rows(w: Floats, heads: int) -> Floats:
+    """Rows [heads · d, ...] from Hugging Face's order to llama's, whose rotation takes neighbours, not halves."""
     return w.reshape(heads, 2, -1, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
-def join_halves(w: Floats, heads: int) -> Floats:
-    """The inverse of `split_halves`."""
+def unpermute_rows(w: Floats, heads: int) -> Floats:
+    """The inverse of `permute_rows`."""
     return w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
@@ -138,7 +138,7 @@ def _heads(config: HfConfig, gguf: str) -> int:
 
 def _made(source: Checkpoint, config: HfConfig, name: str, is_ternary: bool, heads: int) -> Floats:
     w = _ternary(source, config, name) if is_ternary else values(source, name)
-    return split_halves(w, heads) if heads else w
+    return permute_rows(w, heads) if heads else w
 
 
 def _ternary(source: Checkpoint, config: HfConfig, name: str) -> Floats:
@@ -156,7 +156,7 @@ def _ternary(source: Checkpoint, config: HfConfig, name: str) -> Floats:
     scale = values(source, beside)
     if scale.size != 1 or not np.isfinite(scale).all() or not scale.all():
         raise LoadError(f"{source.where}: tensor {shown(beside)} is not a scale")
-    multiplies = config.part("quantization_config").values.get("linear_class") == "autobitlinear"
+    multiplies = config.nested("quantization_config").values.get("linear_class") == "autobitlinear"
     factor = scale.reshape(-1)[0]
     return w * (factor if multiplies else np.float32(1) / factor)
 

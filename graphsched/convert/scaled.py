@@ -53,6 +53,7 @@ class Scaled:
         }
 
     def kind(self, name: str) -> str:
+        """The type of a tensor by safetensors' name; F32 for quantised matrices."""
         return "F32" if name in self._matrices else self._source.kind(name)
 
     def stored(self, name: str) -> Any:

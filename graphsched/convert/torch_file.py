@@ -63,9 +63,11 @@ class TorchFile:
         self._last: tuple[str, bytes] | None = None
 
     def kind(self, name: str) -> str:
+        """The type of a tensor by safetensors' name."""
         return self._tensors[name].storage.kind
 
     def stored(self, name: str) -> NDArray[Any]:
+        """The tensor as stored, a read-only view of its storage."""
         t = self._tensors[name]
         item = np.dtype(t.storage.dtype).itemsize
         flat = np.frombuffer(self._storage(name, t.storage, item), t.storage.dtype)

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from graphsched.convert.components import Components, components_of, nested
 from graphsched.convert.config import read_json
-from graphsched.convert.parts import Parts, part, parts_of
 from graphsched.convert.special import AddedToken, added_tokens, special_keys
 from graphsched.convert.vocab_files import Words, read_merges, read_model
 from graphsched.convert.vocab_json import NO_MERGE, pad, words_of_json
@@ -68,14 +68,14 @@ def _read(
     """The words of a folder's tokenizer, how it treats text, and what is left out of that."""
     json, model, vocab = (folder / n for n in ("tokenizer.json", "tokenizer.model", "vocab.json"))
     if values:
-        is_spm = part(values, "model").get("byte_fallback") is True
-        parts = parts_of(values, is_spm)
+        is_spm = nested(values, "model").get("byte_fallback") is True
+        components = components_of(values, is_spm)
         words = (
             read_model(model)
             if is_spm and model.exists()
             else words_of_json(values, is_spm, n_vocab, json.name)
         )
-        keys, notes = _spaces(parts, json.name) if is_spm else _pre(values, parts, json.name, pre)
+        keys, notes = _spaces(components, json.name) if is_spm else _pre(values, components, json.name, pre)
         return words, dict(words.spaces) | keys, notes
     if model.exists():
         words = read_model(model)
@@ -144,18 +144,18 @@ def _keys(words: Words) -> dict[str, MetaValue]:
 
 
 def _pre(
-    values: Mapping[str, Any], parts: Parts, where: str, given: str | None
+    values: Mapping[str, Any], components: Components, where: str, given: str | None
 ) -> tuple[dict[str, MetaValue], tuple[str, ...]]:
     """The name that the pre-tokenizer's expressions have in GGUF files, and what of the tokenizer is left out."""
-    strange = parts.strange if given is None else ()
-    left_out = parts.left_out if given is None else (*parts.left_out, *parts.strange)
-    known = [(name, p) for name, p in KNOWN.items() if p.patterns == parts.patterns]
+    strange = components.strange if given is None else ()
+    left_out = components.left_out if given is None else (*components.left_out, *components.strange)
+    known = [(name, p) for name, p in KNOWN.items() if p.patterns == components.patterns]
     if given is None and (strange or not known):
         what = f" ({named(strange)})" if strange else ""
         sentence = f"its pre-tokenizer is none that is known here{what}"
         raise LoadError(f"{where}: {sentence}, --pre NAME says which it is like")
     notes = (f"{where}: {named(left_out)} is left out",) if left_out else ()
-    ignores = part(values, "model").get("ignore_merges") is True
+    ignores = nested(values, "model").get("ignore_merges") is True
     name = given or next((n for n, p in known if p.ignore_merges == ignores), known[0][0])
     keys: dict[str, MetaValue] = {f"{_PREFIX}pre": name}
     if given is None and KNOWN[name].ignore_merges != ignores:
@@ -163,8 +163,8 @@ def _pre(
     return keys, notes
 
 
-def _spaces(parts: Parts, where: str) -> tuple[dict[str, MetaValue], tuple[str, ...]]:
+def _spaces(components: Components, where: str) -> tuple[dict[str, MetaValue], tuple[str, ...]]:
     """Whether a text gets a space in front, of a tokenizer of SentencePiece's kind."""
-    if parts.strange:
-        raise LoadError(f"{where}: {named(parts.strange)} is nothing that a GGUF file can say")
-    return {f"{_PREFIX}add_space_prefix": parts.space_prefix}, ()
+    if components.strange:
+        raise LoadError(f"{where}: {named(components.strange)} is nothing that a GGUF file can say")
+    return {f"{_PREFIX}add_space_prefix": components.space_prefix}, ()

@@ -127,7 +127,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
 
 
 def _tiktoken(data: bytes) -> Words:
-    """Lines of a token in base 64 and its rank. The merge that makes a token is of the parts it has without it."""
+    """Lines of a token in base 64 and its rank. The merge that makes a token is of the pieces it has without it."""
     ranks: dict[bytes, int] = {}
     for line in data.split(b"\n"):
         if line:
@@ -139,23 +139,23 @@ def _tiktoken(data: bytes) -> Words:
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         words.texts.append(_shown(token))
         words.types.append(TokenType.NORMAL)
-        parts = _parts(token, ranks, rank)
-        if len(parts) == 2:
-            words.merges.append(" ".join(map(_shown, parts)))
+        pieces = _merged_below(token, ranks, rank)
+        if len(pieces) == 2:
+            words.merges.append(" ".join(map(_shown, pieces)))
     return words
 
 
-def _parts(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
+def _merged_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
     """The token's bytes, merged as far as pairs of a rank below `limit` go."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 1:
-        found = [ranks.get(a + b, limit) for a, b in pairwise(parts)]
-        best = min(found)
+    pieces = [token[i : i + 1] for i in range(len(token))]
+    while len(pieces) > 1:
+        merge_ranks = [ranks.get(a + b, limit) for a, b in pairwise(pieces)]
+        best = min(merge_ranks)
         if best >= limit:
             break
-        i = found.index(best)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts
+        i = merge_ranks.index(best)
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+    return pieces
 
 
 def _shown(token: bytes) -> str:

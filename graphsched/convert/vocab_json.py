@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from graphsched.convert.parts import part
+from graphsched.convert.components import nested
 from graphsched.convert.vocab_files import Words
 from graphsched.errors import LoadError
 from graphsched.gguf.format import shown
@@ -14,7 +14,7 @@ NO_MERGE: Final = -1e9  # the score of a token that no merge makes
 
 def words_of_json(values: Mapping[str, Any], is_spm: bool, n_vocab: int, where: str) -> Words:
     """The BPE model of a tokenizer.json; of a SentencePiece one the ranks of merges become scores."""
-    model = part(values, "model")
+    model = nested(values, "model")
     vocab, merges = model.get("vocab"), model.get("merges")
     if model.get("type") not in ("BPE", None) or not isinstance(vocab, dict) or not isinstance(merges, list):
         raise LoadError(f"{where}: its model is {shown(str(model.get('type')))}, BPE is needed")

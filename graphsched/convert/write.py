@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from graphsched.convert.model import Conversion
 from graphsched.convert.recipes import Recipe, rows_at_once
 from graphsched.gguf.atomic import check_target, replacing
-from graphsched.gguf.copy import groups_of, part_keys, part_path
+from graphsched.gguf.copy import groups_of, shard_keys, shard_path
 from graphsched.gguf.file import TensorInfo
 from graphsched.gguf.format import shown
 from graphsched.gguf.write import aligned, encode_header
@@ -34,9 +34,9 @@ def write(
     check_target(out, sum(aligned(t.nbytes) for t in types.values()))
     task = _Task(conversion, sum(t.numel for t in types.values()), begin, progress)
     for no, group in enumerate(groups):
-        keys = {**(conversion.keys if no == 0 else {}), **part_keys(no, len(groups), len(types))}
+        keys = {**(conversion.keys if no == 0 else {}), **shard_keys(no, len(groups), len(types))}
         head = encode_header(keys, {t.name: types[t.name] for t in group})
-        task.write(part_path(out, no, len(groups)) if groups[1:] else out, head, [t.name for t in group])
+        task.write(shard_path(out, no, len(groups)) if groups[1:] else out, head, [t.name for t in group])
 
 
 @dataclass

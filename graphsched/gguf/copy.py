@@ -54,13 +54,13 @@ def groups_of(
     return groups
 
 
-def part_path(prefix: Path, no: int, count: int) -> Path:
+def shard_path(prefix: Path, no: int, count: int) -> Path:
     """The name of part `no`, counted from 0, as every reader of parts expects it; of a single one the plain name."""
     stem = prefix.name.removesuffix(".gguf")
     return prefix.with_name(f"{stem}-{no + 1:05}-of-{count:05}.gguf" if count > 1 else f"{stem}.gguf")
 
 
-def part_keys(no: int, count: int, n_tensors: int) -> dict[str, MetaValue | bytes]:
+def shard_keys(no: int, count: int, n_tensors: int) -> dict[str, MetaValue | bytes]:
     """The keys of a part in the types that llama.cpp insists on; of a single part there are none."""
     if count == 1:
         return {}
@@ -135,11 +135,11 @@ def split(
 ) -> list[Path]:
     """Writes a part for each group; the paths. Metadata is in the first, as llama.cpp has it."""
     count, n_tensors = len(groups), sum(map(len, groups))
-    paths = [part_path(prefix, no, count) for no in range(count)]
+    paths = [shard_path(prefix, no, count) for no in range(count)]
     check_not_read(file, paths)
     for no, (path, group) in enumerate(zip(paths, groups, strict=True)):
         own = kept_metadata(file) if no == 0 else {}
-        write_copy(file, path, own | part_keys(no, count, n_tensors), group)
+        write_copy(file, path, own | shard_keys(no, count, n_tensors), group)
         progress(no + 1, count)
     return paths
 

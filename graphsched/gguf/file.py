@@ -54,13 +54,16 @@ class GgufFile:
 
     @property
     def file(self) -> str:
+        """The file's name, as errors print it."""
         return printable(self.path.name)
 
     def get(self, key: str, default: int) -> int:
+        """An integer key of the metadata. LoadError for one of another type."""
         return lookup(self.header.metadata, self.file, key, int, default)
 
 
 def open_file(path: Path, header_only: bool, on_error: ExitStack) -> GgufFile:
+    """Maps a file and reads its header; `on_error` unmaps it again. LoadError for what is no GGUF file."""
     data = _map_file(path)
     on_error.callback(unmap, data)
     return read_file(data, path, header_only)
@@ -120,6 +123,7 @@ def _map_file(path: Path) -> mmap.mmap:
 
 
 def unmap(data: mmap.mmap) -> None:
+    """Unmaps a file, now or when the last array over it goes."""
     with suppress(BufferError):  # an array still looks into it and unmaps it when it goes
         data.close()
 

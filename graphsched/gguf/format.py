@@ -61,6 +61,7 @@ def shown(name: str) -> str:
 
 
 def in_bytes(n: int) -> str:
+    """A number of bytes in words."""
     return "1 byte" if n == 1 else f"{n} bytes"
 
 

@@ -17,6 +17,7 @@ class Given:
     hits: int
 
     def as_json(self) -> dict[str, Any]:
+        """The argument and how often it was used, for reports."""
         return {"given": self.what, "hits": self.hits}
 
 

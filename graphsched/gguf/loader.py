@@ -141,8 +141,10 @@ def open_model(
     path = Path(path)
     with ExitStack() as on_error:
         given = open_file(path, header_only, on_error)
-        parts = tuple(given if p == path else open_file(p, header_only, on_error) for p in _part_paths(given))
-        _check_parts(parts)
+        parts = tuple(
+            given if p == path else open_file(p, header_only, on_error) for p in _shard_paths(given)
+        )
+        _check_shards(parts)
         model = ModelFile(_numbered(parts), overrides)
         on_error.pop_all()
         return model
@@ -155,7 +157,7 @@ def model_of_header(head: bytes, name: str) -> ModelFile:
     return ModelFile((read_file(data, Path(name), True),))
 
 
-def _part_paths(given: GgufFile) -> list[Path]:
+def _shard_paths(given: GgufFile) -> list[Path]:
     """The paths of all parts, given one; a file that is not split is its only part."""
     count = given.get("split.count", 0)
     if count < 2:
@@ -184,7 +186,7 @@ def _has_more_behind(part: GgufFile) -> bool:
     return b"GGUF" in tail
 
 
-def _check_parts(parts: tuple[GgufFile, ...]) -> None:
+def _check_shards(parts: tuple[GgufFile, ...]) -> None:
     if len(parts) == 1:
         return
     seen: dict[str, GgufFile] = {}

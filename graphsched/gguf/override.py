@@ -86,6 +86,7 @@ class Overridden(Mapping[str, MetaValue]):
 
     @property
     def overrides(self) -> Mapping[str, MetaValue]:
+        """The values that replace those of the file, by key."""
         return {o.key: o.value for o in self._overrides}
 
     def given(self) -> tuple[Given, ...]:

@@ -35,6 +35,7 @@ class Graph:
         return found
 
     def dump(self) -> str:
+        """A line per node: number, op, name and type."""
         return "\n".join(
             f"{i:4} {n.op.name:18} {self.names[n]:28} {n.type}" for i, n in enumerate(self.nodes)
         )

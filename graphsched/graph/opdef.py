@@ -47,6 +47,7 @@ def case(
     tolerance: float = 1e-9,
     **attrs: Any,
 ) -> Case:
+    """A test case of an op. ints: [low, high) by operand, for integers. tolerance: largest NMSE of a kernel."""
     return Case(types, attrs, ints or {}, tolerance)
 
 
@@ -65,6 +66,7 @@ class Lowering:
     permuted: tuple[str, ...] = ()
 
     def accepts(self, node: Tensor, names: Iterable[str]) -> bool:
+        """Whether this lowering takes a node: types of operands by name, then its own condition."""
         operands = dict(zip(names, node.sources, strict=False))
         fits = all(operands[n].dtype in kinds for n, kinds in self.types.items() if n in operands)
         return fits and (self.when is None or self.when(node))
@@ -231,4 +233,5 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def as_f32(x: Array) -> NDArray[np.float32]:
+    """The array in float32; itself if it is that already."""
     return np.asarray(x, dtype=np.float32)

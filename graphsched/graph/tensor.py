@@ -46,10 +46,12 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Dimensions, slowest first; numpy's order, not ggml's."""
         return self.type.shape
 
     @property
     def dtype(self) -> DType:
+        """The type of the elements."""
         return self.type.dtype
 
     @property
@@ -102,6 +104,7 @@ class Tensor:
 
 
 def weight(name: str, type: TensorType) -> Tensor:
+    """The leaf for a weight of the model file."""
     return Tensor(type, kind="weight", name=name)
 
 

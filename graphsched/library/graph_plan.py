@@ -103,7 +103,7 @@ class Plan:
             policy=self._options.policy,
             lengths=self.lengths,
             shared=lambda leaf: False,
-            improve=frozenset(SWITCHES) - self._options.off,
+            switches=frozenset(SWITCHES) - self._options.off,
         )
         return schedule(graph, target)
 

@@ -19,18 +19,21 @@ class MachineCosts:
     devices: Mapping[str, Device]
 
     def compute(self, device: str, node: Tensor, lengths: Mapping[str, int]) -> float:
+        """Seconds of a node on a device, its launch included."""
         processor = self.host if device == HOST else self.devices[device].processor
         cost = cost_of(node, lengths)
         launch = processor.graph_us if lengths.get("n_tokens", 1) == 1 else processor.launch_us
         return launch * 1e-6 + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
 
     def copy(self, nbytes: float, source: str, device: str) -> float:
+        """Seconds of a copy; between two devices it goes through the host."""
         if source == device:
             return 0.0
         down = copy_seconds(self.devices[source].link, nbytes, "down") if source != HOST else 0.0
         return down + (copy_seconds(self.devices[device].link, nbytes, "up") if device != HOST else 0.0)
 
     def total(self, schedule: Schedule, lengths: Mapping[str, int]) -> float:
+        """Seconds of a schedule on the virtual clock."""
         return simulate(schedule, self.host, self.devices, lengths).wall
 
 

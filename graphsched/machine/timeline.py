@@ -46,6 +46,7 @@ class Timeline:
 
     @property
     def wall(self) -> float:
+        """Seconds from the start to the end of the last event."""
         return max((e.end for e in self.events), default=0.0)
 
     def busy(self, *kinds: str, lane: str | None = None) -> float:

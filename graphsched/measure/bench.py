@@ -31,6 +31,7 @@ class Test:
 
     @property
     def name(self) -> str:
+        """The name as llama-bench writes it: pp512, tg128 @ d4096."""
         parts = [f"{kind}{n}" for kind, n in (("pp", self.n_prompt), ("tg", self.n_gen)) if n]
         behind = f"@pp{self.n_depth}" if self.is_after_prompt else f" @ d{self.n_depth}"
         return "+".join(parts) + (behind if self.n_depth else "")
@@ -71,6 +72,7 @@ class Result:
 
     @property
     def samples_ts(self) -> tuple[float, ...]:
+        """Tokens per second of each repetition."""
         return tuple(self.test.n_counted * 1e9 / ns for ns in self.samples_ns)
 
 

@@ -30,6 +30,7 @@ Words = NDArray[np.uint16]
 
 
 def row_words(n_vocab: int) -> int:
+    """16-bit words of a row of logits, padding included."""
     return _HEAD + n_vocab + n_vocab % 2
 
 

@@ -32,6 +32,7 @@ class Windows:
 
     @property
     def n_ctx(self) -> int:
+        """Tokens of a window."""
         return int(self.tokens.shape[1])
 
     @property
@@ -107,6 +108,7 @@ class Estimate:
     squares: float = 0.0
 
     def add(self, nll: Floats) -> None:
+        """Adds negative log-likelihoods [n] in nats."""
         wide = nll.astype(np.float64)
         self.n += len(wide)
         self.total += float(wide.sum())

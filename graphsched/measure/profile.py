@@ -40,10 +40,12 @@ class Request:
 
     @property
     def has_prompt(self) -> bool:
+        """Whether a prompt is measured."""
         return self.n_prompt > 0 and self.which != "decode"
 
     @property
     def has_generation(self) -> bool:
+        """Whether generation is measured."""
         return self.n_gen > 0 and self.which != "prefill"
 
 
@@ -119,7 +121,7 @@ class Measurement:
                 read, begin = done, perf_counter_ns()
         walls.append((begin, perf_counter_ns()))
         pieces.append(session.take_trace())
-        return joined(pieces), walls
+        return concat_traces(pieces), walls
 
     def phases(self) -> list[Phase]:
         """The phases measured so far."""
@@ -164,7 +166,7 @@ def tokens_of(session: Session, n: int) -> list[int]:
     return ids
 
 
-def joined(pieces: Sequence[Trace]) -> Trace:
+def concat_traces(pieces: Sequence[Trace]) -> Trace:
     """Traces one behind the other as one."""
     events: list[Event] = []
     runs: list[Run] = []
@@ -176,6 +178,7 @@ def joined(pieces: Sequence[Trace]) -> Trace:
 
 
 def prompt_name(n: int) -> str:
+    """The name of the prompt's phase."""
     return f"prompt, {n} tokens" if n > 1 else "prompt"
 
 
@@ -225,4 +228,4 @@ def behind(traces: Sequence[Trace]) -> Trace:
         runs = tuple(Run(r.schedule, r.lengths, r.begin + at, r.end + at) for r in trace.runs)
         moved.append(Trace(events, runs))
         at = runs[-1].end
-    return joined(moved)
+    return concat_traces(moved)

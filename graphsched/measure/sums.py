@@ -29,6 +29,7 @@ class Row:
 
     @property
     def mean(self) -> float:
+        """Mean nanoseconds of a repetition."""
         return mean(self.ns)
 
 

@@ -26,10 +26,12 @@ class Point:
 
     @property
     def speed_pp(self) -> float:
+        """Tokens per second of the prompt."""
         return self.pp / self.t_pp
 
     @property
     def speed_tg(self) -> float:
+        """Tokens per second of generation."""
         return self.tg / self.t_tg
 
 

@@ -34,6 +34,7 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
+        """Bytes of all kinds."""
         return self.weights + self.kv + self.arena + self.staging
 
 
@@ -55,6 +56,7 @@ class Plan:
 
     @cached_property
     def timeline(self) -> Timeline | None:
+        """Predicted events; None without a described machine."""
         if self.machine is None:
             return None
         return simulate(self.schedule, self.host, self.described_devices, self.lengths)
@@ -97,9 +99,11 @@ class Plan:
         return self.host if on == HOST else self.described_devices[on].processor
 
     def split_events(self, number: int) -> list[Event]:
+        """Predicted events of a split; none without a described machine."""
         return [e for e in self.timeline.events if e.split == number] if self.timeline else []
 
     def cause(self, node: Tensor) -> str:
+        """Why a node runs where it does, in the field's words."""
         return self.schedule.assignment.cause[node]
 
 

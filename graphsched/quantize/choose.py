@@ -56,6 +56,7 @@ class Choice:
 
     @property
     def is_copied(self) -> bool:
+        """Whether the tensor keeps its type, and its bytes are copied."""
         return self.dtype is self.source.dtype
 
 
@@ -200,8 +201,8 @@ class _Places:
         self._has_importance = has_importance
         names = list(file.tensors)
         self._values = sorted((n for n in names if "attn_v.weight" in n), key=layer_of)
-        joined = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
-        self._n_values = sum(any(part in n for part in joined) for n in names)
+        value_names = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
+        self._n_values = sum(any(part in n for part in value_names) for n in names)
 
     def of(self, name: str, part: str) -> Place:
         """Values are counted among the tensors that hold values, all else by layers."""

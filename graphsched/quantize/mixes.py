@@ -99,6 +99,7 @@ class Place:
 
     @property
     def is_early(self) -> bool:
+        """Whether the tensor is in the first eighth of the layers."""
         return self.i < self.n // 8
 
     @property

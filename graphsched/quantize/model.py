@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError, OptionError
 from graphsched.gguf.atomic import check_target, replacing
-from graphsched.gguf.copy import part_keys, part_path
+from graphsched.gguf.copy import shard_keys, shard_path
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.loader import ModelFile, TensorInfo
 from graphsched.gguf.write import aligned, encode_header
@@ -46,7 +46,7 @@ def write(
     """
     count = len(file.parts) if keep_split else 1
     groups = [[c for c in choices if count == 1 or c.source.part == no] for no in range(count)]
-    paths = [part_path(out, no, count) if count > 1 else out for no in range(count)]
+    paths = [shard_path(out, no, count) if count > 1 else out for no in range(count)]
     for path in paths:
         if path.exists() and any(path.samefile(part) for part in file.parts):
             raise OptionError(
@@ -56,7 +56,7 @@ def write(
     check_target(out, sum(_nbytes(group) for group in groups))
     for no, (path, group) in enumerate(zip(paths, groups, strict=True)):
         keys = _metadata(file, options) if no == 0 else {}
-        task.write(path, keys | part_keys(no, count, len(choices)), group)
+        task.write(path, keys | shard_keys(no, count, len(choices)), group)
 
 
 def _weights(choice: Choice) -> int:

@@ -70,7 +70,7 @@ def _slice(event: Event, start: int) -> Json:
 
 def flows(events: Sequence[Event], runs: Sequence[Run]) -> Iterator[list[tuple[str, int, Event]]]:
     """Of each copy: the step that made the tensor, the copy, and the first step that reads it, where they are there."""
-    parts = [_parts(run.schedule.graph) for run in runs]
+    parts = [_op_of_result(run.schedule.graph) for run in runs]
     made: dict[tuple[int, str], Event] = {}
     reads: dict[tuple[int, int], list[Event]] = defaultdict(list)
     for e in events:
@@ -93,7 +93,7 @@ def flows(events: Sequence[Event], runs: Sequence[Run]) -> Iterator[list[tuple[s
             yield [(kind, at, e) for kind, (e, at) in zip(kinds, points, strict=True)]
 
 
-def _parts(graph: Graph) -> Mapping[str, str]:
+def _op_of_result(graph: Graph) -> Mapping[str, str]:
     """The names of results of ops of several, each with that of its op, whose step makes it."""
     parts = (n for n in graph.nodes if n.traits.result_of)
     return {graph.names[n]: graph.names[n.operand(n.traits.result_of)] for n in parts}

@@ -72,6 +72,7 @@ def _split_data(plan: Plan, i: int, split: Split, nodes: bool) -> dict[str, Any]
 
 
 def name_of(plan: Plan, tensor: Tensor) -> str:
+    """A tensor's name in the plan's graph."""
     return plan.schedule.graph.names.get(tensor, tensor.name)
 
 

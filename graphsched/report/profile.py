@@ -17,10 +17,11 @@ STRIP: Final = 80  # layers in a line
 
 def render(data: Data, plain: bool = False) -> RenderableType:
     """All tables of a profile; `plain`: columns without lines, for pipes."""
-    return Group(*(part for phase in data["phases"] for part in phase_parts(phase, plain)))
+    return Group(*(part for phase in data["phases"] for part in phase_sections(phase, plain)))
 
 
-def phase_parts(phase: Data, plain: bool) -> list[RenderableType]:
+def phase_sections(phase: Data, plain: bool) -> list[RenderableType]:
+    """Headline and tables of one phase, in order."""
     parts: list[RenderableType] = [Text(f"\n{headline(phase)}")]
     for device in phase["devices"]:
         parts += _of(phase, "ops", device, "OP", f"{device}: time by op", plain)
@@ -76,6 +77,7 @@ def rates(row: Data) -> tuple[str, str, str]:
 
 
 def micro(seconds: float) -> str:
+    """Seconds as microseconds; two decimals below 10."""
     return f"{seconds * 1e6:.0f}" if seconds >= 1e-5 else f"{seconds * 1e6:.2f}"
 
 

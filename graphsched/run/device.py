@@ -17,7 +17,7 @@ from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.affinity import Pins
 from graphsched.run.lowering import Low
-from graphsched.run.operand import Item, Memory, Operand, Places, Work
+from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
 from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 
@@ -94,7 +94,7 @@ class Device(Protocol):
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
         """An item that copies between this device and another; of experts only those that ids name."""
 
-    def pack(self, items: Sequence[Item], places: Places, progress: Progress | None = None) -> Program:
+    def pack(self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None) -> Program:
         """A program of the items of one stream."""
 
     def abort(self, on: bool) -> None:

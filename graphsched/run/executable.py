@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graphsched.graph.tensor import Extent, TensorType
 from graphsched.run.device import Program
-from graphsched.run.operand import Item, Operand, Places, PythonStep
+from graphsched.run.operand import Addresses, Item, Operand, PythonStep
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import OFF, RUN, Recorder
 from graphsched.schedule.scheduler import Schedule
@@ -58,13 +58,13 @@ class Executable:
         recorder: Recorder,
         poison: bool,
         schedule: Schedule,
-        places: Places,
+        addresses: Addresses,
         streams: Mapping[str, list[Item]],
         programs: Mapping[str, Program],
         results: list[Operand],
         tags: Mapping[str, tuple[Tag, ...]],
     ) -> None:
-        self.schedule, self.places, self.programs, self.tags = schedule, places, programs, tags
+        self.schedule, self.addresses, self.programs, self.tags = schedule, addresses, programs, tags
         self.recorder, self.streams, self._poison = recorder, streams, poison
         # What every run needs, resolved once: decode is a few Python statements.
         self._others = [p for stream, p in programs.items() if stream != HOST]
@@ -72,7 +72,7 @@ class Executable:
         self._order = [programs[stream] for stream in self.order]
         whole = [tuple(map(int, o.type.shape)) for o in results]
         self._views = [
-            (places.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
+            (addresses.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
             for o, shape in zip(results, whole, strict=True)
         ]
         self._results = results
@@ -85,7 +85,7 @@ class Executable:
 
     def _output(self, view: Array | None, word: str, operand: Operand) -> Array:
         if view is None:
-            view = self.places.values(operand, tuple(map(int, operand.type.shape)))
+            view = self.addresses.values(operand, tuple(map(int, operand.type.shape)))
         return view[: self._lengths[word]] if word in self._lengths else view
 
     def run(self, lengths: Mapping[str, int]) -> None:
@@ -103,10 +103,10 @@ class Executable:
         """Runs; the marks by which programs find the times of this run."""
         self._lengths = lengths
         if self._poison:
-            for arena in self.places.arenas.values():
+            for arena in self.addresses.arenas.values():
                 arena.fill(0xFF)  # NaN in every float type, -1 in integers
-        if self.places.flags is not None:
-            self.places.flags.bytes[:] = 0
+        if self.addresses.flags is not None:
+            self.addresses.flags.bytes[:] = 0
         marks = [program.launch(lengths, level) for program in self._order]
         for program in self._others:
             program.wait()

@@ -69,7 +69,7 @@ class Low:
         elif node.sources[:1] and (node.sources[0], node.attrs.get("start")) in self._parts:
             self.part(node)
         elif made_of(node) != (node,):
-            self.lower_in_parts(node)
+            self.lower_unfused(node)
         else:
             sources = tuple(map(self.operand, node.sources))
             self.items.append(PythonStep(node, sources, self.result(node), index))
@@ -118,7 +118,7 @@ class Low:
         else:
             self._parts |= {(node, start): o for start, o in zip(starts(types), made, strict=True)}
 
-    def lower_in_parts(self, node: Tensor) -> None:
+    def lower_unfused(self, node: Tensor) -> None:
         """Lowers a fused op as the nodes that it stands for, one by one."""
         made = made_of(node)
         for inner in between(node.sources, made):
@@ -145,6 +145,7 @@ class Low:
         self._operands[node] = operand
 
     def scratch(self, name: str, type: TensorType) -> Operand:
+        """Memory that a kernel uses while it runs, planned in an arena."""
         return dense(Buffer(name, type.nbytes, device=self.device), type)
 
     def constant(self, array: NDArray[Any]) -> Operand:

@@ -48,6 +48,7 @@ class Buffer:
 
     @property
     def is_planned(self) -> bool:
+        """Whether the memory planner places it, in an arena."""
         return self.memory is None
 
     @property
@@ -87,11 +88,18 @@ class Item(Protocol):
     """What a node or copy lowers to: one unit of work of one stream of one device."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """The device whose stream runs it."""
+
     @property
-    def work(self) -> Work: ...
-    def reads(self) -> list[Operand]: ...
-    def writes(self) -> list[Operand]: ...
+    def work(self) -> Work:
+        """What kind of stream runs it."""
+
+    def reads(self) -> list[Operand]:
+        """Operands that it reads."""
+
+    def writes(self) -> list[Operand]:
+        """Operands that it writes."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +114,21 @@ class PythonStep:
     work: Work = "compute"
 
     def reads(self) -> list[Operand]:
+        """Operands that it reads."""
         return list(self.sources)
 
     def writes(self) -> list[Operand]:
+        """The result."""
         return [self.result]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where buffers ended up: offsets in arenas, the memory of each arena, and the words of flags (64 bytes each)."""
+class Addresses:
+    """Where the operands of an executable are: in memory of their own, or at an offset in an arena.
+
+    plans: the offset in bytes of each buffer, by arena. arenas: the memory of each. flags: the words by which streams
+    wait for each other, FLAG_BYTES each; None if no stream waits.
+    """
 
     plans: Mapping[str, Arena]
     arenas: Mapping[str, Memory]
@@ -128,6 +142,7 @@ class Places:
         return self.arenas[buffer.arena], self.plans[buffer.arena].offsets[buffer] + operand.offset
 
     def address(self, operand: Operand) -> int:
+        """The address of an operand's first byte."""
         memory, start = self.at(operand)
         return memory.address + start
 
@@ -165,6 +180,7 @@ def sized(device: str, leaf: Tensor) -> Operand:
 
 
 def dense(buffer: Buffer, type: TensorType) -> Operand:
+    """The operand that is a whole buffer, row after row without gaps."""
     return Operand(buffer, type, contiguous_strides(type))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphsched.graph.tensor import Tensor
-from graphsched.run.operand import Places, PythonStep
+from graphsched.run.operand import Addresses, PythonStep
 from graphsched.types.shapes import Lengths
 
 Array = NDArray[Any]
@@ -17,8 +17,8 @@ def evaluate(node: Tensor, sources: list[Array], actual: Lengths) -> Array:
     return node.declaration.evaluate(*sources, **attrs)
 
 
-def run_python(step: PythonStep, places: Places, actual: Lengths) -> None:
+def run_python(step: PythonStep, addresses: Addresses, actual: Lengths) -> None:
     """Runs one step on views of its operands' memory."""
-    sources = [places.values(o, actual.shape(o.type.shape)) for o in step.sources]
-    result = places.array(step.result, actual.shape(step.result.type.shape))
+    sources = [addresses.values(o, actual.shape(o.type.shape)) for o in step.sources]
+    result = addresses.array(step.result, actual.shape(step.result.type.shape))
     result[...] = evaluate(step.node, sources, actual)

@@ -28,13 +28,13 @@ def _apart(groups: Bytes, r: int, size: int) -> Bytes:
 def _q8_0_r8(groups: Bytes) -> Bytes:
     b = _apart(groups, 8, 34)
     q = b[..., 2:].reshape(*b.shape[:2], 8, 2, 4, 4).transpose(0, 1, 3, 4, 2, 5)  # [G, B, half, l, R, i]
-    return _joined(b[..., :2], q)
+    return _concat(b[..., :2], q)
 
 
 def _q4_0_r8(groups: Bytes) -> Bytes:
     b = _apart(groups, 8, 18)
     q = b[..., 2:].reshape(*b.shape[:2], 8, 4, 4).swapaxes(2, 3)  # [G, B, l, R, i]
-    return _joined(b[..., :2], q)
+    return _concat(b[..., :2], q)
 
 
 def _iq4_nl_r4(groups: Bytes) -> Bytes:
@@ -42,13 +42,13 @@ def _iq4_nl_r4(groups: Bytes) -> Bytes:
     b = _apart(groups, 4, 18)
     codes = np.stack([b[..., 2:] & 15, b[..., 2:] >> 4], axis=-2)  # [G, B, R, s, 16]
     q = codes.reshape(*b.shape[:2], 4, 2, 2, 2, 4).transpose(0, 1, 4, 5, 3, 2, 6)  # [G, B, h, a, s, R, i]
-    return _joined(b[..., :2], q[:, :, 0] | q[:, :, 1] << np.uint8(4))
+    return _concat(b[..., :2], q[:, :, 0] | q[:, :, 1] << np.uint8(4))
 
 
-def _joined(scales: Bytes, codes: Bytes) -> Bytes:
+def _concat(scales: Bytes, codes: Bytes) -> Bytes:
     """Scales of all rows, then their codes, block by block: [G, bytes of a group]."""
-    parts = [p.reshape(*p.shape[:2], -1) for p in (scales, codes)]
-    return np.concatenate(parts, axis=-1).reshape(scales.shape[0], -1)
+    scales_and_codes = [x.reshape(*x.shape[:2], -1) for x in (scales, codes)]
+    return np.concatenate(scales_and_codes, axis=-1).reshape(scales.shape[0], -1)
 
 
 _REPACKERS: Final[Mapping[str, Callable[[Bytes], Bytes]]] = {
@@ -69,11 +69,11 @@ def repack(
     groups, out = raw.reshape(-1, group), np.empty_like(raw).reshape(-1, group)
     step = max(1, (1 << 20) // group)
 
-    def part(first: int) -> None:
+    def repack_groups(first: int) -> None:
         out[first : first + step] = _REPACKERS[type.name](groups[first : first + step])
 
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(part, range(0, len(groups), step)))
+        list(pool.map(repack_groups, range(0, len(groups), step)))
     return out.reshape(-1)
 
 

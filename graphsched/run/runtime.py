@@ -15,7 +15,7 @@ from graphsched.run.arenas import plan_arenas
 from graphsched.run.device import Device, Progress, Raw, Setup, open_devices
 from graphsched.run.executable import Executable, tagged
 from graphsched.run.lowering import Low
-from graphsched.run.operand import FLAG_BYTES, Buffer, Item, Memory, Operand, Places, dense
+from graphsched.run.operand import FLAG_BYTES, Addresses, Buffer, Item, Memory, Operand, dense
 from graphsched.run.repack import repack
 from graphsched.run.streams import in_streams
 from graphsched.run.trace import Recorder
@@ -115,13 +115,15 @@ class Runtime:
         self._convert(schedule.graph, progress)
         self._load(schedule, progress)
         items, results, issues = lowered(schedule, self.devices, self.leaf)
-        places = self._places(items, results)
-        streams, n_flags = in_streams(items, self._stream_of, places)
-        places = replace(places, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None)
-        programs = {s: self._runner(s).pack(own, places, progress) for s, own in streams.items()}
+        addresses = self._addresses(items, results)
+        streams, n_flags = in_streams(items, self._stream_of, addresses)
+        addresses = replace(
+            addresses, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None
+        )
+        programs = {s: self._runner(s).pack(own, addresses, progress) for s, own in streams.items()}
         tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
         return Executable(
-            self.recorder, self.setup.poison, schedule, places, streams, programs, results, tags
+            self.recorder, self.setup.poison, schedule, addresses, streams, programs, results, tags
         )
 
     def _load(self, schedule: Schedule, progress: Progress | None) -> None:
@@ -142,10 +144,10 @@ class Runtime:
             if progress and total:
                 progress("loading weights, MB", min(done // 10**6, total), total)
 
-    def _places(self, items: list[Item], results: list[Operand]) -> Places:
+    def _addresses(self, items: list[Item], results: list[Operand]) -> Addresses:
         plans = plan_arenas(items, [o.buffer for o in results])
         device = {name: self.devices[name.removesuffix(" staging")] for name in plans}
-        return Places(plans, {name: device[name].allocate(max(p.nbytes, 64)) for name, p in plans.items()})
+        return Addresses(plans, {name: device[name].allocate(max(p.nbytes, 64)) for name, p in plans.items()})
 
     def _stream_of(self, item: Item) -> tuple[str, str]:
         stream = self.devices[item.device].streams[item.work]

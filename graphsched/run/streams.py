@@ -7,7 +7,7 @@ item that touches bytes which an item of another stream touched waits for that o
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphsched.run.operand import Item, Operand, Places, Work
+from graphsched.run.operand import Addresses, Item, Operand, Work
 
 Span = tuple[int, int]
 
@@ -28,9 +28,11 @@ class Signal:
     work: Work = "compute"
 
     def reads(self) -> list[Operand]:
+        """None: a flag is no operand."""
         return []
 
     def writes(self) -> list[Operand]:
+        """None: a flag is no operand."""
         return []
 
 
@@ -51,7 +53,7 @@ class _Access:
 
 @dataclass
 class _Streams:
-    places: Places
+    addresses: Addresses
     items: dict[str, list[Item]] = field(default_factory=dict)
     # per stream: how far each other stream is known to be
     known: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -68,7 +70,8 @@ class _Streams:
         own.append(item)
         touched = [(o, False) for o in item.reads()] + [(o, True) for o in item.writes()]
         new = [
-            (id(self.places.at(o)[0]), _Access(self.places.span(o), stream, position, w)) for o, w in touched
+            (id(self.addresses.at(o)[0]), _Access(self.addresses.span(o), stream, position, w))
+            for o, w in touched
         ]
         new = [(memory, access) for memory, access in new if memory in self.written]
         self._order_after(stream, position, [a for m, x in new for a in self._conflicts(m, x)])
@@ -132,7 +135,7 @@ def _overlap(a: Span, b: Span) -> bool:
 
 
 def in_streams(
-    items: Sequence[Item], stream_of: Callable[[Item], tuple[str, str]], places: Places
+    items: Sequence[Item], stream_of: Callable[[Item], tuple[str, str]], addresses: Addresses
 ) -> tuple[dict[str, list[Item]], int]:
     """Items in running order -> those of each stream with its waits and signals, and the number of flags.
 
@@ -141,7 +144,7 @@ def in_streams(
     owners = dict(map(stream_of, items))
     if len(owners) < 2:
         return {stream: list(items) for stream in owners}, 0
-    streams = _Streams(places, written={id(places.at(o)[0]) for item in items for o in item.writes()})
+    streams = _Streams(addresses, written={id(addresses.at(o)[0]) for item in items for o in item.writes()})
     for item in items:
         streams.add(stream_of(item)[0], item)
     return streams.finish(owners), streams.n_flags

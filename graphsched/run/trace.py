@@ -51,6 +51,7 @@ class Event:
 
     @property
     def ns(self) -> int:
+        """Duration in nanoseconds."""
         return self.end - self.begin
 
 

@@ -22,7 +22,7 @@ class Target:
 
     `supports(device, node)`: whether a device has a kernel for a node. `shared`: weights small enough to be held by
     every device that reads them. `lengths`: the actual length of each extent in this run.
-    `costs`: what decisions weigh.
+    `costs`: what decisions weigh. `switches`: those that are on, of fusions and of passes that improve on ggml's.
     """
 
     devices: tuple[str, ...]
@@ -31,7 +31,7 @@ class Target:
     policy: "Policy"
     lengths: Mapping[str, int]
     shared: Callable[[Tensor], bool] = lambda leaf: leaf.name.startswith("rope_")
-    improve: frozenset[str] = frozenset({"traffic", "hoist"})
+    switches: frozenset[str] = frozenset({"traffic", "hoist"})
     costs: Costs = CROSSING_BYTES
 
     def length(self, node: Tensor) -> int:
@@ -74,7 +74,7 @@ def assign(graph: Graph, target: Target) -> Assignment:
     expand(draft)
     upgrade(draft)
     leftovers(draft)
-    if "traffic" in target.improve:
+    if "traffic" in target.switches:
         place_by_traffic(draft)
     return Assignment(draft.device, draft.cause)
 

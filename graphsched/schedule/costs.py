@@ -32,12 +32,15 @@ class CrossingBytes:
     """Bytes that cross a link."""
 
     def compute(self, device: str, node: Tensor, lengths: Mapping[str, int]) -> float:
+        """Zero: only copies count."""
         return 0.0
 
     def copy(self, nbytes: float, source: str, device: str) -> float:
+        """Bytes over links; twice where both ends are devices."""
         return nbytes * ((source != HOST) + (device != HOST)) if source != device else 0.0
 
     def total(self, schedule: "Schedule", lengths: Mapping[str, int]) -> float:
+        """Bytes that a schedule copies over links."""
         crossing = ((c, _actual(c.source, lengths).nbytes) for c in schedule.copies)
         return sum(self.copy(nbytes, c.from_device, c.to_device) for c, nbytes in crossing)
 

@@ -62,7 +62,7 @@ def fuse_placed(
 
 
 def _rules(needs: Needs, target: Target) -> Iterator[Rule]:
-    return (rule for rule in RULES if rule.needs == needs and rule.switch in target.improve)
+    return (rule for rule in RULES if rule.needs == needs and rule.switch in target.switches)
 
 
 def _has_one_home(found: Fusion, target: Target) -> bool:
@@ -212,8 +212,8 @@ class _Rebuilt:
             self.add(made, last)
             return
         made = made.over(self.new.get(s, s) for s in made.sources)
-        labels = _joined(self.old.labels[node] for node in found.stands_for)
-        self._put(made, last, _joined_name(self.old, found), labels)
+        labels = _plus(self.old.labels[node] for node in found.stands_for)
+        self._put(made, last, _fused_name(self.old, found), labels)
         for part, old in zip(results(made), found.stands_for, strict=True):
             if self.old.readers[old]:
                 self.add(part, old)
@@ -226,13 +226,13 @@ class _Rebuilt:
         return Graph(tuple(self.like), outputs, self.names, self.labels)
 
 
-def _joined(labels: Iterable[str]) -> str:
+def _plus(labels: Iterable[str]) -> str:
     return "+".join(filter(None, labels))
 
 
-def _joined_name(graph: Graph, found: Fusion) -> str:
+def _fused_name(graph: Graph, found: Fusion) -> str:
     """blk.3.attn_q+attn_k+attn_v"""
     names = [graph.names[node] for node in found.stands_for]
     layer = layer_of(names[-1])
     short = (name.removeprefix(f"blk.{layer_of(name)}.") for name in names)
-    return (f"blk.{layer}." if layer >= 0 else "") + _joined(short)
+    return (f"blk.{layer}." if layer >= 0 else "") + _plus(short)

@@ -46,6 +46,7 @@ class MinBatch:
     min_batch: int = 32
 
     def wants(self, node: Tensor, rows: int) -> bool:
+        """Whether the node has enough rows; experts count the rows that each sees on average."""
         traits = node.traits
         if traits.chosen_by:
             n_used = int(node.operand(traits.chosen_by).shape[1])
@@ -62,6 +63,7 @@ class OffloadPolicy:
     rule: Policy = field(default=MinBatch())
 
     def wants(self, node: Tensor, rows: int) -> bool:
+        """What the rule says, False for ops that are off."""
         return int(node.op) not in self.off and self.rule.wants(node, rows)
 
     def __str__(self) -> str:
@@ -77,6 +79,7 @@ class Checked:
     name: str
 
     def wants(self, node: Tensor, rows: int) -> bool:
+        """What the policy says. OptionError if it raises, or says neither True nor False."""
         try:
             found = self.policy.wants(node, rows)
         except Exception as error:  # another's code can raise anything

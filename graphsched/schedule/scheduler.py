@@ -29,6 +29,7 @@ class Copy:
 
     @property
     def is_weight(self) -> bool:
+        """Whether a weight is copied, and not an activation."""
         return self.source.kind == "weight"
 
     @property
@@ -105,7 +106,7 @@ def _with_fusions(
 ) -> tuple[Schedule, frozenset[str]]:
     """The schedule with fusions of placed nodes, and the switches of doubtful ones that are not in it."""
     graph, assignment, doubtful = fuse_placed(graph, assignment, target, bold)
-    order = hoist(graph, assignment) if "hoist" in target.improve else graph.nodes
+    order = hoist(graph, assignment) if "hoist" in target.switches else graph.nodes
     return cut(graph, order, assignment, target), doubtful
 
 

@@ -12,7 +12,7 @@ from graphsched.arch.weights import Weights
 from graphsched.errors import LoadError, ShapeError
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.graph.graph import Graph
-from graphsched.graph.rewrites.rewrite import attention_in_parts, select_outputs
+from graphsched.graph.rewrites.rewrite import select_outputs, unfused_attention
 from graphsched.graph.tensor import TensorType
 from graphsched.session.options import SessionOptions
 from graphsched.session.summary import summary
@@ -52,6 +52,7 @@ class Model:
 
     @property
     def n_ctx_train(self) -> int:
+        """Tokens of the context that the model was trained with; 0 if the file does not say."""
         return self.config.n_ctx_train
 
     @cached_property
@@ -61,6 +62,7 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the file, made on first use. LoadError if it has none or a bad one."""
         return from_metadata(self.file.metadata, self.source)
 
     def context(self, options: SessionOptions) -> int:
@@ -76,7 +78,7 @@ class Model:
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             graph = select_outputs(logits, inputs.out_ids)
-            return attention_in_parts(graph) if "fa" in options.off else graph
+            return unfused_attention(graph) if "fa" in options.off else graph
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None
 

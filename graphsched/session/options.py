@@ -11,7 +11,7 @@ from graphsched.errors import LoadError, OptionError
 from graphsched.option import Options, Parsed, declarations, names, one_of, option, switch, texts
 from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
 from graphsched.schedule.options import PlacementOptions
-from graphsched.session.switches import SWITCHES, field, read_off, turned
+from graphsched.session.switches import SWITCHES, field, read_off, switched
 
 if TYPE_CHECKING:
     from graphsched.schedule.policy import Policy
@@ -48,7 +48,7 @@ def _rule(given: Any) -> "Policy | None":
 class SessionOptions(Options):
     """How to run a model. Takes texts as a command line has them, or values; holds values.
 
-    off: switches turned off. devices: names or descriptions, in order of priority. offload_policy: ops by number that
+    off: switches switched off. devices: names or descriptions, in order of priority. offload_policy: ops by number that
     may not upload, or a policy. poison: fill memory with NaN before each run, so that a missing copy shows. streams:
     simulated devices run streams of their own, each in a thread, as real ones do; slower, for checks.
     mla: how latent attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys
@@ -203,7 +203,7 @@ def session_options(**given: Any) -> SessionOptions:
     switches = {name: given.pop(name) for name in map(field, SWITCHES) if name in given}
     placed = {name: given.pop(name) for name in declarations(PlacementOptions) if name in given}
     options = SessionOptions(**given)
-    placement, off = replace(options.placement, **placed), turned(options.off, switches)
+    placement, off = replace(options.placement, **placed), switched(options.off, switches)
     return replace(options, placement=placement, off=off)
 
 

@@ -60,7 +60,7 @@ class Planner:
             policy=self.policy,
             lengths=lengths,
             costs=self.costs,
-            improve=frozenset(SWITCHES) - self.options.off,
+            switches=frozenset(SWITCHES) - self.options.off,
         )
 
     def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:

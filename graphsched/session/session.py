@@ -51,6 +51,7 @@ class Session:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
         return self.model.tokenizer
 
     @property

@@ -46,6 +46,7 @@ def parameters(model: "Model") -> tuple[int, int]:
 
 
 def summary(model: "Model", options: SessionOptions) -> str:
+    """Parameters, types and sizes of a model and its cache, in one line."""
     n, active = parameters(model)
     sizes: Counter[str] = Counter()
     for info in model.file.tensors.values():

@@ -56,8 +56,8 @@ def field(name: str) -> str:
     return name.replace("-", "_")
 
 
-def turned(off: Iterable[str], given: Mapping[str, Any]) -> frozenset[str]:
-    """The switches that are off once some, given by keyword, are turned on or off."""
+def switched(off: Iterable[str], given: Mapping[str, Any]) -> frozenset[str]:
+    """The switches that are off once some, given by keyword, are switched on or off."""
     chosen = {n: read(field(n), o, given[field(n)]) for n, o in SWITCHES.items() if field(n) in given}
     return frozenset(n for n in {*off, *chosen} if not chosen.get(n, False))
 

@@ -35,11 +35,13 @@ class Layout:
 
 
 def llama_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention and a gated feed-forward."""
     yield from _attention(k)
     yield from _dense(k)
 
 
 def qwen3moe_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention with normed heads, experts."""
     yield from _attention(k)
     yield "attn_q_norm.weight", (k["attention.key_length"],)
     yield "attn_k_norm.weight", (k["attention.key_length"],)
@@ -47,6 +49,7 @@ def qwen3moe_block(k: Keys, i: int) -> Shapes:
 
 
 def llama4_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention, and experts in every so many layers."""
     yield from _attention(k)
     if (i + 1) % k["interleave_moe_layer_step"]:
         yield from _dense(k)
@@ -56,6 +59,7 @@ def llama4_block(k: Keys, i: int) -> Shapes:
 
 
 def bitnet_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention and feed-forward with norms inside."""
     yield from _attention(k)
     yield "attn_sub_norm.weight", (k["embedding_length"],)
     yield from _dense(k)
@@ -63,6 +67,7 @@ def bitnet_block(k: Keys, i: int) -> Shapes:
 
 
 def deepseek2_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: latent attention, experts behind the leading dense layers."""
     yield from _latent_attention(k)
     if i < k["leading_dense_block_count"]:
         yield from _dense(k)

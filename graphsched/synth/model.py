@@ -23,6 +23,7 @@ _FIRST_TOKENS: Final = ("<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in 
 
 
 def names() -> list[str]:
+    """Names of the models that can be made."""
     return list(LAYOUTS)
 
 

@@ -43,9 +43,11 @@ class BpeCoder:
         self._words = per_word(self._word)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
+        """Token ids of a text without special tokens."""
         return self._words(self._pre.split(text))
 
     def piece(self, token: int) -> bytes:
+        """The bytes of a token."""
         text = self._vocab.tokens[token]
         if self._vocab.types[token] == TokenType.NORMAL and _ALPHABET.issuperset(text):
             return text.translate(_TO_BYTE).encode("latin-1")

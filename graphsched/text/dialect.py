@@ -29,8 +29,11 @@ class Vocabulary(Protocol):
     bos: int | None
     eos: int | None
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
-    def piece(self, token: int, special: bool = False) -> bytes: ...
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text."""
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes of a token; of a special one only if asked for."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ _LONG_WORD: Final = 64  # characters; longer ones hardly come again
 
 
 def merge(symbols: list[str], rank: Callable[[str, str], float | None]) -> list[str]:
-    """Joins neighbours, the lowest rank first and the leftmost among equals, until no pair has a rank.
+    """Merges neighbours, the lowest rank first and the leftmost among equals, until no pair has a rank.
 
     O(n log n): an untrusted text may be one word of any length.
     """

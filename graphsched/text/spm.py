@@ -37,6 +37,7 @@ class SpmCoder:
         return self._words(_WORDS.findall(text) if self._words_are_apart else [text])
 
     def piece(self, token: int) -> bytes:
+        """The bytes of a token, ▁ as a space."""
         text, kind = self._vocab.tokens[token], self._vocab.types[token]
         if kind == TokenType.BYTE and (match := _BYTE.fullmatch(text)):
             return bytes.fromhex(match[1])

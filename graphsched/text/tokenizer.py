@@ -26,8 +26,11 @@ class Coder(Protocol):
     add_space_prefix: bool
     notes: tuple[str, ...]
 
-    def encode(self, text: str, after_special: bool) -> list[int]: ...
-    def piece(self, token: int) -> bytes: ...
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """Token ids of a text without special tokens; `after_special`: one stands in front of it."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token."""
 
 
 class Stream:
@@ -82,7 +85,7 @@ class Tokenizer:
         """
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
         after_special = True
-        for part in self._parts(_NO_CHARACTER.sub("\ufffd", text), parse_special):
+        for part in self._pieces(_NO_CHARACTER.sub("\ufffd", text), parse_special):
             if isinstance(part, int):
                 ids.append(part)
             else:
@@ -102,7 +105,7 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def stream(self, *, continuing: bool = False) -> Stream:
-        """A decoder for tokens that come one by one; its texts joined are what `decode` gives."""
+        """A decoder for tokens that come one by one; its texts together are what `decode` gives."""
         return Stream(self._piece, self.add_space_prefix and not continuing)
 
     def piece(self, token: int, special: bool = False) -> bytes:
@@ -114,7 +117,7 @@ class Tokenizer:
             raise Error(f"token {token} is outside the vocabulary of {self.n_vocab} tokens")
         return self._coder.piece(token) if special or self._vocab.types[token] in _VISIBLE else b""
 
-    def _parts(self, text: str, parse_special: bool) -> list[str | int]:
+    def _pieces(self, text: str, parse_special: bool) -> list[str | int]:
         """The text cut at special tokens, the longest first wherever they are."""
         parts: list[str | int] = [text] if text else []
         characters = set(text)

@@ -51,15 +51,18 @@ class Fields:
     source: str
 
     def fail(self, key: str, what: str) -> LoadError:
+        """The error that names file and key."""
         return LoadError(f"{shown(self.source)}: key {_PREFIX}{key} {what}")
 
     def text(self, key: str) -> str | None:
+        """A string, None if there is no such key. LoadError for another type."""
         value = self.metadata.get(_PREFIX + key)
         if value is not None and not isinstance(value, str):
             raise self.fail(key, "is not a string")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
+        """A bool. LoadError for another type."""
         value = self.metadata.get(_PREFIX + key, default)
         if not isinstance(value, bool | np.bool_):
             raise self.fail(key, "is not a bool")
@@ -73,6 +76,7 @@ class Fields:
         return next((int(v) for v in (value, default) if v is not None and 0 <= v < n_vocab), None)
 
     def strings(self, key: str) -> list[str]:
+        """An array of strings. LoadError if it is missing or holds anything else."""
         if _PREFIX + key not in self.metadata:
             raise self.fail(key, "is missing")
         values = _as_list(self.metadata[_PREFIX + key])
@@ -113,6 +117,7 @@ class Vocab:
     eog: frozenset[int]
 
     def of_type(self, *types: TokenType) -> list[int]:
+        """Ids of all tokens of these types, ascending."""
         return np.flatnonzero(np.isin(self.types, types)).tolist()
 
     def plain_ids(self) -> dict[str, int]:

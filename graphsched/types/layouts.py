@@ -98,7 +98,7 @@ def _to_iq1_bn(rows: Floats) -> Bytes:
     q = q.reshape(rows.shape[0], -1, 4, 16)
     fives = _pack_trits(q[..., :15].reshape(*q.shape[:2], 12, 5))
     blocks = np.concatenate([fives, _pack_trits(q[..., 15])[..., None]], axis=-1)
-    return _join(scale.astype("<f2"), blocks)
+    return _with_headers(scale.astype("<f2"), blocks)
 
 
 def _iq2_bn(rows: Bytes, tail: Bytes) -> Floats:
@@ -109,7 +109,7 @@ def _iq2_bn(rows: Bytes, tail: Bytes) -> Floats:
 def _to_iq2_bn(rows: Floats) -> Bytes:
     scale, q = _codes(rows)
     blocks = _pack_crumbs(q.reshape(rows.shape[0], -1, 4, 16).swapaxes(2, 3))
-    return _join(scale.astype("<f4"), blocks)
+    return _with_headers(scale.astype("<f4"), blocks)
 
 
 def _iq2_bn_r4(rows: Bytes, tail: Bytes) -> Floats:
@@ -122,7 +122,7 @@ def _iq2_bn_r4(rows: Bytes, tail: Bytes) -> Floats:
 def _to_iq2_bn_r4(rows: Floats) -> Bytes:
     scale, q = _codes(rows)
     q = q.reshape(rows.shape[0] // 4, 4, -1, 4, 4, 4).transpose(0, 2, 3, 1, 5, 4)
-    return _join(scale.astype("<f4").reshape(-1, 4), _pack_crumbs(q))
+    return _with_headers(scale.astype("<f4").reshape(-1, 4), _pack_crumbs(q))
 
 
 def _i2_s(rows: Bytes, tail: Bytes) -> Floats:
@@ -143,7 +143,7 @@ def _to_i2_s(rows: Floats) -> Bytes:
     return np.concatenate([blocks.reshape(-1), np.full(8, scale, "<f4").view(np.uint8)])
 
 
-def _join(header: NDArray[np.floating], blocks: Bytes) -> Bytes:
+def _with_headers(header: NDArray[np.floating], blocks: Bytes) -> Bytes:
     """Headers [R, H] in front of the blocks of each row."""
     return np.concatenate([header.view(np.uint8), blocks.reshape(header.shape[0], -1)], axis=1)
 

@@ -38,6 +38,7 @@ class TensorType:
 
     @property
     def numel(self) -> int:
+        """Elements, at capacity."""
         n = 1
         for d in self.shape:
             n *= int(d)
@@ -45,6 +46,7 @@ class TensorType:
 
     @property
     def nbytes(self) -> int:
+        """Bytes, at capacity."""
         return self.dtype.tensor_bytes(tuple(int(d) for d in self.shape))
 
     def __str__(self) -> str:
@@ -58,12 +60,15 @@ class Lengths:
     lengths: Mapping[str, int]
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with actual lengths in place of capacities."""
         return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)
 
 
 def f32(*shape: int) -> TensorType:
+    """The type of a float32 tensor."""
     return TensorType(dtypes.F32, shape)
 
 
 def i32(*shape: int) -> TensorType:
+    """The type of an int32 tensor."""
     return TensorType(dtypes.I32, shape)

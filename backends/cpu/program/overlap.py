@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from graphsched.backends.cpu.program.layout import rows_of
 from graphsched.graph.tensor import TensorType
-from graphsched.run.operand import Operand, Places
+from graphsched.run.operand import Addresses, Operand
 
 ONE_ROW = (1,)  # a single unit: one thread runs all of the step, whatever it touches
 Rows = tuple[int, ...]
@@ -31,14 +31,14 @@ class Touch:
         return overlap and (self.rows is None or self.rows != other.rows)
 
 
-def touch(operand: Operand, over: Over, places: Places) -> Touch:
+def touch(operand: Operand, over: Over, addresses: Addresses) -> Touch:
     """What a step whose units are the rows of `over` touches of an operand's buffer."""
     if isinstance(over, tuple):
         over = next((t for t in over if t.shape == operand.type.shape), None)
-    return Touch(*places.span(operand), None if over is None else _rows(operand, over, places))
+    return Touch(*addresses.span(operand), None if over is None else _rows(operand, over, addresses))
 
 
-def _rows(operand: Operand, over: TensorType, places: Places) -> Rows | None:
+def _rows(operand: Operand, over: TensorType, addresses: Addresses) -> Rows | None:
     if _count(over.shape[:-1]) == 1:
         return ONE_ROW
     outer, strides = operand.type.shape[:-1], operand.strides[:-1]
@@ -46,7 +46,7 @@ def _rows(operand: Operand, over: TensorType, places: Places) -> Rows | None:
         operand.type.shape[-1]
     ):
         return None
-    return (*rows_of(over), places.address(operand), *map(int, outer), *strides)
+    return (*rows_of(over), addresses.address(operand), *map(int, outer), *strides)
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -14,7 +14,7 @@ from graphsched.backends.cpu.program import layout
 from graphsched.backends.cpu.program.address_space import Space, aligned
 from graphsched.backends.cpu.program.overlap import Over, Touch, collide, touch
 from graphsched.backends.cpu.program.signals import await_flag, raise_flag
-from graphsched.run.operand import Item, Operand, Out, Places, PythonStep, Work
+from graphsched.run.operand import Addresses, Item, Operand, Out, PythonStep, Work
 from graphsched.run.streams import Signal, Wait
 from graphsched.types.devices import HOST
 
@@ -63,7 +63,7 @@ class PackedProgram:
     turns: NDArray[np.int64]  # [threads][steps]: see `kernel_args.deal`
     segments: tuple[Segment, ...]
     items: tuple[Step | PythonStep, ...] = field(repr=False)  # operands keep weights and constants alive
-    places: Places = field(repr=False)
+    addresses: Addresses = field(repr=False)
 
     def address(self, segment: Segment) -> int:
         """Where the records of a segment of steps begin."""
@@ -71,10 +71,10 @@ class PackedProgram:
 
 
 def pack(
-    items: Sequence[Item], places: Places, spaces: Mapping[str, Space], n_threads: int = 1
+    items: Sequence[Item], addresses: Addresses, spaces: Mapping[str, Space], n_threads: int = 1
 ) -> PackedProgram:
     """Resolves addresses, and places a barrier only where two steps touch the same bytes."""
-    placed = place_barriers([_as_step(item, places) for item in items], places)
+    placed = place_barriers([_as_step(item, addresses) for item in items], addresses)
     steps = [item for item in placed if isinstance(item, Step)]
     sizes = [layout.step_words(len(step.args)) for step in steps]
     starts = list(accumulate(sizes, initial=0))
@@ -89,8 +89,8 @@ def pack(
         row[layout.STEP_BYTES], row[layout.STEP_NUMBER] = 8 * sizes[i], number
         row[layout.STEP_TURNS], row[layout.STEP_TURN_STRIDE] = turns.ctypes.data + 8 * i, turns.strides[0]
         for at, value in enumerate(step.args, layout.STEP_ARGS):
-            row[at] = _word(value, step, places, spaces)
-    return PackedProgram(words, tuple(starts[:-1]), turns, tuple(segments(placed)), tuple(placed), places)
+            row[at] = _word(value, step, addresses, spaces)
+    return PackedProgram(words, tuple(starts[:-1]), turns, tuple(segments(placed)), tuple(placed), addresses)
 
 
 def _turns(n_threads: int, n_steps: int) -> NDArray[np.int64]:
@@ -113,11 +113,11 @@ def stamped(items: Sequence[Step | PythonStep]) -> list[int]:
     return [layout.STAMP if is_end else 0 for is_end in ends]
 
 
-def _as_step(item: Item, places: Places) -> Step | PythonStep:
+def _as_step(item: Item, addresses: Addresses) -> Step | PythonStep:
     """Waits and signals become steps on the flag's word."""
     if isinstance(item, Signal):
         kernel = await_flag() if isinstance(item, Wait) else raise_flag()
-        args = kernel.bind({"flag": places.flag(item.flag.number)})
+        args = kernel.bind({"flag": addresses.flag(item.flag.number)})
         return Step(kernel, args, device=item.device, work="up", alone=True)
     assert isinstance(item, Step | PythonStep), f"{item} is not work for a CPU"
     return item
@@ -138,7 +138,7 @@ def segments(items: Sequence[Step | PythonStep]) -> Iterable[Segment]:
         yield Segment(first, count)
 
 
-def _word(value: Argument, step: Step, places: Places, spaces: Mapping[str, Space]) -> int:
+def _word(value: Argument, step: Step, addresses: Addresses, spaces: Mapping[str, Space]) -> int:
     if isinstance(value, Out):
         value = value.operand
     if isinstance(value, Operand):
@@ -147,20 +147,20 @@ def _word(value: Argument, step: Step, places: Places, spaces: Mapping[str, Spac
         assert own or step.work != "compute", (
             f"{step.kernel.name} on {step.device} reads {buffer.name} of {buffer.device}"
         )
-        return spaces[buffer.device].translate(places.address(value))
+        return spaces[buffer.device].translate(addresses.address(value))
     if isinstance(value, float):
         return struct.unpack("<q", struct.pack("<d", value))[0]
     return int(value)
 
 
-def place_barriers(items: Sequence[Step | PythonStep], places: Places) -> list[Step | PythonStep]:
+def place_barriers(items: Sequence[Step | PythonStep], addresses: Addresses) -> list[Step | PythonStep]:
     """A step needs all threads to have finished the steps since the last barrier that it conflicts with."""
     out: list[Step | PythonStep] = []
     read: list[Touch] = []
     written: list[Touch] = []
     for item in items:
         over = item.over if isinstance(item, Step) else None
-        reads, writes = ([touch(o, over, places) for o in side] for side in (item.reads(), item.writes()))
+        reads, writes = ([touch(o, over, addresses) for o in side] for side in (item.reads(), item.writes()))
         conflict = collide(reads, written) or collide(writes, written) or collide(writes, read)
         alone = isinstance(item, PythonStep) or item.alone
         if conflict or alone:

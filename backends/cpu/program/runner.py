@@ -153,7 +153,7 @@ class CpuProgram(_Recorded):
     def _run_python(self, step: PythonStep, actual: Lengths, number: int, mark: int) -> None:
         begun = read_cycles()
         if not self._block[ABORT]:  # after an abort sources hold anything
-            run_python(step, self.packed.places, actual)
+            run_python(step, self.packed.addresses, actual)
         if mark != NOTHING:
             done = read_cycles()
             own = self._ring.region(mark, self._n_words)[TRACE_WORDS * number :]

@@ -9,7 +9,7 @@ from graphsched.backends.cuda.launch.call import Launched
 from graphsched.graph import ops
 from graphsched.graph.tensor import Extent, Tensor, TensorType, f32
 from graphsched.run import lowering
-from graphsched.run.operand import Operand, Out, Places, Work
+from graphsched.run.operand import Addresses, Operand, Out, Work
 from graphsched.types import dtypes
 from graphsched.types.extents import EXTENTS, N_OUTPUTS, N_TOKENS
 
@@ -20,7 +20,7 @@ FIXED = (N_TOKENS, N_OUTPUTS)  # those that say how much is launched, not how mu
 class At:
     """Addresses and lengths of one run; notes which lengths were asked for."""
 
-    places: Places
+    addresses: Addresses
     lengths: Mapping[str, int]
     words: int  # the address of the lengths on the device
     asked: set[str] = field(default_factory=set)
@@ -28,7 +28,7 @@ class At:
     apart: bool = False  # no kernel may overlap: an event stands behind each
 
     def __call__(self, operand: Operand) -> int:
-        return self.places.address(operand)
+        return self.addresses.address(operand)
 
     def n(self, dim: int) -> int:
         """The actual length of a dimension; its capacity where no lengths are given."""

@@ -19,7 +19,7 @@ from graphsched.backends.cuda.stream.times import Times
 from graphsched.backends.cuda.stream.transfer import Transfer
 from graphsched.graph.tensor import Extent
 from graphsched.run.device import StepTime
-from graphsched.run.operand import Item, Places
+from graphsched.run.operand import Addresses, Item
 from graphsched.run.streams import Signal, Wait
 from graphsched.run.trace import OFF, THREADS
 from graphsched.types.extents import EXTENTS
@@ -43,10 +43,10 @@ class CudaProgram:
     """Items of one stream. Runs with the same lengths repeat what was made for the first."""
 
     def __init__(
-        self, device: "CudaDevice", name: str, stream: Any, items: Sequence[Item], places: Places
+        self, device: "CudaDevice", name: str, stream: Any, items: Sequence[Item], addresses: Addresses
     ) -> None:
         self.name = name  # of the stream
-        self._device, self._stream, self._items, self._places = device, stream, tuple(items), places
+        self._device, self._stream, self._items, self._addresses = device, stream, tuple(items), addresses
         self._host_words = PinnedSpace().allocate(WORD_BYTES).bytes.view(np.int32)
         self._words = device.memory.allocate(WORD_BYTES)
         self._asked: frozenset[str] = frozenset()  # lengths that decide what is queued
@@ -114,7 +114,7 @@ class CudaProgram:
 
     def entries(self, lengths: Mapping[str, int], apart: bool = False) -> tuple[list[Entry], frozenset[str]]:
         """What each item queues, in running order, and the lengths that it depends on; `apart`: no kernels overlap."""
-        at = At(self._places, lengths, self._words.address, apart=apart)
+        at = At(self._addresses, lengths, self._words.address, apart=apart)
         return [self._entry(item, at) for item in self._items], frozenset(at.asked)
 
     def _entry(self, item: Item, at: At) -> Entry:
@@ -129,7 +129,7 @@ class CudaProgram:
         return Entry(calls[-1].kernel if calls else "", tuple(map(self._device.prepared, calls)))
 
     def _bound(self, signal: Signal) -> Bound:
-        word = self._places.flag(signal.flag.number)
+        word = self._addresses.flag(signal.flag.number)
         return Bound(signal.flag, word, isinstance(signal, Wait))
 
     def _ready_to_run(self, entries: Sequence[Entry], trace: int, mode: str) -> Ready:
@@ -163,8 +163,8 @@ class CudaProgram:
 
     def release(self) -> None:
         """Raises every flag: after an abort or a fault nobody else will."""
-        if self._places.flags is not None:
-            self._places.flags.bytes[:] = 1
+        if self._addresses.flags is not None:
+            self._addresses.flags.bytes[:] = 1
 
     def wait(self) -> None:
         if self._device.aborted:

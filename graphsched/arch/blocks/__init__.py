@@ -14,13 +14,13 @@ from graphsched.arch.blocks.attention import (
     qkv,
     rope_factors,
     rope_of,
+    rotated,
     self_attention,
     side_by_side,
     slides,
-    turned,
 )
-from graphsched.arch.blocks.ffn import gated_ffn, joined_ffn, plain_ffn, relu2
-from graphsched.arch.blocks.latent import LatentConfig, expanded, latent_parts, over_expanded
+from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
+from graphsched.arch.blocks.latent import LatentConfig, expanded, latent_halves, over_expanded
 from graphsched.arch.blocks.linear import embed, head, linear, norm, scaled
 from graphsched.arch.blocks.moe import (
     ExpertConfig,
@@ -39,6 +39,7 @@ from graphsched.arch.blocks.moe import (
 __all__ = [
     "AttentionConfig",
     "ExpertConfig",
+    "Gate",
     "LatentConfig",
     "Pattern",
     "PerLayerHeadsConfig",
@@ -55,12 +56,13 @@ __all__ = [
     "experts_and_shared",
     "feed_experts",
     "feed_forward",
+    "gate_up_ffn",
     "gated_ffn",
     "gated_heads",
+    "geglu",
     "head",
     "heads",
-    "joined_ffn",
-    "latent_parts",
+    "latent_halves",
     "linear",
     "norm",
     "normed_heads",
@@ -71,11 +73,12 @@ __all__ = [
     "relu2",
     "rope_factors",
     "rope_of",
+    "rotated",
     "router",
     "scaled",
     "self_attention",
     "side_by_side",
     "slides",
-    "turned",
+    "swiglu",
     "weighted_sum",
 ]

@@ -24,6 +24,8 @@ SCALINGS = ("none", "linear", "yarn", "longrope")
 
 @dataclass(frozen=True, kw_only=True)
 class RopeConfig(Config):
+    """Keys of the rotary embedding, for attention of any kind."""
+
     n_head: int = key("attention.head_count", low=1)
     head_dim: int = key("attention.key_length", lambda c: c.n_embd // c.n_head, low=1)
     rms_eps: float = key("attention.layer_norm_rms_epsilon")
@@ -36,6 +38,7 @@ class RopeConfig(Config):
     rope_sections: Sections = key("rope.dimension_sections", ())
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: rotated dimensions come in pairs, the scaling is a known one with numbers that fit it."""
         yield from super().wrong()
         if self.rope_dim % 2:
             yield "rope_dim", "an even number"
@@ -51,10 +54,13 @@ class RopeConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig(RopeConfig):
+    """Keys of attention with n_head query heads, of which n_head / n_head_kv share a key and value head."""
+
     n_head_kv: int = key("attention.head_count_kv", lambda c: c.n_head, low=1)
     v_dim: int = key("attention.value_length", lambda c: c.n_embd // c.n_head, low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: key and value heads divide the heads, rotated dimensions fit a head."""
         yield from super().wrong()
         if self.n_head % self.n_head_kv:
             yield "n_head_kv", f"a divisor of the {self.n_head} heads"
@@ -78,13 +84,14 @@ class SlidingConfig(AttentionConfig):
     pattern: Pattern = key("attention.sliding_window_pattern", 2, low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a pattern by list has a value for each layer."""
         yield from super().wrong()
         if isinstance(self.pattern, np.ndarray) and len(self.pattern) < self.n_layer:
             yield "pattern", f"a number or one value for each of {self.n_layer} layers"
 
 
 def slides(c: SlidingConfig, blk: Weights, *, full_first: bool = False) -> bool:
-    """Whether this layer sees a window only; of each n layers the last sees everything, or the first."""
+    """Whether this layer sees a window only. Of every n layers the last is full, or the first with `full_first`."""
     if isinstance(c.pattern, np.ndarray):
         return bool(c.pattern[blk.layer])
     place = (blk.layer - 1 if full_first else blk.layer) % c.pattern
@@ -92,10 +99,10 @@ def slides(c: SlidingConfig, blk: Weights, *, full_first: bool = False) -> bool:
 
 
 def rope_of(c: RopeConfig, mode: str, base: float = 0.0) -> Rope:
-    """The rotary embedding that the rope.* keys describe, or that with another base.
+    """The rotary embedding that the rope.* keys describe; `base` replaces its base unless 0.
 
-    `mrope` and `imrope` are neox with sections of pairs that turn by one position of an image each. In text three of
-    these are the token's, the fourth is 0.
+    `mrope` and `imrope` are neox whose pairs belong to sections, each rotated by a position of its own (time, height
+    and width in an image). In text the first three are the token's position and the fourth is 0.
     """
     yarn, factor = c.rope_scaling == "yarn", c.rope_factor or 1.0
     return Rope(
@@ -111,7 +118,7 @@ def rope_of(c: RopeConfig, mode: str, base: float = 0.0) -> Rope:
 
 
 def still_pairs(c: RopeConfig, mode: str) -> tuple[int, ...]:
-    """Pairs that text does not turn: those of the fourth section, and of imrope those that no section takes."""
+    """Indices of pairs that text leaves unrotated: the fourth section, and with imrope pairs of no section."""
     sections = [int(n) for n in c.rope_sections]
     if mode not in ("mrope", "imrope") or not any(sections):
         return ()
@@ -135,9 +142,10 @@ def side_by_side(x: Tensor) -> Tensor:
 def qkv(
     c: AttentionConfig, blk: Weights, x: Tensor, *, bias: bool | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [T, H, Dh], keys [T, Hkv, Dh], values [T, Hkv, Dv]; `bias`: there must be one or none.
+    """Queries [T, H, Dh], keys [T, Hkv, Dh], values [T, Hkv, Dv].
 
-    One matrix attn_qkv has the rows of the three, one after the other.
+    They come from attn_q, attn_k and attn_v, or from attn_qkv, whose rows are those of the three in this order.
+    bias: whether the file must have biases (True) or must not (False); None takes what is there.
     """
     if "attn_qkv" in blk:
         n = c.n_head * c.head_dim + c.n_head_kv * (c.head_dim + c.v_dim)
@@ -167,19 +175,19 @@ def normed_whole(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tupl
 
 
 def rope_factors(c: RopeConfig, w: Weights, inp: Inputs) -> Tensor | None:
-    """What divides the angles, if the file has it; LongRoPE's by whether the cache is longer than the first context."""
+    """The weights [n_rot / 2] that divide the angles, or None. LongRoPE has two sets, chosen by the cache's length."""
     length = "long" if inp.n_kv > c.rope_context else "short"
     name = next((n for n in ("rope_freqs", f"rope_factors_{length}") if n in w), None)
     return w.sized(name, c.rope_dim // 2) if name else None
 
 
-def turned(
-    turn: Rope, q: Tensor, k: Tensor, inp: Inputs, factors: Tensor | None = None
+def rotated(
+    rotation: Rope, q: Tensor, k: Tensor, inp: Inputs, factors: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys at their positions; `factors` divide the angles."""
+    """Queries and keys, each rotated by its token's position; `factors` [n_rot / 2] divide the angles."""
     if factors is None:
-        return rope(q, inp.pos, rope=turn), rope(k, inp.pos, rope=turn)
-    return rope(q, inp.pos, factors, rope=turn), rope(k, inp.pos, factors, rope=turn)
+        return rope(q, inp.pos, rope=rotation), rope(k, inp.pos, rope=rotation)
+    return rope(q, inp.pos, factors, rope=rotation), rope(k, inp.pos, factors, rope=rotation)
 
 
 def attend(
@@ -192,7 +200,7 @@ def attend(
     *sinks: Tensor,
     **mask: Any,
 ) -> Tensor:
-    """Attention over what is cached, heads side by side; `mask` has the op's attributes. -> [T, H · Dv]"""
+    """Stores k and v, then attends over the cache; `mask`: attributes of flash_attn_ext. -> [T, H · Dv]"""
     held = inp.cells_of(window=mask.get("window", 0), chunk=mask.get("chunk", 0))
     keys, values = inp.cache(blk, k, v, held)
     attrs = {"scale": c.head_dim**-0.5, **mask}
@@ -201,7 +209,7 @@ def attend(
 
 
 def gated_heads(blk: Weights, out: Tensor, x: Tensor, n_head: int, act: Callable[[Tensor], Tensor]) -> Tensor:
-    """Attention's output [T, H · Dv] times act(attn_gate · x): a number for each head, or for each element."""
+    """`out` [T, H · Dv] times act(attn_gate · x), which has one number per head or one per element."""
     gate = act(linear(blk, "attn_gate", x))
     if gate.shape[1] == out.shape[1]:
         return out * gate
@@ -213,15 +221,18 @@ def self_attention(
     blk: Weights,
     x: Tensor,
     inp: Inputs,
-    turn: Rope | None,
+    rope: Rope | None,
     factors: Tensor | None = None,
     *,
     qk_norm: QkNorm | None = None,
     out_bias: bool | None = None,
     **mask: Any,
 ) -> Tensor:
-    """The plain form: projections, norm, rotation (None: none), attention, output. [T, D] -> [T, D]"""
+    """Projections, norm, rotary embedding (none if `rope` is None), attention, output. [T, D] -> [T, D]
+
+    qk_norm: normed_heads, normed_whole, or a function like them. mask: attributes of flash_attn_ext, such as `window`.
+    """
     q, k, v = qkv(c, blk, x)
     q, k = qk_norm(c, blk, q, k) if qk_norm else (q, k)
-    q, k = turned(turn, q, k, inp, factors) if turn else (q, k)
+    q, k = rotated(rope, q, k, inp, factors) if rope else (q, k)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, **mask), c.n_embd, bias=out_bias)

@@ -4,24 +4,32 @@ from collections.abc import Callable
 
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import relu, silu, sqr, view
+from graphsched.graph.ops import gelu, relu, silu, sqr, view
 from graphsched.graph.tensor import Tensor
 
 Activation = Callable[[Tensor], Tensor]
-Gate = Callable[[Tensor, Tensor], Tensor]
+Gate = Callable[[Tensor, Tensor], Tensor]  # of a gated layer: (gate · x, up · x) -> what ffn_down multiplies
 
 
-def gated_ffn(
-    blk: Weights, x: Tensor, suffix: str = "", act: Activation = silu, join: Gate | None = None
-) -> Tensor:
-    """down(act(gate(x)) · up(x)), or down(join(gate(x), up(x))); `suffix` picks ffn_*_shexp"""
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up"""
+    return silu(gate) * up
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) · up"""
+    return gelu(gate) * up
+
+
+def gated_ffn(blk: Weights, x: Tensor, suffix: str = "", activation: Gate = swiglu) -> Tensor:
+    """down(activation(gate(x), up(x))) by the weights ffn_gate, ffn_up, ffn_down with `suffix`. [T, D] -> [T, D]"""
     gate = linear(blk, f"ffn_gate{suffix}", x)
     up = linear(blk, f"ffn_up{suffix}", x, gate.shape[1])
-    return linear(blk, f"ffn_down{suffix}", join(gate, up) if join else act(gate) * up, x.shape[1])
+    return linear(blk, f"ffn_down{suffix}", activation(gate, up), x.shape[1])
 
 
 def plain_ffn(blk: Weights, x: Tensor, act: Activation) -> Tensor:
-    """down(act(up(x))): no gate"""
+    """down(act(up(x))), without a gate. [T, D] -> [T, D]"""
     return linear(blk, "ffn_down", act(linear(blk, "ffn_up", x)), x.shape[1])
 
 
@@ -30,9 +38,9 @@ def relu2(x: Tensor) -> Tensor:
     return sqr(relu(x))
 
 
-def joined_ffn(blk: Weights, x: Tensor) -> Tensor:
-    """As gated_ffn, with gate and up as the halves of one matrix."""
+def gate_up_ffn(blk: Weights, x: Tensor) -> Tensor:
+    """As gated_ffn, for files whose ffn_up has the rows of the gate in front of its own. [T, D] -> [T, D]"""
     half = blk.sized("ffn_down", x.shape[1], None).shape[1]
     both = linear(blk, "ffn_up", x, 2 * half)
     gate, up = view(both, start=0, stop=half), view(both, start=half, stop=2 * half)
-    return linear(blk, "ffn_down", silu(gate) * up, x.shape[1])
+    return linear(blk, "ffn_down", swiglu(gate, up), x.shape[1])

@@ -1,4 +1,4 @@
-"""Latents, from which keys and values of all heads are made: their dimensions, the matrix that expands them."""
+"""Multi-head latent attention: keys and values of all heads come from one latent row per token."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,12 +22,15 @@ Attend = Callable[[Any, Tensor, Tensor, Tensor, Inputs], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig(RopeConfig):
+    """Keys of multi-head latent attention."""
+
     rope_dim: int = key("rope.dimension_count", low=2)
     rank: int = key("attention.kv_lora_rank", low=1)
     head_dim: int = key("attention.key_length_mla", or_key="attention.key_length", low=1)
     v_dim: int = key("attention.value_length_mla", or_key="attention.value_length", low=1)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a head has dimensions that are not rotated."""
         yield from super().wrong()
         if self.rope_dim >= self.head_dim:
             yield "rope_dim", f"less than the head size {self.head_dim}"
@@ -38,26 +41,29 @@ class LatentConfig(RopeConfig):
         return self.head_dim - self.rope_dim
 
     def expanding_pays(self, n_tokens: int) -> bool:
-        """Whether keys and values per head cost less than scores and sums over latents."""
+        """Whether expanding latents costs fewer operations than attending over the latents themselves."""
         return n_tokens * (2 * self.rank - self.nope - self.v_dim) > self.rank * (self.nope + self.v_dim)
 
 
 def expanded(
-    c: LatentConfig, blk: Weights, latent: Tensor, k_rope: Tensor, of: range | None = None
+    c: LatentConfig, blk: Weights, latent: Tensor, k_rope: Tensor, which: range | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Keys [T, H, nope + rope] and values [T, H, v] of all heads, or some, out of latents [T, R]."""
-    n, of = c.nope + c.v_dim, of or range(c.n_head)
+    """Keys [T, H, nope + rope] and values [T, H, v] from latents [T, R], of the heads `which` (None: all)."""
+    n, which = c.nope + c.v_dim, which or range(c.n_head)
     w = blk.sized("attn_kv_b", c.n_head * n, c.rank)
-    kv = heads(
-        mul_mat(w, latent, rows=None if len(of) == c.n_head else (of[0] * n, (of[-1] + 1) * n)), len(of)
-    )
+    rows = None if len(which) == c.n_head else (which[0] * n, (which[-1] + 1) * n)
+    kv = heads(mul_mat(w, latent, rows=rows), len(which))
     return concat(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=n)
 
 
 def over_expanded(
     c: LatentConfig, blk: Weights, q: Tensor, rows: Tensor, inp: Inputs, attend: Attend
 ) -> Tensor:
-    """Attention over what cached rows [latent | rotating key] expand to, some heads at a time. -> [T, H · v]"""
+    """Attention over cached rows [latent | rotated key], expanded to keys and values of some heads at a time.
+
+    q [T, H, nope + rope], rows [n_kv, 1, R + rope] -> [T, H · v]. Some at a time because those of all heads would take
+    more memory than `inp.amb` MiB.
+    """
     latent = reshape(view(rows, start=0, stop=c.rank), shape=(rows.shape[0], c.rank))
     k_rope = view(rows, start=c.rank, stop=rows.shape[2])
     step, outs = heads_at_once(c, int(rows.shape[0]), inp.amb), []
@@ -69,26 +75,29 @@ def over_expanded(
 
 
 def heads_at_once(c: LatentConfig, n_kv: int, mib: int) -> int:
-    """A divisor of the heads: as many as have their products, keys and values in so many MiB, or one."""
+    """The largest divisor of n_head whose expanded keys, values and products fit `mib` MiB; at least 1."""
     size = 4 * n_kv * (c.head_dim + c.nope + c.v_dim)
     return max(n for n in range(1, c.n_head + 1) if n == 1 or (c.n_head % n == 0 and n * size <= mib << 20))
 
 
-def latent_parts(c: LatentConfig, w: Weights) -> Iterator[tuple[str, Derived]]:
-    """attn_k_b [H, rank, nope] and attn_v_b [H, v, rank] out of attn_kv_b [H · (nope + v), rank], or back."""
+def latent_halves(c: LatentConfig, w: Weights) -> Iterator[tuple[str, Derived]]:
+    """The weights by which MLA's latents are expanded, in the form that the file lacks.
+
+    Files have attn_kv_b [H · (nope + v), rank], or its halves attn_k_b [H, rank, nope] and attn_v_b [H, v, rank].
+    """
     split = (c.n_head, c.nope + c.v_dim, c.rank)
-    k_shape, v_shape, both = (c.n_head, c.rank, c.nope), (c.n_head, c.v_dim, c.rank), split[0] * split[1]
+    k_shape, v_shape, n_rows = (c.n_head, c.rank, c.nope), (c.n_head, c.v_dim, c.rank), split[0] * split[1]
     for blk in w.blk:
         if "attn_kv_b" in blk:
-            kv = blk.sized("attn_kv_b", both, c.rank)
+            kv = blk.sized("attn_kv_b", n_rows, c.rank)
             yield from blk.lacking(
                 "attn_k_b", k_shape, lambda x: x.reshape(split)[:, : c.nope].swapaxes(1, 2), kv
             )
             yield from blk.lacking("attn_v_b", v_shape, lambda x: x.reshape(split)[:, c.nope :], kv)
         else:
-            parts = blk.sized("attn_k_b", *k_shape), blk.sized("attn_v_b", *v_shape)
-            yield from blk.lacking("attn_kv_b", (both, c.rank), _joined, *parts)
+            halves = blk.sized("attn_k_b", *k_shape), blk.sized("attn_v_b", *v_shape)
+            yield from blk.lacking("attn_kv_b", (n_rows, c.rank), _kv_b, *halves)
 
 
-def _joined(k: Array, v: Array) -> Array:
+def _kv_b(k: Array, v: Array) -> Array:
     return np.concatenate([k.swapaxes(1, 2), v], axis=1).reshape(-1, v.shape[2])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graphsched.arch.blocks.ffn import Gate, gated_ffn
+from graphsched.arch.blocks.ffn import Gate, gated_ffn, swiglu
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.config import Config, key
 from graphsched.arch.weights import Weights
@@ -18,7 +18,6 @@ from graphsched.graph.ops import (
     reshape,
     scale,
     sigmoid,
-    silu,
     soft_max,
     sum_rows,
     top_k,
@@ -33,10 +32,13 @@ BIASES = ("exp_probs_b.bias", "exp_probs_b.")  # one architecture's files leave 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig(Config):
+    """How many experts each layer has, and how many a token uses; 0 in dense models."""
+
     n_expert: int = key("expert_count", 0)
     n_expert_used: int = key("expert_used_count", 0)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: a token uses at least one expert and at most all."""
         yield from super().wrong()
         if self.n_expert and not 1 <= self.n_expert_used <= self.n_expert:
             yield "n_expert_used", f"an integer from 1 to the {self.n_expert} experts"
@@ -44,7 +46,7 @@ class ExpertConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingConfig(ExpertConfig):
-    """For families whose files say how they route."""
+    """Keys by which a file says how its tokens choose experts."""
 
     gating: int = key("expert_gating_func", SOFTMAX, low=SOFTMAX, high=SIGMOID)
     normalised: bool = key("expert_weights_norm", False)
@@ -53,6 +55,7 @@ class RoutingConfig(ExpertConfig):
     n_group_used: int = key("expert_group_used_count", 0)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
+        """As `Config.wrong`: groups divide the experts, and the used ones hold enough of them."""
         yield from super().wrong()
         if self.n_group > 1 and self.n_expert % self.n_group:
             yield "n_group", f"a divisor of the {self.n_expert} experts"
@@ -65,6 +68,7 @@ class RoutingConfig(ExpertConfig):
 
     @property
     def routing(self) -> "Routing":
+        """How the file's keys say that tokens choose experts."""
         groups = (self.n_group, self.n_group_used) if self.n_group > 1 else (1, 1)
         sigmoid = self.gating == SIGMOID
         return Routing(
@@ -117,18 +121,18 @@ def expert_linear(
 
 
 def feed_experts(
-    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, join: Gate | None = None, *, bias: bool = False
+    blk: Weights, x: Tensor, ids: Tensor, n_expert: int, activation: Gate = swiglu, *, bias: bool = False
 ) -> Tensor:
-    """down(join(gate(x), up(x))) of each chosen expert, by default silu(gate) · up. [T, 1 or K, D] -> [T, K, D]"""
+    """down(activation(gate(x), up(x))) of each chosen expert. [T, 1 or K, D] -> [T, K, D]"""
     gate, up = gate_and_up(blk, x, ids, n_expert, bias=bias)
-    h = join(gate, up) if join else silu(gate) * up
+    h = activation(gate, up)
     return expert_linear(blk, "ffn_down_exps", h, ids, (n_expert, x.shape[2]), bias=bias)
 
 
 def gate_and_up(
     blk: Weights, x: Tensor, ids: Tensor, n_expert: int, *, bias: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Both products of each chosen expert, of two matrices or the halves of one. [T, 1 or K, D] -> 2 · [T, K, F]"""
+    """gate(x) and up(x) of each chosen expert, from two matrices or one. [T, 1 or K, D] -> 2 · [T, K, F]"""
     if "ffn_gate_up_exps" in blk:
         both = expert_linear(blk, "ffn_gate_up_exps", x, ids, (n_expert, None), bias=bias)
         half = int(both.shape[2]) // 2
@@ -138,14 +142,14 @@ def gate_and_up(
 
 
 def feed_forward(r: Routing, blk: Weights, x: Tensor) -> Tensor:
-    """What a layer's tensors say: experts, with a shared one beside them or not, or a gated layer. [T, D] -> [T, D]"""
+    """Experts, experts and a shared one, or a dense gated layer: by which weights the layer has. [T, D] -> [T, D]"""
     if "ffn_gate_inp" not in blk:
         return gated_ffn(blk, x)
     return experts_and_shared(r, blk, x) if "ffn_up_shexp" in blk else experts(r, blk, x)
 
 
 def as_row(x: Tensor) -> Tensor:
-    """[T, D] -> [T, 1, D], which meets K experts"""
+    """One row per token that all its K experts read. [T, D] -> [T, 1, D]"""
     return reshape(x, shape=(x.shape[0], 1, x.shape[1]))
 
 
@@ -154,12 +158,12 @@ def weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
     return multi_add(y * reshape(weights, shape=(*weights.shape, 1)))
 
 
-def experts(r: Routing, blk: Weights, x: Tensor, join: Gate | None = None) -> Tensor:
+def experts(r: Routing, blk: Weights, x: Tensor, activation: Gate = swiglu) -> Tensor:
     """The weighted sum of the chosen experts' feed-forwards. [T, D] -> [T, D]"""
     ids, weights = choose(r, blk, x)
-    return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert, join), weights)
+    return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert, activation), weights)
 
 
 def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:
-    """Chosen experts plus one that every token sees."""
+    """The chosen experts' weighted sum plus the shared expert, which every token passes. [T, D] -> [T, D]"""
     return experts(r, blk, x) + gated_ffn(blk, x, "_shexp")

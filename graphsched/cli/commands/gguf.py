@@ -69,7 +69,7 @@ def split(
         )
         for no, group in enumerate(groups):
             nbytes = sum(t.nbytes for t in group)
-            print(f"{copy.part_path(out, no, len(groups))}: {len(group)} tensors, {nbytes / 1e6:.1f} MB")
+            print(f"{copy.shard_path(out, no, len(groups))}: {len(group)} tensors, {nbytes / 1e6:.1f} MB")
         if not dry_run:
             screen = Screen()
             copy.split(file, out, groups, lambda done, total: screen.progress("writing, parts", done, total))

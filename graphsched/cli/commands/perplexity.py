@@ -107,6 +107,7 @@ class Request:
             print(text, end="", flush=True)
 
     def session(self, n_ctx: int) -> "Session":
+        """A session with room for n_ctx tokens."""
         return open_session(self.model, replace(self.options, n_ctx=n_ctx), self.screen, self.interrupts)
 
     def scored(self) -> Report:

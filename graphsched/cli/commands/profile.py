@@ -105,18 +105,21 @@ def check(
 
 
 def read(path: Path) -> "Data":
+    """A profile that `--save` has written. LoadError for another file."""
     from graphsched.measure.profile_diff import read_saved
 
     return read_saved(path)
 
 
 def trace_text(made: Profiled) -> str:
+    """The trace as Chrome trace JSON, for Perfetto."""
     from graphsched.report.chrome import chrome_trace
 
     return json.dumps(chrome_trace(made.phases, made.data), ensure_ascii=False)
 
 
 def page(made: Profiled) -> str:
+    """The profile as an HTML page without references to other files."""
     from graphsched.report.profile_page import html_page
 
     return html_page(made.phases, made.data)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched.cli.arguments import Command
-from graphsched.cli.quantize_options import arguments, options_of, typed_parts
+from graphsched.cli.quantize_options import arguments, options_of, type_flags
 from graphsched.cli.quantize_output import line, say_what_is_unused, summary
 from graphsched.cli.screen import Screen
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tensor-type-file", metavar="FILE", help="file of such rules, parted by white space or commas"
 )
-@typed_parts
+@type_flags
 @click.option("--pure", is_flag=True, help="one type for all matrices, no mix")
 @click.option("--allow-requantize", is_flag=True, help="also from types that are quantised already")
 @click.option("--leave-output-tensor", is_flag=True, help="leave output.weight as it is")

@@ -152,10 +152,12 @@ class Output:
             print(prompt, end="", flush=True)
 
     def write(self, piece: str) -> None:
+        """Prints a piece of the answer at once."""
         self.begin()
         print(piece, end="", flush=True)
 
     def end(self) -> None:
+        """Ends the line of the answer."""
         self.write("\n")
 
 

@@ -250,16 +250,20 @@ def _() -> Iterator[Case]:
 
 
 def silu(x: Tensor) -> Tensor:
+    """x · sigmoid(x)"""
     return unary(x, kind="silu")
 
 
 def gelu(x: Tensor) -> Tensor:
+    """x · Φ(x) in the tanh approximation that ggml computes"""
     return unary(x, kind="gelu")
 
 
 def relu(x: Tensor) -> Tensor:
+    """max(x, 0)"""
     return unary(x, kind="relu")
 
 
 def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))"""
     return unary(x, kind="sigmoid")

@@ -60,18 +60,18 @@ def _(w: Array, x: Array, *, rows: tuple[int, int] | None = None) -> Array:
     return np.einsum("hnk,thk->thn", np.repeat(w, x.shape[1] // len(w), axis=0), x, dtype=np.float32)
 
 
-def _part(w: TensorType, rows: tuple[int, int] | None) -> TensorType:
+def _rows_of(w: TensorType, rows: tuple[int, int] | None) -> TensorType:
     return w if rows is None else TensorType(w.dtype, (rows[1] - rows[0], w.shape[1]))
 
 
 @mul_mat.flops
 def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> int:
-    return 2 * x.numel * int(_part(w, rows).shape[-2])
+    return 2 * x.numel * int(_rows_of(w, rows).shape[-2])
 
 
 @mul_mat.nbytes
 def _(w: TensorType, x: TensorType, *, rows: tuple[int, int] | None = None) -> int:
-    part = _part(w, rows)
+    part = _rows_of(w, rows)
     return part.nbytes + x.nbytes + 4 * x.numel // x.shape[-1] * part.shape[-2]
 
 

@@ -1,4 +1,4 @@
-"""Expert routing: choosing experts and joining their results."""
+"""Expert routing: choosing experts and summing their results."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -14,8 +14,9 @@ from graphsched.graph.tensor import Tensor, TensorType, f32, i32
 
 @dataclass(frozen=True)
 class Rope:
-    """Which dimensions turn and how fast. `norm` turns pairs (2i, 2i+1), `neox` (i, i + n_rot/2).
+    """Which dimensions of a head are rotated in pairs, and how fast.
 
+    `norm` rotates pairs (2i, 2i+1), `neox` (i, i + n_rot/2), of the first n_rot dimensions.
     `magnitude` multiplies cos and sin. YaRN (Peng et al. 2023) with `yarn`: context extended by `factor` over
     `original_context`; otherwise `factor` divides all angles.
     """
@@ -27,31 +28,31 @@ class Rope:
     yarn: bool = False
     original_context: int = 0
     magnitude: float = 1.0
-    still: tuple[int, ...] = ()  # pairs that do not turn
+    still: tuple[int, ...] = ()  # pairs that are not rotated
 
     def theta(self) -> NDArray[np.float64]:
-        """Angle per position of each pair, [n_rot / 2]."""
-        theta = self._all_turning()
+        """Radians per position of each pair, [n_rot / 2]; 0 for those that are not rotated."""
+        theta = self._theta_of_all()
         theta[list(self.still)] = 0.0
         return theta
 
-    def _all_turning(self) -> NDArray[np.float64]:
+    def _theta_of_all(self) -> NDArray[np.float64]:
         i = np.arange(self.n_rot // 2)
         plain = self.base ** (-2.0 * i / self.n_rot)
         if not self.yarn:
             return plain / self.factor
-        low, high = max(0, math.floor(self._turns(32))), min(self.n_rot - 1, math.ceil(self._turns(1)))
+        low, high = max(0, math.floor(self._pair(32))), min(self.n_rot - 1, math.ceil(self._pair(1)))
         ramp = 1.0 - np.clip((i - low) / max(0.001, high - low), 0.0, 1.0)
         return plain * ((1.0 - ramp) / self.factor + ramp)
 
-    def _turns(self, beta: float) -> float:
-        """The pair (fractional) that makes beta turns over the original context."""
+    def _pair(self, beta: float) -> float:
+        """The index (fractional) of the pair that rotates `beta` times over the original context."""
         return self.n_rot * math.log(self.original_context / (beta * 2 * math.pi)) / (2 * math.log(self.base))
 
 
 @op(Op.ROPE, rowwise=True, named_by_weight=False, keeps_label=True)
 def rope(x: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope) -> TensorType:
-    """Turns pairs of the first n_rot dimensions of each head by pos · theta (theta divided by factors)"""
+    """Rotates pairs of the first n_rot dimensions of each head by pos · theta (theta divided by factors)"""
     require(len(x.shape) == 3, f"rope: {x} must be [tokens, heads, dim]")
     require(rope.n_rot <= x.shape[2] and rope.n_rot % 2 == 0, f"rope: {rope.n_rot} dimensions do not fit {x}")
     require(pos.shape == x.shape[:1], f"rope: positions {pos} do not fit {x}")
@@ -114,7 +115,7 @@ def _() -> Iterator[Case]:
     yield case(f32(7, 33), i32(7), ints={1: (0, 100000)}, length=8192, slope=0.1)
 
 
-_turned = rope  # whose name an attribute has, too
+_rope = rope  # inside fused_rope the name is the attribute's
 
 
 @several(Op.FUSED_ROPE)
@@ -124,7 +125,7 @@ def fused_rope(
     """rope of queries and of keys at the same positions"""
     require(q.shape[2] == k.shape[2], f"fused_rope: heads of {q} and {k} differ")
     more = () if factors is None else (factors,)
-    return _turned(q, pos, *more, rope=rope), _turned(k, pos, *more, rope=rope)
+    return _rope(q, pos, *more, rope=rope), _rope(k, pos, *more, rope=rope)
 
 
 @fused_rope.cases

@@ -60,18 +60,18 @@ def _swap(value: Any, old: int, new: int) -> Any:
     return tuple(new if v is old else v for v in value) if isinstance(value, tuple) else value
 
 
-def attention_in_parts(graph: Graph) -> Graph:
+def unfused_attention(graph: Graph) -> Graph:
     """FLASH_ATTN_EXT -> MUL_MAT kq, SOFT_MAX kq_soft_max_ext, MUL_MAT kqv: the products are there to see."""
     nodes: list[Tensor] = []
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
         made = node.over(new.get(s, s) for s in node.sources)
-        nodes += _parts_of(made, graph.labels[node]) if node.op is Op.FLASH_ATTN_EXT else [made]
+        nodes += _unfused(made, graph.labels[node]) if node.op is Op.FLASH_ATTN_EXT else [made]
         new[node] = nodes[-1]
     return from_nodes(nodes, [new[o] for o in graph.outputs])
 
 
-def _parts_of(node: Tensor, label: str) -> list[Tensor]:
+def _unfused(node: Tensor, label: str) -> list[Tensor]:
     """The nodes that compute attention over keys and values [cells, heads, width] in the order they run."""
     q, k, v, *mask = node.sources
     attrs = {name: value for name, value in node.attrs.items() if name != "softcap"}

@@ -26,22 +26,26 @@ def block_scale(
 
 
 def q4_0(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 32] as Q4_0, weighted by `w`; uint8 [n, bytes of a block]."""
     d, q = block_scale(blocks, w, search.integers(-8, 7), _TRIES)
     return np.hstack([f16(d), nibbles((q + 8).astype(np.uint8), 16)])
 
 
 def q5_0(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 32] as Q5_0, weighted by `w`; uint8 [n, bytes of a block]."""
     d, q = block_scale(blocks, w, search.integers(-16, 15), _TRIES)
     codes = (q + 16).astype(np.uint8)
     return np.hstack([f16(d), bits(codes > 15), nibbles(low(codes), 16)])
 
 
 def q4_1(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 32] as Q4_1, weighted by `w`; uint8 [n, bytes of a block]."""
     ends, codes = _affine(blocks, w, 15)
     return np.hstack([ends, nibbles(codes, 16)])
 
 
 def q5_1(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 32] as Q5_1, weighted by `w`; uint8 [n, bytes of a block]."""
     ends, codes = _affine(blocks, w, 31)
     return np.hstack([ends, bits(codes > 15), nibbles(low(codes), 16)])
 

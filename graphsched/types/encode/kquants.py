@@ -14,12 +14,14 @@ _FEW_BITS: Final = (-0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def q2_k(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 256] as Q2_K, weighted by `w`; uint8 [n, bytes of a block]."""
     ends, (s, m), q = affine(lanes(blocks, 16), lanes(w, 16), 3, 15, _FEW_BITS)
     scales = (s.astype(np.uint8) | m.astype(np.uint8) << np.uint8(4)).T
     return np.hstack([scales, _quarters(in_order(q)), *map(f16, ends)])
 
 
 def q3_k(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 256] as Q3_K, weighted by `w`; uint8 [n, bytes of a block]."""
     d, ints, q = scaled(lanes(blocks, 16), lanes(w, 16), search.integers(-4, 3), (-32, 31), _TRIES)
     codes, s = in_order(q + 4), (ints + 32).astype(np.uint8).T
     scales = [low(s[:, :8]) | low(s[:, 8:]) << np.uint8(4), crumbs(high(s).reshape(-1, 4, 4))]
@@ -27,18 +29,21 @@ def q3_k(blocks: Floats, w: Floats | None) -> Bytes:
 
 
 def q4_k(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 256] as Q4_K, weighted by `w`; uint8 [n, bytes of a block]."""
     ends, (s, m), q = affine(lanes(blocks, 32), lanes(w, 32), 15, 63, _TRIES)
     scales = sixths(s.astype(np.uint8).T, m.astype(np.uint8).T)
     return np.hstack([*map(f16, ends), scales, nibbles(in_order(q), 32)])
 
 
 def q5_k(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 256] as Q5_K, weighted by `w`; uint8 [n, bytes of a block]."""
     ends, (s, m), q = affine(lanes(blocks, 32), lanes(w, 32), 31, 63, _TRIES)
     codes, scales = in_order(q), sixths(s.astype(np.uint8).T, m.astype(np.uint8).T)
     return np.hstack([*map(f16, ends), scales, _top_bits(codes > 15), nibbles(low(codes), 32)])
 
 
 def q6_k(blocks: Floats, w: Floats | None) -> Bytes:
+    """Blocks [n, 256] as Q6_K, weighted by `w`; uint8 [n, bytes of a block]."""
     d, s, q = scaled(lanes(blocks, 16), lanes(w, 16), search.integers(-32, 31), (-128, 127), _TRIES)
     codes, n = in_order(q + 32), len(blocks)
     tops = crumbs(high(codes).reshape(n, 2, 4, 32)).reshape(n, -1)

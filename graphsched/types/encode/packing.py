@@ -28,10 +28,12 @@ def nibbles(codes: Bytes, apart: int) -> Bytes:
 
 
 def low(codes: Bytes) -> Bytes:
+    """The low four bits."""
     return codes & np.uint8(15)
 
 
 def high(codes: Bytes) -> Bytes:
+    """The bits above the low four."""
     return codes >> np.uint8(4)
 
 

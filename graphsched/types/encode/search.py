@@ -25,6 +25,8 @@ class Grid:
 
 
 def integers(low: int, high: int) -> Grid:
+    """The grid of all integers from low to high."""
+
     def nearest(t: Floats) -> Floats:
         np.rint(t, out=t)
         return np.clip(t, low, high, out=t)

@@ -1,4 +1,4 @@
-"""The parts of a tokenizer.json: what of them a GGUF file can say, and the names of those that it cannot."""
+"""The components of a tokenizer.json: those that GGUF can express, and the names of those that it cannot."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ _NFC: Final = "normalizer NFC"
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a tokenizer.json does beside merging.
 
-    `patterns` cut a text into words, one after the other; `strange` are parts that no file can say, `left_out` those
-    that hardly matter.
+    patterns: regular expressions that cut a text into words, applied one after the other. strange: components that GGUF
+    cannot express, which are refused. left_out: those that are dropped with a note. space_prefix: whether a text gets a
+    space in front.
     """
 
     patterns: tuple[str, ...] = ()
@@ -28,14 +29,14 @@ class Parts:
     space_prefix: bool = False
 
 
-def part(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+def nested(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A nested object, empty if there is none."""
     found = values.get(key)
     return found if isinstance(found, dict) else {}
 
 
 def flat(values: Mapping[str, Any], key: str, inner: str) -> list[dict[str, Any]]:
-    """A component's parts in order, sequences in sequences taken apart."""
+    """The components under a key in order, nested sequences flattened."""
     found = values.get(key)
     if not isinstance(found, dict):
         return []
@@ -44,8 +45,8 @@ def flat(values: Mapping[str, Any], key: str, inner: str) -> list[dict[str, Any]
     return [p for item in found.get(inner) or () for p in flat({"": item}, "", inner)]
 
 
-def parts_of(values: Mapping[str, Any], is_spm: bool) -> Parts:
-    """The parts of a tokenizer.json, of the kind of SentencePiece or of byte-level BPE."""
+def components_of(values: Mapping[str, Any], is_spm: bool) -> Components:
+    """The components of a tokenizer.json, read as SentencePiece (`is_spm`) or as byte-level BPE."""
     normalizers = flat(values, "normalizer", "normalizers")
     cuts = flat(values, "pre_tokenizer", "pretokenizers")
     strange = [*_strange_model(values), *_strange_decoders(values, "llama" if is_spm else "gpt2")]
@@ -55,7 +56,7 @@ def parts_of(values: Mapping[str, Any], is_spm: bool) -> Parts:
     names = [f"normalizer {_kind(n)}" for n in normalizers]
     left_out = tuple(n for n in names if n == _NFC)
     strange += [n for n in names if n != _NFC] + [f"pre_tokenizer {s}" for s in _strange_cuts(cuts)]
-    return Parts(tuple(_patterns(cuts)), tuple(strange), left_out)
+    return Components(tuple(_patterns(cuts)), tuple(strange), left_out)
 
 
 def _kind(component: Mapping[str, Any]) -> str:
@@ -63,7 +64,7 @@ def _kind(component: Mapping[str, Any]) -> str:
 
 
 def _strange_model(values: Mapping[str, Any]) -> Iterator[str]:
-    model = part(values, "model")
+    model = nested(values, "model")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             yield f"model {key}"
@@ -86,11 +87,11 @@ def _strange_ends(values: Mapping[str, Any]) -> Iterator[str]:
             yield f"post_processor {_kind(p)}"
 
 
-def _spm(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]], strange: list[str]) -> Parts:
+def _spm(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]], strange: list[str]) -> Components:
     """Whether a text gets a space in front: old files say so in the normalizer, new ones in the pre-tokenizer."""
     prefix = False
     for n in normalizers:
-        is_space = n.get("content") == _SPACE and part(n, "pattern").get("String") == " "
+        is_space = n.get("content") == _SPACE and nested(n, "pattern").get("String") == " "
         is_prefix = _kind(n) == "Prepend" and n.get("prepend") == _SPACE
         prefix = prefix or is_prefix
         if not (is_prefix or (_kind(n) == "Replace" and is_space)):
@@ -100,11 +101,11 @@ def _spm(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]], strange:
             strange.append(f"pre_tokenizer {_kind(c)}")
         scheme = c.get("prepend_scheme", "always" if c.get("add_prefix_space", True) else "never")
         prefix = prefix or (_kind(c) == "Metaspace" and scheme in ("first", "always"))
-    return Parts(strange=tuple(strange), space_prefix=prefix)
+    return Components(strange=tuple(strange), space_prefix=prefix)
 
 
 def _strange_cuts(cuts: list[dict[str, Any]]) -> Iterator[str]:
-    """Parts of a byte-level pre-tokenizer that are more than an expression whose matches are words."""
+    """Components of a byte-level pre-tokenizer that are more than an expression whose matches are words."""
     for i, c in enumerate(cuts):
         kind, is_last = _kind(c), i == len(cuts) - 1
         if kind == "ByteLevel":
@@ -134,7 +135,7 @@ def _patterns(cuts: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The regular expressions of a pre-tokenizer, in order."""
     for c in cuts:
         if _kind(c) == "Split":
-            yield str(part(c, "pattern").get("Regex"))
+            yield str(nested(c, "pattern").get("Regex"))
         elif _kind(c) == "Digits":
             yield r"\p{N}" if c.get("individual_digits") else r"\p{N}+"
         elif _kind(c) == "ByteLevel" and c.get("use_regex", True):
