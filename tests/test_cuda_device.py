@@ -475,8 +475,8 @@ def test_large_weights_arrive_whole(gpu: StandIn) -> None:
     shapes = {"Q4_K": [2, 8000, 4096], "F16": [3000, 1001], "IQ2_BN": [6000, 2560], "Q6_K": [3000, 1024]}
     answer = gpu.ask("uploaded", types=shapes)
     assert answer["wrong"] == []
-    assert min(answer["parts"]) > 1
-    assert max(answer["parts"]) > 16
+    assert min(answer["pieces"]) > 1
+    assert max(answer["pieces"]) > 16
 
 
 # ---- commands

@@ -160,7 +160,7 @@ SASS = {  # what the kernels are written for
     ("gemm_q8", "gemm_q8_q8_0"): ("LDSM", r"IMMA\.16832\.S8\.S8", r"LDGSTS\S*\.128"),
     ("gemm_q8", "gemm_q8_q4_k"): (r"IMMA\.16832\.S8\.S8", r"HMMA\.1688\.F32\.TF32"),
     ("attention", "attention_f16_f16_128_128_8"): (r"LDG\.E\S*\.128",),
-    ("matmul", "matvec_joined_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
+    ("matmul", "matvec_fused_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("moe", "up_gate_q4_0"): (r"LDG\.E\.NA\S*\.128", r"IDP\.4A"),
     ("quantize", "rms_norm_q8"): (r"LDG\.E\S*\.128",),
     ("w2a8", "quantize_token"): (r"LDG\.E\S*\.128",),
@@ -263,11 +263,12 @@ def test_every_kernel_waits_for_its_predecessor() -> None:
 
 
 def _reaches(source: str, name: str, wanted: str, depth: int = 3) -> bool:
-    """Whether the function called `name` calls `wanted`, itself or through what it calls."""
-    at = re.search(rf"\b{name}\([^;{{]*\)\s*{{(.*?)\n}}", source, re.DOTALL)
-    if at is None or depth == 0:
+    """Whether the function or macro called `name` calls `wanted`, itself or through what it calls."""
+    function = re.search(rf"\b{name}\([^;{{]*\)\s*{{(.*?)\n}}", source, re.DOTALL)
+    body = re.search(rf"#define {name}\(\w+\)((?:.*\\\n)*.*)", source) or function
+    if body is None or depth == 0:
         return False
-    inner = set(re.findall(r"\b(gs_\w+)(?:<[^;()]*>)?\(", at[1]))
+    inner = set(re.findall(r"\b((?:gs|GS)_\w+)(?:<[^;()]*>)?\(", body[1]))
     return wanted in inner or any(_reaches(source, n, wanted, depth - 1) for n in inner)
 
 
@@ -380,7 +381,7 @@ MUTANTS = (  # file, types, what to replace, by what, cases that must fail
         "weights.store(0, s, other",
         "gemm_q8-q4_0-",
     ),
-    ("w2a8", (), "gs_sync();\n  if (part)", "if (part)", "w2a8-"),
+    ("w2a8", (), "gs_sync();\n  if (slice)", "if (slice)", "w2a8-"),
     ("w2a8", (), "gs_sync();  // slice", "//", "w2a8-37x516-130"),
     ("w2a8", (), "gs_copy_wait<GS_SLICES - 2>", "gs_copy_wait<GS_SLICES - 1>", "w2a8-37x516-130"),
     ("w2a8", (), "gs_min(row_tile, last)", "row_tile", "w2a8-"),

@@ -106,7 +106,7 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
 
 # the sum that ends a layer is part of the launch of the norm in front of the next
 LLAMA = (
-    "rms_norm_q8", "matvec_joined_q4_0", "rope", "set_rows_f16", "attention_f16_f16_128_128_4",
+    "rms_norm_q8", "matvec_fused_q4_0", "rope", "set_rows_f16", "attention_f16_f16_128_128_4",
     "attention_merge", "quantize_q8", "matvec_1_q4_0", "rms_norm_q8", "up_gate_q4_0", "quantize_q8",
     "matvec_1_q4_0",
 )  # fmt: skip
@@ -153,7 +153,7 @@ def test_launches_of_a_llama_layer(header: Callable[[str, str], Path]) -> None:
 def test_launches_of_a_layer_of_halves(header: Callable[[str, str], Path]) -> None:
     fused = layer(header("llama-8b", "F16"), True)
     assert Counter(k.partition("_f16")[0] for k in fused)["matvec_1"] == 2
-    assert {"matvec_joined_f16", "up_gate_f16"} < set(fused)
+    assert {"matvec_fused_f16", "up_gate_f16"} < set(fused)
 
 
 def test_launches_of_a_bitnet_layer(header: Callable[[str, str], Path]) -> None:

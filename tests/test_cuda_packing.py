@@ -1,4 +1,4 @@
-"""Weights on their way to a GPU: packed bytes are those of the numpy reference, whole or in parts that share slots."""
+"""Weights on their way to a GPU: packed bytes are those of the numpy reference, whole or in pieces that share slots."""
 
 import ctypes
 import json
@@ -15,7 +15,7 @@ from running import model_path
 
 from graphsched.backends.cuda.launch.layout import LAYOUTS
 from graphsched.backends.cuda.launch.weights import BLOCKS, packed_bytes
-from graphsched.backends.cuda.packing.parts import Packing, as_it_is, packing
+from graphsched.backends.cuda.packing.pieces import Packing, as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack, packed
 from graphsched.backends.cuda.stream import upload
 from graphsched.backends.cuda.stream.upload import Uploads
@@ -49,14 +49,14 @@ def junk(nbytes: int) -> Raw:
     return np.full(nbytes, 0xA5, np.uint8)
 
 
-def in_parts(raw: Raw, how: Packing, most: int) -> Raw:
-    """Packed part by part through staging memory that holds what was there before."""
+def in_pieces(raw: Raw, how: Packing, most: int) -> Raw:
+    """Packed piece by piece through staging memory that holds what was there before."""
     how.compile()
     out, slot = junk(how.nbytes), junk(most)
     written = np.zeros(how.nbytes, np.uint8)
-    for part in how.parts(most):
-        how.write(part, raw.ctypes.data, [slot.ctypes.data + run.staged for run in part.runs])
-        for run in part.runs:
+    for piece in how.pieces(most):
+        how.write(piece, raw.ctypes.data, [slot.ctypes.data + run.staged for run in piece.runs])
+        for run in piece.runs:
             size = run.nbytes + run.zeros
             assert run.staged + size <= most
             out[run.at : run.at + size] = slot[run.staged : run.staged + size]
@@ -76,7 +76,7 @@ def test_bytes_are_those_of_the_reference(kind: str, rng: np.random.Generator) -
             raw = file_bytes(kind, type.numel // shape[-1], shape[-1], rng)
         want = by_reference(raw, type)
         np.testing.assert_array_equal(packed(raw, type), want)
-        np.testing.assert_array_equal(in_parts(raw, packing(type), 6000), want)
+        np.testing.assert_array_equal(in_pieces(raw, packing(type), 6000), want)
         assert packed_bytes(type) == want.size
 
 
@@ -97,7 +97,7 @@ def test_tiles(kind: str, rows: int, k: int, rng: np.random.Generator) -> None:
     raw, type = file_bytes(kind, rows, k, rng), of(kind, rows, k)
     want = tiles(kind, raw, rows, k)
     np.testing.assert_array_equal(packed(raw, type), want)
-    np.testing.assert_array_equal(in_parts(raw, packing(type), 24000), want)
+    np.testing.assert_array_equal(in_pieces(raw, packing(type), 24000), want)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
@@ -112,7 +112,7 @@ def test_rows_of_floats_fill_whole_16_bytes(
         lines = raw.reshape(-1, shape[-1] * type.dtype.nbytes)
         want = np.pad(lines, ((0, 0), (0, -lines.shape[1] % 16))).reshape(-1)
     np.testing.assert_array_equal(packed(raw, type), want)
-    np.testing.assert_array_equal(in_parts(raw, packing(type), 1500), want)
+    np.testing.assert_array_equal(in_pieces(raw, packing(type), 1500), want)
 
 
 QUANTS = [
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="no whole blocks of 32"):
         packing(of("q4_0", 1, 48))
     with pytest.raises(ShapeError, match=r"more than the .* that are staged at once"):
-        list(packing(of("f16", 2, 4097)).parts(4096))
+        list(packing(of("f16", 2, 4097)).pieces(4096))
 
 
 # ---- slots
@@ -200,7 +200,7 @@ TENSORS = [
 
 
 def test_slots_are_filled_again_only_when_they_were_sent(late: Late, rng: np.random.Generator) -> None:
-    """Weights of many parts, one after the other: no more staging memory than the slots, and the right bytes."""
+    """Weights of many pieces, one after the other: no more staging memory than the slots, and the right bytes."""
     allocated: list[int] = []
     uploads = Uploads(late, lambda n: allocated.append(n) or junk(n))  # type: ignore[func-returns-value]
     both: list[tuple[Raw, Raw]] = []

@@ -31,7 +31,7 @@ print("hit" if kernel.was_cached else "miss")
 """
 PACK = """
 from graphsched.types import dtypes
-from graphsched.backends.cuda.packing.parts import packing
+from graphsched.backends.cuda.packing.pieces import packing
 from graphsched.graph.tensor import TensorType
 kernel = packing(TensorType(dtypes.by_name("Q4_0"), (2, 32))).kernel
 kernel.address

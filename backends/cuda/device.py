@@ -14,7 +14,7 @@ from graphsched.backends.cuda.launch import compiler
 from graphsched.backends.cuda.launch.call import Call, Launched, Product
 from graphsched.backends.cuda.launch.lowering import At, Launch, Low
 from graphsched.backends.cuda.launch.weights import packed_bytes
-from graphsched.backends.cuda.packing.parts import as_it_is, packing
+from graphsched.backends.cuda.packing.pieces import as_it_is, packing
 from graphsched.backends.cuda.packing.threads import pack
 from graphsched.backends.cuda.stream import transfer
 from graphsched.backends.cuda.stream.chain import can_overlap, chained
@@ -93,20 +93,22 @@ class CudaDevice:
         ):  # a weight that the host needs: it has its own bytes
             assert block.raw is not None
             memory = self._host.adopt(block.raw)
-            own = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
-            return self._host.copy(own, result, ids)
+            host_weight = Operand(
+                Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides
+            )
+            return self._host.copy(host_weight, result, ids)
         return transfer.transfer(source, result, self.name, HOST)
 
     def _weight_copy(self, source: Operand, result: Operand, ids: Operand | None) -> Item:
         """Uploads come from page-locked memory that holds the weight as the kernels read it, made on first use."""
         memory = self._repacked_weight(source)
         whole = TensorType(dtypes.I8, (memory.nbytes,))
-        mine = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
+        repacked = Operand(Buffer(source.buffer.name, memory.nbytes, memory), source.type, source.strides)
         if ids is not None:
             nbytes = memory.nbytes // int(source.type.shape[0])
-            return transfer.experts(mine, result, ids, nbytes, self.name)
-        mine, result = (Operand(o.buffer, whole, (1,), o.offset) for o in (mine, result))
-        return transfer.transfer(mine, result, self.name, HOST)
+            return transfer.experts(repacked, result, ids, nbytes, self.name)
+        repacked, result = (Operand(o.buffer, whole, (1,), o.offset) for o in (repacked, result))
+        return transfer.transfer(repacked, result, self.name, HOST)
 
     def _repacked_weight(self, source: Operand) -> Memory:
         held = source.buffer.memory
@@ -225,8 +227,8 @@ def open_gpu(ordinal: int) -> driver.Gpu:
     if reason := driver.probe():
         raise OptionError(f"CUDA{ordinal} cannot be used: {reason}")
     if ordinal >= driver.device_count():
-        there = ", ".join(f"CUDA{i}" for i in range(driver.device_count()))
-        raise OptionError(f"no device CUDA{ordinal}; there are {there}, none, or sim:NAME")
+        devices = ", ".join(f"CUDA{i}" for i in range(driver.device_count()))
+        raise OptionError(f"no device CUDA{ordinal}; there are {devices}, none, or sim:NAME")
     return driver.open_gpu(ordinal)
 
 

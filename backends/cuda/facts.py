@@ -36,14 +36,14 @@ def _link(bus: str) -> str:
 
 def versions() -> dict[str, str]:
     """Driver (the newest CUDA it knows), NVRTC and packages; what is not there is left out."""
-    found = {}
+    installed = dict[str, str]()
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
     if driver.probe() is None:
-        found = {"driver": driver.driver_version(), "NVRTC": driver.nvrtc_version()} | found
+        installed = {"driver": driver.driver_version(), "NVRTC": driver.nvrtc_version()} | installed
         if cublas := driver.cublas_version():
-            found["cuBLASLt"] = cublas
-    return found
+            installed["cuBLASLt"] = cublas
+    return installed

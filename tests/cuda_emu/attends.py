@@ -90,8 +90,8 @@ def attention_case(
         v, values = cache_of(of_values or kind, normal(rng, capacity, kv, dv), 150)
         bias = normal(rng, heads) if sinks else None
         h = heads_of(heads, kv, dk, dv, kind, of_values)
-        part, y = Out(attention.part_floats(h, tokens, capacity)), Out(tokens, heads, dv)
-        given = q, k, v, masked(ranges, 150), part, y, h, tokens, capacity
+        partials, y = Out(attention.partial_floats(h, tokens, capacity)), Out(tokens, heads, dv)
+        given = q, k, v, masked(ranges, 150), partials, y, h, tokens, capacity
         target.run(*attention.attention(kind, *given, 0.1, bias, cap, of_values=of_values))
         return y.array, attend(q, keys, values, ranges, 0.1, bias, cap), 5e-6
 

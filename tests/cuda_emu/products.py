@@ -37,36 +37,36 @@ def matvec_case(kind: str, tokens: int, rows: int, k: int, sms: int) -> Run:
     return run
 
 
-JOINED = (70, 33, 5)  # rows
+FUSED = (70, 33, 5)  # rows
 
 
-def joined_case(kind: str, k: int, sms: int) -> Run:
+def fused_case(kind: str, k: int, sms: int) -> Run:
     """Three matrices in one launch, and gate and up in one: the bits of a launch each."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
         q, ds, _ = quantised(normal(rng, 1, k))
-        ws = [tensor(kind, n, k, rng)[0] for n in (*JOINED, JOINED[0])]
-        ys, alone = ([Out(n) for n in (*JOINED, JOINED[0])] for _ in range(2))
+        ws = [tensor(kind, n, k, rng)[0] for n in (*FUSED, FUSED[0])]
+        ys, alone = ([Out(n) for n in (*FUSED, FUSED[0])] for _ in range(2))
         for w, y in zip(ws, alone, strict=True):
             target.run(matmul.matvec(kind, w, q, ds, y, 1, len(y.array), k, sms))
-        target.run(matmul.matvec_joined(kind, list(zip(ws, ys, JOINED, strict=False)), q, ds, k, sms))
-        up, gate, last = ws[0], ws[3], JOINED[0]
+        target.run(matmul.matvec_fused(kind, list(zip(ws, ys, FUSED, strict=False)), q, ds, k, sms))
+        up, gate, last = ws[0], ws[3], FUSED[0]
         target.run(moe.up_gate(kind, up, gate, None, q, ds, ys[3], (1, 1, 1), last, k, "relu2", sms))
         return both(ys, alone)
 
     return run
 
 
-def joined_floats_case(kind: str, k: int, sms: int) -> Run:
+def fused_floats_case(kind: str, k: int, sms: int) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         x = normal(rng, 1, -(-k // 4) * 4)
-        ws = [padded(normal(rng, n, k), kind) for n in (*JOINED, JOINED[0])]
-        ys, alone = ([Out(n) for n in (*JOINED, JOINED[0])] for _ in range(2))
+        ws = [padded(normal(rng, n, k), kind) for n in (*FUSED, FUSED[0])]
+        ys, alone = ([Out(n) for n in (*FUSED, FUSED[0])] for _ in range(2))
         for w, y in zip(ws, alone, strict=True):
             n = len(y.array)
             target.run(matmul.matvec_floats(kind, w, x, y, 1, n, k, x.shape[1], sms))
-        target.run(matmul.matvec_joined_floats(kind, list(zip(ws, ys, JOINED, strict=False)), x, k, sms))
-        target.run(matmul.up_gate_floats(kind, ws[0], ws[3], x, ys[3], JOINED[0], k, "relu2", sms))
+        target.run(matmul.matvec_fused_floats(kind, list(zip(ws, ys, FUSED, strict=False)), x, k, sms))
+        target.run(matmul.up_gate_floats(kind, ws[0], ws[3], x, ys[3], FUSED[0], k, "relu2", sms))
         return both(ys, alone)
 
     return run
@@ -258,10 +258,10 @@ def products() -> Iterator[Case]:
         for tokens, rows, k in ((1, 3, 4), (1, 9, 5123), (2, 5, 1030), (3, 5, 256), (7, 4, 515)):
             yield Case(f"matvec-{kind}-{tokens}x{rows}x{k}", floats_case(kind, tokens, rows, k))
     for kind in ("q4_0", "q8_0", "q2_k", "q6_k", "iq4_nl", "tq2_0"):
-        yield Case(f"matvec-joined-{kind}", joined_case(kind, 4352, 132))
+        yield Case(f"matvec-fused-{kind}", fused_case(kind, 4352, 132))
     for kind in matmul.FLOATS:
-        yield Case(f"matvec-joined-{kind}", joined_floats_case(kind, 1032, 132))
-        yield Case(f"matvec-joined-{kind}-odd", joined_floats_case(kind, 515, 1))
+        yield Case(f"matvec-fused-{kind}", fused_floats_case(kind, 1032, 132))
+        yield Case(f"matvec-fused-{kind}-odd", fused_floats_case(kind, 515, 1))
     for n_expert, used, biased, how in ROUTES:
         yield Case(f"route-{how.gating}-{used}of{n_expert}", route_case(n_expert, used, biased, how))
 

@@ -53,7 +53,7 @@ def product_case(k: int, parts: tuple[int, ...], tokens: int, split: int | None 
     return run
 
 
-def joined_case(k: int, rows: tuple[int, ...], tokens: int) -> Run:
+def fused_case(k: int, rows: tuple[int, ...], tokens: int) -> Run:
     """Several matrices of one x in one launch."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
@@ -77,7 +77,7 @@ def part_case(k: int, rows: tuple[int, int], tokens: int) -> Run:
         weights, scales = matrix(last + 9, k, (last + 9,), rng)
         y, packed = Out(tokens, last - first), ternary_tiles.pack(weights)
         before = first // ternary_tiles.ROWS
-        part = w2a8.part_of(0, 0, y, rows, k)
+        part = w2a8.rows_of(0, 0, y, rows, k)
         assert (part.w, part.scales) == (before * tile, before * ternary_tiles.ROWS * 4)
         of = replace(
             part, w=packed[before * tile :].copy(), scales=scales[before * ternary_tiles.ROWS :].copy()
@@ -134,7 +134,7 @@ def w2a8s() -> Iterator[Case]:
     for split in (1, 2, 4, 8):
         yield Case(f"w2a8-150x1408-split{split}", product_case(1408, (150,), 1, split))
     for tokens in (1, 3, 9, 40):
-        yield Case(f"w2a8-joined-{tokens}", joined_case(640, (20, 150, 37), tokens))
+        yield Case(f"w2a8-fused-{tokens}", fused_case(640, (20, 150, 37), tokens))
         yield Case(f"w2a8-part-{tokens}", part_case(256, (19, 50), tokens))
     yield Case("w2a8-rows-516", rows_case(516))
     yield Case("w2a8-rows-2560", rows_case(2560))

@@ -25,7 +25,7 @@ from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.device import open_gpu
 from graphsched.backends.cuda.families import copy
 from graphsched.backends.cuda.families import cublas as by_library
-from graphsched.backends.cuda.packing.parts import packing
+from graphsched.backends.cuda.packing.pieces import packing
 from graphsched.backends.cuda.packing.threads import packed
 from graphsched.backends.cuda.stream.memory import DeviceMemory
 from graphsched.backends.cuda.stream.program import CudaProgram
@@ -203,7 +203,7 @@ def cycles(name: str, n: int) -> dict[str, Any]:
 
 
 def uploaded(types: dict[str, list[int]]) -> dict[str, Any]:
-    """Weights of random bytes that take several parts, one behind the other: names of those that arrive wrong."""
+    """Weights of random bytes that take several pieces, one behind the other: names of those that arrive wrong."""
     rng, sent = np.random.default_rng(5), []
     memory = DeviceMemory(GPU, open_gpu(0))
     for name, shape in types.items():
@@ -212,12 +212,13 @@ def uploaded(types: dict[str, list[int]]) -> dict[str, Any]:
         sent.append((name, memory.adopt(raw, how, name, ""), packed(raw, type)))
     memory.settle()
     wrong = [n for n, at, want in sent if ctypes.string_at(at.address, want.size) != want.tobytes()]
-    parts = [
-        sum(1 for _ in packing(TensorType(dtypes.by_name(n), tuple(s))).parts(SLOT)) for n, s in types.items()
+    pieces = [
+        sum(1 for _ in packing(TensorType(dtypes.by_name(n), tuple(s))).pieces(SLOT))
+        for n, s in types.items()
     ]
     memory.close()
     driver.free_unused()
-    return {"wrong": wrong, "parts": parts}
+    return {"wrong": wrong, "pieces": pieces}
 
 
 def sentence(name: str, **options: Any) -> dict[str, Any]:

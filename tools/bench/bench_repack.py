@@ -24,7 +24,7 @@ from bench_report import command_line, commit, complain, exit_code, machine, num
 from numpy.typing import NDArray
 
 from graphsched.backends.cuda.launch.weights import TYPES
-from graphsched.backends.cuda.packing.parts import Packing, packing
+from graphsched.backends.cuda.packing.pieces import Packing, packing
 from graphsched.backends.cuda.packing.threads import count
 from graphsched.backends.cuda.stream.upload import SLOT, Uploads
 from graphsched.errors import OptionError
@@ -135,8 +135,8 @@ def touched(nbytes: int) -> Raw:
 
 
 def alone(how: Packing, raw: Raw, out: Raw) -> None:
-    for part in how.parts(SLOT):
-        how.write(part, raw.ctypes.data, [out.ctypes.data + run.at for run in part.runs])
+    for piece in how.pieces(SLOT):
+        how.write(piece, raw.ctypes.data, [out.ctypes.data + run.at for run in piece.runs])
 
 
 def through_slots(uploads: Uploads, raw: Raw, how: Packing) -> None:

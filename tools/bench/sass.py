@@ -95,7 +95,7 @@ class Kernel:
 
     def bytes_of_round(self) -> float:
         """Bytes of weights of a lane's steps in a round; 0 where the type has no planes."""
-        layout = LAYOUTS.get(re.sub(r"^(matvec|up_gate)_((\d|joined|id)_)?", "", self.name))
+        layout = LAYOUTS.get(re.sub(r"^(matvec|up_gate)_((\d|fused|id)_)?", "", self.name))
         if layout is None:
             return 0
         wide = sum("CONSTANT" in op and ".128" in op for op, _ in (self.code[i] for i in self.loop))

@@ -231,8 +231,8 @@ class Bench:
         for heads, kv, d, n in ((8, 2, 64, 64),) if self.small else CACHES:
             h = attention.Heads(heads, kv, d, d, 2 * kv * d, 2 * d, 2 * kv * d, 2 * d)
             mask = self._mask(n)
-            part = self._room(4 * attention.part_floats(h, 1, n, self.target.gpu.multiprocessors))
-            make, nbytes = partial(self._attention, h, n, mask, part), 2 * n * kv * d * 2
+            partials = self._room(4 * attention.partial_floats(h, 1, n, self.target.gpu.multiprocessors))
+            make, nbytes = partial(self._attention, h, n, mask, partials), 2 * n * kv * d * 2
             us = sum(self.calls(partial(make, which), nbytes) for which in (0, 1))
             yield self.row("attention f16", f"{heads} heads, {kv} kv, {d}, {n} positions", us, nbytes)
 

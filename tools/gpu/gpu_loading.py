@@ -8,7 +8,7 @@ from gpu_bench import Row
 
 from graphsched.backends.cuda.device import open_gpu
 from graphsched.backends.cuda.launch.weights import TYPES
-from graphsched.backends.cuda.packing.parts import Packing, packing
+from graphsched.backends.cuda.packing.pieces import Packing, packing
 from graphsched.backends.cuda.stream.memory import DeviceMemory
 from graphsched.gguf.loader import ModelFile
 from graphsched.graph.tensor import TensorType

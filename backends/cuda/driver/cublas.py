@@ -38,19 +38,19 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def described(found: ctypes.CDLL) -> ctypes.CDLL:
+def described(lib: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the results of those calls that give more than a status."""
-    found.cublasLtGetVersion.restype = c_size_t
-    found.cublasLtGetStatusString.restype = ctypes.c_char_p
-    return found
+    lib.cublasLtGetVersion.restype = c_size_t
+    lib.cublasLtGetStatusString.restype = ctypes.c_char_p
+    return lib
 
 
 def cublas_version() -> str:
     """cuBLASLt's version, "13.1.0", or nothing where it is not installed."""
-    found = library()
-    if found is None:
+    lib = library()
+    if lib is None:
         return ""
-    v = found.cublasLtGetVersion()
+    v = lib.cublasLtGetVersion()
     return f"{v // 10000}.{v // 100 % 100}.{v % 100}"
 
 
@@ -58,9 +58,9 @@ class Cublas:
     """A handle on the current device; `room`: the address of CUBLAS_ROOM bytes, for one stream at a time."""
 
     def __init__(self, room: int) -> None:
-        found = library()
-        assert found is not None, "asked before cublas_version()"
-        self._library, self._room = found, c_void_p(room)
+        lib = library()
+        assert lib is not None, "asked before cublas_version()"
+        self._library, self._room = lib, c_void_p(room)
         self._handle, self._product = c_void_p(), c_void_p()
         self._call("cublasLtCreate", byref(self._handle))
         self._call("cublasLtMatmulDescCreate", byref(self._product), COMPUTE_F32, TYPES["f32"])
@@ -97,10 +97,10 @@ class Cublas:
     def _layout(self, kind: str, rows: int, columns: int, stride: int) -> c_void_p:
         key = kind, rows, columns, stride
         if key not in self._layouts:
-            made = c_void_p()
+            layout = c_void_p()
             sizes = TYPES[kind], c_uint64(rows), c_uint64(columns), c_int64(stride)
-            self._call("cublasLtMatrixLayoutCreate", byref(made), *sizes)
-            self._layouts[key] = made
+            self._call("cublasLtMatrixLayoutCreate", byref(layout), *sizes)
+            self._layouts[key] = layout
         return self._layouts[key]
 
     def _chosen(
@@ -128,8 +128,8 @@ class Cublas:
             self._set(name, preference, MOST_ROOM, c_size_t(CUBLAS_ROOM))
             for attribute, alignment in zip(ALIGNMENTS, (*alignments, alignments[2]), strict=True):
                 self._set(name, preference, attribute, c_uint32(alignment))
-            given = self._product, a, b, c, c, preference, 1
-            self._call("cublasLtMatmulAlgoGetHeuristic", self._handle, *given, byref(choice), byref(n))
+            request = self._product, a, b, c, c, preference, 1
+            self._call("cublasLtMatmulAlgoGetHeuristic", self._handle, *request, byref(choice), byref(n))
         finally:
             self._library.cublasLtMatmulPreferenceDestroy(preference)
         if not n.value or choice.state:

@@ -45,11 +45,11 @@ def always(form: str) -> Reads:
 
 def forms_read(low: Low, tensor: Tensor) -> Forms:
     """The forms in which the readers of a tensor read it; empty if none is known."""
-    found: dict[str, float] = {}
+    forms: dict[str, float] = {}
     for reader in low.readers.get(tensor, ()):
         for form, until in _read_by(low, reader, tensor).items():
-            found[form] = max(found.get(form, 0.0), until)
-    return found
+            forms[form] = max(forms.get(form, 0.0), until)
+    return forms
 
 
 def _read_by(low: Low, reader: Tensor, tensor: Tensor) -> Forms:
@@ -70,7 +70,7 @@ def int8_blocks(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
     """q int8[tokens, k] and their scales float2[tokens, k / 32]."""
     tensor = same_rows(tensor)
 
-    def made() -> tuple[Operand, ...]:
+    def quantized() -> tuple[Operand, ...]:
         x, (q, ds) = aligned(low, low.operand(tensor)), new_int8_blocks(low, tensor)
         stride, until = row_stride(x), forms_read(low, tensor).get(INT8_BLOCKS, inf)
 
@@ -81,7 +81,7 @@ def int8_blocks(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
         low.launch(make, x, Out(q), Out(ds))
         return q, ds
 
-    q, ds = low.shared((INT8_BLOCKS, tensor), made)
+    q, ds = low.shared((INT8_BLOCKS, tensor), quantized)
     return q, ds
 
 
@@ -95,7 +95,7 @@ def int8_rows(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
     """q int8[tokens, padded(k)] and (scale, sum) of each row."""
     tensor = same_rows(tensor)
 
-    def made() -> tuple[Operand, ...]:
+    def quantized() -> tuple[Operand, ...]:
         x, (q, ds) = aligned(low, low.operand(tensor)), new_int8_rows(low, tensor)
         stride = row_stride(x)
 
@@ -106,7 +106,7 @@ def int8_rows(low: Low, tensor: Tensor) -> tuple[Operand, Operand]:
         low.launch(make, x, Out(q), Out(ds))
         return q, ds
 
-    q, ds = low.shared((INT8_ROWS, tensor), made)
+    q, ds = low.shared((INT8_ROWS, tensor), quantized)
     return q, ds
 
 

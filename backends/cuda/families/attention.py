@@ -89,7 +89,7 @@ def attention(
     k: Address,
     v: Address,
     mask: Mask,
-    part: Address,
+    partials: Address,
     y: Address,
     h: Heads,
     tokens: int,
@@ -100,7 +100,7 @@ def attention(
     sms: int = 132,
     of_values: str = "",
 ) -> tuple[Call, Call]:
-    """Partial results, then their merge; q, y [tokens, heads, width] dense; part: part_floats() floats.
+    """Partial results, then their merge; q, y [tokens, heads, width] dense; partials: partial_floats() floats.
 
     kind: of KINDS; of_values: where values have another type than keys.
     """
@@ -114,17 +114,17 @@ def attention(
     per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
     masked = (mask.where, mask.cells, mask.length)
-    args = (q, k, v, *masked, part, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
+    args = (q, k, v, *masked, partials, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
     shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
     grid = (h.kv_heads * up(group, per), chunks, tokens)
     first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
-    merge = (part, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
+    merge = (partials, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
     return first, Call(
         "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
     )
 
 
-def part_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
+def partial_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
     """Floats of scratch that attention() needs."""
     return tokens * h.heads * up(capacity, chunk_of(capacity, h.kv_heads, tokens, sms)) * (h.dv + 2)
 
@@ -192,14 +192,14 @@ class Halves:
         """The address of the halves."""
         return at(self.copy or self.cache)
 
-    def made(self, at: At, length: Address) -> list[Call]:
+    def calls(self, at: At, length: Address) -> list[Call]:
         """Launches the copy of as many cells as `length` says on the device; nothing where the cache itself is read."""
         if self.copy is None:
             return []
         c = self.cache
         cells, heads, k = map(int, c.type.shape)
-        given = KINDS[c.type.dtype], at(c), at(self.copy), length
-        return [halves(*given, (cells, heads, k), (c.strides[0], c.strides[1]))]
+        args = KINDS[c.type.dtype], at(c), at(self.copy), length
+        return [halves(*args, (cells, heads, k), (c.strides[0], c.strides[1]))]
 
 
 def _as_halves(low: Low, cache: Operand) -> Halves:
@@ -211,7 +211,7 @@ def _as_halves(low: Low, cache: Operand) -> Halves:
 @cache
 def _scratch(h: Heads, tokens: int, capacity: int, sms: int) -> int:
     """Floats that any number of tokens needs at most: fewer take shorter chunks."""
-    return max(part_floats(h, t, capacity, sms) for t in range(1, tokens + 1))
+    return max(partial_floats(h, t, capacity, sms) for t in range(1, tokens + 1))
 
 
 @ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=KINDS, v=KINDS)
@@ -222,25 +222,25 @@ def _(low: Low, node: Tensor) -> None:
     (_, n_head, dk), dv = node.sources[0].shape, int(node.shape[2])
     h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
     capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
-    part = low.floats("attention parts", _scratch(h, int(node.shape[0]), capacity, sms))
+    partials = low.floats("attention partials", _scratch(h, int(node.shape[0]), capacity, sms))
     prompts = int(node.shape[0]) >= PROMPT_FROM and "f32" not in kinds and (dk, dv) in PROMPT_SHAPES
-    both = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
-    copies = [c.copy for c in both if c.copy]
+    caches = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
+    copies = [c.copy for c in caches if c.copy]
 
     def make(at: At) -> Sequence[Call]:
         tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
         mask = Mask(at(where), at(cells), length(at), a["window"], a["chunk"])
         scale, cap = a["scale"], a["softcap"]
-        if both and tokens >= PROMPT_FROM:
-            keys, values = both
+        if caches and tokens >= PROMPT_FROM:
+            keys, values = caches
             as_halves = Heads(n_head, h.kv_heads, dk, dv, *keys.strides, *values.strides)
-            made = [*keys.made(at, mask.length), *values.made(at, mask.length)]
+            copied = [*keys.calls(at, mask.length), *values.calls(at, mask.length)]
             many = at(q), keys.at(at), values.at(at), mask, at(y), as_halves, tokens
-            return [*made, prompt(*many, scale, sink, cap)]
-        given = at(q), at(k), at(v), mask, at(part), at(y), h, tokens, capacity
-        return attention(kinds[0], *given, scale, sink, cap, sms, kinds[1])
+            return [*copied, prompt(*many, scale, sink, cap)]
+        args = at(q), at(k), at(v), mask, at(partials), at(y), h, tokens, capacity
+        return attention(kinds[0], *args, scale, sink, cap, sms, kinds[1])
 
-    low.launch(make, q, k, v, where, cells, *sinks, *map(Out, copies), Out(part), Out(y))
+    low.launch(make, q, k, v, where, cells, *sinks, *map(Out, copies), Out(partials), Out(y))
 
 
 @ops.soft_max.lowering("cuda", when=lambda node: len(node.sources) == 1, x=(dtypes.F32,))

@@ -90,7 +90,7 @@ def _pays_from(kind: str) -> int:
 def halved(low: Low, tensor: Tensor, kind: str, least: int = GEMM_FROM) -> Operand:
     """Activations in 16 bits from `least` tokens on, made once for all products that read them."""
 
-    def made() -> tuple[Operand, ...]:
+    def round_rows() -> tuple[Operand, ...]:
         x = aligned(low, low.operand(tensor))
         half = low.scratch(f"{kind} activations", TensorType(dtypes.F16, x.type.shape))
         stride = row_stride(x)
@@ -104,4 +104,4 @@ def halved(low: Low, tensor: Tensor, kind: str, least: int = GEMM_FROM) -> Opera
         low.launch(make, x, Out(half))
         return (half,)
 
-    return low.shared((kind, tensor, least), made)[0]
+    return low.shared((kind, tensor, least), round_rows)[0]

@@ -101,9 +101,11 @@ def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) 
     between, step = repeated(b, a)
     if int(b.type.shape[-1]) == 1 and int(a.type.shape[-1]) == 1:
         step = 0
-    apart = strides(a), between, strides(y)
+    per_operand = strides(a), between, strides(y)
     low.launch(
-        lambda at: [broadcast(kernel, at(a), at(b), at(y), at.shape(node.type), apart, step, constants)],
+        lambda at: [
+            broadcast(kernel, at(a), at(b), at(y), at.shape(node.type), per_operand, step, constants)
+        ],
         a,
         b,
         Out(y),
@@ -112,8 +114,8 @@ def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) 
 
 def _one(low: Low, node: Tensor, how: str, constants: tuple[float, float] = (0.0, 0.0)) -> None:
     x, y = low.operand(node.sources[0]), low.result(node, in_place_of=node.sources[:1])
-    apart = strides(x), strides(y)
-    low.launch(lambda at: [unary(how, at(x), at(y), at.shape(node.type), apart, constants)], x, Out(y))
+    per_operand = strides(x), strides(y)
+    low.launch(lambda at: [unary(how, at(x), at(y), at.shape(node.type), per_operand, constants)], x, Out(y))
 
 
 def _has_dense_rows(node: Tensor) -> bool:

@@ -45,20 +45,18 @@ def matvec(
 One = tuple[Address, Address, int]  # a matrix, its product, its rows
 
 
-def matvec_joined(
-    kind: str, matrices: Sequence[One], q: Address, ds: Address, k: int, sms: int = 132
-) -> Call:
+def matvec_fused(kind: str, matrices: Sequence[One], q: Address, ds: Address, k: int, sms: int = 132) -> Call:
     """y = w · x for one token and up to three matrices, with the bits of a launch each."""
     t = KERNEL_TYPE[kind]
     grid, args = _shares(matrices, steps_of(kind, k), sms)
-    return Call("matmul", (t,), f"matvec_joined_{t}", grid, BLOCK, (*args, q, ds, k))
+    return Call("matmul", (t,), f"matvec_fused_{t}", grid, BLOCK, (*args, q, ds, k))
 
 
-def matvec_joined_floats(kind: str, matrices: Sequence[One], x: Address, k: int, sms: int = 132) -> Call:
+def matvec_fused_floats(kind: str, matrices: Sequence[One], x: Address, k: int, sms: int = 132) -> Call:
     """The same for F32, F16, BF16 weights and float activations."""
     pitch = up(k, FLOATS[kind])
     grid, args = _shares(matrices, pitch, sms)
-    return Call("floats", (kind,), f"matvec_joined_{kind}", grid, BLOCK, (*args, x, k, pitch))
+    return Call("floats", (kind,), f"matvec_fused_{kind}", grid, BLOCK, (*args, x, k, pitch))
 
 
 def _shares(matrices: Sequence[One], steps: int, sms: int) -> tuple[tuple[int], list[Address]]:

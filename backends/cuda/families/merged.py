@@ -11,7 +11,7 @@ from graphsched.backends.cuda.families.activations import (
     reads_x,
 )
 from graphsched.backends.cuda.families.elementwise import broadcast
-from graphsched.backends.cuda.families.matmul import matvec_joined, matvec_joined_floats, up_gate_floats
+from graphsched.backends.cuda.families.matmul import matvec_fused, matvec_fused_floats, up_gate_floats
 from graphsched.backends.cuda.families.moe import up_gate
 from graphsched.backends.cuda.families.products import float_rows, ternary
 from graphsched.backends.cuda.launch.call import Call
@@ -46,10 +46,10 @@ def _(low: Low, node: Tensor) -> None:
     inputs = _inputs(low, x, first.dtype)
 
     def make(at: At) -> list[Call]:
-        given = [(at(w), at(y), int(w.type.shape[0])) for w, y in pairs]
+        matrices_of_x = [(at(w), at(y), int(w.type.shape[0])) for w, y in pairs]
         if len(inputs) == 2:
-            return [matvec_joined(kind, given, at(inputs[0]), at(inputs[1]), k, sms)]
-        return [matvec_joined_floats(kind, given, at(inputs[0]), k, sms)]
+            return [matvec_fused(kind, matrices_of_x, at(inputs[0]), at(inputs[1]), k, sms)]
+        return [matvec_fused_floats(kind, matrices_of_x, at(inputs[0]), k, sms)]
 
     low.launch(make, *weights, *inputs, *map(Out, results))
 
@@ -82,7 +82,10 @@ def _ternary_up_gate(low: Low, node: Tensor, up: Operand, gate: Operand, y: Oper
     """Any number of tokens: both products, then the activation."""
     gated, kernel = low.scratch("gate", node.type), f"{node.attrs['kind']}_mul"
     ternary(low, node.sources[2], [(gate, gated), (up, y)])
-    apart = (strides(gated),) * 3
+    per_operand = (strides(gated),) * 3
     low.launch(
-        lambda at: [broadcast(kernel, at(gated), at(y), at(y), at.shape(node.type), apart)], gated, y, Out(y)
+        lambda at: [broadcast(kernel, at(gated), at(y), at(y), at.shape(node.type), per_operand)],
+        gated,
+        y,
+        Out(y),
     )

@@ -154,20 +154,20 @@ def _ready(node: Tensor) -> bool:
 def _grouped(low: Low, ids: Tensor, n_expert: int) -> tuple[Operand, Operand]:
     """Slots sorted by expert, once for all products with these ids."""
 
-    def made() -> tuple[Operand, ...]:
-        slots, given = ids.type.numel, low.operand(ids)
+    def sort() -> tuple[Operand, ...]:
+        slots, experts = ids.type.numel, low.operand(ids)
         order = low.scratch("slots by expert", TensorType(dtypes.I32, (slots,)))
         starts = low.scratch("expert starts", TensorType(dtypes.I32, (n_expert + 2,)))
 
         def make(at: At) -> list[Call]:
             tokens, _, used = at.shape(ids.type)
             few = tokens < GROUP_FROM
-            return [] if few else [group(at(given), at(order), at(starts), tokens * used, n_expert)]
+            return [] if few else [group(at(experts), at(order), at(starts), tokens * used, n_expert)]
 
-        low.launch(make, given, Out(order), Out(starts))
+        low.launch(make, experts, Out(order), Out(starts))
         return order, starts
 
-    order, starts = low.shared(("by expert", ids), made)
+    order, starts = low.shared(("by expert", ids), sort)
     return order, starts
 
 
@@ -181,7 +181,7 @@ def _product(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
 
 def _product_of_blocks(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
     (n_expert, rows, k), kind, sms = w.type.shape, kind_of(w.type.dtype), low.sms
-    (q, ds), given, per_slot = int8_blocks(low, x), low.operand(ids), x.shape[1] > 1
+    (q, ds), experts, per_slot = int8_blocks(low, x), low.operand(ids), x.shape[1] > 1
     sorts = int(ids.shape[0]) >= GROUP_FROM and n_expert <= WIDEST_ROW
     by_expert = _grouped(low, ids, n_expert) if sorts else ()
 
@@ -191,22 +191,24 @@ def _product_of_blocks(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand)
         if sorts and tokens >= GROUP_FROM:
             order, starts = map(at, by_expert)
             return [gemm_q8_id(kind, at(w), order, starts, *inputs, shape, rows, k, per_slot)]
-        return [matvec_id(kind, at(w), at(given), *inputs, shape, rows, k, per_slot, sms)]
+        return [matvec_id(kind, at(w), at(experts), *inputs, shape, rows, k, per_slot, sms)]
 
-    low.launch(make, w, q, ds, given, *by_expert, Out(y))
+    low.launch(make, w, q, ds, experts, *by_expert, Out(y))
 
 
 def _product_of_floats(low: Low, w: Operand, x: Tensor, ids: Tensor, y: Operand) -> None:
     (n_expert, rows, k), kind, sms = w.type.shape, kind_of(w.type.dtype), low.sms
-    given, of = low.operand(ids), contiguous(low, low.operand(x))
-    apart = (k * int(x.shape[1]), k if x.shape[1] > 1 else 0)
+    experts, rows_of_x = low.operand(ids), contiguous(low, low.operand(x))
+    x_strides = (k * int(x.shape[1]), k if x.shape[1] > 1 else 0)
 
     def make(at: At) -> list[Call]:
         tokens, _, used = at.shape(ids.type)
         shape = (tokens, used, n_expert)
-        return [matvec_id_floats(kind, at(w), at(given), at(of), at(y), shape, rows, k, apart, sms)]
+        return [
+            matvec_id_floats(kind, at(w), at(experts), at(rows_of_x), at(y), shape, rows, k, x_strides, sms)
+        ]
 
-    low.launch(make, w, of, given, Out(y))
+    low.launch(make, w, rows_of_x, experts, Out(y))
 
 
 def _rows_fit(node: Tensor) -> bool:
@@ -238,9 +240,9 @@ def _(low: Low, node: Tensor) -> None:
     half = dense(low.scratch("gates", node.type).buffer, node.type)
     _product(low, gate, x, ids, half)
     _product(low, up, x, ids, y)
-    apart = ((int(node.shape[1] * node.shape[2]), int(node.shape[2])),) * 3
+    strides = ((int(node.shape[1] * node.shape[2]), int(node.shape[2])),) * 3
     low.launch(
-        lambda at: [broadcast(f"{how}_mul", at(half), at(y), at(y), at.shape(node.type), apart)],
+        lambda at: [broadcast(f"{how}_mul", at(half), at(y), at(y), at.shape(node.type), strides)],
         half,
         y,
         Out(y),
@@ -249,15 +251,15 @@ def _(low: Low, node: Tensor) -> None:
 
 def _up_and_gate(low: Low, up: Operand, gate: Operand, x: Tensor, ids: Tensor, y: Operand, how: str) -> None:
     """Few tokens, blocks: both products in one pass."""
-    (q, ds), given, (n_expert, rows, k) = int8_blocks(low, x), low.operand(ids), up.type.shape
+    (q, ds), experts, (n_expert, rows, k) = int8_blocks(low, x), low.operand(ids), up.type.shape
     kind, sms = kind_of(up.type.dtype), low.sms
 
     def make(at: At) -> list[Call]:
         tokens, _, used = at.shape(ids.type)
         shape, inputs = (tokens, used, n_expert), (at(q), at(ds), at(y))
-        return [up_gate(kind, at(up), at(gate), at(given), *inputs, shape, rows, k, how, sms)]
+        return [up_gate(kind, at(up), at(gate), at(experts), *inputs, shape, rows, k, how, sms)]
 
-    low.launch(make, up, gate, q, ds, given, Out(y))
+    low.launch(make, up, gate, q, ds, experts, Out(y))
 
 
 @ops.multi_add.lowering("cuda", x=(dtypes.F32,))
@@ -298,12 +300,12 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-def _top(low: Low, node: Tensor, groups: int = 0, kept: int = 0) -> None:
+def _top(low: Low, node: Tensor, groups: int = 0, groups_used: int = 0) -> None:
     x, y, k = contiguous(low, low.operand(node.sources[0])), low.result(node), node.attrs["k"]
 
     def make(at: At) -> list[Call]:
         n, heads, width = at.shape(x.type)
-        return [top_k_rows(at(x), at(y), n * heads, width, k, groups, kept)]
+        return [top_k_rows(at(x), at(y), n * heads, width, k, groups, groups_used)]
 
     low.launch(make, x, Out(y))
 

@@ -55,7 +55,7 @@ def _(low: Low, node: Tensor) -> None:
     w_tensor, tensor = node.sources
     q, ds = int8_blocks(low, tensor)
     if len(w_tensor.shape) == 3 or node.attrs["rows"]:
-        _in_part(low, node, q, ds)
+        _rows_or_several(low, node, q, ds)
         return
     kind, (rows, k), sms = kind_of(w_tensor.dtype), map(int, w_tensor.shape), low.sms
     w, y, large = low.operand(w_tensor), low.result(node), library(low, node, kind)
@@ -71,7 +71,7 @@ def _(low: Low, node: Tensor) -> None:
     low.launch(make, w, q, ds, *(large.args if large else ()), Out(y))
 
 
-def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
+def _rows_or_several(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
     """Rows of a matrix, or several matrices whose inputs stand side by side."""
     w, y = low.operand(node.sources[0]), low.result(node)
     kind, k, several, sms = kind_of(w.type.dtype), int(w.type.shape[-1]), len(w.type.shape) == 3, low.sms
@@ -80,10 +80,10 @@ def _in_part(low: Low, node: Tensor, q: Operand, ds: Operand) -> None:
 
     def make(at: At) -> list[Call]:
         tokens, n = at.n(node.shape[0]), last - first
-        given = kind, at(w), at(q), at(ds), at(y), tokens, n, k
+        args = kind, at(w), at(q), at(ds), at(y), tokens, n, k
         if not several and tokens >= GEMM_FROM:
-            return [gemm_q8(*given, total, first)]
-        return [matvec(*given, sms, Matrices(total, first, count))]
+            return [gemm_q8(*args, total, first)]
+        return [matvec(*args, sms, Matrices(total, first, count))]
 
     low.launch(make, w, q, ds, Out(y))
 
@@ -111,7 +111,7 @@ def ternary(
         for w, y in pairs:
             total = int(w.type.shape[0])
             scales = at(w) + ternary_tiles.scales_at(total, k)
-            matrices.append(w2a8.part_of(at(w), scales, at(y), rows or (0, total), k))
+            matrices.append(w2a8.rows_of(at(w), scales, at(y), rows or (0, total), k))
         return [w2a8.products(matrices, at(q), at(ds), at.n(tokens), k, sms)]
 
     low.launch(make, *(w for w, _ in pairs), q, ds, *(Out(y) for _, y in pairs))
@@ -129,7 +129,7 @@ def _fits_floats(node: Tensor) -> bool:
 def _(low: Low, node: Tensor) -> None:
     w_tensor, tensor = node.sources
     if len(w_tensor.shape) == 3 or node.attrs["rows"]:
-        _floats_in_part(low, node)
+        _floats_rows_or_several(low, node)
         return
     kind, (rows, k), sms = kind_of(w_tensor.dtype), map(int, w_tensor.shape), low.sms
     w, x, y = low.operand(w_tensor), float_rows(low, tensor, k), low.result(node)
@@ -152,14 +152,14 @@ def _(low: Low, node: Tensor) -> None:
 def float_rows(low: Low, tensor: Tensor, k: int) -> Operand:
     """Activations in rows that start at multiples of 16 bytes, made once for all products that read them."""
 
-    def made() -> tuple[Operand, ...]:
+    def pad() -> tuple[Operand, ...]:
         x = low.operand(tensor)
         return (_padded(low, contiguous(low, x)) if k % 4 else aligned(low, x),)
 
-    return low.shared(("float rows", tensor), made)[0]
+    return low.shared(("float rows", tensor), pad)[0]
 
 
-def _floats_in_part(low: Low, node: Tensor) -> None:
+def _floats_rows_or_several(low: Low, node: Tensor) -> None:
     """Rows of a matrix, or several matrices whose inputs stand side by side."""
     w, x, y = low.operand(node.sources[0]), low.operand(node.sources[1]), low.result(node)
     kind, k, several, sms = kind_of(w.type.dtype), int(w.type.shape[-1]), len(w.type.shape) == 3, low.sms
@@ -186,7 +186,7 @@ def _padded(low: Low, x: Operand) -> Operand:
     n, k = int(x.type.shape[0]), int(x.type.shape[-1])
     pitch = up(k, 4) * 4
     wide = low.floats("padded rows", n, pitch)
-    part = Operand(wide.buffer, x.type, (4 * pitch, 4), 0)
+    padded = Operand(wide.buffer, x.type, (4 * pitch, 4), 0)
     low.launch(
         lambda at: [
             copy(
@@ -199,6 +199,6 @@ def _padded(low: Low, x: Operand) -> Operand:
             )
         ],
         x,
-        Out(part),
+        Out(padded),
     )
-    return part
+    return padded

@@ -89,9 +89,9 @@ def _(low: Low, node: Tensor) -> None:
 
 @ops.fused_rope.lowering("cuda", when=takes_whole, q=(dtypes.F32,), k=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    both = tuple(map(low.operand, node.sources[:2]))
-    made = low.results(node, in_place_of=node.sources[:2], pairwise=True)
-    _rotate(low, node, list(zip(both, made, strict=True)), node.sources[2:])
+    rows = tuple(map(low.operand, node.sources[:2]))
+    rotated = low.results(node, in_place_of=node.sources[:2], pairwise=True)
+    _rotate(low, node, list(zip(rows, rotated, strict=True)), node.sources[2:])
 
 
 @ops.temperature_scale.lowering("cuda", x=(dtypes.F32,))

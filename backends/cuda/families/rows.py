@@ -15,11 +15,11 @@ def sum_rows(x: Address, y: Address, rows: int, n: int) -> Call:
     return _call("sum_rows", rows, (x, y, rows, n))
 
 
-def top_k(x: Address, ids: Address, rows: int, n: int, k: int, groups: int = 0, kept: int = 0) -> Call:
-    """Indices of the k largest; with groups only those of the `kept` best."""
+def top_k(x: Address, ids: Address, rows: int, n: int, k: int, groups: int = 0, groups_used: int = 0) -> Call:
+    """Indices of the k largest; with groups only those of the `groups_used` best."""
     if n > TOP_MOST or groups > MOST_GROUPS:
         raise ShapeError(f"top_k: rows of {n} in {groups} groups; at most {TOP_MOST} in {MOST_GROUPS}")
-    return _call("top_k", rows, (x, ids, rows, n, k, groups, kept))
+    return _call("top_k", rows, (x, ids, rows, n, k, groups, groups_used))
 
 
 def _call(kernel: str, rows: int, args: tuple[Address, ...]) -> Call:

@@ -68,9 +68,9 @@ def soft_max_seen(
     sinks: Address = None,
 ) -> Call:
     """softmax over the cells that a token sees, with a cap of cap · tanh(scale · x / cap); [tokens, heads, n]."""
-    of = (x, y, mask.where, mask.cells, mask.length, sinks, heads, n)
     scales = (scale / cap, cap) if cap else (scale, 0.0)
-    args = (*of, *scales, mask.window, mask.chunk)
+    sizes = (heads, n, *scales, mask.window, mask.chunk)
+    args = (x, y, mask.where, mask.cells, mask.length, sinks, *sizes)
     return Call("scores", (), "soft_max_seen", (tokens * heads,), 256, args)
 
 
@@ -103,9 +103,9 @@ def _(low: Low, node: Tensor) -> None:
     used = [low.length(d) if isinstance(d, Extent) else None for d in w.type.shape[1:]]
 
     def make(at: At) -> list[Call]:
-        n_used, k_used = (of(at) if of else None for of in used)
-        given = at(x), at(w), at(y), at.n(tokens), int(heads)
-        return [product(*given, view, x_strides, n_used, k_used)]
+        n_used, k_used = (length(at) if length else None for length in used)
+        args = at(x), at(w), at(y), at.n(tokens), int(heads)
+        return [product(*args, view, x_strides, n_used, k_used)]
 
     low.launch(make, w, x, Out(y))
 

@@ -29,7 +29,7 @@ NONE = Matrix(None, None, None, 0)
 AT_ONCE = 3  # matrices of one launch
 
 
-def part_of(w: int, scales: int, y: Address, rows: tuple[int, int], k: int) -> Matrix:
+def rows_of(w: int, scales: int, y: Address, rows: tuple[int, int], k: int) -> Matrix:
     """Rows from rows[0] to rows[1] - 1 of a packed matrix."""
     tile, (first, last) = rows[0] // ROWS, rows
     skipped = tile * ROWS

@@ -9,5 +9,9 @@ GS_DEV float gs_gelu(float x) {  // the tanh form
 }
 GS_DEV float gs_relu2(float x) { return x > 0.0f ? x * x : 0.0f; }
 GS_DEV float gs_activate(float x, int how) {
-  return how == GS_SILU ? gs_silu(x) : how == GS_GELU ? gs_gelu(x) : how == GS_RELU2 ? gs_relu2(x) : how == GS_RELU ? fmaxf(x, 0.0f) : gs_sigmoid(x);
+  return how == GS_SILU    ? gs_silu(x)
+         : how == GS_GELU  ? gs_gelu(x)
+         : how == GS_RELU2 ? gs_relu2(x)
+         : how == GS_RELU  ? fmaxf(x, 0.0f)
+                           : gs_sigmoid(x);
 }

@@ -1,16 +1,18 @@
-// Attention of a few queries over a long key-value cache: each key and value is read once for all the query heads
-// that share it, 16 bytes a lane, and the KV length is cut into fixed chunks whose partial results a second kernel
-// merges in a fixed order. What a query sees is decided by (sequence, position) of its token and of each cell; how many
-// cells are in use lies in device memory too, so that one captured graph serves every length up to the grid's.
+// Attention of a few queries over a long key-value cache (split-KV): each key and value is read once for all the query
+// heads that share it, 16 bytes per lane. The KV length is cut into fixed chunks, and a second kernel merges their
+// partial results in a fixed order. What a query sees is decided by (sequence, position) of its token and of each cell.
+// The number of cells in use is read from device memory, so that one captured graph serves every length up to the
+// grid's.
 //
-// LANES lanes take one position; lane l holds dimensions (c * LANES + l) * 8 .. + 7, c = 0, 1, ... . Each group of
+// LANES lanes work on one position; lane l holds dimensions (c * LANES + l) * 8 .. + 7, c = 0, 1, ... . Each group of
 // lanes keeps its own running maximum, sum and output.
 #include "cache.cuh"
 #include "mask.cuh"
 
-static __device__ constexpr int gs_pieces(int width, int lanes) { return (width + 8 * lanes - 1) / (8 * lanes); }  // of a lane
-// the most lanes, a power of two, that both widths share out evenly; where these are so few that their registers would
-// not do, or pieces are not whole, more, of which some idle
+// pieces of 8 elements that a lane has of a row
+static __device__ constexpr int gs_pieces(int width, int lanes) { return (width + 8 * lanes - 1) / (8 * lanes); }
+// Lanes per position: the largest power of two that divides both widths evenly. Where that leaves a lane more than its
+// registers hold, or where pieces are not whole, more lanes, some of which idle
 static __device__ constexpr int gs_lanes(int dk, int dv) {
   int n = 32;
   while (n && (dk % (8 * n) || dv % (8 * n))) n /= 2;
@@ -33,13 +35,15 @@ template <class T, int D, int LANES> GS_DEV typename T::Raw gs_piece(const u8* r
   return gs_within<D, LANES>(i) ? T::load(row, i, D - i) : typename T::Raw{};
 }
 
-// scale: so that scores are logarithms to base 2; with a cap, score / cap. cap: of scores to base 2, 0 for none
-// grid (kv_heads * ceil(G / H), chunks, tokens), G = heads / kv_heads; part[token, head, chunk] = (output[DV], max, sum)
+// scale makes scores logarithms to base 2, or score / cap where there is a cap; cap is to base 2, too, and 0 for none.
+// partials[token, head, chunk] = (output[DV], max, sum). Grid (kv_heads * ceil(G / H), chunks, tokens), G = heads /
+// kv_heads
 template <class A, class B, int DK, int DV, int H>
-GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* part, int heads, int kv_heads,
-                         i64 q_head, i64 q_token, float scale, float cap, int chunk) {
+GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* partials, int heads,
+                         int kv_heads, i64 q_head, i64 q_token, float scale, float cap, int chunk) {
   constexpr int LANES = gs_lanes(DK, DV), PER_WARP = 32 / LANES, GROUPS = GS_WARPS * PER_WARP;
-  constexpr int CK = gs_pieces(DK, LANES), CV = gs_pieces(DV, LANES), AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
+  constexpr int CK = gs_pieces(DK, LANES), CV = gs_pieces(DV, LANES);
+  constexpr int AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
   gs_pdl_launch();
   gs_pdl_wait();
   const int per_kv = heads / kv_heads, sets = gs_ceil_div(per_kv, H), kv = blockIdx.x / sets;
@@ -88,7 +92,8 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
 #pragma unroll
           for (int c = 0; c < CV; c++)
             v[a][c] = gs_piece<B, DV, LANES>(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
-        const float up = seen ? fmaxf(top[h], s) : top[h], keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
+        const float up = seen ? fmaxf(top[h], s) : top[h];
+        const float keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
         top[h] = up, sum[h] = fmaf(sum[h], keep, e);
 #pragma unroll
         for (int i = 0; i < CV * 8; i++) out[h][i] = fmaf(e, B::value(v[a][i / 8], i % 8), out[h][i] * keep);
@@ -112,7 +117,7 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
     if (first_head + h > last_head) continue;
     float best = GS_LOWEST;
     for (int g = 0; g < GROUPS; g++) best = fmaxf(best, all[g * (DV + 2) + DV]);
-    float* to = part + (((i64)token * heads + first_head + h) * gridDim.y + blockIdx.y) * (DV + 2);
+    float* to = partials + (((i64)token * heads + first_head + h) * gridDim.y + blockIdx.y) * (DV + 2);
     for (int d = threadIdx.x; d < DV + 2; d += GS_WARPS * 32) {
       float y = 0.0f;
       for (int g = 0; g < GROUPS; g++) y = fmaf(all[g * (DV + 2) + d], gs_exp2(all[g * (DV + 2) + DV] - best), y);
@@ -124,18 +129,20 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
 // y[token, head] = sum of the chunks' outputs, each at its own maximum; no position at all gives zeros. A `sinks` entry
 // is a logit without a value (null: none). Grid (heads, tokens)
 extern "C" __global__ void __launch_bounds__(256)
-    attention_merge(const float* part, const float* sinks, float* y, int chunks, int dv, i64 y_head, i64 y_token) {
+    attention_merge(const float* partials, const float* sinks, float* y, int chunks, int dv, i64 y_head, i64 y_token) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float* from = part + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * chunks * (dv + 2);
+  const float* from = partials + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * chunks * (dv + 2);
   const float sink = sinks ? sinks[blockIdx.x] * 1.44269504f : GS_LOWEST;
   float best = sink;
   for (int c = 0; c < chunks; c++) best = fmaxf(best, from[(i64)c * (dv + 2) + dv]);
   float sum = sinks ? gs_exp2(sink - best) : 0.0f;
-  for (int c = 0; c < chunks; c++) sum = fmaf(from[(i64)c * (dv + 2) + dv + 1], gs_exp2(from[(i64)c * (dv + 2) + dv] - best), sum);
+  for (int c = 0; c < chunks; c++)
+    sum = fmaf(from[(i64)c * (dv + 2) + dv + 1], gs_exp2(from[(i64)c * (dv + 2) + dv] - best), sum);
   for (int d = threadIdx.x; d < dv; d += blockDim.x) {
     float v = 0.0f;
-    for (int c = 0; c < chunks; c++) v = fmaf(from[(i64)c * (dv + 2) + d], gs_exp2(from[(i64)c * (dv + 2) + dv] - best), v);
+    for (int c = 0; c < chunks; c++)
+      v = fmaf(from[(i64)c * (dv + 2) + d], gs_exp2(from[(i64)c * (dv + 2) + dv] - best), v);
     y[blockIdx.y * y_token + blockIdx.x * y_head + d] = sum > 0.0f ? v / sum : 0.0f;
   }
 }
@@ -143,8 +150,11 @@ extern "C" __global__ void __launch_bounds__(256)
 //@ for KEYS_VALUES_DK_DV_HEADS
 extern "C" __global__ void __launch_bounds__(128, 2)
     attention_KEYS_VALUES_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int2* where, const int2* cells,
-                               const int* length, float* part, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
-                               i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int chunk, int window, int span) {
-  gs_attention<KEYS, VALUES, DK, DV, HEADS>(q, Cache{k, v, k_pos, k_head, v_pos, v_head}, Mask{where, cells, length, window, span},
-                                    part, heads, kv_heads, q_head, q_token, scale, cap, chunk);
+                                      const int* length, float* partials, int heads, int kv_heads, i64 k_pos,
+                                      i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale,
+                                      float cap, int chunk, int window, int span) {
+  const Cache cache = {k, v, k_pos, k_head, v_pos, v_head};
+  const Mask mask = {where, cells, length, window, span};
+  gs_attention<KEYS, VALUES, DK, DV, HEADS>(q, cache, mask, partials, heads, kv_heads, q_head, q_token, scale, cap,
+                                            chunk);
 }

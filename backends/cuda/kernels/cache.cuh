@@ -1,6 +1,6 @@
-// What a key-value cache holds. AHEAD: positions of which keys and values are loaded before the first is used. A row of the
-// cache is bytes; load takes its elements i .. i + 7, of which there are `left`: fewer than 8 in heads of other widths, whose
-// rows start anywhere (f16s, f32s)
+// The types of a key-value cache. AHEAD: how many positions have their keys and values loaded before the first is used.
+// load() reads elements i .. i + 7 of a row of bytes. `left` of them exist: fewer than 8 only where the width of a head
+// is no multiple of 8, so that rows start at any address (f16s, f32s).
 #include "common.cuh"
 
 struct f16 {
@@ -15,7 +15,9 @@ struct f16 {
 struct f32 {
   enum { AHEAD = 1 };
   struct Raw { float4 a, b; };
-  GS_DEV Raw load(const u8* row, int i, int left) { return {*(const float4*)(row + i * 4), *(const float4*)(row + i * 4 + 16)}; }
+  GS_DEV Raw load(const u8* row, int i, int left) {
+    return {*(const float4*)(row + i * 4), *(const float4*)(row + i * 4 + 16)};
+  }
   GS_DEV float value(const Raw& r, int i) {
     const float4& v = i < 4 ? r.a : r.b;
     return i % 4 == 0 ? v.x : i % 4 == 1 ? v.y : i % 4 == 2 ? v.z : v.w;

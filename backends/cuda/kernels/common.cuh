@@ -1,6 +1,6 @@
-// What every kernel file starts from: short type names, PTX behind gs_* wrappers, warp and block reductions.
-// No CUDA header: NVRTC gets one string. Under GS_EMU (kernels built for the CPU) gs_emu.h has given the same
-// names already, so nothing but this part may use PTX. Warp operations always take the whole warp.
+// The base of every kernel file: short type names, PTX behind gs_* wrappers, warp and block reductions. No CUDA header
+// is included, because NVRTC gets one string. Under GS_EMU (kernels built for the CPU) gs_emu.h defines the same names,
+// so PTX is allowed in this section only. Warp operations always involve all 32 lanes.
 #ifndef GS_EMU
 typedef signed char i8;
 typedef unsigned char u8;
@@ -24,12 +24,14 @@ GS_DEV u32 gs_prmt(u32 a, u32 b, u32 selector) {  // bit 3 of a selector nibble 
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
   return v;
 }
-GS_DEV u32 gs_thread() {  // threadIdx.x, read here and now: what is made of it takes no register for a whole loop
+// threadIdx.x, read again at each use: what is derived from it occupies no register across a loop
+GS_DEV u32 gs_thread() {
   u32 v;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(v));
   return v;
 }
-template <class T> GS_DEV T* gs_now(T* p) {  // an address made once, and not anew with all that is added to it
+// an address that is computed once: the compiler cannot fold later offsets into it
+template <class T> GS_DEV T* gs_now(T* p) {
   asm volatile("" : "+l"(p));
   return p;
 }
@@ -64,8 +66,8 @@ GS_DEV float gs_exp2(float x) {  // 2 ulp; subnormal results are 0
   return y;
 }
 
-// weights: read once, so they pass the L1 cache by; never for what an earlier kernel wrote (nc reads may move above
-// gs_pdl_wait)
+// Weights are read once, so these loads bypass the L1 cache. Never use them for what an earlier kernel wrote: such
+// reads may be moved above gs_pdl_wait
 GS_DEV uint4 gs_weights16(const void* p) {
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -168,11 +170,11 @@ GS_DEV float gs_warp_max(float v) {
   return v;
 }
 GS_DEV float gs_block_sum(float v) {  // every thread of the block gets the sum
-  GS_SHARED(float, part, 32);
+  GS_SHARED(float, partials, 32);
   const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
   v = gs_warp_sum(v);
   gs_sync();  // a second call must not overwrite what the first still reads
-  if (lane == 0) part[threadIdx.x / 32] = v;
+  if (lane == 0) partials[threadIdx.x / 32] = v;
   gs_sync();
-  return gs_warp_sum(lane < warps ? part[lane] : 0.0f);
+  return gs_warp_sum(lane < warps ? partials[lane] : 0.0f);
 }

@@ -1,5 +1,5 @@
-// Copies with conversion between float types for any four strides (in elements, innermost last), rows by index, and
-// weights to half and bfloat16.
+// Copies that convert between float types, with any four strides (in elements, innermost last); rows read and written
+// by index; caches and weights as floats.
 #include "quants.cuh"
 
 struct f32 {
@@ -27,45 +27,52 @@ GS_DEV void gs_copy(const typename A::Cell* x, typename B::Cell* y, int n1, int 
   const i64 i0 = blockIdx.x / n1, i1 = blockIdx.x % n1, i2 = blockIdx.y, i3 = blockIdx.z * blockDim.x + threadIdx.x;
   if (i3 < n3) y[i0 * y0 + i1 * y1 + i2 * y2 + i3 * y3] = B::put(A::get(x[i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3]));
 }
-// y[slots[t]] = x[t]: the key-value cache; a slot below 0 is skipped. Rows of y are y_stride cells or, of blocks, bytes apart.
-// A second pair, if any, is the other cache of the layer. Grid (ceil(k / threads) of the wider one, rows, one or two)
+// y[slots[t]] = x[t]: writes to a key-value cache; a slot below 0 is skipped. y_stride counts elements, in caches of
+// blocks bytes. A second pair (x1, y1), if any, is the other cache of the layer. Grid (ceil(k / threads) of the wider,
+// rows, 1 or 2)
 template <class Cell> struct Rows {
   const float* x;
   Cell* y;
   int k;
   i64 x_stride, y_stride;
 };
-#define GS_ROWS_OF(Cell) (blockIdx.z ? Rows<Cell>{x1, y1, k1, x1_stride, y1_stride} : Rows<Cell>{x, y, k, x_stride, y_stride})
+#define GS_ROWS_OF(Cell) \
+  (blockIdx.z ? Rows<Cell>{x1, y1, k1, x1_stride, y1_stride} : Rows<Cell>{x, y, k, x_stride, y_stride})
 template <class B> GS_DEV void gs_set_rows(const Rows<typename B::Cell>& r, const int* slots) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
   if (i < r.k && slot >= 0) r.y[slot * r.y_stride + i] = B::put(r.x[blockIdx.y * r.x_stride + i]);
 }
-// a warp makes a block of 32
-extern "C" __global__ void __launch_bounds__(256)
-    set_rows_q8_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1, u8* y1,
-                  int k1, i64 x1_stride, i64 y1_stride) {
+// A lane's element of a row that goes into a cache in blocks of 32, one block per warp
+struct Element {
+  int i, slot, lane;
+  float v, most;  // most: the largest magnitude in the block
+};
+GS_DEV Element gs_element(const Rows<u8>& r, const int* slots) {
   gs_pdl_launch();
   gs_pdl_wait();
+  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
+  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f;
+  return {i, slot, (int)(threadIdx.x % 32), v, gs_warp_max(fabsf(v))};
+}
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_q8_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                  u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
   const Rows<u8> r = GS_ROWS_OF(u8);
-  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
-  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  const auto [i, slot, lane, v, most] = gs_element(r, slots);
   if (i >= r.k || slot < 0) return;
   u8* block = r.y + slot * r.y_stride + i / 32 * 34;
   const float q = rintf(v * (most > 0.0f ? 127.0f / most : 0.0f));
   block[2 + lane] = (u8)(i8)q;
   if (lane == 0) *(u16*)block = gs_to_half(most / 127.0f);
 }
-// the first of the values farthest from 0 is code 0, exactly
+// The first of the values of largest magnitude gets code 0, whose scale makes it exact.
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_q4_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1, u8* y1,
-                  int k1, i64 x1_stride, i64 y1_stride) {
-  gs_pdl_launch();
-  gs_pdl_wait();
+    set_rows_q4_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                  u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
   const Rows<u8> r = GS_ROWS_OF(u8);
-  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;
-  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v));
+  const auto [i, slot, lane, v, most] = gs_element(r, slots);
   int first = fabsf(v) == most ? lane : 31;
 #pragma unroll
   for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));
@@ -76,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
   if (lane == 0) *(u16*)block = gs_to_half(d);
 }
-// a Q4_0 cache as floats, as below
+// Caches in blocks as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
 extern "C" __global__ void __launch_bounds__(256)
     copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
@@ -87,7 +94,6 @@ extern "C" __global__ void __launch_bounds__(256)
   const int code = block[2 + i % 16] >> (i % 32 / 16 * 4) & 15;
   y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
 }
-// a Q8_0 cache as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
 extern "C" __global__ void __launch_bounds__(256)
     copy_q8_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
@@ -108,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const int id = ids[slot];
   y[slot * k + i] = id >= 0 && id < n ? x[blockIdx.z * x_token + id * x_row + i] : 0.0f;
 }
-// Host memory that is mapped -> here, in pieces of 16 bytes; as many rows as there are. Grid (blocks)
+// Mapped host memory → device memory, in pieces of 16 bytes: *rows rows. Grid (blocks)
 extern "C" __global__ void __launch_bounds__(256) fetch_rows(const uint4* x, uint4* y, i64 row_bytes, const int* rows) {
   gs_pdl_launch();
   gs_pdl_wait();
@@ -117,8 +123,9 @@ extern "C" __global__ void __launch_bounds__(256) fetch_rows(const uint4* x, uin
   const i64 rest = last * 16 + threadIdx.x;
   if (blockIdx.x == 0 && rest < nbytes) ((u8*)y)[rest] = ((const u8*)x)[rest];
 }
-// the experts that ids name, from host memory that is mapped; the rest of y stays as it is. Grid (blocks, n_expert)
-extern "C" __global__ void __launch_bounds__(256) fetch_experts(const uint4* x, uint4* y, const int* ids, int n_ids, i64 pieces) {
+// The experts named by ids, from mapped host memory; other experts of y are left as they are. Grid (blocks, n_expert)
+extern "C" __global__ void __launch_bounds__(256)
+    fetch_experts(const uint4* x, uint4* y, const int* ids, int n_ids, i64 pieces) {
   gs_pdl_launch();
   gs_pdl_wait();
   GS_SHARED(int, used, 1);
@@ -129,10 +136,12 @@ extern "C" __global__ void __launch_bounds__(256) fetch_experts(const uint4* x, 
   gs_sync();
   if (!used[0]) return;
   const i64 first = blockIdx.y * pieces;
-  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < pieces; i += (i64)gridDim.x * blockDim.x) y[first + i] = x[first + i];
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < pieces; i += (i64)gridDim.x * blockDim.x)
+    y[first + i] = x[first + i];
 }
 // y[i] = x[which[i]]: embeddings in a float type. Grid (ceil(k / threads), n)
-template <class A> GS_DEV void gs_get_rows(const typename A::Cell* x, const int* which, float* y, int rows, int k, i64 x_stride) {
+template <class A>
+GS_DEV void gs_get_rows(const typename A::Cell* x, const int* which, float* y, int rows, int k, i64 x_stride) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int i = blockIdx.x * blockDim.x + threadIdx.x, row = which[blockIdx.y];
@@ -152,39 +161,46 @@ extern "C" __global__ void __launch_bounds__(256)
   gs_get_rows<bf16>(x, which, y, rows, k, x_stride);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    copy_f32_f32(const float* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1, i64 y2, i64 y3) {
+    copy_f32_f32(const float* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
+                 i64 y2, i64 y3) {
   gs_copy<f32, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    copy_f32_f16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1, i64 y2, i64 y3) {
+    copy_f32_f16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
+                 i64 y2, i64 y3) {
   gs_copy<f32, f16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    copy_f32_bf16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1, i64 y2, i64 y3) {
+    copy_f32_bf16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
+                  i64 y2, i64 y3) {
   gs_copy<f32, bf16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    copy_f16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1, i64 y2, i64 y3) {
+    copy_f16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
+                 i64 y2, i64 y3) {
   gs_copy<f16, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    copy_bf16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1, i64 y2, i64 y3) {
+    copy_bf16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
+                  i64 y2, i64 y3) {
   gs_copy<bf16, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_f32(const int* slots, const float* x, float* y, int k, i64 x_stride, i64 y_stride, const float* x1, float* y1,
-                 int k1, i64 x1_stride, i64 y1_stride) {
+    set_rows_f32(const int* slots, const float* x, float* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                 float* y1, int k1, i64 x1_stride, i64 y1_stride) {
   gs_set_rows<f32>(GS_ROWS_OF(float), slots);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    set_rows_f16(const int* slots, const float* x, u16* y, int k, i64 x_stride, i64 y_stride, const float* x1, u16* y1,
-                 int k1, i64 x1_stride, i64 y1_stride) {
+    set_rows_f16(const int* slots, const float* x, u16* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                 u16* y1, int k1, i64 x1_stride, i64 y1_stride) {
   gs_set_rows<f16>(GS_ROWS_OF(u16), slots);
 }
 
 //@ for TYPE
-// Grid (ceil(units / threads), rows): one unit of 32 weights a thread; which[i] is the row that becomes row i (GET_ROWS)
-extern "C" __global__ void __launch_bounds__(128) to_f32_TYPE(const u8* w, float* y, const int* which, int rows, int k) {
+// GET_ROWS: row which[i] of the weights becomes row i of y. A thread takes a step, N units of 32 weights.
+// Grid (ceil(units / N / threads), rows)
+extern "C" __global__ void __launch_bounds__(128)
+    to_f32_TYPE(const u8* w, float* y, const int* which, int rows, int k) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int units = k / 32, step = blockIdx.x * blockDim.x + threadIdx.x, row = which[blockIdx.y];

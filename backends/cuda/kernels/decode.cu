@@ -1,7 +1,7 @@
-// Weights of blocks as bf16, for products of many tokens (cublaslt in driver): y[rows * k] from row `first` on of a
-// matrix of `total`. A thread decodes a step of 32 * N weights; what a warp has made lies side by side in y, and goes
-// there through shared memory so that each store of the warp is 512 bytes in a row. Pieces of 16 bytes are swizzled so
-// that neither side meets in a bank. Grid (ceil(rows * k / 32 / N / 128)).
+// Weights of blocks as bf16, for products of many tokens by cuBLASLt: y[rows * k] from row `first` on of a matrix of
+// `total` rows. A thread decodes a step of 32 * N weights. The results of a warp are consecutive in y; they go through
+// shared memory so that each store of the warp covers 512 consecutive bytes. Pieces of 16 bytes are swizzled, so that
+// neither writing nor reading shared memory has bank conflicts. Grid (ceil(rows * k / 32 / N / 128)).
 #include "quants.cuh"
 
 enum { GS_DECODERS = 128 };
@@ -23,14 +23,15 @@ template <class T> GS_DEV uint4 gs_eight_bf16(const Unit& u, int at) {  // weigh
 }
 
 //@ for TYPE
-extern "C" __global__ void __launch_bounds__(128) decode_TYPE(const u8* w, u16* y, int total, int first, int rows, int k) {
+extern "C" __global__ void __launch_bounds__(128)
+    decode_TYPE(const u8* w, u16* y, int total, int first, int rows, int k) {
   enum { PIECES = 4 * TYPE::N };  // of 16 bytes, by one thread
-  GS_SHARED(uint4, made, GS_DECODERS * PIECES);
+  GS_SHARED(uint4, pieces, GS_DECODERS * PIECES);
   gs_pdl_launch();
   gs_pdl_wait();
   const int units = k / 32, steps = units / TYPE::N, lane = threadIdx.x % 32;
   const int at = blockIdx.x * GS_DECODERS + threadIdx.x, all = rows * steps, warp = at - lane;
-  uint4* const own = made + (threadIdx.x - lane) * PIECES;
+  uint4* const warp_pieces = pieces + (threadIdx.x - lane) * PIECES;
   if (at < all) {
     const int row = at / steps, step = at % steps;
     const TYPE::Raw raw = gs_step<TYPE>(gs_row<TYPE>(w, total, units, first + row), step);
@@ -40,13 +41,14 @@ extern "C" __global__ void __launch_bounds__(128) decode_TYPE(const u8* w, u16* 
       TYPE::unpack(raw, n, step, u);
 #pragma unroll
       for (int p = 0; p < 4; p++)
-        own[lane * PIECES + ((n * 4 + p) ^ (lane * PIECES / 8 % PIECES))] = gs_eight_bf16<TYPE>(u, p * 8);
+        warp_pieces[lane * PIECES + ((n * 4 + p) ^ (lane * PIECES / 8 % PIECES))] = gs_eight_bf16<TYPE>(u, p * 8);
     }
   }
   gs_sync();
 #pragma unroll
   for (int j = 0; j < PIECES; j++) {
     const int i = j * 32 + lane, from = i / PIECES;  // whose piece it is
-    if (warp + from < all) ((uint4*)y)[(i64)warp * PIECES + i] = own[from * PIECES + (i % PIECES ^ (from * PIECES / 8 % PIECES))];
+    if (warp + from < all)
+      ((uint4*)y)[(i64)warp * PIECES + i] = warp_pieces[from * PIECES + (i % PIECES ^ (from * PIECES / 8 % PIECES))];
   }
 }

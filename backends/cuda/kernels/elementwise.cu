@@ -1,5 +1,5 @@
-// y = f(a, b) over [tokens, heads, k] of any token and head strides; a stride of 0 repeats (a bias, a norm's weight), b
-// may repeat within a row, too. Grid (columns, heads, tokens)
+// y = f(a, b) over [tokens, heads, k]; tokens and heads may have any stride, and a stride of 0 repeats an operand (a
+// bias, a norm's weight). b may also repeat within a row (b_step 0). Grid (columns, heads, tokens)
 #include "activation.cuh"
 
 struct Cell {
@@ -11,88 +11,75 @@ GS_DEV Cell gs_cell() {
   gs_pdl_wait();
   return {(int)(blockIdx.x * blockDim.x + threadIdx.x), (i64)blockIdx.y, (i64)blockIdx.z};
 }
-struct Both {  // operands, and where the result goes
+struct Operands {  // two values, and where the result goes
   float a, b;
   float* y;
 };
-GS_DEV Both gs_both(const Cell& c, const float* a, const float* b, float* y, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
-                    int b_step, i64 y_token, i64 y_head) {
+GS_DEV Operands gs_operands(const Cell& c, const float* a, const float* b, float* y, i64 a_token, i64 a_head,
+                            i64 b_token, i64 b_head, int b_step, i64 y_token, i64 y_head) {
   return {a[c.token * a_token + c.head * a_head + c.i], b[c.token * b_token + c.head * b_head + (i64)c.i * b_step],
           y + c.token * y_token + c.head * y_head + c.i};
 }
-#define GS_BOTH gs_both(c, a, b, y, a_token, a_head, b_token, b_head, b_step, y_token, y_head)
+// The body of a kernel of two operands, up to the result. The kernels declare their parameters in full, because
+// signature.py reads them from this text.
+#define GS_OPERANDS(v)        \
+  const Cell c = gs_cell();   \
+  if (c.i >= k) return;       \
+  const Operands v = gs_operands(c, a, b, y, a_token, a_head, b_token, b_head, b_step, y_token, y_head)
 
 extern "C" __global__ void __launch_bounds__(256)
-    add(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-        i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    add(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+        int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = v.a + v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-        i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+        int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = v.a * v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    divide(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-        i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    divide(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+           int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = v.a / v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    silu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-             i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    silu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+             int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = gs_silu(v.a) * v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    gelu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-             i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    gelu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+             int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = gs_gelu(v.a) * v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    relu2_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-              i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    relu2_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+              int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = gs_relu2(v.a) * v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    relu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-             i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    relu_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+             int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = fmaxf(v.a, 0.0f) * v.b;
 }
 extern "C" __global__ void __launch_bounds__(256)
-    sigmoid_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-                i64 y_token, i64 y_head) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    sigmoid_mul(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+                int b_step, i64 y_token, i64 y_head) {
+  GS_OPERANDS(v);
   *v.y = gs_sigmoid(v.a) * v.b;
 }
 // g * sigmoid(alpha g) * (u + 1) with g = min(a, limit), u = clamp(b, -limit, limit)
 extern "C" __global__ void __launch_bounds__(256)
-    swiglu_oai(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head, int b_step,
-               i64 y_token, i64 y_head, float alpha, float limit) {
-  const Cell c = gs_cell();
-  if (c.i >= k) return;
-  const Both v = GS_BOTH;
+    swiglu_oai(const float* a, const float* b, float* y, int k, i64 a_token, i64 a_head, i64 b_token, i64 b_head,
+               int b_step, i64 y_token, i64 y_head, float alpha, float limit) {
+  GS_OPERANDS(v);
   const float g = fminf(v.a, limit), u = fminf(fmaxf(v.b, -limit), limit);
   *v.y = g / (1.0f + expf(-alpha * g)) * (u + 1.0f);
 }
@@ -100,7 +87,8 @@ extern "C" __global__ void __launch_bounds__(256)
 enum { GS_SCALE = 5, GS_SQR, GS_CLAMP, GS_SOFTCAP };  // after the activations
 // y = f(x) with up to two constants. Grid (columns, heads, tokens)
 extern "C" __global__ void __launch_bounds__(256)
-    unary(const float* x, float* y, int k, i64 x_token, i64 x_head, i64 y_token, i64 y_head, int how, float p, float q) {
+    unary(const float* x, float* y, int k, i64 x_token, i64 x_head, i64 y_token, i64 y_head, int how, float p,
+          float q) {
   const Cell c = gs_cell();
   if (c.i >= k) return;
   const float v = x[c.token * x_token + c.head * x_head + c.i];

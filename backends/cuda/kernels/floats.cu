@@ -38,12 +38,12 @@ template <int PER> GS_DEV void gs_floats(float (&x)[PER], const float* from, int
   }
 }
 
-// sums of R rows, whose part 0 has them in lane 0; not `valid`: zeros
+// sums of R rows, whose slice 0 of K has them in lane 0; not `valid`: zeros
 template <class T, int NT, int R, int U>
 GS_DEV void gs_dots(float (&acc)[NT][R], const u8* const (&row)[R], const float* x, int tokens, int k, int pitch,
                     i64 x_stride, int split, const Place& at, bool valid) {
   const int stride = 32 * split;
-  for (int s0 = at.part * 32 + at.lane; valid && s0 < pitch; s0 += stride * U) {
+  for (int s0 = at.slice * 32 + at.lane; valid && s0 < pitch; s0 += stride * U) {
     uint4 raw[U][R];
 #pragma unroll
     for (int u = 0; u < U; u++)
@@ -78,14 +78,14 @@ GS_DEV void gs_product(const u8* w, const float* x, float* y, int tokens, int ro
   gs_dots<T, NT, R, U>(acc, row, x, tokens, k, pitch, x_stride, split, at, valid);
   gs_store<NT, R>(acc, at, y, tokens, rows, y_stride);
 }
-// the first line of a lane's part of a row
+// the first cache line of a lane's share of a row
 GS_DEV void gs_fetch_row(const u8* row, const Place& at, int pitch) {
-  if ((at.part * 32 + at.lane) * 8 < pitch) gs_prefetch_l2(row + (at.part * 32 + at.lane) * 128);
+  if ((at.slice * 32 + at.lane) * 8 < pitch) gs_prefetch_l2(row + (at.slice * 32 + at.lane) * 128);
 }
 
 template <class T, int NT, int R, int U>
-GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
-                             int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
+GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch,
+                             int x_stride, int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
   const Place at = gs_place<R>(split);
   const u8* matrix = w + blockIdx.y * w_next;
 #pragma unroll
@@ -93,8 +93,9 @@ GS_DEV void gs_matvec_floats(const u8* w, const float* x, float* y, int tokens, 
   gs_pdl_launch();
   gs_pdl_wait();
   const int t0 = blockIdx.z * NT;
-  gs_product<T, NT, R, U>(matrix, x + (i64)t0 * x_stride + blockIdx.y * x_next, y + (i64)t0 * y_stride + blockIdx.y * y_next,
-                          gs_min(NT, tokens - t0), rows, k, pitch, x_stride, y_stride, split, at, true);
+  gs_product<T, NT, R, U>(matrix, x + (i64)t0 * x_stride + blockIdx.y * x_next,
+                          y + (i64)t0 * y_stride + blockIdx.y * y_next, gs_min(NT, tokens - t0), rows, k, pitch,
+                          x_stride, y_stride, split, at, true);
 }
 // y[t, u] = w[ids[t, u]] x[t, u or 0]; ids outside the range give zeros. Grid (row groups, used, tokens)
 template <class T>
@@ -109,8 +110,8 @@ GS_DEV void gs_matvec_id_floats(const u8* w, const int* ids, const float* x, flo
                          y + slot * rows, 1, rows, k, pitch, 0, rows, split, gs_place<2>(split), valid);
 }
 
-// one token and up to three matrices, as gs_joined has them
-template <class T, int R, int U> GS_DEV void gs_joined_floats(const Share (&all)[3], const float* x, int k, int pitch) {
+// one token and up to three matrices, laid out as for gs_matvec_fused
+template <class T, int R, int U> GS_DEV void gs_fused_floats(const Share (&all)[3], const float* x, int k, int pitch) {
   int block = blockIdx.x;
   const Share s = gs_share(all, R, block);
   const Place at = gs_place<R>(s.split, block);
@@ -122,7 +123,8 @@ template <class T, int R, int U> GS_DEV void gs_joined_floats(const Share (&all)
 }
 // y = f(gate x) * (up x) for one token
 template <class T>
-GS_DEV void gs_up_gate_floats(const u8* up, const u8* gate, const float* x, float* y, int rows, int k, int pitch, int how, int split) {
+GS_DEV void gs_up_gate_floats(const u8* up, const u8* gate, const float* x, float* y, int rows, int k, int pitch,
+                              int how, int split) {
   const Place at = gs_place<1>(split);
   const i64 skip = (i64)gs_min(at.row, rows - 1) * pitch * 16;
   const u8* const row[2] = {gate + skip, up + skip};
@@ -132,14 +134,15 @@ GS_DEV void gs_up_gate_floats(const u8* up, const u8* gate, const float* x, floa
   gs_pdl_wait();
   float acc[1][2] = {};
   gs_dots<T, 1, 2, 2>(acc, row, x, 1, k, pitch, 0, split, at, true);
-  if (!at.part && !at.lane && at.row < rows) y[at.row] = gs_activate(acc[0][0], how) * acc[0][1];
+  if (!at.slice && !at.lane && at.row < rows) y[at.row] = gs_activate(acc[0][0], how) * acc[0][1];
 }
 
 //@ for TYPE
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_1_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
                   int y_stride, int split, i64 w_next, i64 x_next, i64 y_next) {
-  gs_matvec_floats<TYPE, 1, GS_ROWS, GS_UNROLL>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next, x_next, y_next);
+  gs_matvec_floats<TYPE, 1, GS_ROWS, GS_UNROLL>(w, x, y, tokens, rows, k, pitch, x_stride, y_stride, split, w_next,
+                                                x_next, y_next);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
     matvec_2_TYPE(const u8* w, const float* x, float* y, int tokens, int rows, int k, int pitch, int x_stride,
@@ -162,12 +165,13 @@ extern "C" __global__ void __launch_bounds__(128, 4)
   gs_matvec_id_floats<TYPE>(w, ids, x, y, n_expert, rows, k, pitch, x_token, x_slot, split);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
-    matvec_joined_TYPE(const u8* w, float* y, int rows, int split, const u8* w1, float* y1, int rows1, int split1,
+    matvec_fused_TYPE(const u8* w, float* y, int rows, int split, const u8* w1, float* y1, int rows1, int split1,
                        const u8* w2, float* y2, int rows2, int split2, const float* x, int k, int pitch) {
   const Share all[3] = {{w, y, rows, split}, {w1, y1, rows1, split1}, {w2, y2, rows2, split2}};
-  gs_joined_floats<TYPE, GS_ROWS, GS_UNROLL>(all, x, k, pitch);
+  gs_fused_floats<TYPE, GS_ROWS, GS_UNROLL>(all, x, k, pitch);
 }
 extern "C" __global__ void __launch_bounds__(128, 4)
-    up_gate_TYPE(const u8* up, const u8* gate, const float* x, float* y, int rows, int k, int pitch, int how, int split) {
+    up_gate_TYPE(const u8* up, const u8* gate, const float* x, float* y, int rows, int k, int pitch, int how,
+                 int split) {
   gs_up_gate_floats<TYPE>(up, gate, x, y, rows, k, pitch, how, split);
 }

@@ -1,7 +1,7 @@
-// y[m, n] = sum_k x[m, k] * w[n, k] on the tensor cores, float32 sums: x and w in half or bfloat16 with rows of k (a
-// multiple of 8) elements, y float32. A block of 8 warps makes a tile of BM × BN; tiles of x and w come in slices of
-// 64 elements of k, STAGES of them under way at once (cp.async), each row of 128 bytes with its eight 16-byte pieces
-// swizzled (piece ^ row % 8) so that neither the copies nor ldmatrix meet in a bank.
+// y[m, n] = sum_k x[m, k] * w[n, k] on the tensor cores with float32 sums: x and w in half or bfloat16 with rows of k
+// (a multiple of 8) elements, y float32. A block of 8 warps computes a tile of BM × BN. Tiles of x and w are loaded in
+// slices of 64 elements of k, STAGES slices in flight (cp.async). The eight 16-byte pieces of a row of 128 bytes are
+// swizzled (piece ^ row % 8), so that neither the copies nor ldmatrix have bank conflicts.
 #include "common.cuh"
 
 enum { GS_BK = 64, GS_ROW = GS_BK * 2, GS_THREADS = 256 };
@@ -95,21 +95,27 @@ GS_DEV void gs_gemm(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_write<WM, WN>(acc, y, m0 + row0, n0 + col0, m, n);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) gemm_f16_64_64(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gemm_f16_64_64(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<half_mma, 64, 64, 4, 3>(x, w, y, m, n, k);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemm_f16_128_128(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gemm_f16_128_128(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<half_mma, 128, 128, 4, 3>(x, w, y, m, n, k);
 }
-extern "C" __global__ void __launch_bounds__(256, 1) gemm_f16_128_256(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+    gemm_f16_128_256(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<half_mma, 128, 256, 4, 4>(x, w, y, m, n, k);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemm_bf16_64_64(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gemm_bf16_64_64(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<bf16_mma, 64, 64, 4, 3>(x, w, y, m, n, k);
 }
-extern "C" __global__ void __launch_bounds__(256, 2) gemm_bf16_128_128(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gemm_bf16_128_128(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<bf16_mma, 128, 128, 4, 3>(x, w, y, m, n, k);
 }
-extern "C" __global__ void __launch_bounds__(256, 1) gemm_bf16_128_256(const u16* x, const u16* w, float* y, int m, int n, int k) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+    gemm_bf16_128_256(const u16* x, const u16* w, float* y, int m, int n, int k) {
   gs_gemm<bf16_mma, 128, 256, 4, 4>(x, w, y, m, n, k);
 }

@@ -1,16 +1,16 @@
-// y[m, n] = sum_k x[m, k] * w[n, k] with x quantised to int8 (quantize.cu) and w decoded to int8 on the way into shared
-// memory (int8.cuh): the exact integer sums of each unit of 32, times the two scales. So a token's result is that of the
-// mat-vec but for the order in which units are added.
-// A block of 8 warps makes 128 × 128, a warp 64 × 32; each slice is four units: x by cp.async, w by one decode a thread
-// through registers, in two turns while the slice before is multiplied.
-// What a product costs besides itself is two FMAs for each of its four sums a lane:
-// * Sums start at BIAS, which makes their bits those of a subnormal float, (BIAS + sum) * 2^-149. The first FMA
-//   multiplies that by one scale and takes the bias off again, exactly; the two scales carry 2^149 between them.
-// * Minima times sums of x are a product of their own, of two units at once: a minimum is two bfloat16, which is exact, a
-//   sum two tf32 (2^-22 off), and all four products are added on the tensor cores.
+// y[m, n] = sum_k x[m, k] * w[n, k] with x quantised to int8 (quantize.cu) and w decoded to int8 on its way into shared
+// memory (int8.cuh): the exact integer sum of each unit of 32, times the two scales. A token's result differs from that
+// of the mat-vec only by the order in which units are added. A block of 8 warps computes 128 × 128, a warp 64 × 32, in
+// slices of four units. x comes by cp.async; w is decoded through registers, in two steps, while the previous slice is
+// multiplied. Besides itself, a product costs two FMAs for each of the four sums of a lane:
+// * Sums start at BIAS, so that their bits are those of the subnormal float (BIAS + sum) * 2^-149. The first FMA
+//   multiplies by one scale and subtracts the bias again, exactly; the two scales together carry the factor 2^149.
+// * Minima times sums of x are a product of their own, for two units at once: a minimum is split into two bfloat16,
+//   which is exact, a sum into two tf32 (error 2^-22), and all four products are added on the tensor cores.
 #include "gemm_q8.cuh"
 
-// where a lane's part of a warp's 64 × 32 begins: unit u's rows are at `^ u * 32`, later ones at a constant distance
+// Offsets of a lane's share of a warp's 64 × 32: rows of unit u are at `offset ^ u * 32`, later rows at a constant
+// distance.
 struct Lane {
   u32 a, b, d, c;
 };
@@ -18,9 +18,10 @@ template <class T> GS_DEV Lane gs_lane(const Shared<T>& s) {
   const uint4 p = s.places[gs_thread()];
   return {p.z & 0xffff, p.z >> 16, p.w & 0xffff, p.w >> 16};
 }
-// one warp's 64 × 32 of a unit: the activations' scale first, for which fewer registers wait
-// WHOLE: all 64 rows are there; else `left` of them, and 16 rows without any are not multiplied
-template <class T, bool WHOLE> GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u, int left) {
+// One warp's 64 × 32 of a unit. The activations' scale is applied first: that way fewer registers are live.
+// WHOLE: all 64 rows exist; else `left` of them, and groups of 16 rows without any are skipped.
+template <class T, bool WHOLE>
+GS_DEV void gs_multiply(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u, int left) {
   enum { BIAS = gs_int8<T>::BIAS };
   u32 b[2][4];
 #pragma unroll
@@ -47,7 +48,7 @@ template <class T, bool WHOLE> GS_DEV void gs_multiply(float (&acc)[4][4][4], Ti
     }
   }
 }
-// the same where halves have scales of their own, which then come first; rows 32 at a time
+// The same where each half of a unit has its own scale, which is then applied first; 32 rows at a time.
 template <class T, bool WHOLE>
 GS_DEV void gs_multiply_halves(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int u, int left) {
   enum { BIAS = gs_int8<T>::BIAS };
@@ -90,26 +91,27 @@ GS_DEV void gs_multiply_units(float (&acc)[4][4][4], Tile<T>& t, const Lane& at,
     else gs_multiply<T, WHOLE>(acc, t, at, u, left);
   }
 }
-template <class T> GS_DEV void gs_multiply_two(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int unit, int left) {
+template <class T>
+GS_DEV void gs_multiply_two(float (&acc)[4][4][4], Tile<T>& t, const Lane& at, int unit, int left) {
   if (left >= 64) gs_multiply_units<T, true>(acc, t, at, unit, left);
   else if (left > 0) gs_multiply_units<T, false>(acc, t, at, unit, left);
 }
-// Minima of a slice times sums of x: a unit takes four places of the product, high high, high low, low high, low low
+// Minima of a slice times sums of x. A unit takes four columns of the product: high·high, high·low, low·high, low·low.
 template <class T> GS_DEV void gs_add_minima(float (&acc)[4][4][4], const float* xm, const Tile<T>& t) {
   enum { MIN = gs_int8<T>::MIN };
   const u32 thread = gs_thread(), lane = thread % 32, row0 = gs_row0(thread), col0 = gs_col0(thread);
-  const u32 pick = lane % 2 ? 0x3244 : 0x1044;  // a lane's part of a minimum, to the top
+  const u32 pick = lane % 2 ? 0x3244 : 0x1044;  // a lane's bytes of a minimum, to the top
 #pragma unroll
-  for (int part = 0; part < 2 * MIN; part++) {  // two sums
+  for (int pair = 0; pair < 2 * MIN; pair++) {  // of sums
     u32 b[4][2];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const uint2 w = ((const uint2*)t.wm)[(col0 + j * 8 + lane / 4) * 2 * MIN + part];
+      const uint2 w = ((const uint2*)t.wm)[(col0 + j * 8 + lane / 4) * 2 * MIN + pair];
       b[j][0] = gs_prmt(w.x, 0, pick), b[j][1] = gs_prmt(w.y, 0, pick);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const uint4 x = ((const uint4*)xm)[((row0 / 2 + i * 8 + lane / 4) * 2 + lane % 4 / 2) * 2 * MIN + part];
+      const uint4 x = ((const uint4*)xm)[((row0 / 2 + i * 8 + lane / 4) * 2 + lane % 4 / 2) * 2 * MIN + pair];
       const u32 a[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
       for (int j = 0; j < 4; j++) gs_mma_tf32(acc[i][j], a, b[j][0], b[j][1]);
@@ -117,10 +119,11 @@ template <class T> GS_DEV void gs_add_minima(float (&acc)[4][4][4], const float*
   }
 }
 
-// Results by way of shared memory (a fragment of four stays one, which keeps registers in order), so that rows are
-// written 16 bytes at a time
+// Results go through shared memory, so that rows are written 16 bytes at a time. A fragment of four floats is stored as
+// one, which needs no shuffling of registers.
 template <class Rows>
-GS_DEV void gs_write(const float (&acc)[4][4][4], float4* fragments, float* y, const Rows& rows, int m0, int n0, int n) {
+GS_DEV void gs_write(const float (&acc)[4][4][4], float4* fragments, float* y, const Rows& rows, int m0, int n0,
+                     int n) {
   const u32 thread = threadIdx.x;
 #pragma unroll
   for (int i = 0; i < 16; i++) {
@@ -132,7 +135,8 @@ GS_DEV void gs_write(const float (&acc)[4][4][4], float4* fragments, float* y, c
 #pragma unroll 4
   for (u32 r = thread / 32; r < GS_BM; r += GS_THREADS / 32) {
     if (m0 + (int)r >= rows.m) return;
-    const float2* const at = (const float2*)&fragments[r / 64 * 2048 + r % 64 / 16 * 128 + r % 8 * 4 + from] + r % 16 / 8;
+    const u32 place = r / 64 * 2048 + r % 64 / 16 * 128 + r % 8 * 4 + from;
+    const float2* const at = (const float2*)&fragments[place] + r % 16 / 8;
     const float2 lo = at[0], hi = at[2];
     const float v[4] = {lo.x, lo.y, hi.x, hi.y};
     float* const to = y + (i64)rows.y(m0 + r) * n + n0 + c;
@@ -144,9 +148,11 @@ GS_DEV void gs_write(const float (&acc)[4][4][4], float4* fragments, float* y, c
   }
 }
 
-// rows first .. first + n of a matrix of `total`; grid (ceil(m / 128), ceil(n / 128)); dynamic shared memory sizeof(Shared<T>)
+// Rows first .. first + n - 1 of a matrix of `total`. Grid (ceil(m / 128), ceil(n / 128)); dynamic shared memory
+// sizeof(Shared<T>)
 template <class T, class Rows>
-GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const Rows& rows, int n, int k, int total, int first) {
+GS_DEV void gs_gemm(const u8* w, const i8* q8, const float2* ds, float* y, const Rows& rows, int n, int k, int total,
+                    int first) {
   enum { MIN = gs_int8<T>::MIN, STEPS = Weights<T>::STEPS };
   GS_DYNAMIC(Shared<T>, shared);
   Shared<T>& s = *shared;
@@ -214,9 +220,9 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   gs_pdl_wait();
   gs_gemm<TYPE>(w, q8, ds, y, Dense{m}, n, k, total, first);
 }
-// y[slot] = w[expert of the slot] x; slots sorted by expert (group in moe.cu): expert e's are order[starts[e]] to
-// order[starts[e + 1]], those of no expert come last and get zeros. Grid (ceil(slots / 128), ceil(n / 128),
-// n_expert + 1); blocks past an expert's count leave at once
+// y[slot] = w[expert of the slot] x. Slots are sorted by expert (`group` in moe.cu): those of expert e are
+// order[starts[e]] to order[starts[e + 1] - 1]; slots without an expert come last and get zeros. Grid (ceil(slots /
+// 128), ceil(n / 128), n_expert + 1); blocks past an expert's count return at once
 extern "C" __global__ void __launch_bounds__(256, 1)
     gemm_q8_id_TYPE(const u8* w, const int* order, const int* starts, const i8* q8, const float2* ds, float* y,
                     int n_expert, int per_token, int n, int k) {

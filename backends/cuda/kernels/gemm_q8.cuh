@@ -1,8 +1,8 @@
-// How a slice of gemm_q8.cu lies in shared memory, and how it comes there.
+// The shared-memory layout of a slice of gemm_q8.cu, and the loads that fill it.
 #include "int8.cuh"
 
 enum { GS_BM = 128, GS_BN = 128, GS_UNITS = 4, GS_ROW = GS_UNITS * 32, GS_THREADS = 256 };
-#if __CUDA_ARCH__ == 900  // units whose products are one stretch of code; elsewhere two take more registers than there are
+#if __CUDA_ARCH__ == 900  // units that are unrolled together; on other cards two would need too many registers
 #define GS_AT_ONCE 2
 #else
 #define GS_AT_ONCE 1
@@ -10,18 +10,20 @@ enum { GS_BM = 128, GS_BN = 128, GS_UNITS = 4, GS_ROW = GS_UNITS * 32, GS_THREAD
 #define GS_X_SCALE 1.5474250491067253e26f  // 2^87
 #define GS_W_SCALE 4.6116860184273879e18f  // 2^62
 #define GS_BIT 1.4012984643248171e-45f     // 2^-149
-struct Columns {  // two columns whose halves have scales of their own: of the first halves, of the second, and what takes
-  float first[2], second[2], bias[2], none[2];  // the bias off both
+struct Columns {  // two columns with a scale for each half, and the term that removes the bias of both halves
+  float first[2], second[2], bias[2], none[2];
 };
 template <class T> struct Tile {  // one slice; rows of x and w in swizzled pieces of 16 bytes
   typedef gs_int8<T> As;
   u8 x[GS_BM * GS_ROW], w[GS_BN * GS_ROW];
-  float xs[GS_UNITS * GS_BM * (As::HALVES ? 1 : 2)];     // in the order of gs_row_place; else with what takes the bias off
+  float xs[GS_UNITS * GS_BM * (As::HALVES ? 1 : 2)];     // in the order of gs_row_place; (d, bias term) if not HALVES
   float ws[As::HALVES ? 4 : GS_UNITS * GS_BN];           // in the order of gs_column_place
   Columns halves[As::HALVES ? GS_UNITS * GS_BN / 2 : 1];
   u32 wm[As::MIN ? GS_BN * GS_UNITS * As::MIN : 4];      // minima of a row, each two bfloat16
 };
-struct Places {  // of a thread in a tile, in bytes: what it writes; what its lane reads first. Kept here for the registers' sake
+// A thread's byte offsets in a tile: where it writes, and where its lane reads first. In shared memory, to save
+// registers
+struct Places {
   u16 x, w, xs, ws, a, b, d, c;
 };
 template <class T> struct Shared {
@@ -36,8 +38,8 @@ GS_DEV int gs_piece(int row, int piece) { return row * GS_ROW + (piece ^ row % 8
 GS_DEV int gs_row_place(int row) { return row / 16 * 16 + row % 8 * 2 + row / 8 % 2; }
 GS_DEV int gs_column_place(int col) { return col / 32 * 32 + col / 2 % 4 * 8 + col / 8 % 4 * 2 + col % 2; }
 GS_DEV u32 gs_two_bf16(float v) { return gs_pack_bf16(v, v - gs_bits(gs_pack_bf16(v, v) << 16)); }
-// Sums of x, N in a row, as operands of a product: those of rows r and r + 8 side by side; high parts (cut off as tf32),
-// then what they leave.
+// Stores a sum of x as an operand of the minima's product, N sums per row. Rows r and r + 8 are interleaved. First come
+// the high parts (truncated to tf32), then the remainders.
 template <int N> GS_DEV void gs_put_sum(float* xm, int row, int i, float v) {
   float* const to = xm + gs_row_place(row) / 2 * 4 * N + i * 2 + row / 8 % 2;
   const float high = gs_bits(gs_bits(v) & 0xffffe000);
@@ -51,7 +53,8 @@ template <class T> GS_DEV uint4 gs_places(u32 thread) {
   const int r = thread / ACROSS, u = thread % ACROSS * T::N, row = thread / 8 + thread % 8 / 4 * 64;
   const u32 x = gs_piece(thread / 8, thread % 8), w = gs_piece(r, u * 2);
   const u32 xs = (thread % 4 * GS_BM + gs_row_place(row)) * PER_ROW;
-  const u32 ws = HALVES ? (u * (GS_BN / 2) + r / 2) * sizeof(Columns) + r % 2 * 4 : (u * GS_BN + gs_column_place(r)) * 4;
+  const u32 ws = HALVES ? (u * (GS_BN / 2) + r / 2) * sizeof(Columns) + r % 2 * 4
+                        : (u * GS_BN + gs_column_place(r)) * 4;
   const u32 a = gs_piece(row0 + lane % 16, lane / 16), b = gs_piece(col0 + lane % 8 + lane / 16 * 8, lane / 8 % 2);
   const u32 d = (row0 + lane / 4 * 2) * PER_ROW;
   const u32 c = HALVES ? (col0 / 2 + lane % 4) * sizeof(Columns) : (col0 + lane % 4 * 8) * 4;
@@ -71,9 +74,10 @@ struct Grouped {  // slots of one expert; x has a row per slot or one per token
   __device__ __forceinline__ int y(int r) const { return slots[r]; }
 };
 
-// Activations of a slice, by cp.async: 64 bytes a thread, and a unit's scale of two rows (with d * sum), which waits where
-// what is made of it will be. Rows past the end repeat the last one and are not written; scales past the end are zero.
-template <class T> GS_DEV void gs_load_x(Shared<T>& s, Tile<T>& t, const i8* q8, const float2* ds, int unit0, int units) {
+// Activations of a slice, by cp.async: 64 bytes per thread, and one unit's (d, d * sum) of two rows, which gs_store_x
+// later replaces in place. Rows past the end repeat the last one and are not written; scales past the end are zero.
+template <class T>
+GS_DEV void gs_load_x(Shared<T>& s, Tile<T>& t, const i8* q8, const float2* ds, int unit0, int units) {
   enum { PER_ROW = gs_int8<T>::HALVES ? 4 : 8 };
   const u32 thread = gs_thread(), c = thread % 8, unit = unit0 + c % 4;
   const uint4 rows = s.rows[thread / 8];
@@ -81,7 +85,8 @@ template <class T> GS_DEV void gs_load_x(Shared<T>& s, Tile<T>& t, const i8* q8,
   const i8* const from = gs_now(q8 + (i64)gs_min(unit0 + c / 2, units - 1) * 32 + c % 2 * 16);
   const u32 at[4] = {rows.x, rows.y, rows.z, rows.w};
 #pragma unroll
-  for (int i = 0; i < 4; i++) gs_copy16(t.x + (place.x & 0xffff) + i * (GS_BM / 4) * GS_ROW, from + (u64)at[i] * 32, true);
+  for (int i = 0; i < 4; i++)
+    gs_copy16(t.x + (place.x & 0xffff) + i * (GS_BM / 4) * GS_ROW, from + (u64)at[i] * 32, true);
 #pragma unroll
   for (int i = 0; i < 2; i++)
     gs_copy_small<PER_ROW>((u8*)t.xs + (place.y & 0xffff) + i * (GS_BM / 4) * PER_ROW,
@@ -123,8 +128,8 @@ template <class T> GS_DEV void gs_half_sums(Shared<T>& s, Tile<T>& t) {
   }
 }
 
-// Weights: 128 rows × 4 units by 256 threads, two units each, in steps of N. The pieces of 16
-// bytes wait where what is made of them will be, the rest in registers.
+// Weights: 128 rows × 4 units by 256 threads, two units each, in steps of N. The packed 16-byte pieces are loaded to
+// where the decoded bytes will be stored; everything else waits in registers.
 template <class T> struct Weights {
   typedef gs_int8<T> As;
   enum { STEPS = 2 / T::N, ACROSS = GS_UNITS / T::N, APART = GS_BN / STEPS };  // rows from step to step

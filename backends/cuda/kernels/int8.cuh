@@ -1,7 +1,7 @@
-// A unit of weights for the int8 tensor cores: 32 signed bytes with one scale wherever the type allows, else one per half.
-// What the mat-vecs keep apart is folded into the bytes here, because after a product each scale costs four instructions
-// a lane and a byte none: zero points are subtracted, 4-bit scales of 2-bit weights and 6-bit scales of 3-bit weights
-// are multiplied in. BIAS is above any sum of a unit, or of half of one where HALVES, with activations of at most 127.
+// A unit of weights for the int8 tensor cores: 32 signed bytes with one scale wherever the type allows, else one per
+// half. Unlike in the mat-vecs, zero points, the 4-bit scales of 2-bit weights and the 6-bit scales of 3-bit weights
+// are folded into the bytes, because each scale applied after a product costs four instructions per lane, and a byte
+// none. BIAS is above any sum of a unit (with HALVES: of half a unit) for activations of at most 127.
 #include "quants.cuh"
 
 template <class T, int MOST> struct gs_plain {  // HALVES, MIN as in quants.cuh

@@ -1,5 +1,5 @@
-// What a token sees: cells of its own sequence up to its own position; with `window` the last so many positions, with
-// `span` nothing before its own chunk of so many. A free cell has sequence -1.
+// What a token sees: cells of its own sequence up to its own position. `window` (0: none) limits that to the last so
+// many positions, `span` (0: none) to the token's own chunk of so many positions. A free cell has sequence -1.
 #include "common.cuh"
 
 struct Mask {

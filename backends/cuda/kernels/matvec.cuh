@@ -1,6 +1,6 @@
-// y[t, row] = sum_k w[row, k] * x[t, k] for 1 to 8 tokens: the weights are read once, 16 bytes a lane, and several such
-// loads are in flight before the first is used. A warp takes R rows (activations are loaded once for them) and, where
-// `split` > 1, only every split-th piece of K; the block adds those up in a fixed order.
+// y[t, row] = sum_k w[row, k] * x[t, k] for 1 to 8 tokens: the weights are read once, 16 bytes per lane, and several
+// such loads are in flight before the first is used. A warp takes R rows (activations are loaded once for them) and,
+// where `split` > 1 (split-K), only every split-th step of K; the block adds the slices up in a fixed order.
 #include "quants.cuh"
 
 #ifndef GS_ROWS  // rows a warp takes for one token, and loads of each in flight
@@ -38,9 +38,10 @@ template <class T, int ZERO> GS_DEV float gs_dot(const Unit& w, const Act8& a) {
 
 // quantised weights × quantised activations: `steps` of N units, this lane's from `first` on, `stride` apart
 template <class T, int NT, int R, int U>
-GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens, int units,
-                          int first, int stride, int gap) {  // gap: units from token to token
-  constexpr int ZERO = NT > 2 ? 0 : gs_codes<T>::ZERO;  // for more tokens the weights are made once, and sums cost each
+GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8, const float2* ds, int tokens,
+                          int units, int first, int stride, int gap) {  // gap: units from token to token
+  // the zero point is subtracted from sums for few tokens (a sum per token), else from the weights (once for all)
+  constexpr int ZERO = NT > 2 ? 0 : gs_codes<T>::ZERO;
   const int steps = units / T::N;
   for (int s0 = first; s0 < steps; s0 += stride * U) {
     typename T::Raw raw[U][R];
@@ -72,7 +73,7 @@ GS_DEV void gs_accumulate(float (&acc)[NT][R], const Row (&row)[R], const i8* q8
   }
 }
 
-// sums of a warp group's lanes and parts; lane 0 of part 0 has the result in acc
+// sums of a warp group's lanes and slices of K; lane 0 of slice 0 has the result in acc
 template <int NT, int R> GS_DEV void gs_reduce(float (&acc)[NT][R], int split) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -80,20 +81,20 @@ template <int NT, int R> GS_DEV void gs_reduce(float (&acc)[NT][R], int split) {
 #pragma unroll
     for (int r = 0; r < R; r++) acc[t][r] = gs_warp_sum(acc[t][r]);
   if (split == 1) return;
-  GS_SHARED(float, part, 32 * NT * R);
+  GS_SHARED(float, partials, 32 * NT * R);
   if (lane == 0)
 #pragma unroll
-    for (int i = 0; i < NT * R; i++) part[warp * NT * R + i] = acc[i / R][i % R];
+    for (int i = 0; i < NT * R; i++) partials[warp * NT * R + i] = acc[i / R][i % R];
   gs_sync();
   if (warp % split == 0 && lane == 0)
     for (int p = 1; p < split; p++)
 #pragma unroll
-      for (int i = 0; i < NT * R; i++) acc[i / R][i % R] += part[(warp + p) * NT * R + i];
+      for (int i = 0; i < NT * R; i++) acc[i / R][i % R] += partials[(warp + p) * NT * R + i];
 }
 
-// one warp's place: which rows, which part of K
+// one warp's place: which rows, which slice of K
 struct Place {
-  int row, part, lane;
+  int row, slice, lane;
 };
 template <int R> GS_DEV Place gs_place(int split, int block) {
   const int warp = threadIdx.x / 32, groups = blockDim.x / 32 / split;
@@ -102,7 +103,7 @@ template <int R> GS_DEV Place gs_place(int split, int block) {
 template <int R> GS_DEV Place gs_place(int split) { return gs_place<R>(split, blockIdx.x); }
 template <int NT, int R>
 GS_DEV void gs_store(float (&acc)[NT][R], const Place& at, float* y, int tokens, int rows, int stride) {
-  if (at.part || at.lane) return;
+  if (at.slice || at.lane) return;
 #pragma unroll
   for (int t = 0; t < NT; t++)
 #pragma unroll
@@ -110,51 +111,56 @@ GS_DEV void gs_store(float (&acc)[NT][R], const Place& at, float* y, int tokens,
       if (t < tokens && at.row + r < rows) y[(i64)t * stride + at.row + r] = acc[t][r];
 }
 
-// Part of a larger product: rows from `first` on of a matrix of `total`; blockIdx.y is which of several matrices, `w` bytes
-// apart, whose inputs stand side by side in x (`across` of them) and whose outputs are `y` floats apart. blockIdx.z takes
-// the tokens after the first NT, 2 NT, ...
-struct Part {
+// Which rows of which matrices: rows from `first` on of a matrix of `total`. blockIdx.y selects one of several
+// matrices, which are `w` bytes apart, whose inputs are side by side in x (`across` of them) and whose outputs are `y`
+// floats apart. blockIdx.z selects the group of NT tokens
+struct Matrices {
   int total, first, across;
   i64 w, y;
 };
 template <class T, int NT, int R, int U>
 GS_DEV void gs_matvec(const u8* w, const i8* q8, const float2* ds, float* y, int tokens, int rows, int k, int y_stride,
-                      int split, const Part& part) {
+                      int split, const Matrices& m) {
   const Place at = gs_place<R>(split);
   const int units = k / 32;
   Row row[R];
 #pragma unroll
-  for (int r = 0; r < R; r++) row[r] = gs_row<T>(w + blockIdx.y * part.w, part.total, units, part.first + gs_min(at.row + r, rows - 1));
+  for (int r = 0; r < R; r++)
+    row[r] = gs_row<T>(w + blockIdx.y * m.w, m.total, units, m.first + gs_min(at.row + r, rows - 1));
   const int bytes = units * T::Q;  // the first lines of the rows are on their way while the kernel before still runs
 #pragma unroll
   for (int r = 0; r < R; r++)
-    if ((at.part * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.part * 32 + at.lane) * 128);
+    if ((at.slice * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.slice * 32 + at.lane) * 128);
   gs_pdl_launch();
   gs_pdl_wait();
   const int t0 = blockIdx.z * NT, left = gs_min(NT, tokens - t0);
-  const i64 from = (i64)t0 * part.across + blockIdx.y;
+  const i64 from = (i64)t0 * m.across + blockIdx.y;
   float acc[NT][R] = {};
-  gs_accumulate<T, NT, R, U>(acc, row, q8 + from * k, ds + from * units, left, units, at.part * 32 + at.lane, 32 * split,
-                             part.across * units);
+  gs_accumulate<T, NT, R, U>(acc, row, q8 + from * k, ds + from * units, left, units, at.slice * 32 + at.lane,
+                             32 * split, m.across * units);
   gs_reduce<NT, R>(acc, split);
-  gs_store<NT, R>(acc, at, y + (i64)t0 * y_stride + blockIdx.y * part.y, left, rows, y_stride);
+  gs_store<NT, R>(acc, at, y + (i64)t0 * y_stride + blockIdx.y * m.y, left, rows, y_stride);
 }
 
-// One token and up to three matrices in one launch, those that are not there without rows: a block works on one of them,
-// and each has the `split` that it has on its own, so that its bits are the same. Grid (blocks of all)
+// One token and up to three matrices in one launch; unused ones have no rows. A block works on one matrix, and each
+// matrix has the `split` of a launch of its own, so that the bits are the same. Grid (blocks of all matrices)
 struct Share {
   const u8* w;
   float* y;
   int rows, split;
-  __device__ __forceinline__ int blocks(int per_warp) const { return gs_ceil_div(rows, (int)blockDim.x / 32 / split * per_warp); }
+  __device__ __forceinline__ int blocks(int per_warp) const {
+    return gs_ceil_div(rows, (int)blockDim.x / 32 / split * per_warp);
+  }
 };
-GS_DEV Share gs_share(const Share (&all)[3], int per_warp, int& block) {  // whose block it is; which of its blocks
+// the matrix that `block` works on; `block` becomes its number within that matrix
+GS_DEV Share gs_share(const Share (&all)[3], int per_warp, int& block) {
   const int first = all[0].blocks(per_warp), second = first + all[1].blocks(per_warp);
   const Share s = block < first ? all[0] : block < second ? all[1] : all[2];
   block -= block < first ? 0 : block < second ? first : second;
   return s;
 }
-template <class T, int R, int U> GS_DEV void gs_joined(const Share (&all)[3], const i8* q8, const float2* ds, int k) {
+template <class T, int R, int U>
+GS_DEV void gs_matvec_fused(const Share (&all)[3], const i8* q8, const float2* ds, int k) {
   int block = blockIdx.x;
   const Share s = gs_share(all, R, block);
   const Place at = gs_place<R>(s.split, block);
@@ -164,11 +170,11 @@ template <class T, int R, int U> GS_DEV void gs_joined(const Share (&all)[3], co
   for (int r = 0; r < R; r++) row[r] = gs_row<T>(s.w, s.rows, units, gs_min(at.row + r, s.rows - 1));
 #pragma unroll
   for (int r = 0; r < R; r++)
-    if ((at.part * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.part * 32 + at.lane) * 128);
+    if ((at.slice * 32 + at.lane) * 128 < bytes) gs_prefetch_l2(row[r].q + (at.slice * 32 + at.lane) * 128);
   gs_pdl_launch();
   gs_pdl_wait();
   float acc[1][R] = {};
-  gs_accumulate<T, 1, R, U>(acc, row, q8, ds, 1, units, at.part * 32 + at.lane, 32 * s.split, units);
+  gs_accumulate<T, 1, R, U>(acc, row, q8, ds, 1, units, at.slice * 32 + at.lane, 32 * s.split, units);
   gs_reduce<1, R>(acc, s.split);
   gs_store<1, R>(acc, at, s.y, 1, s.rows, 0);
 }

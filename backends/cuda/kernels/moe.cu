@@ -1,5 +1,5 @@
-// Routed experts: which ones (top-k), and their mat-vecs without a host in between: ids live in device memory. An id
-// outside [0, n_expert) gives a zero row. Experts lie one after the other, each in the layout of a whole tensor.
+// Routed experts: their choice (top-k) and their mat-vecs, without the host in between: ids stay in device memory. An
+// id outside [0, n_expert) gives a row of zeros. Experts lie one after the other, each in the layout of a whole tensor.
 #include "activation.cuh"
 #include "matvec.cuh"
 #include "topk.cuh"
@@ -68,10 +68,11 @@ extern "C" __global__ void __launch_bounds__(32)
 
 // Slots sorted by expert, in order within one: order[starts[e]] .. order[starts[e + 1]] - 1; ids outside the range go
 // to the group n_expert. One block with a thread for each of the n_expert + 1 groups.
-extern "C" __global__ void __launch_bounds__(1024) group(const int* ids, int* order, int* starts, int slots, int n_expert) {
+extern "C" __global__ void __launch_bounds__(1024)
+    group(const int* ids, int* order, int* starts, int slots, int n_expert) {
   gs_pdl_launch();
   gs_pdl_wait();
-  GS_SHARED(int, part, 1024);
+  GS_SHARED(int, experts, 1024);
   GS_SHARED(int, counts, 1024);
   const int e = threadIdx.x;
   int at = 0;
@@ -80,11 +81,11 @@ extern "C" __global__ void __launch_bounds__(1024) group(const int* ids, int* or
       gs_sync();
       if (first + e < slots) {
         const int id = ids[first + e];
-        part[e] = id >= 0 && id < n_expert ? id : n_expert;
+        experts[e] = id >= 0 && id < n_expert ? id : n_expert;
       }
       gs_sync();
       for (int i = 0; i < gs_min(blockDim.x, slots - first); i++)
-        if (part[i] == e) {
+        if (experts[i] == e) {
           if (pass) order[at] = first + i;
           at++;
         }
@@ -122,7 +123,8 @@ GS_DEV void gs_matvec_id(const u8* w, const int* ids, const i8* q8, const float2
     const u8* base = w + slot.expert * gs_tensor_bytes<T>(rows, units);
     const Row row[2] = {gs_row<T>(base, rows, units, gs_min(at.row, rows - 1)),
                         gs_row<T>(base, rows, units, gs_min(at.row + 1, rows - 1))};
-    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split, units);
+    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.slice * 32 + at.lane,
+                              32 * split, units);
   }
   gs_reduce<1, 2>(acc, split);
   gs_store<1, 2>(acc, at, y + slot.y * rows, 1, rows, 0);
@@ -141,10 +143,11 @@ GS_DEV void gs_up_gate(const u8* up, const u8* gate, const int* ids, const i8* q
     const i64 skip = slot.expert * gs_tensor_bytes<T>(rows, units);
     const int r = gs_min(at.row, rows - 1);
     const Row row[2] = {gs_row<T>(gate + skip, rows, units, r), gs_row<T>(up + skip, rows, units, r)};
-    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.part * 32 + at.lane, 32 * split, units);
+    gs_accumulate<T, 1, 2, 2>(acc, row, q8 + slot.x * k, ds + slot.x * units, 1, units, at.slice * 32 + at.lane,
+                              32 * split, units);
   }
   gs_reduce<1, 2>(acc, split);
-  if (!at.part && !at.lane && at.row < rows) y[slot.y * rows + at.row] = gs_activate(acc[0][0], how) * acc[0][1];
+  if (!at.slice && !at.lane && at.row < rows) y[slot.y * rows + at.row] = gs_activate(acc[0][0], how) * acc[0][1];
 }
 
 //@ for TYPE

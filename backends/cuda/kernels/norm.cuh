@@ -1,12 +1,15 @@
-// The root mean square of a row, added up in one order: the same bits in every kernel that norms, and wherever a row starts.
+// The root mean square of a row. Squares are added in one order, so that every kernel that norms gets the same bits,
+// whatever the alignment of the row.
 #include "common.cuh"
 
 GS_DEV bool gs_whole(const float* row, int k) { return k % 4 == 0 && (u64)row % 16 == 0; }  // 16-byte loads
 GS_DEV float4 gs_four(const float* row, int i, int k, bool whole) {  // from i on, zeros behind the row
   if (whole) return *(const float4*)(row + i);
-  return make_float4(row[i], i + 1 < k ? row[i + 1] : 0.0f, i + 2 < k ? row[i + 2] : 0.0f, i + 3 < k ? row[i + 3] : 0.0f);
+  return make_float4(row[i], i + 1 < k ? row[i + 1] : 0.0f, i + 2 < k ? row[i + 2] : 0.0f,
+                     i + 3 < k ? row[i + 3] : 0.0f);
 }
-// The row to norm: x, or with r (dense rows, as z) z = x + r, the residual stream; z may be x. The whole block comes here
+// The row to norm: x, or with r the residual stream z = x + r, which is stored (r and z dense; z may be x). Every
+// thread of the block has to call this
 GS_DEV const float* gs_stream(const float* x, const float* r, float* z, int k, i64 x_stride) {
   x += blockIdx.x * x_stride;
   if (!r) return x;
@@ -25,7 +28,7 @@ GS_DEV float gs_rms(const float* row, int k, float eps) {
   }
   return 1.0f / sqrtf(gs_block_sum(sum) / (float)k + eps);
 }
-// four weighted values of it
+// values i .. i + 3 of the row, normed and weighted
 GS_DEV float4 gs_normed(const float* row, const float* w, int i, int k, bool whole, float scale) {
   const float4 a = gs_four(row, i, k, whole), b = *(const float4*)(w + i);
   return make_float4(a.x * scale * b.x, a.y * scale * b.y, a.z * scale * b.z, a.w * scale * b.w);

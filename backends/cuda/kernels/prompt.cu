@@ -1,8 +1,8 @@
-// Attention of many queries on the tensor cores, f16 cache: running softmax over tiles of TILE positions, nothing of the
-// size tokens × positions is stored. A block takes 64 rows of one key-value head; a row is a (token, query head) pair,
-// heads of the group innermost, so that keys and values are read once for all heads that share them. Each of the four
-// warps has 16 rows; queries stay in registers (as halves, with the scale), probabilities never leave them.
-// What a query sees is decided by (sequence, position), as in attention.cu.
+// Attention of many queries on the tensor cores over an f16 cache: a running softmax over tiles of TILE positions, so
+// that nothing of size tokens × positions is stored. A block takes 64 rows of one key-value head; a row is a (token,
+// query head) pair with the heads of the group innermost, so that keys and values are read once for all heads that
+// share them. Each of the four warps has 16 rows. Queries stay in registers (as halves, scaled), and so do
+// probabilities. What a query sees is decided by (sequence, position), as in attention.cu.
 #include "cache.cuh"
 #include "mask.cuh"
 
@@ -15,7 +15,9 @@ struct Place {
 };
 
 // a row of D halves is D / 8 pieces of 16 bytes; the low three bits of a piece's number are xored with the row
-template <int D> GS_DEV u8* gs_piece(u8* tile, int row, int piece) { return tile + row * D * 2 + (piece ^ row % 8) * 16; }
+template <int D> GS_DEV u8* gs_piece(u8* tile, int row, int piece) {
+  return tile + row * D * 2 + (piece ^ row % 8) * 16;
+}
 template <int D, int TILE> GS_DEV void gs_load_tile(u8* tile, const u16* from, i64 stride, int first, int end) {
 #pragma unroll
   for (int i = 0; i < TILE * D / 8 / GS_THREADS; i++) {
@@ -24,7 +26,8 @@ template <int D, int TILE> GS_DEV void gs_load_tile(u8* tile, const u16* from, i
     gs_copy16(gs_piece<D>(tile, r, c), valid ? from + (first + r) * stride + c * 8 : from, valid);
   }
 }
-template <int D> GS_DEV void gs_load_queries(u32 (&a)[D / 16][4], const float* q, const Place& at, i64 head, i64 token, float scale) {
+template <int D>
+GS_DEV void gs_load_queries(u32 (&a)[D / 16][4], const float* q, const Place& at, i64 head, i64 token, float scale) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const int row = gs_min(at.row(half), at.rows - 1);
@@ -105,7 +108,8 @@ GS_DEV void gs_write(const float (&out)[DV / 8][4], const float (&top)[2], const
     by = total > 0.0f ? by / total : 0.0f;
     float* to = y + ((i64)(row / at.group) * heads + head) * DV + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int d = 0; d < DV / 8; d++) *(float2*)(to + d * 8) = make_float2(out[d][half * 2] * by, out[d][half * 2 + 1] * by);
+    for (int d = 0; d < DV / 8; d++)
+      *(float2*)(to + d * 8) = make_float2(out[d][half * 2] * by, out[d][half * 2 + 1] * by);
   }
 }
 
@@ -148,31 +152,34 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const Mask& ma
   gs_write<DV>(out, top, sum, y, sinks, at, heads);
 }
 
+// the parameters of the kernels below as arguments of gs_prompt
+#define GS_PROMPT_ARGS                                                                                       \
+  q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, \
+      v_head, q_head, q_token, scale, cap
+
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_64_64(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
-                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
-                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
-  gs_prompt<64, 64, 64>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
-      v_head, q_head, q_token, scale, cap);
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<64, 64, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_128_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
-                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
-                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
-  gs_prompt<128, 128, 64>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
-      v_head, q_head, q_token, scale, cap);
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<128, 128, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_192_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
-                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head,
-                 i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
-  gs_prompt<192, 128, 32>(q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos,
-      v_head, q_head, q_token, scale, cap);
+                 const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+  gs_prompt<192, 128, 32>(GS_PROMPT_ARGS);
 }
 
 // The cells in use of a cache in blocks, as halves for the kernels above: y[cell, head] dense, strides of x in bytes; a
 // thread takes 8 elements. Grid (ceil(cells * heads * k / 8 / threads))
-template <class T> GS_DEV void gs_halves(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+template <class T>
+GS_DEV void gs_halves(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
   gs_pdl_launch();
   gs_pdl_wait();
   const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / (k / 8), cell = row / heads;

@@ -1,5 +1,5 @@
-// Activations for the int8 dot products. k is a multiple of 32; rows of x start at multiples of 4 floats, where they are
-// normed first anywhere.
+// Activations for the int8 dot products. k is a multiple of 32. Rows of x start at multiples of 4 floats; rows that are
+// normed first may start anywhere.
 #include "norm.cuh"
 #include "quantize.cuh"
 
@@ -13,8 +13,8 @@ extern "C" __global__ void __launch_bounds__(256) quantize_q8(const float* x, i8
   gs_quantize4(v, valid, (i64)blockIdx.x * k + i, q, ds);
 }
 
-// y = x / rms(x) * w as in norm.cu, quantised in the same pass; a float copy too where y is not null. With r: of z = x + r.
-// Grid (tokens)
+// x / rms(x) * w as in norm.cu, quantised in the same pass, and stored as floats in y where y is not null. With r, the
+// norm is of z = x + r. Grid (tokens)
 extern "C" __global__ void __launch_bounds__(1024)
     rms_norm_q8(const float* x, const float* r, float* z, const float* w, float* y, i8* q, float2* ds, int k,
                 i64 x_stride, float eps) {
@@ -35,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(1024)
   }
 }
 
-// x as halves or bfloats for the tensor cores, eight values a thread; a half stops at its largest value instead of infinity.
+// x as half or bfloat16 for the tensor cores, eight values per thread; halves saturate at the largest finite value.
 // Grid (ceil(tokens * k / 8 / threads))
 GS_DEV float gs_in_half(float v) { return v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v; }
 struct halves {
@@ -51,7 +51,8 @@ template <class T> GS_DEV void gs_round(const float* x, u16* y, int tokens, int 
   const int pieces = k / 8, token = (int)(at / pieces), i = (int)(at % pieces) * 8;
   if (token >= tokens) return;
   const float4 lo = *(const float4*)(x + token * x_stride + i), hi = *(const float4*)(x + token * x_stride + i + 4);
-  *(uint4*)(y + at * 8) = make_uint4(T::pack(lo.x, lo.y), T::pack(lo.z, lo.w), T::pack(hi.x, hi.y), T::pack(hi.z, hi.w));
+  *(uint4*)(y + at * 8) =
+      make_uint4(T::pack(lo.x, lo.y), T::pack(lo.z, lo.w), T::pack(hi.x, hi.y), T::pack(hi.z, hi.w));
 }
 extern "C" __global__ void __launch_bounds__(256) round_f16(const float* x, u16* y, int tokens, int k, i64 x_stride) {
   gs_round<halves>(x, y, tokens, k, x_stride);

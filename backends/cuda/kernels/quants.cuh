@@ -1,9 +1,9 @@
-// Decoders of the repacked weight types (layout.py writes what these read). A tensor is a few planes, one after the
-// other, each starting at a multiple of 256 bytes and each row-major: low bits (q), high bits (h), scales (s) per 32
-// weights, superblock headers (b) per 256, and one float per row (f). A step is what one lane loads at a time: N units
-// of 32 weights; its 16 low bytes are loaded by whoever asks for the rest of it. unpack() turns a unit into 32 signed
-// bytes in order, v[0] holding weights 0..3, with weight = d*v + m; d and m may differ between the unit's halves of 16
-// (index 0 and 1).
+// Decoders of the repacked weight types (launch/layout.py describes the layout, packing/ writes it). A tensor consists
+// of a few planes, one after the other, each starting at a multiple of 256 bytes and each row-major: low bits (q), high
+// bits (h), scales per 32 weights (s), superblock headers per 256 weights (b), and one float per row (f). A step is
+// what one lane loads at a time: N units of 32 weights. load() gets the 16 low bytes of its step as an argument.
+// unpack() decodes a unit into 32 signed bytes in order, v[0] holding weights 0..3, with weight = d*v + m; d and m may
+// differ between the unit's halves of 16 (index 0 and 1).
 #include "common.cuh"
 
 struct Unit {
@@ -55,7 +55,7 @@ template <int N> GS_DEV void gs_minus(u32 (&v)[8]) {  // v - N in each byte; v <
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = (v[i] + 0x01010101u * (128 - N)) ^ 0x80808080u;
 }
-// 4 nibbles, the low 16 bits of `index` (but for their top bits) and of `pick` (which has those) → 4 bytes of a table of 16
+// 4 nibbles → 4 bytes of a table of 16: `index` has the low three bits of each nibble, `pick` its top bit
 GS_DEV u32 gs_lookup4(u32 index, u32 pick, const u32 (&table)[4]) {
   return gs_prmt(gs_prmt(table[0], table[1], index), gs_prmt(table[2], table[3], index), pick);
 }
@@ -141,7 +141,9 @@ struct q8_0 {  // plane q has weights 0..15 of each unit, plane h 16..31, so tha
   GS_TYPE_MORE(1, 16, 16, 2, 0, 0, 0, 0, 1);
   struct Raw { uint4 q, more; u16 d; };
   GS_DEV const u8* more(const Row& p, int i) { return p.h + i * 16; }
-  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) { return {q, more, gs_weights2(p.s + i * 2)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) {
+    return {q, more, gs_weights2(p.s + i * 2)};
+  }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
     u.v[0] = r.q.x, u.v[1] = r.q.y, u.v[2] = r.q.z, u.v[3] = r.q.w;
     u.v[4] = r.more.x, u.v[5] = r.more.y, u.v[6] = r.more.z, u.v[7] = r.more.w;
@@ -202,7 +204,9 @@ struct q5_k {
   GS_TYPE_MORE(1, 16, 4, 0, 16, 0, 0, 1, 1);
   struct Raw { uint4 q, more; u32 h; };
   GS_DEV const u8* more(const Row& p, int i) { return p.b + i / 8 * 16; }
-  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) { return {q, more, gs_weights4(p.h + i * 4)}; }
+  GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4& more) {
+    return {q, more, gs_weights4(p.h + i * 4)};
+  }
   GS_DEV void unpack(const Raw& r, int, int step, Unit& u) {
     gs_nibbles(r.q, u.v);
     gs_or_bit<4>(r.h, u.v);
@@ -275,8 +279,8 @@ struct iq2_bn {  // codes 0, 1, 2 for -1, 0, 1 and one scale a row; IQ1_BN and I
   }
 };
 
-// types of codebooks (IQ1, IQ2, IQ3): their few values become 4-bit codes of a table, with a signed byte of scale per 16
-// weights and a half per superblock: more bytes than in the file, but no codebook to look up
+// Types with codebooks (IQ1, IQ2, IQ3): their few values become 4-bit codes of a table, with a signed byte of scale per
+// 16 weights and a half per superblock. That is more bytes than in the file, but needs no codebook lookup
 template <u32 A, u32 B0, u32 C, u32 D, int PER> struct gs_coded {
   GS_TYPE(1, 16, 0, 2, 2, 0, 1, 0);
   struct Raw { uint4 q; u16 s, d; };

@@ -1,5 +1,5 @@
-// Reductions of rows, one warp a row: softmax, sums, the k largest. Dense rows of n floats. Grid (ceil(rows / 4)), blocks
-// of 4 warps.
+// Reductions of rows, one warp per row: softmax, sum, the k largest. Rows are dense, n floats each. Blocks of 4 warps,
+// grid (ceil(rows / 4)).
 #include "topk.cuh"
 
 GS_DEV i64 gs_row_of_warp() {

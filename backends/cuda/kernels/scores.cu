@@ -1,5 +1,6 @@
-// Attention in parts: scores of queries with keys, their softmax over the cells that a token sees, sums of values.
-// Keys and values are views of a cache, or made for this run; how many cells are in use lies in device memory.
+// Unfused attention (-fa 0): scores of queries with keys, their softmax over the cells that a token sees, sums of
+// values. Keys and values are views of a cache or results of this run; the number of cells in use is read from device
+// memory.
 #include "mask.cuh"
 
 // What a view holds: element i of a row whose elements are `step` bytes apart; blocks are dense.
@@ -28,8 +29,8 @@ struct Product {  // strides of x in floats, of w in bytes; rows of y are n apar
   int tokens, heads, kv_heads, n, k;
   i64 x_token, x_head, w_head, w_n, w_k;
 };
-// A block's tile of BM rows × BN columns, made in slices of BK elements of k by TX × TY threads: each has every TX-th
-// column of BM / TY rows.
+// A block computes a tile of BM rows × BN columns in slices of BK elements of k with TX × TY threads; each thread has
+// every TX-th column of BM / TY rows.
 template <int M, int N, int K, int X, int Y> struct Tile {
   enum { BM = M, BN = N, BK = K, TX = X, TY = Y, THREADS = X * Y };
 };
@@ -37,12 +38,13 @@ typedef Tile<64, 64, 32, 16, 16> Many;
 typedef Tile<8, 64, 32, 64, 4> FewRows;       // columns are cells
 typedef Tile<8, 16, 128, 16, 8> FewColumns;  // k are cells: more blocks, with longer slices
 
-// y[t, h, n] = sum_k x[t, h, k] * w[h / G, n, k], G = heads / kv_heads query heads sharing a matrix. ALONG_K: elements
-// of w that are neighbours in memory are so in k, else in n. Rows of a tile are (t, h of one matrix); sums run through k
-// in order, whatever the tile. Grid (ceil(tokens * G / BM), ceil(n / BN), kv_heads)
+// y[t, h, n] = sum_k x[t, h, k] * w[h / G, n, k], where G = heads / kv_heads query heads share a matrix. ALONG_K:
+// elements of w that are neighbours in memory are neighbours in k, else in n. Rows of a tile are (t, h of one matrix);
+// sums run through k in order, whatever the tile. Grid (ceil(tokens * G / BM), ceil(n / BN), kv_heads)
 template <class T, bool ALONG_K, class S>
 GS_DEV void gs_product_of_views(const Product& p, const int* n_used, const int* k_used) {
-  constexpr int RM = S::BM / S::TY, RN = S::BN / S::TX, XN = S::BM * S::BK / S::THREADS, WN = S::BN * S::BK / S::THREADS;
+  constexpr int RM = S::BM / S::TY, RN = S::BN / S::TX;
+  constexpr int XN = S::BM * S::BK / S::THREADS, WN = S::BN * S::BK / S::THREADS;
   GS_SHARED(float, xs, S::BK * (S::BM + 1));
   GS_SHARED(float, ws, S::BK * (S::BN + 1));
   gs_pdl_launch();
@@ -114,8 +116,9 @@ GS_DEV float gs_block_max(float v) {
   gs_sync();
   return gs_warp_max(most[threadIdx.x % 32 < blockDim.x / 32 ? threadIdx.x % 32 : 0]);
 }
-// softmax of scale * x, with a cap of cap * tanh(scale * x), over the cells in use that a token sees; a head's sink (null:
-// none) takes its share and gives nothing; no cell: zeros. y may be x. Rows are n floats apart. Grid (tokens * heads)
+// The softmax of scale * x, with a cap of cap * tanh(scale * x), over the cells in use that a token sees. A head's sink
+// (null: none) is one more term of the denominator. Without any cell: zeros. y may be x. Rows are n floats apart.
+// Grid (tokens * heads)
 extern "C" __global__ void __launch_bounds__(256)
     soft_max_seen(const float* x, float* y, const int2* where, const int2* cells, const int* used, const float* sinks,
                   int heads, int n, float scale, float cap, int window, int span) {
@@ -141,24 +144,27 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int i = threadIdx.x; i < length; i += blockDim.x) to[i] = sum > 0.0f ? to[i] / sum : 0.0f;
 }
 
+// the parameters of the kernels below as a Product
+#define GS_PRODUCT {x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}
+
 //@ for TYPE
 extern "C" __global__ void __launch_bounds__(256)
     rows_64_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                  int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, true, Many>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, true, Many>(GS_PRODUCT, n_used, k_used);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
     rows_8_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                 int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, true, FewRows>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, true, FewRows>(GS_PRODUCT, n_used, k_used);
 }
 extern "C" __global__ void __launch_bounds__(256)
     columns_64_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                     int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, false, Many>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, false, Many>(GS_PRODUCT, n_used, k_used);
 }
 extern "C" __global__ void __launch_bounds__(128)
     columns_8_TYPE(const float* x, const u8* w, float* y, const int* n_used, const int* k_used, int tokens, int heads,
                    int kv_heads, int n, int k, i64 x_token, i64 x_head, i64 w_head, i64 w_n, i64 w_k) {
-  gs_product_of_views<TYPE, false, FewColumns>({x, w, y, tokens, heads, kv_heads, n, k, x_token, x_head, w_head, w_n, w_k}, n_used, k_used);
+  gs_product_of_views<TYPE, false, FewColumns>(GS_PRODUCT, n_used, k_used);
 }

@@ -1,4 +1,5 @@
-// The largest of a row of at most 512 numbers by one warp: lane l holds i * 32 + l. Of equals the lower index.
+// The largest of a row of at most 512 numbers, by one warp: lane l holds elements i * 32 + l. Of equal ones the lower
+// index.
 #include "common.cuh"
 
 enum { GS_TOP_MOST = 512 };

@@ -1,10 +1,12 @@
-// W2A8: ternary weights of two bits × activations of eight bits with one scale a token. Sums are integers until the last
-// step, y = sum * scale of the row * d: the same bits for any grid, split of K and number of tokens.
+// W2A8: ternary weights in two bits × activations in eight bits with one scale per token. Sums are integers until the
+// last step, y = sum * scale of the row * d, so the bits do not depend on the grid, the split of K or the number of
+// tokens.
 //
-// Weights (w2a8.py packs them; docs/decisions/0004-w2a8.md): tiles of 16 rows × 128 columns, 512 bytes, the tiles of
-// 16 rows one after the other. Lane l of the warp that reads a tile gets 16 bytes: words 0 and 2 of row l/4, words 1 and
-// 3 of row l/4 + 8; words 0 and 1 have columns 16(l%4) to 16(l%4) + 15, words 2 and 3 those 64 further. Bits 8b + 2f of
-// a word hold column 4f + b of the sixteen: code 0, 1, 2 for -1, 0, 1. Codes are one too large: sum(q) is taken off.
+// Weights (packed by packing/kernels.py; docs/decisions/0004-w2a8.md) are tiles of 16 rows × 128 columns, 512 bytes
+// each; the tiles of the same 16 rows lie one after the other. Lane l of the warp that reads a tile gets 16 bytes:
+// words 0 and 2 are of row l/4, words 1 and 3 of row l/4 + 8; words 0 and 1 have columns 16(l%4) to 16(l%4) + 15, words
+// 2 and 3 the same columns + 64. Bits 8b + 2f of a word hold column 4f + b of the sixteen. Codes 0, 1, 2 stand for -1,
+// 0, 1: each is one too large, so sum(q) is subtracted at the end.
 #include "norm.cuh"
 
 enum { GS_TILE = 512, GS_TILE_K = 128, GS_TILE_ROWS = 16, GS_AHEAD = 4, GS_WARPS = 8 };
@@ -16,8 +18,8 @@ GS_DEV const i8* gs_columns(const i8* q8, int token, int tokens, int k) {  // wh
   return q8 + (i64)gs_min(token, tokens - 1) * gs_ceil_div(k, GS_TILE_K) * GS_TILE_K + threadIdx.x % 4 * 16;
 }
 
-// Up to three matrices of one x in one launch, those that are not there without rows: a block works on one of them. Rows
-// before `skip` of the first one are read and not written (a part of a matrix may start within a tile).
+// Up to three matrices that multiply one x in one launch; unused ones have no rows. A block works on one matrix. The
+// first `skip` rows of the first matrix are read but not written: a range of rows may start within a tile.
 struct Matrix {
   const u8* w;
   const float* scale;
@@ -27,14 +29,18 @@ struct Matrix {
     if (row >= skip && row < rows) y[(i64)token * (rows - skip) + row - skip] = (float)(sum - (int)d.y) * by * d.x;
   }
 };
-GS_DEV Matrix gs_matrix(const Matrix (&all)[3], int rows, int& block) {  // of a block of so many rows; which of its blocks
+// the parameters of a kernel as such matrices
+#define GS_MATRICES {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}}
+// the matrix that `block` works on, in blocks of `rows`; `block` becomes its number within that matrix
+GS_DEV Matrix gs_matrix(const Matrix (&all)[3], int rows, int& block) {
   const int first = gs_ceil_div(all[0].rows, rows), second = first + gs_ceil_div(all[1].rows, rows);
   const Matrix m = block < first ? all[0] : block < second ? all[1] : all[2];
   block -= block < first ? 0 : block < second ? first : second;
   return m;
 }
 
-// NT tokens by dp4a: sums of rows l/4 and l/4 + 8. Odd fields stay where they are, four times too large, in sums of their own
+// NT tokens by dp4a: sums of rows l/4 and l/4 + 8. Odd fields are not shifted down; they are four times too large and
+// have sums of their own.
 template <int NT> struct Dots {
   enum { TOKENS = NT };
   const i8* x[NT];
@@ -59,14 +65,14 @@ template <int NT> struct Dots {
       dot(w.x, lo, t, 0), dot(w.y, lo, t, 1), dot(w.z, hi, t, 0), dot(w.w, hi, t, 1);
     }
   }
-  __device__ __forceinline__ void put(int* part) const {  // [token][row]
+  __device__ __forceinline__ void put(int* sums) const {  // [token][row]
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < NT * 2; i++) {
       int v = even[i / 2][i % 2] + odd[i / 2][i % 2] / 4;  // no remainder
       v += gs_shfl_xor(v, 1);
       v += gs_shfl_xor(v, 2);
-      if (lane % 4 == 0) part[i / 2 * GS_TILE_ROWS + i % 2 * 8 + lane / 4] = v;
+      if (lane % 4 == 0) sums[i / 2 * GS_TILE_ROWS + i % 2 * 8 + lane / 4] = v;
     }
   }
 };
@@ -105,30 +111,31 @@ template <int NB> struct Products {
       }
     }
   }
-  __device__ __forceinline__ void put(int* part) const {
+  __device__ __forceinline__ void put(int* sums) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < NB * 4; i++)
-      part[(i / 4 * 8 + lane % 4 * 2 + i % 2) * GS_TILE_ROWS + i % 4 / 2 * 8 + lane / 4] = acc[i / 4][i % 4];
+      sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * GS_TILE_ROWS + i % 4 / 2 * 8 + lane / 4] = acc[i / 4][i % 4];
   }
 };
 
-// Block of 8 warps: 8 / split tiles of rows, whose columns `split` warps share; grid (of each matrix row tiles / (8 / split))
+// A block of 8 warps takes 8 / split tiles of rows, and `split` warps share the columns of a tile. Grid: for each
+// matrix ceil(row tiles / (8 / split)) blocks
 template <class Sums>
 GS_DEV void gs_w2a8(const Matrix (&all)[3], const i8* q8, const float2* ds, int tokens, int k, int split) {
   int block = blockIdx.x;
   const Matrix m = gs_matrix(all, GS_WARPS / split * GS_TILE_ROWS, block);
-  const int warp = threadIdx.x / 32, part = warp % split, steps = gs_ceil_div(k, GS_TILE_K);
+  const int warp = threadIdx.x / 32, slice = warp % split, steps = gs_ceil_div(k, GS_TILE_K);
   const int row_tile = block * (GS_WARPS / split) + warp / split, ahead = split * GS_AHEAD;
   const u8* tiles = gs_tiles(m.w, row_tile, m.rows, k);
   uint4 next[GS_AHEAD];
 #pragma unroll
   for (int u = 0; u < GS_AHEAD; u++)
-    if (part + u * split < steps) next[u] = gs_weights16(tiles + (part + u * split) * GS_TILE);
+    if (slice + u * split < steps) next[u] = gs_weights16(tiles + (slice + u * split) * GS_TILE);
   gs_pdl_launch();
   gs_pdl_wait();  // the first weights are on their way while the kernel before still runs
   Sums sums(q8, tokens, k);
-  for (int s0 = part; s0 < steps; s0 += ahead) {
+  for (int s0 = slice; s0 < steps; s0 += ahead) {
 #pragma unroll
     for (int u = 0; u < GS_AHEAD; u++) {
       const int s = s0 + u * split;
@@ -139,22 +146,23 @@ GS_DEV void gs_w2a8(const Matrix (&all)[3], const i8* q8, const float2* ds, int 
     }
   }
   enum { ALL = Sums::TOKENS * GS_TILE_ROWS };
-  GS_SHARED(int, parts, GS_WARPS * ALL);
-  sums.put(parts + warp * ALL);
+  GS_SHARED(int, partials, GS_WARPS * ALL);
+  sums.put(partials + warp * ALL);
   gs_sync();
-  if (part) return;
+  if (slice) return;
   for (int i = threadIdx.x % 32; i < ALL; i += 32) {
     const int t = i / GS_TILE_ROWS, row = row_tile * GS_TILE_ROWS + i % GS_TILE_ROWS;
     if (t >= tokens || row >= m.rows) continue;
     int sum = 0;
-    for (int p = 0; p < split; p++) sum += parts[(warp + p) * ALL + i];
+    for (int p = 0; p < split; p++) sum += partials[(warp + p) * ALL + i];
     m.put(t, row, sum, ds[t], m.scale[row]);
   }
 }
 
-// ---- prompts: 128 rows × 128 tokens a block, 32 × 64 a warp. Weights go from global memory into the registers that the
-// products take them from; activations through shared memory, three slices of 128 columns. A slice's odd rows have
-// their 64-byte halves swapped, so that the eight lanes of a read, two tokens × four pieces, touch every bank once
+// ---- prompts: 128 rows × 128 tokens per block, 32 × 64 per warp. Weights go from global memory straight into the
+// registers of the products; activations go through shared memory, three slices of 128 columns. Odd rows of a slice
+// have their 64-byte halves swapped, so that the eight lanes of a read, two tokens × four pieces, touch every bank
+// once.
 
 enum { GS_BLOCK = 128, GS_SLICES = 3, GS_SLICE = GS_BLOCK * GS_TILE_K };
 GS_DEV u8* gs_piece(u8* slice, int row, int piece) { return slice + row * GS_TILE_K + (piece ^ row % 2 * 4) * 16; }
@@ -184,10 +192,10 @@ GS_DEV void gs_multiply(int (&acc)[2][8][4], const uint4 (&w)[2], u8* slice, int
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-    w2a8_prompt(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-                const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-                int k) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_prompt(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+                int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+                const float2* ds, int tokens, int k) {
+  const Matrix all[3] = GS_MATRICES;
   GS_SHARED(u8, slices, GS_SLICES * GS_SLICE);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, steps = gs_ceil_div(k, GS_TILE_K);
   int block = blockIdx.y;
@@ -201,7 +209,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
   for (int s = 0; s < GS_SLICES - 1; s++) gs_load_slice(slices + s * GS_SLICE, q8, token0, tokens, s, steps);
   for (int s = 0; s < steps; s++) {
     const uint4 now[2] = {next[0], next[1]};
-    if (s + 1 < steps) next[0] = gs_weights16(tiles[0] + (s + 1) * GS_TILE), next[1] = gs_weights16(tiles[1] + (s + 1) * GS_TILE);
+    if (s + 1 < steps)
+      next[0] = gs_weights16(tiles[0] + (s + 1) * GS_TILE), next[1] = gs_weights16(tiles[1] + (s + 1) * GS_TILE);
     gs_copy_wait<GS_SLICES - 2>();
     gs_sync();  // slice s is complete, and the one before it is read no more
     const int then = s + GS_SLICES - 1;
@@ -222,38 +231,38 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_1(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-           int k, int split) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_1(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+           int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+           const float2* ds, int tokens, int k, int split) {
+  const Matrix all[3] = GS_MATRICES;
   gs_w2a8<Dots<1>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_2(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-           int k, int split) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_2(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+           int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+           const float2* ds, int tokens, int k, int split) {
+  const Matrix all[3] = GS_MATRICES;
   gs_w2a8<Dots<2>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_4(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-           int k, int split) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_4(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+           int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+           const float2* ds, int tokens, int k, int split) {
+  const Matrix all[3] = GS_MATRICES;
   gs_w2a8<Dots<4>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_8(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-           const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-           int k, int split) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_8(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+           int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+           const float2* ds, int tokens, int k, int split) {
+  const Matrix all[3] = GS_MATRICES;
   gs_w2a8<Products<1>>(all, q8, ds, tokens, k, split);
 }
 extern "C" __global__ void __launch_bounds__(256, 2)
-    w2a8_16(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1, int rows1,
-            const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8, const float2* ds, int tokens,
-            int k, int split) {
-  const Matrix all[3] = {{w, scale, y, rows, skip}, {w1, scale1, y1, rows1, 0}, {w2, scale2, y2, rows2, 0}};
+    w2a8_16(const u8* w, const float* scale, float* y, int rows, const u8* w1, const float* scale1, float* y1,
+            int rows1, const u8* w2, const float* scale2, float* y2, int rows2, int skip, const i8* q8,
+            const float2* ds, int tokens, int k, int split) {
+  const Matrix all[3] = GS_MATRICES;
   gs_w2a8<Products<2>>(all, q8, ds, tokens, k, split);
 }
 
@@ -274,19 +283,19 @@ extern "C" __global__ void __launch_bounds__(128)
     to[i] = valid ? (float)((int)(word >> (8 * (i % 4) + 2 * (i / 4)) & 3) - 1) * scale[r] : 0.0f;
 }
 
-// ---- activations: one scale a token, d = max |x| / 127, as on the CPU; ds = (d, sum of q). Rows of q are whole tiles of 128,
-// zeros behind k. With w: of x / rms(x) * w. Grid (tokens)
+// ---- activations: one scale per token, d = max |x| / 127, as on the CPU; ds = (d, sum of q). Rows of q are padded
+// with zeros to whole tiles of 128. With w, x / rms(x) * w is quantised instead of x. Grid (tokens)
 
 GS_DEV float gs_block_max(float v) {
-  GS_SHARED(float, part, 32);
+  GS_SHARED(float, partials, 32);
   const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
   v = gs_warp_max(v);
-  if (lane == 0) part[threadIdx.x / 32] = v;
+  if (lane == 0) partials[threadIdx.x / 32] = v;
   gs_sync();
-  return gs_warp_max(lane < warps ? part[lane] : 0.0f);
+  return gs_warp_max(lane < warps ? partials[lane] : 0.0f);
 }
 
-// y: where the normed row goes as floats, too, or null. With r: of z = x + r
+// y, if not null, takes the normed row as floats. With r, the row is z = x + r, which is stored, too
 extern "C" __global__ void __launch_bounds__(1024)
     quantize_token(const float* x, const float* r, float* z, const float* w, float* y, i8* q8, float2* ds, int k,
                    i64 x_stride, float eps) {

@@ -17,7 +17,8 @@ extern "C" __global__ void __launch_bounds__(32)
     exp2[i] = gs_exp2(x[i]);
   }
 }
-extern "C" __global__ void __launch_bounds__(32) wrap_integers(const u32* a, const u32* b, u32* dp4a, u32* prmt, int n) {
+extern "C" __global__ void __launch_bounds__(32)
+    wrap_integers(const u32* a, const u32* b, u32* dp4a, u32* prmt, int n) {
   gs_pdl_launch();
   gs_pdl_wait();
   for (int i = threadIdx.x; i < n; i += 32) {
@@ -41,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(32) wrap_lanes(const float* x, floa
   gs_pdl_launch();
   gs_pdl_wait();
   const float v = x[threadIdx.x];
-  const float all[5] = {gs_shfl_xor(v, 5), gs_shfl(v, threadIdx.x * 3 % 32), gs_warp_sum(v), gs_warp_max(v), gs_block_sum(v)};
+  const float all[5] = {gs_shfl_xor(v, 5), gs_shfl(v, threadIdx.x * 3 % 32), gs_warp_sum(v), gs_warp_max(v),
+                        gs_block_sum(v)};
 #pragma unroll
   for (int i = 0; i < 5; i++) y[i * 32 + threadIdx.x] = all[i];
 }
@@ -54,16 +56,18 @@ extern "C" __global__ void __launch_bounds__(32) wrap_copies(const u8* x, u32* y
 #pragma unroll
   for (int i = 0; i < 2; i++) gs_copy_small<8>(tile + lane * 16 + i * 8, gs_now(x + lane * 16 + i * 8), i == 0);
 #pragma unroll
-  for (int i = 0; i < 4; i++) gs_copy_small<4>(tile + 512 + lane * 16 + i * 4, gs_now(x + lane * 16 + i * 4), i % 2 == 1);
+  for (int i = 0; i < 4; i++)
+    gs_copy_small<4>(tile + 512 + lane * 16 + i * 4, gs_now(x + lane * 16 + i * 4), i % 2 == 1);
   gs_copy_commit();
   gs_copy_wait<0>();
 #pragma unroll
   for (int i = 0; i < 8; i++) y[lane * 8 + i] = *(const u32*)(tile + i / 4 * 512 + lane * 16 + i % 4 * 4);
 }
-// a and b are 16 rows of 32 bytes. registers, transposed: what ldmatrix gives of a; then a b^T by type, `first` of the first 16 bytes
+// a and b are 16 rows of 32 bytes. registers, transposed: what ldmatrix gives for a. Then a b^T for each type; `first`
+// is the product of the first 16 bytes
 extern "C" __global__ void __launch_bounds__(32)
-    wrap_matrix(const u8* a, const u8* b, u32* registers, u32* transposed, float* half, float* bf16, float* tf32, int* int8, int* first,
-                u32* zeros) {
+    wrap_matrix(const u8* a, const u8* b, u32* registers, u32* transposed, float* half, float* bf16, float* tf32,
+                int* int8, int* first, u32* zeros) {
   gs_pdl_launch();
   gs_pdl_wait();
   GS_SHARED(u8, tile, 3 * 512);

@@ -60,11 +60,11 @@ def _inlined(name: str, seen: set[str]) -> str:
 
 def build(source: str, arch: str, defines: Sequence[str] = ()) -> Module:
     """`source` for `arch` ("sm_90"): compiled once per source, options and NVRTC, then read from disk."""
-    given = options(arch, defines)
-    path = cache_dir() / f"{_digest(source, *given, driver.nvrtc_version())}.cubin"
+    flags = options(arch, defines)
+    path = cache_dir() / f"{_digest(source, *flags, driver.nvrtc_version())}.cubin"
     if path.is_file():
         return Module(path.read_bytes(), parse(source))
-    cubin, _ = driver.compile_cubin(source, given)
+    cubin, _ = driver.compile_cubin(source, flags)
     _write(path, cubin)
     return Module(cubin, parse(source))
 

@@ -60,9 +60,9 @@ def unpack(packed: NDArray[np.uint8], rows: int, k: int) -> NDArray[np.int8]:
     return flat[:rows, :k].astype(np.int8) - np.int8(1)
 
 
-def row_scales(rows: int, parts: Sequence[tuple[int, float]]) -> NDArray[np.float32]:
+def row_scales(rows: int, matrices: Sequence[tuple[int, float]]) -> NDArray[np.float32]:
     """((rows, scale), …) of the matrices in one, top to bottom → a scale for each row."""
-    if any(n < 1 for n, _ in parts) or sum(n for n, _ in parts) != rows:
-        raise ShapeError(f"w2a8: {' + '.join(str(n) for n, _ in parts)} rows are not {rows}")
-    counts, scales = zip(*parts, strict=True)
+    if any(n < 1 for n, _ in matrices) or sum(n for n, _ in matrices) != rows:
+        raise ShapeError(f"w2a8: {' + '.join(str(n) for n, _ in matrices)} rows are not {rows}")
+    counts, scales = zip(*matrices, strict=True)
     return np.repeat(np.array(scales, np.float32), counts)

@@ -1,4 +1,4 @@
-"""Compiled loops over the units of a part. A step has the words below, then the addresses of the part's runs."""
+"""Compiled loops over the units of a piece. A step has the words below, then the addresses of the piece's runs."""
 
 from typing import Any
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.backends.cuda.packing.ahead import read_ahead
-from graphsched.backends.cuda.packing.parts import Packing, Part, packing
+from graphsched.backends.cuda.packing.pieces import Packing, Piece, packing
 from graphsched.errors import ShapeError
 from graphsched.graph.tensor import TensorType
 from graphsched.run.affinity import usable_cpus
 
 Raw = NDArray[np.uint8]
 MOST_THREADS = 12  # together they outrun every disk
-PART = 2 << 20  # bytes that a thread packs at once
-AHEAD = 16  # parts that wait for a thread, and are read meanwhile
+PIECE = 2 << 20  # bytes that a thread packs at once
+AHEAD = 16  # pieces that wait for a thread, and are read meanwhile
 
 
 def count() -> int:
@@ -35,16 +35,16 @@ def workers() -> ThreadPoolExecutor:
     return pool
 
 
-def start(how: Packing, part: Part, raw: Raw, out: Raw, staged: bool) -> "Future[None]":
-    """Packs a part in a thread; `out`: the whole packed weight or, if `staged`, what becomes of the part."""
-    read_ahead(raw.ctypes.data + part.source, min(part.left, part.units * how.unit))
-    return workers().submit(_write, how, part, raw, out, staged)
+def start(how: Packing, piece: Piece, raw: Raw, out: Raw, staged: bool) -> "Future[None]":
+    """Packs a piece in a thread; `out`: the whole packed weight or, if `staged`, what becomes of the piece."""
+    read_ahead(raw.ctypes.data + piece.source, min(piece.left, piece.units * how.unit))
+    return workers().submit(_write, how, piece, raw, out, staged)
 
 
-def _write(how: Packing, part: Part, raw: Raw, out: Raw, staged: bool) -> None:
+def _write(how: Packing, piece: Piece, raw: Raw, out: Raw, staged: bool) -> None:
     """Holds both arrays until it is done, whatever becomes of those who wanted it."""
     to = out.ctypes.data
-    how.write(part, raw.ctypes.data, [to + (run.staged if staged else run.at) for run in part.runs])
+    how.write(piece, raw.ctypes.data, [to + (run.staged if staged else run.at) for run in piece.runs])
 
 
 def pack(how: Packing, raw: Raw, out: Raw) -> None:
@@ -52,8 +52,8 @@ def pack(how: Packing, raw: Raw, out: Raw) -> None:
     checked(how, raw)
     how.compile()
     under_way = deque["Future[None]"]()
-    for part in how.parts(PART):
-        under_way.append(start(how, part, raw, out, staged=False))
+    for piece in how.pieces(PIECE):
+        under_way.append(start(how, piece, raw, out, staged=False))
         if len(under_way) > AHEAD:
             under_way.popleft().result()
     for future in under_way:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from graphsched.backends.cpu.program.address_space import HostSpace
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.driver.signature import KernelError
-from graphsched.backends.cuda.packing.parts import Packing
+from graphsched.backends.cuda.packing.pieces import Packing
 from graphsched.backends.cuda.stream.upload import Uploads
 from graphsched.run.operand import Memory
 
@@ -72,15 +72,15 @@ class DeviceMemory:
 
     def allocate(self, nbytes: int, what: str = "", hint: str = "") -> Memory:
         """Zeroed memory; KernelError names what did not fit and the flags that help."""
-        made = self._block(nbytes, what, hint)
-        driver.fill(made.address, 0, nbytes, self.stream)
-        return made
+        memory = self._block(nbytes, what, hint)
+        driver.fill(memory.address, 0, nbytes, self.stream)
+        return memory
 
     def adopt(self, raw: Raw, how: Packing, what: str, hint: str) -> Memory:
         """The host's bytes `raw`, as the kernels read them; under way when this returns."""
-        made = self._block(how.nbytes, what, hint, raw)
-        self._uploads.send(made.address, raw, how)
-        return made
+        memory = self._block(how.nbytes, what, hint, raw)
+        self._uploads.send(memory.address, raw, how)
+        return memory
 
     def _block(self, nbytes: int, what: str, hint: str, raw: Raw | None = None) -> Memory:
         driver.use(self.gpu)

@@ -42,6 +42,6 @@ def between_bounds(puts: Iterable[Put], graph: Callable[[Sequence[Put]], Put]) -
     """Bounds as they are, and a graph of what lies between each two."""
     out: list[Put] = []
     for is_bound, group in groupby(puts, key=lambda put: isinstance(put, Bound)):
-        own = list(group)
-        out += own if is_bound else [graph(own)]
+        between = list(group)
+        out += between if is_bound else [graph(between)]
     return out

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.backends.cuda.packing.parts import Packing, Run
+from graphsched.backends.cuda.packing.pieces import Packing, Run
 from graphsched.backends.cuda.packing.threads import checked, start
 
 Raw = NDArray[np.uint8]
@@ -48,7 +48,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A part that a thread packs, and where it is sent."""
+    """A piece that a thread packs, and where it is sent."""
 
     packed: "Future[None]"
     slot: Slot
@@ -68,10 +68,10 @@ class Uploads:
         """Packs file bytes `raw` to address `to`. Under way when this returns: `settle` says when it is done."""
         checked(how, raw)
         how.compile()
-        for part in how.parts(SLOT):
+        for piece in how.pieces(SLOT):
             slot = self._free_slot()
-            packed = start(how, part, raw, slot.bytes, staged=True)
-            self._waiting.append(Waiting(packed, slot, part.runs, to))
+            packed = start(how, piece, raw, slot.bytes, staged=True)
+            self._waiting.append(Waiting(packed, slot, piece.runs, to))
             while self._waiting and self._waiting[0].packed.done():
                 self._forward()
 

@@ -1,4 +1,4 @@
-"""A weight in parts that are packed on their own: which file bytes, and where what becomes of them lies."""
+"""A weight in pieces that are packed on their own: which file bytes, and where what becomes of them lies."""
 
 import ctypes
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from graphsched.errors import ShapeError
 from graphsched.graph.tensor import TensorType
 
 Raw = NDArray[np.uint8]
-LINE = 64  # bytes: runs of a staged part start at multiples
+LINE = 64  # bytes: runs of a staged piece start at multiples
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Bytes of a part in one plane: where in the packed weight, where in staging memory, and zeros behind them."""
+    """Bytes of a piece in one plane: where in the packed weight, where in staging memory, and zeros behind them."""
 
     at: int
     staged: int
@@ -42,7 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """Some units of a matrix: its file bytes start at `source` and, with the matrix, end `left` bytes on."""
 
     source: int
@@ -71,8 +71,8 @@ class Packing:
         if self.kernel is not None:
             _ = self.kernel.call
 
-    def parts(self, most: int) -> Iterator[Part]:
-        """Parts in order, that take at most `most` bytes when staged; ShapeError if a unit takes more."""
+    def pieces(self, most: int) -> Iterator[Piece]:
+        """Pieces in order, which take at most `most` bytes when staged; ShapeError if a unit takes more."""
         room = most - len(self.planes) * (ALIGN + LINE)
         units, each = up(self.file_bytes, self.unit), sum(p.unit for p in self.planes)
         if each > room:
@@ -82,9 +82,9 @@ class Packing:
         step = max(1, up(units, max(1, up(units, room // each))))
         for matrix in range(self.matrices):
             for first in range(0, units, step):
-                yield self._part(matrix, first, min(step, units - first))
+                yield self._piece(matrix, first, min(step, units - first))
 
-    def _part(self, matrix: int, first: int, units: int) -> Part:
+    def _piece(self, matrix: int, first: int, units: int) -> Piece:
         runs, staged = list[Run](), 0
         for p in self.planes:
             start, end = first * p.unit, min((first + units) * p.unit, p.nbytes)
@@ -94,16 +94,16 @@ class Packing:
             )
             staged += up(end - start + zeros, LINE) * LINE
         done = first * self.unit
-        return Part(matrix * self.file_bytes + done, self.file_bytes - done, units, tuple(runs))
+        return Piece(matrix * self.file_bytes + done, self.file_bytes - done, units, tuple(runs))
 
-    def write(self, part: Part, raw: int, to: Sequence[int]) -> None:
-        """Packs a part of the weight whose file bytes are at `raw`; `to`: an address for each of its runs."""
+    def write(self, piece: Piece, raw: int, to: Sequence[int]) -> None:
+        """Packs a piece of the weight whose file bytes are at `raw`; `to`: an address for each of its runs."""
         if self.kernel is None:
-            ctypes.memmove(to[0], raw + part.source, part.runs[0].nbytes)
+            ctypes.memmove(to[0], raw + piece.source, piece.runs[0].nbytes)
         else:
-            words = np.array([raw + part.source, part.units, part.left, self.wide, *to], np.int64)
+            words = np.array([raw + piece.source, piece.units, piece.left, self.wide, *to], np.int64)
             self.kernel.call(words.ctypes.data, 0, 0, 1)
-        for run, address in zip(part.runs, to, strict=True):
+        for run, address in zip(piece.runs, to, strict=True):
             if run.zeros:
                 ctypes.memset(address + run.nbytes, 0, run.zeros)
 
