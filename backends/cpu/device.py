@@ -9,7 +9,7 @@ from graphsched.arch.stored import EMBEDDING
 from graphsched.backends.cpu import elementwise, moe, movement, norm, rope
 from graphsched.backends.cpu.attention import flash as attention
 from graphsched.backends.cpu.attention import soft_max
-from graphsched.backends.cpu.attention import unfused as attention_parted
+from graphsched.backends.cpu.attention import unfused as attention_unfused
 from graphsched.backends.cpu.formats.rows import NATIVE, PRODUCT_TYPES
 from graphsched.backends.cpu.matmul import lowering as matmul
 from graphsched.backends.cpu.matmul import qkv
@@ -31,7 +31,7 @@ from graphsched.types.dtypes import DType
 
 FAMILIES = (
     attention,
-    attention_parted,
+    attention_unfused,
     soft_max,
     elementwise,
     matmul,

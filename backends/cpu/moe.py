@@ -129,6 +129,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             p, chosen, out = probs + 4 * n * r, ids + 4 * k * r, weights + 4 * k * r
+            # Probabilities of all experts are ranked only where they are also the weights; else logits rank the same.
             if gating == SOFTMAX:
                 soft_max_row(x + x_row * r, p, n)
             elif gating == SIGMOID:
@@ -151,6 +152,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
                 soft_max_row(out, out, k)
             elif gating == SIGMOID_WEIGHT:
                 map_row(SIGMOID_OF_LANES, out, out, k)
+            # All lanes divide by one sum, as SUM_ROWS and DIV apart do: the same bits.
             if normalised:
                 over = maximum(splat(row_sum(out, k), 16), splat(least, 16))
                 for u in range(0, k, 16):
@@ -167,8 +169,8 @@ def add_row(a: int, b: int, y: int, n: int) -> None:
     """y[i] = a[i] + b[i], a row of n floats."""
     for i in range(0, n, 16):
         left = min(n - i, 16)
-        both = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))
-        store_first(y + 4 * i, both, F32, left)
+        sums = add(load_first(a + 4 * i, F32, 16, left), load_first(b + 4 * i, F32, 16, left))
+        store_first(y + 4 * i, sums, F32, left)
 
 
 def _chooses(node: Tensor) -> bool:

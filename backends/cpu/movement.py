@@ -164,11 +164,11 @@ def _(low: Low, node: Tensor) -> None:
     for source in node.sources:
         x, n = low.operand(source), source.shape[-1]
         type = TensorType(node.dtype, (*node.shape[:-1], n))
-        part = Operand(y.buffer, type, y.strides, y.offset + offset)
+        place = Operand(y.buffer, type, y.strides, y.offset + offset)
         strides = row_strides(x=x) | {"heads": heads}
         if len(node.shape) == 3 and source.shape[1] == 1:  # all heads share it
             strides["x_head"] = 0
-        low.step(copy_rows_f32(), x=x, y=part, n=n, y_row=4 * node.shape[-1], **strides, over=node.type)
+        low.step(copy_rows_f32(), x=x, y=place, n=n, y_row=4 * node.shape[-1], **strides, over=node.type)
         offset += 4 * n
 
 

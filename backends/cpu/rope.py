@@ -33,8 +33,8 @@ def rope_table(factored: int) -> Callable[..., None]:
 
 
 @helper
-def turn_row(px: int, py: int, angles: int, n: int, half: int, neox: int) -> None:
-    """Turns the pairs of one head; what is behind them is copied."""
+def rotate_row(px: int, py: int, angles: int, n: int, half: int, neox: int) -> None:
+    """Rotates the pairs of one head; the dimensions behind them are copied."""
     for i in range(half):
         ia = i if neox else 2 * i
         ib = i + half if neox else 2 * i + 1
@@ -48,57 +48,57 @@ def turn_row(px: int, py: int, angles: int, n: int, half: int, neox: int) -> Non
 
 @kernel("table | n half tensors", each="x -> y | heads x_token x_head")
 def rope_f32(neox: int) -> Callable[..., None]:
-    """Turns every head of one tensor or more, each of which is shared out by its own rows."""
+    """Rotates every head of one tensor or several; threads share each tensor by its own rows."""
 
-    def turn(step: int, run: int, ith: int, nth: int) -> None:
+    def rotate(step: int, run: int, ith: int, nth: int) -> None:
         table, n, half, tensors = arguments(step)
         for i in range(tensors):
             x, y, heads, x_token, x_head = repeated(step, i)
             first, last = share(rows(step, run) * heads, ith, nth)
             for r in range(first, last):
                 t, px = r // heads, row_at(x, r, heads, x_token, x_head)
-                turn_row(px, y + r * n * 4, table + t * half * 8, n, half, neox)
+                rotate_row(px, y + r * n * 4, table + t * half * 8, n, half, neox)
 
-    return turn
+    return rotate
 
 
 @ops.rope.lowering("cpu", strided=("x",))
 def _(low: Low, node: Tensor) -> None:
-    _turn(low, node, node.sources[:1], (low.result(node, in_place_of=node.sources[:1]),))
+    _rotate(low, node, node.sources[:1], (low.result(node, in_place_of=node.sources[:1]),))
 
 
 @ops.fused_rope.lowering("cpu", strided=("q", "k"))
 def _(low: Low, node: Tensor) -> None:
     # In the place of the keys, rotated queries would be written before the keys are read.
-    _turn(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2], pairwise=True))
+    _rotate(low, node, node.sources[:2], low.results(node, in_place_of=node.sources[:2], pairwise=True))
 
 
-def _turn(low: Low, node: Tensor, sources: Sequence[Tensor], made: Sequence[Operand]) -> None:
-    turn, rest = node.attrs["rope"], node.sources[len(sources) :]
-    (table,) = low.shared((turn, *rest), lambda: _table(low, turn, *rest))
-    tensors = zip(map(low.operand, sources), made, strict=True)
+def _rotate(low: Low, node: Tensor, sources: Sequence[Tensor], results: Sequence[Operand]) -> None:
+    rope, rest = node.attrs["rope"], node.sources[len(sources) :]
+    (table,) = low.shared((rope, *rest), lambda: _table(low, rope, *rest))
+    tensors = zip(map(low.operand, sources), results, strict=True)
     low.step(
-        rope_f32(int(turn.mode == "neox")),
+        rope_f32(int(rope.mode == "neox")),
         table=table,
-        n=made[0].type.shape[-1],
-        half=turn.n_rot // 2,
-        tensors=len(made),
+        n=results[0].type.shape[-1],
+        half=rope.n_rot // 2,
+        tensors=len(results),
         each=[{"x": x, "y": y, **row_strides(x=x)} for x, y in tensors],
         rows=rows_of(rest[0].type, inner=0),
-        over=tuple(y.type for y in made),
+        over=tuple(y.type for y in results),
     )
 
 
-def _table(low: Low, turn: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Operand]:
-    table = low.scratch("rope table", f32(pos.shape[0], turn.n_rot))
+def _table(low: Low, rope: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Operand]:
+    table = low.scratch("rope table", f32(pos.shape[0], rope.n_rot))
     low.step(
         rope_table(len(divisors)),
         pos=low.operand(pos),
-        theta=low.constant(turn.theta()),
+        theta=low.constant(rope.theta()),
         factors=low.operand(divisors[0]) if divisors else None,
         table=table,
-        half=turn.n_rot // 2,
-        magnitude=turn.magnitude,
+        half=rope.n_rot // 2,
+        magnitude=rope.magnitude,
         rows=rows_of(pos.type, inner=0),
     )
     return (table,)

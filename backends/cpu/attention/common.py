@@ -1,11 +1,11 @@
-"""What the attention kernels share: which cells a token sees, and the chunks and parts that they come in."""
+"""What the attention kernels share: which cells a token sees, and the chunks in which they are read."""
 
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import get
 from graphsched.backends.cpu.language.vector import I32
 
 CHUNK = 256  # cells per pass: their scores are 1 KB
-PART = 4 * CHUNK  # positions that one unit of a single token passes over
+KV_CHUNK = 4 * CHUNK  # positions of a split-KV chunk: what one unit of a single token reads
 # What the flash attention kernels take: strides and per_thread (scratch of each thread) in bytes, dim and v_dim in
 # elements, size in cells. window, chunk and cap are 0 where there is none.
 ATTENTION = (
@@ -26,22 +26,23 @@ def first_cell(n_kv: int, size: int) -> int:
 
 
 @helper
-def n_parts(n_kv: int, size: int) -> int:
-    """How many parts the positions in use come in. Parts begin at multiples of PART, whatever the cache holds."""
-    return (n_kv - 1) // PART - first_cell(n_kv, size) // PART + 1 if n_kv > 0 else 0
+def n_kv_chunks(n_kv: int, size: int) -> int:
+    """How many split-KV chunks hold the positions in use. They begin at multiples of KV_CHUNK, for any cache."""
+    return (n_kv - 1) // KV_CHUNK - first_cell(n_kv, size) // KV_CHUNK + 1 if n_kv > 0 else 0
 
 
 @helper
-def part_start(n_kv: int, size: int, part: int) -> int:
-    """The first chunk of a part: where it begins, or that of the oldest cell."""
+def kv_chunk_start(n_kv: int, size: int, kv_chunk: int) -> int:
+    """The first position of a split-KV chunk: where it begins, or that of the oldest cell."""
     oldest = first_cell(n_kv, size)
-    start = (oldest // PART + part) * PART
+    start = (oldest // KV_CHUNK + kv_chunk) * KV_CHUNK
     return start if start > oldest else oldest // CHUNK * CHUNK
 
 
 @helper
-def part_end(n_kv: int, size: int, part: int) -> int:
-    end = (first_cell(n_kv, size) // PART + part + 1) * PART
+def kv_chunk_end(n_kv: int, size: int, kv_chunk: int) -> int:
+    """The position behind the last one of a split-KV chunk."""
+    end = (first_cell(n_kv, size) // KV_CHUNK + kv_chunk + 1) * KV_CHUNK
     return end if end < n_kv else n_kv
 
 
@@ -55,10 +56,10 @@ def last_unseen(pos: int, window: int, chunk: int) -> int:
 
 
 @helper
-def chunk_range(n_kv: int, size: int, part: int, split: int) -> tuple[int, int]:
-    """Positions [begin, end) that one unit passes over: a part of them with `split`, otherwise all that are there."""
+def chunk_range(n_kv: int, size: int, kv_chunk: int, split: int) -> tuple[int, int]:
+    """Positions [begin, end) that one unit passes over: a split-KV chunk with `split`, else all in use."""
     if split:
-        return part_start(n_kv, size, part), part_end(n_kv, size, part)
+        return kv_chunk_start(n_kv, size, kv_chunk), kv_chunk_end(n_kv, size, kv_chunk)
     return first_cell(n_kv, size) // CHUNK * CHUNK, n_kv
 
 

@@ -1,7 +1,7 @@
 """Flash attention over the cells of a KV cache: softmax and sums of values in one pass over chunks of cells.
 
 Cells pass in fixed chunks, in order, whatever the thread count. A unit is a tile of queries that share a KV head, 4
-for prompts and 1 otherwise; of a single token also a part of the cells (split_kv). A chunk's scores stay in cache
+for prompts and 1 otherwise; of a single token also a chunk of the cells (split_kv). A chunk's scores stay in cache
 between the passes over it. The mask is computed, never stored.
 """
 
@@ -13,11 +13,11 @@ from graphsched.backends.cpu.attention.common import (
     CHUNK,
     chunk_range,
     first_cell,
-    n_parts,
+    n_kv_chunks,
     query_at,
 )
 from graphsched.backends.cpu.attention.kv import KV_TYPES
-from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, in_parts, merge_parts, parts_floats
+from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, merge_chunks, partials_floats, splits_kv
 from graphsched.backends.cpu.attention.tile import SCORES, TILE, Chunk, add_values, put_scores, scratch_bytes
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
@@ -35,7 +35,7 @@ from graphsched.types import dtypes
 
 @kernel(ATTENTION)
 def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
-    """y[t, h] = softmax(scale · q[t, h] · kᵀ) · v for tiles of queries; with `split` y takes each part's sums."""
+    """y[t, h] = softmax(scale · q[t, h] · kᵀ) · v for tiles of queries; with `split` y takes the sums of each chunk."""
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
@@ -44,16 +44,16 @@ def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callabl
             rows(step, run) * a.group,
         )  # the queries of a KV head are numbered by token
         scores, oldest = a.scratch + ith * a.per_thread, first_cell(n_kv, a.size)
-        tiles, parts = (n_q + tile - 1) // tile, n_parts(n_kv, a.size) if split else 1
-        units, unit = tiles * (a.heads // a.group) * parts, next_unit(step)  # late queries see more
+        tiles, kv_chunks = (n_q + tile - 1) // tile, n_kv_chunks(n_kv, a.size) if split else 1
+        units, unit = tiles * (a.heads // a.group) * kv_chunks, next_unit(step)  # late queries see more
         while unit < units and not word(run, ABORT):
-            kv_head, part = unit // parts // tiles, unit % parts
-            numbers = query_numbers(tile, unit // parts % tiles * tile, n_q)
+            kv_head, kv_chunk = unit // kv_chunks // tiles, unit % kv_chunks
+            numbers = query_numbers(tile, unit // kv_chunks % tiles * tile, n_q)
             queries, seen_by = queries_at(tile, a, numbers, kv_head), seen(tile, a, numbers)
-            out = results_at(tile, a, numbers, kv_head, part, split)
+            out = results_at(tile, a, numbers, kv_head, kv_chunk, split)
             sums = sums_at(tile, out, scores + SCORES * (tile + 1) if tile > 1 else 0, a.v_dim)
             state = start(tile, a, numbers, kv_head, sums)
-            begin, end = chunk_range(n_kv, a.size, part, split)
+            begin, end = chunk_range(n_kv, a.size, kv_chunk, split)
             for first in range(begin, end, CHUNK):
                 piece = chunk_at(a, kv_head, scores, first, min(first + CHUNK, end), oldest)
                 n = put_scores(tile, key_kind, piece, queries, seen_by, a.dim, a.scale)
@@ -73,11 +73,11 @@ def query_numbers(r: int, first: int, n: int) -> int:
 
 
 @each_row
-def results_at(r: int, a: Any, numbers: Any, kv_head: int, part: int, split: int) -> int:
-    """Where the result of a query goes: its sums of a part, or its row of y."""
+def results_at(r: int, a: Any, numbers: Any, kv_head: int, kv_chunk: int, split: int) -> int:
+    """Where the result of a query goes: its sums of a chunk, or its row of y."""
     t, h = numbers[r] // a.group, kv_head * a.group + numbers[r] % a.group
     if split:
-        return a.y + 4 * (part * a.heads + h) * (a.v_dim + TOP_AND_TOTAL)
+        return a.y + 4 * (kv_chunk * a.heads + h) * (a.v_dim + TOP_AND_TOTAL)
     return a.y + 4 * (t * a.heads + h) * a.v_dim
 
 
@@ -127,7 +127,7 @@ def weigh(r: int, scores: int, n: int, cap: float, state: Any, sums: Any, v_dim:
 
 @each_row
 def finish(r: int, numbers: Any, state: Any, sums: Any, out: Any, v_dim: int, split: int) -> int:
-    """Writes a query's result: sums over their total, or the sums of a part with its top and total behind them."""
+    """Writes a query's result: sums over their total, or the sums of a chunk with its top and total behind them."""
     top, total = state[r]
     if numbers[r] < 0:
         return 0
@@ -162,8 +162,8 @@ def _(low: Low, node: Tensor) -> None:
     tile = TILE if tiled else 1
     per_thread = scratch_bytes(tile, v.type.shape[2])
     scratch = low.scratch("scores", TensorType(dtypes.I8, (low.n_threads, per_thread)))
-    split, sink, y = in_parts(node), sinks[0] if sinks else None, low.result(node)
-    sums = low.scratch("sums of parts", f32(parts_floats(node))) if split else y
+    split, sink, y = splits_kv(node), sinks[0] if sinks else None, low.result(node)
+    sums = low.scratch("sums of chunks", f32(partials_floats(node))) if split else y
     low.step(
         flash_attn(tile, k.type.dtype.id, v.type.dtype.id, int(split)),
         q=q,
@@ -188,7 +188,7 @@ def _(low: Low, node: Tensor) -> None:
     )
     if split:
         low.step(
-            merge_parts(),
+            merge_chunks(),
             sums=sums,
             sinks=sink,
             y=y,

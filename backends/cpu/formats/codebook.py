@@ -57,9 +57,9 @@ def _grid(name: str, times: int = 1, plus: int = 0) -> Callable[[], np.ndarray[A
     def make() -> np.ndarray[Any, Any]:
         from gguf import quants
 
-        of = getattr(quants, name)
-        of.init_grid()
-        return (of.grid.reshape(of.grid_shape) * times + plus).astype(np.uint8)
+        codes = getattr(quants, name)
+        codes.init_grid()
+        return (codes.grid.reshape(codes.grid_shape) * times + plus).astype(np.uint8)
 
     return make
 

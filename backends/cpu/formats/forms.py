@@ -129,8 +129,8 @@ def halved(t: int) -> Callable[..., Any]:
     """`codes32` of a type that decodes 64 at once."""
 
     def impl(kind: int, block: int, j: int) -> Any:
-        both = codes64(t, block, j // 2)
-        return half_lanes(both, 1) if j % 2 else half_lanes(both, 0)
+        codes = codes64(t, block, j // 2)
+        return half_lanes(codes, 1) if j % 2 else half_lanes(codes, 0)
 
     return impl
 

@@ -58,9 +58,9 @@ def _as_it_is(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
     count, undef, out = v.type.count // size, ir.Constant(v.type, ir.Undefined), []
     for i in range(count):
         picks = const_vec(I32_T, list(range(size * i, size * (i + 1))))
-        part = v if count == 1 else builder.shuffle_vector(v, undef, picks)
-        same = ir.FunctionType(part.type, [part.type])
-        out.append(builder.asm(same, "", "=v,0" if size == 64 else "=x,0", [part], False))
+        piece = v if count == 1 else builder.shuffle_vector(v, undef, picks)
+        same = ir.FunctionType(piece.type, [piece.type])
+        out.append(builder.asm(same, "", "=v,0" if size == 64 else "=x,0", [piece], False))
     while len(out) > 1:
         order = const_vec(I32_T, list(range(2 * out[0].type.count)))
         out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
@@ -116,19 +116,19 @@ def table16(name: str, values: tuple[int, ...]) -> Any:
 def codebook(name: str, entries: Callable[[], NDArray[np.uint8]]) -> Any:
     """An intrinsic that reads entries of a table of 4 or 8 bytes each, by 16 or 8 indices, as 64 bytes."""
 
-    def table(builder: ir.IRBuilder) -> ir.Value:
-        found = builder.module.globals.get(name)
-        if found is None:
+    def global_table(builder: ir.IRBuilder) -> ir.Value:
+        table = builder.module.globals.get(name)
+        if table is None:
             rows = entries()
             values = [int.from_bytes(row.tobytes(), "little") for row in rows]
-            found = cgutils.global_constant(builder, name, const_array(ir.IntType(8 * rows.shape[1]), values))
-        return found
+            table = cgutils.global_constant(builder, name, const_array(ir.IntType(8 * rows.shape[1]), values))
+        return table
 
     def typed(typingctx: Any, indices: Any) -> Any:
         out = Vec("i8", 64)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return builder.bitcast(_entries(builder, table(builder), args[0]), out.llvm)
+            return builder.bitcast(_entries(builder, global_table(builder), args[0]), out.llvm)
 
         return out(indices), codegen
 

@@ -27,26 +27,26 @@ def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value, *, u
         ("dotprod", 128, _sdot_twice),
     ):
         if bits >= size and target.has(feature):
-            return _in_parts(builder, dot, size // 8, acc, u, s)
+            return _in_pieces(builder, dot, size // 8, acc, u, s)
     return _dot_generic(builder, acc, u, s)
 
 
 Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
-def _in_parts(
+def _in_pieces(
     builder: ir.IRBuilder, dot: Dot, size: int, acc: ir.Value, u: ir.Value, s: ir.Value
 ) -> ir.Value:
     """So many bytes at a time, as the registers hold them."""
     if u.type.count == size:
         return dot(builder, acc, u, s)
 
-    def part(v: ir.Value, i: int, n: int) -> ir.Value:
+    def piece(v: ir.Value, i: int, n: int) -> ir.Value:
         picks = const_vec(I32_T, list(range(n * i, n * (i + 1))))
         return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), picks)
 
     count, words = u.type.count // size, size // 4
-    out = [dot(builder, part(acc, i, words), part(u, i, size), part(s, i, size)) for i in range(count)]
+    out = [dot(builder, piece(acc, i, words), piece(u, i, size), piece(s, i, size)) for i in range(count)]
     while len(out) > 1:
         order = const_vec(I32_T, list(range(2 * out[0].type.count)))
         out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
@@ -103,8 +103,8 @@ def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value)
     product = builder.mul(builder.zext(u, wide), builder.sext(s, wide))
     undef = ir.Constant(wide, ir.Undefined)
     for j in range(4):
-        part = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
-        acc = builder.add(acc, part)
+        column = builder.shuffle_vector(product, undef, const_vec(I32_T, list(range(j, n, 4))))
+        acc = builder.add(acc, column)
     return acc
 
 

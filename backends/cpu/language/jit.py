@@ -66,10 +66,10 @@ def cache_folder(file: Path) -> Path:
     same number, and later load one for the other: so every variant has a name, and every version a folder, of its own.
     """
     all_versions = env.cache_dir() / "kernels"
-    own = all_versions / f"{source_digest(file)[:12]}-{target.name()}"
-    if all_versions.is_dir() and not own.exists():
+    current = all_versions / f"{source_digest(file)[:12]}-{target.name()}"
+    if all_versions.is_dir() and not current.exists():
         forget_old(all_versions)
-    return own
+    return current
 
 
 def forget_old(folder: Path) -> None:
@@ -262,21 +262,21 @@ def kernel(declaration: str | None, each: str = "") -> Callable[[Build], Callabl
 
 
 def specialised(
-    name: str, declaration: str, template: Callable[..., None], **parts: Callable[..., Any]
+    name: str, declaration: str, template: Callable[..., None], **functions: Callable[..., Any]
 ) -> Kernel:
     """A kernel whose function is `template` with other functions in place of globals that it calls.
 
     A closure over these would never hit the disk cache. It is cached as what stands where the first of them does.
     """
 
-    first = next(iter(parts.values()))
+    first = next(iter(functions.values()))
 
     def build() -> Callable[..., None]:
         assert isinstance(template, FunctionType)
         assert isinstance(first, FunctionType)
-        scope = template.__globals__ | {n: helper(part) for n, part in parts.items()}
-        made = FunctionType(template.__code__, scope, name)
-        _own(made, first)
-        return made
+        scope = template.__globals__ | {n: helper(f) for n, f in functions.items()}
+        function = FunctionType(template.__code__, scope, name)
+        _own(function, first)
+        return function
 
     return Kernel(name, build, (), parse(name, declaration), first)

@@ -1,7 +1,7 @@
 """Kernel signatures: a kernel names its arguments once, and every call is checked against that.
 
 `"x w? -> y | n heads x_token x_head | eps"`: operands that are read, `->` operands that are written, `|` integers,
-`|` floats. Parts at the end may be left out. An operand that ends in `?` may be None, which the kernel sees as 0.
+`|` floats. Fields at the end may be left out. An operand that ends in `?` may be None, which the kernel sees as 0.
 Integers that count bytes (strides, sizes of rows) say so in the kernel; an operand is the address of its first byte.
 """
 
@@ -63,23 +63,23 @@ class Signature:
 
 def parse(name: str, text: str, each: str = "") -> Signature:
     """The signature that a declaration stands for. Raises KernelError for one that is malformed."""
-    made = Signature(name, tuple(_parameters(name, text)), tuple(_parameters(name, each)))
-    names = [p.name for p in made.parameters]
-    for n in [*names, *(p.name for p in made.each)]:
+    signature = Signature(name, tuple(_parameters(name, text)), tuple(_parameters(name, each)))
+    names = [p.name for p in signature.parameters]
+    for n in [*names, *(p.name for p in signature.each)]:
         if not n.isidentifier() or n in RESERVED:
             raise KernelError(f"kernel {name} cannot have an argument named {n!r}")
     if len(set(names)) < len(names):
         raise KernelError(f"kernel {name} declares an argument twice: {text}")
-    return made
+    return signature
 
 
 def _parameters(name: str, text: str) -> Iterable[Parameter]:
-    operands, integers, floats, *more = [*(part.strip() for part in text.split("|")), "", ""][:4]
+    operands, integers, floats, *more = [*(field.strip() for field in text.split("|")), "", ""][:4]
     if more and "".join(more):
         raise KernelError(f"kernel {name} declares more than operands | integers | floats: {text}")
     read, _, written = operands.partition("->")
-    for part, is_written in ((read, False), (written, True)):
-        for n in part.split():
+    for field, is_written in ((read, False), (written, True)):
+        for n in field.split():
             yield Parameter(n.removesuffix("?"), "operand", is_written, n.endswith("?"))
     yield from (Parameter(n, "integer") for n in integers.split())
     yield from (Parameter(n, "float") for n in floats.split())

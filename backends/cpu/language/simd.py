@@ -183,6 +183,7 @@ def _elementwise(emit: Callable[[ir.IRBuilder, list[ir.Value]], ir.Value], n_arg
 
         return first(*([first] * n_args)), codegen
 
+    # Numba reads the number of arguments from the signature, so *args would not do.
     def one(typingctx: Any, a: Any) -> Any:
         return typed(typingctx, a)
 
@@ -195,9 +196,9 @@ def _elementwise(emit: Callable[[ir.IRBuilder, list[ir.Value]], ir.Value], n_arg
     def four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return typed(typingctx, a, b, c, d)
 
-    made = intrinsic((one, two, three, four)[n_args - 1])
-    made.__doc__ = doc
-    return made
+    result = intrinsic((one, two, three, four)[n_args - 1])
+    result.__doc__ = doc
+    return result
 
 
 def _named(name: str) -> Callable[[ir.IRBuilder, list[ir.Value]], ir.Value]:
@@ -355,13 +356,13 @@ def store_first(typingctx: Any, addr: Any, value: Any, kind: Any, count: Any) ->
     return types.void(types.int64, value, kind, types.int64), codegen
 
 
-def join_halves(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, group: int) -> ir.Value:
+def add_halves(builder: ir.IRBuilder, a: ir.Value, b: ir.Value | None, group: int) -> ir.Value:
     """Adds the two halves of every group of lanes of a, then of b if it is there: groups half as long, in order."""
     half, n = group // 2, a.type.count * (1 if b is None else 2)
     low = [g * group + i for g in range(n // group) for i in range(half)]
     b = ir.Constant(a.type, ir.Undefined) if b is None else b
-    both = [builder.shuffle_vector(a, b, const_vec(I32_T, [i + shift for i in low])) for shift in (0, half)]
-    return builder.fadd(*both)
+    halves = [builder.shuffle_vector(a, b, const_vec(I32_T, [i + shift for i in low])) for shift in (0, half)]
+    return builder.fadd(*halves)
 
 
 def _prefetch(locality: int, doc: str) -> Any:

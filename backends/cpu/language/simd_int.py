@@ -245,8 +245,8 @@ def every(typingctx: Any, v: Any, first: Any, step: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def joined(typingctx: Any, v: Any, run: Any, by: Any) -> Any:
-    """Of runs of so many bytes every second one, with the bits of the next one `by` bits higher: half as many bytes."""
+def merge_bits(typingctx: Any, v: Any, run: Any, by: Any) -> Any:
+    """Every second run of `run` bytes of v, with the run behind it ORed in `by` bits higher: half as many bytes."""
     n, shift, out = literal(run, "run"), literal(by, "by"), Vec("i8", v.n // 2)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import Block, load_block
-from graphsched.backends.cpu.language.simd import join_halves, masked_store
+from graphsched.backends.cpu.language.simd import add_halves, masked_store
 from graphsched.backends.cpu.language.vector import (
     ELEMENTS,
     I32_T,
@@ -31,7 +31,7 @@ from graphsched.backends.cpu.language.vector import (
 
 
 def each_row(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates `fn(r, *args)`; the function made, `rows(n, *args)`, returns (fn(0, *args), ..., fn(n - 1, *args)).
+    """Decorates `fn(r, *args)`; the function chain, `rows(n, *args)`, returns (fn(0, *args), ..., fn(n - 1, *args)).
 
     n is a literal. For kernels.
     """
@@ -42,12 +42,12 @@ def each_row(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @by_literal(rows)
     def _(n: int) -> Callable[..., Any]:
-        made = _first(one)
+        chain = _first(one)
         for r in range(1, n):
-            made = _and_row(made, one, r)
+            chain = _and_row(chain, one, r)
 
         def impl(n: int, *args: Any) -> Any:
-            return made(*args)
+            return chain(*args)
 
         return impl
 
@@ -66,12 +66,12 @@ def unrolled(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @by_literal(steps)
     def _(n: int) -> Callable[..., Any]:
-        made = _begin
+        chain = _begin
         for r in range(n):
-            made = _and_step(made, one, r)
+            chain = _and_step(chain, one, r)
 
         def impl(n: int, carry: Any, *args: Any) -> Any:
-            return made(carry, *args)
+            return chain(carry, *args)
 
         return impl
 
@@ -204,10 +204,10 @@ def row_sums(typingctx: Any, tile: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows, group = [builder.extract_value(args[0], r) for r in range(tile.count)], tile.dtype.n
         while len(rows) > 1:
-            rows = [join_halves(builder, a, b, group) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+            rows = [add_halves(builder, a, b, group) for a, b in zip(rows[::2], rows[1::2], strict=True)]
             group //= 2
         while group > 1:
-            rows = [join_halves(builder, rows[0], None, group)]
+            rows = [add_halves(builder, rows[0], None, group)]
             group //= 2
         return rows[0]
 

@@ -1,4 +1,4 @@
-"""Turning rows into columns in registers: weights of 16 rows side by side, activations of 8."""
+"""Transposing in registers: weights of 16 rows side by side, activations of 8."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, order: list[int]) 
     return builder.shuffle_vector(a, b, const_vec(I32_T, order))
 
 
-def _join(builder: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
-    """Parts of equal length one after another."""
-    while len(parts) > 1:
-        order = list(range(2 * parts[0].type.count))
-        parts = [_shuffle(builder, a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
+def _concat(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
+    """Vectors of equal length, one after another."""
+    while len(vectors) > 1:
+        order = list(range(2 * vectors[0].type.count))
+        vectors = [_shuffle(builder, a, b, order) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
 
 
 def _in_quarters(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, picks: list[int]) -> ir.Value:
@@ -41,12 +41,12 @@ def _in_quarters(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, picks: list[in
     return _shuffle(builder, a, b, order)
 
 
-def _turned(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """16 rows of 4 words as 4 vectors of 16 lanes.
 
     Row 4 l + j is put into quarter l of the j-th vector, so that shuffles within quarters are enough.
     """
-    a, b, c, d = (_join(builder, rows[j::4]) for j in range(4))
+    a, b, c, d = (_concat(builder, rows[j::4]) for j in range(4))
     ab, cd = (
         [_in_quarters(builder, *two, p) for p in ([0, 4, 1, 5], [2, 6, 3, 7])] for two in ((a, b), (c, d))
     )
@@ -63,20 +63,20 @@ def columns16(typingctx: Any, rows: Any, offset: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         four = ir.VectorType(I32_T, 4)
         starts = [load_raw(builder, builder.add(args[0], I64_T(8 * r)), I64_T) for r in range(PANEL)]
-        out = _turned(builder, [load_raw(builder, builder.add(at, args[1]), four) for at in starts])
+        out = _transposed(builder, [load_raw(builder, builder.add(at, args[1]), four) for at in starts])
         return context.make_tuple(builder, sig.return_type, [builder.bitcast(v, vec.llvm) for v in out])
 
     return UniTuple(vec, 4)(types.int64, types.int64), codegen
 
 
 @intrinsic
-def turn(typingctx: Any, src: Any, dst: Any) -> Any:
+def transpose(typingctx: Any, src: Any, dst: Any) -> Any:
     """4 words of 16 rows, 64 bytes apart at src -> 4 times 16 words at dst, one of each row."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         four = ir.VectorType(I32_T, 4)
         rows = [load_raw(builder, builder.add(args[0], I64_T(64 * r)), four) for r in range(PANEL)]
-        for i, v in enumerate(_turned(builder, rows)):
+        for i, v in enumerate(_transposed(builder, rows)):
             store_raw(builder, builder.add(args[1], I64_T(64 * i)), v)
         return context.get_dummy_value()
 
@@ -100,7 +100,7 @@ def column_f16(typingctx: Any, rows: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def turn8(typingctx: Any, addr: Any) -> Any:
+def transpose8(typingctx: Any, addr: Any) -> Any:
     """8 rows of 32 codes -> [8 fours][8 rows][4], in place; the sums of each row's first 16 codes, and of its last."""
     out = Vec("i32", 8)
 

@@ -159,7 +159,7 @@ def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec
     A tile is a tuple of equal vectors; `out` is what a row of the result is, if not what a row of the operands is.
     """
     tile = next(a for a in args if isinstance(a, UniTuple))
-    made = UniTuple(out or tile.dtype, tile.count)
+    result = UniTuple(out or tile.dtype, tile.count)
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         rows = []
@@ -167,9 +167,9 @@ def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec
             pairs = zip(args, values, strict=True)
             row = [builder.extract_value(v, r) if isinstance(a, UniTuple) else v for a, v in pairs]
             rows.append(emit(builder, row))
-        return context.make_tuple(builder, made, rows)
+        return context.make_tuple(builder, result, rows)
 
-    return made(*args), codegen
+    return result(*args), codegen
 
 
 def literal(x: types.Type, what: str) -> int:
@@ -179,12 +179,12 @@ def literal(x: types.Type, what: str) -> int:
     return int(x.literal_value)
 
 
-def fold(builder: ir.IRBuilder, v: ir.Value, join: Callable[..., ir.Value]) -> ir.Value:
-    """Joins halves until one lane is left: a fixed order, the same on every target."""
+def fold(builder: ir.IRBuilder, v: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
+    """Combines halves until one lane is left: a fixed order, the same on every target."""
     while v.type.count > 1:
         half = v.type.count // 2
         undef = ir.Constant(v.type, ir.Undefined)
         low = builder.shuffle_vector(v, undef, const_vec(I32_T, list(range(half))))
         high = builder.shuffle_vector(v, undef, const_vec(I32_T, list(range(half, 2 * half))))
-        v = join(low, high)
+        v = combine(low, high)
     return builder.extract_element(v, I32_T(0))

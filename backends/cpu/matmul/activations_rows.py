@@ -44,8 +44,8 @@ def store_ordered(typingctx: Any, kind: Any, addr: Any, a: Any, b: Any, c: Any, 
         zeros = ir.Constant(ir.VectorType(I8_T, 256), None)
         for first in range(0, len(ternary.order), 64):
             picks = [w if w >= 0 else 256 for w in ternary.order[first : first + 64]]
-            part = builder.shuffle_vector(every, zeros, const_vec(I32_T, picks))
-            store_raw(builder, builder.add(args[1], I64_T(first)), part)
+            piece = builder.shuffle_vector(every, zeros, const_vec(I32_T, picks))
+            store_raw(builder, builder.add(args[1], I64_T(first)), piece)
         return context.get_dummy_value()
 
     return types.void(kind, types.int64, a, a, a, a), codegen

@@ -1,4 +1,4 @@
-"""Activations of many tokens as 8-bit codes in tiles of 8 rows, 4 bytes of each in turn: what panels meet.
+"""Activations of many tokens as 8-bit codes in tiles of 8 rows, 4 bytes of each after another: what panels meet.
 
 Per tile and block of 32: codes [8 fours][8 rows][4], scales [8 rows], and per group of weights [8 rows] of what takes
 off the offset (int32: -offset · Σ q) or the minima (float32: -scale · Σ q). For ternary types a tile has 8 scales.
@@ -24,7 +24,7 @@ from graphsched.backends.cpu.language.simd import (
     to_f32,
 )
 from graphsched.backends.cpu.language.simd_int import concat, half_lanes
-from graphsched.backends.cpu.language.transpose import turn8
+from graphsched.backends.cpu.language.transpose import transpose8
 from graphsched.backends.cpu.language.vector import F32, I8, I32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -36,7 +36,7 @@ from graphsched.types.dtypes import DType
 TILE = 8
 
 
-PART = 16  # blocks of a tile that a thread packs at a time
+PIECE = 16  # blocks of a tile that a thread packs at a time
 
 
 def pack_row(ternary: int, src: int, blocks: int, q: int, d: int, lane: int) -> None:
@@ -44,7 +44,7 @@ def pack_row(ternary: int, src: int, blocks: int, q: int, d: int, lane: int) -> 
 
 
 def finish(ternary: int, blocks: int, q: int, d: int, shift: int, group: int, offset: int) -> None:
-    """Turns the codes of a tile and adds its shifts. An offset of 0 stands for minima."""
+    """Transposes the codes of a tile and adds its shifts. An offset of 0 stands for minima."""
 
 
 def tile_row(kind: int, k: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ def _pack_whole(ternary: int, src: int, blocks: int, q: int, d: int, lane: int) 
 def _finish_whole(ternary: int, blocks: int, q: int, d: int, shift: int, group: int, offset: int) -> None:
     per, total = group // 32 if group else blocks, splat_i32(0, TILE)
     for b in range(blocks):
-        first, last = turn8(q + 256 * b)
+        first, last = transpose8(q + 256 * b)
         total = add_i32(total, add_i32(first, last))
         if (b + 1) % per == 0:
             store(shift + 4 * TILE * (b // per), mul_i32(total, splat_i32(-offset, TILE)), I32)
@@ -100,7 +100,7 @@ def _finish_whole(ternary: int, blocks: int, q: int, d: int, shift: int, group: 
 
 def _finish_blocks(ternary: int, blocks: int, q: int, d: int, shift: int, group: int, offset: int) -> None:
     for b in range(blocks):
-        first, last = turn8(q + 256 * b)
+        first, last = transpose8(q + 256 * b)
         dx = load(d + 32 * b, F32, TILE)
         if group == 16:
             put_shift(shift + 64 * b, dx, first, offset)
@@ -125,12 +125,12 @@ def pack_q8(ternary: int, group: int, offset: int) -> Callable[..., None]:
     def pack(step: int, run: int, ith: int, nth: int) -> None:
         x, q, d, shift, k, heads, x_token, x_head = arguments(step)
         n_tokens, blocks = rows(step, run), k // 32
-        part = blocks if ternary else PART  # a row that has one scale stays whole
-        tiles, parts = (n_tokens + TILE - 1) // TILE, (blocks + part - 1) // part
-        first, last = share(heads * tiles * parts, ith, nth)
+        piece = blocks if ternary else PIECE  # a row that has one scale stays whole
+        tiles, pieces = (n_tokens + TILE - 1) // TILE, (blocks + piece - 1) // piece
+        first, last = share(heads * tiles * pieces, ith, nth)
         for unit in range(first, last):
-            tile, b = unit // parts, unit % parts * part
-            h, t, n = tile // tiles, tile % tiles * TILE, min(blocks - b, part)
+            tile, b = unit // pieces, unit % pieces * piece
+            h, t, n = tile // tiles, tile % tiles * TILE, min(blocks - b, piece)
             src, codes = x + h * x_head + 128 * b, q + 32 * TILE * (tile * blocks + b)
             scales, shifts = places(ternary, group, d, shift, k, tile, b)
             for lane in range(min(n_tokens - t, TILE)):
@@ -189,7 +189,7 @@ def packed(low: Low, x: Tensor, w: DType) -> tuple[Operand, ...]:
 def packed_by_expert(
     low: Low, x: Tensor, w: TensorType, ids: Tensor, by_expert: tuple[Operand, ...]
 ) -> tuple[Operand, ...]:
-    """(codes, scales, shifts) of x's rows by expert; every expert's last tile may be part full."""
+    """(codes, scales, shifts) of x's rows by expert; every expert's last tile may be partly filled."""
     form, operand = FORMS[w.dtype.id], low.operand(x)
     n_expert, k, pairs = w.shape[0], x.shape[-1], ids.type.numel
 

@@ -2,7 +2,7 @@
 
 Three steps: `by_expert` sorts, `pack_q8_sorted` lays the activations of each expert out in tiles of 8 pairs, and
 `experts_blocks` (or `experts_float`, which needs no packing) multiplies panels of 16 weight rows with them. Threads
-take (expert, panel) units one by one, because experts have unequal work; every unit writes its own part of y, so
+take (expert, panel) units one by one, because experts have unequal work; every unit writes its own elements of y, so
 that bits do not depend on who took it.
 """
 
@@ -74,34 +74,37 @@ def expert_of(ids: int, p: int, n_expert: int) -> int:
 
 
 @kernel("w up q d shift order starts -> y panels | n k w_row n_expert per_thread")
-def experts_blocks(kind: int, join: int) -> Callable[..., None]:
-    """y[p] = w[expert of p] · x[p] on int8; with `join` >= 0 w is gate, and y[p] = join(y[p], up[expert] · x[p])."""
-    parts = 1 + int(join >= 0)
+def experts_blocks(kind: int, activation: int) -> Callable[..., None]:
+    """y[p] = w[expert of p] · x[p] on int8.
+
+    With `activation` >= 0 w is gate, and y[p] = f(gate[expert] · x[p]) · (up[expert] · x[p]).
+    """
+    n_matrices = 1 + int(activation >= 0)
 
     def experts(step: int, run: int, ith: int, nth: int) -> None:
         w, up, q, d, shift, order, starts, y, panels, n, k, w_row, n_expert, per_thread = arguments(step)
         panel, tiles = panels + ith * per_thread, starts + 4 * (n_expert + 2)
         from_gate_to_up, units = up - w, (n + PANEL - 1) // PANEL
         d_row, shift_row = tile_row(kind, k)
-        both, end = next_unit(step), (n_expert + 1) * units
-        while both < end and not word(run, ABORT):
-            then = next_unit(step)  # known early, so that its weights are in cache when it begins
-            e, unit = both // units, both % units
+        claimed, end = next_unit(step), (n_expert + 1) * units
+        while claimed < end and not word(run, ABORT):
+            next_claim = next_unit(step)  # known early, so that its weights are in cache when it begins
+            e, unit = claimed // units, claimed % units
             first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
             left, out = n - unit * PANEL, y + 4 * unit * PANEL
             if e == n_expert:
                 clear(out, 4 * n, order, first, last, left)
             elif first < last:
                 here, tile = w + (e * n + unit * PANEL) * w_row, get(tiles + 4 * e, I32)
-                e, unit = then // units, then % units
+                e, unit = next_claim // units, next_claim % units
                 following = w + (e * n + unit * PANEL) * w_row
                 has_more = e < n_expert and get(starts + 4 * e, I32) < get(starts + 4 * (e + 1), I32)
                 passes = (last - first + TILE - 1) // TILE * (k // 32)
-                for part in range(parts):
-                    decode_panel(kind, here + part * from_gate_to_up, w_row, min(left, PANEL), k, panel)
-                    ahead = here + from_gate_to_up if part + 1 < parts else following
+                for matrix in range(n_matrices):
+                    decode_panel(kind, here + matrix * from_gate_to_up, w_row, min(left, PANEL), k, panel)
+                    ahead = here + from_gate_to_up if matrix + 1 < n_matrices else following
                     lines = 0
-                    if part + 1 < parts or has_more:
+                    if matrix + 1 < n_matrices or has_more:
                         lines = (PANEL * w_row // 64 + passes) // passes
                     at = tile * TILE
                     for i in range(first, last, TILE):
@@ -114,9 +117,11 @@ def experts_blocks(kind: int, join: int) -> Callable[..., None]:
                             ahead,
                             lines,
                         )
-                        put_dots(kind, join if part else -1, operands, out, 4 * n, order, i, last, left)
+                        put_dots(
+                            kind, activation if matrix else -1, operands, out, 4 * n, order, i, last, left
+                        )
                         at, ahead = at + TILE, ahead + 2 * lines * k
-            both = then
+            claimed = next_claim
 
     return experts
 
@@ -144,10 +149,10 @@ def experts_float(kind: int) -> Callable[..., None]:
         w, x, order, starts, y, n, k, w_row, n_expert, per_x, heads, x_token, x_head = arguments(step)
         units = (n + PANEL - 1) // PANEL
         while not word(run, ABORT):
-            both = next_unit(step)
-            if both >= (n_expert + 1) * units:
+            claimed = next_unit(step)
+            if claimed >= (n_expert + 1) * units:
                 break
-            e, unit = both // units, both % units
+            e, unit = claimed // units, claimed % units
             first, last = get(starts + 4 * e, I32), get(starts + 4 * (e + 1), I32)
             if e == n_expert:
                 clear(y + 4 * unit * PANEL, 4 * n, order, first, last, n - unit * PANEL)
@@ -171,7 +176,7 @@ def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) 
     """Adds the steps of y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]."""
     w = matrices.type
     if w.dtype not in FLOAT_TYPES:
-        _by_panels(low, matrices, matrices, x, y, ids, join=-1)
+        _by_panels(low, matrices, matrices, x, y, ids, activation=-1)
         return
     n_expert, n, k = w.shape
     order, starts = _sorted(low, ids, n_expert)
@@ -193,18 +198,20 @@ def by_experts(low: Low, matrices: Operand, x: Tensor, y: Operand, ids: Tensor) 
 
 
 def up_gate_by_experts(
-    low: Low, up: Operand, gate: Operand, x: Tensor, y: Operand, ids: Tensor, join: int
+    low: Low, up: Operand, gate: Operand, x: Tensor, y: Operand, ids: Tensor, activation: int
 ) -> None:
-    """Adds the steps of y[t, u] = join(gate[e] · x[t, u], up[e] · x[t, u]), e = ids[t, u], for types with panels."""
-    _by_panels(low, gate, up, x, y, ids, join)
+    """Adds the steps of y[t, u] = f(gate[e] · x[t, u]) · (up[e] · x[t, u]), e = ids[t, u], for types with panels."""
+    _by_panels(low, gate, up, x, y, ids, activation)
 
 
-def _by_panels(low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, join: int) -> None:
+def _by_panels(
+    low: Low, w: Operand, up: Operand, x: Tensor, y: Operand, ids: Tensor, activation: int
+) -> None:
     (n_expert, n, k), kind = w.type.shape, w.type.dtype.id
     order, starts = _sorted(low, ids, n_expert)
     (q, d, shift), size = packed_by_expert(low, x, w.type, ids, (order, starts)), panel_bytes(kind, k)
     low.step(
-        experts_blocks(kind, join),
+        experts_blocks(kind, activation),
         w=w,
         up=up,
         q=q,

@@ -25,9 +25,9 @@ def gemm_float(kind: int) -> Callable[..., None]:
         w, x, y, n, k, w_row, heads, x_token, x_head = arguments(step)
         n_tokens = rows(step, run)
         y_row, units = 4 * heads * n, (n + FLOAT_UNIT - 1) // FLOAT_UNIT
-        both, last = deal(step, ith, nth, heads * units, 1)
-        while both < last and not word(run, ABORT):
-            h, unit = both // units, both % units
+        claimed, last = deal(step, ith, nth, heads * units, 1)
+        while claimed < last and not word(run, ABORT):
+            h, unit = claimed // units, claimed % units
             w_h, x_h, y_h = w + h * n * w_row, x + h * x_head, y + h * n * 4
             end = min((unit + 1) * FLOAT_UNIT, n)
             for t in range(0, n_tokens, 4):
@@ -36,7 +36,7 @@ def gemm_float(kind: int) -> Callable[..., None]:
                     ws = row_starts(4, w_h + r * w_row, w_row, n - r - 1)
                     ys = row_starts(4, y_h + t * y_row + 4 * r, y_row, n_tokens - t - 1)
                     store_rows(ys, 0, dots_4x4(kind, xs, ws, k), n_tokens - t, first_of(4, n - r))
-            both, last = onward(step, ith, nth, heads * units, both, last)
+            claimed, last = onward(step, ith, nth, heads * units, claimed, last)
 
     return gemm
 
@@ -50,20 +50,20 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
         panel, n_tokens = panels + ith * per_thread, rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
         d_row, shift_row = tile_row(kind, k)
-        both, last = deal(step, ith, nth, heads * units, 1)
-        while both < last and not word(run, ABORT):
-            h, unit = both // units, both % units
+        claimed, last = deal(step, ith, nth, heads * units, 1)
+        while claimed < last and not word(run, ABORT):
+            h, unit = claimed // units, claimed % units
             left, out = n - unit * PANEL, y + 4 * (h * n + unit * PANEL)
             here = w + (h * n + unit * PANEL) * w_row
             decode_panel(kind, here, w_row, min(left, PANEL), k, panel)
             ahead = here + PANEL * w_row
-            end = ahead + min(heads * units - both - 1, 1) * PANEL * w_row
+            end = ahead + min(heads * units - claimed - 1, 1) * PANEL * w_row
             for t in range(tiles):
                 lines = 1 if ahead < end else 0
                 at = (h * tiles + t) * TILE
                 operands = (panel, q + at * k, d + at * d_row, shift + at * shift_row, k, ahead, lines)
                 put_dots(kind, -1, operands, out, y_row, 0, TILE * t, n_tokens, left)
                 ahead += 2 * lines * k
-            both, last = onward(step, ith, nth, heads * units, both, last)
+            claimed, last = onward(step, ith, nth, heads * units, claimed, last)
 
     return gemm

@@ -28,7 +28,7 @@ from graphsched.backends.cpu.matmul.activations_tiles import packed, weight_pane
 from graphsched.backends.cpu.matmul.experts import by_experts, suits, up_gate_by_experts
 from graphsched.backends.cpu.matmul.gates import gate_up, mul_unary_f32
 from graphsched.backends.cpu.matmul.gemm import gemm_blocks, gemm_float
-from graphsched.backends.cpu.matmul.matvec import activation_parts, dot_row
+from graphsched.backends.cpu.matmul.matvec import activation_words, dot_row
 from graphsched.backends.cpu.matmul.matvec_interleaved import dot_rows
 from graphsched.backends.cpu.matmul.panel import panel_bytes
 from graphsched.backends.cpu.program.kernel_args import arguments, deal, row_at, rows, share
@@ -85,26 +85,28 @@ def _(t: int) -> Callable[..., None]:
 
 
 @helper
-def join_rows(join: int, gate: int, up: int, n: int) -> None:
-    """gate[i] = join(gate[i], up[i])"""
+def activate_rows(activation: int, gate: int, up: int, n: int) -> None:
+    """gate[i] = f(gate[i]) · up[i], f: the activation by its number in mathfn.KINDS."""
     for i in range(0, n, 16):
         a, b = load_first(gate + 4 * i, F32, 16, n - i), load_first(up + 4 * i, F32, 16, n - i)
-        store_first(gate + 4 * i, gated_product(join, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i)
+        store_first(
+            gate + 4 * i, gated_product(activation, a, b, np.float32(0.0), np.float32(0.0)), F32, n - i
+        )
 
 
 @kernel(
     "w up? x d? isum? ids? -> y second? | n k row_bytes matrices matrix_bytes per_x heads x_token x_head least"
 )
-def mat_vec(kind: int, join: int) -> Callable[..., None]:
+def mat_vec(kind: int, activation: int) -> Callable[..., None]:
     """y[p, n] = w[p mod heads or expert of p, n] · x[p]; threads are dealt rows of all pairs p.
 
-    With `join` >= 0 w is gate, and y = join(y, up · x).
+    With `activation` >= 0 w is gate, and y = f(y) · (up · x).
     """
     at_once = ROW_FORMS[kind].rows if kind in ROW_FORMS else 1
 
     def product(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
-        (n_scales, n_sums), units = activation_parts(kind, a.k), rows(step, run) * (a.n // at_once)
+        (n_scales, n_sums), units = activation_words(kind, a.k), rows(step, run) * (a.n // at_once)
         unit, last = deal(step, ith, nth, units, a.least)
         while unit < last:
             p, begin = at_once * unit // a.n, at_once * unit % a.n
@@ -119,10 +121,10 @@ def mat_vec(kind: int, join: int) -> Callable[..., None]:
                 for r in range(begin, end, at_once):
                     at = e * a.matrix_bytes + r * a.row_bytes
                     put_dots(kind, out + 4 * r, a.w + at, src, scales, sums, a.k)
-                    if join >= 0:
+                    if activation >= 0:
                         put_dots(kind, a.second + 4 * (a.n * p + r), a.up + at, src, scales, sums, a.k)
-                if join >= 0:
-                    join_rows(join, out + 4 * begin, a.second + 4 * (a.n * p + begin), end - begin)
+                if activation >= 0:
+                    activate_rows(activation, out + 4 * begin, a.second + 4 * (a.n * p + begin), end - begin)
             else:  # ids outside the range mean skip
                 for r in range(begin, end):
                     put(out + 4 * r, 0.0, F32)
@@ -138,10 +140,10 @@ def activations(low: Low, x: Tensor, w: DType) -> dict[str, Any]:
     if w in FLOAT_TYPES:
         return {"x": operand, "d": None, "isum": None}
     if FORMS[w.id].ternary:
-        made = quantized_rows(low, x, FORMS[w.id])
+        operands = quantized_rows(low, x, FORMS[w.id])
     else:
-        made = low.shared(("q8", x), lambda: _quantized(low, x, operand))
-    return dict(zip(("x", "d", "isum"), made, strict=True))
+        operands = low.shared(("q8", x), lambda: _quantized(low, x, operand))
+    return dict(zip(("x", "d", "isum"), operands, strict=True))
 
 
 def _quantized(low: Low, x: Tensor, operand: Operand) -> tuple[Operand, ...]:
@@ -161,7 +163,7 @@ def _is_native(node: Tensor) -> bool:
 
 
 def _is_dense(node: Tensor) -> bool:
-    """Rows one after the other, and a matrix for each head (others: attention_parted)."""
+    """Rows one after the other, and a matrix for each head (others: attention/unfused.py)."""
     w, x = node.sources
     permuted = w.opdef is not None and w.opdef.op is Op.PERMUTE
     return _is_native(node) and not permuted and (len(w.shape) == 2 or w.shape[0] == x.shape[1])
@@ -170,17 +172,17 @@ def _is_dense(node: Tensor) -> bool:
 @ops.mul_mat.lowering("cpu", when=_is_dense, strided=("x",), w=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     w, x = node.sources
-    part = _rows(low.operand(w), node.attrs["rows"])
+    matrix = _rows(low.operand(w), node.attrs["rows"])
     if int(x.shape[0]) == 1:
-        _mat_vec(low, part, x, low.result(node))
+        _mat_vec(low, matrix, x, low.result(node))
     elif w.dtype in FLOAT_TYPES:
-        _gemm_float(low, part, node)
+        _gemm_float(low, matrix, node)
     else:
-        _gemm_blocks(low, part, node)
+        _gemm_blocks(low, matrix, node)
 
 
 def _rows(w: Operand, rows: tuple[int, int] | None) -> Operand:
-    """The part of a matrix that a product takes."""
+    """The rows [first, last) of a matrix; without `rows` all of it."""
     if rows is None:
         return w
     type = TensorType(w.type.dtype, (rows[1] - rows[0], w.type.shape[1]))
@@ -194,7 +196,7 @@ def _mat_vec(
     y: Operand,
     ids: Tensor | None = None,
     up: Operand | None = None,
-    join: int = -1,
+    activation: int = -1,
 ) -> None:
     w = matrix.type
     values = activations(low, x, w.dtype)
@@ -202,7 +204,7 @@ def _mat_vec(
     row_bytes = w.dtype.row_bytes(k)
     assert values["x"] is not None
     low.step(
-        mat_vec(w.dtype.id, join),
+        mat_vec(w.dtype.id, activation),
         w=matrix,
         up=up,
         **values,
@@ -216,7 +218,7 @@ def _mat_vec(
         matrix_bytes=n * row_bytes,
         per_x=ids.shape[1] // x.shape[1] if ids else 1,
         **row_strides(x=values["x"]),
-        least=-(-LEAST_BYTES // row_bytes),
+        least=-(-LEAST_BYTES // row_bytes),  # rows per claim: more claims would cost more than they balance
         rows=rows_of(y.type),
     )
 
@@ -273,16 +275,16 @@ def _by_id(low: Low, w: Tensor, x: Tensor, y: Operand, ids: Tensor) -> None:
 @ops.moe_fused_up_gate.lowering("cpu", when=_is_native, strided=("x",), up=PRODUCT_TYPES)
 def _(low: Low, node: Tensor) -> None:
     up, gate, x, ids = node.sources
-    join, y = KINDS[node.attrs["kind"]], low.result(node)
+    activation, y = KINDS[node.attrs["kind"]], low.result(node)
     if not suits(up, ids):
-        _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), join=join)
+        _mat_vec(low, low.operand(gate), x, y, ids, up=low.operand(up), activation=activation)
     elif up.dtype not in FLOAT_TYPES:
-        up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, join)
+        up_gate_by_experts(low, low.operand(up), low.operand(gate), x, y, ids, activation)
     else:
         a, b = (low.scratch(name, node.type) for name in ("gate", "up"))
-        for w, part in ((gate, a), (up, b)):
-            by_experts(low, low.operand(w), x, part, ids)
-        gate_up(low, mul_unary_f32(join), a, b, y)
+        for w, y_w in ((gate, a), (up, b)):
+            by_experts(low, low.operand(w), x, y_w, ids)
+        gate_up(low, mul_unary_f32(activation), a, b, y)
 
 
 @kernel("x b ids -> y | n n_expert heads x_token x_head")

@@ -35,16 +35,16 @@ def dot_row(kind: int, w: int, x: int, d: int, isum: int, k: int) -> float:
     raise NotImplementedError
 
 
-def activation_parts(kind: int, k: int) -> tuple[int, int]:
+def activation_words(kind: int, k: int) -> tuple[int, int]:
     """How many scales and how many sums a row of k activations has. For kernels."""
     raise NotImplementedError
 
 
-@by_literal(activation_parts)
+@by_literal(activation_words)
 def _(kind: int) -> Callable[..., tuple[int, int]]:
     form = FORMS.get(kind)
     if form is None or not form.ternary:
-        return _parts_of_blocks
+        return _words_of_blocks
     group = form.group
 
     def impl(kind: int, k: int) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def _(kind: int) -> Callable[..., tuple[int, int]]:
     return impl
 
 
-def _parts_of_blocks(kind: int, k: int) -> tuple[int, int]:
+def _words_of_blocks(kind: int, k: int) -> tuple[int, int]:
     return k // 32, 3 * (k // 32)
 
 
@@ -126,8 +126,8 @@ def _block32(form: Form) -> Callable[..., float]:
             block = w + paired * size
             s0, d0 = scale(t, block), get(d + 4 * paired, F32)
             rest += minimum(t, block, s0) * d0 * np.float32(get(isum + 4 * paired, I32))
-            part = dot_codes(t, splat_i32(0, 8), codes32(t, block, 0), load(x + 32 * paired, I8, 32))
-            acc = fma(concat(to_f32(part), splat(0.0, 8)), halves(s0 * d0, 0.0), acc)
+            sums32 = dot_codes(t, splat_i32(0, 8), codes32(t, block, 0), load(x + 32 * paired, I8, 32))
+            acc = fma(concat(to_f32(sums32), splat(0.0, 8)), halves(s0 * d0, 0.0), acc)
         return sum_lanes(add(acc, other)) - unit * (sum_lanes(shift) + rest)
 
     return impl

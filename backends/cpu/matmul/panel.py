@@ -1,8 +1,8 @@
 """Panels of 16 weight rows, decoded once for all tokens: codes and scales side by side, one row per lane.
 
 A panel is codes [k / 4][4 codes of each row], scales [groups][row], and minima likewise. Rows are decoded 64 codes at a
-time into `work` and turned there; of nibbles the packed bytes are turned, which is half the work. Panels of ternary
-types keep their codes packed: see `panel_ternary`.
+time into `work` and transposed there; of nibbles the packed bytes are transposed, which is half the work. Panels of
+ternary types keep their codes packed: see `panel_ternary`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from graphsched.backends.cpu.formats.interleaved import ROW_FORMS
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.simd import put, put_word, splat, store, sub, word
 from graphsched.backends.cpu.language.simd_int import nibbles
-from graphsched.backends.cpu.language.transpose import PANEL, column_f16, columns16, turn
+from graphsched.backends.cpu.language.transpose import PANEL, column_f16, columns16, transpose
 from graphsched.backends.cpu.language.vector import F32, I8
 from graphsched.backends.cpu.matmul.matvec_interleaved import panel_of_rows
 from graphsched.backends.cpu.matmul.panel_ternary import crumb_codes, ternary_scales, trit_codes
@@ -24,17 +24,17 @@ _WORK = 64 * PANEL
 
 
 def panel_bytes(kind: int, k: int) -> int:
-    """Scratch per thread: codes of 16 rows, their scales and minima, where the rows are, and room to turn them."""
+    """Scratch per thread: codes of 16 rows, their scales and minima, where the rows are, and room to transpose them."""
     form = FORMS[kind]
     codes = PANEL * k // 4 if form.ternary else PANEL * k
     return codes + PANEL * 4 * form.groups(k) * (1 + form.has_minima) + _ADDRESSES + _WORK
 
 
 @helper
-def turn_rows(work: int, words: int, dst: int) -> None:
+def transpose_rows(work: int, words: int, dst: int) -> None:
     """So many words of each row in `work` -> dst [word][row]."""
     for i in range(words // 4):
-        turn(work + 16 * i, dst + 256 * i)
+        transpose(work + 16 * i, dst + 256 * i)
 
 
 def decode_panel(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:
@@ -116,12 +116,12 @@ def _row_codes(form: Form) -> Callable[..., None]:
             for j in range(per):
                 for r in range(PANEL):
                     store(work + 64 * r, codes64(t, word(rows, r) + step * b, j), I8)
-                turn_rows(work, 16, codes + 1024 * (per * b + j))
+                transpose_rows(work, 16, codes + 1024 * (per * b + j))
         if odd and k % 64:
             b = k // 32 - 1
             for r in range(PANEL):
                 store(work + 64 * r, codes32(t, word(rows, r) + size * b, 0), I8)
-            turn_rows(work, 8, codes + 512 * b)
+            transpose_rows(work, 8, codes + 512 * b)
 
     return impl
 
@@ -166,11 +166,11 @@ def _super_scales(form: Form) -> Callable[..., None]:
         for b in range(k // block):
             for r in range(PANEL):
                 store(work + 64 * r, scales(t, word(rows, r) + size * b), F32)
-            turn_rows(work, n, scale_at + 64 * n * b)
+            transpose_rows(work, n, scale_at + 64 * n * b)
             if has_minima:
                 for r in range(PANEL):
                     at = word(rows, r) + size * b
                     store(work + 64 * r, minima(t, at, scales(t, at)), F32)
-                turn_rows(work, n, minimum_at + 64 * n * b)
+                transpose_rows(work, n, minimum_at + 64 * n * b)
 
     return impl

@@ -8,7 +8,7 @@ from graphsched.backends.cpu.formats.ternary import row_scale
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import or_bits, put, store, word
 from graphsched.backends.cpu.language.simd_int import half_lanes, lane, shift_left
-from graphsched.backends.cpu.language.transpose import PANEL, columns16, turn
+from graphsched.backends.cpu.language.transpose import PANEL, columns16, transpose
 from graphsched.backends.cpu.language.vector import F32, I8
 
 
@@ -47,7 +47,7 @@ def trit_codes(form: Form) -> Callable[..., None]:
             for j in range(block // 64):
                 for r in range(PANEL):
                     store(work + 64 * r, _packed(codes64(t, word(rows, r) + header + size * b, j)), I8)
-                turn(work, codes + 4 * block * b + 256 * j)
+                transpose(work, codes + 4 * block * b + 256 * j)
 
     return impl
 

@@ -25,11 +25,11 @@ def mat_vec_qkv(kind: int) -> Callable[..., None]:
             before = 0
             for i in range(matrices):
                 w, y, n = repeated(step, i)
-                own = n // at_once
-                for unit in range(max(first - before, 0), min(last - before, own)):
+                n_units = n // at_once
+                for unit in range(max(first - before, 0), min(last - before, n_units)):
                     r = unit * at_once
                     put_dots(kind, y + 4 * r, w + r * row_bytes, x, d, isum, k)
-                before += own
+                before += n_units
             first, last = deal(step, ith, nth, units, least)
 
     return product

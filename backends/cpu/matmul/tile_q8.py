@@ -75,30 +75,39 @@ def _block_dots(form: Form) -> Callable[..., Any]:
 
 
 def put_dots(
-    kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+    kind: int, activation: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
 ) -> None:
     """Stores the products of a panel with rows i to `end` of activations, 8 at most, `left` lanes if there are not 16.
 
     `operands` are those of `panel_dots`. Row i goes to place order[i], or i if order is 0;
-    with join >= 0 it is joined with the gates that are stored there. For kernels.
+    with activation >= 0 the gates that are stored there are activated and multiplied by it. For kernels.
     """
 
 
 @by_literal(put_dots)
 def _(t: int) -> Callable[..., None]:
     def impl(
-        kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+        kind: int, activation: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
     ) -> None:
         if i + 4 < end:
-            put_some_dots(8, t, join, operands, y, y_row, order, i, end, left)
+            put_some_dots(8, t, activation, operands, y, y_row, order, i, end, left)
         else:
-            put_some_dots(4, t, join, operands, y, y_row, order, i, end, left)
+            put_some_dots(4, t, activation, operands, y, y_row, order, i, end, left)
 
     return impl
 
 
 def put_some_dots(
-    n: int, kind: int, join: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+    n: int,
+    kind: int,
+    activation: int,
+    operands: Any,
+    y: int,
+    y_row: int,
+    order: int,
+    i: int,
+    end: int,
+    left: int,
 ) -> None:
     """`put_dots` of 8 rows, or of 4. For kernels."""
 
@@ -108,7 +117,7 @@ def _(rows: int) -> Callable[..., None]:
     def impl(
         n: int,
         kind: int,
-        join: int,
+        activation: int,
         operands: Any,
         y: int,
         y_row: int,
@@ -119,17 +128,17 @@ def _(rows: int) -> Callable[..., None]:
     ) -> None:
         there, lanes = placed_rows(rows, y, y_row, order, i, end), first_of(16, left)
         sums = panel_dots(kind, rows, operands)
-        if join >= 0:
-            sums = gated_rows(rows, join, load_rows(there, 0, F32, lanes), sums)
+        if activation >= 0:
+            sums = gated_rows(rows, activation, load_rows(there, 0, F32, lanes), sums)
         store_rows(there, 0, sums, end - i, lanes)
 
     return impl
 
 
 @each_row
-def gated_rows(r: int, join: int, gates: Any, up: Any) -> Any:
+def gated_rows(r: int, activation: int, gates: Any, up: Any) -> Any:
     """A row of gates, activated, times one of the sums of up."""
-    return gated_product(join, gates[r], up[r], np.float32(0.0), np.float32(0.0))
+    return gated_product(activation, gates[r], up[r], np.float32(0.0), np.float32(0.0))
 
 
 @each_row

@@ -68,16 +68,16 @@ class SimSpace:
 
     def adopt(self, raw: NDArray[np.uint8]) -> Memory:
         """Bytes of the host as memory of this device."""
-        own = aligned(raw.size)
-        own[:] = raw
-        return self._register(own)
+        copy = aligned(raw.size)
+        copy[:] = raw
+        return self._register(copy)
 
     def _register(self, raw: NDArray[np.uint8]) -> Memory:
-        made = Memory(self._next, raw.size, raw)
+        memory = Memory(self._next, raw.size, raw)
         self._starts.append(self._next)
-        self._blocks.append(made)
+        self._blocks.append(memory)
         self._next += -(-raw.size // 4096) * 4096 + 4096  # a gap, so that no block ends where the next begins
-        return made
+        return memory
 
     def translate(self, address: int) -> int:
         """The address of the host that a kernel uses; AssertionError for one of another device."""

@@ -20,10 +20,10 @@ from graphsched.backends.cpu.language.simd import word
 from graphsched.backends.cpu.language.vector import F32_T, F64_T, I64_T, load_raw
 from graphsched.backends.cpu.program.layout import (
     STEP_ARGS,
+    STEP_CLAIM_STRIDE,
+    STEP_CLAIMS,
     STEP_ROWS_TIMES,
     STEP_ROWS_WORD,
-    STEP_TURN_STRIDE,
-    STEP_TURNS,
 )
 
 
@@ -84,7 +84,7 @@ def row_at(x: int, r: int, heads: int, token: int, head: int) -> int:
 
 @helper
 def share(n: int, ith: int, nth: int) -> tuple[int, int]:
-    """This thread's part [first, last) of n equal units."""
+    """This thread's share [first, last) of n equal units."""
     return n * ith // nth, n * (ith + 1) // nth
 
 
@@ -92,22 +92,22 @@ def share(n: int, ith: int, nth: int) -> tuple[int, int]:
 def deal(step: int, ith: int, nth: int, n: int, least: int) -> tuple[int, int]:
     """The next run [first, last) of n units for this thread, an empty one when none are left.
 
-    A thread takes half of what is left of its own part at each turn, down to `least` units, and then helps the others
+    A thread claims half of what is left of its own share each time, down to `least` units, and then helps the others
     in the same way: threads that are slower, or that lost their core for a while, do not hold the rest up.
     """
-    turns = word(step, STEP_TURNS)
+    claims = word(step, STEP_CLAIMS)
     if nth == 1:
-        is_first = word(turns, 0) == 0
-        write_word(turns, 1)
+        is_first = word(claims, 0) == 0
+        write_word(claims, 1)
         return (0, n) if is_first else (n, n)
     for behind in range(nth):
         owner = ith + behind if ith + behind < nth else ith + behind - nth
         first, last = share(n, owner, nth)
-        turn = fetch_add(turns + owner * word(step, STEP_TURN_STRIDE), 1)
-        if turn > 62:  # of many threads that found nothing here; no shift is as long
+        claim = fetch_add(claims + owner * word(step, STEP_CLAIM_STRIDE), 1)
+        if claim > 62:  # many threads found nothing here; a shift by more bits is undefined
             continue
-        left, before = (last - first) >> turn, (last - first) >> (turn - 1 if turn else 0)
-        if left and (turn == 0 or before > least):
+        left, before = (last - first) >> claim, (last - first) >> (claim - 1 if claim else 0)
+        if left and (claim == 0 or before > least):
             return last - left, last - (left >> 1 if left > least else 0)
     return n, n
 
@@ -121,4 +121,4 @@ def onward(step: int, ith: int, nth: int, n: int, unit: int, last: int) -> tuple
 @helper
 def next_unit(step: int) -> int:
     """The next unit of a step whose units differ in size, whichever thread asks."""
-    return fetch_add(word(step, STEP_TURNS), 1)
+    return fetch_add(word(step, STEP_CLAIMS), 1)

@@ -6,8 +6,8 @@ from graphsched.types.extents import EXTENTS
 # A step record: a head of 8 int64 words, the kernel's address first, and as many arguments as the kernel has, in whole
 # cache lines. STEP_BYTES says how many bytes behind it the next record is.
 STEP_KERNEL, STEP_FLAGS, STEP_ROWS_WORD, STEP_ROWS_TIMES, STEP_BYTES, STEP_NUMBER = range(6)
-# Where thread 0 counts the turns that it took at this step, and how far behind thread i - 1 thread i counts its own.
-STEP_TURNS, STEP_TURN_STRIDE = 6, 7
+# Where thread 0 counts the claims on its share of this step, and how far behind thread i - 1 thread i counts its own.
+STEP_CLAIMS, STEP_CLAIM_STRIDE = 6, 7
 STEP_ARGS = LINE_WORDS = 8
 BARRIER_AFTER, STAMP = 1, 2
 

@@ -1,4 +1,4 @@
-"""Steps with symbolic operands, and the packer that turns them into an int64 array of step records."""
+"""Steps with symbolic operands, and the packer that makes an int64 array of step records of them."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +60,7 @@ class PackedProgram:
 
     words: NDArray[np.int64]
     starts: tuple[int, ...]  # the word at which each step's record begins
-    turns: NDArray[np.int64]  # [threads][steps]: see `kernel_args.deal`
+    claims: NDArray[np.int64]  # [threads][steps]: see `kernel_args.deal`
     segments: tuple[Segment, ...]
     items: tuple[Step | PythonStep, ...] = field(repr=False)  # operands keep weights and constants alive
     addresses: Addresses = field(repr=False)
@@ -79,7 +79,7 @@ def pack(
     sizes = [layout.step_words(len(step.args)) for step in steps]
     starts = list(accumulate(sizes, initial=0))
     words = aligned(8 * starts[-1]).view(np.int64)
-    stamps, turns = stamped(placed), _turns(n_threads, len(steps))
+    stamps, claims = stamped(placed), _claims(n_threads, len(steps))
     numbers = (i for i, item in enumerate(placed) if isinstance(item, Step))
     for i, (step, number) in enumerate(zip(steps, numbers, strict=True)):
         row = words[starts[i] : starts[i + 1]]
@@ -87,13 +87,13 @@ def pack(
         row[layout.STEP_FLAGS] = (layout.BARRIER_AFTER if step.barrier else 0) | stamps[number]
         row[layout.STEP_ROWS_WORD], row[layout.STEP_ROWS_TIMES] = step.rows_word, step.rows_times
         row[layout.STEP_BYTES], row[layout.STEP_NUMBER] = 8 * sizes[i], number
-        row[layout.STEP_TURNS], row[layout.STEP_TURN_STRIDE] = turns.ctypes.data + 8 * i, turns.strides[0]
+        row[layout.STEP_CLAIMS], row[layout.STEP_CLAIM_STRIDE] = claims.ctypes.data + 8 * i, claims.strides[0]
         for at, value in enumerate(step.args, layout.STEP_ARGS):
             row[at] = _word(value, step, addresses, spaces)
-    return PackedProgram(words, tuple(starts[:-1]), turns, tuple(segments(placed)), tuple(placed), addresses)
+    return PackedProgram(words, tuple(starts[:-1]), claims, tuple(segments(placed)), tuple(placed), addresses)
 
 
-def _turns(n_threads: int, n_steps: int) -> NDArray[np.int64]:
+def _claims(n_threads: int, n_steps: int) -> NDArray[np.int64]:
     """A counter per step for each thread, in cache lines of the thread's own."""
     per_thread = -(-n_steps // 8) * 8
     return aligned(8 * n_threads * per_thread).view(np.int64).reshape(n_threads, per_thread)
@@ -143,8 +143,8 @@ def _word(value: Argument, step: Step, addresses: Addresses, spaces: Mapping[str
         value = value.operand
     if isinstance(value, Operand):
         buffer = value.buffer
-        own = buffer.device == step.device
-        assert own or step.work != "compute", (
+        is_local = buffer.device == step.device
+        assert is_local or step.work != "compute", (
             f"{step.kernel.name} on {step.device} reads {buffer.name} of {buffer.device}"
         )
         return spaces[buffer.device].translate(addresses.address(value))

@@ -31,10 +31,10 @@ from graphsched.backends.cpu.program.layout import (
     BARRIER_AFTER,
     STAMP,
     STEP_BYTES,
+    STEP_CLAIM_STRIDE,
+    STEP_CLAIMS,
     STEP_FLAGS,
     STEP_NUMBER,
-    STEP_TURN_STRIDE,
-    STEP_TURNS,
     TRACE,
     TRACE_ALL,
     TRACE_STRIDE,
@@ -83,9 +83,9 @@ def sleep_while(word_at: int, value: int, sleepers: int) -> None:
 
 @helper
 def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int) -> None:
-    """Runs this thread's part of every step. After an abort steps are skipped but barriers are kept.
+    """Runs this thread's share of every step. After an abort steps are skipped but barriers are kept.
 
-    A traced step begins where the one before it was joined: one or two reads of the counter per step that is stamped.
+    A traced step begins where the one before it was released: one or two reads of the counter per step that is stamped.
     """
     trace = trace_of(run, ith)
     is_exact = word(run, TRACE_ALL) != 0
@@ -97,26 +97,26 @@ def execute(program: int, n_steps: int, run: int, ith: int, nth: int, pool: int)
         flags = word(step, STEP_FLAGS)
         is_stamped = trace != 0 and (is_exact or flags & STAMP != 0)
         done = cycles() if is_stamped else 0
-        joined = done
+        released = done
         if nth > 1 and flags & BARRIER_AFTER:
             barrier(pool, nth)
             if is_stamped:
-                joined = cycles()
+                released = cycles()
         if is_stamped:
-            record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, joined)
-            begun = joined
+            record(trace + word(step, STEP_NUMBER) * 8 * TRACE_WORDS, begun, done, released)
+            begun = released
         step += word(step, STEP_BYTES)
-    forget_turns(program, n_steps, ith)
+    clear_claims(program, n_steps, ith)
     if nth > 1:
         barrier(pool, nth)  # whoever began the run may free its program as soon as it returns
 
 
 @helper
-def forget_turns(program: int, n_steps: int, ith: int) -> None:
-    """Clears this thread's counters of turns for the next run."""
-    own = word(program, STEP_TURNS) + ith * word(program, STEP_TURN_STRIDE)
+def clear_claims(program: int, n_steps: int, ith: int) -> None:
+    """Clears this thread's counters of claims for the next run."""
+    counters = word(program, STEP_CLAIMS) + ith * word(program, STEP_CLAIM_STRIDE)
     for i in range(n_steps):
-        write_word(own + 8 * i, 0)
+        write_word(counters + 8 * i, 0)
 
 
 @helper
@@ -129,11 +129,11 @@ def trace_of(run: int, ith: int) -> int:
 
 
 @helper
-def record(at: int, begun: int, done: int, joined: int) -> None:
-    """Writes the times of a step: begun, done, and joined behind its barrier."""
+def record(at: int, begun: int, done: int, released: int) -> None:
+    """Writes the times of a step: begun, done, and released by its barrier."""
     write_word(at, begun)
     write_word(at + 8, done)
-    write_word(at + 16, joined)
+    write_word(at + 16, released)
 
 
 @entry

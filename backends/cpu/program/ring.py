@@ -34,12 +34,15 @@ class Ring:
 
     def take(self, n: int) -> int:
         """The mark of a region of n words."""
-        at = self.at if self.at + n <= self.size else self.turn(n)
+        at = self.at if self.at + n <= self.size else self.wrap(n)
         self.at = at + n
         return self.lap + at
 
-    def turn(self, n: int) -> int:
-        """Begins a lap, as n words do not fit into this one; the ring grows if they would fill a quarter of it."""
+    def wrap(self, n: int) -> int:
+        """Starts over, as n words do not fit behind the last region; grows the ring if they would fill a quarter of it.
+
+        Returns 0, the word where the new lap begins.
+        """
         self.lap += self.size
         self.at = 0
         if n > self.size // 4:

@@ -50,7 +50,7 @@ class _Recorded:
             block[TRACE] = 0
             return NOTHING
         ring, n = self._ring, self._n_region
-        at = ring.at if ring.at + n <= ring.size else ring.turn(n)
+        at = ring.at if ring.at + n <= ring.size else ring.wrap(n)
         ring.at = at + n
         block[TRACE] = ring.address + 8 * at
         if trace == THREADS:
@@ -85,9 +85,9 @@ class _Recorded:
         rows = CLOCK.seconds(table).tolist()
         items = [_what(i) for i in self.packed.items]
         return [
-            StepTime(kernel, node, device, begun, done, joined, thread)
-            for thread, own in enumerate(rows)
-            for (kernel, node, device), (begun, done, joined) in zip(items, own, strict=True)
+            StepTime(kernel, node, device, begun, done, released, thread)
+            for thread, times in enumerate(rows)
+            for (kernel, node, device), (begun, done, released) in zip(items, times, strict=True)
             if thread == 0 or kernel != PYTHON
         ]
 
@@ -111,8 +111,8 @@ def _shared(ticks: NDArray[np.int64], is_stamped: NDArray[np.bool_]) -> NDArray[
     size = np.bincount(group)[group]
     place = size - 1 - (stamps[group] - np.arange(len(ticks)))
     edges = [begun + (done - begun) * p // size for p in (place, place + 1)]
-    joined = np.where(is_stamped, ticks[:, 2], edges[1])
-    return np.stack((edges[0], edges[1], joined), axis=1)
+    released = np.where(is_stamped, ticks[:, 2], edges[1])
+    return np.stack((edges[0], edges[1], released), axis=1)
 
 
 PYTHON = "python"
@@ -156,8 +156,8 @@ class CpuProgram(_Recorded):
             run_python(step, self.packed.addresses, actual)
         if mark != NOTHING:
             done = read_cycles()
-            own = self._ring.region(mark, self._n_words)[TRACE_WORDS * number :]
-            own[:TRACE_WORDS] = begun, done, done
+            region = self._ring.region(mark, self._n_words)[TRACE_WORDS * number :]
+            region[:TRACE_WORDS] = begun, done, done
 
 
 class StreamProgram(_Recorded):

@@ -14,7 +14,7 @@ from graphsched.run.operand import Operand, Work
 
 
 @helper
-def copy_part(src: int, dst: int, nbytes: int, ith: int, nth: int) -> None:
+def copy_share(src: int, dst: int, nbytes: int, ith: int, nth: int) -> None:
     """This thread's cache lines of a block."""
     first, last = share((nbytes + 63) // 64, ith, nth)
     for line in range(first, last):
@@ -32,7 +32,7 @@ def copy_bytes() -> Callable[..., None]:
 
     def copy(step: int, run: int, ith: int, nth: int) -> None:
         source, result, row_bytes = arguments(step)
-        copy_part(source, result, rows(step, run) * row_bytes, ith, nth)
+        copy_share(source, result, rows(step, run) * row_bytes, ith, nth)
 
     return copy
 
@@ -47,7 +47,7 @@ def copy_experts() -> Callable[..., None]:
         for e in range(n_expert):
             for i in range(n):
                 if get(ids + 4 * i, I32) == e:
-                    copy_part(source + e * nbytes, result + e * nbytes, nbytes, ith, nth)
+                    copy_share(source + e * nbytes, result + e * nbytes, nbytes, ith, nth)
                     break
 
     return copy

@@ -44,23 +44,18 @@ template <class B> GS_DEV void gs_set_rows(const Rows<typename B::Cell>& r, cons
   const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
   if (i < r.k && slot >= 0) r.y[slot * r.y_stride + i] = B::put(r.x[blockIdx.y * r.x_stride + i]);
 }
-// A lane's element of a row that goes into a cache in blocks of 32, one block per warp
-struct Element {
-  int i, slot, lane;
-  float v, most;  // most: the largest magnitude in the block
-};
-GS_DEV Element gs_element(const Rows<u8>& r, const int* slots) {
-  gs_pdl_launch();
-  gs_pdl_wait();
-  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y];
-  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f;
-  return {i, slot, (int)(threadIdx.x % 32), v, gs_warp_max(fabsf(v))};
-}
+// The start of the same for caches in blocks of 32, one block per warp: row r, this lane's element i of it with its value
+// v, and the largest magnitude in the block
+#define GS_ELEMENT(r)                                                                                          \
+  gs_pdl_launch();                                                                                             \
+  gs_pdl_wait();                                                                                               \
+  const Rows<u8> r = GS_ROWS_OF(u8);                                                                           \
+  const int i = blockIdx.x * blockDim.x + threadIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x % 32;      \
+  const float v = i < r.k ? r.x[blockIdx.y * r.x_stride + i] : 0.0f, most = gs_warp_max(fabsf(v))
 extern "C" __global__ void __launch_bounds__(256)
     set_rows_q8_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
                   u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
-  const Rows<u8> r = GS_ROWS_OF(u8);
-  const auto [i, slot, lane, v, most] = gs_element(r, slots);
+  GS_ELEMENT(r);
   if (i >= r.k || slot < 0) return;
   u8* block = r.y + slot * r.y_stride + i / 32 * 34;
   const float q = rintf(v * (most > 0.0f ? 127.0f / most : 0.0f));
@@ -71,8 +66,7 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     set_rows_q4_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
                   u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
-  const Rows<u8> r = GS_ROWS_OF(u8);
-  const auto [i, slot, lane, v, most] = gs_element(r, slots);
+  GS_ELEMENT(r);
   int first = fabsf(v) == most ? lane : 31;
 #pragma unroll
   for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));

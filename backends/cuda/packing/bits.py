@@ -6,32 +6,32 @@ from graphsched.backends.cpu.formats.kquants import six_bits
 from graphsched.backends.cpu.formats.lookup import deposit, extract
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import put, put_word
-from graphsched.backends.cpu.language.simd_int import joined
+from graphsched.backends.cpu.language.simd_int import merge_bits
 from graphsched.backends.cpu.language.vector import I32
 
 
 @helper
-def halves_joined(codes: Any) -> Any:
+def merge_halves(codes: Any) -> Any:
     """Weights 0..15 of a unit in low nibbles, 16..31 in high ones."""
-    return joined(codes, 16, 4)
+    return merge_bits(codes, 16, 4)
 
 
 @helper
-def neighbours_joined(codes: Any) -> Any:
+def merge_neighbours(codes: Any) -> Any:
     """Nibble i holds weight i."""
-    return joined(codes, 1, 4)
+    return merge_bits(codes, 1, 4)
 
 
 @helper
 def crumbs(codes: Any) -> Any:
     """Bits 8b + 2j of word g hold weight 16g + 4j + b."""
-    return joined(joined(codes, 4, 2), 4, 4)
+    return merge_bits(merge_bits(codes, 4, 2), 4, 4)
 
 
 @helper
 def bits(codes: Any) -> Any:
     """Bit 8b + w of a unit's word holds weight 4w + b."""
-    return joined(joined(joined(codes, 4, 1), 4, 2), 4, 4)
+    return merge_bits(merge_bits(merge_bits(codes, 4, 1), 4, 2), 4, 4)
 
 
 @helper

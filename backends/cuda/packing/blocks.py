@@ -16,7 +16,7 @@ from graphsched.backends.cpu.language.jit import by_literal
 from graphsched.backends.cpu.language.simd import get, load, or_bits, put, store
 from graphsched.backends.cpu.language.simd_int import bit_field, nibbles, spread_bits, spread_lanes
 from graphsched.backends.cpu.language.vector import I8, I32
-from graphsched.backends.cuda.packing.bits import bits, crumbs, halves_joined, neighbours_joined, pairs
+from graphsched.backends.cuda.packing.bits import bits, crumbs, merge_halves, merge_neighbours, pairs
 from graphsched.types import dtypes
 
 Packer = Callable[..., None]
@@ -70,7 +70,7 @@ def _q8_0(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
 
 def _in_order(at: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
-        store(q, neighbours_joined(both_nibbles(block + at)), I8)
+        store(q, merge_neighbours(both_nibbles(block + at)), I8)
         store(s, load(block, I8, at), I8)
 
     return impl
@@ -82,7 +82,7 @@ def _in_order(at: int) -> Packer:
 def _q4_k(t: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
         for j in range(4):
-            store(q + 32 * j, halves_joined(codes64(t, block, j)), I8)
+            store(q + 32 * j, merge_halves(codes64(t, block, j)), I8)
         store(b, load(block, I8, 4), I8)
         pairs(block + 4, b + 4)
 
@@ -93,7 +93,7 @@ def _q5_k(t: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
         for j in range(4):
             codes = codes64(t, block, j)
-            store(q + 32 * j, halves_joined(bit_field(codes, 0, 15)), I8)
+            store(q + 32 * j, merge_halves(bit_field(codes, 0, 15)), I8)
             store(h + 8 * j, bits(bit_field(codes, 4, 1)), I8)
         store(b, load(block, I8, 4), I8)
         pairs(block + 4, b + 4)
@@ -105,7 +105,7 @@ def _q6_k(t: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
         for j in range(4):
             codes = codes64(t, block, j)
-            store(q + 32 * j, halves_joined(bit_field(codes, 0, 15)), I8)
+            store(q + 32 * j, merge_halves(bit_field(codes, 0, 15)), I8)
             store(h + 16 * j, crumbs(bit_field(codes, 4, 3)), I8)
         store(s, load(block + 192, I8, 16), I8)
         store(b, load(block + 208, I8, 2), I8)
@@ -139,7 +139,7 @@ def _iq4_xs(t: int) -> Packer:
     def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
         for j in range(4):
             at = block + 8 + 32 * j
-            store(q + 32 * j, neighbours_joined(four_nibbles(at, at + 16)), I8)
+            store(q + 32 * j, merge_neighbours(four_nibbles(at, at + 16)), I8)
         store(s, iq4_steps(block), I8)
         store(b, load(block, I8, 2), I8)
 
@@ -175,7 +175,7 @@ def _coded(groups: int) -> Callable[[int], Packer]:
     def of(t: int) -> Packer:
         def impl(kind: int, block: int, q: int, h: int, s: int, b: int) -> None:
             for j in range(4):
-                store(q + 32 * j, neighbours_joined(small_codes(t, codes64(t, block, j))), I8)
+                store(q + 32 * j, merge_neighbours(small_codes(t, codes64(t, block, j))), I8)
             store(s, spread_lanes(odd_steps(t, block), 0, each, 16), I8)
             half = half_bits(t, block)
             put(b, half, I8)

@@ -1,11 +1,11 @@
-"""Units dealt by turns: every unit once, whoever asks; threads that are done help the others."""
+"""Units dealt by claims: every unit once, whoever asks; threads that are done help the others."""
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.backends.cpu.program.kernel_args import deal, next_unit
-from graphsched.backends.cpu.program.layout import STEP_TURN_STRIDE, STEP_TURNS, step_words
+from graphsched.backends.cpu.program.layout import STEP_CLAIM_STRIDE, STEP_CLAIMS, step_words
 
 
 class Record:
@@ -14,8 +14,8 @@ class Record:
     def __init__(self, n_threads: int) -> None:
         self.counters = np.zeros((n_threads, 8), np.int64)
         self.words = np.zeros(step_words(0), np.int64)
-        self.words[STEP_TURNS] = self.counters.ctypes.data
-        self.words[STEP_TURN_STRIDE] = self.counters.strides[0]
+        self.words[STEP_CLAIMS] = self.counters.ctypes.data
+        self.words[STEP_CLAIM_STRIDE] = self.counters.strides[0]
         self.address = self.words.ctypes.data
 
 
