@@ -34,36 +34,45 @@ class ReferenceDevice:
         self.aborted = False
 
     def supports(self, node: Tensor) -> bool:
+        """Every op has a reference."""
         return True
 
     def kernel_type(self, leaf: Tensor) -> DType:
+        """float32 for all types but int32."""
         return leaf.dtype if leaf.dtype == dtypes.I32 else dtypes.F32
 
     def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes in its memory."""
         return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory of `nbytes` bytes."""
         return self.adopt(np.zeros(nbytes, np.uint8))
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """The host's bytes `raw` as memory of the device."""
         return Memory(raw.ctypes.data, raw.size, raw)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """What lowers nodes of this device to `items`."""
         return Low("reference", leaf, items, self.adopt)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        """Raises OptionError: there are no other devices."""
         raise OptionError("the reference backend computes on the host only; --device needs -b cpu")
 
     def pack(
         self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
     ) -> "ReferenceProgram":
+        """A program that runs `items`, operands at `addresses`."""
         return ReferenceProgram(self, [i for i in items if isinstance(i, PythonStep)], addresses)
 
     def abort(self, on: bool) -> None:
+        """With `on`, runs skip the steps that they have not begun, until it is called without."""
         self.aborted = on
 
     def close(self) -> None:
-        pass
+        """It holds nothing."""
 
 
 class ReferenceProgram:
@@ -75,6 +84,7 @@ class ReferenceProgram:
         self._n_runs = 0
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
+        """Runs all steps. Returns the mark by which `times` finds the run, -1 without a trace."""
         actual, times = Lengths(lengths), [time.perf_counter()]
         for step in self._steps:
             if not self._device.aborted:
@@ -87,9 +97,10 @@ class ReferenceProgram:
         return self._n_runs - 1
 
     def wait(self) -> None:
-        pass
+        """Returns at once: `launch` returned when all was done."""
 
     def times(self, mark: int) -> list[StepTime]:
+        """When the steps of a run began and ended, in seconds; [] if it was not recorded."""
         first = self._n_runs - len(self._runs)
         if mark < first:
             return []
@@ -100,8 +111,10 @@ class ReferenceProgram:
         ]
 
     def lines(self) -> list[str]:
+        """One line for each step."""
         return [f"step {i} python: {step.node}" for i, step in enumerate(self._steps)]
 
 
 def open_host(setup: Setup) -> Device:
+    """The device of the host."""
     return ReferenceDevice()

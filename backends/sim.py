@@ -42,29 +42,37 @@ class SimDevice:
         self._blocks: list[NDArray[np.int64]] = []  # a run block for each stream's program
 
     def supports(self, node: Tensor) -> bool:
+        """Whether it has a kernel for a node."""
         return runs_as_on_a_gpu(node)
 
     def kernel_type(self, leaf: Tensor) -> DType:
+        """The type in which kernels read a weight or cache."""
         return self._host.kernel_type(leaf)
 
     def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes in its memory."""
         return type.nbytes
 
     def allocate(self, nbytes: int) -> Memory:
+        """Zeroed memory of `nbytes` bytes."""
         return self._space.allocate(nbytes)
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
+        """The host's bytes `raw` as memory of the device."""
         return self._space.adopt(raw)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """What lowers nodes of this device to `items`."""
         return Low("cpu", leaf, items, self.adopt, self._host.setup.n_threads, self.name)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
+        """An item that copies a tensor; of experts those that `ids` name."""
         return copy_step(source, result, self.name, ids)
 
     def pack(
         self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
     ) -> StreamProgram:
+        """A program of one stream, whose kernels are compiled; operands at `addresses`."""
         compile_kernels(items, progress)
         self._blocks.append(self._host.run_block.copy())
         return StreamProgram(
@@ -72,11 +80,12 @@ class SimDevice:
         )
 
     def abort(self, on: bool) -> None:
+        """With `on`, runs skip the steps that they have not begun, until it is called without."""
         for block in self._blocks:
             block[ABORT] = int(on)
 
     def close(self) -> None:
-        pass
+        """Its memory goes with it."""
 
 
 def runs_as_on_a_gpu(node: Tensor) -> bool:
@@ -85,6 +94,7 @@ def runs_as_on_a_gpu(node: Tensor) -> bool:
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:
+    """The device called `name`, beside `host`."""
     assert isinstance(host, CpuDevice), "simulated devices run the CPU's kernels"
     return SimDevice(name, setup, host)
 

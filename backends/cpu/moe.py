@@ -129,7 +129,7 @@ def topk_moe_f32(gating: int, grouped: int, normalised: int, scaled: int) -> Cal
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             p, chosen, out = probs + 4 * n * r, ids + 4 * k * r, weights + 4 * k * r
-            # Probabilities of all experts are ranked only where they are also the weights; else logits rank the same.
+            # The gatings of weights rank logits here, and make weights of the chosen ones below.
             if gating == SOFTMAX:
                 soft_max_row(x + x_row * r, p, n)
             elif gating == SIGMOID:

@@ -79,12 +79,14 @@ class CudaDevice:
         return self.memory.adopt(raw, how, what, LESS)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
+        """What lowers nodes of this device to `items`."""
         sms, fuses = self.gpu.multiprocessors, env.cuda_fusion()
         asked = env.cuda_cublas()  # refused if wrong, with a library or without
         cublas = asked if asked is not None and driver.cublas_version() else None
         return Low("cuda", leaf, items, self.adopt, 1, self.name, sms=sms, fuses=fuses, cublas=cublas)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
+        """An item that copies between this GPU and the host; of experts those that `ids` name."""
         if result.buffer.staging and source.buffer.device == HOST:
             return self._weight_copy(source, result, ids)
         block = source.buffer.memory.owner if source.buffer.memory else None
@@ -123,6 +125,7 @@ class CudaDevice:
     def pack(
         self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None
     ) -> CudaProgram:
+        """A program of one stream, whose kernels are compiled; operands at `addresses`."""
         driver.use(self.gpu)
         self.memory.settle()
         self._compile(items, At(addresses, {}, 0), progress)
@@ -241,6 +244,7 @@ def kernels(ordinal: int, stem: str, types: tuple[str, ...]) -> dict[str, driver
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:
+    """The GPU called `name` ("CUDA0"), beside the CPU backend. OptionError if it cannot be used."""
     assert isinstance(host, CpuDevice), "GPUs work beside the CPU backend"
     if not isinstance(host.spaces[HOST], PinnedSpace):
         host.spaces[HOST] = PinnedSpace()

@@ -18,17 +18,22 @@ class NullGpu(NullDevice):
     """Lowers and plans as `CudaDevice` does."""
 
     def supports(self, node: Tensor) -> bool:
+        """Whether it has a kernel for a node."""
         return has_kernel(node)
 
     def kernel_type(self, leaf: Tensor) -> DType:
+        """The type in which kernels read a weight or cache."""
         return kernel_type(leaf)
 
     def weight_bytes(self, type: TensorType) -> int:
+        """Bytes that a weight takes in its memory."""
         return packed_bytes(type)
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> lowering.Low:  # type: ignore[override]  # another backend's
+        """What lowers nodes of this device to `items`."""
         return Low("cuda", leaf, items, self.adopt, 1, self.name, fuses=env.cuda_fusion())
 
 
 def open_device(name: str, setup: Setup, host: Device) -> Device:
+    """A GPU without memory: it plans and cannot run."""
     return NullGpu(name, setup)

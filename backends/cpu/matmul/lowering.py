@@ -40,7 +40,7 @@ from graphsched.run.operand import Operand
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
-LEAST_BYTES = 4096  # of a matrix that a thread takes in one turn: a quarter of a microsecond
+LEAST_BYTES = 4096  # of a matrix per claim of a thread: a quarter of a microsecond
 
 
 @kernel("x -> q d isum | k heads x_token x_head")

@@ -67,6 +67,7 @@ class CudaProgram:
         return [self._bound(item) for item in self._items if isinstance(item, Signal)]
 
     def launch(self, lengths: Mapping[str, int], trace: int = OFF) -> int:
+        """Queues a run for actual lengths. Returns the mark by which `times` finds it."""
         driver.use(self._device.gpu)
         self._times.save()
         begun = time.perf_counter()
@@ -167,6 +168,7 @@ class CudaProgram:
             self._addresses.flags.bytes[:] = 1
 
     def wait(self) -> None:
+        """Returns when the run has ended. KernelError, with the device's name, if it failed."""
         if self._device.aborted:
             self.release()
         try:
@@ -194,5 +196,6 @@ class CudaProgram:
         return [f"step {i} {type(item).__name__} on {self.name}" for i, item in enumerate(self._items)]
 
     def close(self) -> None:
+        """Gives up graphs and events."""
         self._forget()
         self._times.forget()

@@ -27,9 +27,11 @@ class Transfer:
     node: int = -1
 
     def reads(self) -> list[Operand]:
+        """What it reads."""
         return [self.source]
 
     def writes(self) -> list[Operand]:
+        """What it writes."""
         return [self.result]
 
 
