@@ -24,7 +24,7 @@ _AT_ONCE: Final = 1 << 22  # weights
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor: its name, its shape, and the matrices or rows that it consists of, each made when it is written."""
+    """How to make a GGUF tensor: name, shape, and a function per piece, called when the piece is written."""
 
     name: str
     shape: tuple[int, ...]

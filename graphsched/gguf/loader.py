@@ -158,7 +158,7 @@ def model_of_header(head: bytes, name: str) -> ModelFile:
 
 
 def _shard_paths(given: GgufFile) -> list[Path]:
-    """The paths of all parts, given one; a file that is not split is its only part."""
+    """The paths of all shards of the file, given one; itself if it is not split."""
     count = given.get("split.count", 0)
     if count < 2:
         return [given.path]

@@ -114,7 +114,7 @@ def stem_of(weight: Tensor, reader: Tensor) -> str:
 
 
 def named_weight(node: Tensor) -> Tensor | None:
-    """The weight that a node is named after; biases, rotations and sinks leave their operand's name."""
+    """The weight that names a node; None for ops that keep their operand's name, as biases and rotations do."""
     if not node.traits.named_by_weight:
         return None
     return next((s for s in node.sources if s.kind == "weight"), None)

@@ -19,7 +19,7 @@ Measured = tuple[float, float]  # a value and its standard error
 
 @dataclass
 class Divergence:
-    """What each scored prediction gave, in order."""
+    """Divergences and probabilities of each scored prediction, in order."""
 
     nll: list[Floats] = field(default_factory=list)
     nll_base: list[Floats] = field(default_factory=list)

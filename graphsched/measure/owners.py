@@ -1,4 +1,4 @@
-"""Who owns each instant: rows that add up to the wall time exactly, and how long each was busy besides."""
+"""Attributes each instant of the wall time to one row, so that rows add up to it exactly."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

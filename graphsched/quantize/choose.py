@@ -188,7 +188,7 @@ def _rule_for(info: TensorInfo, o: QuantizeOptions) -> TypeRule | None:
 
 
 class _Places:
-    """What the rules ask about a file and about where a tensor is in it."""
+    """Facts about a file, and the place of a tensor in it, for the rules of mixes."""
 
     def __init__(self, file: ModelFile, has_importance: bool) -> None:
         arch = file.get("general.architecture", str)

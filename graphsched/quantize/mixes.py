@@ -88,7 +88,7 @@ def fitting(dtype: DType, n: int) -> DType:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is: layer i of n among those that have one, and what else rules ask for."""
+    """The place of a tensor for the rules: the i-th of n, with facts about the model."""
 
     i: int
     n: int

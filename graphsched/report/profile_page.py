@@ -59,7 +59,7 @@ def _micro(ns: int) -> float:
 
 
 class _Numbers:
-    """Each text once, and its number."""
+    """Interned texts: each is listed once and referred to by number."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

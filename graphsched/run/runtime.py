@@ -35,7 +35,7 @@ def open_runtime(backend: str, setup: Setup) -> "Runtime":
 
 
 class Runtime:
-    """Memory of one session: weights stay where they are mapped, other devices hold copies."""
+    """Devices and memory of one session. The host reads weights where they are mapped, other devices hold copies."""
 
     def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
         self.setup, self.devices = setup, devices
@@ -76,7 +76,7 @@ class Runtime:
         return self._memory[key]
 
     def _key(self, tensor: Tensor, device: str) -> tuple[str, str]:
-        """What names a weight's memory on a device."""
+        """The key of a weight's memory on a device: by its bytes, as two names may share them."""
         raw = self.setup.weights[tensor.name]
         return f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
 
@@ -223,7 +223,7 @@ def lowered(
 
 
 def readers(schedule: Schedule) -> dict[Tensor, list[Tensor]]:
-    """Of each tensor that nodes of splits read these nodes, and the copies that other devices have of it."""
+    """The readers of each tensor: nodes of splits, and copies of it for other devices."""
     found: dict[Tensor, list[Tensor]] = {}
     for node in (node for split in schedule.splits for node in split.nodes):
         for source in dict.fromkeys(node.sources):

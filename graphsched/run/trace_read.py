@@ -48,7 +48,7 @@ class _Reader:
             self.events.append(Event(kind, HOST_LANE, kind, begin, end))
 
     def _around_runs(self, begin: int, end: int) -> None:
-        """What an evaluation does before a run is setting up its inputs, after the last one handing out results."""
+        """Events for the time of an evaluation outside its runs: inputs before each run, outputs after the last."""
         inside = [r for r in self.pending if begin <= r[0] and r[1] <= end]
         self.pending.clear()
         for first, last in inside:
@@ -63,7 +63,7 @@ class _Reader:
         times = {
             stream: made.programs[stream].times(mark) for stream, mark in zip(made.order, marks, strict=True)
         }
-        last = max((s.joined for s in times.get(HOST, ()) if not s.thread), default=0.0)
+        last = max((s.released for s in times.get(HOST, ()) if not s.thread), default=0.0)
         end = end or max(begin, round(last * 1e9))
         self.pending.append((begin, end))
         self.runs.append(Run(made.schedule, lengths, begin, end))
@@ -92,7 +92,7 @@ class _Reader:
 
 
 def described(schedule: Schedule, lengths: Mapping[str, int]) -> dict[int, Event]:
-    """What each issue of a schedule does, as events without times, by its number in the order of issue."""
+    """An event without times for each issue of a schedule, by its number in the order of issue."""
     issues = issue_order(schedule)
     readers: dict[Tensor, int] = {}
     for issue in issues:
@@ -148,7 +148,7 @@ def _stream(
 ) -> Iterator[Event]:
     """A thread's steps, its waits for other streams, and what barriers take behind each."""
     for step, tag in zip(steps, tags, strict=True):
-        begin, done, joined = (round(t * 1e9) for t in (step.begun, step.done, step.joined))
+        begin, done, released = (round(t * 1e9) for t in (step.begun, step.done, step.released))
         what = Event("launch", lane, step.kernel, 0, 0, device=step.device)
         if tag.peer:
             what = replace(what, kind="wait", name=f"wait for {tag.peer}", peer=tag.peer)
@@ -156,8 +156,8 @@ def _stream(
             op = QUANTIZE if step.kernel.startswith(QUANTIZE) else whats[tag.issue].op
             what = replace(whats[tag.issue], lane=lane, op=op)
         yield replace(what, begin=begin, end=done, run=run, kernel=step.kernel)
-        if joined > done:
-            yield Event("barrier", lane, "barrier", done, joined, device=step.device, run=run)
+        if released > done:
+            yield Event("barrier", lane, "barrier", done, released, device=step.device, run=run)
 
 
 def _launches(steps: Sequence[StepTime], begin: int, end: int, run: int) -> Iterator[Event]:
@@ -168,7 +168,7 @@ def _launches(steps: Sequence[StepTime], begin: int, end: int, run: int) -> Iter
         begun = round(step.begun * 1e9)
         if begun > begin:
             yield Event("launch", HOST_LANE, "launch", begin, begun, run=run)
-        begin = max(begin, round(step.joined * 1e9))
+        begin = max(begin, round(step.released * 1e9))
     if end > begin:
         yield Event("launch", HOST_LANE, "launch", begin, end, run=run)
 

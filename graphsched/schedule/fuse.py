@@ -72,9 +72,9 @@ def _has_one_home(found: Fusion, target: Target) -> bool:
 
 
 def _is_cheaper(found: Fusion, graph: Graph, target: Target) -> bool:
-    """Whether the fused op, to which weights are brought, is done no later than its parts beside their weights.
+    """Whether the fused op, weights uploaded to it, finishes no later than its nodes each beside its own weight.
 
-    Parts without weights run beside one of those with weights, where it is best.
+    Nodes without weights run on whichever of these devices is best.
     """
     parts = sorted(found.nodes, key=lambda node: node.serial)
     *_, last = found.stands_for
@@ -191,7 +191,7 @@ class _Order:
 
 @dataclass
 class _Rebuilt:
-    """A graph in the making."""
+    """A graph that is rebuilt with fusions in it."""
 
     old: Graph
     like: dict[Tensor, Tensor]
@@ -200,12 +200,12 @@ class _Rebuilt:
     labels: dict[Tensor, str] = field(default_factory=dict)
 
     def add(self, node: Tensor, old: Tensor) -> None:
-        """A node in the place of an old one."""
+        """Adds a node that takes the place and name of an old one."""
         self.new[old] = made = node.over(self.new.get(s, s) for s in node.sources)
         self._put(made, old, self.old.names[old], self.old.labels[old])
 
     def add_fusion(self, found: Fusion) -> None:
-        """A fused op, and its results in the places of the nodes that they stand for."""
+        """Adds a fused op, and its PARTs in the places of the nodes that they stand for."""
         *_, last = found.stands_for
         made = replace(found.made, serial=last.serial)
         if not is_several(made):

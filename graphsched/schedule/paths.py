@@ -1,4 +1,4 @@
-"""Whether a fused op keeps other devices waiting that its parts, one after the other, would not."""
+"""Whether a fused op makes other devices wait longer than its nodes one after the other would."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

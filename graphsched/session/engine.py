@@ -27,7 +27,7 @@ CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-bat
 
 
 class Engine:
-    """Model, devices, plans and memory. Not thread-safe, but for `abort`."""
+    """A model on its devices, with executables by capacity. Not thread-safe, but for `abort`."""
 
     def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
         self.model, self.options, self._progress = model, options, progress

@@ -1,6 +1,6 @@
-"""What a fusion is: nodes of a graph that one op computes in one step, and the rules that find them.
+"""Fusions: nodes of a graph that one op computes in one step, and the rules that find them.
 
-A fused op is defined as the composition of its parts, so that results are the same with and without.
+A fused op is defined as the composition of the ops that it replaces, so results are the same with and without it.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,10 @@ from graphsched.graph.tensor import Tensor
 
 @dataclass(frozen=True)
 class Fusion:
-    """A fused op, the nodes that its results stand for in their order, and those inside that nothing else reads."""
+    """A fused op that may replace nodes.
+
+    stands_for: nodes whose results it computes, in the order of its own. inside: nodes that nothing else reads.
+    """
 
     made: Tensor
     stands_for: tuple[Tensor, ...]
