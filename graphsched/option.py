@@ -73,10 +73,10 @@ class Number:
             return math.nan
 
     def _range(self) -> str:
-        what = "an integer" if self.kind is int else "a number"
+        kind = "an integer" if self.kind is int else "a number"
         if self.high < math.inf:
-            return f"{what} from {self.low} to {self.high}"
-        return f"{what} from {self.low} up" if self.low > -math.inf else what
+            return f"{kind} from {self.low} to {self.high}"
+        return f"{kind} from {self.low} up" if self.low > -math.inf else kind
 
     def show(self, value: Any) -> Any:
         """The number itself."""
@@ -121,7 +121,7 @@ class Parsed:
 
 
 def switch(auto: Any = None, *, no: Any = False, yes: Any = True) -> Words:
-    """0 or 1, off or on; and auto, if it stands for something."""
+    """The values 0 or 1, off or on; and auto, unless `auto` is None."""
     words = {"0": no, "1": yes} | ({} if auto is None else {"auto": auto}) | {"off": no, "on": yes}
     return Words(words, "0|1|auto" if auto not in (None, no, yes) else "0|1", is_switch=True)
 
@@ -138,7 +138,7 @@ def is_not(given: Any, needed: str) -> OptionError:
 
 @dataclass(frozen=True)
 class Option:
-    """What one option declares.
+    """The declaration of one option.
 
     off: names that turn a switch off. many: it may be given several times, and the first or the last of those that
     contradict each other counts; of `all` none does. default: as help shows it.
@@ -181,12 +181,12 @@ def option(
     `shown` is the default in words, where its value does not say it; `needed` the range in words.
     """
     if values is None:
-        of = type(default)
-        values = switch() if of is bool else Number(of, low, high, also or {}, needed)
+        kind = type(default)
+        values = switch() if kind is bool else Number(kind, low, high, also or {}, needed)
     if shown is None:
         shown = str(int(default) if isinstance(default, bool) else default)
-    made = Option(tuple(flags.split()), values, help, shown, tuple(off.split()), many)
-    return field(default=default, metadata={"option": made})
+    declared = Option(tuple(flags.split()), values, help, shown, tuple(off.split()), many)
+    return field(default=default, metadata={"option": declared})
 
 
 class Options:
@@ -221,14 +221,14 @@ def shown(options: Options) -> dict[str, Any]:
 
 def names(given: Any) -> tuple[str, ...]:
     """One name or several, as a tuple. OptionError for what are no texts."""
-    found = tuple(texts(given))
-    if not all(isinstance(name, str) for name in found):
+    items = tuple(texts(given))
+    if not all(isinstance(name, str) for name in items):
         raise OptionError(f"is {given!r}, a text or several are needed")
-    return found
+    return items
 
 
 def texts(given: Any) -> Sequence[Any]:
-    """What was given for an option that takes several: one text, or an iterable of texts and values."""
+    """The items given for an option that takes several: of one text, or of an iterable of texts and values."""
     if isinstance(given, str):
         return (given,) if given else ()
     return tuple(given) if isinstance(given, Iterable) else (given,)

@@ -83,16 +83,16 @@ def starts(types: Sequence[TensorType]) -> list[int]:
 @op(Op.PART, rowwise=True, result_of="x")
 def part(x: Tensor, *, start: int, shape: tuple[int, ...], dtype: DType) -> TensorType:
     """One of several results: x[:, start:start + n] in the shape and type that it has; no copy"""
-    made = TensorType(dtype, shape)
-    stop = start + row_length(made)
+    type = TensorType(dtype, shape)
+    stop = start + row_length(type)
     require(shape[0] == x.shape[0] and stop <= x.shape[-1], f"part: {start}:{stop} is outside {x}")
-    return made
+    return type
 
 
 @part.reference
 def _(x: Array, *, start: int, shape: tuple[int, ...], dtype: DType) -> Array:
-    own = x[:, start : start + int(np.prod(shape[1:]))].reshape(shape)
-    return own.astype(np.int32) if dtype == dtypes.I32 else as_f32(own)
+    values = x[:, start : start + int(np.prod(shape[1:]))].reshape(shape)
+    return values.astype(np.int32) if dtype == dtypes.I32 else as_f32(values)
 
 
 @part.nbytes
@@ -135,14 +135,14 @@ def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any
     """The results side by side, by the references of the inner nodes; integers as float32."""
     types = [TensorType(dtypes.I32 if a.dtype == np.int32 else dtypes.F32, a.shape) for a in arrays]
     leaves = [input_tensor(str(i), t) for i, t in enumerate(types)]
-    found: dict[Tensor, Array] = dict(zip(leaves, arrays, strict=True))
+    values: dict[Tensor, Array] = dict(zip(leaves, arrays, strict=True))
 
     def value(node: Tensor) -> Array:
-        if node not in found:
-            found[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
-        return found[node]
+        if node not in values:
+            values[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
+        return values[node]
 
-    made = [as_f32(value(n)) for n in compose(*leaves, **attrs)]
-    if len(made) == 1:
-        return made[0]
-    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in made], axis=1)
+    outputs = [as_f32(value(n)) for n in compose(*leaves, **attrs)]
+    if len(outputs) == 1:
+        return outputs[0]
+    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in outputs], axis=1)
