@@ -81,7 +81,7 @@ class Engine:
         `abort`: the cells of these rows are then free again.
         """
         n, (first, end) = len(rows.token), self._span(rows)
-        wanted = rows.wants_logits.nonzero()[0]
+        wanted = rows.wants_logits.nonzero()[0]  # the output matrix is multiplied with these rows only
         n_outputs = len(wanted)
         plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
         self._tokens[:n], self._pos[:n] = rows.token, rows.position
