@@ -56,6 +56,7 @@ class Number:
         if given is None and self.is_optional:
             return None
         number = self._number(given)
+        # Words of llama.cpp for "no limit", such as -1, lie outside of the range.
         if number in self.also:
             return self.also[number]
         if math.isfinite(number) and self.low <= number <= self.high:

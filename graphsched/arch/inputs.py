@@ -58,6 +58,7 @@ class Inputs:
         if self._swa_full or not spans:
             return self.all_cells
         mask = {"window": window, "chunk": chunk}
+        # One table of cells per kind: the first layer that slides decides what the ring is for.
         if self._ring is None:
             n = ring_cells(min(spans), self._n_ubatch, self.n_kv)
             ring = cells_input(Extent(n, N_KV_SWA), self._t, **mask)

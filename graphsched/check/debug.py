@@ -32,6 +32,7 @@ class Logged:
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths, and prints a line per step."""
+        # The recorder may be off in the session: this run is recorded all the same.
         with self._executable.recorder.recording(THREADS) as spans:
             self._executable.run(lengths)
         for line in run_lines(read(spans)):

@@ -132,6 +132,7 @@ def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
         return STEMS.get(stem, stem)
     if traits.writes_cache:
         return node.operand(traits.writes_cache).name.split(".")[-1]
+    # A residual sum is named for what it adds: ffn_inp behind attention, l_out behind a feed-forward.
     if op is Op.ADD and node.sources[1].kind == "node":
         second = labels.get(node.sources[1], "")
         return RESIDUALS.get(second, DERIVED.get((op, first), first or "add"))

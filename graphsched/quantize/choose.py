@@ -161,6 +161,7 @@ def _wanted(info: TensorInfo, places: "_Places", o: QuantizeOptions) -> DType | 
         return None
     if (rule := _rule_for(info, o)) is not None:
         return rule.dtype
+    # A tied embedding also makes the logits, which errors of its weights reach directly.
     makes_logits = name == OUTPUT or (name == EMBEDDING and not places.has_output)
     if name == EMBEDDING and o.token_embedding is not None:
         return o.token_embedding

@@ -151,6 +151,7 @@ def _read_old(path: Path, data: bytes) -> Importance:
         values[name] = (sums / max(calls, 1)).astype(np.float32)
     if not values:
         raise Error(f"{printable(path.name)}: the importance matrix is empty")
+    # Older files end here, without number of chunks and name of the text.
     chunks = number() if at < len(data) else 0
     datasets = take(number()).decode("utf-8", "replace") if at < len(data) else ""
     return Importance(values, str(path), datasets, chunks)

@@ -30,6 +30,7 @@ class Tag:
 
 def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
     """The tags of each stream's items; `issues` by the items' ids."""
+    # A wait knows its flag only; reports name the stream that raises it.
     raisers = {
         item.flag: stream
         for stream, own in streams.items()

@@ -68,6 +68,7 @@ class Low:
         self._node = index
         row = lowering_for(self.backend, node)
         if row is not None:
+            # Lowerings nest: one of a fused op may lower inner nodes, which declare their own operands.
             around, self._at = self._at, _Lowered(node, row)
             row.emit(self, node)
             self._at = around

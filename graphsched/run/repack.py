@@ -67,7 +67,7 @@ def repack(
     """A weight's bytes with the rows of its plain type interleaved. Works group by group, so memory stays bounded."""
     group = type.interleave * type.row_bytes(shape[-1])
     groups, out = raw.reshape(-1, group), np.empty_like(raw).reshape(-1, group)
-    step = max(1, (1 << 20) // group)
+    step = max(1, (1 << 20) // group)  # a MiB at a time, so that temporary arrays stay in the cache
 
     def repack_groups(first: int) -> None:
         out[first : first + step] = _REPACKERS[type.name](groups[first : first + step])

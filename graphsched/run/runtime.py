@@ -204,6 +204,7 @@ def lowered(
     def operand(device: str, tensor: Tensor) -> Operand:
         if tensor.kind != "copy":
             return leaf(device, tensor)
+        # An uploaded weight passes through the staging ring in the form that kernels read, which may be larger.
         staging = copies[tensor].is_weight
         nbytes = devices[device].weight_bytes(tensor.type) if staging else tensor.type.nbytes
         return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
@@ -218,7 +219,7 @@ def lowered(
         else:
             split = schedule.splits[issue.split]
             lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
-        issues += [number] * (len(items) - len(issues))
+        issues += [number] * (len(items) - len(issues))  # a node may lower to several items, or to none
     return items, [lows[HOST].operand(t) for t in schedule.outputs], issues
 
 

@@ -74,6 +74,7 @@ def assign(graph: Graph, target: Target) -> Assignment:
     expand(draft)
     upgrade(draft)
     leftovers(draft)
+    # After ggml's passes, so that the placement without it stays the baseline to measure against.
     if "traffic" in target.switches:
         place_by_traffic(draft)
     return Assignment(draft.device, draft.cause)

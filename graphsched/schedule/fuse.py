@@ -29,6 +29,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
     for rule in _rules("homes", target):
         order = _Order(fused)
         for fusion in rule.find(fused):
+            # No node has a place yet: whichever device it gets must have the kernel.
             if all(_has_kernel(fusion, device, target) for device in target.devices) and (
                 _has_one_home(fusion, target) or _is_cheaper(fusion, fused, target)
             ):

@@ -48,6 +48,7 @@ class MinBatch:
     def wants(self, node: Tensor, rows: int) -> bool:
         """Whether the node has enough rows; experts count the rows that each sees on average."""
         traits = node.traits
+        # Experts are uploaded whole although a token uses few: each needs enough rows of its own.
         if traits.chosen_by:
             n_used = int(node.operand(traits.chosen_by).shape[1])
             n_expert = int(node.operand(traits.product[0]).shape[0])

@@ -94,6 +94,7 @@ class Engine:
             lengths[N_KV_SWA] = min(end, self.ring)
         plan.run(lengths)
         if self._aborted:
+            # Some layers may have stored these rows and others not: none of their cells may be attended to.
             for table in self.cells:
                 table.free(first)
             self.clear_abort()
@@ -119,6 +120,7 @@ class Engine:
         capacity = next((c for c in CAPACITIES if n_tokens <= c <= self.n_ubatch), self.n_ubatch)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs}
+        # What is fused before placement depends on lengths, as policy and costs do; so does the key.
         graph = self.planner.fused(self._graph(*shape), lengths)
         key = *shape, self.planner.decisions(graph, lengths)
         if key not in self.plans:

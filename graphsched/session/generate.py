@@ -74,10 +74,12 @@ class Generation:
                 return
             timings.generated_tokens += 1
             timings.generate_ms += (time.perf_counter() - clock) * 1e3
+            # The clock stands still while the caller has the token: what it does with it is not generation.
             yield token
             if self.is_full():
                 self.stop_reason = "context"
                 return
+            # The last token wanted is not read: its logits would cost a run and serve nobody.
             if timings.generated_tokens == self.n_predict:
                 continue
             clock = time.perf_counter()

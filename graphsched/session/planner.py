@@ -106,6 +106,7 @@ def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:
         return {}
     if mode == "on":
         return repackable(graph, home, lambda node: False)
+    # A weight that a full micro-batch uploads must keep its plain type: devices have no kernels for interleaved rows.
     graph = planner.fused(graph, {N_TOKENS: rows, N_OUTPUTS: rows})
     found = repackable(graph, home, lambda n: bool(planner.devices) and planner.policy.wants(n, rows))
     types = planner.model.types
