@@ -26,7 +26,7 @@ class Values(Protocol):
         """What stands for a value in help."""
 
     def read(self, given: Any) -> Any:
-        """The value of a text, or of what is one already. OptionError with what is wrong, without the option's name."""
+        """The value that a text stands for, or a checked value. OptionError with the reason, without the name."""
 
     def show(self, value: Any) -> Any:
         """A value as reports show it: a number, a boolean or a text."""
@@ -208,7 +208,7 @@ def declarations(options: Any) -> Mapping[str, Option]:
 
 
 def read(name: str, declared: Option, given: Any) -> Any:
-    """The value of what was given for an option. OptionError, which knows the option's name."""
+    """The value of an option, from a text or a value. OptionError with the option's name."""
     try:
         return declared.values.read(given)
     except OptionError as e:

@@ -1,4 +1,4 @@
-"""What -v says about a session: model, options, memory and why it is where it is."""
+"""Details of a session for -v: model, options, memory, and causes of placement."""
 
 from collections import Counter
 from typing import TYPE_CHECKING

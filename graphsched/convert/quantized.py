@@ -1,4 +1,4 @@
-"""What a config says about quantised weights (quantization_config): understood, or refused by name."""
+"""Reads how weights are quantised (quantization_config); schemes that are not supported are refused by name."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a node costs at the actual lengths of a run: operations, bytes, and the kind of arithmetic."""
+"""Costs of nodes at the actual lengths of a run: operations, bytes, and the kind of arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What single decisions cost on a described machine, by the formulas of its virtual clock."""
+"""Costs of single decisions on a described machine, by the formulas of its virtual clock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -86,7 +86,7 @@ def owners(
 
 
 def shown(rows: Mapping[str, Owned]) -> dict[str, Owned]:
-    """The rows of a table: those with time, and those that one looks for."""
+    """The rows to show: all with time, and some that readers expect even at 0."""
     computing = (n for n in rows if n.startswith("compute on "))
     kept = {*computing, *ALWAYS, UNATTRIBUTED}
     return {name: owned for name, owned in rows.items() if owned.busy or name in kept}

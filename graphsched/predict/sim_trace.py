@@ -1,4 +1,4 @@
-"""The trace of simulated devices: what the virtual clock gives for a schedule."""
+"""Predicted traces: a schedule on the virtual clock."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which type each tensor of a file gets: the mix's rules, then what the user says, then what its rows allow."""
+"""Chooses the type of each tensor: by the mix's rules, the user's, and what types its rows can have."""
 
 import re
 from collections.abc import Mapping
@@ -213,7 +213,7 @@ class _Places:
 
 
 def _count(metadata: Mapping[str, object], key: str, default: int) -> int:
-    """A count, of those that differ by layer the largest."""
+    """An integer key; of a list with one number per layer the largest."""
     value = metadata.get(key, default)
     if isinstance(value, np.ndarray):
         return int(value.max(initial=default))

@@ -1,4 +1,4 @@
-"""What `quantize TYPE` means: the type of most matrices, and which tensors get another one.
+"""The mixes of `quantize TYPE`: the type of most matrices, and rules for tensors that get another one.
 
 Names, file type numbers and rules are llama.cpp's, those of BN types ik_llama.cpp's, of I2_S bitnet.cpp's.
 """

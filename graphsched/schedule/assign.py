@@ -1,4 +1,4 @@
-"""Which device runs each node, and why: ggml's passes with the field's causes, then improvements of our own.
+"""Assigns nodes to devices, with causes: ggml's passes, then improvements of our own.
 
 Each pass is a function on a draft; the improvements have switches, so that the baseline stays measurable.
 """

@@ -1,4 +1,4 @@
-"""The scheduler: assigns a graph, orders it, cuts it into splits, and says what is copied before each.
+"""The scheduler: assigns a graph's nodes, orders them, cuts them into splits, and lists the copies before each.
 
 A tensor is copied once to a device and run; cutting rules are those of ggml's fifth pass.
 """

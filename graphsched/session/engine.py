@@ -61,7 +61,7 @@ class Engine:
         return open_runtime(o.backend, setup)
 
     def _feed(self, inputs: Mapping[str, Tensor]) -> None:
-        """The host arrays that a forward writes, and those that stay as they are."""
+        """Sets up the host arrays that feed the inputs, and the tables of cells."""
         arrays = {name: self.runtime.input(leaf) for name, leaf in inputs.items()}
         unused = np.zeros((self.n_ubatch, 2), np.int32)  # a model need not ask for every input
         self._tokens, self._where = arrays["inp_tokens"], arrays.get("inp_where", unused)

@@ -14,7 +14,7 @@ Readers = Mapping[Tensor, Sequence[Tensor]]
 
 
 def experts(graph: Graph) -> Iterator[Fusion]:
-    """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS of the chosen, what bias, norm and scale there are -> TOPK_MOE"""
+    """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS; bias, norm and scale as far as there are any -> TOPK_MOE"""
     for node in graph.nodes:
         if node.op in (Op.ARGSORT, Op.GROUPED_TOPK):
             found = _choice(node, graph.readers)

@@ -1,4 +1,4 @@
-"""Every fusion, in the order in which they are tried: a rule is a function that finds, and a line in RULES."""
+"""All fusions, in the order in which they are tried: a rule is a function that finds them, and a line in RULES."""
 
 from collections.abc import Iterator
 from typing import Final
