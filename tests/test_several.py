@@ -40,7 +40,7 @@ from graphsched.session.switches import SWITCHES
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 
-ALL = frozenset(rule.switch for rule in RULES if rule.needs == "places")
+ALL = frozenset(rule.switch for rule in RULES if rule.needs == "devices")
 T = Extent(8, "n_tokens")
 ON_SIM: dict[str, Any] = {
     "devices": ("sim:rtx4090",),

@@ -1,7 +1,7 @@
 """Fusion passes: which of the fusions that rules find are taken, and the graph with them.
 
 Rules that need homes run before assignment, so that policy and placement see one node: if its weights share a home, or
-if uploading them to one device costs no more than running its nodes where they are. Rules that need places run after
+if uploading them to one device costs no more than running its nodes where they are. Rules that need devices run after
 assignment, since homes alone do not say where a sum or a rotation runs. They change no placement, no copy and no end of
 a split; PARTs keep names, labels and causes of the nodes that they replace. A fusion by which another device would wait
 longer is left to the predicted time of the whole schedule.
@@ -24,12 +24,12 @@ from graphsched.types.devices import HOST
 
 
 def fuse(graph: Graph, target: Target) -> Graph:
-    """The graph with all fusions that are made before nodes have places."""
+    """The graph with all fusions that are made before assignment."""
     fused = graph
     for rule in _rules("homes", target):
         order = _Order(fused)
         for fusion in rule.find(fused):
-            # No node has a place yet: whichever device it gets must have the kernel.
+            # No node has a device yet: whichever it gets must have the kernel.
             if all(_has_kernel(fusion, device, target) for device in target.devices) and (
                 _has_one_home(fusion, target) or _is_cheaper(fusion, fused, target)
             ):
@@ -47,7 +47,7 @@ def fuse_placed(
     value has the switches of those that were not taken for that reason.
     """
     doubtful: set[str] = set()
-    for rule in _rules("places", target):
+    for rule in _rules("devices", target):
         order, place = _Order(graph), _Place(graph, assignment, target)
         for fusion in rule.find(graph):
             device = assignment.device[fusion.nodes[0]]

@@ -64,7 +64,7 @@ class Planner:
         )
 
     def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:
-        """The graph with what is fused before nodes have places, at these lengths."""
+        """The graph with what is fused before assignment, at these lengths."""
         return fuse(graph, self.target(lengths))
 
     def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> Decisions:

@@ -29,16 +29,16 @@ class Fusion:
 
 
 Find = Callable[[Graph], Iterator[Fusion]]
-# What must be known before a rule can be applied: where weights live, or where each node runs.
-Needs = Literal["homes", "places"]
+# What a rule must know to be applied: the homes of weights, or the device of each node.
+Needs = Literal["homes", "devices"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of fusion; `switch` turns it off. The driver, graphsched.schedule.fuse, decides which finds it takes.
+    """One kind of fusion, and the switch that turns it off. graphsched.schedule.fuse decides which finds are taken.
 
-    needs: "homes" for an op that policy and placement shall see as one node, so that it is made before nodes have
-    places; "places" for an op whose parts are only known to run together once they have.
+    needs: "homes" for an op that policy and placement shall see as one node, which is fused before assignment;
+    "devices" for an op whose nodes are only known to run together after it.
     """
 
     switch: str
