@@ -94,6 +94,7 @@ def _check_arenas(uses: Mapping[Any, tuple[int, int]], plans: Mapping[str, Any])
         alive = [b for b in alive if uses[b][1] >= first]
         for other in alive:
             at = plan.offsets.get(other)
+            # In place: the donor dies in the step that writes this buffer.
             is_taken_over = other in buffer.reuse and uses[other][1] == first
             if (
                 at is not None

@@ -117,7 +117,7 @@ def write_copy(
     types = {t.name: TensorType(t.dtype, t.shape) for t in tensors}
     head = encode_header(metadata, types)
     total, done = sum(t.nbytes for t in tensors), 0
-    check_target(out, len(head) + total)
+    check_target(out, len(head) + total)  # a full disk is found before an hour of copying
     with replacing(out) as target:
         target.write(head)
         for t in tensors:

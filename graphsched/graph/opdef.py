@@ -153,6 +153,7 @@ class OpDef(Generic[P]):
         It gets every operand dense but those that it names as `strided` or `permuted` (see `Lowering`). TypeError for
         a name that is no operand.
         """
+        # A name with a typing error would make a lowering that is never chosen, or reads the wrong strides.
         for name in (*strided, *permuted, *types):
             if name not in self.operands:
                 raise TypeError(

@@ -78,6 +78,7 @@ def owners(
     claimed = EMPTY
     for name in order:
         owned = clipped.get(name, EMPTY)
+        # In order of priority: an instant belongs to the first row that was busy in it.
         before, claimed = length(claimed), union(np.concatenate((claimed, owned)))
         found[name] = Owned(length(claimed) - before, length(owned))
     total = sum(b - a for a, b in wall)

@@ -115,6 +115,7 @@ class Measurement:
         session.take_trace()
         read, begin = 0, perf_counter_ns()
         for done in generated(session, int(self.tokens[-1]), n):
+            # The rings of spans and step times hold so many runs: they are read before they wrap.
             if done - read >= self.at_once:
                 walls.append((begin, perf_counter_ns()))
                 pieces.append(session.take_trace())

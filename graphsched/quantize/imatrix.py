@@ -80,6 +80,7 @@ def coverage(
         importance.of(name, shape)
     wanted, known, where = list(quantised), set(tensors), printable(Path(importance.file).name)
     hits = [name for name in wanted if name in importance.values]
+    # A matrix of another model names none of these tensors: quantising without it would go unnoticed.
     if wanted and not hits:
         names = f"it has {shown(next(iter(importance.values), 'nothing'))}, the model {shown(wanted[0])}"
         raise LoadError(

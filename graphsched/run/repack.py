@@ -82,7 +82,7 @@ def repackable(
 ) -> dict[str, DType]:
     """Names of host weights that only products read, none of them `offloaded`, and their interleaved types."""
     found: dict[str, DType] = {}
-    others: set[str] = set()
+    others: set[str] = set()  # one reader that cannot read interleaved rows keeps a weight as it is
     for node in graph.nodes:
         matrices = node.operands(node.traits.product)
         for s in node.sources:

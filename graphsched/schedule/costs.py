@@ -76,6 +76,7 @@ def finished(nodes: Iterable[Tensor], place: Mapping[Tensor, str], reader: str, 
     at the same time, one node after the other; the weights of a device arrive one after the other.
     """
     costs, lengths = target.costs, target.lengths
+    # Simulates the nodes on a clock: when each device, its link and each result is free or ready.
     link: dict[str, float] = {}
     free: dict[str, float] = {}
     ready: dict[Tensor, float] = {}
