@@ -173,5 +173,5 @@ def has_kernel(node: Tensor) -> bool:
 
 
 def is_python_step(node: Tensor) -> bool:
-    """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
-    return not has_kernel(node)
+    """Whether the program is cut at a node, as it, or a node that it fuses, has a numpy reference and no kernel."""
+    return not (has_kernel(node) or all(map(has_kernel, between(node.sources, made_of(node)))))
