@@ -24,8 +24,8 @@ def cache_dir() -> Path:
 
 def _can_be_written(folder: Path) -> bool:
     """Whether it is a folder to write to, or can be made one."""
-    there = next((f for f in (folder, *folder.absolute().parents) if f.exists()), None)
-    return there is not None and there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    existing = next((f for f in (folder, *folder.absolute().parents) if f.exists()), None)
+    return existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 @functools.cache
@@ -38,9 +38,9 @@ def _private() -> Path:
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022:
             return folder
-    made = tempfile.mkdtemp(prefix="graphsched-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return Path(made)
+    folder_name = tempfile.mkdtemp(prefix="graphsched-")
+    atexit.register(shutil.rmtree, folder_name, ignore_errors=True)
+    return Path(folder_name)
 
 
 def debug() -> int:

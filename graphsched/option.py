@@ -26,7 +26,7 @@ class Values(Protocol):
         """What stands for a value in help."""
 
     def read(self, given: Any) -> Any:
-        """The value of a text, or of what is one already. OptionError with what is wrong, without the option's name."""
+        """The value that a text stands for, or a checked value. OptionError with the reason, without the name."""
 
     def show(self, value: Any) -> Any:
         """A value as reports show it: a number, a boolean or a text."""
@@ -56,6 +56,7 @@ class Number:
         if given is None and self.is_optional:
             return None
         number = self._number(given)
+        # Words of llama.cpp for "no limit", such as -1, lie outside of the range.
         if number in self.also:
             return self.also[number]
         if math.isfinite(number) and self.low <= number <= self.high:
@@ -73,10 +74,10 @@ class Number:
             return math.nan
 
     def _range(self) -> str:
-        what = "an integer" if self.kind is int else "a number"
+        kind = "an integer" if self.kind is int else "a number"
         if self.high < math.inf:
-            return f"{what} from {self.low} to {self.high}"
-        return f"{what} from {self.low} up" if self.low > -math.inf else what
+            return f"{kind} from {self.low} to {self.high}"
+        return f"{kind} from {self.low} up" if self.low > -math.inf else kind
 
     def show(self, value: Any) -> Any:
         """The number itself."""
@@ -121,7 +122,7 @@ class Parsed:
 
 
 def switch(auto: Any = None, *, no: Any = False, yes: Any = True) -> Words:
-    """0 or 1, off or on; and auto, if it stands for something."""
+    """The values 0 or 1, off or on; and auto, unless `auto` is None."""
     words = {"0": no, "1": yes} | ({} if auto is None else {"auto": auto}) | {"off": no, "on": yes}
     return Words(words, "0|1|auto" if auto not in (None, no, yes) else "0|1", is_switch=True)
 
@@ -138,7 +139,7 @@ def is_not(given: Any, needed: str) -> OptionError:
 
 @dataclass(frozen=True)
 class Option:
-    """What one option declares.
+    """The declaration of one option.
 
     off: names that turn a switch off. many: it may be given several times, and the first or the last of those that
     contradict each other counts; of `all` none does. default: as help shows it.
@@ -181,12 +182,12 @@ def option(
     `shown` is the default in words, where its value does not say it; `needed` the range in words.
     """
     if values is None:
-        of = type(default)
-        values = switch() if of is bool else Number(of, low, high, also or {}, needed)
+        kind = type(default)
+        values = switch() if kind is bool else Number(kind, low, high, also or {}, needed)
     if shown is None:
         shown = str(int(default) if isinstance(default, bool) else default)
-    made = Option(tuple(flags.split()), values, help, shown, tuple(off.split()), many)
-    return field(default=default, metadata={"option": made})
+    declared = Option(tuple(flags.split()), values, help, shown, tuple(off.split()), many)
+    return field(default=default, metadata={"option": declared})
 
 
 class Options:
@@ -207,7 +208,7 @@ def declarations(options: Any) -> Mapping[str, Option]:
 
 
 def read(name: str, declared: Option, given: Any) -> Any:
-    """The value of what was given for an option. OptionError, which knows the option's name."""
+    """The value of an option, from a text or a value. OptionError with the option's name."""
     try:
         return declared.values.read(given)
     except OptionError as e:
@@ -221,14 +222,14 @@ def shown(options: Options) -> dict[str, Any]:
 
 def names(given: Any) -> tuple[str, ...]:
     """One name or several, as a tuple. OptionError for what are no texts."""
-    found = tuple(texts(given))
-    if not all(isinstance(name, str) for name in found):
+    items = tuple(texts(given))
+    if not all(isinstance(name, str) for name in items):
         raise OptionError(f"is {given!r}, a text or several are needed")
-    return found
+    return items
 
 
 def texts(given: Any) -> Sequence[Any]:
-    """What was given for an option that takes several: one text, or an iterable of texts and values."""
+    """The items given for an option that takes several: of one text, or of an iterable of texts and values."""
     if isinstance(given, str):
         return (given,) if given else ()
     return tuple(given) if isinstance(given, Iterable) else (given,)

@@ -44,6 +44,7 @@ def afmoe(c: AfMoeConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: AfMoeConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Normed heads, not rotated in every fourth layer; the output times sigmoid(attn_gate · x). [T, D] -> [T, D]"""
     near = slides(c, blk)
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, q, k)

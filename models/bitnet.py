@@ -18,6 +18,7 @@ def bitnet(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
 def self_attention(
     c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, factors: Tensor | None = None
 ) -> Tensor:
+    """Attention with a norm in front of the output matrix. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
     q, k = rotated(rope_of(c, "neox"), q, k, inp, factors)
     out = norm(c, attend(c, blk, q, k, v, inp), blk, "attn_sub_norm")
@@ -25,6 +26,7 @@ def self_attention(
 
 
 def feed_forward(c: AttentionConfig, blk: Weights, x: Tensor) -> Tensor:
+    """SiLU in the gate, a norm in front of ffn_down. [T, D] -> [T, D]"""
     gate = linear(blk, "ffn_gate", x)
     up = linear(blk, "ffn_up", x, gate.shape[1])
     return linear(blk, "ffn_down", norm(c, silu(gate) * up, blk, "ffn_sub_norm"), c.n_embd)

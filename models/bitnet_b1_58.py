@@ -18,6 +18,7 @@ def bitnet_b1_58(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def feed_forward(c: AttentionConfig, blk: Weights, x: Tensor) -> Tensor:
+    """Squared ReLU in the gate, a norm in front of ffn_down. [T, D] -> [T, D]"""
     gate = linear(blk, "ffn_gate", x)
     up = linear(blk, "ffn_up", x, gate.shape[1])
     return linear(blk, "ffn_down", norm(c, sqr(relu(gate)) * up, blk, "ffn_sub_norm"), c.n_embd)

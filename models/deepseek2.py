@@ -54,6 +54,7 @@ def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Multi-head latent attention; `inp.mla` says what is cached, heads or latents. [T, D] -> [T, D]"""
     q = queries(c, blk, x)  # [T, H, nope + rope]
     q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
     q_rope = rope(q_rope, inp.pos, rope=c.rope)
@@ -69,6 +70,7 @@ def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -
 
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:
+    """Queries of all heads, directly or through a low rank. [T, D] -> [T, H, nope + rope]"""
     if "attn_q" in blk:
         return heads(labelled(linear(blk, "attn_q", x, c.n_head * c.head_dim), "q"), c.n_head)
     low = linear(blk, "attn_q_a", x)
@@ -90,4 +92,5 @@ def from_latents(
 
 
 def attend(c: DeepSeek2Config, q: Tensor, k: Tensor, v: Tensor, inp: Inputs) -> Tensor:
+    """Attention over the cells of the cache, heads side by side. -> [T, H · v]"""
     return side_by_side(flash_attn_ext(q, k, v, inp.where, inp.cells, scale=c.scale))

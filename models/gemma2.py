@@ -48,6 +48,7 @@ def gemma2(c: Gemma2Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: Gemma2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """A window and a rotary base of their own in layers that slide; scores capped. [T, D] -> [T, D]"""
     window = c.window if slides(c, blk) else 0
     q, k, v = qkv(c, blk, x)
     q, k = rotated(rope_of(c, "neox", base=c.base_swa if window else c.rope_base), q, k, inp)

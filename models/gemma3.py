@@ -48,6 +48,7 @@ def gemma3(c: Gemma3Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: Gemma3Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Normed heads; layers with a window have a rotary base of their own. [T, D] -> [T, D]"""
     near = slides(c, blk)
     q, k, v = qkv(c, blk, x)
     q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")

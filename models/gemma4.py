@@ -98,6 +98,7 @@ def inputs_of_layers(c: Gemma4Config, w: Weights, x: Tensor, inp: Inputs) -> Ten
 def self_attention(
     c: Gemma4Config, blk: Weights, x: Tensor, inp: Inputs, w: Weights, caches: Caches
 ) -> Tensor:
+    """Heads sized by kind of layer; layers without keys of their own read `caches`. [T, D] -> [T, D]"""
     near = slides(c, blk)
     dim = c.head_dim_swa if near else c.head_dim
     rotation = Rope(c.rope_dim_swa, c.base_swa, "neox") if near else rope_of(c, "neox")
@@ -116,6 +117,7 @@ def self_attention(
 
 
 def feed_forward(c: Gemma4Config, blk: Weights, x: Tensor) -> Tensor:
+    """A dense layer, in the MoE model with experts beside it, each normed on its own. [T, D] -> [T, D]"""
     dense = gated_ffn(blk, norm(c, x, blk, "ffn_norm"), activation=geglu)
     if "ffn_gate_inp" not in blk:
         return dense

@@ -36,6 +36,7 @@ def glm4moe(c: Glm4MoeConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: Glm4MoeConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Projections with biases; heads are normed where the file has the weights. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x, bias=True)
     if "attn_q_norm" in blk:
         q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")

@@ -39,6 +39,7 @@ def gpt_oss(c: GptOssConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: GptOssConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Attention with biases and a sink for each head. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x, bias=True)
     q, k = rotated(rope_of(c, "neox"), q, k, inp)
     sinks = blk.sized("attn_sinks", c.n_head)
@@ -47,6 +48,7 @@ def self_attention(c: GptOssConfig, blk: Weights, x: Tensor, inp: Inputs) -> Ten
 
 
 def experts(c: GptOssConfig, blk: Weights, x: Tensor) -> Tensor:
+    """Experts whose weights are a softmax over the chosen logits. [T, D] -> [T, D]"""
     logits = router(blk, x, c.n_expert, bias=True)
     ids = top_k(logits, k=c.n_expert_used)  # [T, K]
     weights = soft_max(get_rows(logits, ids))  # over the chosen only

@@ -45,6 +45,7 @@ def grok(c: GrokConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def feed_forward(c: GrokConfig, blk: Weights, x: Tensor) -> Tensor:
+    """GELU experts; in Grok 2 a dense layer beside them, the sum times √½. [T, D] -> [T, D]"""
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
     moe = experts(routing, blk, x, activation=geglu)
     return scale(moe + gated_ffn(blk, x, activation=geglu), by=0.5**0.5) if "ffn_up" in blk else moe

@@ -45,6 +45,7 @@ def hunyuan_moe(c: HunyuanMoeConfig, w: Weights, inp: Inputs) -> Tensor:
 def self_attention(
     c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs, rope: Rope, factors: Tensor | None
 ) -> Tensor:
+    """Heads are normed after they are rotated. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, *rotated(rope, q, k, inp, factors))
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)

@@ -35,6 +35,7 @@ def llama(c: LlamaConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def feed_forward(c: LlamaConfig, blk: Weights, x: Tensor) -> Tensor:
+    """Experts where the layer has a router, else a dense layer. [T, D] -> [T, D]"""
     if "ffn_gate_inp" in blk:
         return experts(Routing(c.n_expert, c.n_expert_used, normalised=True), blk, x)
     return gated_ffn(blk, x)

@@ -48,6 +48,7 @@ def llama4(c: Llama4Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: Llama4Config, blk: Weights, x: Tensor, inp: Inputs, factors: Tensor | None) -> Tensor:
+    """Rotated layers see chunks; the others see everything and scale queries by position. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
     chunk = 0
     if not c.is_global(blk.layer):

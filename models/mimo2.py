@@ -45,6 +45,7 @@ def mimo2(c: MiMo2Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: MiMo2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Layers with a window have a rotary base of their own; sinks where the file has them. [T, D] -> [T, D]"""
     near = slides(c, blk)
     rope = Rope(c.rope_dim, c.base_swa, "neox") if near else rope_of(c, "neox")
     q, k, v = qkv(c, blk, x, bias=False)

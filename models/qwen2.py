@@ -26,6 +26,7 @@ def qwen2(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Attention with biases on queries, keys and values. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x, bias=True)
     q, k = rotated(rope_of(c, "neox"), q, k, inp)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp), c.n_embd)

@@ -26,5 +26,6 @@ def qwen2moe(c: Qwen2MoeConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def shared_expert(blk: Weights, x: Tensor) -> Tensor:
+    """The shared expert, times the sigmoid of a gate per token. [T, D] -> [T, D]"""
     gate = sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # one vector: [T, 1]
     return gated_ffn(blk, x, "_shexp") * sigmoid(gate)

@@ -26,6 +26,7 @@ def qwen3(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: AttentionConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Attention with normed heads. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
     q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")
     q, k = rotated(rope_of(c, "neox"), q, k, inp)

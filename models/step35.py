@@ -48,6 +48,7 @@ def step35(c: Step35Config, w: Weights, inp: Inputs) -> Tensor:
 
 
 def self_attention(c: Step35Config, blk: Weights, x: Tensor, inp: Inputs, w: Weights) -> Tensor:
+    """Heads and rotary embedding by kind of layer; heads may be gated. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, q, k) if "attn_q_norm" in blk else (q, k)
     if near := slides(c, blk):
@@ -61,6 +62,7 @@ def self_attention(c: Step35Config, blk: Weights, x: Tensor, inp: Inputs, w: Wei
 
 
 def feed_forward(c: Step35Config, blk: Weights, x: Tensor) -> Tensor:
+    """A dense layer, or experts and a shared one, with clamped activations. [T, D] -> [T, D]"""
     shared = partial(clamped, limit=c.clamp_shared)
     if "ffn_gate_inp" not in blk:
         return gated_ffn(blk, x, activation=shared)

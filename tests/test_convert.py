@@ -522,8 +522,8 @@ def test_a_torch_file(tmp_path: Path) -> None:
     assert [file.kind(name) for name in "abc"] == ["F32", "BF16", "I8"]
     np.testing.assert_array_equal(values(file, "b"), x)
     np.testing.assert_array_equal(values(file, "c", 1, 2), x[1:])
-    turned = write_torch(tmp_path / "t.pt", {"a": x}, state_pickle({"a": x.T}))
-    assert (TorchFile(turned).stored("a") == x.T).all()
+    transposed = write_torch(tmp_path / "t.pt", {"a": x}, state_pickle({"a": x.T}))
+    assert (TorchFile(transposed).stored("a") == x.T).all()
     bomb = write_torch(tmp_path / "z.pt", {"a": x}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(Error, match=r"^z\.pt: data\.pkl is compressed, which torch\.save never does$"):
         TorchFile(bomb)

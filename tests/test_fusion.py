@@ -56,7 +56,7 @@ def ops(graph: Graph) -> Counter[Op]:
 
 
 def test_a_device_without_a_kernel_keeps_the_parts() -> None:
-    """Where an op is made before nodes have places, none of the devices may lack it."""
+    """Where an op is made before assignment, none of the devices may lack it."""
     graph = from_outputs(feed())
     on_dev: dict[str, Any] = {"gate": "dev", "up": "dev", "down": "dev"}
     fused = Counter({Op.MOE_FUSED_UP_GATE: 1, Op.MUL_MAT_ID: 1})

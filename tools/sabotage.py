@@ -61,8 +61,8 @@ MISTAKES = (
         "deepseek2-v3",
         "magnitude of YaRN left in the rotation",
         "models/deepseek2.py",
-        "replace(turn, magnitude=1.0)",
-        "turn",
+        "replace(rope, magnitude=1.0)",
+        "rope",
     ),
     Mistake(
         "glm4moe",
@@ -159,7 +159,7 @@ MISTAKES = (
         "c.window if near else 0",
         "0 if near else c.window",
     ),
-    Mistake("gemma", "SiLU for GELU", "models/gemma.py", ", act=gelu", ""),
+    Mistake("gemma", "SiLU for GELU", "models/gemma.py", ", activation=geglu", ""),
     Mistake("gemma4", "scores scaled", "models/gemma4.py", "scale=1.0", "scale=0.5"),
     Mistake(
         "gemma4-moe",

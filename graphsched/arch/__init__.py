@@ -1,4 +1,4 @@
-"""What architecture files are written with (public)."""
+"""The names that architecture files import (public)."""
 
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs

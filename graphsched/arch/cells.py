@@ -1,4 +1,4 @@
-"""Cells of the KV cache as a graph sees them, and how many a layer needs.
+"""KV-cache cells as inputs of a graph, and how many of them a layer needs.
 
 A layer that sees only a window (or its chunk) needs that many cells and room for the tokens of a run, used as a ring:
 position p is in cell p % n.
@@ -26,7 +26,7 @@ class Cells:
 
 
 def cells_input(n: Extent, n_tokens: Extent, **mask: int) -> Cells:
-    """The inputs of n cells, which are named by the extent's kind; `mask`: window and chunk of the layers."""
+    """Makes the inputs for n cells, named after the extent. mask: `window` and `chunk` of the layers that use them."""
     kind = CELLS[n.word]
     cells = input_tensor(f"inp_cells{kind}", i32(n, 2), **mask)
     return Cells(n, cells, input_tensor(f"inp_slots{kind}", i32(n_tokens)))

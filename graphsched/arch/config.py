@@ -59,7 +59,7 @@ class Config:
         )
 
     def wrong(self) -> Iterator[tuple[str, str]]:
-        """(field, what is needed) of each field that does not fit the others."""
+        """Yields (field, what is needed) for each field that does not fit the others; checked when a file is read."""
         if self.n_draft >= self.n_layer:
             yield "n_draft", f"less than the {self.n_layer} layers"
 
@@ -116,7 +116,7 @@ def _value(f: "Field[Any]", hint: Any, file: "ModelFile", arch: str, before: _Na
 
 
 def _needed(f: "Field[Any]", value: Any, n_layer: int) -> str | None:
-    """What a number outside its field's range should be."""
+    """What the field needs, in words, if the value is out of its range; else None."""
     low, high = f.metadata["low"], f.metadata["high"]
     if f.metadata["per_layer"] and isinstance(value, np.ndarray):
         if len(value) < n_layer:

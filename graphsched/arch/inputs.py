@@ -1,4 +1,4 @@
-"""What a run feeds to a model's graph, and the caches that the graph keeps keys and values in."""
+"""Inputs of a model's graph, and the caches in which it keeps keys and values."""
 
 from graphsched.arch.cells import Cells, cells_input, ring_cells
 from graphsched.arch.weights import Weights
@@ -10,7 +10,7 @@ from graphsched.types.extents import N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 
 
 class Inputs:
-    """What a run feeds: token ids, positions, and the cells of the KV cache.
+    """The graph's inputs: token ids, positions, and the cells of the KV cache.
 
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
     out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
@@ -58,6 +58,7 @@ class Inputs:
         if self._swa_full or not spans:
             return self.all_cells
         mask = {"window": window, "chunk": chunk}
+        # One table of cells per kind: the first layer that slides decides what the ring is for.
         if self._ring is None:
             n = ring_cells(min(spans), self._n_ubatch, self.n_kv)
             ring = cells_input(Extent(n, N_KV_SWA), self._t, **mask)

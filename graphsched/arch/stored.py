@@ -24,7 +24,7 @@ class Derived:
 
 
 def shares_output(file: ModelFile) -> bool:
-    """Whether one matrix is embedding and output: the file has no output, or stores the embedding's bytes twice."""
+    """Whether embedding and output are one matrix: the file lacks the output, or stores the same bytes twice."""
     embedding, output = file.tensors.get(EMBEDDING), file.tensors.get(OUTPUT)
     if embedding is None or output is None:
         return output is None
@@ -44,7 +44,7 @@ def shares_output(file: ModelFile) -> bool:
 
 
 class StoredWeights(Mapping[str, Raw]):
-    """Derived weights are kept once computed; what no graph reads is never computed."""
+    """Raw bytes of all weights by name. A derived one is computed when first read, and kept."""
 
     def __init__(
         self, file: ModelFile, derived: Mapping[str, Derived], shares_output: bool, copies: bool = False
@@ -54,7 +54,7 @@ class StoredWeights(Mapping[str, Raw]):
         self._computed: dict[str, Raw] = {}
 
     def stored_as(self, name: str) -> str:
-        """The tensor whose bytes a name stands for: embedding and output are two names, and may be one matrix."""
+        """The name under which a weight is stored: the embedding's for a tied output matrix, else its own."""
         return EMBEDDING if name == OUTPUT and self._shares_output else name
 
     def __getitem__(self, name: str) -> Raw:

@@ -75,7 +75,7 @@ class Weights:
 
 
 def _derived_dtype(source: DType, row: int) -> DType:
-    """The source's type if it is a float, else 8 bits, which lose nothing that matters."""
+    """The type of a derived weight: the source's if that is a float, else Q8_0, or F16 where rows do not fit."""
     if source.block == 1:
         return source
     return dtypes.Q8_0 if row % dtypes.Q8_0.block == 0 else dtypes.F16

@@ -1,1 +1,1 @@
-"""What checks a run: nodes against references, invariants of schedules, dumps."""
+"""Checks of runs: nodes against references, invariants of schedules, dumps."""

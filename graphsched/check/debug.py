@@ -1,4 +1,4 @@
-"""The debug ladder, GRAPHSCHED_DEBUG=1 to 4: what a session's plans, and their runs, tell about themselves."""
+"""GRAPHSCHED_DEBUG=1 to 4: plans and runs of a session print themselves, each level more than the one below."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from graphsched.types.devices import HOST
 
 
 class Logged:
-    """An executable that says of each run when its steps ran."""
+    """An executable that prints, after each run, when each step ran."""
 
     def __init__(self, executable: Executable, say: Callable[[str], None]) -> None:
         self._executable, self._say = executable, say
@@ -32,6 +32,7 @@ class Logged:
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths, and prints a line per step."""
+        # The recorder may be off in the session: this run is recorded all the same.
         with self._executable.recorder.recording(THREADS) as spans:
             self._executable.run(lengths)
         for line in run_lines(read(spans)):
@@ -39,7 +40,7 @@ class Logged:
 
 
 def instrumented(graph: Graph, factory: PlanFactory) -> Runnable:
-    """The executable of a graph, wrapped in what the environment asks for: by default in nothing."""
+    """The executable of a graph, with the checks and logs that environment variables ask for; plain by default."""
     schedule = factory.schedule(graph)
     executable = factory.compile(schedule)
     if level := env.debug():
@@ -106,13 +107,13 @@ def _run_lines(trace: Trace, number: int, run: Run) -> Iterator[str]:
 
 
 def _is_step(event: Event) -> bool:
-    """Whether it is work of a stream, or a wait, as thread 0 saw it."""
+    """Whether an event is work or a wait on thread 0 of a stream."""
     is_own = event.lane != HOST_LANE and " thread " not in event.lane
     return is_own and event.kind in ("step", "view", "copy", "wait", "launch")
 
 
 def _rate(event: Event, run: Run) -> float:
-    """GB/s of what the cost model says is moved; 0 where nothing is, or no time passed."""
+    """GB/s, from the bytes that the cost model counts; 0 without bytes or without time."""
     nbytes = event.nbytes
     if event.kind == "step" and event.node >= 0:
         nbytes = cost_of(run.schedule.graph.nodes[event.node], run.lengths).nbytes

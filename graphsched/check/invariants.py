@@ -1,4 +1,4 @@
-"""What must hold of every plan: of the order and devices of its nodes, and of its memory."""
+"""Invariants of every plan: the order and devices of its nodes, and its memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ class ValidationError(Error):
 
 
 def check_schedule(schedule: Schedule) -> None:
-    """Every node runs once, on one device, behind all that it reads; what it reads is there or was copied there."""
+    """ValidationError unless every node runs once, after all its sources, each on its device or copied to it."""
     runs: dict[Tensor, str] = {}
     for split in schedule.splits:
         here = {c.tensor for c in split.inputs}
@@ -60,7 +60,7 @@ def _named(schedule: Schedule, tensor: Tensor) -> str:
 
 
 def check_memory(executable: Executable) -> None:
-    """Every operand is inside its buffer, every buffer inside its arena, and no two that are in use overlap."""
+    """ValidationError unless operands lie in their buffers, buffers in their arena, and live buffers do not overlap."""
     for items in executable.streams.values():
         uses: dict[Any, tuple[int, int]] = {}
         for i, item in enumerate(items):
@@ -94,6 +94,7 @@ def _check_arenas(uses: Mapping[Any, tuple[int, int]], plans: Mapping[str, Any])
         alive = [b for b in alive if uses[b][1] >= first]
         for other in alive:
             at = plan.offsets.get(other)
+            # In place: the donor dies in the step that writes this buffer.
             is_taken_over = other in buffer.reuse and uses[other][1] == first
             if (
                 at is not None

@@ -25,7 +25,7 @@ TOLERANCE: Final = 2e-3
 
 
 class Validated:
-    """An executable that checks every node after each run; `kept` is the one in which every node is an output."""
+    """An executable that checks every node after each run. kept: the same graph with every node as an output."""
 
     def __init__(self, plain: Runnable, kept: Runnable, graph: Graph, factory: PlanFactory) -> None:
         self._plain, self._kept, self._graph, self._factory = plain, kept, graph, factory
@@ -58,7 +58,7 @@ class Validated:
                 raise ValidationError(f"output {name} is another where no memory is used twice")
 
     def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Lengths) -> Array:
-        """What a node read of a weight or input; of a cache what is there now, as writing it again changes nothing."""
+        """The value of a leaf that a node read; a cache as it is after the run, as writing it again changes nothing."""
         if leaf.kind == "weight":
             return self._factory.weight(leaf)
         if leaf.kind == "cache":
@@ -90,12 +90,12 @@ def validated(plain: Runnable, executable: Executable, graph: Graph, factory: Pl
 
 
 def _cut(value: Array, tensor: Tensor, actual: Lengths) -> Array:
-    """A value at its actual length, without the rest of its capacity."""
+    """A value cut from its capacity to its actual length."""
     return value[tuple(slice(n) for n in actual.shape(tensor.shape))] if value.ndim else value
 
 
 def _wide(value: Array) -> Array:
-    """As references see values: integers, or float32."""
+    """The value as references take it: int32 or float32."""
     return value if value.dtype == np.int32 else value.astype(np.float32)
 
 

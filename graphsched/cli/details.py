@@ -1,4 +1,4 @@
-"""What -v says about a session: model, options, memory and why it is where it is."""
+"""Details of a session for -v: model, options, memory, and causes of placement."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def details(session: "Session") -> "Iterator[str]":
-    """The model, the options in effect, buffers per device, and causes of places."""
+    """Lines for -v: the model, the options in effect, buffers per device, and causes of placement."""
     yield session.model.summary()
     yield described(session)
     yield from buffers(session)
@@ -42,7 +42,7 @@ def buffers(session: "Session") -> "Iterator[str]":
 
 
 def causes(session: "Session") -> "Iterator[str]":
-    """How many tensors are where, and why."""
+    """Lines that count tensors by device and cause."""
     homes = session.planner.homes.placement.homes
     found = Counter((homes[name].device, homes[name].cause) for name in session.model.types if name in homes)
     for (device, cause), count in found.most_common():

@@ -43,7 +43,7 @@ def alternatives(option: Option, given: Sequence[tuple[Any, ...]]) -> tuple[Any,
 
 
 def later(option: Option, first: Any, second: Any) -> Any:
-    """What counts of a flag that was given, and given once more in further flags behind."""
+    """The value of a flag given twice, in the command's flags and in further ones behind."""
     if option.many == "first":
         return second + first
     if option.many == "last":

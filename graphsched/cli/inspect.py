@@ -1,4 +1,4 @@
-"""What `graphsched inspect` shows of a model file: plain data, and the same as tables."""
+"""A model file's metadata and tensors for `graphsched inspect`, as plain data and as tables."""
 
 import math
 from collections import Counter

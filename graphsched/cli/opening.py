@@ -1,4 +1,4 @@
-"""A session for a command: hints, progress while it loads, and what -v says about it."""
+"""Opens a session for a command: hints, progress while it loads, and details for -v."""
 
 from dataclasses import replace
 from pathlib import Path

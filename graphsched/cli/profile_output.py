@@ -1,4 +1,4 @@
-"""What `graphsched profile` prints: tables, JSON or CSV, of one profile or of the difference of two."""
+"""Output of `graphsched profile`: tables, JSON or CSV of a profile or of the difference of two."""
 
 import sys
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ class Profiled:
 
 
 def profiled(
-    model: Path | None, options: "Sequence[SessionOptions]", asked: "Request", refresh: bool = False
+    model: Path | None, options: "Sequence[SessionOptions]", request: "Request", refresh: bool = False
 ) -> list[Profiled]:
     """Profiles of each set of options: predicted if it describes a machine, else measured in turn."""
     from graphsched.measure.peaks import peaks
@@ -38,17 +38,17 @@ def profiled(
             "a prediction and a measurement are not compared, --vs needs --device on both sides"
         )
     run = predicted if kinds == {True} else measured
-    found = run(model, options, asked)
+    profiles = run(model, options, request)
     return [
         Profiled(phases, profile_data(phases, about, peaks(o, refresh)))
-        for o, (phases, about) in zip(options, found, strict=True)
+        for o, (phases, about) in zip(options, profiles, strict=True)
     ]
 
 
 Found = list[tuple["list[Phase]", dict[str, Any]]]
 
 
-def measured(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Measured phases per set of options, each with the description of model, machine and options."""
     from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import measure
@@ -60,15 +60,15 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", asked: "Re
         opened = Model(open_model(DEFAULT_MODEL if model is None else model)) if len(options) > 1 else model
         sessions = [open_session(opened, o, screen, interrupts) for o in options]
         for session in sessions:
-            check_room(asked, session.n_ctx)
-        phases = measure(sessions, asked, screen.progress)
+            check_room(request, session.n_ctx)
+        phases = measure(sessions, request, screen.progress)
     return [
-        (own, model_described(session.model) | described(session))
-        for own, session in zip(phases, sessions, strict=True)
+        (phase_list, model_described(session.model) | described(session))
+        for phase_list, session in zip(phases, sessions, strict=True)
     ]
 
 
-def predicted(model: Path | None, options: "Sequence[SessionOptions]", asked: "Request") -> Found:
+def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Predicted phases per set of options, each with the description of model and options."""
     from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import predict
@@ -77,13 +77,13 @@ def predicted(model: Path | None, options: "Sequence[SessionOptions]", asked: "R
 
     loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
     for o in options:
-        check_room(asked, loaded.context(o))
-    return [(predict(loaded, o, asked), model_described(loaded) | settings(o)) for o in options]
+        check_room(request, loaded.context(o))
+    return [(predict(loaded, o, request), model_described(loaded) | settings(o)) for o in options]
 
 
-def check_room(asked: "Request", n_ctx: int) -> None:
+def check_room(request: "Request", n_ctx: int) -> None:
     """OptionError if prompt and generation do not fit."""
-    n_prompt = asked.n_prompt if asked.has_prompt or asked.has_generation else 0
-    n_gen = asked.n_gen if asked.has_generation else 0
+    n_prompt = request.n_prompt if request.has_prompt or request.has_generation else 0
+    n_gen = request.n_gen if request.has_generation else 0
     if max(n_prompt, 1) + n_gen > n_ctx:
         raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")

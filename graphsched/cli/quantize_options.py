@@ -1,4 +1,4 @@
-"""What `graphsched quantize` is asked for, out of its arguments and flags."""
+"""Arguments and flags of `graphsched quantize` as options."""
 
 from collections.abc import Callable
 from dataclasses import replace

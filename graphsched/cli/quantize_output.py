@@ -1,4 +1,4 @@
-"""What `graphsched quantize` says: each tensor, sizes, and what was given without effect."""
+"""Output of `graphsched quantize`: tensors, sizes, and arguments without effect."""
 
 from typing import TYPE_CHECKING, Final
 

@@ -1,4 +1,4 @@
-"""What goes to the terminal beside the results: progress, hints and timings, all on stderr."""
+"""Messages beside the results: progress, hints and timings, all on stderr."""
 
 import os
 import sys

@@ -18,13 +18,13 @@ from graphsched.gguf.format import printable, shown
 
 
 class Rows(Protocol):
-    """An array, or what gives rows of one."""
+    """An array, or an object whose slices are rows of one."""
 
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
 class Checkpoint(Protocol):
-    """What is read from: shapes by name, and stored values."""
+    """A checkpoint to read from: shapes by name, and stored values."""
 
     @property
     def where(self) -> str:

@@ -89,6 +89,7 @@ def _strange_ends(values: Mapping[str, Any]) -> Iterator[str]:
 
 def _spm(normalizers: list[dict[str, Any]], cuts: list[dict[str, Any]], strange: list[str]) -> Components:
     """Whether a text gets a space in front: old files say so in the normalizer, new ones in the pre-tokenizer."""
+    # Anything but "put a space in front" and "write spaces as ▁" is beyond what GGUF can express.
     prefix = False
     for n in normalizers:
         is_space = n.get("content") == _SPACE and nested(n, "pattern").get("String") == " "

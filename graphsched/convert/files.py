@@ -1,4 +1,4 @@
-"""Which files of a folder hold its weights: those of an index, or those of the usual names, and all of them."""
+"""Finds the weight files of a folder, by its index or by the usual names, and checks that none is missing."""
 
 import re
 from collections.abc import Mapping

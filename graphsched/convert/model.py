@@ -1,4 +1,4 @@
-"""A checkpoint to a GGUF file: what there is, which type each tensor gets, written tensor by tensor."""
+"""Converts a checkpoint to GGUF: reads what it holds and chooses types, then writes tensor by tensor."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Hugging Face architectures and tensor names, and what GGUF calls them."""
+"""Hugging Face's architectures and tensor names -> GGUF's."""
 
 import re
 from collections.abc import Mapping
@@ -108,7 +108,7 @@ def gguf_name(name: str) -> tuple[str, int] | None:
 
 
 def fused_names(name: str) -> tuple[str, ...]:
-    """GGUF's names of what a tensor of all experts holds, below each other; () of any other tensor."""
+    """GGUF's names for the tensors stacked in one tensor of all experts, in order; () for any other."""
     match = _ALL_EXPERTS.fullmatch(name)
     return () if match is None else tuple(f"blk.{int(match[1])}.{n}.weight" for n in _FUSED[match[2]])
 

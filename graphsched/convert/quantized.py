@@ -1,4 +1,4 @@
-"""What a config says about quantised weights (quantization_config): understood, or refused by name."""
+"""Reads how weights are quantised (quantization_config); schemes that are not supported are refused by name."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,20 +35,20 @@ class Scheme:
 
 def scheme_of(config: HfConfig) -> Scheme | None:
     """The scheme of a config, None of plain weights; LoadError for one that is not read."""
-    found = config.values.get("quantization_config") or config.values.get("compression_config")
-    if found is None:
+    scheme = config.values.get("quantization_config") or config.values.get("compression_config")
+    if scheme is None:
         return None
     where = f"{config.where}: quantization_config"
-    if not isinstance(found, dict):
+    if not isinstance(scheme, dict):
         raise LoadError(f"{where} is not an object")
-    method = str(found.get("quant_method"))
+    method = str(scheme.get("quant_method"))
     if method == "bitnet":
         return Scheme(method)
     if method == "compressed-tensors":
-        return _compressed(found, where)
-    if method in _PLAIN_METHODS or (method == "modelopt" and found.get("quant_algo") == "FP8"):
-        return Scheme(method, _block(found.get("weight_block_size"), where))
-    kind = shown(" ".join([method, *(str(found[k]) for k in ("quant_algo", "bits") if k in found)]))
+        return _compressed(scheme, where)
+    if method in _PLAIN_METHODS or (method == "modelopt" and scheme.get("quant_algo") == "FP8"):
+        return Scheme(method, _block(scheme.get("weight_block_size"), where))
+    kind = shown(" ".join([method, *(str(scheme[k]) for k in ("quant_algo", "bits") if k in scheme)]))
     raise LoadError(
         f"{where}: the weights are quantised with {kind}, which is not read; convert reads {READ}"
     )
@@ -62,13 +62,13 @@ def _block(value: Any, where: str) -> tuple[int, int]:
     raise LoadError(f"{where}: blocks of {shown(str(value))} are no rows and columns")
 
 
-def _compressed(found: Mapping[str, Any], where: str) -> Scheme:
+def _compressed(scheme: Mapping[str, Any], where: str) -> Scheme:
     """compressed-tensors: every group of layers must have weights of a kind that is read."""
-    form = found.get("format", "dense")
-    sparse = found.get("sparsity_config")
+    form = scheme.get("format", "dense")
+    sparse = scheme.get("sparsity_config")
     if isinstance(sparse, dict) and sparse.get("format", "dense") != "dense":
         form = f"sparse, {sparse['format']}"
-    weights = list(_group_weights(found, where))
+    weights = list(_group_weights(scheme, where))
     if form not in _FORMATS:
         raise LoadError(f"{where}: the format {shown(str(form))} is not read; convert reads {READ}")
     blocks = {_block_of(w, where) for w in weights}
@@ -76,8 +76,8 @@ def _compressed(found: Mapping[str, Any], where: str) -> Scheme:
     return Scheme("compressed-tensors", blocks.pop() if len(blocks) == 1 else (0, 0), tuple(sorted(bits)))
 
 
-def _group_weights(found: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    groups = found.get("config_groups")
+def _group_weights(scheme: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    groups = scheme.get("config_groups")
     for name, group in (groups if isinstance(groups, dict) else {}).items():
         weights = group.get("weights") if isinstance(group, dict) else None
         if weights is None:  # a group of activations only
@@ -92,7 +92,9 @@ def _group_weights(found: Mapping[str, Any], where: str) -> Iterator[dict[str, A
 
 
 def _block_of(weights: Mapping[str, Any], where: str) -> tuple[int, int]:
-    if (found := weights.get("block_structure")) is not None:
-        return _block([int(n) for n in found.split("x")] if isinstance(found, str) else found, where)
+    if (structure := weights.get("block_structure")) is not None:
+        return _block(
+            [int(n) for n in structure.split("x")] if isinstance(structure, str) else structure, where
+        )
     size = weights.get("group_size")
     return (1, size) if type(size) is int and size > 0 else (0, 0)

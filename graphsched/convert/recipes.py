@@ -24,7 +24,7 @@ _AT_ONCE: Final = 1 << 22  # weights
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor: its name, its shape, and the matrices or rows that it consists of, each made when it is written."""
+    """How to make a GGUF tensor: name, shape, and a function per piece, called when the piece is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -56,6 +56,7 @@ def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> I
             raise LoadError(f"{source.where}: tensor {shown(name)} has no place in a {family.arch} model")
         if not (is_tied and found[0] == "output.weight"):
             experts.setdefault(found[0], {})[found[1]] = name
+    # Without the matrix a file would be read as tied, and answer with the embedding.
     if config.values.get("tie_word_embeddings") is False and "output.weight" not in experts:
         raise LoadError(f"{source.where}: there is no lm_head.weight, and tie_word_embeddings is false")
     for gguf, parts in experts.items():

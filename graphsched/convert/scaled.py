@@ -25,7 +25,7 @@ _INTEGERS: Final = ("I8", "F8_E4M3", "F8_E5M2")
 
 @dataclass(frozen=True)
 class _Matrix:
-    """Where the parts of a quantised matrix are, and how large it is."""
+    """The stored tensors of a quantised matrix, and its shape."""
 
     codes: str
     scale: str

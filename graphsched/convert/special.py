@@ -1,4 +1,4 @@
-"""Special tokens of a Hugging Face folder: which there are, from all files that say so, and their ids."""
+"""Special tokens of a Hugging Face folder and their ids, collected from all files that name some."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

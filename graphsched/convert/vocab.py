@@ -67,7 +67,7 @@ def _read(
 ) -> tuple[Words, dict[str, MetaValue], tuple[str, ...]]:
     """The words of a folder's tokenizer, how it treats text, and what is left out of that."""
     json, model, vocab = (folder / n for n in ("tokenizer.json", "tokenizer.model", "vocab.json"))
-    if values:
+    if values:  # tokenizer.json says most, so it comes first
         is_spm = nested(values, "model").get("byte_fallback") is True
         components = components_of(values, is_spm)
         words = (

@@ -55,13 +55,13 @@ def groups_of(
 
 
 def shard_path(prefix: Path, no: int, count: int) -> Path:
-    """The name of part `no`, counted from 0, as every reader of parts expects it; of a single one the plain name."""
+    """The path of shard `no` (from 0) as llama.cpp names it: NAME-00001-of-00003.gguf; NAME.gguf if it is alone."""
     stem = prefix.name.removesuffix(".gguf")
     return prefix.with_name(f"{stem}-{no + 1:05}-of-{count:05}.gguf" if count > 1 else f"{stem}.gguf")
 
 
 def shard_keys(no: int, count: int, n_tensors: int) -> dict[str, MetaValue | bytes]:
-    """The keys of a part in the types that llama.cpp insists on; of a single part there are none."""
+    """The split.* keys of one shard, in the types that llama.cpp insists on; {} if it is the only one."""
     if count == 1:
         return {}
     return {
@@ -117,7 +117,7 @@ def write_copy(
     types = {t.name: TensorType(t.dtype, t.shape) for t in tensors}
     head = encode_header(metadata, types)
     total, done = sum(t.nbytes for t in tensors), 0
-    check_target(out, len(head) + total)
+    check_target(out, len(head) + total)  # a full disk is found before an hour of copying
     with replacing(out) as target:
         target.write(head)
         for t in tensors:

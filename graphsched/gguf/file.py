@@ -97,11 +97,12 @@ def lookup(metadata: Mapping[str, MetaValue], file: str, key: str, kind: type[An
         if default is MISSING:
             raise LoadError(f"{file}: missing key {key}")
         return default
+    # Some writers store 1.0 as the integer 1.
     if kind is float and type(value) is int:
         return float(value)
-    found = np.ndarray if isinstance(value, np.ndarray) else type(value)
-    if found is not kind:
-        raise LoadError(f"{file}: key {key} is {_KINDS[found]}, {_KINDS[kind]} is needed")
+    actual = np.ndarray if isinstance(value, np.ndarray) else type(value)
+    if actual is not kind:
+        raise LoadError(f"{file}: key {key} is {_KINDS[actual]}, {_KINDS[kind]} is needed")
     return value
 
 

@@ -84,7 +84,7 @@ class _Cursor:
         return LoadError(f"{self.file}: {what}")
 
     def need(self, n: int) -> int:
-        """The position of the next n bytes, which are then behind us."""
+        """The position of the next n bytes; moves behind them."""
         start, self.pos = self.pos, self.pos + n
         if self.pos > self.size < len(self.data):
             raise self.fail(f"{self.place} ends behind the {self.size} bytes that a header may have")
@@ -127,7 +127,7 @@ class _Cursor:
 
 
 def _what_it_is(start: bytes) -> str:
-    """What a file is that is not GGUF, of those that people take for it."""
+    """A sentence for a file of another known format that people take for GGUF."""
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself, which git lfs pull fetches"
     if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<head", b"<?xml"):

@@ -1,4 +1,4 @@
-"""What a user or a file gives is used or named: rules with the number of things that they had an effect on."""
+"""Arguments with a count of their effects, so that one without any can be reported."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _FIRST: Final = 3  # names that a sentence shows
 
 @dataclass(frozen=True)
 class Given:
-    """Something that was given, as it was given, and how many things it had an effect on."""
+    """An argument as typed, and how many things it had an effect on."""
 
     what: str
     hits: int

@@ -158,11 +158,12 @@ def model_of_header(head: bytes, name: str) -> ModelFile:
 
 
 def _shard_paths(given: GgufFile) -> list[Path]:
-    """The paths of all parts, given one; a file that is not split is its only part."""
+    """The paths of all shards of the file, given one; itself if it is not split."""
     count = given.get("split.count", 0)
     if count < 2:
         return [given.path]
     match = _PART_NAME.fullmatch(given.path.name)
+    # Shards that were concatenated byte by byte open as the first one, which would only be said to lack tensors.
     if _has_more_behind(given):
         raise LoadError(
             f"{given.file}: has more parts behind its end; they are for gguf merge, not to be joined"
@@ -198,6 +199,7 @@ def _check_shards(parts: tuple[GgufFile, ...]) -> None:
             if t.name in seen:
                 raise LoadError(f"{part.file}: tensor {shown(t.name)} is also in {seen[t.name].file}")
             seen[t.name] = part
+    # A shard of another split of the same model has the right keys and too few tensors.
     total = parts[0].get("split.tensors.count", len(seen))
     if total != len(seen):
         raise LoadError(f"{parts[0].file}: key split.tensors.count is {total}, the parts hold {len(seen)}")

@@ -1,4 +1,4 @@
-"""What a node costs at the actual lengths of a run: operations, bytes, and the kind of arithmetic."""
+"""Costs of nodes at the actual lengths of a run: operations, bytes, and the kind of arithmetic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def used_share(n_expert: int, n_choices: int) -> float:
 
 
 def kind_of(node: Tensor) -> str:
-    """Which rate of a processor applies: products by the type of their weights, everything else in f32."""
+    """The kind of arithmetic, by which a processor has a rate: products by their weights' type, all else f32."""
     traits = node.traits
     if traits.rate or not traits.product:
         return traits.rate or "f32"

@@ -43,14 +43,14 @@ class Graph:
 
 def reachable(outputs: Iterable[Tensor]) -> list[Tensor]:
     """Nodes that the outputs need, as the model wrote them."""
-    seen: set[Tensor] = set()
+    visited: set[Tensor] = set()
     stack = list(outputs)
     while stack:
         node = stack.pop()
-        if node.kind == "node" and node not in seen:
-            seen.add(node)
+        if node.kind == "node" and node not in visited:
+            visited.add(node)
             stack.extend(node.sources)
-    return sorted(seen, key=lambda n: n.serial)
+    return sorted(visited, key=lambda n: n.serial)
 
 
 def from_outputs(*outputs: Tensor) -> Graph:
@@ -64,11 +64,11 @@ def from_nodes(nodes: Iterable[Tensor], outputs: Iterable[Tensor]) -> Graph:
     labels: dict[Tensor, str] = {}
     names: dict[Tensor, str] = {}
     layers: dict[Tensor, int] = {}
-    taken: dict[str, int] = {}
+    uses: dict[str, int] = {}
     for node in nodes:
         labels[node] = label_of(node, labels)
         layers[node] = max((layers.get(s, layer_of(s.name)) for s in node.sources), default=-1)
-        names[node] = _unique(_base_name(node, labels[node], layers[node]), taken)
+        names[node] = _unique(_base_name(node, labels[node], layers[node]), uses)
     return Graph(nodes, tuple(outputs), names, labels)
 
 
@@ -79,9 +79,9 @@ def _base_name(node: Tensor, label: str, layer: int) -> str:
     return f"blk.{layer}.{label}" if layer >= 0 else label
 
 
-def _unique(name: str, taken: dict[str, int]) -> str:
-    taken[name] = taken.get(name, 0) + 1
-    return name if taken[name] == 1 else f"{name}#{taken[name]}"
+def _unique(name: str, uses: dict[str, int]) -> str:
+    uses[name] = uses.get(name, 0) + 1
+    return name if uses[name] == 1 else f"{name}#{uses[name]}"
 
 
 def replace_leaves(graph: Graph, swap: Callable[[Tensor], Tensor]) -> Graph:
@@ -95,6 +95,6 @@ def replace_operands(graph: Graph, swap: Callable[[Tensor, Tensor], Tensor]) -> 
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
         new[node] = node.over(new.get(s) or swap(node, s) for s in node.sources)
-    if all(old is made for old, made in new.items()):
+    if all(old is node for old, node in new.items()):
         return graph
     return from_nodes((new[n] for n in graph.nodes), (new[o] for o in graph.outputs))

@@ -114,7 +114,7 @@ def stem_of(weight: Tensor, reader: Tensor) -> str:
 
 
 def named_weight(node: Tensor) -> Tensor | None:
-    """The weight that a node is named after; biases, rotations and sinks leave their operand's name."""
+    """The weight that names a node; None for ops that keep their operand's name, as biases and rotations do."""
     if not node.traits.named_by_weight:
         return None
     return next((s for s in node.sources if s.kind == "weight"), None)
@@ -132,6 +132,7 @@ def label_of(node: Tensor, labels: dict[Tensor, str]) -> str:
         return STEMS.get(stem, stem)
     if traits.writes_cache:
         return node.operand(traits.writes_cache).name.split(".")[-1]
+    # A residual sum is named for what it adds: ffn_inp behind attention, l_out behind a feed-forward.
     if op is Op.ADD and node.sources[1].kind == "node":
         second = labels.get(node.sources[1], "")
         return RESIDUALS.get(second, DERIVED.get((op, first), first or "add"))

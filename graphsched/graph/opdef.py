@@ -1,4 +1,4 @@
-"""The op table: one declaration per op, and everything else hangs off it.
+"""The op table: one declaration per op, to which reference, costs, cases and lowerings are attached.
 
 An op is one function. Its signature is what models call, its body infers shape and dtype, its docstring is the
 formula. Attached to it: the numpy reference (the oracle), flops, bytes, test cases, and per backend a lowering.
@@ -114,7 +114,7 @@ class OpDef(Generic[P]):
         return fn
 
     def evaluate(self, *arrays: Array, **attrs: Any) -> Array:
-        """What the numpy reference gives."""
+        """The result by the numpy reference."""
         assert self.run_reference is not None, f"op {self.name} has no reference"
         return self.run_reference(*arrays, **attrs)
 
@@ -153,6 +153,7 @@ class OpDef(Generic[P]):
         It gets every operand dense but those that it names as `strided` or `permuted` (see `Lowering`). TypeError for
         a name that is no operand.
         """
+        # A name with a typing error would make a lowering that is never chosen, or reads the wrong strides.
         for name in (*strided, *permuted, *types):
             if name not in self.operands:
                 raise TypeError(

@@ -75,7 +75,7 @@ class Tensor:
         return self.sources[self.declaration.operands.index(name)]
 
     def operands(self, names: Iterable[str]) -> tuple["Tensor", ...]:
-        """The sources for these operands, but for optional ones that the node does not have."""
+        """The sources that are these operands; optional ones that the node lacks are left out."""
         there = dict(zip(self.declaration.operands, self.sources, strict=False))
         return tuple(there[name] for name in names if name in there)
 

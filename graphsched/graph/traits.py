@@ -1,4 +1,4 @@
-"""What holds of an op beyond its formula. The core asks these properties and knows no op by its name."""
+"""Properties of ops besides their formula. The core asks for these, and knows no op by name."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Traits:
 
     @property
     def no_work(self) -> bool:
-        """Whether nothing runs for a node."""
+        """Whether the node is a view or a PART, for which no kernel runs."""
         return self.view or bool(self.result_of)
 
     @property

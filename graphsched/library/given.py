@@ -1,4 +1,4 @@
-"""What a caller gives for a graph: homes, lengths and values, checked against it."""
+"""Arguments of `plan` and `run` checked against the graph: homes, lengths, weights and inputs."""
 
 from collections.abc import Mapping
 from typing import Any

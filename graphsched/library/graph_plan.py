@@ -1,4 +1,4 @@
-"""Graphs by hand: a plan of one over several devices, why each node is where it is, a run, and its times.
+"""Plans of hand-made graphs: schedule over devices with causes, run, and times.
 
 y = graphsched.ops.mul_mat(graphsched.weight("w", graphsched.f32(8, 4)), x)
 plan = graphsched.plan(y, devices="sim:rtx4090", homes={"w": "sim0"})

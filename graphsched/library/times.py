@@ -1,4 +1,4 @@
-"""The times of a plan: those that a described machine would need, and apart from them those that were measured."""
+"""Times of a plan: predicted for a described machine and, kept apart, measured on this one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ def _computed_by(device: str) -> str:
 
 
 def _table(title: str, trace: Trace, where: Callable[[str], str]) -> str:
-    """Steps and copies in order of their beginning: when each begins, how long it takes, where it runs, what it is."""
+    """A table of steps and copies by start: start, duration, device, op and name."""
     (run,) = trace.runs
     lines = [f"{title}: {(run.end - run.begin) / 1e3:.1f} µs"]
     for e in sorted(_whole(trace), key=lambda e: e.begin):

@@ -1,1 +1,1 @@
-"""Described machines: what they are, what a node costs on them, and their virtual clock."""
+"""Described machines: their description, costs of nodes, and a virtual clock."""

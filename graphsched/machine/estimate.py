@@ -1,4 +1,4 @@
-"""What single decisions cost on a described machine, by the formulas of its virtual clock."""
+"""Costs of single decisions on a described machine, by the formulas of its virtual clock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ class MachineCosts:
         """Seconds of a node on a device, its launch included."""
         processor = self.host if device == HOST else self.devices[device].processor
         cost = cost_of(node, lengths)
+        # Single tokens are replayed from captured graphs, so their launches cost less.
         launch = processor.graph_us if lengths.get("n_tokens", 1) == 1 else processor.launch_us
         return launch * 1e-6 + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
 

@@ -114,7 +114,7 @@ class _Table:
         return OptionError(f"{self.file}: key {key} is {shown[:40] or 'empty'}, {needed} is needed")
 
     def take(self, name: str) -> tuple[str, Any]:
-        """A key with its full name, and its value."""
+        """Takes a key out: its full name, and its value."""
         key = f"{self.place}.{name}" if self.place else name
         if name not in self.left:
             raise OptionError(f"{self.file}: key {key} is missing")

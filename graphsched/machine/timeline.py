@@ -136,7 +136,7 @@ class _Clock:
         return end, lane
 
     def _slot(self, device: str) -> float:
-        """When a staging buffer of the ring is free; the op that reads it gives it back."""
+        """Seconds at which the next staging buffer is free: when the op that reads it has run."""
         slots = self.ring.setdefault(device, [0.0] * RING)
         if not slots:  # one op reads more weights than the ring holds
             return self.free.get(device, 0.0)

@@ -91,6 +91,7 @@ def measure(
         if progress:
             progress(f"{test.name}, warm-up", 0, 1)
         _run(session, test, tokens[: test.n_tokens - max(test.n_gen - WARM_TOKENS, 0)])
+    # Once a run has filled the cache up to the depth, the next ones only go back to it.
     samples = []
     for i in range(repetitions):
         if progress:

@@ -19,7 +19,7 @@ Measured = tuple[float, float]  # a value and its standard error
 
 @dataclass
 class Divergence:
-    """What each scored prediction gave, in order."""
+    """Divergences and probabilities of each scored prediction, in order."""
 
     nll: list[Floats] = field(default_factory=list)
     nll_base: list[Floats] = field(default_factory=list)
@@ -54,6 +54,7 @@ class Divergence:
             np.concatenate(x).astype(np.float64) for x in (self.nll, self.nll_base, self.kld, self.p_diff)
         )
         log_ppl, log_base = mean_of(nll), mean_of(base)
+        # Both models see the same tokens, so their errors move together: the ratio is surer than each by itself.
         covariance = float(np.mean(nll * base) - nll.mean() * base.mean()) / max(len(nll) - 1, 1)
         log_ratio = log_ppl[0] - log_base[0], _rooted(log_ppl[1] ** 2 + log_base[1] ** 2 - 2 * covariance)
         ppl, ppl_base = _exp(log_ppl), _exp(log_base)

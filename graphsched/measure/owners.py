@@ -1,4 +1,4 @@
-"""Who owns each instant: rows that add up to the wall time exactly, and how long each was busy besides."""
+"""Attributes each instant of the wall time to one row, so that rows add up to it exactly."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,23 +70,24 @@ def owners(
     for event in events:
         spans.setdefault(owner(event), []).append((event.begin, event.end))
     spans.pop("", None)
-    clipped = {name: clip(union(own), wall) for name, own in spans.items()}
+    clipped = {name: clip(union(owned), wall) for name, owned in spans.items()}
     order = [f"compute on {d}" for d in devices]
     order += [name for name in spans if name.startswith("compute on ") and name not in order]
     order += _BY_KIND.values()
     found: dict[str, Owned] = {}
     claimed = EMPTY
     for name in order:
-        own = clipped.get(name, EMPTY)
-        before, claimed = length(claimed), union(np.concatenate((claimed, own)))
-        found[name] = Owned(length(claimed) - before, length(own))
+        owned = clipped.get(name, EMPTY)
+        # In order of priority: an instant belongs to the first row that was busy in it.
+        before, claimed = length(claimed), union(np.concatenate((claimed, owned)))
+        found[name] = Owned(length(claimed) - before, length(owned))
     total = sum(b - a for a, b in wall)
     found[UNATTRIBUTED] = Owned(total - length(claimed), total - length(claimed))
     return found
 
 
 def shown(rows: Mapping[str, Owned]) -> dict[str, Owned]:
-    """The rows of a table: those with time, and those that one looks for."""
+    """The rows to show: all with time, and some that readers expect even at 0."""
     computing = (n for n in rows if n.startswith("compute on "))
     kept = {*computing, *ALWAYS, UNATTRIBUTED}
-    return {name: own for name, own in rows.items() if own.busy or name in kept}
+    return {name: owned for name, owned in rows.items() if owned.busy or name in kept}

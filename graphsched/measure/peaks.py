@@ -1,4 +1,4 @@
-"""The most that a device can do, against which profiles compare: measured once on this machine, described for `sim`."""
+"""Peak bandwidth and arithmetic rate of devices: measured once on this machine, described for `sim`."""
 
 import importlib
 import json

@@ -101,7 +101,7 @@ def normalised(logits: Floats) -> Normalised:
 
 @dataclass
 class Estimate:
-    """The perplexity of what has been scored, and how sure it is."""
+    """The perplexity of all predictions scored so far, with its standard error."""
 
     n: int = 0
     total: float = 0.0  # Σ -log p

@@ -66,7 +66,7 @@ class Phase:
 
 @dataclass
 class Measurement:
-    """A session that is measured, one repetition at a time; two of them take turns when they are compared."""
+    """A session that is measured one repetition at a time, so that two can alternate when they are compared."""
 
     session: Session
     request: Request
@@ -115,6 +115,7 @@ class Measurement:
         session.take_trace()
         read, begin = 0, perf_counter_ns()
         for done in generated(session, int(self.tokens[-1]), n):
+            # The rings of spans and step times hold so many runs: they are read before they wrap.
             if done - read >= self.at_once:
                 walls.append((begin, perf_counter_ns()))
                 pieces.append(session.take_trace())
@@ -167,7 +168,7 @@ def tokens_of(session: Session, n: int) -> list[int]:
 
 
 def concat_traces(pieces: Sequence[Trace]) -> Trace:
-    """Traces one behind the other as one."""
+    """One trace of several, runs numbered through."""
     events: list[Event] = []
     runs: list[Run] = []
     for piece in pieces:
@@ -185,7 +186,7 @@ def prompt_name(n: int) -> str:
 def measure(
     sessions: Sequence[Session], request: Request, progress: Progress | None = None
 ) -> list[list[Phase]]:
-    """Profiles of sessions that take turns, repetition by repetition."""
+    """Profiles of sessions, measured alternately repetition by repetition, so that drift hits all alike."""
     measurements = [Measurement(session, request) for session in sessions]
     for m in measurements:
         m.warm_up()
@@ -200,7 +201,7 @@ def measure(
 
 
 def predict(model: Model, options: SessionOptions, request: Request) -> list[Phase]:
-    """The same off the virtual clock of the described machine: one prompt, and one token behind it."""
+    """Phases predicted by the virtual clock of the described machine: one prompt, and one token behind it."""
     phases: list[Phase] = []
     n_ctx = model.context(options)
 
@@ -221,7 +222,7 @@ def predict(model: Model, options: SessionOptions, request: Request) -> list[Pha
 
 
 def behind(traces: Sequence[Trace]) -> Trace:
-    """Traces that begin at 0, each moved behind the one before it."""
+    """One trace of several that begin at 0, each shifted to the end of the one before it."""
     moved, at = [], 0
     for trace in traces:
         events = tuple(replace(e, begin=e.begin + at, end=e.end + at) for e in trace.events)

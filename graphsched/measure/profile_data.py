@@ -1,4 +1,4 @@
-"""A profile as plain data: what --json prints, what tables, pages and comparisons are made of."""
+"""A profile as plain data, for --json and as the source of tables, pages and comparisons."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -56,7 +56,7 @@ def _devices(sums: Sums) -> list[str]:
 
 
 def rows_data(rows: Rows, n: int, peaks: Peaks) -> list[Data]:
-    """Rows, those that took longest first."""
+    """Rows as plain data, longest first."""
     ordered = sorted(rows.items(), key=lambda item: -item[1].mean)
     return [{"device": d, "name": name, **_row(row, n, peaks.get(d, {}))} for (d, name), row in ordered]
 
@@ -72,7 +72,7 @@ def _row(row: Row, n: int, peak: Mapping[str, float]) -> Data:
 
 
 def share(row: Row, seconds: float, peak: Mapping[str, float]) -> float:
-    """Which part of its time a row would take at the peak of what bounds it: above 1 where caches are faster."""
+    """The row's time at the peak rate of its bounding resource, as a share of its time; above 1 in caches."""
     return max(_at_peak(row, peak)) / seconds
 
 

@@ -38,7 +38,7 @@ def _phase(a: Data, b: Data) -> Data:
 
 
 class _Side:
-    """A row of one profile, or none."""
+    """One profile's side of a compared row; empty if the profile lacks it."""
 
     def __init__(self, row: Data, n: int, scale: float) -> None:
         self.seconds = (row.get("wall") or row.get("seconds") or 0.0) * scale

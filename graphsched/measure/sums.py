@@ -119,7 +119,7 @@ def _add(rows: Rows, key: tuple[str, str], event: Event, i: int, cost: Cost | No
 
 @dataclass
 class _Costs:
-    """What nodes cost; for runs of one schedule that differ in their lengths a little, their mean."""
+    """Costs of nodes, cached; runs of one schedule with slightly different lengths share their mean."""
 
     trace: Trace
     known: dict[Hashable, Cost] = field(default_factory=dict)

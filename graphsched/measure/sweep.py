@@ -46,6 +46,7 @@ def sweep(
     tokens = np.array(some_tokens(session, session.n_ctx), np.int64)
     steps = range(0, session.n_ctx - pp + 1, pp)
     session.reset()
+    # Makes plans, compiles kernels and brings weights into memory before a clock runs.
     _generate(session, tokens[: min(tg, WARM_TOKENS)], 0)
     _prompt(session, tokens[:pp], 0)
     for i, n_kv in enumerate(steps):

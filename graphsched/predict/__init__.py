@@ -1,1 +1,1 @@
-"""What would run, where, why, and how long it would take: plans, and their trace on a virtual clock."""
+"""Predictions: plans with memory and causes, and their trace on a virtual clock."""

@@ -1,4 +1,4 @@
-"""A plan: what would run where, what it takes, and when, without running it. Works from a file's header alone."""
+"""A plan: where each node would run, its memory and predicted times, from a file's header alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: i
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:
-    """Which resource a split's time goes to: memory, arithmetic, launches or copies."""
+    """The resource that takes most of a split's time: memory, arithmetic, launches or copies."""
     compute, launches, copies = (
         sum(e.end - e.start for e in events if e.kind in kinds)
         for kinds in (("compute",), ("launch",), ("up", "down"))

@@ -1,4 +1,4 @@
-"""The trace of simulated devices: what the virtual clock gives for a schedule."""
+"""Predicted traces: a schedule on the virtual clock."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ def as_trace(timeline: Timeline, schedule: Schedule, lengths: Mapping[str, int])
     free: dict[str, int] = defaultdict(int)
     for e in timeline.events:
         begin, end = round(e.start * 1e9), round(e.end * 1e9)
+        # What a lane does between its events is waiting, for the lane that the next event had to come after.
         if begin > free[e.lane]:
             name = f"wait for {e.after}"
             events.append(

@@ -1,1 +1,1 @@
-"""Types that are found by search."""
+"""Quantisation of model files: mixes, importance matrices, types by tensor."""

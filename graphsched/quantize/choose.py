@@ -1,4 +1,4 @@
-"""Which type each tensor of a file gets: the mix's rules, then what the user says, then what its rows allow."""
+"""Chooses the type of each tensor: by the mix's rules, the user's, and what types its rows can have."""
 
 import re
 from collections.abc import Mapping
@@ -161,6 +161,7 @@ def _wanted(info: TensorInfo, places: "_Places", o: QuantizeOptions) -> DType | 
         return None
     if (rule := _rule_for(info, o)) is not None:
         return rule.dtype
+    # A tied embedding also makes the logits, which errors of its weights reach directly.
     makes_logits = name == OUTPUT or (name == EMBEDDING and not places.has_output)
     if name == EMBEDDING and o.token_embedding is not None:
         return o.token_embedding
@@ -188,7 +189,7 @@ def _rule_for(info: TensorInfo, o: QuantizeOptions) -> TypeRule | None:
 
 
 class _Places:
-    """What the rules ask about a file and about where a tensor is in it."""
+    """Facts about a file, and the place of a tensor in it, for the rules of mixes."""
 
     def __init__(self, file: ModelFile, has_importance: bool) -> None:
         arch = file.get("general.architecture", str)
@@ -212,7 +213,7 @@ class _Places:
 
 
 def _count(metadata: Mapping[str, object], key: str, default: int) -> int:
-    """A count, of those that differ by layer the largest."""
+    """An integer key; of a list with one number per layer the largest."""
     value = metadata.get(key, default)
     if isinstance(value, np.ndarray):
         return int(value.max(initial=default))

@@ -80,6 +80,7 @@ def coverage(
         importance.of(name, shape)
     wanted, known, where = list(quantised), set(tensors), printable(Path(importance.file).name)
     hits = [name for name in wanted if name in importance.values]
+    # A matrix of another model names none of these tensors: quantising without it would go unnoticed.
     if wanted and not hits:
         names = f"it has {shown(next(iter(importance.values), 'nothing'))}, the model {shown(wanted[0])}"
         raise LoadError(
@@ -151,6 +152,7 @@ def _read_old(path: Path, data: bytes) -> Importance:
         values[name] = (sums / max(calls, 1)).astype(np.float32)
     if not values:
         raise Error(f"{printable(path.name)}: the importance matrix is empty")
+    # Older files end here, without number of chunks and name of the text.
     chunks = number() if at < len(data) else 0
     datasets = take(number()).decode("utf-8", "replace") if at < len(data) else ""
     return Importance(values, str(path), datasets, chunks)

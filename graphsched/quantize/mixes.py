@@ -1,4 +1,4 @@
-"""What `quantize TYPE` means: the type of most matrices, and which tensors get another one.
+"""The mixes of `quantize TYPE`: the type of most matrices, and rules for tensors that get another one.
 
 Names, file type numbers and rules are llama.cpp's, those of BN types ik_llama.cpp's, of I2_S bitnet.cpp's.
 """
@@ -88,7 +88,7 @@ def fitting(dtype: DType, n: int) -> DType:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is: layer i of n among those that have one, and what else rules ask for."""
+    """The place of a tensor for the rules: the i-th of n, with facts about the model."""
 
     i: int
     n: int

@@ -53,6 +53,7 @@ def write(
                 f"{printable(str(path))}: is the file to be quantised, which is not overwritten"
             )
     task = _Task(file, options, threads, sum(_weights(c) for c in choices), begin, progress)
+    # Before hours of work: whether the disk has room for all of it.
     check_target(out, sum(_nbytes(group) for group in groups))
     for no, (path, group) in enumerate(zip(paths, groups, strict=True)):
         keys = _metadata(file, options) if no == 0 else {}

@@ -94,6 +94,6 @@ def flows(events: Sequence[Event], runs: Sequence[Run]) -> Iterator[list[tuple[s
 
 
 def _op_of_result(graph: Graph) -> Mapping[str, str]:
-    """The names of results of ops of several, each with that of its op, whose step makes it."""
+    """The name of each PART node -> the name of the multi-result node whose step computes it."""
     parts = (n for n in graph.nodes if n.traits.result_of)
     return {graph.names[n]: graph.names[n.operand(n.traits.result_of)] for n in parts}

@@ -176,7 +176,7 @@ def _copy_cells(plan: Plan, copy: Copy) -> tuple[str | Text, ...]:
 
 
 def cause(plan: Plan, node: Tensor) -> str:
-    """The cause in the field's word, and what it means here."""
+    """The cause as the scheduler has it, and its meaning."""
     short = plan.cause(node)
     if is_python_step(node):
         return f"{short}: no kernel, a Python step on the host"
@@ -235,7 +235,7 @@ def _devices(plan: Plan) -> dict[str, str]:
 
 
 def _is_work(node: Tensor) -> bool:
-    """Not a view, nor an op of several results, for which its parts stand."""
+    """Whether a node is listed: not views, nor multi-result ops, whose PARTs are listed instead."""
     return not node.traits.view and node.declaration.compose is None
 
 

@@ -70,7 +70,7 @@ def _of(phase: Data, key: str, device: str, what: str, title: str, plain: bool) 
 
 
 def rates(row: Data) -> tuple[str, str, str]:
-    """GB/s, GOP/s, and the share of the peak of what bounds a row."""
+    """GB/s, GOP/s, and the share of the peak rate of the resource that bounds the row."""
     gb, gop = (f"{row[k]:.1f}" if row.get(k) else "" for k in ("gb_s", "gop_s"))
     peak = f"{row['of_peak']:.0%} {row['bound']}" if row.get("of_peak") else ""
     return gb, gop, peak

@@ -26,6 +26,7 @@ def html_page(phases: Sequence[Phase], data: Data) -> str:
 
 def timeline(phase: Phase) -> dict[str, Any]:
     """Lanes, slices and flows of a phase in µs; texts are numbers of entries in lists."""
+    # A browser draws a bounded number of slices: the first ones are kept, `total` says how many there were.
     every = [e for e in phase.trace.events if e.kind != "view"]
     events = sorted(every, key=lambda e: e.begin)[:MOST]
     start, names = phase.wall[0][0], lanes(events)
@@ -59,7 +60,7 @@ def _micro(ns: int) -> float:
 
 
 class _Numbers:
-    """Each text once, and its number."""
+    """Interned texts: each is listed once and referred to by number."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

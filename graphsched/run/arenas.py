@@ -1,4 +1,4 @@
-"""Which planned buffers share memory: lifetimes over items in running order become offsets in an arena per device."""
+"""Plans arenas: lifetimes of buffers, over items in running order, become offsets in one arena per device."""
 
 from collections.abc import Iterable, Sequence
 

@@ -30,7 +30,7 @@ INTERNAL = ("null",)  # plans, and does not compute
 
 @dataclass(frozen=True)
 class StepTime:
-    """One item of a program: its kernel from `begun` to `done`, then waiting for others until `joined`.
+    """One item of a program: its kernel from `begun` to `done`, then waiting for other threads until `released`.
 
     Seconds of `time.perf_counter`. node: number in the schedule's graph, -1 for copies and flags. thread: which one of
     the host's threads, whose times are in the order of the items that were packed.
@@ -41,12 +41,12 @@ class StepTime:
     device: str
     begun: float
     done: float
-    joined: float
+    released: float
     thread: int = 0
 
 
 class Program(Protocol):
-    """The part of a schedule that one stream runs."""
+    """The items of one stream, packed to run."""
 
     def launch(self, lengths: Mapping[str, int], trace: int = 0) -> int:
         """Starts it with actual lengths; the host's program has run when this returns.
@@ -61,7 +61,7 @@ class Program(Protocol):
         """When each item of a run ran, in the order packed; empty if it was not traced, or is overwritten."""
 
     def lines(self) -> list[str]:
-        """What it runs, a line for each step and kernel: for GRAPHSCHED_DEBUG=4."""
+        """A line for each step and kernel, for GRAPHSCHED_DEBUG=4."""
 
 
 class Device(Protocol):
@@ -86,13 +86,13 @@ class Device(Protocol):
         """Zeroed memory of this device."""
 
     def adopt(self, raw: Raw, leaf: Tensor | None = None) -> Memory:
-        """Bytes of the host made available: in place on the host, as a copy elsewhere. `leaf`: the weight they are."""
+        """Memory with the host's bytes: these themselves on the host, a copy elsewhere. leaf: the weight, if any."""
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
-        """What lowers nodes into items of this device, which it appends to `items`."""
+        """The lowerer of this device, which appends items to `items`."""
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Item:
-        """An item that copies between this device and another; of experts only those that ids name."""
+        """An item that copies between this device and another; with `ids`, only the experts that they name."""
 
     def pack(self, items: Sequence[Item], addresses: Addresses, progress: Progress | None = None) -> Program:
         """A program of the items of one stream."""
@@ -101,7 +101,7 @@ class Device(Protocol):
         """Makes a run in progress end early (called from another thread), or allows runs again."""
 
     def close(self) -> None:
-        """(optional) Gives back memory that Python's own does not hold."""
+        """Frees memory that Python's garbage collector does not."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def gpu_reason() -> str | None:
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What is known of a GPU before it is used; `link` is empty where the system does not tell."""
+    """What the system tells about a GPU before it is used; `link` is empty where it does not."""
 
     name: str  # CUDA0
     model: str
@@ -211,7 +211,7 @@ def gpus() -> list[GpuFacts]:
 
 
 def versions() -> dict[str, str]:
-    """What the GPU backend stands on, and its version; the driver's is the newest CUDA that it knows."""
+    """Versions of the packages and the driver under the GPU backend; the driver's is the newest CUDA it supports."""
     found: dict[str, str] = importlib.import_module("graphsched.backends.cuda.facts").versions()
     return found
 

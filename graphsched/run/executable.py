@@ -1,4 +1,4 @@
-"""A schedule ready to run, and what its runs leave behind."""
+"""Executables: schedules ready to run, with their outputs and traces."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Tag:
-    """What an item of a stream is to a trace: its issue (-1: a flag), and the stream that it waits for."""
+    """How a trace shows an item of a stream. issue: its number, -1 for flags. peer: the stream that a wait is for."""
 
     issue: int = -1
     peer: str = ""
@@ -30,6 +30,7 @@ class Tag:
 
 def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict[str, tuple[Tag, ...]]:
     """The tags of each stream's items; `issues` by the items' ids."""
+    # A wait knows its flag only; reports name the stream that raises it.
     raisers = {
         item.flag: stream
         for stream, own in streams.items()
@@ -51,7 +52,7 @@ def tagged(streams: Mapping[str, list[Item]], issues: Mapping[int, int]) -> dict
 
 
 class Executable:
-    """A schedule ready to run: one program per stream, the items it was packed of, and what it must keep alive."""
+    """A schedule ready to run: one program per stream, the items in it, and the memory that they use."""
 
     def __init__(
         self,
@@ -114,6 +115,6 @@ class Executable:
 
 
 def length_word(type: TensorType) -> str:
-    """The name of the first dimension's actual length; empty if that is fixed."""
+    """The extent's word of the first dimension; empty if its length is fixed."""
     first = type.shape[0] if type.shape else 1
     return first.word if isinstance(first, Extent) else ""

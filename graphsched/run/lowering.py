@@ -29,7 +29,10 @@ class _Lowered:
     copies: dict[Tensor, Operand] = field(default_factory=dict)
 
     def takes(self, tensor: Tensor, operand: Operand) -> bool:
-        """Whether the lowering reads an operand as it lies; what is no operand of the node is not its business."""
+        """Whether the lowering reads the operand with its strides, so that it needs no dense copy.
+
+        A tensor that is no operand of the node (an inner node of a fused op) is left as it is.
+        """
         pairs = zip(self.node.declaration.operands, self.node.sources, strict=False)
         names = {name for name, source in pairs if source is tensor}
         if not names or operand.is_contiguous or names <= set(self.row.permuted):
@@ -39,9 +42,10 @@ class _Lowered:
 
 @dataclass
 class Low:
-    """Lowers nodes for one device. `leaf` gives the operand of a weight, input or cache; `adopt` keeps constants.
+    """The lowerer: turns nodes into items of one device. Lowerings take it as `low`.
 
-    readers: of each tensor of the schedule the nodes and copies that read it.
+    leaf: returns the operand of a weight, input or cache. adopt: keeps a constant in the device's memory. readers: the
+    nodes and copies that read each tensor of the schedule.
     """
 
     backend: str  # whose lowerings apply
@@ -58,11 +62,13 @@ class Low:
     _at: "_Lowered | None" = None
 
     def lower(self, node: Tensor, index: int) -> None:
-        """Adds the items of a node; without a lowering for its types those of the nodes that it fuses, or of none a
-        Python step."""
+        """Adds the items of a node, the `index`-th of its schedule.
+
+        A node without a lowering for its types becomes the nodes that it fuses or, if it fuses none, a Python step."""
         self._node = index
         row = lowering_for(self.backend, node)
         if row is not None:
+            # Lowerings nest: one of a fused op may lower inner nodes, which declare their own operands.
             around, self._at = self._at, _Lowered(node, row)
             row.emit(self, node)
             self._at = around
@@ -75,7 +81,7 @@ class Low:
             self.items.append(PythonStep(node, sources, self.result(node), index))
 
     def operand(self, tensor: Tensor) -> Operand:
-        """Where a tensor's values are; dense, or as the lowering at work says that it takes this operand."""
+        """The operand of a tensor for the lowering at work: with strides if that declares to take them, else dense."""
         if tensor not in self._operands:
             assert tensor.kind != "node", f"{tensor} is used before it is computed"
             self._operands[tensor] = self.leaf(tensor)
@@ -87,13 +93,13 @@ class Low:
         return self._at.copies[tensor]
 
     def dense(self, operand: Operand) -> Operand:
-        """The operand, or a dense copy of it that items of this backend make."""
+        """The operand if it is dense, else a dense copy, for which an item is added."""
         if operand.is_contiguous:
             return operand
         raise NotImplementedError(f"backend {self.backend} cannot copy {operand.buffer.name}")
 
     def result(self, node: Tensor, in_place_of: tuple[Tensor, ...] = ()) -> Operand:
-        """A new dense buffer for a node; it may take over the memory of a source that dies here."""
+        """A new dense buffer for a node. in_place_of: sources whose memory it may take over if they die here."""
         self._operands[node] = self._made(str(node), node.type, in_place_of)
         return self._operands[node]
 
@@ -126,7 +132,7 @@ class Low:
         self.alias_results(node, *map(self.operand, made))
 
     def part(self, node: Tensor) -> None:
-        """Makes a PART the result that it stands for."""
+        """Aliases a PART node to the buffer of its result."""
         self.alias(node, self._parts[node.sources[0], node.attrs["start"]])
 
     def part_node(self, node: Tensor, number: int) -> Tensor | None:
@@ -155,7 +161,7 @@ class Low:
         return dense(Buffer("constant", size, memory, device=self.device), TensorType(dtypes.I8, (size,)))
 
     def shared(self, key: Hashable, make: Callable[[], tuple[Operand, ...]]) -> tuple[Operand, ...]:
-        """Work that several nodes share (quantised activations, rotation tables): made once, reused after."""
+        """Operands that several nodes share (quantised activations, rotation tables): `make` is called once per key."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -167,5 +173,5 @@ def has_kernel(node: Tensor) -> bool:
 
 
 def is_python_step(node: Tensor) -> bool:
-    """Whether a node has no kernel: the program is cut there, and the host runs its numpy reference."""
-    return not has_kernel(node)
+    """Whether the program is cut at a node, as it, or a node that it fuses, has a numpy reference and no kernel."""
+    return not (has_kernel(node) or all(map(has_kernel, between(node.sources, made_of(node)))))

@@ -1,4 +1,4 @@
-"""Memory of a device, and tensors as what runs on it sees them: buffers, operands, items in running order."""
+"""Memory of a device, buffers in it, operands over them, and items: the units of work that read and write operands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

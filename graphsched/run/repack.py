@@ -67,7 +67,7 @@ def repack(
     """A weight's bytes with the rows of its plain type interleaved. Works group by group, so memory stays bounded."""
     group = type.interleave * type.row_bytes(shape[-1])
     groups, out = raw.reshape(-1, group), np.empty_like(raw).reshape(-1, group)
-    step = max(1, (1 << 20) // group)
+    step = max(1, (1 << 20) // group)  # a MiB at a time, so that temporary arrays stay in the cache
 
     def repack_groups(first: int) -> None:
         out[first : first + step] = _REPACKERS[type.name](groups[first : first + step])
@@ -82,7 +82,7 @@ def repackable(
 ) -> dict[str, DType]:
     """Names of host weights that only products read, none of them `offloaded`, and their interleaved types."""
     found: dict[str, DType] = {}
-    others: set[str] = set()
+    others: set[str] = set()  # one reader that cannot read interleaved rows keeps a weight as it is
     for node in graph.nodes:
         matrices = node.operands(node.traits.product)
         for s in node.sources:

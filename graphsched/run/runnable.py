@@ -1,4 +1,4 @@
-"""What a session needs of an executable plan, and what is needed to make one."""
+"""The interface of executables to a session, and the callbacks that make them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

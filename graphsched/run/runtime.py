@@ -35,7 +35,7 @@ def open_runtime(backend: str, setup: Setup) -> "Runtime":
 
 
 class Runtime:
-    """Memory of one session: weights stay where they are mapped, other devices hold copies."""
+    """Devices and memory of one session. The host reads weights where they are mapped, other devices hold copies."""
 
     def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
         self.setup, self.devices = setup, devices
@@ -76,7 +76,7 @@ class Runtime:
         return self._memory[key]
 
     def _key(self, tensor: Tensor, device: str) -> tuple[str, str]:
-        """What names a weight's memory on a device."""
+        """The key of a weight's memory on a device: by its bytes, as two names may share them."""
         raw = self.setup.weights[tensor.name]
         return f"{raw.size} bytes at {raw.ctypes.data} as {tensor.dtype}", device
 
@@ -204,6 +204,7 @@ def lowered(
     def operand(device: str, tensor: Tensor) -> Operand:
         if tensor.kind != "copy":
             return leaf(device, tensor)
+        # An uploaded weight passes through the staging ring in the form that kernels read, which may be larger.
         staging = copies[tensor].is_weight
         nbytes = devices[device].weight_bytes(tensor.type) if staging else tensor.type.nbytes
         return dense(Buffer(tensor.name, nbytes, device=device, staging=staging), tensor.type)
@@ -218,12 +219,12 @@ def lowered(
         else:
             split = schedule.splits[issue.split]
             lows[split.device].lower(issue.work, schedule.index.get(issue.work, -1))
-        issues += [number] * (len(items) - len(issues))
+        issues += [number] * (len(items) - len(issues))  # a node may lower to several items, or to none
     return items, [lows[HOST].operand(t) for t in schedule.outputs], issues
 
 
 def readers(schedule: Schedule) -> dict[Tensor, list[Tensor]]:
-    """Of each tensor that nodes of splits read these nodes, and the copies that other devices have of it."""
+    """The readers of each tensor: nodes of splits, and copies of it for other devices."""
     found: dict[Tensor, list[Tensor]] = {}
     for node in (node for split in schedule.splits for node in split.nodes):
         for source in dict.fromkeys(node.sources):

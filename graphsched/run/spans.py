@@ -1,4 +1,4 @@
-"""Spans of time [begin, end): their union, what of them lies within others, their length."""
+"""Spans of time [begin, end): union, intersection, length."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ def union(spans: Sequence[tuple[float, float]] | Spans) -> Spans:
 
 
 def clip(spans: Spans, wall: Sequence[Span]) -> Spans:
-    """What of the spans lies within the wall."""
+    """The spans cut to those of the wall time."""
     cut = [np.stack((np.maximum(spans[:, 0], a), np.minimum(spans[:, 1], b)), axis=1) for a, b in wall]
     return union(np.concatenate(cut)) if cut else EMPTY
 

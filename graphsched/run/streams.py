@@ -1,4 +1,4 @@
-"""Streams: which order the work of one stream needs from the others, as events.
+"""Streams: orders their work where it touches the same bytes, by flags that one raises and another waits for.
 
 Every device has a compute, an upload and a download stream, or shares the host's. A stream runs its items in order; an
 item that touches bytes which an item of another stream touched waits for that one, unless it is known to be done.
@@ -43,7 +43,7 @@ class Wait(Signal):
 
 @dataclass
 class _Access:
-    """Who touched a range last: stream and position in it."""
+    """An access to a range of bytes: the stream, and the position of the item in it."""
 
     span: Span
     stream: str
@@ -80,7 +80,7 @@ class _Streams:
         self.known_at[stream, position] = dict(known)
 
     def _conflicts(self, memory: int, new: _Access) -> list[_Access]:
-        """What other streams do with the same bytes, and must have done before."""
+        """Earlier accesses of other streams that an item must come after."""
         return [
             a
             for a in self.accesses.get(memory, ())
@@ -122,7 +122,7 @@ class _Streams:
 
 
 def _remembered(accesses: Sequence[_Access], new: _Access) -> list[_Access]:
-    """What a write covers completely was ordered before it: later items need only the write."""
+    """Accesses to remember after a new one. Those that a write covers are dropped: later items wait for the write."""
     if new.is_write:
         kept = [a for a in accesses if not (new.span[0] <= a.span[0] and a.span[1] <= new.span[1])]
     else:

@@ -1,4 +1,4 @@
-"""The trace: what happened when, as events on one clock, and the ring that spans are written to while it happens.
+"""The trace: events on one clock, and the ring to which spans are written during a run.
 
 While a session runs, a span is a tuple in a ring, and the times of steps are counter values that compiled code leaves
 in a ring of its own. They become events only when someone reads them (graphsched/run/trace_read.py).
@@ -74,7 +74,7 @@ class Trace:
 
 
 class Recorder:
-    """Spans of a session: (kind, begin, end, what it was), in ns of `perf_counter`; the oldest are dropped."""
+    """Spans of a session: (kind, begin, end, details), in ns of `perf_counter`; the oldest are dropped."""
 
     def __init__(self, level: int = ON) -> None:
         self.level = level

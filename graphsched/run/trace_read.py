@@ -48,7 +48,7 @@ class _Reader:
             self.events.append(Event(kind, HOST_LANE, kind, begin, end))
 
     def _around_runs(self, begin: int, end: int) -> None:
-        """What an evaluation does before a run is setting up its inputs, after the last one handing out results."""
+        """Events for the time of an evaluation outside its runs: inputs before each run, outputs after the last."""
         inside = [r for r in self.pending if begin <= r[0] and r[1] <= end]
         self.pending.clear()
         for first, last in inside:
@@ -57,31 +57,30 @@ class _Reader:
         self.events.append(Event("outputs" if inside else "host", HOST_LANE, "outputs", begin, end))
 
     def _run(
-        self, begin: int, end: int, made: Executable, lengths: Mapping[str, int], marks: Sequence[int]
+        self, begin: int, end: int, executable: Executable, lengths: Mapping[str, int], marks: Sequence[int]
     ) -> None:
         number = len(self.runs)
-        times = {
-            stream: made.programs[stream].times(mark) for stream, mark in zip(made.order, marks, strict=True)
-        }
-        last = max((s.joined for s in times.get(HOST, ()) if not s.thread), default=0.0)
+        programs = executable.programs
+        times = {s: programs[s].times(mark) for s, mark in zip(executable.order, marks, strict=True)}
+        last = max((s.released for s in times.get(HOST, ()) if not s.thread), default=0.0)
         end = end or max(begin, round(last * 1e9))
         self.pending.append((begin, end))
-        self.runs.append(Run(made.schedule, lengths, begin, end))
-        whats = self.known.setdefault(id(made.schedule), described(made.schedule, lengths))
+        self.runs.append(Run(executable.schedule, lengths, begin, end))
+        work = self.known.setdefault(id(executable.schedule), described(executable.schedule, lengths))
         for stream, steps in times.items():
-            tags = made.tags[stream]
-            for thread, own in groupby(steps, key=lambda s: s.thread):
+            tags = executable.tags[stream]
+            for thread, group in groupby(steps, key=lambda s: s.thread):
                 lane = stream if thread == 0 else f"{stream} thread {thread}"
-                rows = list(own)
-                kept = [t for t in tags if not t.is_python] if thread else tags
-                self.events += _stream(rows, kept, lane, whats, number)
+                rows = list(group)
+                thread_tags = [t for t in tags if not t.is_python] if thread else tags
+                self.events += _stream(rows, thread_tags, lane, work, number)
             if stream == HOST and steps:
                 self.events += _launches(steps, begin, end, number)
                 for wake in _wakes(steps, tags, number):
                     self._wake(wake)
 
     def _wake(self, wake: Event) -> None:
-        """A thread may leave a barrier after thread 0 went on: what is left of it is waking up."""
+        """Adds a wake-up. A barrier that the thread left only after thread 0 went on ends where the wake-up begins."""
         for i in range(len(self.events) - 1, -1, -1):
             event = self.events[i]
             if 0 <= event.run < wake.run - 1:
@@ -92,7 +91,7 @@ class _Reader:
 
 
 def described(schedule: Schedule, lengths: Mapping[str, int]) -> dict[int, Event]:
-    """What each issue of a schedule does, as events without times, by its number in the order of issue."""
+    """An event without times for each issue of a schedule, by its number in the order of issue."""
     issues = issue_order(schedule)
     readers: dict[Tensor, int] = {}
     for issue in issues:
@@ -144,45 +143,45 @@ def copied_bytes(copy: Copy, lengths: Mapping[str, int]) -> float:
 
 
 def _stream(
-    steps: Sequence[StepTime], tags: Sequence["Tag"], lane: str, whats: Mapping[int, Event], run: int
+    steps: Sequence[StepTime], tags: Sequence["Tag"], lane: str, work: Mapping[int, Event], run: int
 ) -> Iterator[Event]:
-    """A thread's steps, its waits for other streams, and what barriers take behind each."""
+    """Events of a thread: steps, waits for other streams, and the barrier behind each."""
     for step, tag in zip(steps, tags, strict=True):
-        begin, done, joined = (round(t * 1e9) for t in (step.begun, step.done, step.joined))
-        what = Event("launch", lane, step.kernel, 0, 0, device=step.device)
+        begin, done, released = (round(t * 1e9) for t in (step.begun, step.done, step.released))
+        event = Event("launch", lane, step.kernel, 0, 0, device=step.device)
         if tag.peer:
-            what = replace(what, kind="wait", name=f"wait for {tag.peer}", peer=tag.peer)
+            event = replace(event, kind="wait", name=f"wait for {tag.peer}", peer=tag.peer)
         elif tag.issue >= 0:
-            op = QUANTIZE if step.kernel.startswith(QUANTIZE) else whats[tag.issue].op
-            what = replace(whats[tag.issue], lane=lane, op=op)
-        yield replace(what, begin=begin, end=done, run=run, kernel=step.kernel)
-        if joined > done:
-            yield Event("barrier", lane, "barrier", done, joined, device=step.device, run=run)
+            op = QUANTIZE if step.kernel.startswith(QUANTIZE) else work[tag.issue].op
+            event = replace(work[tag.issue], lane=lane, op=op)
+        yield replace(event, begin=begin, end=done, run=run, kernel=step.kernel)
+        if released > done:
+            yield Event("barrier", lane, "barrier", done, released, device=step.device, run=run)
 
 
 def _launches(steps: Sequence[StepTime], begin: int, end: int, run: int) -> Iterator[Event]:
-    """Where the host's program does not run within a run: its start, gaps around Python steps, and its return."""
+    """Events for gaps of the host's program within a run: its start, around Python steps, and its return."""
     for step in steps:
         if step.thread:
             break
-        begun = round(step.begun * 1e9)
-        if begun > begin:
-            yield Event("launch", HOST_LANE, "launch", begin, begun, run=run)
-        begin = max(begin, round(step.joined * 1e9))
+        start = round(step.begun * 1e9)
+        if start > begin:
+            yield Event("launch", HOST_LANE, "launch", begin, start, run=run)
+        begin = max(begin, round(step.released * 1e9))
     if end > begin:
         yield Event("launch", HOST_LANE, "launch", begin, end, run=run)
 
 
 def _wakes(steps: Sequence[StepTime], tags: Sequence["Tag"], run: int) -> Iterator[Event]:
-    """How long after thread 0 each other thread began its part of a program, or of what follows a Python step."""
+    """Wake-ups: from where thread 0 begins a program, or goes on after a Python step, to where each thread does."""
     begins: list[int] = []
     for step, tag, before in zip(steps, tags, (None, *tags), strict=False):
         if not tag.is_python and (before is None or before.is_python):
             begins.append(round(step.begun * 1e9))
-    kept = [t for t in tags if not t.is_python]
-    first = [i for i, t in enumerate(kept) if i == 0 or t.after_python]
-    for thread, own in groupby(steps[len(tags) :], key=lambda s: s.thread):
-        rows = list(own)
+    kernels = [t for t in tags if not t.is_python]
+    first = [i for i, t in enumerate(kernels) if i == 0 or t.after_python]
+    for thread, group in groupby(steps[len(tags) :], key=lambda s: s.thread):
+        rows = list(group)
         for begin, i in zip(begins, first, strict=True):
             yield Event(
                 "wake",

@@ -1,4 +1,4 @@
-"""Which device runs each node, and why: ggml's passes with the field's causes, then improvements of our own.
+"""Assigns nodes to devices, with causes: ggml's passes, then improvements of our own.
 
 Each pass is a function on a draft; the improvements have switches, so that the baseline stays measurable.
 """
@@ -50,7 +50,7 @@ class Assignment:
 
 @dataclass
 class _Draft:
-    """An assignment in the making."""
+    """An assignment that the passes complete."""
 
     graph: Graph
     target: Target
@@ -74,6 +74,7 @@ def assign(graph: Graph, target: Target) -> Assignment:
     expand(draft)
     upgrade(draft)
     leftovers(draft)
+    # After ggml's passes, so that the placement without it stays the baseline to measure against.
     if "traffic" in target.switches:
         place_by_traffic(draft)
     return Assignment(draft.device, draft.cause)
@@ -93,7 +94,7 @@ def from_memory(draft: _Draft) -> None:
 
 
 def _cached(node: Tensor) -> Tensor | None:
-    """The cache that attention, or a product of it in parts, reads."""
+    """The cache that attention reads, or a product of unfused attention."""
     if not node.traits.reads_cache:
         return None
     rows = root(node.operand(node.traits.reads_cache))
@@ -225,7 +226,7 @@ def hoist(graph: Graph, assignment: Assignment) -> tuple[Tensor, ...]:
 
 
 def stages(graph: Graph, assignment: Assignment) -> Mapping[Tensor, int]:
-    """For how many of the host's parts, one after the other, each node waits."""
+    """The stage of each node: how many stretches of host work, one after the other, it waits for."""
     stage: dict[Tensor, int] = {}
     for node in graph.nodes:
         on_host = assignment.device[node] == HOST

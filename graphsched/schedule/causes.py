@@ -1,4 +1,4 @@
-"""What the causes of places mean, in words; the short ones are the field's."""
+"""Causes of placement in words; the short names are ggml's."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,4 +1,4 @@
-"""What decisions weigh: seconds on a described machine; where none is described, bytes that cross a link."""
+"""Costs that decisions compare: seconds on a described machine, else bytes that cross a link."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +16,7 @@ WORTH_WAITING = 0.9  # share of experts used up to which an upload waits for the
 
 
 class Costs(Protocol):
-    """What work costs, in one unit."""
+    """Costs of work, all in one unit."""
 
     def compute(self, device: str, node: Tensor, lengths: Mapping[str, int]) -> float:
         """A node on a device at actual lengths, its launch included."""
@@ -76,6 +76,7 @@ def finished(nodes: Iterable[Tensor], place: Mapping[Tensor, str], reader: str, 
     at the same time, one node after the other; the weights of a device arrive one after the other.
     """
     costs, lengths = target.costs, target.lengths
+    # Simulates the nodes on a clock: when each device, its link and each result is free or ready.
     link: dict[str, float] = {}
     free: dict[str, float] = {}
     ready: dict[Tensor, float] = {}
@@ -95,7 +96,7 @@ def finished(nodes: Iterable[Tensor], place: Mapping[Tensor, str], reader: str, 
 
 
 def _upload(node: Tensor, weight: Tensor, device: str, target: "Target") -> float:
-    """What it costs to bring a weight; ids that choose from it come to the host before."""
+    """Cost of an upload; ids that choose experts are first copied to the host."""
     ids = expert_ids(node, target.lengths)
     if ids is None:
         return target.costs.copy(weight.type.nbytes, target.home(weight), device)

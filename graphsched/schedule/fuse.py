@@ -1,10 +1,10 @@
-"""Fusions: which of the rules' finds are taken, and the graph with them.
+"""Fusion passes: which of the fusions that rules find are taken, and the graph with them.
 
-Some ops are made before nodes have places, so that policy and placement see one node: if the weights that they read
-share a home, and otherwise if it costs no more to bring them together than to run the parts where they are. The others
-are made once every node has its device, as homes alone do not tell where a sum or a rotation runs; these change no
-placement: not what is copied, not where splits end; parts keep their names, labels and causes. Where
-one would keep another device waiting longer than its parts do, the predicted time of the whole schedule decides.
+Rules that need homes run before assignment, so that policy and placement see one node: if its weights share a home, or
+if uploading them to one device costs no more than running its nodes where they are. Rules that need devices run after
+assignment, since homes alone do not say where a sum or a rotation runs. They change no placement, no copy and no end of
+a split; PARTs keep names, labels and causes of the nodes that they replace. A fusion by which another device would wait
+longer is left to the predicted time of the whole schedule.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,15 +24,16 @@ from graphsched.types.devices import HOST
 
 
 def fuse(graph: Graph, target: Target) -> Graph:
-    """The graph with all fusions that are made before nodes have places."""
+    """The graph with all fusions that are made before assignment."""
     fused = graph
     for rule in _rules("homes", target):
         order = _Order(fused)
-        for found in rule.find(fused):
-            if all(_has_kernel(found, device, target) for device in target.devices) and (
-                _has_one_home(found, target) or _is_cheaper(found, fused, target)
+        for fusion in rule.find(fused):
+            # No node has a device yet: whichever it gets must have the kernel.
+            if all(_has_kernel(fusion, device, target) for device in target.devices) and (
+                _has_one_home(fusion, target) or _is_cheaper(fusion, fused, target)
             ):
-                order.take(found)
+                order.take(fusion)
         fused = order.rebuilt()
     return graph if fused is graph else from_nodes(fused.nodes, fused.outputs)
 
@@ -46,14 +47,14 @@ def fuse_placed(
     value has the switches of those that were not taken for that reason.
     """
     doubtful: set[str] = set()
-    for rule in _rules("places", target):
+    for rule in _rules("devices", target):
         order, place = _Order(graph), _Place(graph, assignment, target)
-        for found in rule.find(graph):
-            device = assignment.device[found.nodes[0]]
-            if not place.is_one(found) or not _has_kernel(found, device, target):
+        for fusion in rule.find(graph):
+            device = assignment.device[fusion.nodes[0]]
+            if not place.is_one(fusion) or not _has_kernel(fusion, device, target):
                 continue
-            if rule.switch in bold or not is_any_longer(found, graph, assignment, target):
-                order.take(found)
+            if rule.switch in bold or not is_any_longer(fusion, graph, assignment, target):
+                order.take(fusion)
             else:
                 doubtful.add(rule.switch)
         graph = order.rebuilt()
@@ -65,37 +66,39 @@ def _rules(needs: Needs, target: Target) -> Iterator[Rule]:
     return (rule for rule in RULES if rule.needs == needs and rule.switch in target.switches)
 
 
-def _has_one_home(found: Fusion, target: Target) -> bool:
+def _has_one_home(fusion: Fusion, target: Target) -> bool:
     """Whether all weights that the fused op reads live on one device."""
-    weights = (s for s in found.made.sources if s.kind == "weight" and not target.shared(s))
+    weights = (s for s in fusion.made.sources if s.kind == "weight" and not target.shared(s))
     return len({target.home(w) for w in weights}) < 2
 
 
-def _is_cheaper(found: Fusion, graph: Graph, target: Target) -> bool:
-    """Whether the fused op, to which weights are brought, is done no later than its parts beside their weights.
+def _is_cheaper(fusion: Fusion, graph: Graph, target: Target) -> bool:
+    """Whether the fused op, weights uploaded to it, finishes no later than its nodes each beside its own weight.
 
-    Parts without weights run beside one of those with weights, where it is best.
+    Nodes without weights run on whichever of these devices is best.
     """
-    parts = sorted(found.nodes, key=lambda node: node.serial)
-    *_, last = found.stands_for
-    made = place_beside_weight(found.made, target)
+    parts = sorted(fusion.nodes, key=lambda node: node.serial)
+    *_, last = fusion.stands_for
+    home = place_beside_weight(fusion.made, target)
     beside = {node: place_beside_weight(node, target) for node in parts}
     readers = (place_beside_weight(node, target) for node in graph.readers[last])
-    reader = next(filter(None, readers), made)
+    reader = next(filter(None, readers), home)
     apart = (
         finished(parts, {node: on or free for node, on in beside.items()}, reader, target)
         for free in dict.fromkeys(filter(None, beside.values()))
     )
-    return finished([found.made], {found.made: made}, reader, target) <= min(apart)
+    return finished([fusion.made], {fusion.made: home}, reader, target) <= min(apart)
 
 
-def _has_kernel(found: Fusion, device: str, target: Target) -> bool:
-    """Whether a device that runs the parts runs the fused op as well as them."""
+def _has_kernel(fusion: Fusion, device: str, target: Target) -> bool:
+    """Whether the device has a kernel for the fused op, or lacks one for some of its nodes, too."""
     if device != HOST:
-        return target.supports(device, found.made) or not all(target.supports(device, n) for n in found.nodes)
+        return target.supports(device, fusion.made) or not all(
+            target.supports(device, n) for n in fusion.nodes
+        )
     # The host runs references as well, where the parts have nothing better.
-    return lowering_for("cpu", found.made) is not None or not any(
-        lowering_for("cpu", node) for node in found.nodes
+    return lowering_for("cpu", fusion.made) is not None or not any(
+        lowering_for("cpu", node) for node in fusion.nodes
     )
 
 
@@ -111,20 +114,20 @@ class _Place:
         self._stage = stages(self.graph, self.assignment)
         self._position = {node: i for i, node in enumerate(self.graph.nodes)}
 
-    def is_one(self, found: Fusion) -> bool:
-        """Whether all parts run on one device in one split, and nothing that is uploaded for one ends it."""
-        first, *others = found.nodes
+    def is_one(self, fusion: Fusion) -> bool:
+        """Whether all nodes run on one device in one split, which no upload for one of them would end."""
+        first, *others = fusion.nodes
         device, stage = self.assignment.device[first], self._stage[first]
         if any(self.assignment.device[n] != device or self._stage[n] != stage for n in others):
             return False
-        places = [self._position[n] for n in found.nodes]
+        places = [self._position[n] for n in fusion.nodes]
         between = [n for n in self.graph.nodes[min(places) : max(places)] if not n.traits.view]
         if any(self.assignment.device[n] != device for n in between):
             return False
-        return not any(self._uploads(n, device) for n in (found.made, *between))
+        return not any(self._uploads(n, device) for n in (fusion.made, *between))
 
     def _uploads(self, node: Tensor, device: str) -> bool:
-        """Whether a weight comes for this node; each begins a split of its own."""
+        """Whether a weight is uploaded for this node, by which a split begins."""
         weights = (s for s in node.sources if s.kind == "weight")
         return any(is_foreign(w, device, self.assignment, self.target) for w in weights)
 
@@ -144,42 +147,42 @@ class _Order:
         self.position = {node: float(i) for i, node in enumerate(self.graph.nodes)}
         self._outputs = set(self.graph.outputs)
 
-    def take(self, found: Fusion) -> None:
-        """Adds a fusion, if nothing else reads what it does not give, and it fits into the order."""
-        if self._is_closed(found) and (at := self._place(found)) >= 0:
-            self.taken.setdefault(at, []).append(found)
-            self.position |= dict.fromkeys(found.nodes, at - 0.5)
+    def take(self, fusion: Fusion) -> None:
+        """Adds a fusion if nothing outside reads its inner nodes and it fits into the order."""
+        if self._is_closed(fusion) and (at := self._place(fusion)) >= 0:
+            self.taken.setdefault(at, []).append(fusion)
+            self.position |= dict.fromkeys(fusion.nodes, at - 0.5)
 
-    def _is_closed(self, found: Fusion) -> bool:
-        own = set(found.nodes)
+    def _is_closed(self, fusion: Fusion) -> bool:
+        nodes = set(fusion.nodes)
         # The host reads an output where it is: a result of several has no tensor of its own.
-        hidden = found.nodes if is_several(found.made) else found.inside
-        if not self._outputs.isdisjoint(hidden) or not own.isdisjoint(found.made.sources):
+        hidden = fusion.nodes if is_several(fusion.made) else fusion.inside
+        if not self._outputs.isdisjoint(hidden) or not nodes.isdisjoint(fusion.made.sources):
             return False
-        return all(own.issuperset(self.graph.readers[node]) for node in found.inside)
+        return all(nodes.issuperset(self.graph.readers[node]) for node in fusion.inside)
 
-    def _place(self, found: Fusion) -> int:
+    def _place(self, fusion: Fusion) -> int:
         """The number of the node in front of which a fusion goes, or -1 if there is no such place."""
-        own = set(found.nodes)
-        if any(self.position[n] % 1 for n in own):
+        nodes = set(fusion.nodes)
+        if any(self.position[n] % 1 for n in nodes):
             return -1
-        sources = [self.position[s] for s in found.made.sources if s.kind == "node"]
-        at = max(ceil(max(sources, default=-1.0)) + 1, int(min(self.position[n] for n in own)))
-        users = (u for n in found.nodes for u in self.graph.readers[n] if u not in own)
+        sources = [self.position[s] for s in fusion.made.sources if s.kind == "node"]
+        at = max(ceil(max(sources, default=-1.0)) + 1, int(min(self.position[n] for n in nodes)))
+        users = (u for n in fusion.nodes for u in self.graph.readers[n] if u not in nodes)
         return at if all(self.position[u] > at - 0.5 for u in users) else -1
 
     def rebuilt(self) -> Graph:
         """The graph with what was taken; nodes keep the names and labels of those whose place they take."""
         if not self.taken:
             return self.graph
-        made = _Rebuilt(self.graph, self.like)
-        gone = {node for fusions in self.taken.values() for found in fusions for node in found.nodes}
+        new = _Rebuilt(self.graph, self.like)
+        gone = {node for fusions in self.taken.values() for fusion in fusions for node in fusion.nodes}
         for i, node in enumerate(self.graph.nodes):
-            for found in self.taken.get(i, ()):
-                made.add_fusion(found)
+            for fusion in self.taken.get(i, ()):
+                new.add_fusion(fusion)
             if node not in gone:
-                made.add(node, node)
-        return made.graph()
+                new.add(node, node)
+        return new.graph()
 
     def reassigned(self, assignment: Assignment) -> Assignment:
         """Where the nodes of the rebuilt graph run."""
@@ -191,7 +194,7 @@ class _Order:
 
 @dataclass
 class _Rebuilt:
-    """A graph in the making."""
+    """A graph that is rebuilt with fusions in it."""
 
     old: Graph
     like: dict[Tensor, Tensor]
@@ -200,21 +203,21 @@ class _Rebuilt:
     labels: dict[Tensor, str] = field(default_factory=dict)
 
     def add(self, node: Tensor, old: Tensor) -> None:
-        """A node in the place of an old one."""
-        self.new[old] = made = node.over(self.new.get(s, s) for s in node.sources)
-        self._put(made, old, self.old.names[old], self.old.labels[old])
+        """Adds a node that takes the place and name of an old one."""
+        self.new[old] = new = node.over(self.new.get(s, s) for s in node.sources)
+        self._put(new, old, self.old.names[old], self.old.labels[old])
 
-    def add_fusion(self, found: Fusion) -> None:
-        """A fused op, and its results in the places of the nodes that they stand for."""
-        *_, last = found.stands_for
-        made = replace(found.made, serial=last.serial)
-        if not is_several(made):
-            self.add(made, last)
+    def add_fusion(self, fusion: Fusion) -> None:
+        """Adds a fused op, and its PARTs in the places of the nodes that they stand for."""
+        *_, last = fusion.stands_for
+        node = replace(fusion.made, serial=last.serial)
+        if not is_several(node):
+            self.add(node, last)
             return
-        made = made.over(self.new.get(s, s) for s in made.sources)
-        labels = _plus(self.old.labels[node] for node in found.stands_for)
-        self._put(made, last, _fused_name(self.old, found), labels)
-        for part, old in zip(results(made), found.stands_for, strict=True):
+        node = node.over(self.new.get(s, s) for s in node.sources)
+        labels = _plus(self.old.labels[old] for old in fusion.stands_for)
+        self._put(node, last, _fused_name(self.old, fusion), labels)
+        for part, old in zip(results(node), fusion.stands_for, strict=True):
             if self.old.readers[old]:
                 self.add(part, old)
 
@@ -230,9 +233,9 @@ def _plus(labels: Iterable[str]) -> str:
     return "+".join(filter(None, labels))
 
 
-def _fused_name(graph: Graph, found: Fusion) -> str:
+def _fused_name(graph: Graph, fusion: Fusion) -> str:
     """blk.3.attn_q+attn_k+attn_v"""
-    names = [graph.names[node] for node in found.stands_for]
+    names = [graph.names[node] for node in fusion.stands_for]
     layer = layer_of(names[-1])
     short = (name.removeprefix(f"blk.{layer_of(name)}.") for name in names)
     return (f"blk.{layer}." if layer >= 0 else "") + _plus(short)

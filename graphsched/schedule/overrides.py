@@ -1,4 +1,4 @@
-"""Tensor overrides, -ot REGEX=BUFT: which buffer type the tensors that a pattern finds go to."""
+"""Tensor overrides, -ot REGEX=BUFT: tensors whose names match go to a buffer type."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""Whether a fused op keeps other devices waiting that its parts, one after the other, would not."""
+"""Whether a fused op makes other devices wait longer than its nodes one after the other would."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,18 +10,18 @@ from graphsched.schedule.assign import Assignment, Target, root
 ROUNDING = 1e-9
 
 
-def is_any_longer(found: Fusion, graph: Graph, assignment: Assignment, target: Target) -> bool:
+def is_any_longer(fusion: Fusion, graph: Graph, assignment: Assignment, target: Target) -> bool:
     """Whether a path from or to another device would take longer with the fused op, by what nodes cost there.
 
     A device runs its nodes in order. The fused op begins when all that its parts read has come, and ends when all its
     results are there; a part begins and ends by itself. So a path that enters at part j and leaves behind part i takes
     as long as the parts from j to i, or as the whole op.
     """
-    device = assignment.device[found.nodes[0]]
+    device = assignment.device[fusion.nodes[0]]
     position = {node: i for i, node in enumerate(graph.nodes)}
-    parts = sorted(found.nodes, key=position.__getitem__)
+    parts = sorted(fusion.nodes, key=position.__getitem__)
     costs = [target.costs.compute(device, part, target.lengths) for part in parts]
-    whole = target.costs.compute(device, found.made, target.lengths)
+    whole = target.costs.compute(device, fusion.made, target.lengths)
     last = len(parts) - 1
     enters, leaves = [], []
     for node, before in _with_others(parts, graph, position, device, assignment):

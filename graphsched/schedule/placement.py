@@ -1,4 +1,4 @@
-"""Which memory every weight and cache lives in, and why: -ngl, -ot, -ncmoe, -ts, -sm, -mg, --no-kv-offload."""
+"""Places weights and caches in memories, with causes: -ngl, -ot, -ncmoe, -ts, -sm, -mg, --no-kv-offload."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ _NUMBERED: Final = 81  # the ops of ik_llama.cpp's list; ours follow with a gap
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides on uploads. Its answer must follow from its arguments: plans are kept by the answers."""
+    """Decides on uploads. Equal arguments must get equal answers, since plans are kept by the answers."""
 
     def wants(self, node: Tensor, rows: int) -> bool:
         """Whether a node should run on a device, its weight being in host memory and uploaded for it.
@@ -48,6 +48,7 @@ class MinBatch:
     def wants(self, node: Tensor, rows: int) -> bool:
         """Whether the node has enough rows; experts count the rows that each sees on average."""
         traits = node.traits
+        # Experts are uploaded whole although a token uses few: each needs enough rows of its own.
         if traits.chosen_by:
             n_used = int(node.operand(traits.chosen_by).shape[1])
             n_expert = int(node.operand(traits.product[0]).shape[0])
@@ -73,7 +74,7 @@ class OffloadPolicy:
 
 @dataclass(frozen=True)
 class Checked:
-    """A policy of somebody else, and what reports call it: what it raises, or answers amiss, becomes a sentence."""
+    """A policy of another package with a name for reports; its exceptions and wrong answers become OptionErrors."""
 
     policy: Policy
     name: str
@@ -81,14 +82,14 @@ class Checked:
     def wants(self, node: Tensor, rows: int) -> bool:
         """What the policy says. OptionError if it raises, or says neither True nor False."""
         try:
-            found = self.policy.wants(node, rows)
+            answer = self.policy.wants(node, rows)
         except Exception as error:  # another's code can raise anything
-            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise OptionError(f"the offload policy {self.name} fails on {node}: {what}") from error
-        if not isinstance(found, bool | np.bool_):
-            said = f"says {found!r} of {node}, True or False is needed"
-            raise OptionError(f"the offload policy {self.name} {said}")
-        return bool(found)
+            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise OptionError(f"the offload policy {self.name} fails on {node}: {reason}") from error
+        if not isinstance(answer, bool | np.bool_):
+            wrong = f"says {answer!r} of {node}, True or False is needed"
+            raise OptionError(f"the offload policy {self.name} {wrong}")
+        return bool(answer)
 
     def __str__(self) -> str:
         return self.name
@@ -115,11 +116,11 @@ def read_rule(given: Any) -> Policy | None:
         return checked(given)
     points = _installed()
     if given not in points:
-        there = f"; there are {', '.join(sorted(points))}" if points else ""
-        raise OptionError(f"is {given}, no package installs a rule of that name{there}")
+        choices = f"; there are {', '.join(sorted(points))}" if points else ""
+        raise OptionError(f"is {given}, no package installs a rule of that name{choices}")
     try:
-        found = points[given].load()
-        rule = found() if inspect.isclass(found) else found
+        loaded = points[given].load()
+        rule = loaded() if inspect.isclass(loaded) else loaded
     except Exception as error:  # another package's code can raise anything
         where = f"is {given} (entry point {points[given].value})"
         raise OptionError(f"{where}, which cannot be imported: {error or type(error).__name__}") from error
@@ -130,11 +131,11 @@ def checked(given: Any, name: str = "") -> Checked:
     """An object that has `wants(node, rows)`, as a policy with a name. OptionError for any other."""
     if isinstance(given, Checked):
         return given
-    what = f"the class {given.__name__}" if inspect.isclass(given) else f"of type {type(given).__name__}"
+    kind = f"the class {given.__name__}" if inspect.isclass(given) else f"of type {type(given).__name__}"
     try:
         inspect.signature(given.wants).bind(None, 0)
     except (TypeError, AttributeError):
-        raise OptionError(f"is {name or what}, an object with wants(node, rows) is needed") from None
+        raise OptionError(f"is {name or kind}, an object with wants(node, rows) is needed") from None
     return Checked(given, name or type(given).__name__)
 
 
@@ -199,8 +200,8 @@ def _ops(word: str, value: str) -> Iterable[int]:
 def _number(word: str, value: str) -> int:
     known = {str(int(op)): op for op in every_op()}
     if word not in known:
-        own = [int(op) for op in Op if op >= _NUMBERED]
+        ours = [int(op) for op in Op if op >= _NUMBERED]
         users = "".join(f"{int(op)}, " for op in every_op() if op >= FIRST_USER_OP)
-        ranges = f"0 to {_NUMBERED - 1}, {own[0]} to {own[-1]}, {users}or -1 for all"
+        ranges = f"0 to {_NUMBERED - 1}, {ours[0]} to {ours[-1]}, {users}or -1 for all"
         raise OptionError(f"{value}: no op {word}; ops are {ranges}")
     return int(known[word])

@@ -1,4 +1,4 @@
-"""The scheduler: assigns a graph, orders it, cuts it into splits, and says what is copied before each.
+"""The scheduler: assigns a graph's nodes, orders them, cuts them into splits, and lists the copies before each.
 
 A tensor is copied once to a device and run; cutting rules are those of ggml's fifth pass.
 """
@@ -135,7 +135,7 @@ class _Cutter:
         self.placed: dict[Tensor, Tensor] = {}
 
     def add(self, node: Tensor) -> None:
-        """Views cost nothing: they join the split that reads them."""
+        """Adds a node to the current split or begins one; views cost nothing and go to the split that reads them."""
         if node.traits.view:
             return
         device, ids = self._assignment.device[node], expert_ids(node, self._target.lengths)
@@ -176,7 +176,7 @@ class _Cutter:
         return self.placed[node]
 
     def _on(self, source: Tensor, device: str) -> Tensor:
-        """A source as a device reads it: its own, a copy, or a view of either."""
+        """The tensor that stands for a source on a device: itself, a copy, or a view of either."""
         if source.traits.view:
             if (source, device) not in self._views:
                 self._views[source, device] = replace(source, sources=(self._on(source.sources[0], device),))

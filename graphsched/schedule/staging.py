@@ -49,13 +49,13 @@ def _is_upload(issue: Issue) -> bool:
 
 def _places_of_uploads(schedule: Schedule, order: list[Issue]) -> dict[int, list[Issue]]:
     """Position in `order` -> uploads that are issued right before it."""
-    made: dict[Tensor, int] = {}
+    produced: dict[Tensor, int] = {}  # position of the issue that computes or copies a tensor
     last_reader: dict[Tensor, int] = {}
     for i, issue in enumerate(order):
-        made[issue.work.tensor if isinstance(issue.work, Copy) else issue.work] = i
+        produced[issue.work.tensor if isinstance(issue.work, Copy) else issue.work] = i
         if not isinstance(issue.work, Copy):
             last_reader |= dict.fromkeys(map(root, issue.work.sources), i)
-    found: dict[int, list[Issue]] = {}
+    uploads: dict[int, list[Issue]] = {}
     rings: dict[str, list[Copy]] = {}
     for issue in order:
         copy = issue.work
@@ -63,11 +63,12 @@ def _places_of_uploads(schedule: Schedule, order: list[Issue]) -> dict[int, list
             continue
         ring = rings.setdefault(copy.to_device, [])
         first = 0
+        # Which experts are sent is known once the ids are; which buffer is free, once its last reader is issued.
         if copy.ids is not None:
             ids = root(copy.ids)
-            first = made.get(schedule.placed.get(ids, ids), -1) + 1
+            first = produced.get(schedule.placed.get(ids, ids), -1) + 1
         if len(ring) >= RING:
             first = max(first, last_reader[ring[-RING].tensor] + 1)
         ring.append(copy)
-        found.setdefault(first, []).append(issue)
-    return found
+        uploads.setdefault(first, []).append(issue)
+    return uploads

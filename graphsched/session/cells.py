@@ -1,4 +1,4 @@
-"""Which token each cell of the KV cache holds, as the host knows it: taken by runs, freed by going back."""
+"""The table of KV-cache cells: which token each holds. Runs take cells, going back frees them."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class CellTable:
         self.cells[self.cells[:, 1] >= n_past] = -1
 
     def holds(self, n_past: int) -> bool:
-        """Whether all is there that a token at position n_past sees."""
+        """Whether the cells hold every position that a token at n_past attends to."""
         oldest = n_past - self.window + 1 if self.window else 0
         if self.chunk:
             oldest = max(oldest, n_past // self.chunk * self.chunk)

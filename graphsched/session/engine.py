@@ -27,7 +27,7 @@ CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-bat
 
 
 class Engine:
-    """Model, devices, plans and memory. Not thread-safe, but for `abort`."""
+    """A model on its devices, with executables by capacity. Not thread-safe, but for `abort`."""
 
     def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
         self.model, self.options, self._progress = model, options, progress
@@ -61,7 +61,7 @@ class Engine:
         return open_runtime(o.backend, setup)
 
     def _feed(self, inputs: Mapping[str, Tensor]) -> None:
-        """The host arrays that a forward writes, and those that stay as they are."""
+        """Sets up the host arrays that feed the inputs, and the tables of cells."""
         arrays = {name: self.runtime.input(leaf) for name, leaf in inputs.items()}
         unused = np.zeros((self.n_ubatch, 2), np.int32)  # a model need not ask for every input
         self._tokens, self._where = arrays["inp_tokens"], arrays.get("inp_where", unused)
@@ -81,7 +81,7 @@ class Engine:
         `abort`: the cells of these rows are then free again.
         """
         n, (first, end) = len(rows.token), self._span(rows)
-        wanted = rows.wants_logits.nonzero()[0]
+        wanted = rows.wants_logits.nonzero()[0]  # the output matrix is multiplied with these rows only
         n_outputs = len(wanted)
         plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
         self._tokens[:n], self._pos[:n] = rows.token, rows.position
@@ -94,6 +94,7 @@ class Engine:
             lengths[N_KV_SWA] = min(end, self.ring)
         plan.run(lengths)
         if self._aborted:
+            # Some layers may have stored these rows and others not: none of their cells may be attended to.
             for table in self.cells:
                 table.free(first)
             self.clear_abort()
@@ -119,6 +120,7 @@ class Engine:
         capacity = next((c for c in CAPACITIES if n_tokens <= c <= self.n_ubatch), self.n_ubatch)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs}
+        # What is fused before placement depends on lengths, as policy and costs do; so does the key.
         graph = self.planner.fused(self._graph(*shape), lengths)
         key = *shape, self.planner.decisions(graph, lengths)
         if key not in self.plans:

@@ -1,4 +1,4 @@
-"""Generation: tokens are sampled and read in turn until something ends it, and become text."""
+"""Generation: samples a token, reads it, and so on until something ends it; tokens become text."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Timings:
 
 @dataclass
 class Generation:
-    """One generation: what it stands on, when it ends, how far it came.
+    """One generation: its session's functions, its limits, its state.
 
     read: reads tokens, returns logits [n, n_vocab] of which the last row is sampled from. is_full: whether no other
     token can be read. n_predict: tokens at most, any number below 0. stop: tokens that end it.
@@ -74,10 +74,12 @@ class Generation:
                 return
             timings.generated_tokens += 1
             timings.generate_ms += (time.perf_counter() - clock) * 1e3
+            # The clock stands still while the caller has the token: what it does with it is not generation.
             yield token
             if self.is_full():
                 self.stop_reason = "context"
                 return
+            # The last token wanted is not read: its logits would cost a run and serve nobody.
             if timings.generated_tokens == self.n_predict:
                 continue
             clock = time.perf_counter()

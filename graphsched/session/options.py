@@ -48,8 +48,8 @@ def _rule(given: Any) -> "Policy | None":
 class SessionOptions(Options):
     """How to run a model. Takes texts as a command line has them, or values; holds values.
 
-    off: switches switched off. devices: names or descriptions, in order of priority. offload_policy: ops by number that
-    may not upload, or a policy. poison: fill memory with NaN before each run, so that a missing copy shows. streams:
+    off: names of switches. devices: names or descriptions, in order of priority. offload_policy: ops by number that may
+    not upload, or a policy. poison: fill memory with NaN before each run, so that a missing copy shows. streams:
     simulated devices run streams of their own, each in a thread, as real ones do; slower, for checks.
     mla: how latent attention (DeepSeek) is computed: 0 caches keys and values of every head; 1 caches latents as keys
     and once more as values, and attends to them; 2 and 3 cache latents once, expand them for prompts, attend to them

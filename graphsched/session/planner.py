@@ -28,7 +28,7 @@ Decisions = tuple[tuple[int, bool], ...]
 
 @dataclass(frozen=True)
 class Planner:
-    """From graphs and lengths to schedules; the homes of a model's tensors do not change between them."""
+    """Makes schedules for graphs and lengths; the homes of a model's tensors are the same for all of them."""
 
     model: Model
     options: SessionOptions
@@ -42,17 +42,17 @@ class Planner:
 
     @cached_property
     def policy(self) -> Policy:
-        """What decides on uploads."""
+        """The offload policy."""
         return self.options.policy
 
     @cached_property
     def costs(self) -> Costs:
-        """What decisions weigh: seconds on the machine that is described, or bytes."""
+        """Costs for decisions: seconds on the described machine, or bytes over links without one."""
         machine = described_machine(self.options)
         return machine_costs(machine, self.devices) if machine else CROSSING_BYTES
 
     def target(self, lengths: Mapping[str, int]) -> Target:
-        """What the scheduler must know for a run of these lengths."""
+        """The scheduler's target for a run of these lengths."""
         return Target(
             devices=(*self.devices, HOST),
             home=self.homes.device,
@@ -64,7 +64,7 @@ class Planner:
         )
 
     def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:
-        """The graph with what is fused before nodes have places, at these lengths."""
+        """The graph with what is fused before assignment, at these lengths."""
         return fuse(graph, self.target(lengths))
 
     def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> Decisions:
@@ -106,6 +106,7 @@ def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:
         return {}
     if mode == "on":
         return repackable(graph, home, lambda node: False)
+    # A weight that a full micro-batch uploads must keep its plain type: devices have no kernels for interleaved rows.
     graph = planner.fused(graph, {N_TOKENS: rows, N_OUTPUTS: rows})
     found = repackable(graph, home, lambda n: bool(planner.devices) and planner.policy.wants(n, rows))
     types = planner.model.types

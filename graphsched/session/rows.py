@@ -1,4 +1,4 @@
-"""What goes into a forward, and what comes out: the words that an engine and its callers share."""
+"""Input and output types of a forward, which an engine and its callers share."""
 
 from typing import NamedTuple
 

@@ -54,7 +54,7 @@ class Sequence:
         return all(table.holds(n_past) for table in self._cells)
 
     def rewind(self, n_past: int) -> Tokens:
-        """Forgets all tokens but the first n_past; returns those that have to be read again.
+        """Forgets all tokens but the first n_past; returns the tokens that must be read again.
 
         That is none if the cache still `holds` what the next token sees, else all n_past: the sequence is then empty.
         """

@@ -151,6 +151,7 @@ class Session:
             else list(prompt)
         )
         sampler = Sampler(sampling or SamplingOptions())
+        # Penalties look back over the prompt, too.
         for token in ids:
             sampler.accept(token)
         stop = tokenizer.eog if stop_on_eog else frozenset()

@@ -19,7 +19,7 @@ def settings(options: SessionOptions) -> dict[str, Any]:
 
 
 def described(session: Session) -> dict[str, Any]:
-    """The settings of a session: of layers on devices those that are there."""
+    """The settings of a session; n_gpu_layers counts the layers that are on devices."""
     placed = session.planner.homes.placement
     n_layers = sum(home != HOST for home in (*placed.layers, placed.output))
     return settings(session.options) | {"n_ctx": session.n_ctx, "n_gpu_layers": n_layers}

@@ -1,4 +1,4 @@
-"""What a model holds, in one line: parameters, active ones, bytes by type, cache per token."""
+"""A model in one line: parameters, active parameters, bytes by type, cache per token."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ def _is_ring(n: int) -> bool:
 
 
 def parameters(model: "Model") -> tuple[int, int]:
-    """All parameters of the file, and those that one token uses: of the experts only the chosen ones."""
+    """Parameters of the file, and those that one token uses, which leaves out experts that are not chosen."""
     used, total = getattr(model.config, "n_expert_used", 0), getattr(model.config, "n_expert", 0)
     everything = active = 0
     for name in model.file.tensors:

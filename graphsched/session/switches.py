@@ -1,4 +1,4 @@
-"""What can be switched off, one line each: attention as one op, fusions of the graph, and the scheduler's passes.
+"""Switches, one line each: attention as one op, fusions of the graph, passes of the scheduler.
 
 A fusion's name here is the name of its rule in the graph (a test compares them); its flags derive from it.
 """
@@ -52,12 +52,12 @@ def read_off(given: Iterable[str]) -> frozenset[str]:
 
 
 def field(name: str) -> str:
-    """A switch as a keyword: fused_rope."""
+    """The switch's name as a keyword: fused_rope."""
     return name.replace("-", "_")
 
 
 def switched(off: Iterable[str], given: Mapping[str, Any]) -> frozenset[str]:
-    """The switches that are off once some, given by keyword, are switched on or off."""
+    """The names of switches that are off: `off`, changed by keywords in `given` that name a switch."""
     chosen = {n: read(field(n), o, given[field(n)]) for n, o in SWITCHES.items() if field(n) in given}
     return frozenset(n for n in {*off, *chosen} if not chosen.get(n, False))
 

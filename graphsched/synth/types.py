@@ -1,4 +1,4 @@
-"""Which type each tensor of a synthetic model has, given the one that was asked for."""
+"""Types of a synthetic model's tensors, given the type of its matrices."""
 
 from difflib import get_close_matches
 from typing import Final

@@ -57,6 +57,7 @@ def chunks(name: str, type: TensorType, n_layer: int, is_tied: bool) -> Iterator
     header, pool, tail = _pool(type.dtype, _deviation(name, type.shape, n_layer, is_tied), role)
     unit, group = type.dtype.nbytes * type.dtype.interleave, type.dtype.interleave
     payload = type.shape[-1] // type.dtype.block * unit
+    # Rows are windows into one pool of noise, so that files of many GB are written at the speed of a copy.
     windows = as_strided(pool, (max((pool.size - payload) // unit, 1), payload), (unit, 1), writeable=False)
     count, start, step = (
         math.prod(type.shape[:-1]) // group,

@@ -1,4 +1,4 @@
-"""What a model says, taken apart into thoughts, calls of tools and text by the marks that its template has."""
+"""Splits a model's answer into thoughts, tool calls and text, by the marks of its template."""
 
 import json
 import re
@@ -69,7 +69,7 @@ class Marks:
 
 
 def marks_of(template: str, is_token: Callable[[str], bool]) -> Marks:
-    """The marks that a template names, or else those that are tokens of the vocabulary."""
+    """The marks of thoughts that a template names; if it names none, those that the vocabulary has as tokens."""
     if _CHANNEL in template or (is_token(_CHANNEL) and is_token(_MESSAGE)):
         return Marks(has_channels=True)
     in_template = [t for t in _TAGS if t[1].strip() in template]
@@ -78,7 +78,7 @@ def marks_of(template: str, is_token: Callable[[str], bool]) -> Marks:
 
 
 def parse_answer(said: str, marks: Marks, *, in_thoughts: bool = False) -> Answer:
-    """The parts of what was said; `in_thoughts`: the prompt has opened them already. Nothing is lost but marks."""
+    """Splits an answer into thoughts, calls and text; only marks are lost. in_thoughts: the prompt opened a thought."""
     if marks.has_channels:
         return _of_channels(said)
     thoughts, rest = _thoughts(said, marks, in_thoughts)

@@ -1,4 +1,4 @@
-"""Chat templates: of models whose files lack one or have a wrong one, by their names, and those that a user brings."""
+"""Chat templates for models whose files have none or a wrong one, by name; and reading a user's own."""
 
 import json
 from collections.abc import Mapping

@@ -98,7 +98,7 @@ class Dialect:
 def dialect_of(
     template: str | None, vocabulary: Vocabulary, *, more: Mapping[str, Any] | None = None
 ) -> Dialect:
-    """How a template takes a conversation. Error if it refuses, or never prints, what a user says."""
+    """The dialect of a template, found by trying it. Error if it refuses a user's message, or never prints it."""
     bos, eos = (_text(vocabulary, token) for token in (vocabulary.bos, vocabulary.eos))
     template = template if template and template.strip() else None
     notes = _chatml_notes(vocabulary) if template is None else ()

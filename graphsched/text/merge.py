@@ -1,4 +1,4 @@
-"""Byte-pair merging, shared by both kinds of vocabulary: only what ranks a pair differs."""
+"""Byte-pair merging for both kinds of vocabulary, which differ in how they rank a pair."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache

@@ -155,7 +155,7 @@ def _tokens(fields: Fields) -> list[str]:
 def _special(
     fields: Fields, ids: Mapping[str, int], types: NDArray[np.int32]
 ) -> tuple[dict[str, int], set[int]]:
-    """Special tokens by name, and those that end a generation; `types` is corrected by their texts."""
+    """Ids of special tokens by name, and of tokens that end a generation; corrects `types` by their texts."""
     given = {k: i for k in _TEXTS if (i := fields.token(k, len(ids))) is not None}
     by_text = {k: found[0] for k, v in _TEXTS.items() if k not in given and (found := _present(v, ids))}
     named = given | by_text

@@ -193,10 +193,10 @@ class Model(forward.Model):
         for name in ("rope_freqs", "rope_factors_short"):
             if not unscaled:
                 frequency = frequency / self.w.get(f"{name}.weight", np.ones(n_rot))[: n_rot // 2]
-        return self.positions[:, None] * frequency * self.turning(n_rot // 2), magnitude
+        return self.positions[:, None] * frequency * self.rotating(n_rot // 2), magnitude
 
-    def turning(self, n: int) -> NDArray[np.bool_]:
-        """Pairs that turn in text: not those of the fourth section."""
+    def rotating(self, n: int) -> NDArray[np.bool_]:
+        """Pairs that are rotated in text: not those of the fourth section."""
         sections = list(self.lists.get("rope.dimension_sections", ()))
         kind = self.rules.sections or ("mrope" if self.architecture == "glm4" else "")
         if not kind or not sections:
@@ -206,7 +206,7 @@ class Model(forward.Model):
             return at < sum(sections[:3])
         return at < 3 * np.array(sections)[at % 3]
 
-    def turned(self, il: int, x: Array, n_rot: int) -> Array:
+    def rotated(self, il: int, x: Array, n_rot: int) -> Array:
         if self.rules.still(il) or self.keys.get("rope.scaling.finetuned", True) is False:
             return x
         if self.architecture == "exaone4" and self.n_layer == 64 and not self.slides(il):
@@ -258,7 +258,7 @@ class Model(forward.Model):
         q, k, v = self.queries_keys_values(il, h)
         if not self.rules.norm_last:
             q, k = self.qk_norm(blk, q, k)
-        q, k = self.turned(il, q, n), self.turned(il, k, n)
+        q, k = self.rotated(il, q, n), self.rotated(il, k, n)
         if self.rules.norm_last:
             q, k = self.qk_norm(blk, q, k)
         if self.architecture == "gemma4":

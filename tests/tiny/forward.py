@@ -52,7 +52,7 @@ class Rules:
     window: int = 0  # where the file does not say
     scale_embedding: bool = False
     caps: tuple[float, float] = (0, 0)  # of scores and logits, where the file does not say
-    local_base: bool = False  # sliding layers turn with a base of their own and no scaling
+    local_base: bool = False  # sliding layers rotate with a base of their own and no scaling
     ffn_norm: str = "ffn_norm"
     router: str = "softmax"
     normalised: bool | None = None  # None: the file says
@@ -155,16 +155,16 @@ class Model:
         return self.positions[:, None] * frequency, magnitude
 
     def ramp(self, n_rot: int, base: float) -> Array:
-        """YaRN's r: 1 where a pair turns as before, 0 where it turns `factor` times slower."""
+        """YaRN's r: 1 where a pair rotates as before, 0 where it rotates `factor` times slower."""
         trained = self.keys.get("rope.scaling.original_context_length", self.keys["context_length"])
 
-        def dim(turns: float) -> float:
-            return n_rot * np.log(trained / (2 * np.pi * turns)) / (2 * np.log(base))
+        def dim(rotations: float) -> float:
+            return n_rot * np.log(trained / (2 * np.pi * rotations)) / (2 * np.log(base))
 
         low, high = max(0, np.floor(dim(32))), min(n_rot - 1, np.ceil(dim(1)))
         return 1 - np.clip((np.arange(n_rot // 2) - low) / max(0.001, high - low), 0, 1)
 
-    def turned(self, il: int, x: Array, n_rot: int) -> Array:
+    def rotated(self, il: int, x: Array, n_rot: int) -> Array:
         """x[T, H, D] with its first n_rot dimensions rotated."""
         angle, magnitude = self.angles(il, n_rot)
         cos, sin = magnitude * np.cos(angle)[:, None], magnitude * np.sin(angle)[:, None]
@@ -216,14 +216,14 @@ class Model:
         q, k = self.if_there(f"{blk}.attn_q_norm", q), self.if_there(f"{blk}.attn_k_norm", k)
         if self.architecture != "llama4" or (il + 1) % 4:
             n_rot = self.keys.get("rope.dimension_count", self.head_dim)
-            q, k = self.turned(il, q, n_rot), self.turned(il, k, n_rot)
+            q, k = self.rotated(il, q, n_rot), self.rotated(il, k, n_rot)
             if self.architecture == "llama4":
                 q, k = self.rms(q), self.rms(k)
         y = self.attend(il, q, k, v, 1 / np.sqrt(self.head_dim))
         return self.linear(f"{blk}.attn_output", self.if_there(f"{blk}.attn_sub_norm", y))
 
     def latent_attention(self, il: int, h: Array) -> Array:
-        """DeepSeek-2: keys and values out of one latent row; the last n_rot dimensions of a head turn."""
+        """DeepSeek-2: keys and values out of one latent row; the last n_rot dimensions of a head are rotated."""
         blk, T, keys = f"blk.{il}", len(h), self.keys
         rank, n_rot = keys["attention.kv_lora_rank"], keys["rope.dimension_count"]
         width = keys.get("attention.key_length_mla", self.head_dim)
@@ -234,8 +234,8 @@ class Model:
             q = self.linear(f"{blk}.attn_q", h).reshape(T, self.n_head, width)
         row = self.linear(f"{blk}.attn_kv_a_mqa", h)
         latent = self.norm(f"{blk}.attn_kv_a_norm", row[:, :rank])
-        k_rope = self.turned(il, row[:, None, rank:], n_rot)
-        q_rope = self.turned(il, q[..., width - n_rot :], n_rot)
+        k_rope = self.rotated(il, row[:, None, rank:], n_rot)
+        q_rope = self.rotated(il, q[..., width - n_rot :], n_rot)
         k_nope, v = self.keys_and_values(blk, latent, width - n_rot)
         q = np.concatenate([q[..., : width - n_rot], q_rope], axis=-1)
         k = np.concatenate([k_nope, np.repeat(k_rope, self.n_head, axis=1)], axis=-1)

@@ -15,12 +15,15 @@ def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
 
 
 def scaled(x: Tensor, by: float) -> Tensor:
-    """by · x; a factor of 0 is none: how files say so"""
+    """by · x; x itself for 0, by which files say that there is no factor"""
     return scale(x, by=by) if by not in (0.0, 1.0) else x
 
 
 def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bool | None = None) -> Tensor:
-    """x · Wᵀ [· scale] [+ bias], each if the file has it; a `bias` must be there or not. [T, in] -> [T, n]"""
+    """x · Wᵀ [· scale] [+ bias], as far as the file has them. [T, in] -> [T, n]
+
+    bias: whether the file must have one (True) or must not (False); None takes what is there.
+    """
     w = blk.sized(name, n, x.shape[-1])
     y = mul_mat(w, x)
     if f"{name}.scale" in blk:  # ternary matrices of files that keep the scale apart

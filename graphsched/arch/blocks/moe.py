@@ -101,6 +101,7 @@ def choose(r: Routing, blk: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     else:
         ids = top_k(score, k=r.n_used)
     weights = get_rows(probs, ids)
+    # The sum of chosen probabilities may underflow; llama.cpp clamps it at the same bound.
     if r.normalised:
         weights = div(weights, clamp(sum_rows(weights), low=SMALLEST_NORMAL_F16, high=float("inf")))
     return ids, scale(weights, by=r.scale) if r.scale not in (0.0, 1.0) else weights
@@ -133,6 +134,7 @@ def gate_and_up(
     blk: Weights, x: Tensor, ids: Tensor, n_expert: int, *, bias: bool = False
 ) -> tuple[Tensor, Tensor]:
     """gate(x) and up(x) of each chosen expert, from two matrices or one. [T, 1 or K, D] -> 2 · [T, K, F]"""
+    # Some files stack each expert's gate on its up matrix; slices of one product cost nothing.
     if "ffn_gate_up_exps" in blk:
         both = expert_linear(blk, "ffn_gate_up_exps", x, ids, (n_expert, None), bias=bias)
         half = int(both.shape[2]) // 2

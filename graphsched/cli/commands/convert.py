@@ -50,6 +50,7 @@ def command(checkpoint: Path, out: Path | None, outfile: Path | None, **values: 
         raise click.UsageError("there is one limit of a part, --split-max-tensors or --split-max-size")
     size = parse_size("--split-max-size", size) if size else 0
     screen = Screen(verbose=values["verbose"])
+    # Everything is read and checked before OUT is touched: a bad checkpoint leaves nothing behind.
     conversion = plan(checkpoint, values["outtype"].lower(), values["pre"], vocab_only=values["vocab_only"])
     for note in conversion.notes:
         screen.say(note)
@@ -67,7 +68,7 @@ def command(checkpoint: Path, out: Path | None, outfile: Path | None, **values: 
 
     try:
         write(conversion, target, most=most, size=size, begin=begin, progress=progress)
-    finally:
+    finally:  # an error is printed on a line of its own, not behind the progress
         screen.clear()
 
 

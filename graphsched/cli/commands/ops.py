@@ -108,7 +108,7 @@ def _types(lowerings: list[dict[str, list[str]]] | None, every: list[str]) -> st
 
 
 def _folded(types: set[str], every: list[str]) -> str:
-    """The shorter of what is in the list and what is not."""
+    """The list in words, or "all but" its complement, whichever is shorter."""
     lacking = [name for name in every if name not in types]
     if not lacking:
         return "all"

@@ -90,7 +90,7 @@ def command(
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, and where it is said."""
+    """The arguments of one perplexity run, and the screen for its messages."""
 
     model: Path | None
     options: "SessionOptions"

@@ -79,7 +79,7 @@ def with_flags(text: str) -> "SessionOptions":
     @click.command(cls=Command)
     @flags.session
     def reader(model: Path | None, options: "SessionOptions") -> None:
-        """Never run: its flags are read."""
+        """A command that is never run; click parses flags with it."""
 
     behind = reader.make_context("--vs", words).params
     if behind["model"] is not None:

@@ -67,13 +67,15 @@ def command(
 
     asked = Request(n_prompt, n_gen, repetitions, phase)
     check(asked, options, load is not None, (vs, vs_file), (trace_file, html_file), (as_json, as_csv))
+    # Files are checked first: a measurement of minutes must not be lost to a folder that does not exist.
     for file in filter(None, (trace_file, html_file)):
         check_target(file, 0)
     first = Profiled([], read(load)) if load is not None else None
     other = read(vs_file) if vs_file is not None else None
     if first is None:
-        both = [options] if vs is None else [options, with_flags(vs)]
-        first, *more = profiled(model, both, asked, refresh_peaks)
+        # Both are profiled together, repetition by repetition, so that what slows the machine slows both.
+        runs = [options] if vs is None else [options, with_flags(vs)]
+        first, *more = profiled(model, runs, asked, refresh_peaks)
         other = more[0].data if more else other
     if trace_file:
         write(trace_file, trace_text(first))

@@ -68,6 +68,7 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
     from graphsched.quantize.model import write
     from graphsched.session.options import usable_cores
 
+    # OUT may be left out as in llama-quantize, so positions alone do not say which argument is which.
     out, type, threads = arguments(model, rest)
     options, given = options_of(type, imatrix, values)
     screen = Screen(verbose=values["verbose"])
@@ -97,6 +98,6 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
                     begin=begin,
                     progress=progress,
                 )
-        finally:
+        finally:  # an error is printed on a line of its own, not behind the progress
             screen.clear()
         screen.say(summary(choices))

@@ -29,7 +29,7 @@ _ESCAPED: Final = dict(zip(b"nrt'\"\\", (b"\n", b"\r", b"\t", b"'", b'"', b"\\")
 
 @dataclass(frozen=True)
 class Request:
-    """What `run` is asked for, beside the options of session and sampling."""
+    """Arguments of `run` besides the options of session and sampling."""
 
     prompt: str | None
     file: str | None
@@ -134,7 +134,7 @@ class Run:
             raise click.exceptions.Exit(INTERRUPTED)
 
     def report(self, timings: "Timings") -> None:
-        """How long it took."""
+        """Prints the timings."""
         if not self.request.no_timings:
             self.screen.say(rates(timings))
 

@@ -71,7 +71,7 @@ def command(model: Path | None, options: "SessionOptions", output: str, as_json:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for."""
+    """The arguments of one sweep-bench."""
 
     model: Path | None
     options: "SessionOptions"

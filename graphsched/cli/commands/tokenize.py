@@ -48,20 +48,21 @@ def command(
 
     text = _text(prompt, "-" if from_stdin else file)
     rules = parse_overrides(override_kv)
+    # The header has the vocabulary: no weights are needed.
     with open_model(model or DEFAULT_MODEL, header_only=True, overrides=rules) as opened:
         tokenizer = from_metadata(opened.metadata, opened.path.name)
         notes = [*tokenizer.notes, unused(opened.overrides())]
-    found = tokenizer.encode(text, add_special=not no_bos, parse_special=not no_parse_special)
-    if tokenizer.begins_twice(found):
+    tokens = tokenizer.encode(text, add_special=not no_bos, parse_special=not no_parse_special)
+    if tokenizer.begins_twice(tokens):
         notes.append(
             "the text begins with its own BOS, and so there are two; --no-bos leaves the other one out"
         )
-    for note in filter(None, notes):
+    for note in filter(None, notes):  # not on stdout, which scripts parse
         print(note, file=sys.stderr)
-    pieces = [tokenizer.piece(i, special=True) for i in found]
-    print(_shown(found, pieces, ids=ids, as_json=as_json))
+    pieces = [tokenizer.piece(i, special=True) for i in tokens]
+    print(_shown(tokens, pieces, ids=ids, as_json=as_json))
     if show_count:
-        print(f"Total number of tokens: {len(found)}")
+        print(f"Total number of tokens: {len(tokens)}")
 
 
 def _text(prompt: str | None, file: str | None) -> str:
@@ -72,14 +73,14 @@ def _text(prompt: str | None, file: str | None) -> str:
     return read_text(file) if file is not None else prompt or ""
 
 
-def _shown(found: list[int], pieces: list[bytes], *, ids: bool, as_json: bool) -> str:
+def _shown(tokens: list[int], pieces: list[bytes], *, ids: bool, as_json: bool) -> str:
     """One line per token, or a list; a piece that ends inside a character shows U+FFFD."""
     texts = [piece.decode("utf-8", "replace") for piece in pieces]
     if as_json:
-        rows = [{"id": i, "text": text} for i, text in zip(found, texts, strict=True)]
+        rows = [{"id": i, "text": text} for i, text in zip(tokens, texts, strict=True)]
         return json.dumps(rows, ensure_ascii=False)
     if ids:
-        return json.dumps(found)
+        return json.dumps(tokens)
     return "\n".join(
-        f"{i:6} -> {json.dumps(text, ensure_ascii=False)}" for i, text in zip(found, texts, strict=True)
+        f"{i:6} -> {json.dumps(text, ensure_ascii=False)}" for i, text in zip(tokens, texts, strict=True)
     )

@@ -93,6 +93,7 @@ def _(
 ) -> Array:
     group = q.shape[1] // k.shape[1]
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    # In float64: the reference is what kernels are judged by, so its own rounding must not count.
     score = np.einsum("thd,chd->htc", q, k, dtype=np.float64) * scale
     if softcap:
         score = softcap * np.tanh(score / softcap)

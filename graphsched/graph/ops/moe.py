@@ -143,10 +143,11 @@ def topk_moe(
     least: float | None = None,
     by: float = 1.0,
 ) -> tuple[Tensor, ...]:
-    """Experts of the k largest probabilities, and these; with `least` over their sum, at least that; times `by`
+    """The k experts of largest probability, and their weights: these probabilities, normalised or not, times `by`
 
-    gating: one of GATINGS; `bias` is added for the choice alone, which takes the n_group_used best groups as
-    grouped_top_k does.
+    least: if not None, weights are divided by their sum, or by this if it is larger. gating: one of GATINGS; those of
+    `_weight` choose by logits and apply the function to the chosen. bias: added for the choice alone, which takes the
+    n_group_used best groups as grouped_top_k does.
     """
     require(gating in GATINGS, f"topk_moe: no gating {gating}; there are {', '.join(GATINGS)}")
     probs = _gated(logits, gating)

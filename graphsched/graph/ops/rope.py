@@ -41,6 +41,7 @@ class Rope:
         plain = self.base ** (-2.0 * i / self.n_rot)
         if not self.yarn:
             return plain / self.factor
+        # Pairs that rotate often keep their speed, slow ones are interpolated, those between get some of both.
         low, high = max(0, math.floor(self._pair(32))), min(self.n_rot - 1, math.ceil(self._pair(1)))
         ramp = 1.0 - np.clip((i - low) / max(0.001, high - low), 0.0, 1.0)
         return plain * ((1.0 - ramp) / self.factor + ramp)

@@ -1,8 +1,8 @@
-"""Ops defined as the nodes that compute their results one by one: of several results, or of one that fuses others.
+"""Ops defined by the nodes that they fuse: with several results, or with one.
 
-A node has one result: that of an op of several are the rows of all of them side by side, in float32. What reads them
-are PART nodes. A kernel writes each into memory of its own, so that a part is as dense as if a node of its own had made
-it.
+A node has one result. That of a multi-result op is the rows of all results side by side, in float32, and PART nodes
+read one result each out of it. Kernels write each result into a buffer of its own, so a PART is as dense as the result
+of an ordinary node.
 """
 
 import math
@@ -20,9 +20,10 @@ Compose = Callable[P, tuple[Tensor, ...]]
 
 
 def several(number: int, rowwise: bool = True, **traits: Any) -> Callable[[Compose[P]], OpDef[P]]:
-    """Declares an op by a function that builds the nodes of its results; all have the first one's number of rows.
+    """Declares an op by a function that builds the nodes which compute its results, all of the same number of rows.
 
-    Type, reference and operations are those of these nodes; bytes are those of operands and results.
+    Type, reference and operation count follow from these nodes; bytes are those of operands and results. ShapeError if
+    the results differ in their rows.
     """
 
     def declare(compose: Compose[P]) -> OpDef[P]:
@@ -63,7 +64,7 @@ def is_several(node: Tensor) -> bool:
 
 
 def results(node: Tensor) -> tuple[Tensor, ...]:
-    """What reads each result of an op of several; of any other the node itself."""
+    """The PART node of each result of a multi-result op; `(node,)` for any other op."""
     if not is_several(node):
         return (node,)
     types = [n.type for n in made_of(node)]
@@ -74,7 +75,7 @@ def results(node: Tensor) -> tuple[Tensor, ...]:
 
 
 def starts(types: Sequence[TensorType]) -> list[int]:
-    """Where the rows of each begin in the rows of all."""
+    """Offset of each result within a row of the node, in elements."""
     lengths = [row_length(t) for t in types]
     return [sum(lengths[:i]) for i in range(len(lengths))]
 
@@ -82,16 +83,16 @@ def starts(types: Sequence[TensorType]) -> list[int]:
 @op(Op.PART, rowwise=True, result_of="x")
 def part(x: Tensor, *, start: int, shape: tuple[int, ...], dtype: DType) -> TensorType:
     """One of several results: x[:, start:start + n] in the shape and type that it has; no copy"""
-    made = TensorType(dtype, shape)
-    stop = start + row_length(made)
+    type = TensorType(dtype, shape)
+    stop = start + row_length(type)
     require(shape[0] == x.shape[0] and stop <= x.shape[-1], f"part: {start}:{stop} is outside {x}")
-    return made
+    return type
 
 
 @part.reference
 def _(x: Array, *, start: int, shape: tuple[int, ...], dtype: DType) -> Array:
-    own = x[:, start : start + int(np.prod(shape[1:]))].reshape(shape)
-    return own.astype(np.int32) if dtype == dtypes.I32 else as_f32(own)
+    values = x[:, start : start + int(np.prod(shape[1:]))].reshape(shape)
+    return values.astype(np.int32) if dtype == dtypes.I32 else as_f32(values)
 
 
 @part.nbytes
@@ -111,7 +112,7 @@ def _inner(compose: Compose[...], types: Sequence[TensorType], attrs: dict[str, 
 
 
 def between(given: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Nodes that outputs need but what is given, sources first."""
+    """The nodes between `given` and `outputs`, sources first; what is given is left out."""
     seen: dict[Tensor, None] = {}
 
     def visit(node: Tensor) -> None:
@@ -131,17 +132,17 @@ def _flops(node: Tensor) -> int:
 
 
 def _values(compose: Compose[...], arrays: Sequence[Array], attrs: dict[str, Any]) -> Array:
-    """The references of all nodes in turn; integers become whole float32 numbers."""
+    """The results side by side, by the references of the inner nodes; integers as float32."""
     types = [TensorType(dtypes.I32 if a.dtype == np.int32 else dtypes.F32, a.shape) for a in arrays]
     leaves = [input_tensor(str(i), t) for i, t in enumerate(types)]
-    found: dict[Tensor, Array] = dict(zip(leaves, arrays, strict=True))
+    values: dict[Tensor, Array] = dict(zip(leaves, arrays, strict=True))
 
     def value(node: Tensor) -> Array:
-        if node not in found:
-            found[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
-        return found[node]
+        if node not in values:
+            values[node] = node.declaration.evaluate(*map(value, node.sources), **node.attrs)
+        return values[node]
 
-    made = [as_f32(value(n)) for n in compose(*leaves, **attrs)]
-    if len(made) == 1:
-        return made[0]
-    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in made], axis=1)
+    outputs = [as_f32(value(n)) for n in compose(*leaves, **attrs)]
+    if len(outputs) == 1:
+        return outputs[0]
+    return np.concatenate([v.reshape(len(v), math.prod(v.shape[1:])) for v in outputs], axis=1)

@@ -1,6 +1,6 @@
-"""What a fusion is: nodes of a graph that one op computes in one step, and the rules that find them.
+"""Fusions: nodes of a graph that one op computes in one step, and the rules that find them.
 
-A fused op is defined as the composition of its parts, so that results are the same with and without.
+A fused op is defined as the composition of the ops that it replaces, so results are the same with and without it.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,10 @@ from graphsched.graph.tensor import Tensor
 
 @dataclass(frozen=True)
 class Fusion:
-    """A fused op, the nodes that its results stand for in their order, and those inside that nothing else reads."""
+    """A fused op that may replace nodes.
+
+    stands_for: nodes whose results it computes, in the order of its own. inside: nodes that nothing else reads.
+    """
 
     made: Tensor
     stands_for: tuple[Tensor, ...]
@@ -26,16 +29,16 @@ class Fusion:
 
 
 Find = Callable[[Graph], Iterator[Fusion]]
-# What must be known before a rule can be applied: where weights live, or where each node runs.
-Needs = Literal["homes", "places"]
+# What a rule must know to be applied: the homes of weights, or the device of each node.
+Needs = Literal["homes", "devices"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One kind of fusion; `switch` turns it off. The driver, graphsched.schedule.fuse, decides which finds it takes.
+    """One kind of fusion, and the switch that turns it off. graphsched.schedule.fuse decides which finds are taken.
 
-    needs: "homes" for an op that policy and placement shall see as one node, so that it is made before nodes have
-    places; "places" for an op whose parts are only known to run together once they have.
+    needs: "homes" for an op that policy and placement shall see as one node, which is fused before assignment;
+    "devices" for an op whose nodes are only known to run together after it.
     """
 
     switch: str

@@ -35,7 +35,7 @@ def select_outputs(logits: Tensor, out_ids: Tensor) -> Graph:
 
 
 def _needed_whole(logits: Tensor) -> set[Tensor]:
-    """Nodes of which some op that mixes rows needs every row."""
+    """Nodes of which every row is needed, since some op that reads them mixes rows."""
     mixing = [n for n in reachable([logits]) if not _passes(n)]
     return set(reachable([s for n in mixing for s in n.sources]))
 

@@ -14,7 +14,7 @@ Readers = Mapping[Tensor, Sequence[Tensor]]
 
 
 def experts(graph: Graph) -> Iterator[Fusion]:
-    """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS of the chosen, what bias, norm and scale there are -> TOPK_MOE"""
+    """SOFT_MAX or sigmoid, ARGSORT, GET_ROWS; bias, norm and scale as far as there are any -> TOPK_MOE"""
     for node in graph.nodes:
         if node.op in (Op.ARGSORT, Op.GROUPED_TOPK):
             found = _choice(node, graph.readers)
@@ -46,7 +46,7 @@ def _choice(ids: Tensor, readers: Readers) -> Fusion | None:
 
 
 def _gating(node: Tensor | None) -> str:
-    """How a node makes probabilities, if it does."""
+    """The gating of a node that makes probabilities, "softmax" or "sigmoid"; empty for any other."""
     if node is None or node.op not in (Op.SOFT_MAX, Op.UNARY):
         return ""
     if node.op is Op.UNARY:
@@ -55,7 +55,7 @@ def _gating(node: Tensor | None) -> str:
 
 
 def _bias_of(score: Tensor, probs: Tensor) -> Tensor | None:
-    """What is added to the probabilities for the choice."""
+    """The bias that an ADD gives the probabilities for the choice alone."""
     if score.op is not Op.ADD or score.sources[0] is not probs:
         return None
     bias = score.sources[1]

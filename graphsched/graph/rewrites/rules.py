@@ -1,4 +1,4 @@
-"""Every fusion, in the order in which they are tried: a rule is a function that finds, and a line in RULES."""
+"""All fusions, in the order in which they are tried: a rule is a function that finds them, and a line in RULES."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -99,11 +99,11 @@ RULES: Final = (
     Rule("fused-rms-norm", rms_norm_mul, "homes"),
     Rule("fused-mul-unary", mul_unary, "homes"),
     Rule("fmoe", up_gate, "homes"),
-    Rule("merge-qkv", qkv, "places"),
-    Rule("fused-rope", rope_pairs, "places"),
-    Rule("fused-add-rms-norm", add_rms_norm, "places"),
-    Rule("fused-topk-moe", experts, "places"),
-    Rule("fused-up-gate", dense_up_gate, "places"),
-    Rule("fused-mul-multi-add", weighted_sums, "places"),
-    Rule("fused-set-rows", cache_rows, "places"),
+    Rule("merge-qkv", qkv, "devices"),
+    Rule("fused-rope", rope_pairs, "devices"),
+    Rule("fused-add-rms-norm", add_rms_norm, "devices"),
+    Rule("fused-topk-moe", experts, "devices"),
+    Rule("fused-up-gate", dense_up_gate, "devices"),
+    Rule("fused-mul-multi-add", weighted_sums, "devices"),
+    Rule("fused-set-rows", cache_rows, "devices"),
 )

@@ -78,12 +78,14 @@ def affine(
         y *= d * s
         return search.error(x, w, np.subtract(y, e * m, out=y))
 
+    # Alternates: the best integers for d and e, then the best d and e for these integers (least squares).
     for _ in range(_ROUNDS):
         s, m = _nearby((s, m), ((0, limit), (0, limit)), left)
         y = codes(s, m) * s
         refit = _both(x, w, y, m)
         old = _total(search.error(x, w, y * d - e * m))
         new = _total(search.error(x, w, y * refit[0] - refit[1] * m))
+        # F16 rounding can make a refit worse: each block keeps the better of both.
         d, e = np.where(new < old, refit[0], d), np.where(new < old, refit[1], e)
     return (d, e), (s, m), codes(s, m)
 

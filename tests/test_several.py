@@ -1,4 +1,4 @@
-"""Ops of several results: what is joined, what is not, and that neither placement nor bits depend on it."""
+"""Ops of several results: what is fused, what is not, and that neither placement nor bits depend on it."""
 
 from collections import Counter
 from typing import Any
@@ -40,7 +40,7 @@ from graphsched.session.switches import SWITCHES
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 
-ALL = frozenset(rule.switch for rule in RULES if rule.needs == "places")
+ALL = frozenset(rule.switch for rule in RULES if rule.needs == "devices")
 T = Extent(8, "n_tokens")
 ON_SIM: dict[str, Any] = {
     "devices": ("sim:rtx4090",),
@@ -79,11 +79,11 @@ def test_splits_and_copies_are_those_without(name: str, preset: str) -> None:
         for section in SECTIONS.values():
             for hoist in (frozenset(), frozenset({"hoist"})):
                 options = {**PRESETS[preset], **section}
-                joined = dumped(name, n_tokens, off=hoist, **options)
+                fused = dumped(name, n_tokens, off=hoist, **options)
                 plain = dumped(name, n_tokens, off=hoist | ALL, **options)
-                assert without_nodes(joined) == without_nodes(plain)
-                assert causes(joined).items() >= {
-                    (node, cause) for node, cause in causes(plain).items() if node in causes(joined)
+                assert without_nodes(fused) == without_nodes(plain)
+                assert causes(fused).items() >= {
+                    (node, cause) for node, cause in causes(plain).items() if node in causes(fused)
                 }
 
 
@@ -92,7 +92,7 @@ def causes(lines: list[str]) -> dict[str, str]:
     return {line.split()[1]: line.split()[2] for line in lines if line.startswith("     ")}
 
 
-def joined_ops(name: str, n_tokens: int, **options: Any) -> Counter[str]:
+def fused_ops(name: str, n_tokens: int, **options: Any) -> Counter[str]:
     plan = make_plan(opened(name), SessionOptions(n_ctx=1024, **options), n_tokens, 1, n_tokens)
     nodes = plan.schedule.graph.nodes
     return Counter(n.opdef.op.name for n in nodes if n.opdef and n.opdef.compose)
@@ -102,14 +102,14 @@ def test_what_models_join() -> None:
     layers = {name: opened(name).config.n_layer for name in ("llama", "mixtral", "deepseek2-lite")}
     n = layers["llama"]
     one = {"MUL_MAT_QKV": n, "FUSED_ROPE": n, "FUSED_ADD_RMS_NORM": 2 * n}
-    assert joined_ops("llama", 1) == one
-    assert joined_ops("llama", 8) == {k: v for k, v in one.items() if k != "MUL_MAT_QKV"}
-    assert joined_ops("mixtral", 1)["TOPK_MOE"] == layers["mixtral"]
+    assert fused_ops("llama", 1) == one
+    assert fused_ops("llama", 8) == {k: v for k, v in one.items() if k != "MUL_MAT_QKV"}
+    assert fused_ops("mixtral", 1)["TOPK_MOE"] == layers["mixtral"]
     for name, dense in (("qwen3moe", 0), ("qwen2moe", 0), ("gpt-oss", 0), ("deepseek2-v3", 1)):
-        assert joined_ops(name, 1)["TOPK_MOE"] == opened(name).config.n_layer - dense, name
-    assert joined_ops("llama4", 1)["TOPK_MOE"]
-    assert joined_ops("glm4moe", 1)["TOPK_MOE"]
-    latent = joined_ops("deepseek2-lite", 1)
+        assert fused_ops(name, 1)["TOPK_MOE"] == opened(name).config.n_layer - dense, name
+    assert fused_ops("llama4", 1)["TOPK_MOE"]
+    assert fused_ops("glm4moe", 1)["TOPK_MOE"]
+    latent = fused_ops("deepseek2-lite", 1)
     assert latent["TOPK_MOE"] == layers["deepseek2-lite"] - 1  # the first layer is dense
     assert latent["MUL_MAT_QKV"] == latent["FUSED_ROPE"] == layers["deepseek2-lite"]
 
@@ -127,11 +127,11 @@ def test_each_has_a_switch(off: str, devices: tuple[str, ...]) -> None:
     ops = {"merge-qkv": "MUL_MAT_QKV", "fused-rope": "FUSED_ROPE"}
     ops |= {"fused-add-rms-norm": "FUSED_ADD_RMS_NORM", "fused-topk-moe": "TOPK_MOE"} | ON_GPUS
     assert set(ops) == ALL <= set(SWITCHES)
-    every = joined_ops("qwen2moe", 1, devices=devices)
+    every = fused_ops("qwen2moe", 1, devices=devices)
     assert set(every) == {op for switch, op in ops.items() if devices or switch not in ON_GPUS}
-    left = joined_ops("qwen2moe", 1, devices=devices, off=frozenset({off}))
+    left = fused_ops("qwen2moe", 1, devices=devices, off=frozenset({off}))
     assert left == {k: n for k, n in every.items() if k != ops[off]}
-    assert not joined_ops("qwen2moe", 1, devices=devices, off=ALL)
+    assert not fused_ops("qwen2moe", 1, devices=devices, off=ALL)
 
 
 def test_parts_keep_names_labels_and_causes() -> None:
@@ -161,8 +161,8 @@ def test_bits_are_those_without(name: str, off: str, backend: str) -> None:
     ref, tokens = reference(name), 24 if backend == "reference" else 32
     apart = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, off=frozenset({off}), backend=backend)
     for n in (1, 3) if backend == "cpu" else (1,):
-        joined = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, backend=backend, n_threads=n)
-        np.testing.assert_array_equal(joined, apart)
+        fused = logits_in_pieces(ref.model, ref.tokens[:tokens], 7, backend=backend, n_threads=n)
+        np.testing.assert_array_equal(fused, apart)
 
 
 @pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q4_K_M", "deepseek2-lite"])
@@ -192,11 +192,11 @@ def add_norm(a: Tensor, b: Tensor) -> Tensor:
     return fused_add_rms_norm(a, b, weight("blk.0.ffn_norm.weight", f32(8)), eps=1e-5)
 
 
-# ---- what is not joined
+# ---- what is not fused
 
 
 def scheduled(*outputs: Tensor, home: dict[str, str] | None = None) -> Schedule:
-    """On the host and a device that joins as the host does."""
+    """On the host and a device that fuses as the host does."""
     homes = home or {}
     target = Target(
         devices=("dev", HOST),
@@ -230,7 +230,7 @@ def summed(*parts: Tensor) -> Tensor:
 
 
 def test_matrices_of_another_type_stay_apart() -> None:
-    """Q4_K_M has values of its own type: queries and keys are joined."""
+    """Q4_K_M has values of its own type: queries and keys are fused."""
     q, k, v = (projection(n, 32, t) for n, t in zip("qkv", (dtypes.Q8_0,) * 3, strict=True))
     assert not {"MUL_MAT_QKV"} & set(ops_of(scheduled(summed(q, k, v))))  # not an attention's
     names = ("attn_q", "attn_k", "attn_v")
@@ -238,8 +238,8 @@ def test_matrices_of_another_type_stay_apart() -> None:
     assert ops_of(scheduled(summed(*three)))["MUL_MAT_QKV"] == 1
     two = [*three[:2], projection("attn_v", 32, dtypes.Q4_0)]
     made = scheduled(summed(*two))
-    (joined,) = (n for n in made.graph.nodes if n.opdef and n.opdef.op is Op.MUL_MAT_QKV)
-    assert made.graph.names[joined] == "blk.0.attn_q+attn_k"
+    (fused,) = (n for n in made.graph.nodes if n.opdef and n.opdef.op is Op.MUL_MAT_QKV)
+    assert made.graph.names[fused] == "blk.0.attn_q+attn_k"
     assert ops_of(made)["MUL_MAT"] == 1
 
 
