@@ -112,67 +112,57 @@ def store_lanes(typingctx: Any, addr: Any, value: Any, kind: Any, block: Any) ->
 def for_lanes(*widths: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorates `body(i, block, *args)`; the helper made, `loop(n, *args)`, runs it for the blocks of a row of n.
 
-    Blocks are as wide as possible: of several widths, the widest comes first. The last may be partial.
+    Blocks are as wide as possible: of two widths the wider comes first. The last may be partial.
     """
 
     def attach(body: Callable[..., None]) -> Callable[..., None]:
-        @helper
-        def with_carry(i: int, block: Any, carry: int, *args: Any) -> int:
-            step(i, block, *args)
-            return carry
-
         step = helper(body)
-        passes = _passes(with_carry, widths)
+        return _loop(step, *widths) if len(widths) == 1 else _loop_of_two(step, *widths)
+
+    return attach
+
+
+# Each loop is one function: every further one that Numba compiles on the way takes longer than what is in it.
+
+
+def _loop(step: Callable[..., None], width: int) -> Callable[..., None]:
+    @helper
+    def loop(n: int, *args: Any) -> None:
+        for i in range(0, n // width * width, width):
+            step(i, full_block(width), *args)
+        if n % width:
+            step(n // width * width, first_of(width, n % width), *args)
+
+    return loop
+
+
+def _loop_of_two(step: Callable[..., None], wide: int, width: int) -> Callable[..., None]:
+    @helper
+    def loop(n: int, *args: Any) -> None:
+        for i in range(0, n // wide * wide, wide):
+            step(i, full_block(wide), *args)
+        for i in range(n // wide * wide, n // width * width, width):
+            step(i, full_block(width), *args)
+        if n % width:
+            step(n // width * width, first_of(width, n % width), *args)
+
+    return loop
+
+
+def fold_lanes(width: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates `body(i, block, carry, *args)`, which returns the next carry; `loop(n, carry, *args)` the last one."""
+
+    def attach(body: Callable[..., Any]) -> Callable[..., Any]:
+        step = helper(body)
 
         @helper
-        def loop(n: int, *args: Any) -> None:
-            passes(n, 0, *args)
+        def loop(n: int, carry: Any, *args: Any) -> Any:
+            for i in range(0, n // width * width, width):
+                carry = step(i, full_block(width), carry, *args)
+            if n % width:
+                carry = step(n // width * width, first_of(width, n % width), carry, *args)
+            return carry
 
         return loop
 
     return attach
-
-
-def fold_lanes(*widths: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates `body(i, block, carry, *args)`, which returns the next carry; `loop(n, carry, *args)` the last one."""
-
-    def attach(body: Callable[..., Any]) -> Callable[..., Any]:
-        return _passes(helper(body), widths)
-
-    return attach
-
-
-def _passes(step: Callable[..., Any], widths: tuple[int, ...]) -> Callable[..., Any]:
-    narrow = widths[-1]
-    begin = _full_blocks(step, widths)
-
-    @helper
-    def loop(n: int, carry: Any, *args: Any) -> Any:
-        carry = begin(n, carry, *args)
-        if n % narrow:
-            carry = step(n // narrow * narrow, first_of(narrow, n % narrow), carry, *args)
-        return carry
-
-    return loop
-
-
-def _full_blocks(step: Callable[..., Any], widths: tuple[int, ...]) -> Callable[..., Any]:
-    """All full blocks of each width, behind those of the widths before it."""
-    *wider, width = widths
-    before = _full_blocks(step, tuple(wider)) if wider else _nothing
-    wide = wider[-1] if wider else 0
-
-    @helper
-    def loop(n: int, carry: Any, *args: Any) -> Any:
-        carry = before(n, carry, *args)
-        first = n // wide * wide if wide else 0
-        for i in range(first, n // width * width, width):
-            carry = step(i, full_block(width), carry, *args)
-        return carry
-
-    return loop
-
-
-@helper
-def _nothing(n: int, carry: Any, *args: Any) -> Any:
-    return carry

@@ -31,9 +31,9 @@ from graphsched.backends.cpu.language.vector import (
 
 
 def each_row(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates `fn(r, *args)`; the function chain, `rows(n, *args)`, returns (fn(0, *args), ..., fn(n - 1, *args)).
+    """Decorates `fn(r, *args)`; the function made, `rows(n, *args)`, returns (fn(0, *args), ..., fn(n - 1, *args)).
 
-    n is a literal. For kernels.
+    n is a literal: 1, 2, 4 or 8. For kernels.
     """
     one = helper(fn)
 
@@ -42,16 +42,44 @@ def each_row(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @by_literal(rows)
     def _(n: int) -> Callable[..., Any]:
-        chain = _first(one)
-        for r in range(1, n):
-            chain = _and_row(chain, one, r)
-
-        def impl(n: int, *args: Any) -> Any:
-            return chain(*args)
-
-        return impl
+        return _ROWS[n](one)
 
     return rows
+
+
+# Written out: a chain of functions, each with a row more, would be compiled link by link, for every type of arguments.
+
+
+def _one_row(one: Callable[..., Any]) -> Callable[..., Any]:
+    def rows(n: int, *args: Any) -> Any:
+        return (one(0, *args),)
+
+    return rows
+
+
+def _two_rows(one: Callable[..., Any]) -> Callable[..., Any]:
+    def rows(n: int, *args: Any) -> Any:
+        return one(0, *args), one(1, *args)
+
+    return rows
+
+
+def _four_rows(one: Callable[..., Any]) -> Callable[..., Any]:
+    def rows(n: int, *args: Any) -> Any:
+        return one(0, *args), one(1, *args), one(2, *args), one(3, *args)
+
+    return rows
+
+
+def _eight_rows(one: Callable[..., Any]) -> Callable[..., Any]:
+    def rows(n: int, *args: Any) -> Any:
+        low = one(0, *args), one(1, *args), one(2, *args), one(3, *args)
+        return low + (one(4, *args), one(5, *args), one(6, *args), one(7, *args))  # noqa: RUF005  # as Numba has it
+
+    return rows
+
+
+_ROWS = {1: _one_row, 2: _two_rows, 4: _four_rows, 8: _eight_rows}
 
 
 def unrolled(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,22 +117,6 @@ def _and_step(before: Callable[..., Any], one: Callable[..., Any], r: int) -> Ca
         return one(r, before(carry, *args), *args)
 
     return steps
-
-
-def _first(one: Callable[..., Any]) -> Callable[..., Any]:
-    @helper
-    def rows(*args: Any) -> Any:
-        return (one(0, *args),)
-
-    return rows
-
-
-def _and_row(before: Callable[..., Any], one: Callable[..., Any], r: int) -> Callable[..., Any]:
-    @helper
-    def rows(*args: Any) -> Any:
-        return before(*args) + (one(r, *args),)  # noqa: RUF005  # numba builds no tuple of a starred one
-
-    return rows
 
 
 def _zeros(elem: str) -> Any:
