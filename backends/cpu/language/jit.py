@@ -39,8 +39,9 @@ CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # step, run, ith, nth
 KEPT_SECONDS = 30 * 24 * 3600
 _LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
 OPTIONS = {"nopython": True, **_LOOSE}
-# Only compiled code calls these: without the wrappers that Python would call they compile in half the time.
-_INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_LOOSE}
+# Without wrappers for callers that there are not they compile in little more than half the time.
+_INLINED = {"forceinline": True, "no_cfunc_wrapper": True, **_LOOSE}
+_CHOSEN = {**_INLINED, "no_cpython_wrapper": True}  # only compiled code calls what a literal chooses
 
 
 def sources(file: Path) -> Iterator[Path]:
@@ -144,7 +145,7 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
             return choose(kind.literal_value) if isinstance(kind, types.IntegerLiteral) else None
 
         typed.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]  # numba compares parameters
-        return overload(stub, prefer_literal=True, strict=False, jit_options=_INLINED)(typed)
+        return overload(stub, prefer_literal=True, strict=False, jit_options=_CHOSEN)(typed)
 
     return attach
 
