@@ -64,7 +64,6 @@ def test_cpu_agrees_with_reference(i: int, threads: int) -> None:
     agree(got, expected, case.tolerance)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("i", "layout"), LAID, ids=[f"{name}-{IDS[i]}" for i, name in LAID])
 def test_layouts_change_nothing(i: int, layout: str) -> None:
     """Views that have NaN around them, dimensions in another order, and operands whose memory the result may take."""
@@ -74,7 +73,6 @@ def test_layouts_change_nothing(i: int, layout: str) -> None:
     agree(got, expected, case.tolerance)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("i", "case"), ROWS, ids=[IDS[i] for i, _ in ROWS])
 def test_one_row_of_a_case(i: int, case: Case) -> None:
     """As parts of wider rows, on more threads than rows."""
