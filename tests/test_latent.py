@@ -153,6 +153,8 @@ def cached_bytes(mla: int, n_head: int, kv: dtypes.DType) -> int:
         "rope_context": 4096,
         "rope_attn_factor": 1.0,
         "rms_eps": 1e-6,
+        "n_draft": 0,
+        "rope_sections": (),
         "yarn_log": 0.0,
         "gating": 1,
         "n_expert": 0,
