@@ -10,7 +10,7 @@ from typing import Any, Final
 from graphsched.cli.flag import add_all, alternatives, later
 from graphsched.cli.values import MOST
 from graphsched.errors import OptionError
-from graphsched.option import Option, Parsed, declarations
+from graphsched.option import Option, Parsed, declarations, read
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
@@ -54,6 +54,17 @@ def grid(command: Function) -> Function:
         return command(grid=tuple(dict.fromkeys(chosen)), **values)
 
     return add_all(SESSION.items(), with_grid, lists=True)
+
+
+def overriding(command: Function) -> Function:
+    """Adds --override-kv alone, for commands without a session; the command receives `override_kv`."""
+    name = "override_kv"
+
+    @functools.wraps(command)
+    def with_overrides(**values: Any) -> Any:
+        return command(**values | {name: read(name, OPTIONS[name], values[name])})
+
+    return add_all([(name, OPTIONS[name])], with_overrides)
 
 
 def sampling(command: Function) -> Function:

@@ -1,5 +1,6 @@
 """Opens a session for a command: hints, progress while it loads, and details for -v."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 
 def open_session(
-    model: "Path | Model | None", options: "SessionOptions", screen: Screen, interrupts: Interrupts
+    model: "Path | Model | None",
+    options: "SessionOptions",
+    screen: Screen,
+    interrupts: Interrupts,
+    *,
+    needs_text: bool = False,
 ) -> "Session":
-    """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress."""
-    import graphsched  # not above: it imports the compiler
-    from graphsched.session.model import Model
-    from graphsched.session.session import Session
+    """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress.
+
+    needs_text: what is wrong with its vocabulary is an error now, and what the file does not say about it a hint.
+    """
+    from graphsched.session.model import Model, open_default_or  # not above: they import the compiler
+    from graphsched.session.session import opened
 
     def progress(what: str, done: int, total: int) -> None:
         interrupts.check()
@@ -33,15 +41,31 @@ def open_session(
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
         screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")
-    if isinstance(model, Model):
-        session = Session(model, options, progress)
-    else:
-        session = graphsched.load(model, progress=progress, **vars(options))
+    started = time.perf_counter()
+    loaded = model if isinstance(model, Model) else open_default_or(model, options.override_kv)
+    if needs_text:
+        hint_at_text(loaded, screen)
+    session = opened(loaded, options, progress, started)
     screen.clear()
+    hint_at_overrides(loaded, screen)
     if screen.verbose:
         for line in details(session):
             screen.detail(line)
     return session
+
+
+def hint_at_text(model: "Model", screen: Screen) -> None:
+    """Says what is assumed about the vocabulary. LoadError if there is none, a bad one, or that of another model."""
+    for note in model.tokenizer.notes:
+        screen.hint(f"hint: {note}")
+
+
+def hint_at_overrides(model: "Model", screen: Screen) -> None:
+    """Names the overrides of metadata that nothing reads."""
+    if model.unused is not None:
+        _ = model.has_text  # reads the keys of the vocabulary, whether the command needs one or not
+    if model.unused is not None:
+        screen.hint(f"hint: {model.unused}")
 
 
 def with_gpus(options: "SessionOptions") -> tuple["SessionOptions", str | None]:

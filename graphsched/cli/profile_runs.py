@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphsched.cli.interrupts import Interrupts
-from graphsched.cli.opening import open_session
+from graphsched.cli.opening import hint_at_overrides, open_session
 from graphsched.cli.screen import Screen
 from graphsched.errors import OptionError
 
@@ -50,15 +50,14 @@ Found = list[tuple["list[Phase]", dict[str, Any]]]
 
 def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Measured phases per set of options, each with the description of model, machine and options."""
-    from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import measure
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
     from graphsched.session.settings import described, model_described
 
     screen = Screen()
     with Interrupts() as interrupts:
-        opened = Model(open_model(DEFAULT_MODEL if model is None else model)) if len(options) > 1 else model
-        sessions = [open_session(opened, o, screen, interrupts) for o in options]
+        models = {o.override_kv: open_default_or(model, o.override_kv) for o in options}
+        sessions = [open_session(models[o.override_kv], o, screen, interrupts) for o in options]
         for session in sessions:
             check_room(request, session.n_ctx)
         phases = measure(sessions, request, screen.progress)
@@ -70,15 +69,19 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "
 
 def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Predicted phases per set of options, each with the description of model and options."""
-    from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import predict
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
     from graphsched.session.settings import model_described, settings
 
-    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    screen = Screen()
+    models = {o.override_kv: open_default_or(model, o.override_kv, header_only=True) for o in options}
     for o in options:
-        check_room(request, loaded.context(o))
-    return [(predict(loaded, o, request), model_described(loaded) | settings(o)) for o in options]
+        check_room(request, models[o.override_kv].context(o))
+        hint_at_overrides(models[o.override_kv], screen)
+    return [
+        (predict(models[o.override_kv], o, request), model_described(models[o.override_kv]) | settings(o))
+        for o in options
+    ]
 
 
 def check_room(request: "Request", n_ctx: int) -> None:

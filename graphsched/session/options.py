@@ -14,6 +14,7 @@ from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, switched
 
 if TYPE_CHECKING:
+    from graphsched.gguf.override import Override
     from graphsched.schedule.policy import Policy
     from graphsched.types.dtypes import DType
 
@@ -36,6 +37,18 @@ def _shown(given: "frozenset[int] | Policy | None") -> str:
     from graphsched.schedule.policy import shown
 
     return shown(given)
+
+
+def _metadata(given: Any) -> "tuple[Override, ...]":
+    from graphsched.gguf.override import parse_overrides
+
+    return parse_overrides(given, flag="")
+
+
+def _typed(given: "tuple[Override, ...]") -> str:
+    from graphsched.gguf.override import typed
+
+    return typed(given)
 
 
 def _rule(given: Any) -> "Policy | None":
@@ -129,6 +142,14 @@ class SessionOptions(Options):
     )
     mla: int = option("-mla --mla-use", 3, low=0, high=3, help="latent attention, 0 to 3")
     amb: int = option("-amb --attention-max-batch", 256, low=1, high=1 << 20, help="MiB for its temporaries")
+    override_kv: Annotated[Any, "tuple[Override, ...]"] = option(
+        "--override-kv",
+        (),
+        values=Parsed("KEY=TYPE:VALUE", _metadata, _typed),
+        help="metadata instead of the file's; repeatable",
+        shown="",
+        many="last",
+    )
     swa_full: bool = option("--swa-full", False, help="layers that see a window keep the whole context, too")
     mmap: bool = option(
         "-mmp --mmap", True, off="--no-mmap", help="map the file; 0 reads weights into memory"

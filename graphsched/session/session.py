@@ -180,7 +180,12 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     """
     started = time.perf_counter()
     chosen = session_options(**options)
-    session = Session(open_default_or(path), chosen, progress)
+    return opened(open_default_or(path, chosen.override_kv), chosen, progress, started)
+
+
+def opened(model: Model, options: SessionOptions, progress: Progress | None, started: float) -> Session:
+    """A session on a model whose loading began at a time of `time.perf_counter`."""
+    session = Session(model, options, progress)
     session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3
     return session

@@ -108,7 +108,7 @@ class Request:
 
     def session(self, n_ctx: int) -> "Session":
         """A session with room for n_ctx tokens."""
-        return open_session(self.model, replace(self.options, n_ctx=n_ctx), self.screen, self.interrupts)
+        return open_session(self.model, replace(self.options, n_ctx=n_ctx), self.screen, self.interrupts, needs_text=self.base is None or self.file is not None)
 
     def scored(self) -> Report:
         """Perplexity of the text in the file; its log probabilities are written if `base` names a file for them."""

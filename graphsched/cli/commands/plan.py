@@ -10,6 +10,8 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
+from graphsched.cli.opening import hint_at_overrides
+from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
@@ -41,19 +43,22 @@ def command(
 
     Works on a file that ends after its header. Times are predictions for the machine that --device names.
     """
-    from graphsched.gguf.loader import open_model
     from graphsched.predict.plan import make_plan
     from graphsched.report import plan as report
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
 
-    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    loaded = open_default_or(model, options.override_kv, header_only=True)
     n_tokens = n_prompt if phase == "prefill" else 1
     n_kv = min(n_prompt if phase == "prefill" else n_prompt + 1, loaded.context(options))
     n_tokens = min(n_tokens, n_kv, options.n_ubatch)
     made = make_plan(loaded, options, n_tokens, 1, n_kv)
+    hint_at_overrides(loaded, Screen())
     if vs is None:
         return show(report.as_data(made, nodes), as_json, lambda: report.render(made, nodes))
-    other = make_plan(loaded, with_flags(vs), n_tokens, 1, n_kv)
+    behind = with_flags(vs)
+    if behind.override_kv != options.override_kv:
+        loaded = open_default_or(model, behind.override_kv, header_only=True)
+    other = make_plan(loaded, behind, n_tokens, 1, n_kv)
     change = report.difference(made, other)
     return show(change, as_json, lambda: report.render_difference(change))
 

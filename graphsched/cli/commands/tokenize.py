@@ -3,12 +3,17 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from graphsched.cli import flags
 from graphsched.cli.arguments import Command
 from graphsched.cli.values import FileName
 from graphsched.errors import OptionError
+
+if TYPE_CHECKING:
+    from graphsched.gguf.override import Override
 
 
 @click.command(cls=Command, epilog="Example: graphsched tokenize -m model.gguf -p 'Once upon a time' --ids")
@@ -21,12 +26,7 @@ from graphsched.errors import OptionError
 @click.option("--show-count", is_flag=True, help="also say how many there are")
 @click.option("--no-bos", is_flag=True, help="no token that begins a text")
 @click.option("--no-parse-special", is_flag=True, help="texts of control tokens are ordinary text")
-@click.option(
-    "--override-kv",
-    multiple=True,
-    metavar="KEY=TYPE:VALUE",
-    help="metadata instead of the file's; repeatable",
-)
+@flags.overriding
 def command(
     model: Path | None,
     prompt: str | None,
@@ -37,19 +37,17 @@ def command(
     show_count: bool,
     no_bos: bool,
     no_parse_special: bool,
-    override_kv: tuple[str, ...],
+    override_kv: "tuple[Override, ...]",
 ) -> None:
     """Show the tokens of a text: each id and what it stands for, a line each."""
     from graphsched.gguf.given import unused
     from graphsched.gguf.loader import open_model
-    from graphsched.gguf.override import parse_overrides
     from graphsched.session.model import DEFAULT_MODEL
     from graphsched.text.tokenizer import from_metadata
 
     text = _text(prompt, "-" if from_stdin else file)
-    rules = parse_overrides(override_kv)
     # The header has the vocabulary: no weights are needed.
-    with open_model(model or DEFAULT_MODEL, header_only=True, overrides=rules) as opened:
+    with open_model(model or DEFAULT_MODEL, header_only=True, overrides=override_kv) as opened:
         tokenizer = from_metadata(opened.metadata, opened.path.name)
         notes = [*tokenizer.notes, unused(opened.overrides())]
     tokens = tokenizer.encode(text, add_special=not no_bos, parse_special=not no_parse_special)
