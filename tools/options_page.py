@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every option of a session and of sampling, from their declarations."""
+"""Writes docs/options.md: every option of a session, of sampling and of chats, from their declarations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from graphsched.option import Option, declarations
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import SWITCHES, field
-from graphsched.text.options import SamplingOptions
+from graphsched.text.options import ChatOptions, SamplingOptions
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 TOP: Final = """# Options
@@ -35,6 +35,7 @@ def page() -> str:
             "Switches", switches, "Each is on: attention as one op, fusions, improvements of the scheduler."
         ),
         _table("Sampling", declarations(SamplingOptions), "Keywords of `graphsched.SamplingOptions`."),
+        _table("Chats", declarations(ChatOptions), "Flags of `run`; a chat is `-i`, also called `-cnv`."),
     ]
     return "\n".join(parts)
 

@@ -22,6 +22,7 @@ from graphsched.session.planner import Planner
 from graphsched.session.rows import Aborted, Logits
 from graphsched.session.sequence import Sequence
 from graphsched.text.sampling import Sampler, SamplingOptions
+from graphsched.text.thinking import Budget, Thinking
 from graphsched.text.tokenizer import Tokenizer
 from graphsched.types.dtypes import DType
 
@@ -48,6 +49,11 @@ class Session:
     def stop_reason(self) -> StopReason:
         """Why the last generation ended; empty before that."""
         return self._generation.stop_reason if self._generation else ""
+
+    @property
+    def sampled(self) -> list[int]:
+        """The tokens of the last generation, that which ended it included."""
+        return self._generation.sampled if self._generation else []
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -137,11 +143,15 @@ class Session:
         n_predict: int = -1,
         sampling: SamplingOptions | None = None,
         stop_on_eog: bool = True,
+        stop: Tokens[str] = (),
+        special: bool = False,
+        budget: Budget | None = None,
     ) -> Iterator[str]:
         """Text that continues the prompt, in pieces as it is generated; `stop_reason` says why it ended.
 
         A text prompt gets the model's special tokens when the session is empty. n_predict < 0: until an
-        end-of-generation token or a full context. A prompt that does not fit raises ContextError.
+        end-of-generation token or a full context. A prompt that does not fit raises ContextError. stop: texts that end
+        it, too, and are the end of what is generated. special: control tokens show as texts. budget: of thoughts.
         """
         begin, tokenizer = perf_counter_ns(), self.tokenizer
         self.engine.clear_abort()
@@ -151,13 +161,22 @@ class Session:
             else list(prompt)
         )
         sampler = Sampler(sampling or SamplingOptions())
+        if not all(stop):
+            raise OptionError("is empty, texts are needed", "stop")
         # Penalties look back over the prompt, too.
         for token in ids:
             sampler.accept(token)
-        stop = tokenizer.eog if stop_on_eog else frozenset()
         self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
         self._generation = Generation(
-            self.eval, lambda: self.sequence.is_full, sampler, n_predict, stop, self.timings, self.recorder
+            self.eval,
+            lambda: self.sequence.is_full,
+            sampler if budget is None else Thinking(sampler, budget, tokenizer),
+            n_predict,
+            tokenizer.eog if stop_on_eog else frozenset(),
+            self.timings,
+            self.recorder,
+            tuple(stop),
+            special,
         )
         self.recorder.since("tokenise", begin)
         yield from self._generation.text(ids, tokenizer)

@@ -171,9 +171,7 @@ def parse_values(flag: str, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise OptionError(
-            f'{shown(text)}: a JSON object is needed, as in {{"enable_thinking": false}}', flag
-        )
+        raise OptionError(f'{shown(text)}: a JSON object is needed, as in {{"enable_thinking": false}}', flag)
     return found
 
 
