@@ -4,12 +4,12 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
 from graphsched.option import Options, Parsed, declarations, names, one_of, option, switch, texts
 from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
+from graphsched.run.limits import core_quota, memory_limit
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, switched
 
@@ -229,18 +229,14 @@ def session_options(**given: Any) -> SessionOptions:
 
 
 def usable_cores() -> int:
-    """Cores that affinity and the cgroup's quota allow."""
-    cores = len(usable_cpus())
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or quota "max"
-        return cores
+    """Cores that affinity and the quotas of containers allow."""
+    return max(1, int(min(len(usable_cpus()), core_quota())))
 
 
 def physical_memory() -> int:
-    """Bytes of memory in this machine; more than any where the system does not tell."""
+    """Bytes of memory in this machine, or that a container leaves; more than any where the system does not tell."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
-        return 1 << 62
+        there = 1 << 62
+    return int(min(there, memory_limit()))
