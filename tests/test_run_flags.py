@@ -16,7 +16,7 @@ from graphsched.gguf.loader import open_model
 from graphsched.gguf.override import parse_overrides
 from graphsched.session.model import DEFAULT_MODEL
 from graphsched.text.answers import Marks
-from graphsched.text.options import ChatOptions
+from graphsched.text.chat_options import ChatOptions
 from graphsched.text.thinking import Budget, Thinking
 
 Run = Callable[..., tuple[int, str, str]]

@@ -9,7 +9,8 @@ from graphsched.option import Option, declarations
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import SWITCHES, field
-from graphsched.text.options import ChatOptions, SamplingOptions
+from graphsched.text.chat_options import ChatOptions
+from graphsched.text.options import SamplingOptions
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 TOP: Final = """# Options

@@ -14,7 +14,8 @@ from graphsched.option import Option, Parsed, declarations, read
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
-from graphsched.text.options import ChatOptions, SamplingOptions
+from graphsched.text.chat_options import ChatOptions
+from graphsched.text.options import SamplingOptions
 
 Function = Callable[..., Any]
 # Whether there is such a file is for the loader to say.

@@ -14,7 +14,8 @@ from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
     from graphsched.session.session import Session, Timings
-    from graphsched.text.options import ChatOptions, SamplingOptions
+    from graphsched.text.chat_options import ChatOptions
+    from graphsched.text.options import SamplingOptions
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Session:
             if isinstance(prompt, str)
             else list(prompt)
         )
-        sampler = Sampler(sampling or SamplingOptions())
+        sampler = Sampler(sampling or SamplingOptions(), tokenizer)
         if not all(stop):
             raise OptionError("is empty, texts are needed", "stop")
         # Penalties look back over the prompt, too.

@@ -1,36 +1,33 @@
-"""The options of sampling and of chats. Imports nothing slow, `--help` reads them."""
+"""The options of sampling. Imports nothing slow, `--help` reads them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from graphsched.errors import OptionError
 from graphsched.option import Number, Options, Parsed, option, shown
+from graphsched.text.sampling_values import (
+    BREAKERS,
+    CHANGING,
+    KEEPING,
+    OPTIONS,
+    ORDER,
+    Bias,
+    parse_biases,
+    parse_breakers,
+    parse_letters,
+    parse_order,
+    typed,
+)
 
-
-def _template(given: Any) -> str | None:
-    from graphsched.text.chat_templates import parse_template
-
-    return None if given is None else parse_template("", str(given))
-
-
-def _template_file(given: Any) -> str | None:
-    from graphsched.text.chat_templates import read_template
-
-    return None if given is None else read_template("", str(given))
-
-
-def _values(given: Any) -> Mapping[str, Any]:
-    from graphsched.text.chat_templates import parse_values
-
-    return parse_values("", given) if isinstance(given, str) else dict(given)
+_ANY: Final = "a finite number"
 
 
 @dataclass(frozen=True)
 class SamplingOptions(Options):
     """How to choose a token; temperature 0 and below takes the likeliest. OptionError outside the valid ranges.
 
-    seed: None is another one each time.
+    seed: None is another one each time. samplers: the steps by name, in their order; `sampling_seq` has a letter for
+    each. Values that turn a step off are llama.cpp's. Mirostat takes the place of all steps but the temperature.
     """
 
     temperature: float = option(
@@ -78,11 +75,6 @@ class SamplingOptions(Options):
         help="tokens it looks at, -1 for all",
     )
 
-    @property
-    def is_greedy(self) -> bool:
-        """Whether nothing is left to chance."""
-        return self.temperature <= 0
-
     seed: int | None = option(
         "-s --seed",
         None,
@@ -90,66 +82,140 @@ class SamplingOptions(Options):
         help="seed of the choices",
         shown="-1, another each time",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatOptions(Options):
-    """How a chat's template is found, and what it is told. OptionError for texts that cannot be read.
-
-    chat_template, chat_template_file: texts of templates, None where the model's own is meant; there is one of them.
-    chat_template_kwargs: further values for it. reasoning_budget: tokens of thoughts, -1 for any number.
-    """
-
-    chat_template: Annotated[Any, str | None] = option(
-        "--chat-template",
-        None,
-        values=Parsed("NAME|TEXT", _template),
-        help="a chat's template, a name or its text",
-        shown="the model's",
+    presence_penalty: float = option(
+        "--presence-penalty", 0.0, needed=_ANY, help="taken off tokens that came, 0 is off"
     )
-    chat_template_file: Annotated[Any, str | None] = option(
-        "--chat-template-file",
-        None,
-        values=Parsed("FILE", _template_file),
-        help="read that template from a file",
-        shown="",
+    frequency_penalty: float = option(
+        "--frequency-penalty", 0.0, needed=_ANY, help="the same for each time they came, 0 is off"
     )
-    chat_template_kwargs: Annotated[Any, Mapping[str, Any]] = option(
-        "--chat-template-kwargs",
-        "{}",
-        values=Parsed("JSON", _values),
-        help="further values for the template",
-        shown="",
+    top_n_sigma: float = option(
+        "--top-nsigma --top-n-sigma",
+        -1.0,
+        low=-1,
+        needed="a number from 0 up, or -1 (off)",
+        help="choose among logits so many standard deviations below the best, -1 is off",
     )
-    reasoning_budget: int = option(
-        "--reasoning-budget",
+    typical_p: float = option(
+        "--typical --typical-p",
+        1.0,
+        low=0,
+        high=1,
+        needed="a number from 0 to 1 (off)",
+        help="choose among the most typical tokens that together have P, 1 is off",
+    )
+    xtc_probability: float = option(
+        "--xtc-probability", 0.0, low=0, high=1, help="chance to leave out the likeliest tokens, 0 is off"
+    )
+    xtc_threshold: float = option(
+        "--xtc-threshold", 0.1, low=0, high=1, help="with more they are likely; above 0.5 is off"
+    )
+    dry_multiplier: float = option(
+        "--dry-multiplier", 0.0, low=0, high=1e6, help="DRY: against repeated sequences, 0 is off"
+    )
+    dry_base: float = option(
+        "--dry-base", 1.75, low=0, high=1e6, help="it grows by this with each token, below 1 is off"
+    )
+    dry_allowed_length: int = option("--dry-allowed-length", 2, low=0, help="so many tokens may be repeated")
+    dry_penalty_last_n: int = option(
+        "--dry-penalty-last-n",
         -1,
         low=-1,
-        needed="an integer from 0 up or -1 (no limit)",
-        help="tokens of thoughts in an answer, 0 for none",
-        shown="-1, no limit",
+        needed="an integer from 0 (off) up, or -1 for all tokens",
+        help="tokens that DRY looks at, -1 for all",
+    )
+    dry_sequence_breakers: Annotated[Any, tuple[str, ...]] = option(
+        "--dry-sequence-breaker",
+        BREAKERS,
+        values=Parsed("TEXT", parse_breakers, " ".join),
+        help="repeats do not reach over it, none for no such texts; repeatable",
+        shown='line break, :, ", *',
+        many="last",
+    )
+    mirostat: int = option(
+        "--mirostat", 0, low=0, high=2, help="1 or 2: a constant surprise by Mirostat, 0 is off"
+    )
+    mirostat_eta: float = option("--mirostat-lr", 0.1, low=0, high=100, help="how fast Mirostat learns")
+    mirostat_tau: float = option("--mirostat-ent", 5.0, low=0, high=100, help="the surprise in bits")
+    dynatemp_range: float = option(
+        "--dynatemp-range", 0.0, low=0, high=1e6, help="the temperature varies by so much, 0 is off"
+    )
+    dynatemp_exponent: float = option("--dynatemp-exp", 1.0, low=0, high=1e3, help="how it follows entropy")
+    logit_bias: Annotated[Any, tuple[Bias, ...]] = option(
+        "-l --logit-bias",
+        (),
+        values=Parsed("TOKEN+BIAS", parse_biases, typed),
+        help="makes a token likelier, or less so (15043-1); repeatable",
+        shown="",
+        many="last",
+    )
+    samplers: Annotated[Any, tuple[str, ...]] = option(
+        "--samplers",
+        ORDER,
+        values=Parsed("NAME;...", parse_order, ";".join),
+        help="the steps, in their order",
+        shown=";".join(ORDER),
+    )
+    sampling_seq: Annotated[Any, tuple[str, ...]] = option(
+        "--sampling-seq --sampler-seq",
+        (),
+        values=Parsed("LETTERS", parse_letters, ";".join),
+        help="the same by their letters",
+        shown="edskypmxt",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chat_template is not None and self.chat_template_file is not None:
-            raise OptionError(
-                "and --chat-template-file are both given, there is one template", "chat_template"
-            )
+        if self.sampling_seq and self.samplers != ORDER:
+            raise OptionError("and --sampling-seq are both given, there is one order", "samplers")
 
     @property
-    def given(self) -> tuple[str, ...]:
-        """Names of the options that differ from their defaults."""
-        return tuple(name for name, value in shown(self).items() if value != shown(type(self)())[name])
+    def order(self) -> tuple[str, ...]:
+        """The steps that were asked for, whether they do anything or not."""
+        return ("temperature",) if self.mirostat else self.sampling_seq or self.samplers
 
     @property
-    def given_template(self) -> str | None:
-        """The template that takes the place of the model's."""
-        return self.chat_template if self.chat_template_file is None else self.chat_template_file
+    def steps(self) -> tuple[str, ...]:
+        """The steps that do something, in their order."""
+        found = tuple(name for name in self.order if self._is_on(name))
+        if not self._is_cold or {"typ_p", "xtc"} & set(found):
+            return found
+        # The likeliest is taken in the end, and once no logits change all steps that leave tokens out keep that one.
+        changed = max((i for i, name in enumerate(found) if name in CHANGING), default=-1)
+        return tuple(name for i, name in enumerate(found) if i < changed or name not in KEEPING)
+
+    def _is_on(self, name: str) -> bool:
+        penalties = self.repeat_penalty - 1, self.frequency_penalty, self.presence_penalty
+        return {
+            "penalties": self.repeat_last_n != 0 and any(penalties),
+            "dry": self.dry_multiplier > 0 and self.dry_base >= 1 and self.dry_penalty_last_n != 0,
+            "top_n_sigma": self.top_n_sigma > 0,
+            "top_k": self.top_k > 0,
+            "typ_p": self.typical_p < 1,
+            "top_p": self.top_p < 1,
+            "min_p": self.min_p > 0,
+            "xtc": self.xtc_probability > 0 and self.xtc_threshold <= 0.5,
+        }.get(name, True)
 
     @property
-    def all_values(self) -> Mapping[str, Any]:
-        """What the template is told, of the budget, too; a value that is given by name counts."""
-        from graphsched.text.chat_templates import budget_values
+    def _is_cold(self) -> bool:
+        return self.temperature <= 0 and self.dynatemp_range <= 0 and "temperature" in self.order
 
-        return budget_values(self.reasoning_budget) | self.chat_template_kwargs
+    @property
+    def is_greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self._is_cold and "xtc" not in self.steps
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of options that differ from their defaults and have no effect: their step is off, or left out."""
+        given, plain = shown(self), shown(type(self)())
+        idle = [name for step, names in OPTIONS.items() for name in self._idle(step, *names)]
+        return tuple(name for name in idle if given[name] != plain[name])
+
+    def _idle(self, step: str, main: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the options that turn a step on, and the others about it, those without effect."""
+        if step == "mirostat":
+            return () if self.mirostat else others
+        if step not in self.order:
+            return (*main, *others)
+        return () if self._is_on(step) else others

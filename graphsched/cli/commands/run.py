@@ -17,9 +17,12 @@ from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
-    from graphsched.text.options import ChatOptions, SamplingOptions
+    from graphsched.text.chat_options import ChatOptions
+    from graphsched.text.options import SamplingOptions
 
 DEFAULT_PROMPT: Final = "Once upon a time"
+NO_CHAT: Final = "as they are for a chat, which is -i"
+NO_STEP: Final = "as what they are about is off, or not among the samplers"
 
 
 @click.command(cls=Command, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
@@ -92,9 +95,9 @@ def command(
     reverse = reverse_prompts(values)
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
-        if (unused := chat.given) and not interactive:
-            flags_given = ", ".join(map(flags.flag_of, unused))
-            screen.hint(f"hint: without effect: {flags_given}, as they are for a chat, which is -i")
+        for names, why in ((() if interactive else chat.given, NO_CHAT), (sampling.unused, NO_STEP)):
+            if names:
+                screen.hint(f"hint: without effect: {', '.join(map(flags.flag_of, names))}, {why}")
         sampling, has_drawn_seed = with_seed(sampling)
         request = Request(
             values["n_predict"],
