@@ -11,6 +11,7 @@ from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from graphsched.session.engine import Observer
     from graphsched.session.model import Model
     from graphsched.session.options import SessionOptions
     from graphsched.session.session import Session
@@ -23,6 +24,7 @@ def open_session(
     interrupts: Interrupts,
     *,
     needs_text: bool = False,
+    observer: "Observer | None" = None,
 ) -> "Session":
     """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress.
 
@@ -45,7 +47,7 @@ def open_session(
     loaded = model if isinstance(model, Model) else open_default_or(model, options.override_kv)
     if needs_text:
         hint_at_text(loaded, screen)
-    session = opened(loaded, options, progress, started)
+    session = opened(loaded, options, progress, started, observer)
     screen.clear()
     hint_at_overrides(loaded, screen)
     if screen.verbose:

@@ -14,7 +14,7 @@ from graphsched.errors import ContextError, OptionError
 from graphsched.run.device import Progress
 from graphsched.run.trace import EVAL, Trace
 from graphsched.run.trace_read import read
-from graphsched.session.engine import Engine
+from graphsched.session.engine import Engine, Observer
 from graphsched.session.generate import Generation, StopReason, Timings
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
@@ -32,9 +32,15 @@ __all__ = ["Aborted", "Session", "Timings", "load"]
 class Session:
     """One sequence on one model. Not thread-safe, but for `abort`."""
 
-    def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: SessionOptions,
+        progress: Progress | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self.model, self.options = model, options
-        self.engine = Engine(model, options, progress)
+        self.engine = Engine(model, options, progress, observer)
         self.n_ctx, self.recorder = self.engine.n_ctx, self.engine.recorder
         self.sequence = Sequence(self.engine.cells, self.n_ctx)
         self.timings = Timings()
@@ -202,9 +208,15 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     return opened(open_default_or(path, chosen.override_kv), chosen, progress, started)
 
 
-def opened(model: Model, options: SessionOptions, progress: Progress | None, started: float) -> Session:
+def opened(
+    model: Model,
+    options: SessionOptions,
+    progress: Progress | None,
+    started: float,
+    observer: Observer | None = None,
+) -> Session:
     """A session on a model whose loading began at a time of `time.perf_counter`."""
-    session = Session(model, options, progress)
+    session = Session(model, options, progress, observer)
     session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3
     return session
