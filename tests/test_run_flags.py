@@ -224,6 +224,8 @@ def test_the_reason_that_a_text_ended() -> None:
     assert text.endswith(".")
     assert (text.count("."), session.stop_reason) == (1, "stop")
     assert session.tokenizer.decode(session.sampled, continuing=True).startswith(text)
+    again = session.generate("Lily went", n_predict=40, sampling=graphsched.SamplingOptions(0), stop=".")
+    assert "".join(again).endswith(".")
     with pytest.raises(graphsched.Error, match=r"^stop is empty"):
         next(session.generate("Lily", stop=["a", ""]))
 
@@ -337,6 +339,13 @@ def test_what_has_no_effect_is_named(run: Run, say: Callable[[str], None]) -> No
         "hint: the chat template does not ask for a, role",
         "hint: --reasoning-budget has no effect, neither template nor vocabulary have marks of thoughts",
     ]
+
+
+def test_a_byte_order_mark_is_not_said(run: Run, say: Callable[[str], None]) -> None:
+    for text in ("Tom\n", "\ufeffTom\n"):
+        say(text)
+        flags = ("--chat-template", "{{ messages[-1].content }}", "-n", "1", *GREEDY, "--verbose-prompt")
+        assert run("run", "-i", *flags)[2].partition("\n")[2] == run("tokenize", "-p", "Tom")[1]
 
 
 def test_a_reverse_prompt_ends_an_answer(run: Run, say: Callable[[str], None]) -> None:

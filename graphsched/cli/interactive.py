@@ -184,7 +184,8 @@ def read_message(interrupts: Interrupts) -> str | None:
 def _read_line() -> str | None:
     if not is_terminal(sys.stdin):
         line = sys.stdin.readline() if sys.stdin else ""
-        return line.removesuffix("\n") if line else None
+        # An editor's byte order mark is nothing that a user says.
+        return line.removesuffix("\n").removeprefix("\ufeff") if line else None
     if not is_terminal(sys.stdout):  # it holds the answers only
         print(PROMPT, end="", file=sys.stderr, flush=True)
     with suppress(ImportError):  # Windows has its own

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import ContextError, OptionError
+from graphsched.option import names
 from graphsched.run.device import Progress
 from graphsched.run.trace import EVAL, Trace
 from graphsched.run.trace_read import read
@@ -149,7 +150,7 @@ class Session:
         n_predict: int = -1,
         sampling: SamplingOptions | None = None,
         stop_on_eog: bool = True,
-        stop: Tokens[str] = (),
+        stop: str | Tokens[str] = (),
         special: bool = False,
         budget: Budget | None = None,
     ) -> Iterator[str]:
@@ -167,6 +168,7 @@ class Session:
             else list(prompt)
         )
         sampler = Sampler(sampling or SamplingOptions(), tokenizer)
+        stop = names(stop)
         if not all(stop):
             raise OptionError("is empty, texts are needed", "stop")
         # Penalties look back over the prompt, too.
@@ -181,7 +183,7 @@ class Session:
             tokenizer.eog if stop_on_eog else frozenset(),
             self.timings,
             self.recorder,
-            tuple(stop),
+            stop,
             special,
         )
         self.recorder.since("tokenise", begin)
