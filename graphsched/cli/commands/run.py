@@ -91,32 +91,36 @@ def command(
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"], progress=not values["no_progress"])
     if values["system_prompt"] is not None and not interactive:
         raise OptionError("-sys is for a chat, which is -i")
-    text = prompt_text(values, None if interactive else DEFAULT_PROMPT)
-    reverse = reverse_prompts(values)
+    text = prompt_text(values, None if interactive else DEFAULT_PROMPT, screen)
+    request = request_of(values, sampling, chat)
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
         for names, why in ((() if interactive else chat.given, NO_CHAT), (sampling.unused, NO_STEP)):
             if names:
                 screen.hint(f"hint: without effect: {', '.join(map(flags.flag_of, names))}, {why}")
-        sampling, has_drawn_seed = with_seed(sampling)
-        request = Request(
-            values["n_predict"],
-            sampling,
-            chat,
-            values["system_prompt"],
-            reverse,
-            ignore_eos=values["ignore_eos"],
-            special=values["special"],
-            shows_prompt=values["display_prompt"],
-            lists_prompt=values["verbose_prompt"],
-            no_timings=values["no_timings"],
-            has_drawn_seed=has_drawn_seed,
-        )
         run = Run(request, session, screen, interrupts)
         run.chat(text) if interactive else run.complete(text or "")
 
 
-def prompt_text(values: dict[str, Any], default: str | None) -> str | None:
+def request_of(values: dict[str, Any], sampling: "SamplingOptions", chat: "ChatOptions") -> Request:
+    """What is asked for, with a seed that is drawn now if none is given. OptionError for an empty -r."""
+    sampling, has_drawn_seed = with_seed(sampling)
+    return Request(
+        values["n_predict"],
+        sampling,
+        chat,
+        values["system_prompt"],
+        reverse_prompts(values),
+        ignore_eos=values["ignore_eos"],
+        special=values["special"],
+        shows_prompt=values["display_prompt"],
+        lists_prompt=values["verbose_prompt"],
+        no_timings=values["no_timings"],
+        has_drawn_seed=has_drawn_seed,
+    )
+
+
+def prompt_text(values: dict[str, Any], default: str | None, screen: Screen) -> str | None:
     """The prompt that was given, in a flag or on standard input, else the default one: None for a chat.
 
     A chat reads what the user says from standard input.
@@ -126,8 +130,13 @@ def prompt_text(values: dict[str, Any], default: str | None) -> str | None:
         if prompt is not None:
             raise OptionError("there is one prompt, -p or -f")
         return read_text(file)
+    if prompt is None and default is not None and is_piped():
+        screen.long("reading the prompt from standard input")
+        piped = read_text("-")
+        screen.clear()
+        return piped or default
     if prompt is None:
-        return read_text("-") or default if default is not None and is_piped() else default
+        return default
     return unescaped(prompt) if values["escape"] else str(prompt)
 
 
