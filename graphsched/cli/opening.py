@@ -49,7 +49,7 @@ def open_session(
         hint_at_text(loaded, screen)
     session = opened(loaded, options, progress, started, observer)
     screen.clear()
-    hint_at_overrides(loaded, screen)
+    hint_at_unused(loaded, options, screen)
     if screen.verbose:
         for line in details(session):
             screen.detail(line)
@@ -62,8 +62,11 @@ def hint_at_text(model: "Model", screen: Screen) -> None:
         screen.hint(f"hint: {note}")
 
 
-def hint_at_overrides(model: "Model", screen: Screen) -> None:
-    """Names the overrides of metadata that nothing reads."""
+def hint_at_unused(model: "Model", options: "SessionOptions", screen: Screen) -> None:
+    """Names what has no effect on this model: overrides of metadata that nothing reads, and -ser without experts."""
+    if options.ser is not None and not model.leaves_experts_out(options):
+        why = f"no layer chooses more than {options.ser[0]} experts, or by groups"
+        screen.hint(f"hint: without effect: -ser, as {why}")
     if model.unused is not None:
         _ = model.has_text  # reads the keys of the vocabulary, whether the command needs one or not
     if model.unused is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphsched.cli.interrupts import Interrupts
-from graphsched.cli.opening import hint_at_overrides, open_session
+from graphsched.cli.opening import hint_at_unused, open_session
 from graphsched.cli.screen import Screen
 from graphsched.errors import OptionError
 
@@ -77,7 +77,7 @@ def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: 
     models = {o.override_kv: open_default_or(model, o.override_kv, header_only=True) for o in options}
     for o in options:
         check_room(request, models[o.override_kv].context(o))
-        hint_at_overrides(models[o.override_kv], screen)
+        hint_at_unused(models[o.override_kv], o, screen)
     return [
         (predict(models[o.override_kv], o, request), model_described(models[o.override_kv]) | settings(o))
         for o in options

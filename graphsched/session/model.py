@@ -1,6 +1,7 @@
 """A model: a file, the architecture that reads it, and the graphs they build."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from graphsched.gguf.given import unused
 from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.gguf.override import Override
 from graphsched.graph.graph import Graph
+from graphsched.graph.rewrites.fewer_experts import choices, fewer_experts
 from graphsched.graph.rewrites.rewrite import select_outputs, unfused_attention
 from graphsched.graph.tensor import TensorType
 from graphsched.session.options import SessionOptions
@@ -101,9 +103,15 @@ class Model:
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             graph = select_outputs(logits, inputs.out_ids)
-            return unfused_attention(graph) if "fa" in options.off else graph
+            graph = unfused_attention(graph) if "fa" in options.off else graph
+            return fewer_experts(graph, *o.ser) if o.ser else graph
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None
+
+    def leaves_experts_out(self, options: SessionOptions) -> bool:
+        """Whether -ser has an effect: some layer chooses more experts than it asks for, and not by groups."""
+        plain = self.graph(1, 1, self.context(options), replace(options, ser=None))
+        return options.ser is not None and bool(choices(plain, options.ser[0]))
 
     def summary(self, options: SessionOptions | None = None) -> str:
         """Name, architecture, parameters, bytes by type and cache per token in one line."""

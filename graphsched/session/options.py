@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
-from graphsched.option import Options, Parsed, declarations, names, one_of, option, switch, texts
+from graphsched.option import Options, Parsed, declarations, is_not, names, one_of, option, switch, texts
 from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
 from graphsched.run.limits import core_quota, memory_limit
 from graphsched.schedule.options import PlacementOptions
@@ -37,6 +37,21 @@ def _shown(given: "frozenset[int] | Policy | None") -> str:
     from graphsched.schedule.policy import shown
 
     return shown(given)
+
+
+def _reduction(given: Any) -> tuple[int, float] | None:
+    """How many experts each token has at least, and the share of the best score that others need."""
+    if given is None or given == "off":
+        return None
+    with suppress(ValueError, TypeError):
+        least, share = given.split(",") if isinstance(given, str) else given
+        if int(least) >= 1 and 0 <= float(share) <= 1:
+            return int(least), float(share)
+    raise is_not(given, "a number of experts from 1 up and a share from 0 to 1, as in 6,0.5,")
+
+
+def _shown_reduction(given: tuple[int, float] | None) -> str:
+    return "off" if given is None else f"{given[0]},{given[1]:g}"
 
 
 def _metadata(given: Any) -> "tuple[Override, ...]":
@@ -142,6 +157,13 @@ class SessionOptions(Options):
     )
     mla: int = option("-mla --mla-use", 3, low=0, high=3, help="latent attention, 0 to 3")
     amb: int = option("-amb --attention-max-batch", 256, low=1, high=1 << 20, help="MiB for its temporaries")
+    ser: Annotated[Any, tuple[int, float] | None] = option(
+        "-ser --smart-expert-reduction",
+        None,
+        values=Parsed("N,F", _reduction, _shown_reduction),
+        help="tokens need N experts, and others only with F of the best one's score",
+        shown="off",
+    )
     override_kv: Annotated[Any, "tuple[Override, ...]"] = option(
         "--override-kv",
         (),

@@ -10,7 +10,7 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
-from graphsched.cli.opening import hint_at_overrides
+from graphsched.cli.opening import hint_at_unused
 from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
@@ -52,7 +52,7 @@ def command(
     n_kv = min(n_prompt if phase == "prefill" else n_prompt + 1, loaded.context(options))
     n_tokens = min(n_tokens, n_kv, options.n_ubatch)
     made = make_plan(loaded, options, n_tokens, 1, n_kv)
-    hint_at_overrides(loaded, Screen())
+    hint_at_unused(loaded, options, Screen())
     if vs is None:
         return show(report.as_data(made, nodes), as_json, lambda: report.render(made, nodes))
     behind = with_flags(vs)
