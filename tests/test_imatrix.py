@@ -13,7 +13,7 @@ from tiny.files import encoded_tensor, keys, row, shapes
 
 from graphsched.cli import main as cli
 from graphsched.errors import Error
-from graphsched.measure.activations import Activations
+from graphsched.measure.activations import Activations, stored_way
 from graphsched.quantize.collected import Collected, added, read_collected, write_importance
 from graphsched.quantize.imatrix import read_importance
 from graphsched.session.model import DEFAULT_MODEL, open_default_or
@@ -104,6 +104,20 @@ def test_a_matrix_for_each_head() -> None:
     for name in by_head:
         assert (seen.counts[name] == len(files.tokens("deepseek2-v3"))).all(), name
         assert (seen.sums[name].sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "mla"), [("deepseek2-lite", 0), ("deepseek2-v3", 3), ("qwen3moe", 3)])
+def test_matrices_of_the_file_are_multiplied(name: str, mla: int) -> None:
+    """Not those that latent attention derives from them."""
+    model = open_default_or(files.path(name))
+    for asked in (0, 1, 3):
+        options = stored_way(model, session_options(mla=asked, n_ctx=64))
+        assert options.mla == (
+            mla if asked == 3 else 1 if name == "deepseek2-v3" else 0 if mla == 0 else asked
+        )
+    seen = observed(name, 1, mla=mla)
+    matrices = {n for n, shape in shapes(name).items() if n.startswith("blk.") and len(shape) > 1}
+    assert set(seen.sums) == matrices
 
 
 def test_the_output_is_left_out_unless_it_is_asked_for() -> None:

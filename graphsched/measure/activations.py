@@ -1,7 +1,7 @@
 """Squared activations in front of each weight, summed up while a model reads a text: an importance matrix."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.quantize.collected import Collected
+from graphsched.session.model import Model
+from graphsched.session.options import SessionOptions
 
 Array = NDArray[Any]
 
@@ -90,6 +92,22 @@ class Activations:
         """What was seen, in pieces of a text that has a name."""
         sums = {name: values.astype(np.float32) for name, values in self.sums.items()}
         return Collected(sums, {n: c.copy() for n, c in self.counts.items()}, datasets, chunks, chunk_size)
+
+
+def stored_way(model: Model, options: SessionOptions) -> SessionOptions:
+    """The options with a way of latent attention whose products are with matrices of the file, if there is one.
+
+    Sums for matrices that are derived from others would be of no use: they are not what is quantised.
+    """
+    for mla in dict.fromkeys((options.mla, 0, 1)):
+        tried = replace(options, mla=mla)
+        graph = model.graph(1, 1, model.context(tried), tried)
+        weights = (
+            w for node in graph.nodes for w in node.operands(node.traits.product) if w.kind == "weight"
+        )
+        if all(w.name in model.file.tensors for w in weights):
+            return tried
+    return options
 
 
 def _add_chosen(sums: Array, counts: Array, squares: Array, ids: Array) -> None:

@@ -130,15 +130,17 @@ class Request:
 
     def collected(self, interrupts: Interrupts) -> "Collected":
         """Reads the text, and writes what is collected, at last and in between."""
-        from graphsched.measure.activations import Activations
+        from graphsched.measure.activations import Activations, stored_way
         from graphsched.measure.perplexity import Estimate, cut
+        from graphsched.session.model import open_default_or
 
         text = read_text(self.file or "-")
         activations = Activations(outputs=self.process_output)
-        options = replace(self.options, n_ctx=self.chunk_size)
-        session = open_session(
-            self.model, options, self.screen, interrupts, needs_text=True, observer=activations
-        )
+        model = open_default_or(self.model, self.options.override_kv)
+        options = stored_way(model, replace(self.options, n_ctx=self.chunk_size))
+        if options.mla != self.options.mla:
+            self.screen.hint(f"hint: -mla is {options.mla}, so that the matrices of the file are multiplied")
+        session = open_session(model, options, self.screen, interrupts, needs_text=True, observer=activations)
         self.screen.long("tokenizing")
         ids = session.tokenizer.encode(text, parse_special=self.parse_special)
         windows = cut(ids[self.first * session.n_ctx :], session.n_ctx, self.chunks, self.file or "-")
