@@ -328,9 +328,9 @@ def test_a_template_takes_the_place_of_the_model_s(
 
 
 def test_what_has_no_effect_is_named(run: Run, say: Callable[[str], None]) -> None:
-    _, _, err = run("run", "-n", "0", *GREEDY, "--chat-template", "chatml", "--reasoning-budget", "0")
+    _, _, err = run("run", "-n", "0", *GREEDY, "--chat-template", "chatml", "--reasoning-budget", "0", "-st")
     assert err == (
-        "hint: without effect: --chat-template, --reasoning-budget, as they are for a chat, which is -i\n"
+        "hint: without effect: --chat-template, --reasoning-budget, -st, as they are for a chat, which is -i\n"
     )
     say("")
     flags = ("--chat-template", "{{ messages[-1].content }}", "--chat-template-kwargs", '{"a": 1, "role": 2}')
@@ -339,6 +339,30 @@ def test_what_has_no_effect_is_named(run: Run, say: Callable[[str], None]) -> No
         "hint: the chat template does not ask for a, role",
         "hint: --reasoning-budget has no effect, neither template nor vocabulary have marks of thoughts",
     ]
+
+
+def test_one_answer(run: Run, say: Callable[[str], None]) -> None:
+    say("\nTom\nLily\n")
+    flags = ("-i", "-st", "--chat-template", "{{ messages[-1].content }}", "-n", "3", *QUIET)
+    assert len(run("run", *flags)[1].splitlines()) == 1
+    code, out, err = run("run", *flags, "-p", "Tom went")
+    assert (code, len(out.splitlines()), err) == (0, 1, "")
+
+
+def test_a_system_prompt_from_a_file(run: Run, say: Callable[[str], None], tmp_path: Path) -> None:
+    (tmp_path / "s.txt").write_bytes(b"\xef\xbb\xbfTom\r\nwent\r\n")
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    found = []
+    for flags in (("-sys", "Tom\nwent"), ("-sysf", str(tmp_path / "s.txt"))):
+        say("home\n")
+        found.append(
+            run("run", "-i", "--chat-template", template, *flags, "-n", "9", *GREEDY, "--verbose-prompt")
+        )
+    assert found[0] == found[1]
+    assert run("run", "-i", "-sysf", "/nope") == (2, "", "graphsched: /nope: no such file or directory\n")
+    assert run("run", "-sysf", "/nope") == (2, "", "graphsched: -sysf is for a chat, which is -i\n")
+    sentence = "graphsched: there is one system prompt, -sys or -sysf\n"
+    assert run("run", "-i", "-sysf", "/nope", "-sys", "x") == (2, "", sentence)
 
 
 def test_a_byte_order_mark_is_not_said(run: Run, say: Callable[[str], None]) -> None:

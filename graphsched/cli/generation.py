@@ -26,6 +26,7 @@ class Request:
     sampling: "SamplingOptions"
     chat: "ChatOptions"
     system_prompt: str | None = None
+    is_single: bool = False
     reverse_prompts: tuple[str, ...] = ()
     ignore_eos: bool = False
     special: bool = False
@@ -116,7 +117,8 @@ class Run:
             **self.request.generation,
         )
         self.interrupts.last_words = lambda: self.report(chat.timings)
-        ended = converse(chat, text, self.screen, self.interrupts)
+        single = self.request.is_single
+        ended = converse(chat, text, self.screen, self.interrupts, is_single=single)
         self.interrupts.finish()
         if not ended:
             raise click.exceptions.Exit(INTERRUPTED)

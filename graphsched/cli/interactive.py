@@ -121,8 +121,13 @@ class Chat:
         total.generate_ms += last.generate_ms
 
 
-def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts) -> bool:
-    """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False)."""
+def converse(
+    chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts, *, is_single: bool = False
+) -> bool:
+    """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False).
+
+    is_single: there is one answer.
+    """
     for note in chat.notes:
         screen.hint(note)
     try:
@@ -130,6 +135,8 @@ def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrup
             first = None
             if text:
                 _answer(chat, text, screen, interrupts)
+            if text and is_single:
+                break
     except KeyboardInterrupt:
         print(flush=True)
         return False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graphsched.text.options import SamplingOptions
 
 DEFAULT_PROMPT: Final = "Once upon a time"
+SYSTEM: Final = {"-sys": "system_prompt", "-sysf": "system_file"}
 NO_CHAT: Final = "as they are for a chat, which is -i"
 NO_STEP: Final = "as what they are about is off, or not among the samplers"
 
@@ -69,6 +70,8 @@ NO_STEP: Final = "as what they are about is off, or not among the samplers"
     help="chat, with the model's own template (default: 0)",
 )
 @click.option("-sys", "--system-prompt", metavar="TEXT", help="what a chat begins with")
+@click.option("-sysf", "--system-prompt-file", "system_file", metavar="FILE", help="read that from a file")
+@click.option("-st", "--single-turn", "single", is_flag=True, help="one answer, then the chat ends")
 @flags.chat
 @flags.session
 @flags.sampling
@@ -89,13 +92,13 @@ def command(
     Prompt and generated text go to standard output, all else to standard error. Ctrl-C ends it.
     """
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"], progress=not values["no_progress"])
-    if values["system_prompt"] is not None and not interactive:
-        raise OptionError("-sys is for a chat, which is -i")
+    values["system_prompt"] = system_prompt(values, interactive)
     text = prompt_text(values, None if interactive else DEFAULT_PROMPT, screen)
     request = request_of(values, sampling, chat)
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
-        for names, why in ((() if interactive else chat.given, NO_CHAT), (sampling.unused, NO_STEP)):
+        for_chats = () if interactive else (*chat.given, *(["-st"] if values["single"] else []))
+        for names, why in ((for_chats, NO_CHAT), (sampling.unused, NO_STEP)):
             if names:
                 screen.hint(f"hint: without effect: {', '.join(map(flags.flag_of, names))}, {why}")
         run = Run(request, session, screen, interrupts)
@@ -110,6 +113,7 @@ def request_of(values: dict[str, Any], sampling: "SamplingOptions", chat: "ChatO
         sampling,
         chat,
         values["system_prompt"],
+        values["single"],
         reverse_prompts(values),
         ignore_eos=values["ignore_eos"],
         special=values["special"],
@@ -138,6 +142,16 @@ def prompt_text(values: dict[str, Any], default: str | None, screen: Screen) -> 
     if prompt is None:
         return default
     return unescaped(prompt) if values["escape"] else str(prompt)
+
+
+def system_prompt(values: dict[str, Any], interactive: bool) -> str | None:
+    """What a chat begins with. OptionError for two of them, and where there is no chat."""
+    given = {flag: values[name] for flag, name in SYSTEM.items() if values[name] is not None}
+    if given and not interactive:
+        raise OptionError(f"{next(iter(given))} is for a chat, which is -i")
+    if len(given) > 1:
+        raise OptionError("there is one system prompt, -sys or -sysf")
+    return read_text(values["system_file"]) if values["system_file"] is not None else values["system_prompt"]
 
 
 def reverse_prompts(values: dict[str, Any]) -> tuple[str, ...]:
