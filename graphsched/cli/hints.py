@@ -19,9 +19,10 @@ def check_session(model: "Model", options: "SessionOptions", screen: Screen) -> 
 
     OptionError if a device, or the host without mapped weights, has less memory than a session takes.
     """
-    if not options.devices and _is_small(model, options):
-        from graphsched.session.homes import homes_of
+    from graphsched.run.device import device_names
+    from graphsched.session.homes import homes_of
 
+    if not device_names(options.devices) and _is_small(model, options):
         say_hints(model, options, homes_of(model, options, ()).placement.given, screen)
         return
     from graphsched.predict.session import session_plan  # imports what plans are made with
