@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
+from graphsched.cli.hints import check_session
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 
@@ -38,8 +39,6 @@ def open_session(
         screen.progress(what, done, total)
 
     interrupts.last_words = screen.end
-    if hint := flags.batch_hint(options):
-        screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
         screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")
@@ -47,6 +46,7 @@ def open_session(
     loaded = model if isinstance(model, Model) else open_default_or(model, options.override_kv)
     if needs_text:
         hint_at_text(loaded, screen)
+    check_session(loaded, options, screen)
     session = opened(loaded, options, progress, started, observer)
     screen.clear()
     hint_at_unused(loaded, options, screen)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphsched.cli.hints import check_session
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.opening import hint_at_unused, open_session
 from graphsched.cli.screen import Screen
@@ -57,9 +58,9 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "
     screen = Screen()
     with Interrupts() as interrupts:
         models = {o.override_kv: open_default_or(model, o.override_kv) for o in options}
+        for o in options:
+            request.check_room(models[o.override_kv].batching(o))
         sessions = [open_session(models[o.override_kv], o, screen, interrupts) for o in options]
-        for session in sessions:
-            check_room(request, session.n_ctx)
         phases = measure(sessions, request, screen.progress)
     return [
         (phase_list, model_described(session.model) | described(session))
@@ -76,17 +77,10 @@ def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: 
     screen = Screen()
     models = {o.override_kv: open_default_or(model, o.override_kv, header_only=True) for o in options}
     for o in options:
-        check_room(request, models[o.override_kv].context(o))
+        request.check_room(models[o.override_kv].batching(o))
+        check_session(models[o.override_kv], o, screen)
         hint_at_unused(models[o.override_kv], o, screen)
     return [
         (predict(models[o.override_kv], o, request), model_described(models[o.override_kv]) | settings(o))
         for o in options
     ]
-
-
-def check_room(request: "Request", n_ctx: int) -> None:
-    """OptionError if prompt and generation do not fit."""
-    n_prompt = request.n_prompt if request.has_prompt or request.has_generation else 0
-    n_gen = request.n_gen if request.has_generation else 0
-    if max(n_prompt, 1) + n_gen > n_ctx:
-        raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")

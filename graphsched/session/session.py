@@ -119,11 +119,8 @@ class Session:
 
     def _pieces(self, ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
         """Micro-batches of each batch."""
-        n_batch, n_ubatch = self.options.n_batch, self.engine.n_ubatch
-        for b in range(0, len(ids), n_batch):
-            batch = ids[b : b + n_batch]
-            for u in range(0, len(batch), n_ubatch):
-                yield batch[u : u + n_ubatch]
+        for first, n in self.engine.batching.pieces(len(ids)):
+            yield ids[first : first + n]
 
     def reset(self) -> None:
         """Forgets all tokens."""
