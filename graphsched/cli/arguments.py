@@ -1,17 +1,24 @@
-"""Flags as llama.cpp's users write them: -ub 5, -ngl 100, -fa 1, --ctx_size 512; others are reported whole."""
+"""Flags as llama.cpp's users write them: -ub 5, -ngl 100, -fa 1, --ctx_size 512; others are reported whole, at once."""
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import click
 
+from graphsched.cli.foreign import Foreign, Kind
+from graphsched.cli.suggestions import likely
+from graphsched.cli.values import OneOf, Word
 from graphsched.errors import OptionError
 from graphsched.option import Words, switch
 
-_CLOSE: Final = 0.6
 _OPPOSITE: Final = {"0": "1", "1": "0", "on": "off", "off": "on"}
+_NUMBER: Final = re.compile(r"[-+]?\d")
+_FLAG: Final = re.compile(r"--?[A-Za-z]")
+_LONGEST_SHOWN: Final = 16  # letters of a value, in a message
 
 
 class Toggle(click.Option):
@@ -48,76 +55,173 @@ class Toggle(click.Option):
         return ",".join(_OPPOSITE.get(word, word) for word in words) if name in self.off else value
 
 
+Known = Mapping[str, click.Option]
+
+
+def flags_of(command: click.Command, ctx: click.Context) -> Known:
+    """The options of a command by each of their names."""
+    options = (p for p in command.get_params(ctx) if isinstance(p, click.Option))
+    return {name: p for p in options for name in (*p.opts, *p.secondary_opts)}
+
+
 class Command(click.Command):
     """A command that takes several letters behind one dash for one flag, never for several."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses arguments after separating flags from values written without a space."""
-        options = (p for p in self.get_params(ctx) if isinstance(p, click.Option))
-        known = {name: p for p in options for name in (*p.opts, *p.secondary_opts)}
-        return super().parse_args(ctx, args if ctx.resilient_parsing else list(separated(args, known)))
+        """Parses arguments after separating flags from values. UsageError that names all flags which are none."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        line = self.line(ctx, args)
+        words = list(line.separated())
+        if sentence := line.complaint:
+            raise click.UsageError(sentence)
+        return super().parse_args(ctx, words)
+
+    def line(self, ctx: click.Context, args: Iterable[str]) -> "Line":
+        """The command line, to be separated."""
+        return Line(deque(args), flags_of(self, ctx))
 
 
-def separated(args: Iterable[str], known: Mapping[str, click.Option]) -> Iterator[str]:
-    """The arguments with every flag known and apart from its value.
+@dataclass
+class Line:
+    """A command line: flags and values so far read, flags without effect, and what is wrong with others.
 
-    click would take an unknown -nlg for -n with the value lg, and -t4 for -t 4, which llama.cpp does not accept.
+    known: the flags of the command. foreign: what a flag means that is none of them.
     """
-    rest = deque(args)
-    while rest:
-        arg = rest.popleft()
-        if arg == "--":
-            yield from (arg, *rest)
-            return
-        if len(arg) < 2 or not arg.startswith("-"):
-            yield arg
+
+    rest: deque[str]
+    known: Known
+    unused: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    unknown: list[tuple[str, str]] = field(default_factory=list)  # with what was probably meant
+
+    def foreign(self, name: str) -> Foreign | None:
+        """What a flag of another program means; None if it is unknown."""
+        return None
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with the line, in one sentence; "" if nothing is."""
+        if len(self.unknown) == 1 and not self.refused:
+            name, meant = self.unknown[0]
+            return f"no such option {name}" + (f"; did you mean {meant}?" if meant else "")
+        names = [name + (f" (did you mean {meant}?)" if meant else "") for name, meant in self.unknown]
+        unknown = [f"no such option{'s' * (len(names) > 1)} {', '.join(names)}"] if names else []
+        return "; ".join([*dict.fromkeys(self.refused), *unknown])
+
+    def separated(self) -> Iterator[str]:
+        """The arguments with every flag known and apart from its value.
+
+        click would take an unknown -nlg for -n with the value lg, and -t4 for -t 4, which llama.cpp does not accept.
+        """
+        while self.rest:
+            arg = self.rest.popleft()
+            if arg == "--":
+                yield from (arg, *self.rest)
+                return
+            if len(arg) < 2 or not arg.startswith("-"):
+                yield arg
+            else:
+                name, has_value, value = arg.partition("=")
+                name = name.replace("_", "-") if name.startswith("--") else name
+                yield from self._flag(name, value if has_value else None)
+
+    def _flag(self, name: str, value: str | None) -> Iterator[str]:
+        """One flag; `value` is what stands behind its =."""
+        option = self.known.get(name)
+        if option is None:
+            yield from self._no_option(name, value)
+        elif isinstance(option, Toggle):
+            yield from self._toggle(option, name, value)
+        elif option.is_flag or option.count:
+            yield name
+            if value is not None:
+                self.refused.append(f"{name} takes no value")
+        elif value is not None or self.rest:
+            value = self.rest.popleft() if value is None else value
+            yield from () if self._is_of_another(option, name, value) else (name, value)
         else:
-            yield from _flag(arg, rest, known)
+            self.refused.append(f"{name} needs a value")
+
+    def _toggle(self, option: Toggle, name: str, value: str | None) -> Iterator[str]:
+        """A switch. No command with switches has arguments, so what stands behind one is its value."""
+        if value is None:
+            value = self.rest.popleft() if self.rest and not self.rest[0].startswith("-") else "1"
+        try:
+            yield from (option.opts[0], option.given(name, value))
+        except OptionError as e:
+            self.refused.append(str(e))
+
+    def _is_of_another(self, option: click.Option, name: str, value: str) -> bool:
+        """Whether only another command's flag of this name reads such a value, as a text for -p; it is noted, then."""
+        if _reads(option, value) or isinstance(option.type, OneOf):  # another format is no substitute
+            return False
+        other = self.foreign(name)
+        if other is None or other.option is None or not _reads(other.option, value):
+            return False
+        if _NUMBER.match(value) and isinstance(other.option.type, click.types.StringParamType | Word):
+            return False  # a number, however badly it is written
+        self.unused.append(f"{name} {shortened(value)}")
+        return True
+
+    def _no_option(self, name: str, value: str | None) -> Iterator[str]:
+        """A flag that the command does not have."""
+        found = self.foreign(name)
+        if found is None:
+            behind = value if value is not None else self._next_value()
+            self.unknown.append((name, likely(name, self._candidates(name, behind))))
+            self._skip()
+        elif found.kind is Kind.TAKEN:
+            yield from self._taken(found, value)
+        elif found.kind is Kind.UNUSED:
+            self.unused.append(name)
+            if value is None:
+                found.consume(self.rest)
+        else:
+            self.refused.append(f"{name}: {found.why}")
+            self._skip()
+
+    def _taken(self, found: Foreign, value: str | None) -> Iterator[str]:
+        """What stands for another program's flag here: our name of it, or flags with their values."""
+        if len(found.words) == 1:
+            yield from self._flag(found.words[0], value)
+        elif found.switched(value, self.rest):
+            yield from self._flag(found.words[0], " ".join(found.words[1:]))
+
+    def _candidates(self, name: str, value: str | None) -> Iterator[str]:
+        """Flags of the same kind: that take such a value, or need none."""
+        for flag, option in self.known.items():
+            is_attached = flag == name[:2] and not option.is_flag and name[2:].lstrip("+-").isdigit()
+            if is_attached:
+                yield f"{flag} {name[2:]}"
+            elif _fits(option, value):
+                yield flag
+
+    def _next_value(self) -> str | None:
+        return self.rest[0] if self.rest and not _FLAG.match(self.rest[0]) else None
+
+    def _skip(self) -> None:
+        """Leaves out what can only be values."""
+        while self._next_value() is not None:
+            self.rest.popleft()
 
 
-def _flag(arg: str, rest: deque[str], known: Mapping[str, click.Option]) -> Iterator[str]:
-    name, has_value, value = arg.partition("=")
-    if name.startswith("--"):
-        name = name.replace("_", "-")
-    option = known.get(name)
+def _fits(option: click.Option, value: str | None) -> bool:
+    """Whether an option can have stood in front of this value, or of none."""
     if isinstance(option, Toggle):
-        yield from (option.opts[0], option.given(name, value if has_value else _switched(rest)))
-    elif option is None:
-        raise click.UsageError(no_such("option", name, _own(name, known)))
-    elif option.is_flag or option.count:
-        yield name
-        if has_value:
-            raise click.UsageError(f"{name} takes no value")
-    elif has_value or rest:
-        yield from (name, value if has_value else rest.popleft())
-    else:
-        raise click.UsageError(f"{name} needs a value")
+        return value is None or value in option.words.values
+    return (option.is_flag or bool(option.count)) == (value is None)
 
 
-def _switched(rest: deque[str]) -> str:
-    """The value of a switch if one follows, else what its name alone means. No command with switches has arguments."""
-    return rest.popleft() if rest and not rest[0].startswith("-") else "1"
+def _reads(option: click.Option, value: str) -> bool:
+    """Whether the type of an option reads a value. Options of a session do so later."""
+    with suppress(click.BadParameter):
+        option.type(value, option, None)
+        return True
+    return False
 
 
-def no_such(what: str, name: str, candidates: Iterable[str]) -> str:
-    """The sentence for an unknown name, with the likeliest of the candidates."""
-    scored = [(_similarity(name, c), c) for c in dict.fromkeys(candidates)]
-    best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
-    return f"no such {what} {name}" + (f"; did you mean {best[1]}?" if best[0] >= _CLOSE else "")
-
-
-def _own(name: str, known: Mapping[str, click.Option]) -> Iterator[str]:
-    for flag, option in known.items():
-        is_attached = flag == name[:2] and not option.is_flag and name[2:].lstrip("+-").isdigit()
-        yield f"{flag} {name[2:]}" if is_attached else flag
-
-
-def _similarity(a: str, b: str) -> float:
-    a, b = a.lstrip("-"), b.lstrip("-")
-    if sorted(a) == sorted(b.replace(" ", "")):  # swapped letters, a missing space
-        return 1.0
-    if len(b) == 1:  # in common with half of all words
-        return 0.0
-    if len(b) > 2 and (a.startswith(b) or b.startswith(a)):
-        return 0.9
-    return SequenceMatcher(None, a, b, autojunk=False).ratio()
+def shortened(value: str) -> str:
+    """A value in a message: one line, and not a long one."""
+    text = " ".join(value.split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"

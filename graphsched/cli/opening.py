@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
+from graphsched.cli.hints import context_hint, threads_hint
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 
@@ -28,7 +29,7 @@ def open_session(
         screen.progress(what, done, total)
 
     interrupts.last_words = screen.end
-    if hint := flags.batch_hint(options):
+    for hint in filter(None, (flags.batch_hint(options), threads_hint(options))):
         screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
@@ -38,6 +39,8 @@ def open_session(
     else:
         session = graphsched.load(model, progress=progress, **vars(options))
     screen.clear()
+    if beyond := context_hint(session.n_ctx, session.model.n_ctx_train):
+        screen.hint(f"hint: {beyond}")
     if screen.verbose:
         for line in details(session):
             screen.detail(line)

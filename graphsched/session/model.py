@@ -67,7 +67,14 @@ class Model:
 
     def context(self, options: SessionOptions) -> int:
         """Cells of the KV cache."""
-        return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        trained = self.n_ctx_train or DEFAULT_CONTEXT
+        return (
+            options.n_ctx
+            if options.n_ctx > 0
+            else trained
+            if options.n_ctx == 0
+            else min(trained, DEFAULT_CONTEXT)
+        )
 
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The graph for given capacities: logits of n_outputs rows. Attention is one op unless `fa` is off."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.commands.run import read_text
 from graphsched.cli.divergence_text import HEADER, running_line, statistics_lines
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen, is_terminal
 from graphsched.cli.values import FileName, Number
@@ -31,7 +31,7 @@ Report = dict[str, Any]
 
 
 @click.command(
-    cls=Command,
+    cls=ModelCommand,
     epilog="""\b
 Example: graphsched perplexity -m model.gguf -f wiki.test.raw -c 512
 Example: graphsched perplexity -m f16.gguf -f text.txt --kl-divergence-base f16.kld
@@ -115,13 +115,12 @@ class Request:
         if self.file is None:
             raise OptionError("a text is needed, -f FILE")
         text = read_text(self.file)
-        session = self.session(self.options.n_ctx or WINDOW)
+        session = self.session(WINDOW if self.options.n_ctx < 0 else self.options.n_ctx)
         from graphsched.measure import logits_file
         from graphsched.measure.perplexity import Estimate, cut, normalised, window_logits
 
         self.screen.long("tokenizing")
         windows = cut(session.tokenizer.encode(text), session.n_ctx, self.chunks, self.file)
-        _hint(session, self.screen)
         estimate, running = Estimate(), list[float]()
         saved = logits_file.writing(self.base, windows, session.model.n_vocab) if self.base else nullcontext()
         with self.interrupts.aborting(session), saved as out:
@@ -177,7 +176,7 @@ def _window(options: "SessionOptions", saved: "BaseLogits", base: Path) -> int:
     """The context for windows of the file's length."""
     if 0 < options.n_ctx < saved.windows.n_ctx:
         raise OptionError(f"-c is {options.n_ctx}, {base} has windows of {saved.windows.n_ctx}")
-    return options.n_ctx or saved.windows.n_ctx
+    return saved.windows.n_ctx if options.n_ctx < 0 else options.n_ctx
 
 
 def _check_vocabulary(session: "Session", saved: "BaseLogits", base: Path) -> None:
@@ -185,12 +184,6 @@ def _check_vocabulary(session: "Session", saved: "BaseLogits", base: Path) -> No
         raise OptionError(
             f"{base}: is of a vocabulary of {saved.n_vocab}, this model has {session.model.n_vocab}"
         )
-
-
-def _hint(session: "Session", screen: Screen) -> None:
-    trained = session.model.n_ctx_train
-    if 0 < trained < session.n_ctx:
-        screen.hint(f"hint: the model was trained on {trained} tokens, the windows have {session.n_ctx}")
 
 
 def _report(session: "Session", windows: "Windows", estimate: "Estimate") -> Report:

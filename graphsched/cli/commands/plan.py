@@ -10,6 +10,9 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
+from graphsched.cli.hints import context_hint
+from graphsched.cli.model_command import ModelCommand
+from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
 
 
-@click.command(cls=Command, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
+@click.command(cls=ModelCommand, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
 @flags.session
 @click.option(
     "--phase", type=OneOf("prefill", "decode"), default="decode", help="a prompt, or one token (default)"
@@ -47,6 +50,8 @@ def command(
     from graphsched.session.model import DEFAULT_MODEL, Model
 
     loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    if hint := context_hint(loaded.context(options), loaded.n_ctx_train):
+        Screen().hint(f"hint: {hint}")
     n_tokens = n_prompt if phase == "prefill" else 1
     n_kv = min(n_prompt if phase == "prefill" else n_prompt + 1, loaded.context(options))
     n_tokens = min(n_tokens, n_kv, options.n_ubatch)

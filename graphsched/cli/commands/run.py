@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen, rates
 from graphsched.cli.values import Number
@@ -44,7 +44,7 @@ class Request:
     no_timings: bool
 
 
-@click.command(cls=Command, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
+@click.command(cls=ModelCommand, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
 @click.option("-p", "--prompt", metavar="TEXT", help=f"text to continue (default: {DEFAULT_PROMPT})")
 @click.option("-f", "--file", metavar="FILE", help="read that text from a file, - being standard input")
 @click.option(
@@ -52,9 +52,9 @@ class Request:
     "--predict",
     "--n-predict",
     "n_predict",
-    type=Number(int, 0, "-1 (no limit)"),
+    type=Number(int, 0, "-1 and -2 (no limit)"),
     default=-1,
-    help="tokens to generate (default: -1, until the model ends or the context is full)",
+    help="tokens to generate (default: -1 or -2, until the model ends or the context is full)",
 )
 @click.option(
     "-e", "--escape/--no-escape", default=True, help="\\n, \\t, \\xHH in -p are escapes (default: yes)"

@@ -1,0 +1,57 @@
+"""Commands that run a model: each takes the flags of all others and of other engines' programs, or says why not."""
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from graphsched.cli.arguments import Command, Line, Toggle, flags_of
+from graphsched.cli.foreign import Foreign, Kind, table
+from graphsched.cli.screen import Screen
+
+COMMANDS: Final = ("run", "bench", "sweep-bench", "perplexity", "plan", "profile")
+_LINE: Final = "graphsched.line"
+_VARIABLES: Final = "LLAMA_ARG_"
+
+
+class ModelCommand(Command):
+    """A command that runs a model. What is given and has no effect is named in one line before it begins."""
+
+    def line(self, ctx: click.Context, args: Iterable[str]) -> Line:
+        """The command line, which knows foreign flags."""
+        line = ctx.meta[_LINE] = ModelLine(deque(args), flags_of(self, ctx), command=self)
+        return line
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does, after the hints."""
+        screen = Screen(quiet=bool(ctx.params.get("quiet")))
+        if unused := ctx.meta[_LINE].unused:
+            screen.say(f"hint: without effect here: {', '.join(dict.fromkeys(unused))}")
+        if variables := sorted(name for name in os.environ if name.startswith(_VARIABLES)):
+            screen.say(f"hint: flags count here, no variables: {', '.join(variables)}")
+        return super().invoke(ctx)
+
+
+@dataclass
+class ModelLine(Line):
+    """The command line of such a command."""
+
+    command: click.Command | None = None
+
+    def foreign(self, name: str) -> Foreign | None:
+        """A flag of another engine, unless it is one of another command of ours; None if it is neither."""
+        return of_others(name, self.command) or table().get(name)
+
+
+def of_others(name: str, command: click.Command | None) -> Foreign | None:
+    """The flag of another command that runs a model, which has no effect on this one."""
+    for other in (import_module(f"graphsched.cli.commands.{c.replace('-', '_')}").command for c in COMMANDS):
+        option = flags_of(other, click.Context(other)).get(name)
+        if option is not None and other is not command:
+            is_switch = isinstance(option, Toggle) or option.is_flag or bool(option.count)
+            return Foreign((name,), Kind.UNUSED, () if is_switch else ("VALUE",), option=option)
+    return None
