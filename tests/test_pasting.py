@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
+import pasted_lines
 import pytest
 
 import graphsched
@@ -250,8 +252,9 @@ FLAGS: Final = (
         ("-sas", ""),
         ("-r", ""),
         ("--no-warmup", ""),
-        ("-threads", ""),  # of another kind
-        ("--ngl", ""),
+        ("-threads", "--threads"),
+        ("--ngl", "-ngl"),
+        ("--ots", ""),  # of another kind
         ("--frobnicate", ""),
     ],
 )
@@ -336,6 +339,45 @@ def test_a_gpu_beyond_the_simulated_machine(run: Run) -> None:
         "",
         "graphsched: -dev is CUDA2, the simulated devices are sim0, sim1\n",
     )
+
+
+# ---- instead of a run ----
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_done_instead(run: Run, name: str) -> None:
+    assert run(f"{name} -m none.gguf --port 80 --version") == run("--version")
+    assert run(f"{name} -m none.gguf --list-devices") == run("devices")
+    assert "--list-devices" not in run(f"{name} --help")[1]
+
+
+# ---- many lines ----
+
+
+def test_lines_are_counted_by_what_becomes_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        "./llama-server -m 'a b.gguf' -ngl 99 --port 80",
+        "llama-bench.exe -m x.gguf -p 512 -t 1,2 -ngl 99 -fa 0,1",
+        "llama-bench -t 1,x",
+        "llama-cli -ngl 1 and then",
+        "llama-perplexity --frob 1",
+        "bin/main -m x --rpc y",
+        "echo llama-cli",
+    )
+    (tmp_path / "lines").write_text("\n".join(lines))
+    monkeypatch.setattr("sys.argv", ["pasted_lines.py", "--all", str(tmp_path / "lines")])
+    pasted_lines.main()
+    out = capsys.readouterr().out
+    assert "6 lines: 2 accepted (33.3%)" in out
+    for part in (
+        "a value is refused: bench -t 1,x\n    -t is x,",
+        "other text in it: run -ngl 1 and then\n",
+        "unknown flags: perplexity --frob 1\n    --frob\n",
+        "refused with a reason: run -m x --rpc y\n    --rpc: devices",
+    ):
+        assert part in out
 
 
 # ---- hints ----

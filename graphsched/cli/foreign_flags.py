@@ -282,6 +282,7 @@ UNUSED: Final[Mapping[str, str]] = {
         --offline
         -hft --hf-token TOKEN
         --perf
+        --no-penalize-nl
         --show-timings
         --no-show-timings
     """,
@@ -322,11 +323,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "graphsched plan shows a model without loading it": """
         --dry-run
     """,
-    "graphsched devices lists them": """
-        --list-devices
-    """,
-    "graphsched --version says it": """
-        --version
+    "graphsched --help tells of it": """
         --license
         -cl --cache-list
         --completion-bash
@@ -345,7 +342,7 @@ REFUSED: Final[Mapping[str, str]] = {
         --control-vector-scaled FILE SCALE
         --control-vector-layer-range FIRST LAST
     """,
-    "a model's own rotary embedding is used": """
+    "the file says how positions are encoded, --override-kv changes it, as in llama.rope.freq_base=float:1e6": """
         --rope-scaling NAME
         --rope-scale N
         --rope-freq-base N
@@ -355,10 +352,10 @@ REFUSED: Final[Mapping[str, str]] = {
         --yarn-attn-factor N
         --yarn-beta-slow N
         --yarn-beta-fast N
-        -gan --grp-attn-n N
-        -gaw --grp-attn-w N
     """,
     "attention is computed in full": """
+        -gan --grp-attn-n N
+        -gaw --grp-attn-w N
         -dsa --dsa
         -dsatk --dsa-top-k N
         -ictk --indexer-cache-type-k TYPE
@@ -432,6 +429,8 @@ REFUSED: Final[Mapping[str, str]] = {
     """,
     "a chat goes on until its input ends, -i": """
         -st --single-turn
+        -cml --chatml
+        -ins --instruct
     """,
     "how a model thinks is up to its template, --chat-template-kwargs JSON": """
         -rea --reasoning

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from graphsched import __version__
 from graphsched.cli.arguments import Command, Line, Toggle, flags_of
 from graphsched.cli.foreign import Foreign, Kind, table
 from graphsched.cli.screen import Screen
@@ -18,8 +19,33 @@ _LINE: Final = "graphsched.line"
 _VARIABLES: Final = "LLAMA_ARG_"
 
 
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"graphsched {__version__}")
+        ctx.exit()
+
+
+def _devices(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from graphsched.cli.commands import devices
+
+        ctx.invoke(devices.command)
+        ctx.exit()
+
+
+# Instead of the command, as other programs have them; graphsched --version and graphsched devices are the same.
+_INSTEAD: Final = tuple(
+    click.Option([name], is_flag=True, is_eager=True, expose_value=False, hidden=True, callback=done)
+    for name, done in (("--version", _version), ("--list-devices", _devices))
+)
+
+
 class ModelCommand(Command):
     """A command that runs a model. What is given and has no effect is named in one line before it begins."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own options, and those that do something instead."""
+        return [*super().get_params(ctx), *_INSTEAD]
 
     def line(self, ctx: click.Context, args: Iterable[str]) -> Line:
         """The command line, which knows foreign flags."""

@@ -14,8 +14,8 @@ def no_such(what: str, name: str, candidates: Iterable[str]) -> str:
 def likely(name: str, candidates: Iterable[str]) -> str:
     """The candidate that was probably meant, the first of the nearest; "" if there is none.
 
-    That is one with as many dashes, that differs by a letter (of 7 letters and more, by two), or that the name
-    abbreviates. In a short flag, of which half the letters make another flag, no letter may be another one.
+    That is the same with other dashes, or one with as many dashes that differs by a letter (of 7 letters and more, by
+    two), or that the name abbreviates. In a short flag no letter may be another one, as that soon is another flag.
     """
     near = [(d, c) for c in dict.fromkeys(candidates) if (d := _distance(name, c)) is not None]
     return min(near, key=lambda pair: pair[0], default=(0.0, ""))[1]
@@ -24,10 +24,12 @@ def likely(name: str, candidates: Iterable[str]) -> str:
 def _distance(name: str, candidate: str) -> float | None:
     """How far a typo is from a candidate; None if it is no typo of that one."""
     a, b = name.lstrip("-"), candidate.lstrip("-")
-    if len(name) - len(a) != len(candidate) - len(b) or min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < 2:
         return None
-    if a == b.replace(" ", ""):  # a missing space
+    if a == b.replace(" ", ""):  # a missing space or dash
         return 0.0
+    if len(name) - len(a) != len(candidate) - len(b):
+        return None
     if b.startswith(a) and len(a) >= _ABBREVIATION:
         return 0.5
     distance = edits(a, b)
