@@ -166,6 +166,27 @@ def test_a_number_that_is_none_is_an_error(args: tuple[str, ...]) -> None:
     assert "is needed" in complaint(*args)
 
 
+@pytest.mark.parametrize(
+    ("args", "ngl", "unused"),
+    [
+        (["./build/bin/llama-server", "-ngl", "7", "--port", "80"], "7", ["--port"]),
+        (["C:\\llama\\llama-cli.exe", "-ngl=7"], "7", []),
+        (["\u2013ngl", "7", "\u2014host=a"], "7", ["--host"]),  # as texts on the web have dashes
+        (["\u2014n-gpu-layers", "7"], "7", []),
+    ],
+)
+def test_whole_lines_as_texts_have_them(args: list[str], ngl: str, unused: list[str]) -> None:
+    params, found = parsed("run", *args)
+    assert (params["n_gpu_layers"], found) == (ngl, unused)
+
+
+def test_a_line_that_a_space_ends() -> None:
+    sentence = "a space behind a backslash ends the line, what follows is missing"
+    assert complaint("run", "-ngl", "7", " ") == sentence
+    assert complaint("bench", "\u2014frob", "7") == "no such option --frob"
+    assert complaint("run", "-ngl", "7", "llama-cli").startswith("Got unexpected extra argument")
+
+
 # ---- taken ----
 
 

@@ -1,8 +1,9 @@
 """Commands that run a model: each takes the flags of all others and of other engines' programs, or says why not."""
 
 import os
+import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -10,13 +11,17 @@ from typing import Any, Final
 import click
 
 from graphsched import __version__
-from graphsched.cli.arguments import Command, Line, Toggle, flags_of
+from graphsched.cli.arguments import Command, flags_of
 from graphsched.cli.foreign import Foreign, Kind, table
+from graphsched.cli.line import Line
 from graphsched.cli.screen import Screen
+from graphsched.cli.toggle import Toggle
 
 COMMANDS: Final = ("run", "bench", "sweep-bench", "perplexity", "plan", "profile")
 _LINE: Final = "graphsched.line"
 _VARIABLES: Final = "LLAMA_ARG_"
+_PROGRAM: Final = re.compile(r"(.*[/\\])?(llama-[a-z-]+|main)(\.exe)?")
+_LONG_DASHES: Final = "\u2013\u2014\u2212"
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -48,8 +53,11 @@ class ModelCommand(Command):
         return [*super().get_params(ctx), *_INSTEAD]
 
     def line(self, ctx: click.Context, args: Iterable[str]) -> Line:
-        """The command line, which knows foreign flags."""
-        line = ctx.meta[_LINE] = ModelLine(deque(args), flags_of(self, ctx), command=self)
+        """The command line, which knows foreign flags; the program that it was for may be its first word."""
+        rest = deque(args)
+        if rest and _PROGRAM.fullmatch(rest[0]):
+            rest.popleft()
+        line = ctx.meta[_LINE] = ModelLine(rest, flags_of(self, ctx), command=self)
         return line
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -71,6 +79,18 @@ class ModelLine(Line):
     def foreign(self, name: str) -> Foreign | None:
         """A flag of another engine, unless it is one of another command of ours; None if it is neither."""
         return of_others(name, self.command) or table().get(name)
+
+    def argument(self, arg: str) -> Iterator[str]:
+        """What a word means: with a long dash, as texts have it, a flag. The commands take nothing else."""
+        letters = arg.lstrip(_LONG_DASHES)
+        if letters != arg:
+            name = letters.partition("=")[0]
+            dashes = next((d for d in ("--", "-") if d + name in self.known or self.foreign(d + name)), "--")
+            yield from self._flagged(dashes + letters)
+        elif arg.strip():
+            yield arg
+        else:
+            self.refused.append("a space behind a backslash ends the line, what follows is missing")
 
 
 def of_others(name: str, command: click.Command | None) -> Foreign | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Toggle
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
 from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen
 from graphsched.cli.tables import WRITERS, Row
+from graphsched.cli.toggle import Toggle
 from graphsched.cli.values import ListOf, Number, OneOf, Pair, Switch
 from graphsched.errors import OptionError
 
