@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
-from graphsched.cli.hints import context_hint, threads_hint
+from graphsched.cli.excess import context_hint, threads_hint
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 

@@ -10,7 +10,7 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
-from graphsched.cli.hints import context_hint
+from graphsched.cli.excess import context_hint
 from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
