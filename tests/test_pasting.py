@@ -409,7 +409,7 @@ def hints(err: str) -> list[str]:
 
 
 def test_a_context_beyond_training(run: Run) -> None:
-    said = "hint: the context has 4096 tokens, the model was trained on 512"
+    said = "hint: the model was trained on 512 tokens, the context has 4096"
     assert hints(run("run -n 1 -c 4096")[2]) == [said]
     assert hints(run("plan -c 4096")[2]) == [said]
     assert hints(run("run -n 1 -c 512")[2]) == hints(run("plan -c 512")[2]) == []

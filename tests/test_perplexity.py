@@ -335,5 +335,5 @@ def test_windows_longer_than_the_training(run: Run, text: str) -> None:
     code, _, err = run("perplexity", "-f", text, "-c", str(trained + 8), "--chunks", "1")
     assert (code, err) == (
         0,
-        f"hint: the context has {trained + 8} tokens, the model was trained on {trained}\n",
+        f"hint: the model was trained on {trained} tokens, the context has {trained + 8}\n",
     )

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 def context_hint(n_ctx: int, trained: int) -> str | None:
     """A sentence if a context is longer than those of a model's training; `trained` is 0 where that is not known."""
     return (
-        f"the context has {n_ctx} tokens, the model was trained on {trained}" if 0 < trained < n_ctx else None
+        f"the model was trained on {trained} tokens, the context has {n_ctx}" if 0 < trained < n_ctx else None
     )
 
 

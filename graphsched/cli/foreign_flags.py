@@ -384,9 +384,6 @@ REFUSED: Final[Mapping[str, str]] = {
     """,
     "this sampler is missing, --help lists those there are": """
         --tfs N
-        --typical --typical-p N
-        --dynatemp-range N
-        --dynatemp-exp N
         --adaptive-target N
         --adaptive-decay N
         --adaptive-updt-w-cur
@@ -401,10 +398,6 @@ REFUSED: Final[Mapping[str, str]] = {
         --allowlist-keyword TEXT
         --allowlist-keyword-delay N
         --expiring-logit-bias-file FILE
-    """,
-    "samplers have one order, top-k, top-p, min-p, temperature": """
-        --samplers NAMES
-        --sampler-seq --sampling-seq LETTERS
     """,
     "text is not held to a grammar": """
         --grammar TEXT
