@@ -10,8 +10,10 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,10 +66,13 @@ def outcome(name: str, args: list[str]) -> Outcome:
 def bad_value(command: ModelCommand, args: list[str], *, is_grid: bool) -> str:
     """What is wrong with the first bad value of a line; "" if nothing is."""
     try:
-        given = command.make_context("line", list(args)).params
+        with redirect_stdout(StringIO()):  # flags such as --version do something at once
+            given = command.make_context("line", list(args)).params
         for name, declared in {**flags.OPTIONS, **flags.SAMPLING}.items():
             for value in each(declared, given.get(name), is_grid=is_grid):
                 read(name, declared, value)
+    except click.exceptions.Exit:
+        return ""
     except click.BadParameter as e:
         return f"{e.param.opts[0] if e.param else ''} {e.message}"
     except click.ClickException as e:
