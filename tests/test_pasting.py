@@ -120,6 +120,8 @@ def test_the_line_is_a_hint(run: Run) -> None:
         ("--fit off --fit-margin 512", ["--fit", "--fit-margin"]),
         ("--fit --jinja", ["--fit", "--jinja"]),
         ("--context-shift on", ["--context-shift"]),
+        ("--webui llamacpp", ["--webui"]),
+        ("--webui --fit on --color", ["--webui", "--fit", "--color"]),
         ("--spec-replace a b", ["--spec-replace"]),  # takes two
         ("--log_colors off", ["--log-colors"]),
         ("--color auto --simple-io", ["--color", "--simple-io"]),
@@ -428,7 +430,7 @@ def test_variables_of_llama_cpp(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "16")
     code, _, err = run("run -n 1")
     assert code == 0
-    assert hints(err) == ["hint: flags count here, no variables: LLAMA_ARG_CTX_SIZE, LLAMA_ARG_MODEL"]
+    assert hints(err) == ["hint: only flags are read, no variables: LLAMA_ARG_CTX_SIZE, LLAMA_ARG_MODEL"]
 
 
 def test_overrides_to_a_gpu_that_is_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

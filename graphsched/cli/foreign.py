@@ -28,8 +28,8 @@ class Kind(Enum):
 class Foreign:
     """A flag of another program, or of another command.
 
-    values: names of the values that it takes, none for a switch. words: our flag that it means, and perhaps its value.
-    why: the reason for which it is refused. option: the other command's own one.
+    values: names of the values that it takes, none for a switch; [NAME] may be left out. words: our flag that it means,
+    and perhaps its value. why: the reason for which it is refused. option: the other command's own one.
     """
 
     names: tuple[str, ...]
@@ -43,8 +43,8 @@ class Foreign:
         """Takes its values off the line."""
         if not self.values:
             self.switched(None, rest)
-        for _ in self.values:
-            if rest:
+        for name in self.values:
+            if rest and not (name.startswith("[") and rest[0].startswith("-")):
                 rest.popleft()
 
     def switched(self, value: str | None, rest: deque[str]) -> bool:

@@ -1,7 +1,8 @@
 """The flags of llama.cpp's and ik_llama.cpp's programs that no command here has, in three classes.
 
-A line has the names of one flag, and of the values that it takes. Behind the = of a taken one stands our flag: alone it
-takes the value that follows, with a value of its own it is given where the other one is switched on.
+A line has the names of one flag, and of the values that it takes; [NAME] may be left out. Behind the = of a taken one
+stands our flag: alone it takes the value that follows, with a value of its own it is given where the other one is
+switched on.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ UNUSED: Final[Mapping[str, str]] = {
         --reuse-port
         --path DIR
         --api-prefix PREFIX
+        --server-base URL
         --api-key KEY
         --api-key-file FILE
         --ssl-key-file FILE
@@ -59,7 +61,7 @@ UNUSED: Final[Mapping[str, str]] = {
         -kvu --kv-unified
         -no-kvu --no-kv-unified
         --kv-unified-per-slot N
-        --ui --webui
+        --ui --webui [NAME]
         --no-ui --no-webui
         --ui-config --webui-config JSON
         --ui-config-file --webui-config-file FILE
@@ -112,7 +114,7 @@ UNUSED: Final[Mapping[str, str]] = {
         --prompt-cache-ro
         -dt --defrag-thold N
         --keep N
-        --context-shift
+        --context-shift [MODE]
         --no-context-shift
         -dkvc --dump-kv-cache
     """,
@@ -167,7 +169,7 @@ UNUSED: Final[Mapping[str, str]] = {
         -mtprot --mtp-requantize-output-tensor TYPE
     """,
     "memory that others fill by themselves": """
-        -fit --fit
+        -fit --fit [MODE]
         -fitt --fit-target MIB
         -fitc --fit-ctx N
         --fit-margin MIB
@@ -256,7 +258,7 @@ UNUSED: Final[Mapping[str, str]] = {
         --video-ffmpeg-dir DIR
     """,
     "messages": """
-        -co --color
+        -co --color [MODE]
         --colors
         --simple-io
         -mli --multiline-input
@@ -270,7 +272,7 @@ UNUSED: Final[Mapping[str, str]] = {
         --log-test
         --log-file FILE
         --log-format FORMAT
-        --log-colors
+        --log-colors [MODE]
         --log-prefix
         --no-log-prefix
         --log-timestamps
@@ -306,7 +308,7 @@ REFUSED: Final[Mapping[str, str]] = {
         -hfv -hfrv --hf-repo-v NAME
         -hffv --hf-file-v FILE
         -mu --model-url URL
-        -dr --docker-repo NAME
+        -dr --docker-repo [NAME]
         -mv --model-vocoder FILE
         --embd-gemma-default
         --fim-qwen-1.5b-default
@@ -451,5 +453,6 @@ REFUSED: Final[Mapping[str, str]] = {
         -ntg NUMBERS
         -npl NUMBERS
         -pps
+        -tgs
     """,
 }

@@ -66,7 +66,7 @@ class ModelCommand(Command):
         if unused := ctx.meta[_LINE].unused:
             screen.say(f"hint: without effect here: {', '.join(dict.fromkeys(unused))}")
         if variables := sorted(name for name in os.environ if name.startswith(_VARIABLES)):
-            screen.say(f"hint: flags count here, no variables: {', '.join(variables)}")
+            screen.say(f"hint: only flags are read, no variables: {', '.join(variables)}")
         return super().invoke(ctx)
 
 
