@@ -34,7 +34,7 @@ class Values(Protocol):
 
 @dataclass(frozen=True)
 class Number:
-    """Integers or floats in [low, high]; `also` maps further ones to what they mean, as -1 to no limit.
+    """Integers or floats in [low, high]; `also` maps further ones, and words, to what they mean, as -1 to no limit.
 
     needed: the range in words. is_optional: None is a value, too.
     """
@@ -55,6 +55,8 @@ class Number:
         """The number in its range, or what a further one stands for. OptionError for all else."""
         if given is None and self.is_optional:
             return None
+        if isinstance(given, str) and given in self.also:
+            return self.also[given]
         number = self._number(given)
         # Words of llama.cpp for "no limit", such as -1, lie outside of the range.
         if number in self.also:

@@ -57,6 +57,7 @@ KINDS: Final[dict[str, type]] = {
     "n_gpu_layers": int,
     "overrides": str,
     "n_cpu_moe": int,
+    "n_cpu_moe_first": int,
     "cpu_moe": bool,
     "cpu_mask": str,
     "offload_rule": str,

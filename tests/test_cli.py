@@ -191,7 +191,9 @@ def test_whatever_is_given_for_a_keyword_ends_in_options_or_one_sentence(keyword
 def test_what_does_not_fit_the_devices_names_the_flag(run: Run) -> None:
     line = ["plan", "--device", "sim:rtx4090"]
     assert run(*line, "-mg", "1")[2] == "graphsched: -mg is 1, an integer from 0 to 0 is needed\n"
-    assert run(*line, "-ts", "1,2")[2] == "graphsched: -ts is 1,2, 1 number is needed for sim0\n"
+    assert run(*line, "-ts", "1,2")[2] == "graphsched: -ts is 1,2, shares of 2 devices; there is sim0\n"
+    assert run(*line, "-ts", "0")[2] == "graphsched: -ts is 0, one share above 0 is needed\n"
+    assert run(*line, "-ts", "0,1")[2] == "graphsched: -ts is 0,1, shares of 2 devices; there is sim0\n"
     assert run(*line, "-ot", "a=x")[2] == "graphsched: -ot a=x: no buffer type x; there are CPU, sim0\n"
 
 
@@ -385,11 +387,14 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 WORDS: Final = "one of f32, f16, q8_0, q4_0 is needed"
 BAD: Final = [
-    ("run -n -2", "-n is -2, an integer from 0 up or -1 (no limit) is needed"),
-    ("run -n many", "-n is many, an integer from 0 up or -1 (no limit) is needed"),
-    ("run -n 1.5", "-n is 1.5, an integer from 0 up or -1 (no limit) is needed"),
-    ("run --ctx-size -5", "-c is -5, an integer from 0 to 16777216 is needed"),
-    ("run -c 99999999999", "-c is 99999999999, an integer from 0 to 16777216 is needed"),
+    ("run -n -3", "-n is -3, an integer from 0 up or -1 and -2 (no limit) is needed"),
+    ("run -n many", "-n is many, an integer from 0 up or -1 and -2 (no limit) is needed"),
+    ("run -n 1.5", "-n is 1.5, an integer from 0 up or -1 and -2 (no limit) is needed"),
+    ("run --ctx-size -5", "-c is -5, an integer from 1 to 16777216, or 0 for the training context is needed"),
+    (
+        "run -c 99999999999",
+        "-c is 99999999999, an integer from 1 to 16777216, or 0 for the training context is needed",
+    ),
     ("run -t -2", "-t is -2, an integer from 0 to 1024 is needed"),
     ("run -t 5000", "-t is 5000, an integer from 0 to 1024 is needed"),
     ("run -b 0", "-b is 0, an integer from 1 to 1048576 is needed"),

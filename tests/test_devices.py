@@ -29,8 +29,10 @@ GPUS = [
         ((), ()),
         (("none",), ()),
         (("CUDA0",), ("CUDA0",)),
-        (("cuda1,CUDA0",), ("CUDA1", "CUDA0")),
-        (("CUDA0", "sim:2x3090"), ("CUDA0", "sim0", "sim1")),
+        (("cuda1", "CUDA0"), ("CUDA1", "CUDA0")),
+        (("sim:2x3090", "CUDA1"), ("sim1",)),
+        (("cuda1", "CUDA0", "sim:2x3090"), ("sim1", "sim0")),
+        (("sim:rtx4090", "sim:rtx4090", "none"), ("sim0", "sim1")),
     ],
 )
 def test_names_of_devices(specs: tuple[str, ...], names: tuple[str, ...]) -> None:

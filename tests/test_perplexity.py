@@ -299,7 +299,7 @@ def test_what_a_comparison_prints(run: Run, text: str, tmp_path: Path) -> None:
     [
         ("", "a text is needed, -f FILE"),
         ("-f none.txt", "none.txt: no such file or directory"),
-        ("-f text.txt -c 200", "text.txt: has N tokens, 400 are needed for windows of 200; smaller ones"),
+        ("-f text.txt -c 300", "text.txt: has N tokens, 600 are needed for windows of 300; smaller ones"),
         ("-f text.txt --chunks 0", "--chunks is 0, an integer from 1 up or -1 (all) is needed"),
         ("-f text.txt -c 2", "-c is 2, windows of 3 tokens or more are needed"),
         ("-f text.txt -c 32 --kl-divergence-base no/base", "no/base: no such file or directory"),

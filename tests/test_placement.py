@@ -72,6 +72,8 @@ def test_ngl_takes_the_last_layers_and_the_output_above_the_layer_count(
     [
         ((), -1, "CUDA0*3 CUDA1*3 CUDA2*2", "CUDA2"),
         ((1, 1, 1), 8, "CUDA0*3 CUDA1*3 CUDA2*2", "CPU"),  # 8 / 3 each: 0 1 2 | 3 4 5 | 6 7
+        ((3, 1), -1, "CUDA0*7 CUDA1*1", "CUDA1"),  # those left out have none
+        ((1,), 4, "CPU*4 CUDA0*4", "CPU"),
         ((3, 1, 0), -1, "CUDA0*7 CUDA1*1", "CUDA1"),  # 9 with the output: 6.75 and 2.25
         ((0, 0, 5), -1, "CUDA2*8", "CUDA2"),
         ((0, 1, 0), -1, "CUDA1*8", "CUDA1"),
@@ -146,7 +148,7 @@ class TestOverrides:
             ("=CPU", "-ot =CPU has no pattern in front of the ="),
             ("exps=", "-ot exps=: no buffer type is named; there are CPU, sim0, sim1"),
             ("exps=,a=CPU", "-ot exps=: no buffer type is named; there are CPU, sim0, sim1"),
-            ("x=CUDA0", "-ot x=CUDA0: no buffer type CUDA0; there are CPU, sim0, sim1"),
+            ("x=CUDA2", "-ot x=CUDA2: no buffer type CUDA2; there are CPU, sim0, sim1"),
             ("x=CUDA_Host,y=CPU", "-ot x=CUDA_Host: no buffer type CUDA_Host; there are CPU, sim0, sim1"),
             ("exps=CPU=", "-ot exps=CPU=: no buffer type is named; there are CPU, sim0, sim1"),
             (
@@ -166,10 +168,25 @@ class TestOverrides:
             placed(2, TWO, overrides=[value])
         assert str(e.value) == sentence.replace("-ot", "overrides", 1)
 
+    @pytest.mark.parametrize(
+        ("typed", "devices", "home"),
+        [
+            ("CUDA1", TWO, "sim1"),
+            ("cuda0", TWO, "sim0"),
+            ("ROCm1", TWO, "sim1"),
+            ("CUDA1", ("sim1",), "sim1"),  # of a machine of which one device is used
+            ("Vulkan0", ("CUDA0",), "CUDA0"),
+            ("CUDA7", (), "CPU"),  # where all is
+        ],
+    )
+    def test_the_nth_gpu_is_the_nth_device(self, typed: str, devices: tuple[str, ...], home: str) -> None:
+        p = placed(2, devices, overrides=(f"attn_q={typed}",))
+        assert p.homes["blk.1.attn_q.weight"].device == home
+
     def test_a_missing_device_is_an_error_without_any_device(self) -> None:
         with pytest.raises(OptionError) as e:
-            placed(2, (), overrides=("x=CUDA0",))
-        assert str(e.value) == "overrides x=CUDA0: no buffer type CUDA0; there are CPU"
+            placed(2, (), overrides=("x=sim0",))
+        assert str(e.value) == "overrides x=sim0: no buffer type sim0; there are CPU"
 
     @given(st.text("ab=,(){}[]\\|*+.?0CPUsim ", max_size=20))
     def test_nothing_but_option_errors_comes_out(self, value: str) -> None:
@@ -211,6 +228,20 @@ def test_ncmoe_takes_the_last_layers_with_experts_of_each_device(
         assert p.homes[f"blk.{i}.attn_q.weight"].cause.startswith("-ngl")
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [(0, 0, []), (2, 0, []), (3, 0, [2]), (5, 0, [2, 3, 4]), (8, 0, [2, 3, 4, 5, 6, 7]), (3, 2, [2, 6, 7])],
+)
+def test_ncmoe_first_counts_layers_without_experts_as_llama_cpp_does(
+    first: int, last: int, expected: list[int]
+) -> None:
+    p = placed(8, TWO, dense=2, n_cpu_moe_first=first, n_cpu_moe=last, split_mode="none")
+    assert host_experts(p) == expected
+    if expected:
+        assert p.homes["blk.2.ffn_up_exps.weight"] == Home("CPU", f"-ncmoe-first {first}")
+        assert p.homes["blk.2.attn_q.weight"] == Home("sim0", "-ngl all")
+
+
 def test_expert_biases_stay_with_their_layer() -> None:
     tensors = types(
         [*names(2), "blk.1.ffn_up_exps.bias", "blk.1.ffn_down_exps.scale", "blk.1.ffn_gate_up_exps.weight"]
@@ -231,14 +262,14 @@ def test_names_of_no_layer_and_endless_names_stay_on_the_host() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"n_gpu_layers": -2}, "n_gpu_layers is -2, an integer from -1 up is needed"),
-        ({"n_gpu_layers": True}, "n_gpu_layers is True, an integer from -1 up is needed"),
+        ({"n_gpu_layers": -3}, "n_gpu_layers is -3, an integer from 0 up, -1, all or auto is needed"),
+        ({"n_gpu_layers": True}, "n_gpu_layers is True, an integer from 0 up, -1, all or auto is needed"),
         ({"n_cpu_moe": -1}, "n_cpu_moe is -1, an integer from 0 up is needed"),
         ({"main_gpu": -1}, "main_gpu is -1, an integer from 0 up is needed"),
         ({"main_gpu": 2}, "main_gpu is 2, an integer from 0 to 1 is needed"),
         ({"split_mode": "row"}, "split_mode is row, layer or none is needed"),
-        ({"tensor_split": (1.0,)}, "tensor_split is 1, 2 numbers are needed for sim0, sim1"),
-        ({"tensor_split": (3, 2, 1)}, "tensor_split is 3,2,1, 2 numbers are needed for sim0, sim1"),
+        ({"tensor_split": (3, 2, 1)}, "tensor_split is 3,2,1, shares of 3 devices; there are sim0, sim1"),
+        ({"tensor_split": (0, 0, 1)}, "tensor_split is 0,0,1, shares of 3 devices; there are sim0, sim1"),
         ({"tensor_split": (1, -0.5)}, "tensor_split is 1,-0.5, numbers from 0 to 1e+06 are needed"),
         ({"tensor_split": (1, float("inf"))}, "tensor_split is 1,inf, numbers from 0 to 1e+06 are needed"),
         ({"tensor_split": (float("nan"), 1)}, "tensor_split is nan,1, numbers from 0 to 1e+06 are needed"),

@@ -161,7 +161,7 @@ def test_bad_calls(call: Any, kind: type[Error], sentence: str | None) -> None:
 
 
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"n_ctx": -1}, "n_ctx is -1, an integer from 0 to 16777216 is needed"),
+    ({"n_ctx": -2}, "n_ctx is -2, an integer from 1 to 16777216, or 0 for the training context is needed"),
     ({"n_threads": 5000}, "n_threads is 5000, an integer from 0 to 1024 is needed"),
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
     ({"type_k": "q4_k"}, "type_k is q4_k, one of f32, f16, q8_0, q4_0 is needed"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from graphsched.cli.arguments import Toggle
+from graphsched.cli.toggle import Toggle
 from graphsched.cli.values import Alternatives, ListOf, Word
 from graphsched.option import Number, Option, Words
 

@@ -16,6 +16,7 @@ from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
 from graphsched.text.chat_options import ChatOptions
 from graphsched.text.options import SamplingOptions
+from graphsched.types.devices import gpu_number
 
 Function = Callable[..., Any]
 # Whether there is such a file is for the loader to say.
@@ -119,5 +120,8 @@ def flag_of(name: str) -> str:
 def asks_for_devices(options: SessionOptions) -> bool:
     """Whether flags are given that need a device to mean anything."""
     o, p = options, options.placement
-    is_placed = p.n_gpu_layers > 0 or bool(p.tensor_split or p.n_cpu_moe or p.cpu_moe or p.main_gpu)
+    is_placed = p.n_gpu_layers > 0 or any(gpu_number(rule.device) is not None for rule in p.overrides)
+    is_placed = is_placed or bool(
+        p.tensor_split or p.n_cpu_moe or p.n_cpu_moe_first or p.cpu_moe or p.main_gpu
+    )
     return is_placed or bool(o.offload_policy or o.offload_rule)

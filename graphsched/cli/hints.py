@@ -82,3 +82,13 @@ def _unread(model: "Model") -> Iterator[str]:
     if names := model.unread:
         are = "tensor is" if len(names) == 1 else "tensors are"
         yield f"{model.source}: {len(names)} {are} not read, {named(names)}"
+
+
+def threads_hint(options: "SessionOptions") -> str | None:
+    """A sentence if more threads compute than there are cores for them, which is slow."""
+    from graphsched.session.options import usable_cores
+
+    cores = usable_cores()
+    return (
+        f"{options.threads} threads on {cores} core{'s' * (cores > 1)}" if options.threads > cores else None
+    )

@@ -9,8 +9,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from graphsched import __version__, env
-from graphsched.cli.arguments import no_such
 from graphsched.cli.screen import is_terminal, leave_quietly
+from graphsched.cli.suggestions import no_such
 from graphsched.errors import Error, OptionError
 
 COMMANDS: Final = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
-from graphsched.cli.hints import check_session
+from graphsched.cli.hints import check_session, threads_hint
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 
@@ -39,6 +39,8 @@ def open_session(
         screen.progress(what, done, total)
 
     interrupts.last_words = screen.end
+    if hint := threads_hint(options):
+        screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
         screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")

@@ -28,7 +28,7 @@ class Number(ParamType):
             number = self.kind(value)
         except (ValueError, OverflowError):
             self.fail(f"is {value or 'empty'}, {self.needed} is needed", param, ctx)
-        if self.low is not None and number < self.low and str(number) != self.also.split(" ")[0]:
+        if self.low is not None and number < self.low and str(number) not in self.also.split():
             self.fail(f"is {value}, {self.needed} is needed", param, ctx)
         return number
 

@@ -5,8 +5,7 @@ A schedule's nodes become items (`lowering`), copies become items (`copy`), the 
 """
 
 import importlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.affinity import Pins
 from graphsched.run.lowering import Low
 from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
-from graphsched.types.devices import HOST
+from graphsched.types.devices import HOST, gpu_number, meant
 from graphsched.types.dtypes import DType
 
 Raw = NDArray[np.uint8]
@@ -139,30 +138,35 @@ def open_devices(backend: str, setup: Setup) -> dict[str, Device]:
 def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the devices that --device asks for: CUDA0, ... as they are, sim0, ... in order, none for `none`.
 
-    OptionError for a name that is given twice, or a machine that is not described.
+    CUDA0, ... beside a simulated machine are those of its devices that are used, in their order. OptionError for a name
+    that is given twice, and for a device or machine that there is not.
     """
-    found: list[str] = []
-    for name in (name for spec in specs for name in _named(spec)):
-        found.append(name or f"sim{sum(map(is_simulated, found))}")
+    simulated = tuple(f"sim{i}" for i in range(sum(map(_module("sim").n_devices, machines(specs)))))
+    chosen = [spec for spec in specs if is_gpu(spec)]
+    if simulated and chosen:
+        found = [_of_machine(spec, simulated) for spec in chosen]
+    else:
+        found = [*(spec.strip().upper() for spec in chosen), *simulated]
     twice = next((n for n in found if found.count(n) > 1), None)
     if twice:
         raise OptionError(f"names {twice} twice", "devices")
     return tuple(found)
 
 
-def _named(spec: str) -> Iterator[str]:
-    """Devices of one --device; those of a simulated machine get their names later."""
-    parts = spec.split(",") if not spec.startswith("sim:") and not spec.endswith(".toml") else [spec]
-    for part in parts:
-        if is_gpu(part):
-            yield part.strip().upper()
-        elif part.strip().lower() != "none":
-            yield from [""] * _module("sim").n_devices(part)
+def _of_machine(spec: str, simulated: Sequence[str]) -> str:
+    if (device := meant(spec, simulated)) is None:
+        raise OptionError(f"is {spec}, the simulated devices are {', '.join(simulated)}", "devices")
+    return device
+
+
+def machines(specs: Sequence[str]) -> tuple[str, ...]:
+    """What --device says about simulated machines."""
+    return tuple(spec for spec in specs if not is_gpu(spec) and spec.strip().lower() != "none")
 
 
 def is_gpu(name: str) -> bool:
-    """Whether a device of --device is a real one, as CUDA0."""
-    return re.fullmatch(r"CUDA\d+", name.strip().upper()) is not None
+    """Whether a device of --device is a real one, as CUDA0, or by that name one of a simulated machine."""
+    return name.strip().upper().startswith("CUDA") and gpu_number(name) is not None
 
 
 def is_simulated(name: str) -> bool:

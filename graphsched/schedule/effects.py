@@ -48,7 +48,7 @@ def layers_given(
     tensors: Mapping[str, TensorType], homes: Mapping[str, Home], options: PlacementOptions
 ) -> Iterator[Given]:
     """What is asked for besides overrides and may have no effect."""
-    if flag := options.experts_flag:
+    for flag in options.experts_flags:
         names = [n for n in tensors if EXPERTS.fullmatch(n)]
         kept = [n for n in names if homes[n].cause == flag]
         where = "with experts is left to it on a device" if names else "has experts"

@@ -41,12 +41,20 @@ def _shown_split(shares: Sequence[float]) -> str:
 class PlacementOptions(Options):
     """Where a model should live. Takes texts as a command line has them, or values; holds values.
 
-    n_gpu_layers counts the output as one more layer. overrides: `-ot` texts or `Override`s. n_cpu_moe: so many layers,
-    the last ones of each device, keep their experts in host memory. OptionError outside the valid ranges.
+    n_gpu_layers counts the output as one more layer. overrides: `-ot` texts or `Override`s. n_cpu_moe: so many layers
+    with experts, the last ones of each device, keep these in host memory; n_cpu_moe_first: the first layers of the
+    model, with experts or not. tensor_split: devices behind the last share have none.
+    OptionError outside the valid ranges.
     """
 
     n_gpu_layers: int = option(
-        "-ngl --gpu-layers --n-gpu-layers", -1, low=-1, help="last layers on devices", shown="-1, all"
+        "-ngl --gpu-layers --n-gpu-layers",
+        -1,
+        low=-1,
+        also={-2: -1, "all": -1, "auto": -1},
+        needed="an integer from 0 up, -1, all or auto",
+        help="last layers on devices; -1, all and auto are all",
+        shown="all",
     )
     overrides: Annotated[Any, tuple[Override, ...]] = option(
         "-ot --override-tensor",
@@ -56,7 +64,18 @@ class PlacementOptions(Options):
         shown="",
         many="first",
     )
-    n_cpu_moe: int = option("-ncmoe --n-cpu-moe", 0, low=0, help="last layers whose experts stay on the host")
+    n_cpu_moe: int = option(
+        "-ncmoe --n-cpu-moe",
+        0,
+        low=0,
+        help="layers whose experts stay on the host, the last ones as in ik_llama.cpp; llama.cpp's are -ncmoe-first",
+    )
+    n_cpu_moe_first: int = option(
+        "-ncmoe-first --n-cpu-moe-first",
+        0,
+        low=0,
+        help="the same, the first ones as in llama.cpp, where layers without experts count, too",
+    )
     cpu_moe: bool = option("-cmoe --cpu-moe", False, help="all experts stay on the host")
     kv_offload: bool = option(
         "", True, off="-nkvo --no-kv-offload", help="the KV cache stays on the host", shown="0"
@@ -69,7 +88,7 @@ class PlacementOptions(Options):
         "-ts --tensor-split",
         (),
         values=Parsed("N/N/...", parse_split, _shown_split),
-        help="share of each device",
+        help="share of each device, those left out have none",
         shown="their memory, equal if that is",
     )
 
@@ -79,8 +98,9 @@ class PlacementOptions(Options):
         return f"-ngl {'all' if self.n_gpu_layers < 0 else self.n_gpu_layers}"
 
     @property
-    def experts_flag(self) -> str:
-        """The flag that keeps experts in host memory, as a cause; empty if none does."""
+    def experts_flags(self) -> tuple[str, ...]:
+        """The flags that keep experts in host memory, as causes."""
         if self.cpu_moe:
-            return "-cmoe"
-        return f"-ncmoe {self.n_cpu_moe}" if self.n_cpu_moe else ""
+            return ("-cmoe",)
+        counts = ("-ncmoe-first", self.n_cpu_moe_first), ("-ncmoe", self.n_cpu_moe)
+        return tuple(f"{flag} {n}" for flag, n in counts if n)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from graphsched.errors import OptionError
 from graphsched.option import texts
 from graphsched.schedule.pattern import compiled
-from graphsched.types.devices import HOST
+from graphsched.types.devices import HOST, meant
 
 LONGEST_NAME: Final = 256  # names come from a file; a pattern with nested repeats takes long on a long one
 
@@ -44,13 +44,13 @@ def typed(overrides: Iterable[Override]) -> str:
 
 def on_devices(overrides: Iterable[Override], devices: Iterable[str]) -> tuple[Override, ...]:
     """The overrides with the names of this session's devices. OptionError for a buffer type that is none of them."""
-    known = {name.lower(): name for name in (HOST, *devices)}
-    found = []
+    devices, found = tuple(devices), []
     for override in overrides:
-        if (device := override.device.lower()) not in known:
-            what = f"no buffer type {override.device or 'is named'}; there are {', '.join(known.values())}"
+        if (device := meant(override.device, devices)) is None:
+            there = ", ".join((HOST, *devices))
+            what = f"no buffer type {override.device or 'is named'}; there are {there}"
             raise OptionError(f"{override.text}: {what}", "overrides")
-        found.append(override._replace(device=known[device]))
+        found.append(override._replace(device=device))
     return tuple(found)
 
 

@@ -1,7 +1,7 @@
 """Places weights and caches in memories, with causes: -ngl, -ot, -ncmoe, -ts, -sm, -mg, --no-kv-offload."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
@@ -54,16 +54,16 @@ def place(
     if not devices:
         host = Home(HOST, "no device")
         return Placement(dict.fromkeys(tensors, host), (HOST,) * n_layer, (host,) * n_layer, HOST, given)
-    shares = options.tensor_split or tuple(default_shares) or (1.0,) * len(devices)
+    shares = _shares(options.tensor_split or tuple(default_shares), devices)
     *layers, output = _layer_devices(n_layer, devices, options, shares)
-    experts = _host_experts(tensors, layers, len(layers) if options.cpu_moe else options.n_cpu_moe)
+    experts = _host_experts(tensors, layers, options)
 
     def home(name: str) -> Home:
         if found := chosen.get(name):
             return Home(found.device, f"-ot {found.text}")
         name = name[:LONGEST_NAME]
-        if layer_of(name) in experts and EXPERTS.fullmatch(name):
-            return Home(HOST, options.experts_flag)
+        if (cause := experts.get(layer_of(name))) and EXPERTS.fullmatch(name):
+            return Home(HOST, cause)
         return _by_layer(name, layers, output, options)
 
     homes = {name: home(name) for name in tensors}
@@ -104,11 +104,6 @@ def _device_numbers(
     if options.main_gpu >= len(devices):
         needed = f"an integer from 0 to {len(devices) - 1} is needed"
         raise OptionError(f"is {options.main_gpu}, {needed}", "main_gpu")
-    if len(shares) != len(devices):
-        need = (
-            f"{len(devices)} number{'s are' if len(devices) > 1 else ' is'} needed for {', '.join(devices)}"
-        )
-        raise OptionError(f"is {listed(shares)}, {need}", "tensor_split")
     if options.split_mode == "none":
         return [options.main_gpu] * n
     # In float32 as llama.cpp does it, so that a layer at the border goes the same way.
@@ -118,16 +113,37 @@ def _device_numbers(
     return [int(i) for i in found]
 
 
-def _host_experts(tensors: Mapping[str, TensorType], layers: Sequence[str], n: int) -> frozenset[int]:
-    """The layers whose experts -ncmoe keeps in host memory: the last of each device's, in proportion."""
+def _shares(given: Sequence[float], devices: Sequence[str]) -> tuple[float, ...]:
+    """The share of each device, equal ones where nothing is said. OptionError for more, and if all have none."""
+    shares = (*given, *(0.0,) * (len(devices) - len(given))) if given else (1.0,) * len(devices)
+    if any(shares[len(devices) :]):
+        there = f"there {'are' if len(devices) > 1 else 'is'} {', '.join(devices)}"
+        raise OptionError(f"is {listed(given)}, shares of {len(given)} devices; {there}", "tensor_split")
+    if not any(shares[: len(devices)]):
+        raise OptionError(f"is {listed(given)}, with nothing for {', '.join(devices)}", "tensor_split")
+    return shares[: len(devices)]
+
+
+def _host_experts(
+    tensors: Mapping[str, TensorType], layers: Sequence[str], options: PlacementOptions
+) -> Mapping[int, str]:
+    """The layers whose experts stay in host memory, with the flag that keeps them there."""
     moe = [i for i in range(len(layers)) if f"blk.{i}.ffn_down_exps.weight" in tensors]
+    if options.cpu_moe:
+        return dict.fromkeys(moe, "-cmoe")
+    first = [i for i in moe if i < options.n_cpu_moe_first]
+    last = _last_experts(moe, layers, options.n_cpu_moe)
+    by_first = dict.fromkeys(first, f"-ncmoe-first {options.n_cpu_moe_first}")
+    return dict.fromkeys(last, f"-ncmoe {options.n_cpu_moe}") | by_first
+
+
+def _last_experts(moe: Sequence[int], layers: Sequence[str], n: int) -> Iterable[int]:
+    """n of the layers with experts: the last of each device's, in proportion."""
     if n >= len(layers):
-        return frozenset(moe)
+        return moe
     held = {d: [i for i in moe if layers[i] == d] for d in dict.fromkeys(layers) if d != HOST}
     ranges = list(held.values())
     total = sum(map(len, ranges))
     ends = [0, *accumulate(map(len, ranges))]
     quota = [(min(n, total) * end + total // 2) // max(total, 1) for end in ends]  # rounded, n in all
-    return frozenset(
-        i for r, (a, b) in zip(ranges, pairwise(quota), strict=True) for i in r[len(r) - (b - a) :]
-    )
+    return [i for r, (a, b) in zip(ranges, pairwise(quota), strict=True) for i in r[len(r) - (b - a) :]]

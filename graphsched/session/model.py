@@ -99,7 +99,14 @@ class Model:
 
     def context(self, options: SessionOptions) -> int:
         """Cells of the KV cache."""
-        return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        trained = self.n_ctx_train or DEFAULT_CONTEXT
+        return (
+            options.n_ctx
+            if options.n_ctx > 0
+            else trained
+            if options.n_ctx == 0
+            else min(trained, DEFAULT_CONTEXT)
+        )
 
     def batching(self, options: SessionOptions) -> Batching:
         """How a session reads prompts."""

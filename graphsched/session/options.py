@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
@@ -12,6 +13,7 @@ from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range,
 from graphsched.run.limits import core_quota, memory_limit
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, switched
+from graphsched.types.devices import gpu_number
 
 if TYPE_CHECKING:
     from graphsched.gguf.override import Override
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 
 MAX_THREADS: Final = 1024
 KV_TYPES: Final = one_of("TYPE", "f32", "f16", "q8_0", "q4_0")
+
+
+def _devices(given: Any) -> tuple[str, ...]:
+    """Names of devices and machines, of several in one text each."""
+    return tuple(part.strip() for name in names(given) for part in _parts(name))
+
+
+def _parts(name: str) -> list[str]:
+    is_list = "/" in name and all(gpu_number(part) is not None for part in name.split("/"))
+    if is_list:  # as llama-bench has them
+        return name.split("/")
+    is_file = name.endswith(".toml") and Path(name).is_file()  # whose name may have a comma
+    return [name] if is_file else name.split(",")
 
 
 def _policy(given: Any) -> "frozenset[int] | Policy":
@@ -87,7 +102,13 @@ class SessionOptions(Options):
     """
 
     n_ctx: int = option(
-        "-c --ctx-size", 0, low=0, high=1 << 24, help="tokens of context", shown="the model's, at most 4096"
+        "-c --ctx-size",
+        -1,
+        low=-1,
+        high=1 << 24,
+        needed=f"an integer from 1 to {1 << 24}, or 0 for the training context",
+        help="tokens of context, 0 for as many as in training",
+        shown="as many, at most 4096",
     )
     n_batch: int = option(
         "-b --batch-size", 2048, low=1, high=1 << 20, help="tokens of a prompt handed over at once"
@@ -130,10 +151,10 @@ class SessionOptions(Options):
         help="cpu, or reference, which is slow numpy",
     )
     devices: Annotated[Any, tuple[str, ...]] = option(
-        "--device",
+        "-dev --device",
         (),
-        values=Parsed("DEVICE", names, ",".join),
-        help="CUDA0, ..., none, or a simulated sim:NAME or .toml file; repeatable",
+        values=Parsed("DEVICE", _devices, ",".join),
+        help="CUDA0,..., none, or a simulated sim:NAME or .toml file, whose devices are CUDA0, ..., too",
         shown="all GPUs",
         many="all",
     )

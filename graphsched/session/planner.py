@@ -9,7 +9,7 @@ from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.machine.estimate import machine_costs
 from graphsched.machine.machine import Machine, load
-from graphsched.run.device import is_gpu
+from graphsched.run.device import device_names, machines
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
 from graphsched.schedule.costs import CROSSING_BYTES, Costs
@@ -120,12 +120,12 @@ class Planner:
 
 
 def described_machine(options: SessionOptions) -> Machine | None:
-    """One machine out of all that --device names: the first one's host, everyone's devices; None beside real ones."""
-    specs = [spec for spec in options.devices if spec.lower() != "none"]
-    if not specs or any(is_gpu(part) for spec in specs for part in spec.split(",")):
+    """One machine out of all that --device names: the first one's host, the devices in use; None for real devices."""
+    loaded = [load(spec) for spec in machines(options.devices)]
+    if not loaded:
         return None
-    loaded = [load(spec) for spec in specs]
-    devices = tuple(d for m in loaded for d in m.devices)
+    there = {f"sim{i}": device for i, device in enumerate(d for m in loaded for d in m.devices)}
+    devices = tuple(there[name] for name in device_names(options.devices))
     return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
 
 

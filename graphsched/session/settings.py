@@ -15,7 +15,10 @@ from graphsched.types.devices import HOST
 def settings(options: SessionOptions) -> dict[str, Any]:
     """Every option with its effective value: numbers, booleans and texts, in the order of their declaration."""
     o = options
-    effective = {"n_threads": o.threads, "n_ubatch": batching(o, o.n_ctx or o.n_batch).n_ubatch}
+    effective = {
+        "n_threads": o.threads,
+        "n_ubatch": batching(o, o.n_ctx if o.n_ctx > 0 else o.n_batch).n_ubatch,
+    }
     return {**shown(o), **shown(o.placement), **states(o.off), **effective}
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command, Toggle
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen
 from graphsched.cli.tables import WRITERS, Row
+from graphsched.cli.toggle import Toggle
 from graphsched.cli.values import ListOf, Number, OneOf, Pair, Switch
 from graphsched.errors import OptionError
 
@@ -27,7 +28,7 @@ TOKENS = ListOf(Number(int, 0))
 
 
 @click.command(
-    cls=Command,
+    cls=ModelCommand,
     epilog="""\b
 Example: graphsched bench -p 512 -n 128 -r 5 -o json
 Example: graphsched bench -p 128-1024*2 -n 0 -ub 128,512 -fmoe 0,1
@@ -97,13 +98,13 @@ def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
 
 
 def context(asked: int, tests: "Sequence[Test]") -> int:
-    """Tokens that the longest test needs, or what was asked for if that is enough."""
+    """Tokens that the longest test needs, or what was asked for if that is enough; 0 is the training context."""
     if not tests:
         raise OptionError("-p and -n are both 0, there is nothing to measure")
     needed = max(test.n_tokens for test in tests)
     if 0 < asked < needed:
         raise OptionError(f"-c is {asked}, the longest test needs {needed}")
-    return asked or needed
+    return needed if asked < 0 else asked
 
 
 def measured(

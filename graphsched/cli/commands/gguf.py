@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from graphsched.cli.arguments import Command, no_such
+from graphsched.cli.arguments import Command
 from graphsched.cli.screen import Screen
+from graphsched.cli.suggestions import no_such
 from graphsched.cli.values import Number
 from graphsched.errors import OptionError
 

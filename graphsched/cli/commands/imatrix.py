@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen, is_terminal
 from graphsched.cli.texts import read_text
@@ -27,7 +27,7 @@ CHUNK: Final = 512  # tokens, where -c does not say
 
 
 @click.command(
-    cls=Command,
+    cls=ModelCommand,
     epilog="""\b
 Example: graphsched imatrix -m model-f16.gguf -f calibration.txt -o imatrix.gguf
 Example: graphsched imatrix --in-file a.gguf --in-file b.gguf -o both.gguf
@@ -116,7 +116,7 @@ class Request:
     @property
     def chunk_size(self) -> int:
         """Tokens of a piece of text."""
-        return self.options.n_ctx or CHUNK
+        return CHUNK if self.options.n_ctx < 0 else self.options.n_ctx
 
     def written(self, seen: "Collected | None") -> "Collected":
         """Writes what was seen, with what the given files hold; returns what is written."""

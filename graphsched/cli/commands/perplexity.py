@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.divergence_text import HEADER, running_line, statistics_lines
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen, is_terminal
 from graphsched.cli.texts import read_text
@@ -31,7 +31,7 @@ Report = dict[str, Any]
 
 
 @click.command(
-    cls=Command,
+    cls=ModelCommand,
     epilog="""\b
 Example: graphsched perplexity -m model.gguf -f wiki.test.raw -c 512
 Example: graphsched perplexity -m f16.gguf -f text.txt --kl-divergence-base f16.kld
@@ -116,7 +116,7 @@ class Request:
         if self.file is None:
             raise OptionError("a text is needed, -f FILE")
         text = read_text(self.file)
-        session = self.session(self.options.n_ctx or WINDOW)
+        session = self.session(WINDOW if self.options.n_ctx < 0 else self.options.n_ctx)
         from graphsched.measure import logits_file
         from graphsched.measure.perplexity import Estimate, cut, normalised, window_logits
 
@@ -177,7 +177,7 @@ def _window(options: "SessionOptions", saved: "BaseLogits", base: Path) -> int:
     """The context for windows of the file's length."""
     if 0 < options.n_ctx < saved.windows.n_ctx:
         raise OptionError(f"-c is {options.n_ctx}, {base} has windows of {saved.windows.n_ctx}")
-    return options.n_ctx or saved.windows.n_ctx
+    return saved.windows.n_ctx if options.n_ctx < 0 else options.n_ctx
 
 
 def _check_vocabulary(session: "Session", saved: "BaseLogits", base: Path) -> None:

@@ -12,6 +12,7 @@ import click
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
 from graphsched.cli.hints import say_hints
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import hint_at_unused
 from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
 
 
-@click.command(cls=Command, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
+@click.command(cls=ModelCommand, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
 @flags.session
 @click.option(
     "--phase", type=OneOf("prefill", "decode"), default="decode", help="a prompt, or one token (default)"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.commands.plan import with_flags
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.profile_output import report
 from graphsched.cli.profile_runs import Profiled, profiled
 from graphsched.cli.values import FileName, Number, OneOf
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
 
 
-@click.command(cls=Command, epilog="Example: graphsched profile -p 128 -n 32 --csv")
+@click.command(cls=ModelCommand, epilog="Example: graphsched profile -p 128 -n 32 --csv")
 @flags.session
 @click.option(
     "-p", "--n-prompt", type=Number(int, 0), default=128, help="tokens of the prompt (default: 128)"

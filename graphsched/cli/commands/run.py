@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command, Toggle
 from graphsched.cli.generation import Request, Run, with_seed
 from graphsched.cli.interrupts import Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen
 from graphsched.cli.texts import is_piped, read_text, unescaped
+from graphsched.cli.toggle import Toggle
 from graphsched.cli.values import Number, Switch
 from graphsched.errors import OptionError
 
@@ -26,7 +27,7 @@ NO_CHAT: Final = "as they are for a chat, which is -i"
 NO_STEP: Final = "as what they are about is off, or not among the samplers"
 
 
-@click.command(cls=Command, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
+@click.command(cls=ModelCommand, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
 @click.option(
     "-p", "--prompt", metavar="TEXT", help=f"text to continue (default: standard input, or {DEFAULT_PROMPT})"
 )
@@ -36,9 +37,9 @@ NO_STEP: Final = "as what they are about is off, or not among the samplers"
     "--predict",
     "--n-predict",
     "n_predict",
-    type=Number(int, 0, "-1 (no limit)"),
+    type=Number(int, 0, "-1 and -2 (no limit)"),
     default=-1,
-    help="tokens to generate (default: -1, until the model ends or the context is full)",
+    help="tokens to generate (default: -1 or -2, until the model ends or the context is full)",
 )
 @click.option(
     "-e", "--escape/--no-escape", default=True, help="\\n, \\t, \\xHH in -p, -r are escapes (default: yes)"

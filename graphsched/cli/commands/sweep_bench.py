@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from graphsched.cli import flags
-from graphsched.cli.arguments import Command
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
+from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen
 from graphsched.cli.tables import WRITERS, Row
@@ -27,7 +27,7 @@ FORMATS: Final = ("table", "csv", "json", "jsonl")
 
 
 @click.command(
-    cls=Command,
+    cls=ModelCommand,
     epilog="""\b
 Example: graphsched sweep-bench -m model.gguf -c 8192 -ub 512
 Example: graphsched sweep-bench -c 512 -ub 64 -n 16 --plot sweep.svg
