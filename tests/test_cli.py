@@ -418,7 +418,6 @@ BAD: Final = [
     ("run -sys x", "-sys is for a chat, which is -i"),
     ("run -nlg 9", "no such option -nlg; did you mean -ngl?"),
     ("run -t4", "no such option -t4; did you mean -t 4?"),
-    ("run --temperature 1", "no such option --temperature; did you mean --temp?"),
     ("run -q=1", "-q takes no value"),
     ("run text", "got unexpected extra argument (text)"),
     ("bench -r 0", "-r is 0, an integer from 1 up is needed"),
