@@ -87,7 +87,7 @@ def test_each_command_has_an_example(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "option"),
-    [*flags.OPTIONS.items(), *flags.SAMPLING.items()],
+    [*flags.OPTIONS.items(), *flags.SAMPLING.items(), *flags.CHAT.items()],
     ids=lambda x: x if x is str else "",
 )
 def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: Option) -> None:
@@ -97,7 +97,7 @@ def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: O
 
 
 def test_a_flag_and_an_option_is_declared_once() -> None:
-    options = [*flags.SESSION.items(), *flags.SAMPLING.items()]
+    options = [*flags.SESSION.items(), *flags.SAMPLING.items(), *flags.CHAT.items()]
     names = [name for field, option in options for name in (field, *option.flags, *option.off)]
     assert sorted(names) == sorted(set(names))
 

@@ -153,7 +153,7 @@ class SamplingOptions(Options):
         ORDER,
         values=Parsed("NAME;...", parse_order, ";".join),
         help="the steps, in their order",
-        shown=";".join(ORDER),
+        shown="; ".join(ORDER),
     )
     sampling_seq: Annotated[Any, tuple[str, ...]] = option(
         "--sampling-seq --sampler-seq",

@@ -70,15 +70,18 @@ def repeats(recent: Sequence[int], breakers: Breakers, allowed: int) -> dict[int
     """
     back = np.array(recent, np.int64)[::-1]  # the last one first
     limit = _until_breaker(back.tolist(), breakers)
+    lengths = np.zeros(back.size, np.int64)  # of what ends at each place as the last tokens do
     at = np.arange(1, back.size)
-    found: dict[int, int] = {}
-    for length in range(limit + 1):
-        if length >= allowed:
-            found |= dict.fromkeys(back[at - 1].tolist(), length) if length else {}
+    for length in range(limit):
         at = at[at + length < back.size]
-        at = at[back[at + length] == back[length]] if length < back.size else at[:0]
+        at = at[back[at + length] == back[length]]
         if not at.size:
             break
+        lengths[at] = length + 1
+    found: dict[int, int] = {}
+    for place in np.flatnonzero(lengths >= max(allowed, 1)):
+        follows = int(back[place - 1])
+        found[follows] = max(found.get(follows, 0), int(lengths[place]))
     return found
 
 
@@ -96,10 +99,11 @@ def _until_breaker(back: Sequence[int], breakers: Breakers) -> int:
 def breakers_of(texts: Iterable[str], vocabulary: Vocabulary) -> dict[int, set[tuple[int, ...]]]:
     """The tokens with which a breaker can begin, and what has to follow: nothing if it is inside of the token."""
     found: dict[int, set[tuple[int, ...]]] = {}
-    for text in texts:
-        data = text.encode()[:_LONGEST]
-        for token in range(vocabulary.n_vocab):
-            for tail in _tails(vocabulary.piece(token, special=True), data, vocabulary):
+    breakers = [text.encode()[:_LONGEST] for text in texts]
+    for token in range(vocabulary.n_vocab if breakers else 0):
+        piece = vocabulary.piece(token, special=True)
+        for breaker in breakers:
+            for tail in _tails(piece, breaker, vocabulary) if breaker[0] in piece else ():
                 found.setdefault(token, set()).add(tail)
     return found
 
