@@ -23,11 +23,13 @@ from graphsched.errors import OptionError
 from graphsched.gguf.given import Given, unused
 from graphsched.gguf.loader import open_model
 from graphsched.graph.opdef import Op
-from graphsched.graph.tensor import f32
+from graphsched.graph.tensor import Tensor, f32, input_tensor, weight
+from graphsched.ops import mul_mat
 from graphsched.schedule.effects import placed_by
 from graphsched.schedule.overrides import parse_overrides
 from graphsched.schedule.pattern import compiled
 from graphsched.schedule.placement import PlacementOptions
+from graphsched.schedule.policy import OffloadPolicy, checked, policy_given
 from graphsched.session.homes import homes_of
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, session_options
@@ -311,6 +313,25 @@ def test_nodes_that_the_policy_is_about_are_counted(run: Run) -> None:
     assert run("plan", *model, "-op", asked, "-no-fmoe")[2] == (
         "hint: without effect: -op MOE_FUSED_UP_GATE=0 (no node with a weight in host memory is one)\n"
     )
+
+
+class Always:
+    """A rule of another package."""
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        return True
+
+
+def test_a_rule_of_another_package_is_counted() -> None:
+    node = mul_mat(weight("w", f32(3, 4)), input_tensor("x", f32(2, 4)))
+    policy = OffloadPolicy(frozenset({int(Op.MUL_MAT)}), checked(Always(), "always"))
+    (op, rule) = policy_given(policy, [node])
+    assert (op.what, op.hits, rule.what, rule.hits) == ("-op MUL_MAT=0", 1, "-op-rule always", 1)
+    assert unused(policy_given(policy, [])) == (
+        "without effect: -op MUL_MAT=0 (no node with a weight in host memory is one), "
+        "-op-rule always (no weight is in host memory)"
+    )
+    assert policy_given(OffloadPolicy(), [node]) == policy_given(checked(Always()), [node]) == ()
 
 
 # --- tensors of a file that nothing reads ---

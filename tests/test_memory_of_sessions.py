@@ -3,19 +3,23 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from machines import machine_file
 from running import model_path
 
+import graphsched
 from graphsched.cli.main import run as run_command
 from graphsched.gguf.loader import open_model
 from graphsched.predict.memory import needs
 from graphsched.predict.plan import make_plan
 from graphsched.predict.session import session_of
 from graphsched.run.device import GpuFacts
+from graphsched.run.executable import Executable
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session import capacity
 from graphsched.session.capacity import capacities, shares
@@ -118,6 +122,46 @@ def test_flags_that_take_memory_show_in_each_phase(
         for flags in (smaller, larger)
     ]
     assert both[0]["sim0"][what] < both[1]["sim0"][what]
+
+
+def test_a_session_allocates_what_is_planned() -> None:
+    """Its executables share the largest arena and staging ring, and give the bits of a session of their own."""
+    given: dict[str, Any] = {
+        "n_ctx": 256,
+        "n_ubatch": 128,
+        "devices": ("sim:rtx4090",),
+        "overrides": "exps=CPU",
+    }
+    session = graphsched.load(model_path("mixtral"), **given)
+    planned = session_of(make_plan(session.model, session.options, 1, 1, 1)).needs
+    tokens = list(range(3, 131))
+    whole = session.eval(tokens)
+    held = arenas(session)
+    for name, size in (("sim0", planned["sim0"].arena), ("CPU", planned[HOST].arena)):
+        assert max(memory.nbytes for memory in held[name].values()) == size
+    assert max(m.nbytes for m in held["sim0 staging"].values()) == planned["sim0"].staging
+    session.reset()
+    session.eval(tokens[:100])
+    session.eval(tokens[100:127])  # executables of other capacities
+    last = session.eval(tokens[127:])
+    again = arenas(session)
+    assert (again["sim0"], again["sim0 staging"]) == (held["sim0"], held["sim0 staging"])
+    np.testing.assert_allclose(last, whole, rtol=0, atol=1e-2)
+    with closing(graphsched.load(model_path("mixtral"), **given)) as other:
+        other.eval(tokens[:100])
+        other.eval(tokens[100:127])
+        np.testing.assert_array_equal(other.eval(tokens[127:]), last)
+    session.close()
+
+
+def arenas(session: graphsched.Session) -> dict[str, dict[int, Any]]:
+    """Memory of all executables' arenas by name, each piece once."""
+    found: dict[str, dict[int, Any]] = {}
+    for plan in session.engine.plans.values():
+        assert isinstance(plan, Executable)
+        for name, memory in plan.addresses.arenas.items():
+            found.setdefault(name, {})[id(memory)] = memory
+    return found
 
 
 # --- what there is ---
