@@ -263,6 +263,28 @@ def test_flags_without_effect_are_named(
     assert (code, err.splitlines()) == (0, [f"hint: {hint}" for hint in hints])
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "hits"),
+    [
+        ("llama", ["-mla", "1", "-amb", "512"], {"-mla 1": 0, "-amb 512": 0}),
+        ("deepseek2-lite", ["-mla", "1", "-amb", "512", "--swa-full"], {"-mla 1": 27, "-amb 512": 27, "--swa-full": 0}),
+        ("deepseek2-lite", ["-mla", "3"], {}),  # as without
+        ("gemma3", ["--swa-full"], {"--swa-full": 6}),
+        ("llama", ["-rtr", "1"], {"-rtr 1": 0}),  # F16 has no interleaved type
+        ("llama-Q4_0", ["-rtr", "1", "-ngl", "0"], {"-rtr 1": 7}),
+        ("llama-Q4_0", ["-rtr", "1"], {"-rtr 1": 0}),  # all on the device
+        ("llama-Q4_0", ["-rtr", "auto"], {}),
+    ],
+)  # fmt: skip
+def test_options_of_layers_are_counted(run: Run, name: str, args: list[str], hits: dict[str, int]) -> None:
+    args = ["plan", "-m", model_path(name), "--device", "sim:rtx4090", *args, "--json"]  # type: ignore[list-item]
+    _, out, err = run(*args)
+    assert {g["given"]: g["hits"] for g in json.loads(out)["given"]} == hits
+    assert [re.findall(r"without effect: (.*) \(", line)[0] for line in err.splitlines()] == [
+        what for what, n in hits.items() if not n
+    ]
+
+
 def test_flags_of_several_devices_without_effect(run: Run) -> None:
     two = ["plan", "-m", model_path("llama"), "--device", "sim:2x3090"]
     assert run(*two, "-ts", "1,3", "-sm", "none", "-mg", "1")[2] == (

@@ -124,6 +124,20 @@ def test_flags_that_take_memory_show_in_each_phase(
     assert both[0]["sim0"][what] < both[1]["sim0"][what]
 
 
+def test_real_devices_upload_from_page_locked_copies() -> None:
+    """A full micro-batch uploads all experts but the last layer's, which compute one row; sim reads the mapped file."""
+    model, placed = opened("mixtral"), PlacementOptions(overrides=("exps=CPU",))
+    gpu, sim = (
+        session_of(
+            make_plan(model, SessionOptions(n_ctx=512, devices=(d,), placement=placed), 1, 1, 1)
+        ).needs[HOST]
+        for d in ("CUDA0", "sim:rtx4090")
+    )
+    experts = sum(t.nbytes for name, t in model.file.tensors.items() if "blk.0" in name and "exps" in name)
+    assert (gpu.staging, sim.staging) == (experts, 0)
+    assert ("page-locked copies", experts) in gpu.parts
+
+
 def test_a_session_allocates_what_is_planned() -> None:
     """Its executables share the largest arena and staging ring, and give the bits of a session of their own."""
     given: dict[str, Any] = {

@@ -20,10 +20,11 @@ def check_session(model: "Model", options: "SessionOptions", screen: Screen) -> 
     OptionError if a device, or the host without mapped weights, has less memory than a session takes.
     """
     from graphsched.run.device import device_names
-    from graphsched.session.homes import homes_of
+    from graphsched.session.planner import Planner
 
     if not device_names(options.devices) and _is_small(model, options):
-        say_hints(model, options, homes_of(model, options, ()).placement.given, screen)
+        planner = Planner(model, options, (), lambda on, node: True)
+        say_hints(model, options, planner.given(()), screen)
         return
     from graphsched.predict.session import session_plan  # imports what plans are made with
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from graphsched.graph.tensor import Tensor
 from graphsched.predict.plan import Plan
+from graphsched.run.device import is_gpu
 from graphsched.types.devices import HOST
 
 _LARGEST: Final = 3  # contributors that a sentence names
@@ -18,8 +19,9 @@ _LAYER: Final = re.compile(r"^blk\.\d+\.|\.weight$")
 class Need:
     """Bytes that a session takes of a device, the node whose buffer set the arena's size, and what the device has.
 
-    derived: of weights that the file lacks, computed from others. arena, staging: the most of all runs. has: None if
-    nobody knows. parts: bytes by what they are for, largest first.
+    derived: of weights that the file lacks, computed from others. arena, staging: the most of all runs; the host stages
+    what it uploads to real devices in page-locked copies. has: None if nobody knows. parts: bytes by what they are for,
+    largest first.
     """
 
     device: str
@@ -96,10 +98,21 @@ def _need(on: str, held: Held, plans: Sequence[Plan], has: int | None) -> Need:
     rings = (plan.arenas.get(f"{on} staging") for plan in plans)
     staging = max((ring.nbytes for ring in rings if ring), default=0)
     weights = parts.total() - kv - derived
-    parts.update({"arena": arena, "staging": staging})
+    copies = sum(_page_locked(plans).values()) if on == HOST else 0
+    parts.update({"arena": arena, "staging": staging, "page-locked copies": copies})
     peak = getattr(largest.peak, "name", "") if largest else ""
     shown = tuple(sorted((part for part in parts.items() if part[1]), key=lambda part: (-part[1], part[0])))
-    return Need(on, weights, derived, kv, arena, staging, peak, has, shown)
+    return Need(on, weights, derived, kv, arena, staging + copies, peak, has, shown)
+
+
+def _page_locked(plans: Sequence[Plan]) -> Mapping[tuple[str, str], int]:
+    """Bytes of the copies from which real devices upload weights, by device and name: each is kept for all runs."""
+    return {
+        (copy.to_device, copy.source.name): plan.devices[copy.to_device].weight_bytes(copy.source.type)
+        for plan in plans
+        for copy in plan.schedule.copies
+        if copy.is_weight and copy.from_device == HOST and is_gpu(copy.to_device)
+    }
 
 
 def megabytes(n: float) -> str:

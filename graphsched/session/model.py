@@ -1,6 +1,6 @@
 """A model: a file, the architecture that reads it, and the graphs they build."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ class Model:
         self.architecture: Architecture = arch.get(self.arch_name, self.source)
         self.config: Config = read_config(self.architecture.config, file, self.arch_name)
         self._asked: set[str] = set()  # names of tensors, by all graphs
+        self.layers_asking: Mapping[str, int] = {}  # options of layers, by the last graph
         self.types = {t.name: TensorType(t.dtype, t.shape) for t in file.tensors.values()}
         self._check_layers()
         derive, config = self.architecture.derive, self.config
@@ -120,6 +121,7 @@ class Model:
         )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
+            self.layers_asking = inputs.asked
             graph = select_outputs(logits, inputs.out_ids)
             graph = unfused_attention(graph) if "fa" in options.off else graph
             return fewer_experts(graph, *o.ser) if o.ser else graph

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from graphsched.gguf.given import Given
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.machine.estimate import machine_costs
 from graphsched.machine.machine import Machine, load
+from graphsched.option import declarations
 from graphsched.run.device import device_names, machines
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
@@ -26,6 +28,11 @@ from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import N_OUTPUTS, N_TOKENS
 
+_OF_LAYERS: Final = {
+    "mla": "no layer has latent attention",
+    "amb": "no layer has latent attention",
+    "swa_full": "no layer sees a window",
+}
 Decisions = tuple[tuple[int, bool], ...]
 
 
@@ -105,8 +112,27 @@ class Planner:
         )
 
     def given(self, graphs: Iterable[Graph]) -> tuple[Given, ...]:
-        """What was asked of placement and policy, with its effect; fused graphs of all kinds of runs."""
-        return (*self.homes.placement.given, *policy_given(self.policy, self._uploadable(graphs)))
+        """What was asked for, with its effect on placement, policy and layers; fused graphs of all kinds of runs."""
+        asked = policy_given(self.policy, self._uploadable(graphs)) if self.devices else ()
+        return (*self.homes.placement.given, *asked, *self._layers_given())
+
+    def _layers_given(self) -> Iterator[Given]:
+        """Options of layers that are not as by default, with the number of layers or weights that they are about."""
+        o, declared = self.options, declarations(SessionOptions)
+        asked = {name: v for name in _OF_LAYERS if (v := getattr(o, name)) != getattr(SessionOptions, name)}
+        if not asked and o.rtr != "on":
+            return
+        graph = self.model.graph(1, 1, self.batching.n_ctx, o)
+        for name, value in asked.items():
+            typed = declared[name].flag + ("" if value is True else f" {value}")
+            hits = min(self.model.layers_asking.get(name, 0), self.model.config.n_layer)
+            yield Given(typed, hits, why=_OF_LAYERS[name])
+        if o.rtr == "on":
+            types = [self.model.types[name] for name in repacked(self, graph) if name in self.model.types]
+            size = sum(type.nbytes for type in types)
+            yield Given(
+                "-rtr 1", len(types), size, "no weight in host memory has a type with rows interleaved"
+            )
 
     def _uploadable(self, graphs: Iterable[Graph]) -> Iterator[Tensor]:
         """The nodes of graphs with a weight in host memory that a device may compute: those a policy is asked about."""
