@@ -34,6 +34,7 @@ JOBS: Final = {
     "sweep-bench": "sweep-bench",
     "perplexity": "perplexity",
 }
+HELP: Final = ["-h", "--help"]
 ACCEPTED, REASON, VALUE = "accepted", "refused with a reason", "a value is refused"
 UNKNOWN, PROSE = "unknown flags", "other text in it"
 
@@ -51,7 +52,7 @@ class Outcome:
 def outcome(name: str, args: list[str]) -> Outcome:
     """What a command makes of a line."""
     command: ModelCommand = import_module(f"graphsched.cli.commands.{name.replace('-', '_')}").command
-    context = click.Context(command)
+    context = click.Context(command, help_option_names=HELP)
     line = command.line(context, args)
     assert isinstance(line, ModelLine)
     for _ in line.separated():
@@ -67,7 +68,7 @@ def bad_value(command: ModelCommand, args: list[str], *, is_grid: bool) -> str:
     """What is wrong with the first bad value of a line; "" if nothing is."""
     try:
         with redirect_stdout(StringIO()):  # flags such as --version do something at once
-            given = command.make_context("line", list(args)).params
+            given = command.make_context("line", list(args), help_option_names=HELP).params
         for name, declared in {**flags.OPTIONS, **flags.SAMPLING}.items():
             for value in each(declared, given.get(name), is_grid=is_grid):
                 read(name, declared, value)

@@ -8,9 +8,9 @@ import click
 from graphsched.cli.line import Known, Line
 
 
-def flags_of(command: click.Command, ctx: click.Context) -> Known:
-    """The options of a command by each of their names."""
-    options = (p for p in command.get_params(ctx) if isinstance(p, click.Option))
+def flags_of(params: Iterable[click.Parameter]) -> Known:
+    """The options among the parameters of a command, by each of their names."""
+    options = (p for p in params if isinstance(p, click.Option))
     return {name: p for p in options for name in (*p.opts, *p.secondary_opts)}
 
 
@@ -29,4 +29,4 @@ class Command(click.Command):
 
     def line(self, ctx: click.Context, args: Iterable[str]) -> Line:
         """The command line, to be separated."""
-        return Line(deque(args), flags_of(self, ctx))
+        return Line(deque(args), flags_of(self.get_params(ctx)))

@@ -57,7 +57,7 @@ class ModelCommand(Command):
         rest = deque(args)
         if rest and _PROGRAM.fullmatch(rest[0]):
             rest.popleft()
-        line = ctx.meta[_LINE] = ModelLine(rest, flags_of(self, ctx), command=self)
+        line = ctx.meta[_LINE] = ModelLine(rest, flags_of(self.get_params(ctx)), command=self)
         return line
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -96,7 +96,7 @@ class ModelLine(Line):
 def of_others(name: str, command: click.Command | None) -> Foreign | None:
     """The flag of another command that runs a model, which has no effect on this one."""
     for other in (import_module(f"graphsched.cli.commands.{c.replace('-', '_')}").command for c in COMMANDS):
-        option = flags_of(other, click.Context(other)).get(name)
+        option = flags_of(other.params).get(name)
         if option is not None and other is not command:
             is_switch = isinstance(option, Toggle) or option.is_flag or bool(option.count)
             return Foreign((name,), Kind.UNUSED, () if is_switch else ("VALUE",), option=option)
