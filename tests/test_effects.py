@@ -25,11 +25,11 @@ from graphsched.gguf.loader import open_model
 from graphsched.graph.opdef import Op
 from graphsched.graph.tensor import Tensor, f32, input_tensor, weight
 from graphsched.ops import mul_mat
-from graphsched.schedule.effects import placed_by
+from graphsched.schedule.effects import placed_by, policy_given
 from graphsched.schedule.overrides import parse_overrides
 from graphsched.schedule.pattern import compiled
 from graphsched.schedule.placement import PlacementOptions
-from graphsched.schedule.policy import OffloadPolicy, checked, policy_given
+from graphsched.schedule.policy import OffloadPolicy, checked
 from graphsched.session.homes import homes_of
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, session_options

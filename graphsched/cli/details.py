@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from graphsched.predict.memory import Need
     from graphsched.session.session import Session
 
 
@@ -43,16 +44,19 @@ def memory(session: "Session") -> "Iterator[str]":
     )
     about = session_of(plan)
     for device, need in about.needs.items():
-        parts = ("weights", need.weights + need.derived), ("KV", need.kv)
-        more = ("compute", need.arena), ("staging", need.staging)
-        sizes = ", ".join(f"{name} {size / 2**20:.2f} MiB" for name, size in (*parts, *more) if size)
-        yield f"{device} buffers: {sizes or 'none'}"
+        yield f"{device} buffers: {_sizes(need) or 'none'}"
     copies = sum(len(split.inputs) for split in plan.schedule.splits)
     yield f"graph nodes {len(plan.schedule.graph.nodes)}, splits {len(plan.schedule.splits)}, copies {copies}"
     if line := shared_out(planner):
         yield line
     for given in about.given:
         yield f"{given.what}: {given.hits} hits" + (f", {megabytes(given.nbytes)}" if given.nbytes else "")
+
+
+def _sizes(need: "Need") -> str:
+    parts = ("weights", need.weights + need.derived), ("KV", need.kv)
+    more = ("compute", need.arena), ("staging", need.staging)
+    return ", ".join(f"{name} {size / 2**20:.2f} MiB" for name, size in (*parts, *more) if size)
 
 
 def causes(session: "Session") -> "Iterator[str]":

@@ -1,15 +1,20 @@
-"""What was asked of placement, counted by what it placed."""
+"""What was asked of placement and offload policy, counted by what it is about."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from graphsched.gguf.given import Given
+from graphsched.graph.opdef import every_op
+from graphsched.graph.tensor import Tensor
 from graphsched.schedule.options import PlacementOptions, listed
 from graphsched.schedule.overrides import Override
+from graphsched.schedule.policy import MinBatch, OffloadPolicy, Policy
 from graphsched.types.shapes import TensorType
 
+_NO_WEIGHT: Final = "no weight is in host memory"
 EXPERTS: Final = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.(weight|scale)")
 
 
@@ -60,3 +65,18 @@ def layers_given(
         yield Given(what, 0 if is_single else n_placed, why="-sm none takes one device")
     if options.main_gpu:
         yield Given(f"-mg {options.main_gpu}", n_placed if is_single else 0, why="is for -sm none")
+
+
+def policy_given(policy: Policy, asked: Iterable[Tensor]) -> tuple[Given, ...]:
+    """What -op and -op-rule say, with the number of nodes that it is about; `asked`: those with weights on the host."""
+    if not isinstance(policy, OffloadPolicy) or (not policy.off and isinstance(policy.rule, MinBatch)):
+        return ()
+    counts = Counter(int(node.op) for node in asked)
+    names = {int(op): op.name for op in every_op()}
+    why = "no node with a weight in host memory is one"
+    if policy.off == frozenset(names):
+        return (Given("-op -1,0", counts.total(), why=_NO_WEIGHT),)
+    given = [Given(f"-op {names[n]}=0", counts[n], why=why) for n in sorted(policy.off)]
+    if not isinstance(policy.rule, MinBatch):
+        given.append(Given(f"-op-rule {policy.rule}", counts.total(), why=_NO_WEIGHT))
+    return tuple(given)

@@ -57,23 +57,23 @@ def place(
     shares = _shares(options.tensor_split or tuple(default_shares), devices)
     *layers, output = _layer_devices(n_layer, devices, options, shares)
     experts = _host_experts(tensors, layers, options)
-
-    def home(name: str) -> Home:
-        if found := chosen.get(name):
-            return Home(found.device, f"-ot {found.text}")
-        name = name[:LONGEST_NAME]
-        if (cause := experts.get(layer_of(name))) and EXPERTS.fullmatch(name):
-            return Home(HOST, cause)
-        return _by_layer(name, layers, output, options)
-
-    homes = {name: home(name) for name in tensors}
+    homes = {
+        name: Home(found.device, f"-ot {found.text}")
+        if (found := chosen.get(name))
+        else _by_layer(name[:LONGEST_NAME], layers, output, experts, options)
+        for name in tensors
+    }
     given = (*given, *layers_given(tensors, homes, options))
     kv = tuple(_kv_home(device, options) for device in layers)
     return Placement(homes, tuple(layers), kv, output, given, shares)
 
 
-def _by_layer(name: str, layers: Sequence[str], output: str, options: PlacementOptions) -> Home:
+def _by_layer(
+    name: str, layers: Sequence[str], output: str, experts: Mapping[int, str], options: PlacementOptions
+) -> Home:
     layer = layer_of(name)
+    if layer in experts and EXPERTS.fullmatch(name):
+        return Home(HOST, experts[layer])
     if 0 <= layer < len(layers):
         return Home(layers[layer], options.layers_flag)
     if layer >= 0:

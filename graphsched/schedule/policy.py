@@ -5,7 +5,6 @@ of another package (entry point group `graphsched.policies`), `load(offload_poli
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,14 +14,12 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from graphsched.errors import OptionError
-from graphsched.gguf.given import Given
 from graphsched.graph.opdef import FIRST_USER_OP, Op, every_op
 from graphsched.graph.tensor import Tensor
 from graphsched.option import texts
 
 GROUP: Final = "graphsched.policies"  # of entry points
 _EVERY: Final = "-1"
-_NO_WEIGHT: Final = "no weight is in host memory"
 _NUMBERED: Final = 81  # the ops of ik_llama.cpp's list; ours follow with a gap
 
 
@@ -96,21 +93,6 @@ class Checked:
 
     def __str__(self) -> str:
         return self.name
-
-
-def policy_given(policy: Policy, asked: Iterable[Tensor]) -> tuple[Given, ...]:
-    """What -op and -op-rule say, with the number of nodes that it is about; `asked`: those with weights on the host."""
-    if not isinstance(policy, OffloadPolicy) or (not policy.off and isinstance(policy.rule, MinBatch)):
-        return ()
-    counts = Counter(int(node.op) for node in asked)
-    names = {int(op): op.name for op in every_op()}
-    why = "no node with a weight in host memory is one"
-    if policy.off == frozenset(names):
-        return (Given(f"-op {_EVERY},0", counts.total(), why=_NO_WEIGHT),)
-    given = [Given(f"-op {names[n]}=0", counts[n], why=why) for n in sorted(policy.off)]
-    if not isinstance(policy.rule, MinBatch):
-        given.append(Given(f"-op-rule {policy.rule}", counts.total(), why=_NO_WEIGHT))
-    return tuple(given)
 
 
 def read_policy(given: Any) -> frozenset[int] | Policy:

@@ -15,8 +15,9 @@ from graphsched.run.device import device_names, machines
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
 from graphsched.schedule.costs import CROSSING_BYTES, Costs
+from graphsched.schedule.effects import policy_given
 from graphsched.schedule.fuse import fuse
-from graphsched.schedule.policy import Policy, policy_given
+from graphsched.schedule.policy import Policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.batching import Batching
 from graphsched.session.capacity import capacities, shares
