@@ -317,12 +317,12 @@ def test_biases() -> None:
         Sampler(SamplingOptions(logit_bias="9+1"), Words("a", "b"))
 
 
-def test_steps_that_do_nothing_are_left_out() -> None:
-    assert SamplingOptions().steps == ("top_k", "top_p", "min_p", "temperature")
-    assert SamplingOptions(0).steps == ("temperature",)
-    assert SamplingOptions(0, xtc_probability=0.5).steps == ("top_k", "top_p", "min_p", "xtc", "temperature")
-    assert SamplingOptions(mirostat=2, repeat_penalty=2.0).steps == ("temperature",)
-    assert SamplingOptions(dry_multiplier=1, dry_base=0.5).steps == SamplingOptions().steps
+def test_samplers_that_do_nothing_are_left_out() -> None:
+    assert SamplingOptions().active == ("top_k", "top_p", "min_p", "temperature")
+    assert SamplingOptions(0).active == ("temperature",)
+    assert SamplingOptions(0, xtc_probability=0.5).active == ("top_k", "top_p", "min_p", "xtc", "temperature")
+    assert SamplingOptions(mirostat=2, repeat_penalty=2.0).active == ("temperature",)
+    assert SamplingOptions(dry_multiplier=1, dry_base=0.5).active == SamplingOptions().active
     greedy = SamplingOptions(0)
     assert greedy.is_greedy
     assert not replace(greedy, xtc_probability=1.0).is_greedy

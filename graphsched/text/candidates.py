@@ -1,4 +1,4 @@
-"""Steps of sampling that leave fewer tokens, or make their logits closer: each a function of the candidates.
+"""Samplers that leave fewer tokens, or make their logits closer: each a function of the candidates.
 
 They do what llama.cpp's samplers of these names do, and take probabilities from the logits as they find them.
 """

@@ -26,8 +26,8 @@ _ANY: Final = "a finite number"
 class SamplingOptions(Options):
     """How to choose a token; temperature 0 and below takes the likeliest. OptionError outside the valid ranges.
 
-    seed: None is another one each time. samplers: the steps by name, in their order; `sampling_seq` has a letter for
-    each. Values that turn a step off are llama.cpp's. Mirostat takes the place of all steps but the temperature.
+    seed: None is another one each time. samplers: by name, in their order; `sampling_seq` has a letter for
+    each. Values that turn one off are llama.cpp's. Mirostat takes the place of all but the temperature.
     """
 
     temperature: float = option(
@@ -152,7 +152,7 @@ class SamplingOptions(Options):
         "--samplers",
         ORDER,
         values=Parsed("NAME;...", parse_order, ";".join),
-        help="the steps, in their order",
+        help="the samplers, in their order",
         shown="; ".join(ORDER),
     )
     sampling_seq: Annotated[Any, tuple[str, ...]] = option(
@@ -170,16 +170,16 @@ class SamplingOptions(Options):
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The steps that were asked for, whether they do anything or not."""
+        """The samplers that were asked for, whether they do anything or not."""
         return ("temperature",) if self.mirostat else self.sampling_seq or self.samplers
 
     @property
-    def steps(self) -> tuple[str, ...]:
-        """The steps that do something, in their order."""
+    def active(self) -> tuple[str, ...]:
+        """The samplers that do something, in their order."""
         found = tuple(name for name in self.order if self._is_on(name))
         if not self._is_cold or {"typ_p", "xtc"} & set(found):
             return found
-        # The likeliest is taken in the end, and once no logits change all steps that leave tokens out keep that one.
+        # The likeliest is taken in the end, and once no logits change all others keep that one.
         changed = max((i for i, name in enumerate(found) if name in CHANGING), default=-1)
         return tuple(name for i, name in enumerate(found) if i < changed or name not in KEEPING)
 
@@ -203,19 +203,19 @@ class SamplingOptions(Options):
     @property
     def is_greedy(self) -> bool:
         """Whether nothing is left to chance."""
-        return self._is_cold and "xtc" not in self.steps
+        return self._is_cold and "xtc" not in self.active
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Names of options that differ from their defaults and have no effect: their step is off, or left out."""
+        """Names of options that differ from their defaults and have no effect: their sampler is off, or left out."""
         given, plain = shown(self), shown(type(self)())
-        idle = [name for step, names in OPTIONS.items() for name in self._idle(step, *names)]
+        idle = [name for sampler, names in OPTIONS.items() for name in self._idle(sampler, *names)]
         return tuple(name for name in idle if given[name] != plain[name])
 
-    def _idle(self, step: str, main: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
-        """Of the options that turn a step on, and the others about it, those without effect."""
-        if step == "mirostat":
+    def _idle(self, sampler: str, main: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the options that turn a sampler on, and the others about it, those without effect."""
+        if sampler == "mirostat":
             return () if self.mirostat else others
-        if step not in self.order:
+        if sampler not in self.order:
             return (*main, *others)
-        return () if self._is_on(step) else others
+        return () if self._is_on(sampler) else others

@@ -1,4 +1,4 @@
-"""Steps of sampling against repetition: penalties for tokens that came, and for those that would go on repeating."""
+"""Samplers against repetition: penalties for tokens that came, and for those that would go on repeating."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

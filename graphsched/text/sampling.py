@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, OptionError
-from graphsched.text import candidates as steps
+from graphsched.text import candidates as samplers
 from graphsched.text.candidates import Candidates
 from graphsched.text.mirostat import Mirostat
 from graphsched.text.options import SamplingOptions
@@ -18,7 +18,7 @@ from graphsched.text.repetition import Vocabulary, breakers_of, penalised, witho
 
 __all__ = ["Sampler", "SamplingOptions"]
 
-Step = Callable[[Candidates], Candidates]
+Change = Callable[[Candidates], Candidates]
 
 
 class Sampler:
@@ -30,7 +30,8 @@ class Sampler:
     def __init__(self, options: SamplingOptions, vocabulary: Vocabulary | None = None) -> None:
         o = self.options = options
         self._random = np.random.Generator(np.random.PCG64(o.seed))
-        active = o.steps
+        active = o.active
+        self._takes_the_best = o.is_greedy and active == ("temperature",)
         self._recent = _window(o.repeat_last_n if "penalties" in active else 0)
         self._repeated = _window(o.dry_penalty_last_n if "dry" in active else 0)
         self._breakers = (
@@ -39,7 +40,7 @@ class Sampler:
         self._bias = np.array([b.token for b in o.logit_bias], np.intp), [b.bias for b in o.logit_bias]
         if vocabulary is not None:
             self._check_bias(vocabulary.n_vocab)
-        self._steps = list(self._made(active))
+        self._changes = list(self._made(active))
         self._mirostat: Mirostat | None = None
 
     def _check_bias(self, n_vocab: int) -> None:
@@ -48,33 +49,33 @@ class Sampler:
                 what = f"{bias.text}: token {bias.token} is outside the vocabulary of {n_vocab}"
                 raise OptionError(what, "logit_bias")
 
-    def _made(self, active: tuple[str, ...]) -> Iterator[Step]:
-        """The steps, a min-p behind a top-p being one with it."""
+    def _made(self, active: tuple[str, ...]) -> Iterator[Change]:
+        """What each sampler does, a min-p behind a top-p being one with it."""
         before = ""
         for name, after in itertools.zip_longest(active, active[1:]):
             if (name, after) == ("top_p", "min_p"):
-                yield partial(steps.top_p, p=self.options.top_p, least=self.options.min_p)
+                yield partial(samplers.top_p, p=self.options.top_p, least=self.options.min_p)
             elif (before, name) != ("top_p", "min_p"):
-                yield self._step(name)
+                yield self._change(name)
             before = name
 
-    def _step(self, name: str) -> Step:
+    def _change(self, name: str) -> Change:
         o = self.options
-        found: dict[str, Step] = {
+        found: dict[str, Change] = {
             "penalties": self._penalised,
             "dry": self._without_repeats,
-            "top_n_sigma": partial(steps.top_n_sigma, n=o.top_n_sigma),
-            "top_k": partial(steps.top_k, k=o.top_k),
-            "typ_p": partial(steps.typical, p=o.typical_p),
-            "top_p": partial(steps.top_p, p=o.top_p),
-            "min_p": partial(steps.min_p, p=o.min_p),
+            "top_n_sigma": partial(samplers.top_n_sigma, n=o.top_n_sigma),
+            "top_k": partial(samplers.top_k, k=o.top_k),
+            "typ_p": partial(samplers.typical, p=o.typical_p),
+            "top_p": partial(samplers.top_p, p=o.top_p),
+            "min_p": partial(samplers.min_p, p=o.min_p),
             "xtc": self._xtc,
             "temperature": self._temperature,
         }
         return found[name]
 
     def accept(self, token: int) -> None:
-        """Counts a token, of the prompt or chosen, for the steps against repetition."""
+        """Counts a token, of the prompt or chosen, for the samplers against repetition."""
         self._recent.append(token)
         self._repeated.append(token)
 
@@ -88,12 +89,14 @@ class Sampler:
         best = int(logits.argmax())  # the first of equals; a NaN wins over every number
         if not math.isfinite(logits[best]):
             raise Error(f"the model gave no usable logits, the largest is {logits[best]} (token {best})")
+        if self._takes_the_best:
+            return best
         left = Candidates(logits)
-        for step in self._steps:
-            left = step(left)
+        for change in self._changes:
+            left = change(left)
         if self.options.mirostat:
             return self._by_surprise(left)
-        return left.token(steps.drawn(left, self._random.random()))
+        return left.token(samplers.drawn(left, self._random.random()))
 
     def _by_surprise(self, left: Candidates) -> int:
         if self._mirostat is None:
@@ -101,7 +104,7 @@ class Sampler:
             self._mirostat = Mirostat(o.mirostat, o.mirostat_tau, o.mirostat_eta, self._n_vocab, random)
         return self._mirostat.choose(left)
 
-    def _changed(self, c: Candidates, change: Callable[[steps.Floats], steps.Floats]) -> Candidates:
+    def _changed(self, c: Candidates, change: Callable[[samplers.Floats], samplers.Floats]) -> Candidates:
         """Candidates with changed logits; a change knows tokens by their ids, so it gets the whole vocabulary."""
         if c.tokens is None:
             return Candidates(change(c.logits))
@@ -131,13 +134,13 @@ class Sampler:
     def _xtc(self, c: Candidates) -> Candidates:
         if len(c) < 2 or self._random.random() > self.options.xtc_probability:
             return c
-        return steps.xtc(c, self.options.xtc_threshold)
+        return samplers.xtc(c, self.options.xtc_threshold)
 
     def _temperature(self, c: Candidates) -> Candidates:
         o = self.options
         if o.dynatemp_range > 0:
-            return steps.dynamic_temperature(c, o.temperature, o.dynatemp_range, o.dynatemp_exponent)
-        return steps.temperature(c, o.temperature)
+            return samplers.dynamic_temperature(c, o.temperature, o.dynatemp_range, o.dynatemp_exponent)
+        return samplers.temperature(c, o.temperature)
 
 
 def _window(n: int) -> deque[int]:

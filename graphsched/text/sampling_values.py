@@ -1,4 +1,4 @@
-"""Values of the options of sampling: the order of its steps, biases of tokens, breakers of repeats."""
+"""Values of the options of sampling: the order of samplers, biases of tokens, breakers of repeats."""
 
 import math
 import re
@@ -26,9 +26,9 @@ LETTERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 ORDER: Final = tuple(LETTERS.values())
 _OTHER_NAMES: Final = {"typical": "typ_p", "typical_p": "typ_p", "nucleus": "top_p", "temp": "temperature"}
-CHANGING: Final = ("penalties", "dry")  # steps that change the order of tokens
-KEEPING: Final = ("top_n_sigma", "top_k", "top_p", "min_p")  # steps that always keep the likeliest token
-# The options of each step: those that turn it on, and those that are about it.
+CHANGING: Final = ("penalties", "dry")  # samplers that change the order of tokens
+KEEPING: Final = ("top_n_sigma", "top_k", "top_p", "min_p")  # samplers that always keep the likeliest token
+# The options of each sampler: those that turn it on, and those that are about it.
 OPTIONS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = MappingProxyType(
     {
         "penalties": (("repeat_penalty", "presence_penalty", "frequency_penalty"), ("repeat_last_n",)),
@@ -61,12 +61,12 @@ class Bias:
 
 
 def parse_order(given: Any) -> tuple[str, ...]:
-    """The steps that names stand for, apart by semicolons: top_k;temperature. OptionError for an unknown one."""
+    """The samplers that names stand for, apart by semicolons: top_k;temperature. OptionError for an unknown one."""
     named = given.split(";") if isinstance(given, str) else given
-    return tuple(_step(str(name)) for name in named if name != "")
+    return tuple(_sampler(str(name)) for name in named if name != "")
 
 
-def _step(name: str) -> str:
+def _sampler(name: str) -> str:
     plain = name.strip().lower().replace("-", "_")
     plain = _OTHER_NAMES.get(plain, plain)
     if plain not in ORDER:
@@ -75,7 +75,7 @@ def _step(name: str) -> str:
 
 
 def parse_letters(given: Any) -> tuple[str, ...]:
-    """The steps that letters stand for: kpt. OptionError for an unknown one."""
+    """The samplers that letters stand for: kpt. OptionError for an unknown one."""
     if not isinstance(given, str):
         return parse_order(given)
     for letter in given:

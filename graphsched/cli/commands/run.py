@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPT: Final = "Once upon a time"
 SYSTEM: Final = {"-sys": "system_prompt", "-sysf": "system_file"}
 NO_CHAT: Final = "as they are for a chat, which is -i"
-NO_STEP: Final = "as what they are about is off, or not among the samplers"
+NO_SAMPLER: Final = "as what they are about is off, or not among the samplers"
 
 
 @click.command(cls=ModelCommand, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
@@ -99,7 +99,7 @@ def command(
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
         for_chats = () if interactive else (*chat.given, *(["-st"] if values["single"] else []))
-        for names, why in ((for_chats, NO_CHAT), (sampling.unused, NO_STEP)):
+        for names, why in ((for_chats, NO_CHAT), (sampling.unused, NO_SAMPLER)):
             if names:
                 screen.hint(f"hint: without effect: {', '.join(map(flags.flag_of, names))}, {why}")
         run = Run(request, session, screen, interrupts)
