@@ -25,6 +25,7 @@ from numba.extending import overload
 
 from graphsched import env
 from graphsched.backends.cpu.language import target
+from graphsched.backends.cpu.language.inlining import InlinedCompiler, inlined
 from graphsched.backends.cpu.language.signature import (
     Argument,
     Bound,
@@ -37,11 +38,13 @@ from graphsched.backends.cpu.language.signature import (
 BACKEND = Path(__file__).resolve().parents[1]
 CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # step, run, ith, nth
 KEPT_SECONDS = 30 * 24 * 3600
-_LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
+_LOOSE = {
+    "error_model": "numpy",
+    "boundscheck": False,
+    "_nrt": False,
+}  # no checks that could raise: kernels never do
 OPTIONS = {"nopython": True, **_LOOSE}
-# Without wrappers for callers that there are not they compile in little more than half the time.
-_INLINED = {"forceinline": True, "no_cfunc_wrapper": True, **_LOOSE}
-_CHOSEN = {**_INLINED, "no_cpython_wrapper": True}  # only compiled code calls what a literal chooses
+_INLINED = {"forceinline": True, "no_cfunc_wrapper": True, "no_cpython_wrapper": True, **_LOOSE}
 
 
 def sources(file: Path) -> Iterator[Path]:
@@ -131,7 +134,7 @@ caching.CompileResultCacheImpl._locator_classes.insert(0, DigestLocator)
 
 def helper(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A nopython function that kernels call; always inlined."""
-    return numba.njit(**_INLINED)(fn)
+    return inlined(fn, **_INLINED)
 
 
 def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -145,7 +148,12 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
             return choose(kind.literal_value) if isinstance(kind, types.IntegerLiteral) else None
 
         typed.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]  # numba compares parameters
-        return overload(stub, prefer_literal=True, strict=False, jit_options=_CHOSEN)(typed)
+        return overload(
+            stub,
+            prefer_literal=True,
+            strict=False,
+            jit_options={**_INLINED, "pipeline_class": InlinedCompiler},
+        )(typed)
 
     return attach
 
