@@ -15,7 +15,7 @@ import pytest
 
 import graphsched
 from graphsched import env
-from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.signature import KernelError, parse
 from graphsched.graph.tensor import TensorType
 from graphsched.run.operand import Buffer, Operand, Out, dense
@@ -109,6 +109,18 @@ def test_versions_and_variants_do_not_share_files(copy: Path) -> None:
     versions = list((copy / "cache" / "kernels").iterdir())
     assert len(versions) == 2
     assert {len(list(v.rglob("*.nbi"))) for v in versions} == {1}
+
+
+def test_a_helper_has_no_machine_code_and_works_from_python() -> None:
+    @helper
+    def doubled(x: Any) -> Any:
+        return 2 * x
+
+    assert (doubled(21), doubled(1.5), doubled(21)) == (42, 3.0, 42)
+    assert {
+        overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        for overload in doubled.overloads.values()
+    } == {0}
 
 
 def test_old_versions_are_forgotten(copy: Path) -> None:

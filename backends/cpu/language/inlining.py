@@ -62,7 +62,7 @@ def inlined(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """A nopython function for compiled callers. Called from Python it is compiled as part of a caller made for it."""
     dispatcher = numba.njit(pipeline_class=InlinedCompiler, **options)(fn)
     caller = numba.njit(lambda *args: dispatcher(*args))
-    # What Numba calls if the table of machine code has no entry; a helper never has one.
+    # What Numba asks for machine code if its table has none; a helper has no entry there.
     dispatcher._insert = lambda *entry: None
-    dispatcher._compile_for_args = lambda *args: caller(*args)
-    return dispatcher  # type: ignore[no-any-return]
+    dispatcher._compile_for_args = lambda *args: caller
+    return dispatcher
