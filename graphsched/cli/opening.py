@@ -1,5 +1,6 @@
 """Opens a session for a command: hints, progress while it loads, and details for -v."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def open_session(
         screen.progress(what, done, total)
 
     interrupts.last_words = screen.end
+    warnings.showwarning = lambda warning, *where: screen.hint(f"hint: {warning}")
     if hint := flags.batch_hint(options):
         screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
