@@ -345,10 +345,10 @@ def test_models_are_compared(output: Lines) -> None:
 
 def test_sql_fills_a_table(output: Lines) -> None:
     database = sqlite3.connect(":memory:")
-    database.executescript(output(*FAST, "-o", "sql", "-ot", "a'b=CPU"))
+    database.executescript(output(*FAST, "-o", "sql", "-ot", "ffn|a'b=CPU"))
     found = database.execute("SELECT test, n_prompt, overrides, fmoe FROM test").fetchall()
     database.close()
-    assert found == [("pp12", 12, "a'b=CPU", 1), ("tg6", 0, "a'b=CPU", 1)]
+    assert found == [("pp12", 12, "ffn|a'b=CPU", 1), ("tg6", 0, "ffn|a'b=CPU", 1)]
 
 
 def test_without_warm_up() -> None:

@@ -299,7 +299,7 @@ def test_what_a_comparison_prints(run: Run, text: str, tmp_path: Path) -> None:
     [
         ("", "a text is needed, -f FILE"),
         ("-f none.txt", "none.txt: no such file or directory"),
-        ("-f text.txt -c 2000", "text.txt: has N tokens, 4000 are needed for windows of 2000; smaller ones"),
+        ("-f text.txt -c 200", "text.txt: has N tokens, 400 are needed for windows of 200; smaller ones"),
         ("-f text.txt --chunks 0", "--chunks is 0, an integer from 1 up or -1 (all) is needed"),
         ("-f text.txt -c 2", "-c is 2, windows of 3 tokens or more are needed"),
         ("-f text.txt -c 32 --kl-divergence-base no/base", "no/base: no such file or directory"),
@@ -335,5 +335,5 @@ def test_windows_longer_than_the_training(run: Run, text: str) -> None:
     code, _, err = run("perplexity", "-f", text, "-c", str(trained + 8), "--chunks", "1")
     assert (code, err) == (
         0,
-        f"hint: the model was trained on {trained} tokens, the windows have {trained + 8}\n",
+        f"hint: the model was trained on {trained} tokens, the context has {trained + 8}\n",
     )

@@ -11,7 +11,8 @@ from running import model_path
 import graphsched
 from graphsched.gguf.loader import open_model
 from graphsched.predict.plan import Plan, make_plan
-from graphsched.report.plan import as_data, copied, difference, real_nodes
+from graphsched.report.plan import as_data, copied, real_nodes
+from graphsched.report.plan_diff import difference
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions

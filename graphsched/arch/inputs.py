@@ -1,5 +1,7 @@
 """Inputs of a model's graph, and the caches in which it keeps keys and values."""
 
+from collections import Counter
+
 from graphsched.arch.cells import Cells, cells_input, ring_cells
 from graphsched.arch.weights import Weights
 from graphsched.errors import OptionError
@@ -15,7 +17,8 @@ class Inputs:
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
     out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
     their table. `mla` and `amb` are how latent attention is computed (`SessionOptions`). n_ubatch: tokens of the
-    largest run, for which a ring of cells has room; swa_full: there are no rings.
+    largest run, for which a ring of cells has room; swa_full: there are no rings. `asked` counts how often
+    layers ask for mla, amb and swa_full.
     """
 
     def __init__(
@@ -30,7 +33,8 @@ class Inputs:
         swa_full: bool = False,
     ) -> None:
         t, o = Extent(n_tokens, N_TOKENS), Extent(n_outputs, N_OUTPUTS)
-        self.mla, self.amb, self._kv_types = mla, amb, kv_types
+        self._mla, self.amb, self._kv_types = mla, amb, kv_types
+        self.asked = Counter[str]()
         self._t, self._n_ubatch, self._swa_full = t, n_ubatch, swa_full
         self._ring: Cells | None = None
         self.tokens = input_tensor("inp_tokens", i32(t))
@@ -38,6 +42,12 @@ class Inputs:
         self.where = input_tensor("inp_where", i32(t, 2))
         self.all_cells = cells_input(Extent(n_kv, N_KV), t)
         self.out_ids = input_tensor("inp_out_ids", i32(o))
+
+    @property
+    def mla(self) -> int:
+        """How latent attention is computed, 0 to 3."""
+        self.asked.update(("mla", "amb"))
+        return self._mla
 
     @property
     def n_kv(self) -> Extent:
@@ -55,6 +65,7 @@ class Inputs:
         There is one ring; should layers differ in what they see, those that differ from the first keep everything.
         """
         spans = [n for n in (window, chunk) if n]
+        self.asked["swa_full"] += bool(spans)
         if self._swa_full or not spans:
             return self.all_cells
         mask = {"window": window, "chunk": chunk}

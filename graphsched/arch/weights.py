@@ -13,14 +13,23 @@ from graphsched.types.dtypes import DType
 
 
 class Weights:
-    """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`; ask `"output" in w`."""
+    """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`; ask `"output" in w`.
+
+    `asked` gets the full names of all that an architecture asks for.
+    """
 
     def __init__(
-        self, types: Mapping[str, TensorType], source: str, prefix: str = "", n_layer: int = 0
+        self,
+        types: Mapping[str, TensorType],
+        source: str,
+        prefix: str = "",
+        n_layer: int = 0,
+        asked: set[str] | None = None,
     ) -> None:
         self._types, self._source, self._prefix, self._n_layer = types, source, prefix, n_layer
         self._leaves: dict[str, Tensor] = {}
-        self._blk = [Weights(types, source, f"blk.{i}.") for i in range(n_layer)]
+        self._asked: set[str] = set() if asked is None else asked
+        self._blk = [Weights(types, source, f"blk.{i}.", asked=self._asked) for i in range(n_layer)]
 
     @property
     def layer(self) -> int:
@@ -71,7 +80,9 @@ class Weights:
             yield self._full(name), Derived(type, sources, compute)
 
     def _full(self, name: str) -> str:
-        return self._prefix + (name.removesuffix(".") if "." in name else f"{name}.weight")
+        full = self._prefix + (name.removesuffix(".") if "." in name else f"{name}.weight")
+        self._asked.add(full)
+        return full
 
 
 def _derived_dtype(source: DType, row: int) -> DType:

@@ -29,11 +29,12 @@ class Validated:
 
     def __init__(self, plain: Runnable, kept: Runnable, graph: Graph, factory: PlanFactory) -> None:
         self._plain, self._kept, self._graph, self._factory = plain, kept, graph, factory
+        self._outputs: tuple[Array, ...] = ()
 
     @property
     def outputs(self) -> tuple[Array, ...]:
         """The arrays that the last run wrote, one per output of the graph."""
-        return self._plain.outputs
+        return self._outputs
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths, then computes every node again. ValidationError for the first that differs."""
@@ -41,7 +42,9 @@ class Validated:
         self._check(lengths)
 
     def _check(self, lengths: Mapping[str, int]) -> None:
-        given = [o.copy() for o in self._plain.outputs]
+        given = self._outputs = tuple(
+            o.copy() for o in self._plain.outputs
+        )  # the other plan has the same memory
         self._kept.run(lengths)
         if self._factory.is_aborted():
             return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from graphsched.predict.memory import Need
     from graphsched.session.session import Session
 
 
@@ -13,7 +14,7 @@ def details(session: "Session") -> "Iterator[str]":
     """Lines for -v: the model, the options in effect, buffers per device, and causes of placement."""
     yield session.model.summary()
     yield described(session)
-    yield from buffers(session)
+    yield from memory(session)
     yield from causes(session)
     yield from repacking(session)
 
@@ -23,22 +24,39 @@ def described(session: "Session") -> str:
     o = session.options
     return (
         f"backend {o.backend}, {o.threads} threads, context {session.n_ctx}, batch {o.n_batch}, "
-        f"micro-batch {o.n_ubatch}, cache {o.type_k}/{o.type_v}, off: {', '.join(sorted(o.off)) or 'none'}"
+        f"micro-batch {session.engine.n_ubatch}, cache {o.type_k}/{o.type_v}, off: {', '.join(sorted(o.off)) or 'none'}"
     )
 
 
-def buffers(session: "Session") -> "Iterator[str]":
-    """Memory of each device: weights, KV cache, and the largest compute buffer, which a full micro-batch takes."""
-    from graphsched.predict.plan import make_plan
+def memory(session: "Session") -> "Iterator[str]":
+    """Memory of each device: weights, KV cache, and the largest compute buffers of all runs; then a micro-batch's plan.
 
-    n = min(session.options.n_ubatch, session.n_ctx)
-    plan = make_plan(session.model, session.options, n, 1, n)
-    for device, held in plan.memory.items():
-        parts = ("weights", held.weights), ("KV", held.kv), ("compute", held.arena), ("staging", held.staging)
-        sizes = ", ".join(f"{name} {size / 2**20:.2f} MiB" for name, size in parts if size)
-        yield f"{device} buffers: {sizes or 'none'}"
+    Also what was asked for with its effect, and the shares by which layers were shared out.
+    """
+    from graphsched.predict.memory import megabytes
+    from graphsched.predict.plan import make_plan
+    from graphsched.predict.session import session_of
+    from graphsched.report.memory import shared_out
+
+    reading, planner = session.engine.batching, session.planner
+    plan = make_plan(
+        session.model, session.options, reading.n_ubatch, 1, reading.n_ctx, memory=planner.capacities
+    )
+    about = session_of(plan)
+    for device, need in about.needs.items():
+        yield f"{device} buffers: {_sizes(need) or 'none'}"
     copies = sum(len(split.inputs) for split in plan.schedule.splits)
     yield f"graph nodes {len(plan.schedule.graph.nodes)}, splits {len(plan.schedule.splits)}, copies {copies}"
+    if line := shared_out(planner):
+        yield line
+    for given in about.given:
+        yield f"{given.what}: {given.hits} hits" + (f", {megabytes(given.nbytes)}" if given.nbytes else "")
+
+
+def _sizes(need: "Need") -> str:
+    parts = ("weights", need.weights + need.derived), ("KV", need.kv)
+    more = ("compute", need.arena), ("staging", need.staging)
+    return ", ".join(f"{name} {size / 2**20:.2f} MiB" for name, size in (*parts, *more) if size)
 
 
 def causes(session: "Session") -> "Iterator[str]":

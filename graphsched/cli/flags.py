@@ -97,13 +97,3 @@ def asks_for_devices(options: SessionOptions) -> bool:
     o, p = options, options.placement
     is_placed = p.n_gpu_layers > 0 or bool(p.tensor_split or p.n_cpu_moe or p.cpu_moe or p.main_gpu)
     return is_placed or bool(o.offload_policy or o.offload_rule)
-
-
-def batch_hint(options: SessionOptions) -> str | None:
-    """A sentence if the batch is no multiple of the micro-batch, which costs speed."""
-    batch, ubatch = options.n_batch, options.n_ubatch
-    if batch % ubatch == 0:
-        return None
-    if batch < ubatch:
-        return f"-b {batch} is smaller than -ub {ubatch}, so {batch} tokens are computed at once"
-    return f"-b {batch} is no multiple of -ub {ubatch}, each full batch ends with {batch % ubatch} tokens"

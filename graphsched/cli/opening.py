@@ -1,5 +1,6 @@
 """Opens a session for a command: hints, progress while it loads, and details for -v."""
 
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
+from graphsched.cli.hints import check_session
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
 
@@ -20,9 +22,8 @@ def open_session(
     model: "Path | Model | None", options: "SessionOptions", screen: Screen, interrupts: Interrupts
 ) -> "Session":
     """A session on a file, or on a model that is open already; Ctrl-C also ends work that later reports progress."""
-    import graphsched  # not above: it imports the compiler
-    from graphsched.session.model import Model
-    from graphsched.session.session import Session
+    from graphsched.session.model import Model, open_default_or  # not above: they import the compiler
+    from graphsched.session.session import opened
 
     def progress(what: str, done: int, total: int) -> None:
         interrupts.check()
@@ -30,15 +31,13 @@ def open_session(
 
     interrupts.last_words = screen.end
     warnings.showwarning = lambda warning, *where: screen.hint(f"hint: {warning}")
-    if hint := flags.batch_hint(options):
-        screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)
     if reason and flags.asks_for_devices(options):
         screen.hint(f"no usable GPU, everything runs on the CPU: {reason}")
-    if isinstance(model, Model):
-        session = Session(model, options, progress)
-    else:
-        session = graphsched.load(model, progress=progress, **vars(options))
+    started = time.perf_counter()
+    loaded = model if isinstance(model, Model) else open_default_or(model)
+    check_session(loaded, options, screen)
+    session = opened(loaded, options, progress, started)
     screen.clear()
     if screen.verbose:
         for line in details(session):

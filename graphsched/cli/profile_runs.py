@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphsched.cli.hints import check_session
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen
@@ -57,10 +58,10 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "
 
     screen = Screen()
     with Interrupts() as interrupts:
-        opened = Model(open_model(DEFAULT_MODEL if model is None else model)) if len(options) > 1 else model
+        opened = Model(open_model(DEFAULT_MODEL if model is None else model))
+        for o in options:
+            request.check_room(opened.batching(o))
         sessions = [open_session(opened, o, screen, interrupts) for o in options]
-        for session in sessions:
-            check_room(request, session.n_ctx)
         phases = measure(sessions, request, screen.progress)
     return [
         (phase_list, model_described(session.model) | described(session))
@@ -75,15 +76,9 @@ def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: 
     from graphsched.session.model import DEFAULT_MODEL, Model
     from graphsched.session.settings import model_described, settings
 
+    screen = Screen()
     loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
     for o in options:
-        check_room(request, loaded.context(o))
+        request.check_room(loaded.batching(o))
+        check_session(loaded, o, screen)
     return [(predict(loaded, o, request), model_described(loaded) | settings(o)) for o in options]
-
-
-def check_room(request: "Request", n_ctx: int) -> None:
-    """OptionError if prompt and generation do not fit."""
-    n_prompt = request.n_prompt if request.has_prompt or request.has_generation else 0
-    n_gen = request.n_gen if request.has_generation else 0
-    if max(n_prompt, 1) + n_gen > n_ctx:
-        raise OptionError(f"-p {n_prompt} and -n {n_gen} do not fit the context of {n_ctx} tokens")

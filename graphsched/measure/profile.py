@@ -14,11 +14,13 @@ import numpy as np
 from graphsched.errors import Error
 from graphsched.measure.bench import SEED, some_tokens
 from graphsched.measure.sums import Sums, sum_up
-from graphsched.predict.plan import make_plan
+from graphsched.predict.plan import Plan, make_plan
+from graphsched.predict.session import prompt_plans
 from graphsched.predict.sim_trace import planned_trace
 from graphsched.run.device import Progress
 from graphsched.run.spans import Span
 from graphsched.run.trace import SPANS, THREADS, Event, Run, Trace
+from graphsched.session.batching import Batching
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
@@ -47,6 +49,11 @@ class Request:
     def has_generation(self) -> bool:
         """Whether generation is measured."""
         return self.n_gen > 0 and self.which != "prefill"
+
+    def check_room(self, reading: Batching) -> None:
+        """OptionError if prompt and generation do not fit the context."""
+        n_prompt = self.n_prompt if self.has_prompt or self.has_generation else 0
+        reading.check_room(n_prompt, self.n_gen if self.has_generation else 0)
 
 
 @dataclass(frozen=True)
@@ -205,8 +212,7 @@ def predict(model: Model, options: SessionOptions, request: Request) -> list[Pha
     phases: list[Phase] = []
     n_ctx = model.context(options)
 
-    def add(name: str, tokens: int, pieces: Sequence[tuple[int, int]]) -> None:
-        plans = [make_plan(model, options, n, 1, min(past + n, n_ctx)) for past, n in pieces]
+    def add(name: str, tokens: int, plans: Sequence[Plan]) -> None:
         traces = [planned_trace(plan) for plan in plans]
         trace = behind(traces)
         wall = [(0, trace.runs[-1].end)]
@@ -214,10 +220,10 @@ def predict(model: Model, options: SessionOptions, request: Request) -> list[Pha
         phases.append(Phase(name, tokens, True, sums, trace, tuple(wall)))
 
     if request.has_prompt:
-        n, step = request.n_prompt, min(options.n_ubatch, options.n_batch, request.n_prompt)
-        add(prompt_name(n), n, [(past, min(step, n - past)) for past in range(0, n, step)])
+        n = request.n_prompt
+        add(prompt_name(n), n, list(prompt_plans(model, options, n)))
     if request.has_generation:
-        add("generation", 1, [(min(request.n_prompt, n_ctx - 1), 1)])
+        add("generation", 1, [make_plan(model, options, 1, 1, min(request.n_prompt + 1, n_ctx))])
     return phases
 
 

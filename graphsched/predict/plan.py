@@ -1,13 +1,15 @@
 """A plan: where each node would run, its memory and predicted times, from a file's header alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.machine.machine import Device, Machine, Processor
 from graphsched.machine.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
+from graphsched.run.device import Device as OpenDevice
 from graphsched.run.device import Setup, device_names, open_devices
 from graphsched.run.memory import Arena
 from graphsched.run.operand import sized
@@ -15,10 +17,10 @@ from graphsched.run.runtime import in_kernel_types, lowered
 from graphsched.schedule.scheduler import Schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
-from graphsched.session.planner import Planner, described_machine, repacked
+from graphsched.session.planner import Planner, repacked
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
-from graphsched.types.extents import N_KV_SWA
+from graphsched.types.extents import N_KV, N_KV_SWA
 from graphsched.types.shapes import Lengths
 
 
@@ -40,7 +42,10 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """The schedule of one run with its memory and, on a described machine, its predicted times."""
+    """The schedule of one run with its memory and, on a described machine, its predicted times.
+
+    `devices` are those that planned it: they have no memory and cannot run. built: the graph before all decisions.
+    """
 
     model: Model
     options: SessionOptions
@@ -49,6 +54,8 @@ class Plan:
     lengths: Mapping[str, int]
     arenas: Mapping[str, Arena]
     machine: Machine | None
+    devices: Mapping[str, OpenDevice]
+    built: Graph
 
     def bytes_of(self, tensor: Tensor) -> int:
         """Bytes of a tensor at this run's lengths."""
@@ -72,6 +79,15 @@ class Plan:
         """The described devices by the names that the schedule gives them."""
         assert self.machine is not None
         return dict(zip(self.planner.devices, self.machine.devices, strict=True))
+
+    def at(self, n_kv: int) -> "Plan":
+        """The same schedule with another number of cells in use."""
+        return replace(self, lengths={**self.lengths, **_cells(self.schedule.graph, n_kv)})
+
+    @property
+    def asked(self) -> Graph:
+        """The graph as the offload policy sees it: fused, and not yet placed."""
+        return self.planner.fused(self.built, self.lengths)
 
     @cached_property
     def memory(self) -> dict[str, DeviceMemory]:
@@ -107,20 +123,34 @@ class Plan:
         return self.schedule.assignment.cause[node]
 
 
-def make_plan(model: Model, options: SessionOptions, n_tokens: int, n_outputs: int, n_kv: int) -> Plan:
-    """Plans one run of n_tokens that leaves n_kv cells in use."""
+def make_plan(
+    model: Model,
+    options: SessionOptions,
+    n_tokens: int,
+    n_outputs: int,
+    n_kv: int,
+    memory: Mapping[str, int] | None = None,
+) -> Plan:
+    """Plans one run of n_tokens that leaves n_kv cells in use.
+
+    memory: bytes of the host and the devices, where they are known already.
+    """
     names = device_names(options.devices)
     devices = open_devices("null", Setup({}, n_threads=options.threads, devices=names))
-    planner = Planner(model, options, names, lambda on, node: devices[on].supports(node))
+    planner = Planner(model, options, names, lambda on, node: devices[on].supports(node), memory)
     graph = planner.homes.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
     graph, _ = in_kernel_types(graph, devices, planner.homes.device, repacked(planner, graph))
-    lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, "n_kv": n_kv}
-    if cells := ring_bytes(graph)[1]:
-        lengths[N_KV_SWA] = min(n_kv, cells)
+    lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, **_cells(graph, n_kv)}
     schedule = planner.schedule(graph, lengths)
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
-    return Plan(model, options, planner, schedule, lengths, arenas, described_machine(options))
+    return Plan(model, options, planner, schedule, lengths, arenas, planner.machine, devices, graph)
+
+
+def _cells(graph: Graph, n_kv: int) -> dict[str, int]:
+    """The cells in use: of layers that see everything, and of rings."""
+    ring = ring_bytes(graph)[1]
+    return {N_KV: n_kv} | ({N_KV_SWA: min(n_kv, ring)} if ring else {})
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:

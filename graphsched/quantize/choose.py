@@ -15,7 +15,7 @@ from graphsched.graph.tensor import layer_of
 from graphsched.quantize import mixes
 from graphsched.quantize.imatrix import Importance
 from graphsched.quantize.mixes import ALIASES, GRIDS, MIXES, Mix, Place
-from graphsched.schedule.overrides import compiled
+from graphsched.schedule.pattern import compiled
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
@@ -106,8 +106,7 @@ def parse_custom(flag: str, values: tuple[str, ...]) -> tuple[TypeRule, ...]:
             raise OptionError(
                 f"{flag} {piece or 'with nothing'} needs a pattern and a type, as in ffn_down=q6_k"
             )
-        checked = compiled(pattern, f"{flag} {piece}")
-        rule = re.compile(checked.pattern, re.IGNORECASE)
+        rule = compiled(pattern, f"{flag} {piece}", re.IGNORECASE)
         found.append(TypeRule(rule, parse_type(flag, type), f"{flag} {piece}"))
     return tuple(found)
 

@@ -8,7 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsched.graph.tensor import Tensor
+from graphsched.predict.memory import megabytes
 from graphsched.predict.plan import Plan, bound_by
+from graphsched.predict.session import SessionPlan, session_of
+from graphsched.report.memory import given_table, memory_parts
 from graphsched.run.lowering import is_python_step
 from graphsched.schedule.causes import meaning
 from graphsched.schedule.scheduler import Copy, Split
@@ -17,18 +20,18 @@ from graphsched.session.switches import states
 from graphsched.types.devices import HOST
 
 
-def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:
-    """The plan as plain data, bytes and seconds."""
-    timeline = plan.timeline
+def as_data(plan: Plan, nodes: bool = True, about: SessionPlan | None = None) -> dict[str, Any]:
+    """The plan as plain data, bytes and seconds. about: its session, if that is known already."""
+    timeline, about = plan.timeline, about or session_of(plan)
     return {
         "model": plan.model.name,
         "architecture": plan.model.arch_name,
         "lengths": dict(plan.lengths),
         "settings": _settings(plan.options),
-        "devices": {
-            d: {"weights": m.weights, "kv": m.kv, "arena": m.arena, "staging": m.staging, "peak": m.peak}
-            for d, m in plan.memory.items()
-        },
+        "devices": {on: need.as_json() for on, need in about.needs.items()},
+        "fits": all(need.fits for need in about.needs.values()),
+        "shares": dict(zip(plan.planner.devices, plan.planner.homes.placement.shares, strict=True)),
+        "given": [given.as_json() for given in about.given],
         "policy": str(plan.planner.policy),
         "splits": [_split_data(plan, i, split, nodes) for i, split in enumerate(plan.schedule.splits)],
         "predicted": None
@@ -38,6 +41,7 @@ def as_data(plan: Plan, nodes: bool = True) -> dict[str, Any]:
             "wall": timeline.wall,
             "overhead": timeline.overhead,
         },
+        "prompt": None if about.prompt is None else about.prompt.as_json(),
     }
 
 
@@ -92,37 +96,30 @@ def copied(plan: Plan, copy: Copy) -> int:
     return int(next(e.nbytes for e in plan.timeline.events if e.op == "COPY" and e.name == name))
 
 
-def render(plan: Plan, nodes: bool = False) -> RenderableType:
-    """Tables for a terminal."""
-    parts: list[RenderableType] = [Text(_headline(plan)), _memory_table(plan), _split_table(plan)]
+def render(plan: Plan, nodes: bool = False, about: SessionPlan | None = None) -> RenderableType:
+    """Tables for a terminal. about: the plan's session, if that is known already."""
+    about = about or session_of(plan)
+    parts: list[RenderableType] = [Text(_headline(plan, about)), *memory_parts(plan, about)]
+    if about.given:
+        parts.append(given_table(about.given))
+    parts.append(_split_table(plan))
     if nodes:
         parts.append(_node_table(plan))
     if plan.timeline is not None:
-        parts.append(Text(_prediction(plan)))
+        parts.append(Text(_prediction(plan, about)))
     return Group(*parts)
 
 
-def _headline(plan: Plan) -> str:
+def _headline(plan: Plan, about: SessionPlan) -> str:
     lengths = ", ".join(f"{k} {v}" for k, v in plan.lengths.items())
+    of_them = f" (the first of {about.prompt})" if about.prompt else ""
     off = f"; off: {', '.join(sorted(plan.options.off))}" if plan.options.off else ""
-    return f"{plan.model.summary(plan.options)}\n{lengths}; {len(plan.schedule.splits)} splits{off}"
+    return f"{plan.model.summary(plan.options)}\n{lengths}{of_them}; {len(plan.schedule.splits)} splits{off}"
 
 
 def _settings(options: SessionOptions) -> dict[str, Any]:
     """What changes the graph: the switches, and how latents and windows are cached."""
     return {**states(options.off), "mla": options.mla, "swa_full": options.swa_full}
-
-
-def _memory_table(plan: Plan) -> Table:
-    table = Table("device", title="memory", title_justify="left")
-    for column in ("weights", "KV", "arena", "staging", "total"):
-        table.add_column(column, justify="right")
-    table.add_column("arena's peak at")
-    for on, m in plan.memory.items():
-        table.add_row(
-            on, *(megabytes(b) for b in (m.weights, m.kv, m.arena, m.staging, m.total)), Text(m.peak)
-        )
-    return table
 
 
 def _split_table(plan: Plan) -> Table:
@@ -188,68 +185,20 @@ def cause(plan: Plan, node: Tensor) -> str:
     return meaning(short)
 
 
-def _prediction(plan: Plan) -> str:
+def _prediction(plan: Plan, about: SessionPlan) -> str:
     timeline, machine = plan.timeline, plan.machine
     assert timeline is not None
     assert machine is not None
+    prompt = about.prompt
     wall = timeline.wall
-    rows = plan.lengths["n_tokens"]
+    seconds, rows = (prompt.seconds, prompt.n_tokens) if prompt else (wall, plan.lengths["n_tokens"])
+    condition = "" if about.fits else ", if it did fit"
     lanes = [
         f"{lane} {timeline.busy('compute', lane=lane) / wall:.0%}" for lane in (*plan.planner.devices, HOST)
     ]
     return (
-        f"predicted on {machine.name}: {wall * 1e3:.3f} ms, {rows / wall:.1f} tokens/s; "
+        f"predicted on {machine.name}{condition}: {seconds * 1e3:.3f} ms, {rows / seconds:.1f} tokens/s; "
+        f"{'the first micro-batch: ' if prompt else ''}"
         f"busy {', '.join(lanes)}; copies {timeline.busy('up', 'down') / wall:.0%}, "
         f"overhead {timeline.overhead / wall:.1%}"
     )
-
-
-def megabytes(n: float) -> str:
-    """1.2 kB, 3.4 MB, 5.6 GB"""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n >= unit:
-            return f"{n / unit:.1f} {name}"
-    return f"{int(n)} B"
-
-
-def difference(old: Plan, new: Plan) -> dict[str, Any]:
-    """What changes from one plan to another: nodes that move, bytes, splits, predicted time."""
-    before, after = _devices(old), _devices(new)
-    moved = [
-        {"name": name, "from": before.get(name), "to": after.get(name)}
-        for name in dict.fromkeys((*before, *after))
-        if before.get(name) != after.get(name)
-    ]
-    return {
-        "moved": moved,
-        "splits": [len(old.schedule.splits), len(new.schedule.splits)],
-        "bytes_copied": [_copied_bytes(old), _copied_bytes(new)],
-        "seconds": [old.timeline.wall if old.timeline else None, new.timeline.wall if new.timeline else None],
-    }
-
-
-def _devices(plan: Plan) -> dict[str, str]:
-    return {
-        plan.schedule.graph.names[n]: d for n, d in plan.schedule.assignment.device.items() if _is_work(n)
-    }
-
-
-def _is_work(node: Tensor) -> bool:
-    """Whether a node is listed: not views, nor multi-result ops, whose PARTs are listed instead."""
-    return not node.traits.view and node.declaration.compose is None
-
-
-def _copied_bytes(plan: Plan) -> int:
-    return sum(copied(plan, c) for s in plan.schedule.splits for c in s.inputs)
-
-
-def render_difference(change: dict[str, Any]) -> RenderableType:
-    """The difference of two plans as a table."""
-    table = Table("node", "was on", "would be on", title="what changes", title_justify="left")
-    for row in change["moved"]:
-        table.add_row(Text(row["name"]), row["from"] or "not computed", row["to"] or "not computed")
-    (s0, s1), (b0, b1), (t0, t1) = change["splits"], change["bytes_copied"], change["seconds"]
-    lines = [f"splits {s0} -> {s1}; copied {megabytes(b0)} -> {megabytes(b1)}"]
-    if t0 is not None and t1 is not None:
-        lines.append(f"predicted {t0 * 1e3:.3f} ms -> {t1 * 1e3:.3f} ms ({t1 / t0 - 1:+.1%})")
-    return Group(table, Text("; ".join(lines)))

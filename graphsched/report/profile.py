@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsched.measure.profile_data import Data
-from graphsched.report.plan import megabytes
+from graphsched.predict.memory import megabytes
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 STRIP: Final = 80  # layers in a line

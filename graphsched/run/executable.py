@@ -81,7 +81,7 @@ class Executable:
 
     @property
     def outputs(self) -> tuple[Array, ...]:
-        """Results of the last run, cut to its actual lengths; valid until the next run."""
+        """Results of the last run, cut to its actual lengths; valid until the runtime's next run."""
         return tuple(self._output(*view, o) for view, o in zip(self._views, self._results, strict=True))
 
     def _output(self, view: Array | None, word: str, operand: Operand) -> Array:

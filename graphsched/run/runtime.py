@@ -35,12 +35,16 @@ def open_runtime(backend: str, setup: Setup) -> "Runtime":
 
 
 class Runtime:
-    """Devices and memory of one session. The host reads weights where they are mapped, other devices hold copies."""
+    """Devices and memory of one session. The host reads weights where they are mapped, other devices hold copies.
+
+    Executables of one runtime share arenas: the results of one are gone once another has run.
+    """
 
     def __init__(self, setup: Setup, devices: Mapping[str, Device]) -> None:
         self.setup, self.devices = setup, devices
         self.recorder = Recorder(setup.trace)
         self._memory: dict[tuple[str, str], Memory] = {}
+        self._arenas: dict[str, Memory] = {}  # the largest so far, of devices and their staging rings
         self._stored: dict[str, DType] = {}  # weights read in another type, and their type in the file
 
     def supports(self, device: str, node: Tensor) -> bool:
@@ -146,8 +150,15 @@ class Runtime:
 
     def _addresses(self, items: list[Item], results: list[Operand]) -> Addresses:
         plans = plan_arenas(items, [o.buffer for o in results])
-        device = {name: self.devices[name.removesuffix(" staging")] for name in plans}
-        return Addresses(plans, {name: device[name].allocate(max(p.nbytes, 64)) for name, p in plans.items()})
+        return Addresses(
+            plans, {name: self._arena(name, max(plan.nbytes, 64)) for name, plan in plans.items()}
+        )
+
+    def _arena(self, name: str, nbytes: int) -> Memory:
+        """Memory for an arena or a staging ring; executables run one after the other, and share the largest."""
+        if name not in self._arenas or self._arenas[name].nbytes < nbytes:
+            self._arenas[name] = self.devices[name.removesuffix(" staging")].allocate(nbytes)
+        return self._arenas[name]
 
     def _stream_of(self, item: Item) -> tuple[str, str]:
         stream = self.devices[item.device].streams[item.work]
@@ -165,6 +176,7 @@ class Runtime:
     def close(self) -> None:
         """Gives back what devices hold."""
         self._memory.clear()
+        self._arenas.clear()
         for device in self.devices.values():
             device.close()
 

@@ -70,10 +70,17 @@ class PlacementOptions(Options):
         (),
         values=Parsed("N/N/...", parse_split, _shown_split),
         help="share of each device",
-        shown="equal",
+        shown="their memory, equal if that is",
     )
 
     @property
     def layers_flag(self) -> str:
         """The flag that put a layer where it is, as a cause."""
         return f"-ngl {'all' if self.n_gpu_layers < 0 else self.n_gpu_layers}"
+
+    @property
+    def experts_flag(self) -> str:
+        """The flag that keeps experts in host memory, as a cause; empty if none does."""
+        if self.cpu_moe:
+            return "-cmoe"
+        return f"-ncmoe {self.n_cpu_moe}" if self.n_cpu_moe else ""

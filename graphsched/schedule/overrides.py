@@ -1,13 +1,15 @@
 """Tensor overrides, -ot REGEX=BUFT: tensors whose names match go to a buffer type."""
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from graphsched.errors import OptionError
 from graphsched.option import texts
+from graphsched.schedule.pattern import compiled
 from graphsched.types.devices import HOST
+
+LONGEST_NAME: Final = 256  # names come from a file; a pattern with nested repeats takes long on a long one
 
 
 class Override(NamedTuple):
@@ -16,6 +18,10 @@ class Override(NamedTuple):
     pattern: re.Pattern[str]
     device: str
     text: str
+
+    def finds(self, name: str) -> bool:
+        """Whether the pattern is somewhere in a tensor's name."""
+        return self.pattern.search(name[:LONGEST_NAME]) is not None
 
 
 def parse_overrides(given: str | Iterable[str | Override]) -> tuple[Override, ...]:
@@ -55,16 +61,6 @@ def _override(text: str) -> Override:
     if not pattern:
         raise OptionError(f"{text} has no pattern in front of the =")
     return Override(compiled(pattern, text), device.strip(), text)
-
-
-def compiled(pattern: str, where: str) -> re.Pattern[str]:
-    """The regular expression; `where` begins the sentence of the error."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sets that a later Python may read otherwise
-            return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as e:
-        raise OptionError(f"{where}: the pattern is no regular expression, {e}") from None
 
 
 def _pieces(value: str) -> Iterator[str]:

@@ -9,62 +9,71 @@ from typing import Final
 import numpy as np
 
 from graphsched.errors import OptionError
+from graphsched.gguf.given import Given
 from graphsched.graph.tensor import TensorType, layer_of
+from graphsched.schedule.effects import EXPERTS, Home, layers_given, placed_by
 from graphsched.schedule.options import PlacementOptions, listed
-from graphsched.schedule.overrides import on_devices
+from graphsched.schedule.overrides import LONGEST_NAME, on_devices
 from graphsched.types.devices import HOST
 
 __all__ = ["HOST", "Home", "Placement", "PlacementOptions", "place"]
 
-_EXPERTS: Final = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.(weight|scale)")
 _OUTPUT: Final = re.compile(r"output(_norm\w*)?\.")
-_LONGEST_NAME: Final = 256  # names come from a file; a pattern with nested repeats takes long on a long one
-
-
-@dataclass(frozen=True)
-class Home:
-    """The device in whose memory something lives, and what put it there."""
-
-    device: str
-    cause: str
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Homes of all tensors, the device of each layer, the homes of the layers' caches, the output's device."""
+    """Homes of all tensors, the device of each layer, the homes of the layers' caches, the output's device.
+
+    given: what was asked for, with the tensors or layers that it placed. shares: those by which layers were shared out,
+    () without devices.
+    """
 
     homes: Mapping[str, Home]
     layers: tuple[str, ...]
     kv: tuple[Home, ...]
     output: str
+    given: tuple[Given, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 def place(
-    tensors: Mapping[str, TensorType], n_layer: int, devices: Sequence[str], options: PlacementOptions
+    tensors: Mapping[str, TensorType],
+    n_layer: int,
+    devices: Sequence[str],
+    options: PlacementOptions,
+    default_shares: Sequence[float] = (),
 ) -> Placement:
-    """Homes for a model's tensors, by what was asked for; `devices` in order of priority, without the host."""
+    """Homes for a model's tensors, by what was asked for; `devices` in order of priority, without the host.
+
+    default_shares: of the devices, where options have none; () for equal ones.
+    """
     overrides = on_devices(options.overrides, devices)
+    chosen = {n: found for n in tensors if (found := next((o for o in overrides if o.finds(n)), None))}
+    given = placed_by(overrides, tensors, chosen)
     if not devices:
         host = Home(HOST, "no device")
-        return Placement(dict.fromkeys(tensors, host), (HOST,) * n_layer, (host,) * n_layer, HOST)
-    *layers, output = _layer_devices(n_layer, devices, options)
+        return Placement(dict.fromkeys(tensors, host), (HOST,) * n_layer, (host,) * n_layer, HOST, given)
+    shares = options.tensor_split or tuple(default_shares) or (1.0,) * len(devices)
+    *layers, output = _layer_devices(n_layer, devices, options, shares)
     experts = _host_experts(tensors, layers, len(layers) if options.cpu_moe else options.n_cpu_moe)
-
-    def home(name: str) -> Home:
-        name = name[:_LONGEST_NAME]
-        for pattern, device, text in overrides:
-            if pattern.search(name):
-                return Home(device, f"-ot {text}")
-        if layer_of(name) in experts and _EXPERTS.fullmatch(name):
-            return Home(HOST, "-cmoe" if options.cpu_moe else f"-ncmoe {options.n_cpu_moe}")
-        return _by_layer(name, layers, output, options)
-
+    homes = {
+        name: Home(found.device, f"-ot {found.text}")
+        if (found := chosen.get(name))
+        else _by_layer(name[:LONGEST_NAME], layers, output, experts, options)
+        for name in tensors
+    }
+    given = (*given, *layers_given(tensors, homes, options))
     kv = tuple(_kv_home(device, options) for device in layers)
-    return Placement({name: home(name) for name in tensors}, tuple(layers), kv, output)
+    return Placement(homes, tuple(layers), kv, output, given, shares)
 
 
-def _by_layer(name: str, layers: Sequence[str], output: str, options: PlacementOptions) -> Home:
+def _by_layer(
+    name: str, layers: Sequence[str], output: str, experts: frozenset[int], options: PlacementOptions
+) -> Home:
     layer = layer_of(name)
+    if layer in experts and EXPERTS.fullmatch(name):
+        return Home(HOST, options.experts_flag)
     if 0 <= layer < len(layers):
         return Home(layers[layer], options.layers_flag)
     if layer >= 0:
@@ -78,20 +87,23 @@ def _kv_home(device: str, options: PlacementOptions) -> Home:
     return Home(device, options.layers_flag) if options.kv_offload else Home(HOST, "--no-kv-offload")
 
 
-def _layer_devices(n_layer: int, devices: Sequence[str], options: PlacementOptions) -> list[str]:
+def _layer_devices(
+    n_layer: int, devices: Sequence[str], options: PlacementOptions, shares: Sequence[float]
+) -> list[str]:
     """The device of each layer, the output counting as one more."""
     wanted = n_layer + 1 if options.n_gpu_layers < 0 else options.n_gpu_layers
     first, n = max(n_layer - wanted, 0), min(wanted, n_layer + 1)
-    order = _device_numbers(n, devices, options)
+    order = _device_numbers(n, devices, options, shares)
     return [devices[order[i - first]] if 0 <= i - first < n else HOST for i in range(n_layer + 1)]
 
 
-def _device_numbers(n: int, devices: Sequence[str], options: PlacementOptions) -> Sequence[int]:
+def _device_numbers(
+    n: int, devices: Sequence[str], options: PlacementOptions, shares: Sequence[float]
+) -> Sequence[int]:
     """For each of n layers the number of its device: the first whose cumulated share exceeds i / n."""
     if options.main_gpu >= len(devices):
         needed = f"an integer from 0 to {len(devices) - 1} is needed"
         raise OptionError(f"is {options.main_gpu}, {needed}", "main_gpu")
-    shares = options.tensor_split or (1.0,) * len(devices)
     if len(shares) != len(devices):
         need = (
             f"{len(devices)} number{'s are' if len(devices) > 1 else ' is'} needed for {', '.join(devices)}"

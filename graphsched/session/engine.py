@@ -32,7 +32,8 @@ class Engine:
     def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
         self.model, self.options, self._progress = model, options, progress
         self.n_ctx = model.context(options)
-        self.n_ubatch = min(options.n_ubatch, self.n_ctx)  # rows of the largest forward
+        self.batching = model.batching(options)
+        self.n_ubatch = self.batching.n_ubatch  # rows of the largest forward
         self.repacked: dict[str, DType] = {}  # weights that -rtr has interleaved, and their types
         self.plans: dict[tuple[int, int, Decisions], Runnable] = {}
         self._by_length: dict[tuple[int, int], Runnable] = {}

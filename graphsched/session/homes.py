@@ -36,12 +36,18 @@ class Homes:
         return replace_operands(graph, _as_output)
 
 
-def homes_of(model: Model, options: SessionOptions, devices: tuple[str, ...]) -> Homes:
-    """The homes that options ask for; devices in order of priority."""
-    types: dict[str, TensorType] = dict(model.types)
+def homes_of(
+    model: Model, options: SessionOptions, devices: tuple[str, ...], default_shares: tuple[float, ...] = ()
+) -> Homes:
+    """The homes that options ask for; devices in order of priority, with the shares of layers that they get if not."""
+    types: dict[str, TensorType] = {name: model.types[name] for name in model.file.tensors}
     if OUTPUT not in types and EMBEDDING in types:
         types[OUTPUT] = types[EMBEDDING]  # a tied matrix is two tensors to placement
-    placement = place(types, model.config.n_layer, devices, options.placement)
+    placement = place(types, model.config.n_layer, devices, options.placement, default_shares)
+    # Patterns are about names of the file: what is derived from its tensors lives beside them.
+    homes = dict(placement.homes)
+    homes |= {name: homes[weight.sources[0].name] for name, weight in model.derived.items()}
+    placement = replace(placement, homes=homes)
     return Homes(placement, model.weights.stored_as(OUTPUT) == EMBEDDING)
 
 

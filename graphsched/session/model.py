@@ -1,5 +1,6 @@
 """A model: a file, the architecture that reads it, and the graphs they build."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.graph.graph import Graph
 from graphsched.graph.rewrites.rewrite import select_outputs, unfused_attention
 from graphsched.graph.tensor import TensorType
+from graphsched.session.batching import Batching, batching
 from graphsched.session.options import SessionOptions
 from graphsched.session.summary import summary
 from graphsched.text.tokenizer import Tokenizer, from_metadata
@@ -32,6 +34,8 @@ class Model:
         self.name = file.get("general.name", str, self.source)
         self.architecture: Architecture = arch.get(self.arch_name, self.source)
         self.config: Config = read_config(self.architecture.config, file, self.arch_name)
+        self._asked: set[str] = set()  # names of tensors, by all graphs
+        self.layers_asking: Mapping[str, int] = {}  # options of layers, by the last graph
         self.types = {t.name: TensorType(t.dtype, t.shape) for t in file.tensors.values()}
         self._check_layers()
         derive, config = self.architecture.derive, self.config
@@ -48,7 +52,12 @@ class Model:
             )
 
     def _weights(self) -> Weights:
-        return Weights(self.types, self.source, n_layer=self.config.n_layer)
+        return Weights(self.types, self.source, n_layer=self.config.n_layer, asked=self._asked)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The tensors of the file that the architecture has not asked for in any graph so far."""
+        return tuple(name for name in self.file.tensors if name not in self._asked)
 
     @property
     def n_ctx_train(self) -> int:
@@ -69,6 +78,10 @@ class Model:
         """Cells of the KV cache."""
         return options.n_ctx or min(self.n_ctx_train or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
+    def batching(self, options: SessionOptions) -> Batching:
+        """How a session reads prompts."""
+        return batching(options, self.context(options), self.n_ctx_train)
+
     def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
         """The graph for given capacities: logits of n_outputs rows. Attention is one op unless `fa` is off."""
         o = options
@@ -77,6 +90,7 @@ class Model:
         )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
+            self.layers_asking = inputs.asked
             graph = select_outputs(logits, inputs.out_ids)
             return unfused_attention(graph) if "fa" in options.off else graph
         except ShapeError as error:

@@ -1,20 +1,26 @@
 """Schedules of a model's graphs for actual lengths, as the options of a session ask for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
+from graphsched.gguf.given import Given
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.machine.estimate import machine_costs
 from graphsched.machine.machine import Machine, load
+from graphsched.option import declarations
 from graphsched.run.device import is_gpu
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
 from graphsched.schedule.costs import CROSSING_BYTES, Costs
+from graphsched.schedule.effects import policy_given
 from graphsched.schedule.fuse import fuse
 from graphsched.schedule.policy import Policy
 from graphsched.schedule.scheduler import Schedule, schedule
+from graphsched.session.batching import Batching
+from graphsched.session.capacity import capacities, shares
 from graphsched.session.homes import Homes, homes_of
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
@@ -23,6 +29,11 @@ from graphsched.types.devices import HOST
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import N_OUTPUTS, N_TOKENS
 
+_OF_LAYERS: Final = {
+    "mla": "no layer has latent attention",
+    "amb": "no layer has latent attention",
+    "swa_full": "no layer sees a window",
+}
 Decisions = tuple[tuple[int, bool], ...]
 
 
@@ -34,11 +45,29 @@ class Planner:
     options: SessionOptions
     devices: tuple[str, ...]  # GPU-like devices in order of priority
     supports: Callable[[str, Tensor], bool]  # whether a device has a kernel for a node
+    memory: Mapping[str, int] | None = (
+        None  # `capacities`, if known already: they are less once weights are loaded
+    )
 
     @cached_property
     def homes(self) -> Homes:
         """Where weights and caches live."""
-        return homes_of(self.model, self.options, self.devices)
+        return homes_of(self.model, self.options, self.devices, shares(self.capacities, self.devices))
+
+    @cached_property
+    def machine(self) -> Machine | None:
+        """The described machine; None beside real devices."""
+        return described_machine(self.options)
+
+    @cached_property
+    def capacities(self) -> Mapping[str, int]:
+        """Bytes of memory that the host and each device have, as far as it is known."""
+        return capacities(self.machine, self.devices) if self.memory is None else self.memory
+
+    @cached_property
+    def batching(self) -> Batching:
+        """How prompts are read."""
+        return self.model.batching(self.options)
 
     @cached_property
     def policy(self) -> Policy:
@@ -48,8 +77,7 @@ class Planner:
     @cached_property
     def costs(self) -> Costs:
         """Costs for decisions: seconds on the described machine, or bytes over links without one."""
-        machine = described_machine(self.options)
-        return machine_costs(machine, self.devices) if machine else CROSSING_BYTES
+        return machine_costs(self.machine, self.devices) if self.machine else CROSSING_BYTES
 
     def target(self, lengths: Mapping[str, int]) -> Target:
         """The scheduler's target for a run of these lengths."""
@@ -84,6 +112,35 @@ class Planner:
             if (weights := [s for s in n.sources if s.kind == "weight"])
         )
 
+    def given(self, graphs: Iterable[Graph]) -> tuple[Given, ...]:
+        """What was asked for, with its effect on placement, policy and layers; fused graphs of all kinds of runs."""
+        asked = policy_given(self.policy, self._uploadable(graphs)) if self.devices else ()
+        return (*self.homes.placement.given, *asked, *self._layers_given())
+
+    def _layers_given(self) -> Iterator[Given]:
+        """Options of layers that are not as by default, with the number of layers or weights that they are about."""
+        o, declared = self.options, declarations(SessionOptions)
+        asked = {name: v for name in _OF_LAYERS if (v := getattr(o, name)) != getattr(SessionOptions, name)}
+        if not asked and o.rtr != "on":
+            return
+        graph = self.model.graph(1, 1, self.batching.n_ctx, o)
+        for name, value in asked.items():
+            typed = declared[name].flag + ("" if value is True else f" {value}")
+            hits = min(self.model.layers_asking.get(name, 0), self.model.config.n_layer)
+            yield Given(typed, hits, why=_OF_LAYERS[name])
+        if o.rtr == "on":
+            types = [self.model.types[name] for name in repacked(self, graph) if name in self.model.types]
+            size = sum(type.nbytes for type in types)
+            yield Given(
+                "-rtr 1", len(types), size, "no weight in host memory has a type with rows interleaved"
+            )
+
+    def _uploadable(self, graphs: Iterable[Graph]) -> Iterator[Tensor]:
+        """The nodes of graphs with a weight in host memory that a device may compute: those a policy is asked about."""
+        for node in (node for graph in graphs for node in graph.nodes if self.devices):
+            if any(s.kind == "weight" and self.homes.device(s) == HOST for s in node.sources):
+                yield node
+
     def schedule(self, graph: Graph, lengths: Mapping[str, int]) -> Schedule:
         """The schedule of a graph for a run of these lengths."""
         return schedule(graph, self.target(lengths))
@@ -101,7 +158,7 @@ def described_machine(options: SessionOptions) -> Machine | None:
 
 def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:
     """The weights of a graph whose rows -rtr interleaves, and the types that they then have."""
-    mode, rows, home = planner.options.rtr, planner.options.n_ubatch, planner.homes.device
+    mode, rows, home = planner.options.rtr, planner.batching.n_ubatch, planner.homes.device
     if mode == "off":
         return {}
     if mode == "on":

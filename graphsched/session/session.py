@@ -106,11 +106,8 @@ class Session:
 
     def _pieces(self, ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
         """Micro-batches of each batch."""
-        n_batch, n_ubatch = self.options.n_batch, self.engine.n_ubatch
-        for b in range(0, len(ids), n_batch):
-            batch = ids[b : b + n_batch]
-            for u in range(0, len(batch), n_ubatch):
-                yield batch[u : u + n_ubatch]
+        for first, n in self.engine.batching.pieces(len(ids)):
+            yield ids[first : first + n]
 
     def reset(self) -> None:
         """Forgets all tokens."""
@@ -180,7 +177,12 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     """
     started = time.perf_counter()
     chosen = session_options(**options)
-    session = Session(open_default_or(path), chosen, progress)
+    return opened(open_default_or(path), chosen, progress, started)
+
+
+def opened(model: Model, options: SessionOptions, progress: Progress | None, started: float) -> Session:
+    """A session on a model whose loading began at a time of `time.perf_counter`."""
+    session = Session(model, options, progress)
     session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3
     return session

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from graphsched.option import shown
+from graphsched.session.batching import batching
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
@@ -14,7 +15,7 @@ from graphsched.types.devices import HOST
 def settings(options: SessionOptions) -> dict[str, Any]:
     """Every option with its effective value: numbers, booleans and texts, in the order of their declaration."""
     o = options
-    effective = {"n_threads": o.threads, "n_ubatch": min(o.n_ubatch, o.n_batch, o.n_ctx or o.n_batch)}
+    effective = {"n_threads": o.threads, "n_ubatch": batching(o, o.n_ctx or o.n_batch).n_ubatch}
     return {**shown(o), **shown(o.placement), **states(o.off), **effective}
 
 

@@ -176,8 +176,9 @@ def normed_whole(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tupl
 
 def rope_factors(c: RopeConfig, w: Weights, inp: Inputs) -> Tensor | None:
     """The weights [n_rot / 2] that divide the angles, or None. LongRoPE has two sets, chosen by the cache's length."""
-    length = "long" if inp.n_kv > c.rope_context else "short"
-    name = next((n for n in ("rope_freqs", f"rope_factors_{length}") if n in w), None)
+    left_out = "rope_factors_short" if inp.n_kv > c.rope_context else "rope_factors_long"
+    there = [n for n in ("rope_freqs", "rope_factors_long", "rope_factors_short") if n in w]
+    name = next((n for n in there if n != left_out), None)
     return w.sized(name, c.rope_dim // 2) if name else None
 
 

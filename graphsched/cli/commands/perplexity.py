@@ -121,7 +121,6 @@ class Request:
 
         self.screen.long("tokenizing")
         windows = cut(session.tokenizer.encode(text), session.n_ctx, self.chunks, self.file)
-        _hint(session, self.screen)
         estimate, running = Estimate(), list[float]()
         saved = logits_file.writing(self.base, windows, session.model.n_vocab) if self.base else nullcontext()
         with self.interrupts.aborting(session), saved as out:
@@ -185,12 +184,6 @@ def _check_vocabulary(session: "Session", saved: "BaseLogits", base: Path) -> No
         raise OptionError(
             f"{base}: is of a vocabulary of {saved.n_vocab}, this model has {session.model.n_vocab}"
         )
-
-
-def _hint(session: "Session", screen: Screen) -> None:
-    trained = session.model.n_ctx_train
-    if 0 < trained < session.n_ctx:
-        screen.hint(f"hint: the model was trained on {trained} tokens, the windows have {session.n_ctx}")
 
 
 def _report(session: "Session", windows: "Windows", estimate: "Estimate") -> Report:

@@ -3,18 +3,26 @@
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
+from graphsched.cli.hints import say_hints
+from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
+    from graphsched.predict.plan import Plan
+    from graphsched.predict.session import SessionPlan
+    from graphsched.session.model import Model
     from graphsched.session.options import SessionOptions
+
+DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
 
 
 @click.command(cls=Command, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     "--phase", type=OneOf("prefill", "decode"), default="decode", help="a prompt, or one token (default)"
 )
 @click.option(
-    "-p", "--n-prompt", type=Number(int, 1), default=512, help="tokens of the prompt (default: 512)"
+    "-p", "--n-prompt", type=Number(int, 1), help="tokens of the prompt (default: 512, or the context)"
 )
 @click.option("--nodes", is_flag=True, help="every node with its device and why it is there")
 @click.option("--vs", metavar="FLAGS", help="what changes with other flags, as in --vs '-op 26,0'")
@@ -32,7 +40,7 @@ def command(
     model: Path | None,
     options: "SessionOptions",
     phase: str,
-    n_prompt: int,
+    n_prompt: int | None,
     nodes: bool,
     vs: str | None,
     as_json: bool,
@@ -42,20 +50,48 @@ def command(
     Works on a file that ends after its header. Times are predictions for the machine that --device names.
     """
     from graphsched.gguf.loader import open_model
-    from graphsched.predict.plan import make_plan
     from graphsched.report import plan as report
+    from graphsched.report.plan_diff import difference, render_difference
     from graphsched.session.model import DEFAULT_MODEL, Model
 
     loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
-    n_tokens = n_prompt if phase == "prefill" else 1
-    n_kv = min(n_prompt if phase == "prefill" else n_prompt + 1, loaded.context(options))
-    n_tokens = min(n_tokens, n_kv, options.n_ubatch)
-    made = make_plan(loaded, options, n_tokens, 1, n_kv)
+    asked = Asked(loaded, phase, n_prompt, Screen())
+    made, about = asked.plan(options)
     if vs is None:
-        return show(report.as_data(made, nodes), as_json, lambda: report.render(made, nodes))
-    other = make_plan(loaded, with_flags(vs), n_tokens, 1, n_kv)
-    change = report.difference(made, other)
-    return show(change, as_json, lambda: report.render_difference(change))
+        data = report.as_data(made, nodes, about)
+        return show(data, as_json, lambda: report.render(made, nodes, about))
+    other, other_about = asked.plan(with_flags(vs))
+    change = difference(made, other, about, other_about)
+    return show(change, as_json, lambda: render_difference(change))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is planned: a phase with a prompt of so many tokens, None for as many as there is room for."""
+
+    model: "Model"
+    phase: str
+    n_prompt: int | None
+    screen: Screen
+
+    def plan(self, options: "SessionOptions") -> "tuple[Plan, SessionPlan]":
+        """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd."""
+        from graphsched.predict.plan import make_plan
+        from graphsched.predict.session import prompt_plans, session_of
+
+        reading = self.model.batching(options)
+        n_prompt = min(DEFAULT_PROMPT, reading.n_ctx) if self.n_prompt is None else self.n_prompt
+        reading.check_room(n_prompt, 0)
+        if self.phase == "prefill":
+            prompt = tuple(prompt_plans(self.model, options, n_prompt))
+        else:
+            prompt = (make_plan(self.model, options, 1, 1, min(n_prompt + 1, reading.n_ctx)),)
+        about = session_of(prompt[0], prompt)
+        say_hints(self.model, options, about.given, self.screen)
+        for need in about.needs.values():
+            if not need.fits:
+                self.screen.hint(f"hint: {need.sentence}")
+        return prompt[0], about
 
 
 def show(data: Any, as_json: bool, render: Any) -> None:

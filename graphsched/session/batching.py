@@ -1,0 +1,56 @@
+"""How a session reads prompts: the one reading of -c, -b, -ub and the length of a prompt for all commands."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphsched.errors import OptionError
+from graphsched.session.options import SessionOptions
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Tokens of context, tokens handed over at once, and tokens computed at once.
+
+    The last ones are never more than the others: what was asked for in vain is in `notes`.
+    """
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    notes: tuple[str, ...] = ()
+
+    def pieces(self, n: int) -> Iterator[tuple[int, int]]:
+        """The micro-batches of n tokens: the first token of each, and how many it has."""
+        for batch in range(0, n, self.n_batch):
+            end = min(batch + self.n_batch, n)
+            for first in range(batch, end, self.n_ubatch):
+                yield first, min(self.n_ubatch, end - first)
+
+    def check_room(self, n_prompt: int, n_gen: int) -> None:
+        """OptionError if a prompt and what is generated behind it do not fit the context."""
+        if max(n_prompt, 1) + n_gen > self.n_ctx:
+            what = f"-p {n_prompt} and -n {n_gen} do" if n_gen else f"-p {n_prompt} does"
+            raise OptionError(f"{what} not fit the context of {self.n_ctx} tokens; a larger one is -c N")
+
+
+def batching(options: SessionOptions, n_ctx: int, n_ctx_train: int = 0) -> Batching:
+    """What options ask for in a context of n_ctx tokens; n_ctx_train: tokens of the model's training, 0 if unknown."""
+    notes = [note for note in (_batch_note(options), _context_note(n_ctx, n_ctx_train)) if note]
+    n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
+    return Batching(n_ctx, options.n_batch, n_ubatch, tuple(notes))
+
+
+def _batch_note(options: SessionOptions) -> str | None:
+    """A sentence if the batch is no multiple of the micro-batch, which costs speed."""
+    batch, ubatch = options.n_batch, options.n_ubatch
+    if batch % ubatch == 0:
+        return None
+    if batch < ubatch:
+        return f"-b {batch} is smaller than -ub {ubatch}, so {batch} tokens are computed at once"
+    return f"-b {batch} is no multiple of -ub {ubatch}, each full batch ends with {batch % ubatch} tokens"
+
+
+def _context_note(n_ctx: int, n_ctx_train: int) -> str | None:
+    if not 0 < n_ctx_train < n_ctx:
+        return None
+    return f"the model was trained on {n_ctx_train} tokens, the context has {n_ctx}"
