@@ -27,8 +27,8 @@ import graphsched
 from graphsched.cli import flags
 from graphsched.cli import main as cli
 from graphsched.cli.arguments import Command
-from graphsched.cli.commands.run import unescaped
 from graphsched.cli.interactive import Chat
+from graphsched.cli.texts import unescaped
 from graphsched.errors import OptionError
 from graphsched.graph.rewrites.rules import RULES
 from graphsched.option import Option
@@ -87,7 +87,7 @@ def test_each_command_has_an_example(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "option"),
-    [*flags.OPTIONS.items(), *flags.SAMPLING.items()],
+    [*flags.OPTIONS.items(), *flags.SAMPLING.items(), *flags.CHAT.items()],
     ids=lambda x: x if x is str else "",
 )
 def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: Option) -> None:
@@ -97,7 +97,7 @@ def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: O
 
 
 def test_a_flag_and_an_option_is_declared_once() -> None:
-    options = [*flags.SESSION.items(), *flags.SAMPLING.items()]
+    options = [*flags.SESSION.items(), *flags.SAMPLING.items(), *flags.CHAT.items()]
     names = [name for field, option in options for name in (field, *option.flags, *option.off)]
     assert sorted(names) == sorted(set(names))
 
@@ -414,7 +414,7 @@ BAD: Final = [
     ("run -nlg 9", "no such option -nlg; did you mean -ngl?"),
     ("run -t4", "no such option -t4; did you mean -t 4?"),
     ("run --temperature 1", "no such option --temperature; did you mean --temp?"),
-    ("run -i=1", "-i takes no value"),
+    ("run -q=1", "-q takes no value"),
     ("run text", "got unexpected extra argument (text)"),
     ("bench -r 0", "-r is 0, an integer from 1 up is needed"),
     ("bench -p -1", "-p is -1, an integer from 0 up is needed"),
@@ -634,7 +634,7 @@ def test_ctrl_c_inside_a_long_prompt(tmp_path: Path) -> None:
 
 @needs_signals
 def test_ctrl_c_while_generating(tmp_path: Path) -> None:
-    with started(["run", "--ignore-eos", "-c", "60000"], tmp_path / "out") as process:
+    with started(["run", "--ignore-eos", "-c", "60000", "-p", "Once"], tmp_path / "out") as process:
         wait_for(tmp_path / "out", 200)
         code, err = interrupted(process)
     assert code == 130
@@ -691,7 +691,9 @@ def test_ctrl_c_in_a_chat(tmp_path: Path) -> None:
 
 @needs_signals
 @pytest.mark.parametrize(
-    "args", [["ops", "--json"], ["run", "-q", "--ignore-eos", "-c", "60000"]], ids=lambda a: a[0]
+    "args",
+    [["ops", "--json"], ["run", "-q", "--ignore-eos", "-c", "60000", "-p", "Once"]],
+    ids=lambda a: a[0],
 )
 def test_a_closed_pipe_ends_quietly(args: list[str]) -> None:
     reader, writer = os.pipe()

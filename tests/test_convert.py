@@ -333,7 +333,8 @@ def test_chat_of_2b_4t(
     write_torch(tmp_path / "model_state_int2.pt", for_gpu(codes, values, masters, is_packed=True))
     assert convert(tmp_path, tmp_path / "out.gguf") == 0
     session = graphsched.load(tmp_path / "out.gguf", n_ctx=128)
-    ids = Chat(session, system="Be brief.")._ids([{"role": "user", "content": " hello "}])
+    chat = Chat(session, system="Be brief.")
+    ids = chat.tokens(chat.dialect.render([{"role": "user", "content": " hello "}]))
     assert ids[0] == session.tokenizer.bos
     assert ids.count(session.tokenizer.eot or -1) == 1
     text = "".join(session.tokenizer.piece(i, special=True).decode() for i in ids)

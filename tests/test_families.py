@@ -205,7 +205,8 @@ def family(request: pytest.FixtureRequest) -> Family:
 def ids_of(tokenizer: Tokenizer) -> list[int]:
     """The prompt that a chat hands to its session."""
     session: Any = SimpleNamespace(tokenizer=tokenizer, timings=Timings())
-    return Chat(session)._ids(MESSAGES)
+    chat = Chat(session)
+    return chat.tokens(chat.dialect.render(MESSAGES))
 
 
 def test_conversation(family: Family) -> None:

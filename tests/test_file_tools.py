@@ -13,7 +13,8 @@ from graphsched.gguf.copy import groups_of, parse_size
 from graphsched.gguf.format import MetaValue
 from graphsched.gguf.loader import open_model
 from graphsched.gguf.write import aligned, encode_header
-from graphsched.quantize.imatrix import Collected, read_importance, write_importance
+from graphsched.quantize.collected import Collected, write_importance
+from graphsched.quantize.imatrix import read_importance
 from graphsched.text.bpe import BYTE_CHARACTERS
 from graphsched.types import dtypes
 from graphsched.types.shapes import TensorType

@@ -9,7 +9,7 @@ import pytest
 from gguf_files import small
 from shared import shared
 
-from graphsched.cli.commands.run import read_text
+from graphsched.cli.texts import read_text
 from graphsched.errors import Error
 from graphsched.gguf.given import Given, named, unused
 from graphsched.gguf.loader import open_model

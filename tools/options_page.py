@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every option of a session and of sampling, from their declarations."""
+"""Writes docs/options.md: every option of a session, of sampling and of chats, from their declarations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from graphsched.option import Option, declarations
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import SWITCHES, field
+from graphsched.text.chat_options import ChatOptions
 from graphsched.text.options import SamplingOptions
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "options.md"
@@ -35,6 +36,7 @@ def page() -> str:
             "Switches", switches, "Each is on: attention as one op, fusions, improvements of the scheduler."
         ),
         _table("Sampling", declarations(SamplingOptions), "Keywords of `graphsched.SamplingOptions`."),
+        _table("Chats", declarations(ChatOptions), "Flags of `run`; a chat is `-i`, also called `-cnv`."),
     ]
     return "\n".join(parts)
 

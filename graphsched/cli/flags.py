@@ -10,10 +10,11 @@ from typing import Any, Final
 from graphsched.cli.flag import add_all, alternatives, later
 from graphsched.cli.values import MOST
 from graphsched.errors import OptionError
-from graphsched.option import Option, Parsed, declarations
+from graphsched.option import Option, Parsed, declarations, read
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
+from graphsched.text.chat_options import ChatOptions
 from graphsched.text.options import SamplingOptions
 
 Function = Callable[..., Any]
@@ -26,6 +27,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
 }
 SESSION: Final[Mapping[str, Option]] = {"model": MODEL, **OPTIONS}
 SAMPLING: Final = declarations(SamplingOptions)
+CHAT: Final = declarations(ChatOptions)
 
 
 def session(command: Function) -> Function:
@@ -56,15 +58,37 @@ def grid(command: Function) -> Function:
     return add_all(SESSION.items(), with_grid, lists=True)
 
 
+def overriding(command: Function) -> Function:
+    """Adds --override-kv alone, for commands without a session; the command receives `override_kv`."""
+    name = "override_kv"
+
+    @functools.wraps(command)
+    def with_overrides(**values: Any) -> Any:
+        return command(**values | {name: read(name, OPTIONS[name], values[name])})
+
+    return add_all([(name, OPTIONS[name])], with_overrides)
+
+
 def sampling(command: Function) -> Function:
     """Adds the flags of sampling; the command receives `sampling: SamplingOptions`."""
+    return _with_set(command, "sampling", SamplingOptions)
+
+
+def chat(command: Function) -> Function:
+    """Adds the flags of a chat's template; the command receives `chat: ChatOptions`."""
+    return _with_set(command, "chat", ChatOptions)
+
+
+def _with_set(command: Function, field: str, kind: type[SamplingOptions] | type[ChatOptions]) -> Function:
+    """Adds the flags of a set of options; the command receives the set under the name of `field`."""
+    options = declarations(kind)
 
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
-        given = _given({name: values.pop(name) for name in SAMPLING})
-        return command(sampling=SamplingOptions(**given), **values)
+        given = _given({name: values.pop(name) for name in options})
+        return command(**{field: kind(**given)}, **values)
 
-    return add_all(SAMPLING.items(), with_options)
+    return add_all(options.items(), with_options)
 
 
 def further(given: Mapping[str, Any], behind: Mapping[str, Any]) -> SessionOptions:
@@ -88,7 +112,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flag_of(name: str) -> str:
     """What a command line calls an option."""
-    found = {**SAMPLING, **OPTIONS}.get(name)
+    found = {**CHAT, **SAMPLING, **OPTIONS}.get(name)
     return found.flag if found else name
 
 

@@ -1,7 +1,8 @@
 """A chat: the conversation as the model's template writes it, and the loop that reads and answers."""
 
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final
@@ -11,7 +12,9 @@ from graphsched.cli.screen import Screen, is_terminal
 from graphsched.errors import ContextError
 from graphsched.session.session import Session, Timings
 from graphsched.text.chat import TemplateFailure
+from graphsched.text.chat_templates import budget_values
 from graphsched.text.dialect import dialect_of, unprinted
+from graphsched.text.thinking import Budget
 
 PROMPT: Final = "> "
 
@@ -21,7 +24,8 @@ class Chat:
 
     The model reads the whole conversation as its template writes it, each time; what the cache holds of that, the
     unchanged beginning, is not computed again. Answers go into it without thoughts, or with these apart, as the
-    template wants them. `template` takes the place of the file's, `template_values` are further values for it.
+    template wants them. `template` takes the place of the file's, `template_values` are further values for it, and
+    `reasoning_budget` the tokens that thoughts may take, -1 for any number. `on_prompt` gets the ids of each prompt.
     Raises Error for a template that refuses, or never prints, what a user says.
     """
 
@@ -32,12 +36,16 @@ class Chat:
         system: str | None = None,
         template: str | None = None,
         template_values: Mapping[str, Any] | None = None,
+        reasoning_budget: int = -1,
+        on_prompt: Callable[[list[int]], None] = lambda ids: None,
         **generation: Any,
     ) -> None:
         self.session, self._generation = session, generation
+        self._budget, self._on_prompt = reasoning_budget, on_prompt
         given = session.tokenizer.chat_template if template is None else template
         self.dialect = dialect_of(given, session.tokenizer, more=template_values)
         self.timings = Timings(session.timings.load_ms)
+        self.notes = (*self.dialect.notes, *self._unused(template_values or {}))
         self._first: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._first)
         self._read: list[int] = []  # ids that the cache begins with
@@ -54,21 +62,43 @@ class Chat:
         messages = [*self._messages, {"role": "user", "content": text}]
         prompt = self.dialect.render(messages)
         self.unprinted = tuple(messages[i]["role"] for i in unprinted(prompt, messages))
-        ids = self._tokens(prompt)
+        ids = self.tokens(prompt)
+        self._on_prompt(ids)
         new = ids[self._keep(ids) :]
-        said = []
-        for piece in self.session.generate(new, **self._generation):
-            said.append(piece)
+        pieces = []
+        for piece in self.session.generate(new, **self._generation | self._limit(prompt)):
+            pieces.append(piece)
             yield piece
         self._count()
-        if said or self.session.stop_reason != "abort":
-            answer = self.dialect.remembered("".join(said), prompt)
+        if pieces or self.session.stop_reason != "abort":
+            answer = self.dialect.remembered(self._said(pieces), prompt)
             self._messages = self._messages if answer is None else [*messages, answer]
 
-    def _ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self._tokens(self.dialect.render(messages))
+    def _limit(self, prompt: str) -> dict[str, Any]:
+        """The budget of thoughts for an answer to a prompt, if there is one."""
+        marks = self.dialect.marks
+        if self._budget < 0 or not marks.ending:
+            return {}
+        return {"budget": Budget(self._budget, marks, marks.opens(prompt))}
 
-    def _tokens(self, prompt: str) -> list[int]:
+    def _said(self, pieces: Sequence[str]) -> str:
+        """The answer without the texts of control tokens, which `special` shows."""
+        if not self._generation.get("special"):
+            return "".join(pieces)
+        return self.session.tokenizer.decode(self.session.sampled, continuing=True)
+
+    def _unused(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """Sentences about what was given and the template has no use for."""
+        template = self.dialect.template or ""
+        told = [name for name in values if self._budget or name not in budget_values(0)]
+        strange = [name for name in told if not re.search(rf"\b{re.escape(name)}\b", template)]
+        if strange:
+            yield f"hint: the chat template does not ask for {', '.join(strange)}"
+        if self._budget >= 0 and not self.dialect.marks.ending:
+            yield "hint: --reasoning-budget has no effect, neither template nor vocabulary have marks of thoughts"
+
+    def tokens(self, prompt: str) -> list[int]:
+        """The ids of a prompt that the template wrote, BOS in front where the model wants it."""
         tokenizer = self.session.tokenizer
         ids = tokenizer.encode(prompt, add_special=False, parse_special=True)
         begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
@@ -91,15 +121,22 @@ class Chat:
         total.generate_ms += last.generate_ms
 
 
-def converse(chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts) -> bool:
-    """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False)."""
-    for note in chat.dialect.notes:
+def converse(
+    chat: Chat, first: str | None, screen: Screen, interrupts: Interrupts, *, is_single: bool = False
+) -> bool:
+    """Answers until the input ends (True) or Ctrl-C comes where there is no answer to end (False).
+
+    is_single: there is one answer.
+    """
+    for note in chat.notes:
         screen.hint(note)
     try:
         while (text := first or read_message(interrupts)) is not None:
             first = None
             if text:
                 _answer(chat, text, screen, interrupts)
+            if text and is_single:
+                break
     except KeyboardInterrupt:
         print(flush=True)
         return False
@@ -154,7 +191,8 @@ def read_message(interrupts: Interrupts) -> str | None:
 def _read_line() -> str | None:
     if not is_terminal(sys.stdin):
         line = sys.stdin.readline() if sys.stdin else ""
-        return line.removesuffix("\n") if line else None
+        # An editor's byte order mark is nothing that a user says.
+        return line.removesuffix("\n").removeprefix("\ufeff") if line else None
     if not is_terminal(sys.stdout):  # it holds the answers only
         print(PROMPT, end="", file=sys.stderr, flush=True)
     with suppress(ImportError):  # Windows has its own

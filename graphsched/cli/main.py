@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "devices": "List what this machine can compute on, or why not.",
     "ops": "List the ops, and which backends run them on which types.",
     "quantize": "Write a model file with fewer bits per weight.",
+    "imatrix": "Collect how large activations are, for quantize --imatrix.",
     "convert": "Make a model file from a checkpoint of Hugging Face or of BitNet.",
     "gguf": "Split or merge model files, or change their metadata.",
     "tokenize": "Show the tokens of a text.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphsched.cli.hints import check_session
 from graphsched.cli.interrupts import Interrupts
-from graphsched.cli.opening import open_session
+from graphsched.cli.opening import hint_at_unused, open_session
 from graphsched.cli.screen import Screen
 from graphsched.errors import OptionError
 
@@ -51,17 +51,16 @@ Found = list[tuple["list[Phase]", dict[str, Any]]]
 
 def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Measured phases per set of options, each with the description of model, machine and options."""
-    from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import measure
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
     from graphsched.session.settings import described, model_described
 
     screen = Screen()
     with Interrupts() as interrupts:
-        opened = Model(open_model(DEFAULT_MODEL if model is None else model))
+        models = {o.override_kv: open_default_or(model, o.override_kv) for o in options}
         for o in options:
-            request.check_room(opened.batching(o))
-        sessions = [open_session(opened, o, screen, interrupts) for o in options]
+            request.check_room(models[o.override_kv].batching(o))
+        sessions = [open_session(models[o.override_kv], o, screen, interrupts) for o in options]
         phases = measure(sessions, request, screen.progress)
     return [
         (phase_list, model_described(session.model) | described(session))
@@ -71,14 +70,17 @@ def measured(model: Path | None, options: "Sequence[SessionOptions]", request: "
 
 def predicted(model: Path | None, options: "Sequence[SessionOptions]", request: "Request") -> Found:
     """Predicted phases per set of options, each with the description of model and options."""
-    from graphsched.gguf.loader import open_model
     from graphsched.measure.profile import predict
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
     from graphsched.session.settings import model_described, settings
 
     screen = Screen()
-    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    models = {o.override_kv: open_default_or(model, o.override_kv, header_only=True) for o in options}
     for o in options:
-        request.check_room(loaded.batching(o))
-        check_session(loaded, o, screen)
-    return [(predict(loaded, o, request), model_described(loaded) | settings(o)) for o in options]
+        request.check_room(models[o.override_kv].batching(o))
+        check_session(models[o.override_kv], o, screen)
+        hint_at_unused(models[o.override_kv], o, screen)
+    return [
+        (predict(models[o.override_kv], o, request), model_described(models[o.override_kv]) | settings(o))
+        for o in options
+    ]

@@ -90,7 +90,7 @@ def options_of(
 
 def _rules(values: dict[str, Any]) -> "tuple[TypeRule, ...]":
     """The user's rules: patterns first, then a file's, then the flags that name a kind of tensor."""
-    from graphsched.cli.commands.run import read_text
+    from graphsched.cli.texts import read_text
     from graphsched.quantize.choose import parse_custom
 
     found = parse_custom("--custom-q", values["custom_q"])

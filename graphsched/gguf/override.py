@@ -10,6 +10,7 @@ from typing import Final
 from graphsched.errors import OptionError
 from graphsched.gguf.format import MetaValue, shown
 from graphsched.gguf.given import Given
+from graphsched.option import texts
 
 FLAG: Final = "--override-kv"
 TYPES: Final[Mapping[str, type]] = {"int": int, "float": float, "bool": bool, "str": str}
@@ -26,17 +27,27 @@ class Override:
     text: str
 
 
-def parse_overrides(rules: Iterable[str], flag: str = FLAG) -> tuple[Override, ...]:
+def parse_overrides(rules: str | Iterable[str | Override], flag: str = FLAG) -> tuple[Override, ...]:
     """The overrides that rules stand for; several in one are parted by commas, \\, being one in a text.
 
+    What is an override already stays.
     OptionError, which names the rule, for one that is not KEY=TYPE:VALUE, or a key that is given twice.
     """
-    found = tuple(_parsed(piece, flag) for rule in rules for piece in _pieces(rule))
+    found = tuple(o for rule in texts(rules) for o in _overrides(rule, flag))
     keys = [o.key for o in found]
     for o in found:
         if keys.count(o.key) > 1:
-            raise OptionError(f"{flag} {shown(o.text)}: key {shown(o.key)} is given twice")
+            raise OptionError(f"{shown(o.text)}: key {shown(o.key)} is given twice", flag)
     return found
+
+
+def _overrides(rule: str | Override, flag: str) -> Iterator[Override]:
+    if isinstance(rule, Override):
+        yield rule
+    elif isinstance(rule, str):
+        yield from (_parsed(piece, flag) for piece in _pieces(rule))
+    else:
+        raise OptionError(f"has {rule!r}, texts such as general.name=str:x are needed", flag)
 
 
 def _pieces(rule: str) -> Iterator[str]:
@@ -46,16 +57,20 @@ def _pieces(rule: str) -> Iterator[str]:
 
 
 def _parsed(text: str, flag: str) -> Override:
-    where = f"{flag} {shown(text) if text else 'with nothing'}"
+    where = shown(text) if text else "with nothing"
     match = _RULE.fullmatch(text)
     if match is None or match["type"] not in TYPES:
         what = "" if match is None else f" (there is no type {shown(match['type'])})"
-        raise OptionError(f"{where}: KEY=TYPE:VALUE is needed, TYPE being {', '.join(TYPES)}{what}")
+        needed = f"KEY=TYPE:VALUE is needed, TYPE being {', '.join(TYPES)}{what}"
+        raise OptionError(f"{where}: {needed}", flag)
     kind, value = match["type"], match["value"]
-    return Override(match["key"], _value(kind, value, where), text)
+    try:
+        return Override(match["key"], _value(kind, value), text)
+    except OptionError as e:
+        raise OptionError(f"{where}: {e.what}", flag) from None
 
 
-def _value(kind: str, text: str, where: str) -> bool | int | float | str:
+def _value(kind: str, text: str) -> bool | int | float | str:
     try:
         if kind == "bool":
             return _BOOLS[text]
@@ -68,7 +83,12 @@ def _value(kind: str, text: str, where: str) -> bool | int | float | str:
     except (ValueError, KeyError):
         pass
     need = {"bool": "true or false", "int": "an integer of 64 bits", "float": "a finite number"}[kind]
-    raise OptionError(f"{where}: {shown(text)} is not {need}")
+    raise OptionError(f"{shown(text)} is not {need}")
+
+
+def typed(overrides: Iterable[Override]) -> str:
+    """The overrides as one text."""
+    return ",".join(o.text for o in overrides)
 
 
 class Overridden(Mapping[str, MetaValue]):

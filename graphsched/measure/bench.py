@@ -103,8 +103,8 @@ def measure(
 def some_tokens(session: Session, n: int) -> list[int]:
     """Valid ids, the same for every run on a model; the first begins a text, where the model has such a token."""
     ids: list[int] = np.random.default_rng(SEED).integers(0, session.model.n_vocab, n).tolist()
-    if session.tokenizer.add_bos and session.tokenizer.bos is not None:
-        ids[0] = session.tokenizer.bos
+    if (first := session.model.first_token) is not None:
+        ids[0] = first
     return ids
 
 

@@ -66,8 +66,8 @@ def cut(tokens: list[int], n_ctx: int, at_most: int = -1, source: str = "the tex
 def window_logits(session: Session, windows: Windows, window: int) -> Iterator[tuple[Floats, Tokens]]:
     """Logits [n, n_vocab] of a window's scored predictions and the tokens [n] that follow, in parts of bounded size."""
     ids = windows.tokens[window].copy()
-    if session.tokenizer.add_bos and session.tokenizer.bos is not None:
-        ids[0] = session.tokenizer.bos
+    if (first := session.model.first_token) is not None:
+        ids[0] = first
     rows = max(_LOGIT_BYTES // (4 * session.model.n_vocab), 1)
     session.reset()
     session.eval(ids[: windows.first])

@@ -11,8 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.errors import Error
-from graphsched.measure.bench import SEED, some_tokens
+from graphsched.measure.bench import some_tokens
 from graphsched.measure.sums import Sums, sum_up
 from graphsched.predict.plan import Plan, make_plan
 from graphsched.predict.session import prompt_plans
@@ -83,7 +82,7 @@ class Measurement:
     def __post_init__(self) -> None:
         self.session.recorder.level = THREADS
         self.at_once = 1  # tokens generated until the trace is read
-        self.tokens = np.array(tokens_of(self.session, max(self.request.n_prompt, 1)), np.int64)
+        self.tokens = np.array(some_tokens(self.session, max(self.request.n_prompt, 1)), np.int64)
 
     def warm_up(self) -> None:
         """Runs both phases once, so that plans are made and kernels compiled."""
@@ -147,7 +146,7 @@ class Measurement:
 
 def generated(session: Session, token: int, n: int) -> Iterator[int]:
     """Generates n tokens behind one; how many there are by now. Without a tokenizer no text is made of them."""
-    if has_tokenizer(session.model):
+    if session.model.has_text:
         for _ in session.generate([token], n_predict=n, sampling=GREEDY, stop_on_eog=False):
             yield session.timings.generated_tokens
         return
@@ -156,22 +155,6 @@ def generated(session: Session, token: int, n: int) -> Iterator[int]:
         token = int(logits[-1].argmax())
         session.recorder.since("sampling")
         yield done
-
-
-def has_tokenizer(model: Model) -> bool:
-    """Whether the file says how text becomes tokens."""
-    try:
-        return bool(model.tokenizer)
-    except Error:
-        return False
-
-
-def tokens_of(session: Session, n: int) -> list[int]:
-    """Valid ids, the same for every run on a model."""
-    if has_tokenizer(session.model):
-        return some_tokens(session, n)
-    ids: list[int] = np.random.default_rng(SEED).integers(0, session.model.n_vocab, n).tolist()
-    return ids
 
 
 def concat_traces(pieces: Sequence[Trace]) -> Trace:

@@ -10,17 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, LoadError
-from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.given import Given, named
 from graphsched.gguf.loader import ModelFile, open_model
-from graphsched.gguf.write import aligned, encode_header
-from graphsched.types import dtypes
-from graphsched.types.shapes import TensorType
 
 Floats = NDArray[np.float32]
 _I32: Final = Struct("<i")
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+SUMS, COUNTS = ".in_sum2", ".counts"
 _WITHOUT: Final = ("token_embd.weight", "output.weight")  # usually not collected
 
 
@@ -109,23 +105,32 @@ def read_importance(path: Path) -> Importance:
 
 def _read_gguf(path: Path) -> Importance:
     with open_model(path) as file:
-        if file.get("general.type", str, "") != "imatrix":
-            raise LoadError(f"{printable(path.name)}: is a GGUF file, but no importance matrix")
-        names = [n.removesuffix(_SUMS) for n in file.tensors if n.endswith(_SUMS)]
-        values = {name: _means(file, name) for name in names}
+        values = {name: _means(file, name) for name in entries(file)}
         datasets = file.get("imatrix.datasets", tuple, ())
         chunks = file.get("imatrix.chunk_count", int, 0)
     return Importance(values, str(path), ", ".join(datasets), chunks)
 
 
+def entries(file: ModelFile) -> list[str]:
+    """Names of the tensors that an importance matrix is about. LoadError for another GGUF file."""
+    if file.get("general.type", str, "") != "imatrix":
+        raise LoadError(f"{printable(file.path.name)}: is a GGUF file, but no importance matrix")
+    return [n.removesuffix(SUMS) for n in file.tensors if n.endswith(SUMS)]
+
+
 def _means(file: ModelFile, name: str) -> Floats:
-    sums, counts = file.array(name + _SUMS), file.array(name + _COUNTS).reshape(-1, 1)
+    rows, counts = sums_of(file, name)
+    return np.where(counts > 0, rows / np.maximum(counts, 1), 1).astype(np.float32).reshape(-1)
+
+
+def sums_of(file: ModelFile, name: str) -> tuple[Floats, Floats]:
+    """Sums [matrices, columns] and counts [matrices, 1] of a tensor. LoadError for values that cannot be."""
+    sums, counts = file.array(name + SUMS), file.array(name + COUNTS).reshape(-1, 1)
     if sums.size % counts.size or not (np.isfinite(sums).all() and np.isfinite(counts).all()):
         raise LoadError(
             f"{printable(file.path.name)}: tensor {shown(name)} has sums or counts that cannot be"
         )
-    rows = sums.reshape(counts.size, -1)
-    return np.where(counts > 0, rows / np.maximum(counts, 1), 1).astype(np.float32).reshape(-1)
+    return sums.reshape(counts.size, -1), counts
 
 
 def _read_old(path: Path, data: bytes) -> Importance:
@@ -156,51 +161,3 @@ def _read_old(path: Path, data: bytes) -> Importance:
     chunks = number() if at < len(data) else 0
     datasets = take(number()).decode("utf-8", "replace") if at < len(data) else ""
     return Importance(values, str(path), datasets, chunks)
-
-
-def write_importance(path: Path, collected: "Collected", *, is_old: bool = False) -> None:
-    """Writes what was collected as GGUF, or in the older binary form; the file appears when it is whole."""
-    data = _old_bytes(collected) if is_old else _gguf_bytes(collected)
-    check_target(path, len(data))
-    with replacing(path) as file:
-        file.write(data)
-
-
-@dataclass(frozen=True)
-class Collected:
-    """Sums of squared activations [matrices, columns] and how many rows each matrix saw [matrices], by tensor.
-
-    chunks: pieces of text of `chunk_size` tokens that were read; datasets: the names of the texts.
-    """
-
-    sums: Mapping[str, Floats]
-    counts: Mapping[str, NDArray[np.int64]]
-    datasets: tuple[str, ...]
-    chunks: int
-    chunk_size: int
-
-
-def _gguf_bytes(c: Collected) -> bytes:
-    types: dict[str, TensorType] = {}
-    data = []
-    for name in sorted(c.sums):
-        for suffix, array in ((_SUMS, c.sums[name]), (_COUNTS, c.counts[name].reshape(-1, 1))):
-            types[name + suffix] = TensorType(dtypes.F32, array.shape)
-            raw = np.ascontiguousarray(array, "<f4").tobytes()
-            data.append(raw.ljust(aligned(len(raw)), b"\0"))
-    keys: dict[str, MetaValue] = {"general.type": "imatrix", "imatrix.datasets": c.datasets}
-    keys |= {"imatrix.chunk_count": c.chunks, "imatrix.chunk_size": c.chunk_size}
-    return encode_header(keys, types) + b"".join(data)
-
-
-def _old_bytes(c: Collected) -> bytes:
-    """Means of each matrix times the number of calls, for which the chunks stand; an unseen matrix counts as ones."""
-    calls = max(c.chunks, 1)
-    parts = [_I32.pack(len(c.sums))]
-    for name in sorted(c.sums):
-        counts = c.counts[name].reshape(-1, 1)
-        means = np.where(counts > 0, c.sums[name] / np.maximum(counts, 1), 1)
-        raw, text = (means * calls).astype("<f4").tobytes(), name.encode()
-        parts.append(_I32.pack(len(text)) + text + _I32.pack(calls) + _I32.pack(means.size) + raw)
-    text = ", ".join(c.datasets).encode()
-    return b"".join(parts) + _I32.pack(c.chunks) + _I32.pack(len(text)) + text

@@ -1,9 +1,12 @@
 """The engine: a model on its devices, plans by capacity, and a forward over rows. It knows no conversation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter_ns
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphsched import env
 from graphsched.check.debug import instrumented
@@ -26,11 +29,27 @@ from graphsched.types.extents import CELLS, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
 
 
+class Observer(Protocol):
+    """What looks at values inside of graphs, which are kept for it and computed by nodes of their own."""
+
+    def wanted(self, graph: Graph) -> tuple[Tensor, ...]:
+        """The nodes whose values it looks at."""
+
+    def take(self, values: Sequence[NDArray[Any]]) -> None:
+        """Their values after a run, cut to its actual lengths; valid until the next one."""
+
+
 class Engine:
     """A model on its devices, with executables by capacity. Not thread-safe, but for `abort`."""
 
-    def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
-        self.model, self.options, self._progress = model, options, progress
+    def __init__(
+        self,
+        model: Model,
+        options: SessionOptions,
+        progress: Progress | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.model, self.options, self._progress, self._observer = model, options, progress, observer
         self.n_ctx = model.context(options)
         self.batching = model.batching(options)
         self.n_ubatch = self.batching.n_ubatch  # rows of the largest forward
@@ -100,6 +119,8 @@ class Engine:
                 table.free(first)
             self.clear_abort()
             raise Aborted
+        if self._observer is not None:
+            self._observer.take(plan.outputs[1:])
         return plan.outputs[0].copy()
 
     def _span(self, rows: Rows) -> tuple[int, int]:
@@ -148,6 +169,8 @@ class Engine:
             begin = perf_counter_ns()
             homes = self.planner.homes
             graph = homes.untied(self.model.graph(*shape, self.n_ctx, self.options))
+            if self._observer is not None:
+                graph = replace(graph, outputs=(*graph.outputs, *self._observer.wanted(graph)))
             self.repacked |= (types := repacked(self.planner, graph))
             self._graphs[shape] = self.runtime.in_kernel_types(graph, homes.device, types)
             self.recorder.since("build", begin)

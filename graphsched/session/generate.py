@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from graphsched.run.trace import Recorder
 from graphsched.session.rows import Aborted, Logits
-from graphsched.text.sampling import Sampler
+from graphsched.text.thinking import Chooser
 from graphsched.text.tokenizer import Tokenizer
 
-StopReason = Literal["eog", "limit", "context", "abort", ""]
+StopReason = Literal["eog", "stop", "limit", "context", "abort", ""]
 
 
 @dataclass
@@ -29,21 +29,41 @@ class Generation:
     """One generation: its session's functions, its limits, its state.
 
     read: reads tokens, returns logits [n, n_vocab] of which the last row is sampled from. is_full: whether no other
-    token can be read. n_predict: tokens at most, any number below 0. stop: tokens that end it.
+    token can be read. n_predict: tokens at most, any number below 0. eog: tokens that end it. stop: texts that end it,
+    themselves included. special: control tokens have their texts, that which ends it included.
     """
 
     read: Callable[[Sequence[int]], Logits]
     is_full: Callable[[], bool]
-    sampler: Sampler
+    sampler: Chooser
     n_predict: int
-    stop: frozenset[int]
+    eog: frozenset[int]
     timings: Timings
     recorder: Recorder
+    stop: tuple[str, ...] = ()
+    special: bool = False
     stop_reason: StopReason = ""
+    sampled: list[int] = field(default_factory=list)
 
     def text(self, prompt: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
         """Text that continues a prompt, in pieces of whole characters; an abort ends it."""
-        stream = tokenizer.stream(continuing=True)
+        pieces = self._pieces(prompt, tokenizer)
+        return self._until_stop(pieces) if self.stop else pieces
+
+    def _until_stop(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The pieces up to and with the first of the texts that end a generation."""
+        longest, seen = max(map(len, self.stop)), ""
+        for piece in pieces:
+            seen = seen[len(seen) - longest + 1 if len(seen) >= longest else 0 :] + piece
+            ends = [seen.index(text) + len(text) for text in self.stop if text in seen]
+            if ends:
+                yield piece[: len(piece) - len(seen) + min(ends)]
+                self.stop_reason = "stop"
+                return
+            yield piece
+
+    def _pieces(self, prompt: Sequence[int], tokenizer: Tokenizer) -> Iterator[str]:
+        stream = tokenizer.stream(continuing=True, special=self.special)
         try:
             for token in self.tokens(prompt):
                 text = stream.push(token)
@@ -52,7 +72,8 @@ class Generation:
                     yield text
         except Aborted:
             self.stop_reason = "abort"
-        if text := stream.flush():
+        end = self.sampled[-1:] if self.special and self.stop_reason == "eog" else ()
+        if text := "".join((*map(stream.push, end), stream.flush())):
             yield text
 
     def tokens(self, prompt: Sequence[int]) -> Iterator[int]:
@@ -69,7 +90,7 @@ class Generation:
                 return
             clock = time.perf_counter()
             token = self._sampled(logits)
-            if token in self.stop:
+            if token in self.eog:
                 self.stop_reason = "eog"
                 return
             timings.generated_tokens += 1
@@ -89,5 +110,6 @@ class Generation:
     def _sampled(self, logits: Logits) -> int:
         token = self.sampler.sample(logits[-1])
         self.sampler.accept(token)
+        self.sampled.append(token)
         self.recorder.since("sampling")
         return token

@@ -1,6 +1,7 @@
 """A model: a file, the architecture that reads it, and the graphs they build."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from graphsched.arch.registry import Architecture
 from graphsched.arch.stored import StoredWeights, shares_output
 from graphsched.arch.weights import Weights
 from graphsched.errors import LoadError, ShapeError
+from graphsched.gguf.given import unused
 from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.gguf.override import Override
 from graphsched.graph.graph import Graph
+from graphsched.graph.rewrites.fewer_experts import choices, fewer_experts
 from graphsched.graph.rewrites.rewrite import select_outputs, unfused_attention
 from graphsched.graph.tensor import TensorType
 from graphsched.session.batching import Batching, batching
 from graphsched.session.options import SessionOptions
 from graphsched.session.summary import summary
-from graphsched.text.tokenizer import Tokenizer, from_metadata
+from graphsched.text.tokenizer import Tokenizer, check_vocabulary, from_metadata
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "data" / "stories.gguf"
 DEFAULT_CONTEXT = 4096
@@ -71,8 +75,28 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the file, made on first use. LoadError if it has none or a bad one."""
-        return from_metadata(self.file.metadata, self.source)
+        """The tokenizer of the file, made on first use. LoadError if it has none, a bad or another model's one."""
+        found = from_metadata(self.file.metadata, self.source)
+        check_vocabulary(found, self.n_vocab, self.source)
+        return found
+
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether the file says how text becomes tokens."""
+        try:
+            return bool(self.tokenizer)
+        except LoadError:
+            return False
+
+    @property
+    def first_token(self) -> int | None:
+        """The id that a text begins with; None if the model wants none, or has no tokenizer."""
+        return self.tokenizer.bos if self.has_text and self.tokenizer.add_bos else None
+
+    @property
+    def unused(self) -> str | None:
+        """One line that names the overrides of metadata which nothing has read so far; None if there are none."""
+        return unused(self.file.overrides())
 
     def context(self, options: SessionOptions) -> int:
         """Cells of the KV cache."""
@@ -92,15 +116,27 @@ class Model:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             self.layers_asking = inputs.asked
             graph = select_outputs(logits, inputs.out_ids)
-            return unfused_attention(graph) if "fa" in options.off else graph
+            graph = unfused_attention(graph) if "fa" in options.off else graph
+            return fewer_experts(graph, *o.ser) if o.ser else graph
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None
+
+    def leaves_experts_out(self, options: SessionOptions) -> bool:
+        """Whether -ser has an effect: some layer chooses more experts than it asks for, and not by groups."""
+        plain = self.graph(1, 1, self.context(options), replace(options, ser=None))
+        return options.ser is not None and bool(choices(plain, options.ser[0]))
 
     def summary(self, options: SessionOptions | None = None) -> str:
         """Name, architecture, parameters, bytes by type and cache per token in one line."""
         return summary(self, options or SessionOptions())
 
 
-def open_default_or(path: str | Path | None) -> Model:
-    """The model at path, or the one that ships with graphsched."""
-    return Model(open_model(DEFAULT_MODEL if path is None else path))
+def open_default_or(
+    path: str | Path | None, overrides: Sequence[Override] = (), *, header_only: bool = False
+) -> Model:
+    """The model at path, or the one that ships with graphsched; `overrides` take the place of its metadata.
+
+    `header_only` takes a file without its weights.
+    """
+    file = DEFAULT_MODEL if path is None else path
+    return Model(open_model(file, header_only=header_only, overrides=overrides))

@@ -4,16 +4,17 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
-from graphsched.option import Options, Parsed, declarations, names, one_of, option, switch, texts
+from graphsched.option import Options, Parsed, declarations, is_not, names, one_of, option, switch, texts
 from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
+from graphsched.run.limits import core_quota, memory_limit
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, switched
 
 if TYPE_CHECKING:
+    from graphsched.gguf.override import Override
     from graphsched.schedule.policy import Policy
     from graphsched.types.dtypes import DType
 
@@ -36,6 +37,33 @@ def _shown(given: "frozenset[int] | Policy | None") -> str:
     from graphsched.schedule.policy import shown
 
     return shown(given)
+
+
+def _reduction(given: Any) -> tuple[int, float] | None:
+    """How many experts each token has at least, and the share of the best score that others need."""
+    if given is None or given == "off":
+        return None
+    with suppress(ValueError, TypeError):
+        least, share = given.split(",") if isinstance(given, str) else given
+        if int(least) >= 1 and 0 <= float(share) <= 1:
+            return int(least), float(share)
+    raise is_not(given, "a number of experts from 1 up and a share from 0 to 1, as in 6,0.5,")
+
+
+def _shown_reduction(given: tuple[int, float] | None) -> str:
+    return "off" if given is None else f"{given[0]},{given[1]:g}"
+
+
+def _metadata(given: Any) -> "tuple[Override, ...]":
+    from graphsched.gguf.override import parse_overrides
+
+    return parse_overrides(given, flag="")
+
+
+def _typed(given: "tuple[Override, ...]") -> str:
+    from graphsched.gguf.override import typed
+
+    return typed(given)
 
 
 def _rule(given: Any) -> "Policy | None":
@@ -129,6 +157,21 @@ class SessionOptions(Options):
     )
     mla: int = option("-mla --mla-use", 3, low=0, high=3, help="latent attention, 0 to 3")
     amb: int = option("-amb --attention-max-batch", 256, low=1, high=1 << 20, help="MiB for its temporaries")
+    ser: Annotated[Any, tuple[int, float] | None] = option(
+        "-ser --smart-expert-reduction",
+        None,
+        values=Parsed("N,F", _reduction, _shown_reduction),
+        help="tokens need N experts, and others only with F of the best one's score",
+        shown="off",
+    )
+    override_kv: Annotated[Any, "tuple[Override, ...]"] = option(
+        "--override-kv",
+        (),
+        values=Parsed("KEY=TYPE:VALUE", _metadata, _typed),
+        help="metadata instead of the file's; repeatable",
+        shown="",
+        many="last",
+    )
     swa_full: bool = option("--swa-full", False, help="layers that see a window keep the whole context, too")
     mmap: bool = option(
         "-mmp --mmap", True, off="--no-mmap", help="map the file; 0 reads weights into memory"
@@ -208,18 +251,14 @@ def session_options(**given: Any) -> SessionOptions:
 
 
 def usable_cores() -> int:
-    """Cores that affinity and the cgroup's quota allow."""
-    cores = len(usable_cpus())
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or quota "max"
-        return cores
+    """Cores that affinity and the quotas of containers allow."""
+    return max(1, int(min(len(usable_cpus()), core_quota())))
 
 
 def physical_memory() -> int:
-    """Bytes of memory in this machine; more than any where the system does not tell."""
+    """Bytes of memory in this machine, or that a container leaves; more than any where the system does not tell."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
-        return 1 << 62
+        there = 1 << 62
+    return int(min(there, memory_limit()))

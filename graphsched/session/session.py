@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import ContextError, OptionError
+from graphsched.option import names
 from graphsched.run.device import Progress
 from graphsched.run.trace import EVAL, Trace
 from graphsched.run.trace_read import read
-from graphsched.session.engine import Engine
+from graphsched.session.engine import Engine, Observer
 from graphsched.session.generate import Generation, StopReason, Timings
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
@@ -22,6 +23,7 @@ from graphsched.session.planner import Planner
 from graphsched.session.rows import Aborted, Logits
 from graphsched.session.sequence import Sequence
 from graphsched.text.sampling import Sampler, SamplingOptions
+from graphsched.text.thinking import Budget, Thinking
 from graphsched.text.tokenizer import Tokenizer
 from graphsched.types.dtypes import DType
 
@@ -31,9 +33,15 @@ __all__ = ["Aborted", "Session", "Timings", "load"]
 class Session:
     """One sequence on one model. Not thread-safe, but for `abort`."""
 
-    def __init__(self, model: Model, options: SessionOptions, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: SessionOptions,
+        progress: Progress | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self.model, self.options = model, options
-        self.engine = Engine(model, options, progress)
+        self.engine = Engine(model, options, progress, observer)
         self.n_ctx, self.recorder = self.engine.n_ctx, self.engine.recorder
         self.sequence = Sequence(self.engine.cells, self.n_ctx)
         self.timings = Timings()
@@ -48,6 +56,11 @@ class Session:
     def stop_reason(self) -> StopReason:
         """Why the last generation ended; empty before that."""
         return self._generation.stop_reason if self._generation else ""
+
+    @property
+    def sampled(self) -> list[int]:
+        """The tokens of the last generation, that which ended it included."""
+        return self._generation.sampled if self._generation else []
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -134,11 +147,15 @@ class Session:
         n_predict: int = -1,
         sampling: SamplingOptions | None = None,
         stop_on_eog: bool = True,
+        stop: str | Tokens[str] = (),
+        special: bool = False,
+        budget: Budget | None = None,
     ) -> Iterator[str]:
         """Text that continues the prompt, in pieces as it is generated; `stop_reason` says why it ended.
 
         A text prompt gets the model's special tokens when the session is empty. n_predict < 0: until an
-        end-of-generation token or a full context. A prompt that does not fit raises ContextError.
+        end-of-generation token or a full context. A prompt that does not fit raises ContextError. stop: texts that end
+        it, too, and are the end of what is generated. special: control tokens show as texts. budget: of thoughts.
         """
         begin, tokenizer = perf_counter_ns(), self.tokenizer
         self.engine.clear_abort()
@@ -147,14 +164,24 @@ class Session:
             if isinstance(prompt, str)
             else list(prompt)
         )
-        sampler = Sampler(sampling or SamplingOptions())
+        sampler = Sampler(sampling or SamplingOptions(), tokenizer)
+        stop = names(stop)
+        if not all(stop):
+            raise OptionError("is empty, texts are needed", "stop")
         # Penalties look back over the prompt, too.
         for token in ids:
             sampler.accept(token)
-        stop = tokenizer.eog if stop_on_eog else frozenset()
         self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
         self._generation = Generation(
-            self.eval, lambda: self.sequence.is_full, sampler, n_predict, stop, self.timings, self.recorder
+            self.eval,
+            lambda: self.sequence.is_full,
+            sampler if budget is None else Thinking(sampler, budget, tokenizer),
+            n_predict,
+            tokenizer.eog if stop_on_eog else frozenset(),
+            self.timings,
+            self.recorder,
+            stop,
+            special,
         )
         self.recorder.since("tokenise", begin)
         yield from self._generation.text(ids, tokenizer)
@@ -177,12 +204,18 @@ def load(path: str | Path | None = None, *, progress: Progress | None = None, **
     """
     started = time.perf_counter()
     chosen = session_options(**options)
-    return opened(open_default_or(path), chosen, progress, started)
+    return opened(open_default_or(path, chosen.override_kv), chosen, progress, started)
 
 
-def opened(model: Model, options: SessionOptions, progress: Progress | None, started: float) -> Session:
+def opened(
+    model: Model,
+    options: SessionOptions,
+    progress: Progress | None,
+    started: float,
+    observer: Observer | None = None,
+) -> Session:
     """A session on a model whose loading began at a time of `time.perf_counter`."""
-    session = Session(model, options, progress)
+    session = Session(model, options, progress, observer)
     session.recorder.since("load", round(started * 1e9))
     session.timings.load_ms = (time.perf_counter() - started) * 1e3
     return session

@@ -145,7 +145,7 @@ def parse_template(flag: str, text: str) -> str:
         return text
     if text not in BUILT_IN:
         what = f"is neither a template nor the name of one; there are {', '.join(BUILT_IN)}"
-        raise OptionError(f"{flag} {shown(text)}: {what}")
+        raise OptionError(f"{shown(text)}: {what}", flag)
     return BUILT_IN[text]
 
 
@@ -156,11 +156,11 @@ def read_template(flag: str, path: str) -> str:
     try:
         text = decoded(Path(path).read_bytes()).removesuffix("\n")
     except OSError as e:
-        raise OptionError(f"{flag} {printable(path)}: {(e.strerror or str(e)).lower()}") from None
+        raise OptionError(f"{printable(path)}: {(e.strerror or str(e)).lower()}", flag) from None
     except ValueError:
-        raise OptionError(f"{flag} {printable(path)}: is no text") from None
+        raise OptionError(f"{printable(path)}: is no text", flag) from None
     if not text.strip():
-        raise OptionError(f"{flag} {printable(path)}: is empty")
+        raise OptionError(f"{printable(path)}: is empty", flag)
     return text
 
 
@@ -171,17 +171,13 @@ def parse_values(flag: str, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise OptionError(
-            f'{flag} {shown(text)}: a JSON object is needed, as in {{"enable_thinking": false}}'
-        )
+        raise OptionError(f'{shown(text)}: a JSON object is needed, as in {{"enable_thinking": false}}', flag)
     return found
 
 
-def budget_values(flag: str, budget: int) -> dict[str, Any]:
+def budget_values(budget: int) -> dict[str, Any]:
     """`--reasoning-budget N`: what a template is told, of the names that templates have for it.
 
-    -1 is no limit, 0 no thoughts; other limits are kept while the model answers, with `Marks.ending`.
+    0 is no thoughts, -1 no limit; limits are kept while the model answers, with `Marks.ending`.
     """
-    if budget < -1:
-        raise OptionError(f"{flag} is {budget}, an integer from 0 up or -1 (no limit) is needed")
     return {} if budget else {"enable_thinking": False, "thinking": False}

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Final, Protocol
 
 from graphsched.errors import Error, LoadError
@@ -76,15 +76,17 @@ class Tokenizer:
             if added and token is None:
                 raise fields.fail(f"ggml.add_{name}_token", f"is true but there is no {name}_token_id")
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """The ids of a text.
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False, continuing: bool = False
+    ) -> list[int]:
+        """The ids of a text; `continuing` puts no space in front of a first word.
 
         `add_special` puts BOS in front where the model wants it. There is no EOS behind it, whatever `add_eos` says:
         that is for texts to be trained on, and this one is to be continued. With `parse_special` the texts of control
         tokens become those tokens, which is for chat templates and never for what a user typed.
         """
         ids = [self.bos] if add_special and self.add_bos and self.bos is not None else []
-        after_special = True
+        after_special = not continuing
         for part in self._pieces(_NO_CHARACTER.sub("\ufffd", text), parse_special):
             if isinstance(part, int):
                 ids.append(part)
@@ -104,9 +106,13 @@ class Tokenizer:
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
 
-    def stream(self, *, continuing: bool = False) -> Stream:
-        """A decoder for tokens that come one by one; its texts together are what `decode` gives."""
-        return Stream(self._piece, self.add_space_prefix and not continuing)
+    def stream(self, *, continuing: bool = False, special: bool = False) -> Stream:
+        """A decoder for tokens that come one by one; its texts together are what `decode` gives.
+
+        With `special` control tokens have their texts, too.
+        """
+        piece = partial(self._bytes, special=True) if special else self._piece
+        return Stream(piece, self.add_space_prefix and not continuing)
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """A token's bytes, which may be part of a character; nothing for a control token unless `special`."""

@@ -115,10 +115,11 @@ def measured(
         from graphsched.session.model import open_default_or
         from graphsched.session.session import Aborted
 
-        models = {path: open_default_or(path) for path in dict.fromkeys(path for path, _ in grid)}
+        files = dict.fromkeys((path, options.override_kv) for path, options in grid)
+        models = {(path, overrides): open_default_or(path, overrides) for path, overrides in files}
         total, done = len(grid) * len(tests), 0
         for path, options in grid:
-            session = open_session(models[path], options, screen, interrupts)
+            session = open_session(models[path, options.override_kv], options, screen, interrupts)
             for test in tests:
                 done += 1
                 label = f"{done} of {total}: " if total > 1 else ""

@@ -139,7 +139,7 @@ def _sets(rules: tuple[str, ...]) -> "tuple[Override, ...]":
 
 
 def _template(path: Path | None) -> "list[Override]":
-    from graphsched.cli.commands.run import read_text
+    from graphsched.cli.texts import read_text
     from graphsched.gguf.override import Override
 
     if path is None:

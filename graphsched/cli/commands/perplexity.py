@@ -12,11 +12,11 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
-from graphsched.cli.commands.run import read_text
 from graphsched.cli.divergence_text import HEADER, running_line, statistics_lines
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
 from graphsched.cli.opening import open_session
 from graphsched.cli.screen import Screen, is_terminal
+from graphsched.cli.texts import read_text
 from graphsched.cli.values import FileName, Number
 from graphsched.errors import OptionError
 
@@ -107,8 +107,9 @@ class Request:
             print(text, end="", flush=True)
 
     def session(self, n_ctx: int) -> "Session":
-        """A session with room for n_ctx tokens."""
-        return open_session(self.model, replace(self.options, n_ctx=n_ctx), self.screen, self.interrupts)
+        """A session with room for n_ctx tokens; without a text of its own it needs no tokenizer."""
+        options, needs_text = replace(self.options, n_ctx=n_ctx), self.file is not None
+        return open_session(self.model, options, self.screen, self.interrupts, needs_text=needs_text)
 
     def scored(self) -> Report:
         """Perplexity of the text in the file; its log probabilities are written if `base` names a file for them."""

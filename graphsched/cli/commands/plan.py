@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,7 @@ import click
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
 from graphsched.cli.hints import say_hints
+from graphsched.cli.opening import hint_at_unused
 from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
@@ -49,18 +50,21 @@ def command(
 
     Works on a file that ends after its header. Times are predictions for the machine that --device names.
     """
-    from graphsched.gguf.loader import open_model
     from graphsched.report import plan as report
     from graphsched.report.plan_diff import difference, render_difference
-    from graphsched.session.model import DEFAULT_MODEL, Model
+    from graphsched.session.model import open_default_or
 
-    loaded = Model(open_model(DEFAULT_MODEL if model is None else model, header_only=True))
+    loaded = open_default_or(model, options.override_kv, header_only=True)
     asked = Asked(loaded, phase, n_prompt, Screen())
     made, about = asked.plan(options)
+    hint_at_unused(loaded, options, asked.screen)
     if vs is None:
         data = report.as_data(made, nodes, about)
         return show(data, as_json, lambda: report.render(made, nodes, about))
-    other, other_about = asked.plan(with_flags(vs))
+    behind = with_flags(vs)
+    if behind.override_kv != options.override_kv:
+        asked = replace(asked, model=open_default_or(model, behind.override_kv, header_only=True))
+    other, other_about = asked.plan(behind)
     change = difference(made, other, about, other_about)
     return show(change, as_json, lambda: render_difference(change))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphsched.cli import flags
 from graphsched.cli.arguments import Command
 from graphsched.cli.quantize_options import arguments, options_of, type_flags
 from graphsched.cli.quantize_output import line, say_what_is_unused, summary
@@ -45,12 +46,7 @@ if TYPE_CHECKING:
 @click.option("--leave-output-tensor", is_flag=True, help="leave output.weight as it is")
 @click.option("--i2s-arm", is_flag=True, help="I2_S in IN has the layout of ARM: 64 weights in 16 bytes")
 @click.option("--keep-split", is_flag=True, help="as many parts as IN has, OUT-00001-of-0000N.gguf and so on")
-@click.option(
-    "--override-kv",
-    multiple=True,
-    metavar="KEY=TYPE:VALUE",
-    help="metadata instead of the file's; repeatable",
-)
+@flags.overriding
 @click.option("--dry-run", is_flag=True, help="show types and size, write nothing")
 @click.option("-v", "--verbose", is_flag=True, help="say what happens to each tensor")
 def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: Any) -> None:
@@ -63,7 +59,6 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
     Q8_0; where that does not fit either, F16.
     """
     from graphsched.gguf.loader import open_model
-    from graphsched.gguf.override import parse_overrides
     from graphsched.quantize.choose import choose
     from graphsched.quantize.model import write
     from graphsched.session.options import usable_cores
@@ -72,7 +67,7 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
     out, type, threads = arguments(model, rest)
     options, given = options_of(type, imatrix, values)
     screen = Screen(verbose=values["verbose"])
-    with open_model(model, overrides=parse_overrides(values["override_kv"])) as file:
+    with open_model(model, overrides=values["override_kv"]) as file:
         choices = choose(file, options)
         say_what_is_unused(file, choices, options, given, screen)
 

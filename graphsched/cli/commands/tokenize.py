@@ -3,12 +3,20 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from graphsched.cli import flags
 from graphsched.cli.arguments import Command
+from graphsched.cli.texts import is_piped, read_text
+from graphsched.cli.tokens import listed, pieces
 from graphsched.cli.values import FileName
 from graphsched.errors import OptionError
+
+if TYPE_CHECKING:
+    from graphsched.gguf.override import Override
+    from graphsched.text.tokenizer import Tokenizer
 
 
 @click.command(cls=Command, epilog="Example: graphsched tokenize -m model.gguf -p 'Once upon a time' --ids")
@@ -21,12 +29,7 @@ from graphsched.errors import OptionError
 @click.option("--show-count", is_flag=True, help="also say how many there are")
 @click.option("--no-bos", is_flag=True, help="no token that begins a text")
 @click.option("--no-parse-special", is_flag=True, help="texts of control tokens are ordinary text")
-@click.option(
-    "--override-kv",
-    multiple=True,
-    metavar="KEY=TYPE:VALUE",
-    help="metadata instead of the file's; repeatable",
-)
+@flags.overriding
 def command(
     model: Path | None,
     prompt: str | None,
@@ -37,19 +40,17 @@ def command(
     show_count: bool,
     no_bos: bool,
     no_parse_special: bool,
-    override_kv: tuple[str, ...],
+    override_kv: "tuple[Override, ...]",
 ) -> None:
     """Show the tokens of a text: each id and what it stands for, a line each."""
     from graphsched.gguf.given import unused
     from graphsched.gguf.loader import open_model
-    from graphsched.gguf.override import parse_overrides
     from graphsched.session.model import DEFAULT_MODEL
     from graphsched.text.tokenizer import from_metadata
 
     text = _text(prompt, "-" if from_stdin else file)
-    rules = parse_overrides(override_kv)
     # The header has the vocabulary: no weights are needed.
-    with open_model(model or DEFAULT_MODEL, header_only=True, overrides=rules) as opened:
+    with open_model(model or DEFAULT_MODEL, header_only=True, overrides=override_kv) as opened:
         tokenizer = from_metadata(opened.metadata, opened.path.name)
         notes = [*tokenizer.notes, unused(opened.overrides())]
     tokens = tokenizer.encode(text, add_special=not no_bos, parse_special=not no_parse_special)
@@ -59,28 +60,21 @@ def command(
         )
     for note in filter(None, notes):  # not on stdout, which scripts parse
         print(note, file=sys.stderr)
-    pieces = [tokenizer.piece(i, special=True) for i in tokens]
-    print(_shown(tokens, pieces, ids=ids, as_json=as_json))
+    print(_shown(tokenizer, tokens, ids=ids, as_json=as_json))
     if show_count:
         print(f"Total number of tokens: {len(tokens)}")
 
 
 def _text(prompt: str | None, file: str | None) -> str:
-    from graphsched.cli.commands.run import read_text
-
+    if prompt is None and file is None and is_piped():
+        file = "-"
     if (prompt is None) == (file is None):
         raise OptionError("there is one text, -p, -f or --stdin")
     return read_text(file) if file is not None else prompt or ""
 
 
-def _shown(tokens: list[int], pieces: list[bytes], *, ids: bool, as_json: bool) -> str:
-    """One line per token, or a list; a piece that ends inside a character shows U+FFFD."""
-    texts = [piece.decode("utf-8", "replace") for piece in pieces]
+def _shown(tokenizer: "Tokenizer", tokens: list[int], *, ids: bool, as_json: bool) -> str:
     if as_json:
-        rows = [{"id": i, "text": text} for i, text in zip(tokens, texts, strict=True)]
+        rows = [{"id": i, "text": text} for i, text in zip(tokens, pieces(tokenizer, tokens), strict=True)]
         return json.dumps(rows, ensure_ascii=False)
-    if ids:
-        return json.dumps(tokens)
-    return "\n".join(
-        f"{i:6} -> {json.dumps(text, ensure_ascii=False)}" for i, text in zip(tokens, texts, strict=True)
-    )
+    return json.dumps(tokens) if ids else listed(tokenizer, tokens)
