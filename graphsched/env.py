@@ -1,46 +1,23 @@
 """Every GRAPHSCHED_* environment variable."""
 
-import atexit
-import contextlib
-import functools
 import os
-import shutil
-import stat
-import tempfile
 from pathlib import Path
 
 from graphsched.errors import OptionError
 
 
-def cache_dir() -> Path:
-    """Where compiled kernels are kept: GRAPHSCHED_CACHE_DIR, or graphsched in the user's cache folder.
+def cache_dir() -> Path | None:
+    """GRAPHSCHED_CACHE_DIR: where compiled kernels are kept; graphsched in the user's cache folder if it is not set.
 
-    A folder of the user's own among the temporary files where neither can be written to.
+    None for a user without a home.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    folder = Path(os.environ.get("GRAPHSCHED_CACHE_DIR") or Path(base) / "graphsched")
-    return folder if _can_be_written(folder) else _private()
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Whether it is a folder to write to, or can be made one."""
-    existing = next((f for f in (folder, *folder.absolute().parents) if f.exists()), None)
-    return existing is not None and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-
-
-@functools.cache
-def _private() -> Path:
-    """A temporary folder that nobody else can write to: compiled code is loaded from it."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"graphsched-{user}"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022:
-            return folder
-    folder_name = tempfile.mkdtemp(prefix="graphsched-")
-    atexit.register(shutil.rmtree, folder_name, ignore_errors=True)
-    return Path(folder_name)
+    if found := os.environ.get("GRAPHSCHED_CACHE_DIR"):
+        return Path(found)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "graphsched"
+    except RuntimeError:
+        return None
 
 
 def debug() -> int:

@@ -5,17 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import graphsched
-from graphsched import env
-from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.signature import KernelError, parse
 from graphsched.graph.tensor import TensorType
 from graphsched.run.operand import Buffer, Operand, Out, dense
@@ -24,8 +21,8 @@ from graphsched.types import dtypes
 PACKAGE = Path(graphsched.__file__).resolve().parent
 RUN = """
 import numpy as np
-from graphsched.backends.cpu.norm import rms_norm_f32
-kernel = rms_norm_f32(0)
+from graphsched.backends.cpu.movement import get_elements_f32
+kernel = get_elements_f32()
 kernel.address
 print("hit" if kernel.was_cached else "miss")
 """
@@ -108,7 +105,19 @@ def test_versions_and_variants_do_not_share_files(copy: Path) -> None:
     assert run(copy) == "hit"
     versions = list((copy / "cache" / "kernels").iterdir())
     assert len(versions) == 2
-    assert {len(list(v.rglob("*.nbi"))) for v in versions} == {1}
+    assert {len(list(v.rglob("*.kernel"))) for v in versions} == {1}
+
+
+def test_a_helper_has_no_machine_code_and_works_from_python() -> None:
+    def twice(x: Any) -> Any:
+        return 2 * x
+
+    doubled: Any = helper(twice)
+    assert (doubled(21), doubled(1.5), doubled(21)) == (42, 3.0, 42)
+    assert {
+        overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name)
+        for overload in doubled.overloads.values()
+    } == {0}
 
 
 def test_old_versions_are_forgotten(copy: Path) -> None:
@@ -225,30 +234,3 @@ def test_a_missing_argument_is_named() -> None:
         parse("own", "x", each="a").bind({"x": buffer("x")}, [{"a": buffer("a")}, {}])
     with pytest.raises(KernelError, match="kernel own has no repeated arguments"):
         parse("own", "x").bind({"x": buffer("x")}, [{}])
-
-
-@pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user whose cache folder cannot be made, and the folder for temporary files."""
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GRAPHSCHED_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    env._private.cache_clear()
-    yield tmp_path
-    env._private.cache_clear()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="rights are those of POSIX")
-def test_without_a_folder_to_write_to_kernels_are_kept_among_temporary_files(nowhere: Path) -> None:
-    folder = env.cache_dir()
-    assert folder == nowhere / f"graphsched-{os.getuid()}"
-    assert folder.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.skipif(os.name == "nt", reason="rights are those of POSIX")
-def test_code_is_not_loaded_from_a_folder_that_others_may_write_to(nowhere: Path) -> None:
-    taken = nowhere / f"graphsched-{os.getuid()}"
-    taken.mkdir()
-    taken.chmod(0o777)
-    assert env.cache_dir() not in (taken, nowhere)
-    assert env.cache_dir().parent == nowhere

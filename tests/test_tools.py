@@ -350,12 +350,12 @@ def test_overhead_out_of_a_profile() -> None:
 
 def test_kernels_in_a_cache_folder(tmp_path: Path) -> None:
     for name in (
-        "norm.rms.locals.f-1.py311.1.nbc",
-        "norm.rms.locals.f-1.py311.nbi",
-        "pool.start-9.py311.1.nbc",
+        "cpu-norm-rms_norm_f32_0.0123456789abcdef.kernel",
+        "cpu-norm-rms_norm_f32_1.0123456789abcdef.kernel",
+        "program-pool-start.0123456789abcdef.kernel",
     ):
         (tmp_path / name).touch()
-    assert bench_start.compiled(tmp_path) == 1
+    assert bench_start.compiled(tmp_path) == 2
 
 
 @pytest.mark.slow

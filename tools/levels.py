@@ -15,7 +15,7 @@ LEVELS = (
     ("errors",),
     ("env", "option", "types"),
     ("gguf",),
-    ("graph", "text"),
+    ("disk_cache", "graph", "text"),
     ("arch", "schedule"),
     ("quantize", "run"),
     ("synth", "check", "machine"),

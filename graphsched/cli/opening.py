@@ -1,6 +1,7 @@
 """Opens a session for a command: hints, progress while it loads, and details for -v."""
 
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def open_session(
         screen.progress(what, done, total)
 
     interrupts.last_words = screen.end
+    warnings.showwarning = lambda warning, *where: screen.hint(f"hint: {warning}")
     if hint := threads_hint(options):
         screen.hint(f"hint: {hint}")
     options, reason = with_gpus(options)

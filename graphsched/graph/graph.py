@@ -26,6 +26,11 @@ class Graph:
         return tuple(dict.fromkeys(s for n in self.nodes for s in n.sources if s.kind != "node"))
 
     @cached_property
+    def position(self) -> Mapping[Tensor, int]:
+        """The number of each node."""
+        return {node: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
     def readers(self) -> Mapping[Tensor, Sequence[Tensor]]:
         """The nodes that read each node and leaf, in their order."""
         found: dict[Tensor, list[Tensor]] = {n: [] for n in self.nodes}

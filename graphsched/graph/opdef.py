@@ -227,10 +227,10 @@ def nbytes(node: Tensor) -> int:
     return node.type.nbytes + sum(s.type.nbytes for s in node.sources)
 
 
-def require(condition: bool, sentence: str) -> None:
-    """Shape inference's assertion: raises ShapeError with the sentence."""
+def require(condition: bool, sentence: str, *values: Any) -> None:
+    """Shape inference's assertion: raises ShapeError with the sentence, each {} in it one of the values."""
     if not condition:
-        raise ShapeError(sentence)
+        raise ShapeError(sentence.format(*values) if values else sentence)
 
 
 def as_f32(x: Array) -> NDArray[np.float32]:

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from graphsched import env
-from graphsched.errors import Error
-from graphsched.gguf.atomic import replacing
+from graphsched import disk_cache
 from graphsched.machine.machine import Device, Processor
 from graphsched.run.device import device_names
 from graphsched.session.options import SessionOptions
@@ -45,7 +43,7 @@ def _rates(processor: Processor) -> dict[str, float]:
 
 def host_peaks(n_threads: int, refresh: bool = False) -> Mapping[str, float]:
     """Of this machine's CPU with so many threads: from the cache folder, else measured, which takes a second."""
-    path = env.cache_dir() / "peaks.json"
+    path = disk_cache.folder() / "peaks"
     key = f"{_cpu_name()}, {n_threads} threads"
     known = _read(path)
     if refresh or not _is_valid(known.get(key)):
@@ -53,7 +51,7 @@ def host_peaks(n_threads: int, refresh: bool = False) -> Mapping[str, float]:
             n_threads
         )
         known[key] = measured
-        _write(path, known)
+        disk_cache.write(path, json.dumps(known).encode())
     peak: Mapping[str, float] = known[key]
     return {**peak, "f16": peak["f32"], "bf16": peak["f32"]}  # which the CPU computes in f32
 
@@ -63,20 +61,12 @@ def _is_valid(peak: Any) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    kept = disk_cache.read(path)
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):  # not there, or not ours: it is measured again
+        found = json.loads(kept or b"")
+    except ValueError:  # not there, or not ours: it is measured again
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, known: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(known, indent=1).encode())
-    except (OSError, Error):  # a cache that cannot be written is done without
-        return
 
 
 def _cpu_name() -> str:

@@ -47,9 +47,14 @@ def fuse_placed(
     value has the switches of those that were not taken for that reason.
     """
     doubtful: set[str] = set()
+    place = _Place(graph, assignment, target)
     for rule in _rules("devices", target):
-        order, place = _Order(graph), _Place(graph, assignment, target)
-        for fusion in rule.find(graph):
+        if not (found := list(rule.find(graph))):
+            continue
+        if place.graph is not graph:
+            place = _Place(graph, assignment, target)
+        order = _Order(graph)
+        for fusion in found:
             device = assignment.device[fusion.nodes[0]]
             if not place.is_one(fusion) or not _has_kernel(fusion, device, target):
                 continue
@@ -112,7 +117,6 @@ class _Place:
 
     def __post_init__(self) -> None:
         self._stage = stages(self.graph, self.assignment)
-        self._position = {node: i for i, node in enumerate(self.graph.nodes)}
 
     def is_one(self, fusion: Fusion) -> bool:
         """Whether all nodes run on one device in one split, which no upload for one of them would end."""
@@ -120,7 +124,7 @@ class _Place:
         device, stage = self.assignment.device[first], self._stage[first]
         if any(self.assignment.device[n] != device or self._stage[n] != stage for n in others):
             return False
-        places = [self._position[n] for n in fusion.nodes]
+        places = [self.graph.position[n] for n in fusion.nodes]
         between = [n for n in self.graph.nodes[min(places) : max(places)] if not n.traits.view]
         if any(self.assignment.device[n] != device for n in between):
             return False
@@ -144,7 +148,7 @@ class _Order:
 
     def __post_init__(self) -> None:
         # Of a fused node half a step before that of the next.
-        self.position = {node: float(i) for i, node in enumerate(self.graph.nodes)}
+        self.position: dict[Tensor, float] = dict(self.graph.position)
         self._outputs = set(self.graph.outputs)
 
     def take(self, fusion: Fusion) -> None:

@@ -1,6 +1,6 @@
 """Whether a fused op makes other devices wait longer than its nodes one after the other would."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.rewrites.fusion import Fusion
@@ -18,14 +18,13 @@ def is_any_longer(fusion: Fusion, graph: Graph, assignment: Assignment, target: 
     as long as the parts from j to i, or as the whole op.
     """
     device = assignment.device[fusion.nodes[0]]
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    parts = sorted(fusion.nodes, key=position.__getitem__)
+    parts = sorted(fusion.nodes, key=graph.position.__getitem__)
     costs = [target.costs.compute(device, part, target.lengths) for part in parts]
     whole = target.costs.compute(device, fusion.made, target.lengths)
     last = len(parts) - 1
     enters, leaves = [], []
-    for node, before in _with_others(parts, graph, position, device, assignment):
-        if _waits(node, parts[0], graph, position, assignment):
+    for node, before in _with_others(parts, graph, device, assignment):
+        if _waits(node, parts[0], graph, assignment):
             enters.append(before)
         if _is_awaited(node, parts, graph, assignment):
             leaves.append(before if node in parts else before - 1)
@@ -34,25 +33,23 @@ def is_any_longer(fusion: Fusion, graph: Graph, assignment: Assignment, target: 
 
 
 def _with_others(
-    parts: Sequence[Tensor], graph: Graph, position: Mapping[Tensor, int], device: str, assignment: Assignment
+    parts: Sequence[Tensor], graph: Graph, device: str, assignment: Assignment
 ) -> Iterator[tuple[Tensor, int]]:
     """The parts and what their device runs between them, each with the number of parts before it."""
     before = 0
-    for node in graph.nodes[position[parts[0]] : position[parts[-1]] + 1]:
+    for node in graph.nodes[graph.position[parts[0]] : graph.position[parts[-1]] + 1]:
         if assignment.device[node] == device and not node.traits.view:
             yield node, before
         before += node in parts
 
 
-def _waits(
-    node: Tensor, first: Tensor, graph: Graph, position: Mapping[Tensor, int], assignment: Assignment
-) -> bool:
+def _waits(node: Tensor, first: Tensor, graph: Graph, assignment: Assignment) -> bool:
     """Whether a node reads what comes from another device, and nothing in front of the first part has waited for it."""
     device = assignment.device[node]
     for source in map(root, node.sources):
         if source.kind == "node" and assignment.device[source] != device:
             readers = (r for r in _readers(source, graph) if assignment.device[r] == device)
-            if all(position[r] >= position[first] for r in readers):
+            if all(graph.position[r] >= graph.position[first] for r in readers):
                 return True
     return False
 

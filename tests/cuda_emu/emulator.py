@@ -9,6 +9,8 @@ import subprocess
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -142,14 +144,34 @@ def _writable(folder: Path) -> bool:
 
 
 def _compile(source: str, library: Path, flags: tuple[str, ...]) -> None:
+    header = _precompiled(library.parent, flags)
     with tempfile.TemporaryDirectory(dir=library.parent) as tmp:
         cpp, out = Path(tmp, "kernels.cpp"), Path(tmp, "kernels.so")
         cpp.write_text(source)
-        command = [compiler() or "g++", *flags, "-include", str(HEADER), str(cpp), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise KernelError(f"g++ failed:\n{done.stderr[:4000]}")
+        _gxx(*flags, "-include", str(header), str(cpp), "-o", str(out))
         os.replace(out, library)
+
+
+@cache
+def _precompiled(folder: Path, flags: tuple[str, ...]) -> Path:
+    """The header in a folder of its own, compiled beside it: reading it takes as long as most kernel files do."""
+    digest = hashlib.sha256("\0".join((HEADER.read_text(), *flags)).encode()).hexdigest()[:32]
+    header = folder / f"header-{digest}" / HEADER.name
+    if not header.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as tmp:
+            copy = Path(tmp, "header", HEADER.name)
+            copy.parent.mkdir()
+            shutil.copyfile(HEADER, copy)
+            _gxx(*flags, "-w", "-x", "c++-header", str(copy), "-o", f"{copy}.gch")
+            with suppress(OSError):  # another process was faster
+                os.rename(copy.parent, header.parent)
+    return header
+
+
+def _gxx(*words: str) -> None:
+    done = subprocess.run([compiler() or "g++", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(f"g++ failed:\n{done.stderr[:4000]}")
 
 
 class EmulatedTarget:

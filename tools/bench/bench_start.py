@@ -175,8 +175,8 @@ def private_bytes(pid: int) -> float:
 
 
 def compiled(folder: Path) -> int:
-    """Kernels in a cache folder: data files of functions that a factory made; the pool's own functions are not."""
-    return sum("locals" in file.name for file in folder.rglob("*.nbc"))
+    """Kernels in a cache folder; the functions of the pool, which Python calls, are none."""
+    return sum(not file.name.startswith("program-pool-") for file in folder.rglob("*.kernel"))
 
 
 def read_seconds(path: Path) -> float:

@@ -1,30 +1,20 @@
-"""The one place that compiles: kernels by (template, ints), helpers, and their disk cache.
+"""The one place that compiles: kernels by (template, ints), helpers, and functions that Python calls."""
 
-Numba notices edits in the compiled function's own file only, and intrinsics live elsewhere. The locator below
-stamps every kernel, in whatever package it is, with a digest of all sources of the CPU backend, of its own file and
-package, and of the library versions.
-"""
-
-import contextlib
 import ctypes
 import functools
-import hashlib
 import inspect
-import shutil
-import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import llvmlite
 import numba
-from numba.core import caching, types
+from numba.core import types
+from numba.core.ccallback import CFunc
 from numba.extending import overload
 
-from graphsched import env
-from graphsched.backends.cpu.language import target
+from graphsched.backends.cpu.language.inlining import InlinedCompiler, inlined
+from graphsched.backends.cpu.language.kernel_cache import KernelCache
 from graphsched.backends.cpu.language.signature import (
     Argument,
     Bound,
@@ -34,104 +24,19 @@ from graphsched.backends.cpu.language.signature import (
     parse,
 )
 
-BACKEND = Path(__file__).resolve().parents[1]
 CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)  # step, run, ith, nth
-KEPT_SECONDS = 30 * 24 * 3600
-_LOOSE = {"error_model": "numpy", "boundscheck": False}  # no checks that could raise: kernels never do
+_LOOSE = {
+    "error_model": "numpy",
+    "boundscheck": False,
+    "_nrt": False,
+}  # no checks that could raise: kernels never do
 OPTIONS = {"nopython": True, **_LOOSE}
-# Without wrappers for callers that there are not they compile in little more than half the time.
-_INLINED = {"forceinline": True, "no_cfunc_wrapper": True, **_LOOSE}
-_CHOSEN = {**_INLINED, "no_cpython_wrapper": True}  # only compiled code calls what a literal chooses
-
-
-def sources(file: Path) -> Iterator[Path]:
-    """What a kernel in `file` is made of: the CPU backend, that file, and if it is in a package, those beside it."""
-    yield from sorted(BACKEND.rglob("*.py"))
-    if BACKEND not in file.parents:
-        yield from sorted(file.parent.glob("*.py")) if (file.parent / "__init__.py").exists() else (file,)
-
-
-@functools.cache
-def source_digest(file: Path) -> str:
-    """Digest of the sources of kernels in a file, and of the compiler's versions."""
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in sources(file):
-        place = source.relative_to(BACKEND) if BACKEND in source.parents else Path(source.name)
-        digest.update(str(place).encode() + source.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def cache_folder(file: Path) -> Path:
-    """Where compiled functions of a file for this CPU are kept.
-
-    Numba numbers the variants of a function. Processes that compile two of them at the same time would give them the
-    same number, and later load one for the other: so every variant has a name, and every version a folder, of its own.
-    """
-    all_versions = env.cache_dir() / "kernels"
-    current = all_versions / f"{source_digest(file)[:12]}-{target.name()}"
-    if all_versions.is_dir() and not current.exists():
-        forget_old(all_versions)
-    return current
-
-
-def forget_old(folder: Path) -> None:
-    """Removes what was last written to long ago."""
-    for old in folder.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-
-
-# What is compiled here: the file that it stands in, and a name for its variant.
-_OURS: "weakref.WeakKeyDictionary[FunctionType, tuple[Path, str]]" = weakref.WeakKeyDictionary()
-
-
-def _own(fn: FunctionType, at: FunctionType) -> None:
-    """Makes a function one that is cached here, as what stands where `at` does."""
-    file = Path(at.__code__.co_filename).resolve()
-    params = (f"{cell.cell_contents}" for cell in fn.__closure__ or ())
-    _OURS[fn] = file, "-".join((file.parent.name, file.stem, f"{at.__code__.co_firstlineno}", *params))
-
-
-class DigestLocator(caching._CacheLocator):
-    """Caches kernels and entries in `cache_folder`, stamped with `source_digest`; other functions are Numba's."""
-
-    def __init__(self, py_func: Any, py_file: str) -> None:
-        file, self._name = _OURS[py_func]
-        self._file = BACKEND / "__init__.py" if BACKEND in file.parents else file
-
-    def get_cache_path(self) -> str:
-        """The folder of this version of the sources."""
-        return str(cache_folder(self._file))
-
-    def get_source_stamp(self) -> str:
-        """What a cached function must have been compiled from."""
-        return source_digest(self._file)
-
-    def get_disambiguator(self) -> str:
-        """The name of this variant of a function."""
-        return self._name
-
-    @classmethod
-    def from_function(cls, py_func: Any, py_file: str) -> "DigestLocator | None":
-        """A locator for what is compiled here and can be kept; None leaves it to Numba's own."""
-        if py_func not in _OURS:
-            return None
-        self = cls(py_func, py_file)
-        try:
-            self.ensure_cache_path()
-        except OSError:
-            return None
-        return self
-
-
-caching.CompileResultCacheImpl._locator_classes.insert(0, DigestLocator)
+_INLINED = {"forceinline": True, "no_cfunc_wrapper": True, "no_cpython_wrapper": True, **_LOOSE}
 
 
 def helper(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A nopython function that kernels call; always inlined."""
-    return numba.njit(**_INLINED)(fn)
+    return inlined(fn, **_INLINED)
 
 
 def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
@@ -145,7 +50,12 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
             return choose(kind.literal_value) if isinstance(kind, types.IntegerLiteral) else None
 
         typed.__signature__ = inspect.signature(stub)  # type: ignore[attr-defined]  # numba compares parameters
-        return overload(stub, prefer_literal=True, strict=False, jit_options=_CHOSEN)(typed)
+        return overload(
+            stub,
+            prefer_literal=True,
+            strict=False,
+            jit_options={**_INLINED, "pipeline_class": InlinedCompiler},
+        )(typed)
 
     return attach
 
@@ -153,8 +63,9 @@ def by_literal(stub: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 def entry(fn: Callable[..., Any]) -> Callable[..., Any]:
     """A nopython function that Python calls without the GIL."""
     assert isinstance(fn, FunctionType)
-    _own(fn, fn)
-    return numba.njit(nogil=True, cache=True, **_LOOSE)(fn)
+    dispatcher = numba.njit(nogil=True, **_LOOSE)(fn)
+    dispatcher._cache = KernelCache(fn.__name__, fn, fn)
+    return dispatcher
 
 
 Build = Callable[..., Callable[..., None]]
@@ -185,11 +96,11 @@ class Kernel:
         fn = self._build(*self._params)
         assert isinstance(fn, FunctionType)
         self._check(fn)
-        if fn not in _OURS:
-            _own(fn, fn)
         step = types.int64 if self.signature is None else StepType(self.signature)
-        parameters = (step, types.int64, types.int64, types.int64)
-        return numba.cfunc(types.void(*parameters), cache=True, **OPTIONS)(fn)
+        compiled: Any = CFunc(fn, ((step, types.int64, types.int64, types.int64), types.void), {}, OPTIONS)
+        compiled._cache = KernelCache(self.name, fn, self._at)
+        compiled.compile()
+        return compiled
 
     def _check(self, fn: FunctionType) -> None:
         """What is declared must be what is unpacked, and the disk cache must be able to tell closures apart."""
@@ -268,17 +179,13 @@ def specialised(
 ) -> Kernel:
     """A kernel whose function is `template` with other functions in place of globals that it calls.
 
-    A closure over these would never hit the disk cache. It is cached as what stands where the first of them does.
+    It is cached as what stands where the first of them does.
     """
-
     first = next(iter(functions.values()))
 
     def build() -> Callable[..., None]:
         assert isinstance(template, FunctionType)
-        assert isinstance(first, FunctionType)
         scope = template.__globals__ | {n: helper(f) for n, f in functions.items()}
-        function = FunctionType(template.__code__, scope, name)
-        _own(function, first)
-        return function
+        return FunctionType(template.__code__, scope, name)
 
     return Kernel(name, build, (), parse(name, declaration), first)

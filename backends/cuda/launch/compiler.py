@@ -3,16 +3,13 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from graphsched import env
+from graphsched import disk_cache
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.driver.signature import Signature, parse
-from graphsched.errors import Error
-from graphsched.gguf.atomic import replacing
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"\n', re.MULTILINE)
@@ -62,10 +59,10 @@ def build(source: str, arch: str, defines: Sequence[str] = ()) -> Module:
     """`source` for `arch` ("sm_90"): compiled once per source, options and NVRTC, then read from disk."""
     flags = options(arch, defines)
     path = cache_dir() / f"{_digest(source, *flags, driver.nvrtc_version())}.cubin"
-    if path.is_file():
-        return Module(path.read_bytes(), parse(source))
-    cubin, _ = driver.compile_cubin(source, flags)
-    _write(path, cubin)
+    cubin = disk_cache.read(path)
+    if cubin is None:
+        cubin, _ = driver.compile_cubin(source, flags)
+        disk_cache.write(path, cubin)
     return Module(cubin, parse(source))
 
 
@@ -76,16 +73,8 @@ def options(arch: str, defines: Sequence[str] = ()) -> tuple[str, ...]:
 
 def cache_dir() -> Path:
     """Where cubins are kept: below GRAPHSCHED_CACHE_DIR, or below graphsched in the user's cache folder."""
-    return env.cache_dir() / "cubin"
+    return disk_cache.folder() / "cubin"
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: two processes may fill the cache at once. A read-only cache is no error."""
-    with suppress(OSError, Error):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(data)

@@ -62,17 +62,29 @@ def flash_attn_ext(
     """softmax(scale · q·kᵀ + mask) · v per head; the mask comes from (sequence, position) of tokens and cells"""
     require(
         len(q.shape) == len(k.shape) == len(v.shape) == 3,
-        f"flash_attn_ext: {q}, {k}, {v} need three dimensions",
+        "flash_attn_ext: {}, {}, {} need three dimensions",
+        q,
+        k,
+        v,
     )
     require(
-        q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2], f"flash_attn_ext: {k} and {v} do not fit {q}"
+        q.shape[2] == k.shape[2] and k.shape[:2] == v.shape[:2],
+        "flash_attn_ext: {} and {} do not fit {}",
+        k,
+        v,
+        q,
     )
     require(
-        q.shape[1] % k.shape[1] == 0, f"flash_attn_ext: {q.shape[1]} heads do not share {k.shape[1]} KV heads"
+        q.shape[1] % k.shape[1] == 0,
+        "flash_attn_ext: {} heads do not share {} KV heads",
+        q.shape[1],
+        k.shape[1],
     )
     require(
         where.shape == (q.shape[0], 2) and cells.shape == (k.shape[0], 2),
-        f"flash_attn_ext: {where}, {cells} do not fit",
+        "flash_attn_ext: {}, {} do not fit",
+        where,
+        cells,
     )
     return f32(*q.shape[:2], v.shape[2])
 
@@ -152,7 +164,10 @@ def _require_mask(x: Tensor, where: Tensor | None, cells: Tensor | None) -> None
     fits = len(x.shape) == 3 and where is not None and cells is not None
     require(
         fits and where.shape == (x.shape[0], 2) and cells.shape == (x.shape[2], 2),  # type: ignore[union-attr]
-        f"soft_max: {where}, {cells} do not fit {x}",
+        "soft_max: {}, {} do not fit {}",
+        where,
+        cells,
+        x,
     )
 
 

@@ -28,7 +28,7 @@ def _broadcast(name: str, a: Tensor, b: Tensor) -> TensorType:
     """b must broadcast to a: the result has a's shape, so that token capacities stay on the left operand."""
     shape_b = (1,) * (len(a.shape) - len(b.shape)) + tuple(b.shape)
     fits = len(shape_b) == len(a.shape) and all(y in (1, x) for x, y in zip(a.shape, shape_b, strict=True))
-    require(fits, f"{name}: {b} does not broadcast to {a}")
+    require(fits, "{}: {} does not broadcast to {}", name, b, a)
     return a.type
 
 
@@ -182,7 +182,7 @@ def _() -> Iterator[Case]:
 @op(Op.UNARY, rowwise=True)
 def unary(x: Tensor, *, kind: str) -> TensorType:
     """kind(x), one of silu, gelu (tanh form), relu, sigmoid"""
-    require(kind in UNARY, f"unary: no function {kind}; there are {', '.join(UNARY)}")
+    require(kind in UNARY, "unary: no function {}; there are {}", kind, ", ".join(UNARY))
     return x.type
 
 
@@ -205,8 +205,8 @@ def _() -> Iterator[Case]:
 @op(Op.FUSED_MUL_UNARY, rowwise=True)
 def fused_mul_unary(a: Tensor, b: Tensor, *, kind: str) -> TensorType:
     """kind(a) · b: the gate of a gated feed-forward"""
-    require(kind in UNARY, f"fused_mul_unary: no function {kind}; there are {', '.join(UNARY)}")
-    require(a.shape == b.shape, f"fused_mul_unary: {a} and {b} differ")
+    require(kind in UNARY, "fused_mul_unary: no function {}; there are {}", kind, ", ".join(UNARY))
+    require(a.shape == b.shape, "fused_mul_unary: {} and {} differ", a, b)
     return a.type
 
 

@@ -41,13 +41,12 @@ def mul_mat(w: Tensor, x: Tensor, *, rows: tuple[int, int] | None = None) -> Ten
     If x has more heads, as many in a row as there are times more share a matrix. `rows` (first, last) takes a part
     of a matrix only.
     """
-    sentence = f"mul_mat: {w} does not fit {x}"
-    require(len(w.shape) in (2, 3) and len(x.shape) == len(w.shape), sentence)
-    require(w.shape[-1] == x.shape[-1] and (len(w.shape) == 2 or x.shape[1] % w.shape[0] == 0), sentence)
+    fits = len(w.shape) in (2, 3) and len(x.shape) == len(w.shape) and w.shape[-1] == x.shape[-1]
+    require(fits and (len(w.shape) == 2 or x.shape[1] % w.shape[0] == 0), "mul_mat: {} does not fit {}", w, x)
     if rows is None:
         return f32(*x.shape[:-1], w.shape[-2])
     require(
-        len(w.shape) == 2 and 0 <= rows[0] < rows[1] <= w.shape[0], f"mul_mat: rows {rows} are not in {w}"
+        len(w.shape) == 2 and 0 <= rows[0] < rows[1] <= w.shape[0], "mul_mat: rows {} are not in {}", rows, w
     )
     return f32(x.shape[0], rows[1] - rows[0])
 
@@ -104,9 +103,9 @@ def _() -> Iterator[Case]:
 @op(Op.MUL_MAT_ID, rowwise=True, product=("w",), chosen_by="ids")
 def mul_mat_id(w: Tensor, x: Tensor, ids: Tensor) -> TensorType:
     """y[t, u] = w[ids[t, u]] · x[t, u mod x.shape[1]]; ids outside the range give zero rows"""
-    sentence = f"mul_mat_id: {w} does not fit {x} and ids {ids}"
-    require(len(w.shape) == 3 and len(x.shape) == 3 and len(ids.shape) == 2, sentence)
-    require(w.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1]), sentence)
+    fits = len(w.shape) == len(x.shape) == 3 and len(ids.shape) == 2
+    fits = fits and w.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1])
+    require(fits, "mul_mat_id: {} does not fit {} and ids {}", w, x, ids)
     return f32(*ids.shape, w.shape[1])
 
 
@@ -161,10 +160,9 @@ def _uneven(t: dtypes.DType) -> Iterator[tuple[tuple[TensorType, TensorType, Ten
 @op(Op.MOE_FUSED_UP_GATE, rowwise=True, product=("up", "gate"), chosen_by="ids")
 def moe_fused_up_gate(up: Tensor, gate: Tensor, x: Tensor, ids: Tensor, *, kind: str) -> TensorType:
     """y[t, u] = kind(gate[e] · x[t]) · (up[e] · x[t]), e = ids[t, u]; ids outside the range give zero rows"""
-    sentence = f"moe_fused_up_gate: {up}, {gate}, {x} and ids {ids} do not fit"
-    require(up.shape == gate.shape and up.dtype == gate.dtype and len(up.shape) == 3, sentence)
-    require(len(x.shape) == 3 and len(ids.shape) == 2, sentence)
-    require(up.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1]), sentence)
+    fits = up.type == gate.type and len(up.shape) == len(x.shape) == 3 and len(ids.shape) == 2
+    fits = fits and up.shape[2] == x.shape[2] and x.shape[1] in (1, ids.shape[1])
+    require(fits, "moe_fused_up_gate: {}, {}, {} and ids {} do not fit", up, gate, x, ids)
     return f32(*ids.shape, up.shape[1])
 
 
@@ -207,8 +205,8 @@ def _() -> Iterator[Case]:
 @op(Op.ADD_ID, rowwise=True, named_by_weight=False)
 def add_id(x: Tensor, b: Tensor, ids: Tensor) -> TensorType:
     """y[t, u] = x[t, u] + b[ids[t, u]]: the bias of each chosen expert; none for ids outside the range"""
-    require(len(b.shape) == 2 and len(x.shape) == 3, f"add_id: {b} does not fit {x}")
-    require(b.shape[-1] == x.shape[-1] and ids.shape == x.shape[:-1], f"add_id: {b} does not fit {x}")
+    require(len(b.shape) == 2 and len(x.shape) == 3, "add_id: {} does not fit {}", b, x)
+    require(b.shape[-1] == x.shape[-1] and ids.shape == x.shape[:-1], "add_id: {} does not fit {}", b, x)
     return x.type
 
 
@@ -233,7 +231,7 @@ def _() -> Iterator[Case]:
 def mul_mat_qkv(x: Tensor, q: Tensor, k: Tensor, v: Tensor | None = None) -> tuple[Tensor, ...]:
     """Products of x with two or three matrices of one type"""
     weights = (q, k) if v is None else (q, k, v)
-    require(len({w.dtype for w in weights}) == 1, f"mul_mat_qkv: types of {q} and {k} differ")
+    require(len({w.dtype for w in weights}) == 1, "mul_mat_qkv: types of {} and {} differ", q, k)
     return tuple(mul_mat(w, x) for w in weights)
 
 
@@ -254,7 +252,7 @@ def _() -> Iterator[Case]:
 @several(Op.MUL_MAT_UP_GATE, product=("up", "gate"))
 def mul_mat_up_gate(up: Tensor, gate: Tensor, x: Tensor, *, kind: str) -> tuple[Tensor, ...]:
     """y[t] = kind(gate · x[t]) · (up · x[t]); kind relu2 is relu(x)²"""
-    require(up.type == gate.type and len(up.shape) == 2, f"mul_mat_up_gate: {up} and {gate} differ")
+    require(up.type == gate.type and len(up.shape) == 2, "mul_mat_up_gate: {} and {} differ", up, gate)
     gated = mul_mat(gate, x)
     if kind == "relu2":
         return (mul(sqr(unary(gated, kind="relu")), mul_mat(up, x)),)

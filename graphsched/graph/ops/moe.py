@@ -16,7 +16,7 @@ from graphsched.graph.tensor import Tensor, TensorType, f32, i32
 @op(Op.ARGSORT, rowwise=True)
 def top_k(x: Tensor, *, k: int) -> TensorType:
     """Indices of the k largest of each row, largest first; of equals the lower index first"""
-    require(0 < k <= x.shape[-1], f"top_k: {k} of {x}")
+    require(0 < k <= x.shape[-1], "top_k: {} of {}", k, x)
     return i32(*x.shape[:-1], k)
 
 
@@ -35,9 +35,13 @@ def _() -> Iterator[Case]:
 @op(Op.GROUPED_TOPK, rowwise=True)
 def grouped_top_k(x: Tensor, *, k: int, n_group: int, n_group_used: int) -> TensorType:
     """top_k among the experts of the n_group_used best groups; a group scores the sum of its two largest"""
-    require(x.shape[-1] % n_group == 0, f"grouped_top_k: {n_group} groups do not divide {x}")
+    require(x.shape[-1] % n_group == 0, "grouped_top_k: {} groups do not divide {}", n_group, x)
     require(
-        0 < k <= x.shape[-1] // n_group * n_group_used, f"grouped_top_k: {k} of {n_group_used} groups of {x}"
+        0 < k <= x.shape[-1] // n_group * n_group_used,
+        "grouped_top_k: {} of {} groups of {}",
+        k,
+        n_group_used,
+        x,
     )
     return i32(*x.shape[:-1], k)
 
@@ -63,7 +67,7 @@ def _() -> Iterator[Case]:
 @op(Op.MULTI_ADD, rowwise=True)
 def multi_add(x: Tensor) -> TensorType:
     """y[t] = Σ_u x[t, u]"""
-    require(len(x.shape) == 3, f"multi_add: {x} must be [tokens, experts used, width]")
+    require(len(x.shape) == 3, "multi_add: {} must be [tokens, experts used, width]", x)
     return f32(x.shape[0], x.shape[2])
 
 
@@ -89,7 +93,7 @@ def _() -> Iterator[Case]:
 @several(Op.MUL_MULTI_ADD)
 def mul_multi_add(x: Tensor, w: Tensor) -> tuple[Tensor, ...]:
     """y[t] = Σ_u w[t, u] · x[t, u]"""
-    require(w.shape == (*x.shape[:2], 1), f"mul_multi_add: {w} is no weight for each row of {x}")
+    require(w.shape == (*x.shape[:2], 1), "mul_multi_add: {} is no weight for each row of {}", w, x)
     return (multi_add(mul(x, w)),)
 
 
@@ -102,7 +106,7 @@ def _() -> Iterator[Case]:
 @op(Op.SWIGLU_OAI, rowwise=True)
 def swiglu_oai(gate: Tensor, up: Tensor, *, alpha: float = 1.702, limit: float = 7.0) -> TensorType:
     """g · sigmoid(alpha · g) · (u + 1) with g = min(gate, limit) and u = clamp(up, -limit, limit)"""
-    require(gate.shape == up.shape, f"swiglu_oai: {gate} and {up} differ")
+    require(gate.shape == up.shape, "swiglu_oai: {} and {} differ", gate, up)
     return gate.type
 
 
@@ -149,7 +153,7 @@ def topk_moe(
     `_weight` choose by logits and apply the function to the chosen. bias: added for the choice alone, which takes the
     n_group_used best groups as grouped_top_k does.
     """
-    require(gating in GATINGS, f"topk_moe: no gating {gating}; there are {', '.join(GATINGS)}")
+    require(gating in GATINGS, "topk_moe: no gating {}; there are {}", gating, ", ".join(GATINGS))
     probs = _gated(logits, gating)
     score = probs if bias is None else add(probs, bias)
     groups = {"n_group": n_group, "n_group_used": n_group_used}

@@ -17,7 +17,7 @@ def get_rows(x: Tensor, ids: Tensor) -> TensorType:
     """y[i] = x[ids[i]] as float32; with ids[t, u], y[t, u] = x[t, ids[t, u]]"""
     if len(ids.shape) == 1:
         return f32(ids.shape[0], *x.shape[1:])
-    require(len(ids.shape) == 2 and ids.shape[0] == x.shape[0], f"get_rows: ids {ids} do not fit {x}")
+    require(len(ids.shape) == 2 and ids.shape[0] == x.shape[0], "get_rows: ids {} do not fit {}", ids, x)
     return f32(*ids.shape, *x.shape[2:])
 
 
@@ -51,7 +51,7 @@ def _keeps_rows(node: Tensor) -> bool:
 def reshape(x: Tensor, *, shape: tuple[int, ...]) -> TensorType:
     """The same elements in another shape; no copy"""
     made = TensorType(x.dtype, shape)
-    require(made.numel == x.type.numel, f"reshape: {x} cannot take shape {list(shape)}")
+    require(made.numel == x.type.numel, "reshape: {} cannot take shape {}", x, list(shape))
     return made
 
 
@@ -73,8 +73,8 @@ def _() -> Iterator[Case]:
 @op(Op.VIEW, rowwise=_keeps_rows, view=True, keeps_label=True)
 def view(x: Tensor, *, start: int, stop: int) -> TensorType:
     """x[..., start:stop]; no copy"""
-    require(0 <= start < stop <= x.shape[-1], f"view: {start}:{stop} is outside {x}")
-    require(start % x.dtype.block == 0, f"view: {start} is inside a block of {x}")
+    require(0 <= start < stop <= x.shape[-1], "view: {}:{} is outside {}", start, stop, x)
+    require(start % x.dtype.block == 0, "view: {} is inside a block of {}", start, x)
     return TensorType(x.dtype, (*x.shape[:-1], stop - start))
 
 
@@ -97,9 +97,9 @@ def _() -> Iterator[Case]:
 @op(Op.PERMUTE, view=True, keeps_label=True)
 def permute(x: Tensor, *, axes: tuple[int, ...]) -> TensorType:
     """x with its dimensions in another order; no copy"""
-    require(sorted(axes) == list(range(len(x.shape))), f"permute: axes {list(axes)} do not fit {x}")
+    require(sorted(axes) == list(range(len(x.shape))), "permute: axes {} do not fit {}", list(axes), x)
     whole = x.dtype.block == 1 or axes[-1] == len(axes) - 1
-    require(whole, f"permute: {x} is in blocks along its last dimension")
+    require(whole, "permute: {} is in blocks along its last dimension", x)
     return TensorType(x.dtype, tuple(x.shape[a] for a in axes))
 
 
@@ -159,7 +159,7 @@ def _() -> Iterator[Case]:
 @op(Op.REPEAT, rowwise=True)
 def repeat(x: Tensor, *, n: int) -> TensorType:
     """y[t, u] = x[t, 0] for n values of u"""
-    require(len(x.shape) == 3 and x.shape[1] == 1, f"repeat: {x} must be [tokens, 1, width]")
+    require(len(x.shape) == 3 and x.shape[1] == 1, "repeat: {} must be [tokens, 1, width]", x)
     return f32(x.shape[0], n, x.shape[2])
 
 
@@ -179,7 +179,7 @@ def concat(a: Tensor, b: Tensor) -> TensorType:
     fits = len(a.shape) == len(b.shape) and all(
         y in (1, x) for x, y in zip(a.shape[:-1], b.shape[:-1], strict=True)
     )
-    require(fits, f"concat: {b} does not fit {a}")
+    require(fits, "concat: {} does not fit {}", b, a)
     return TensorType(a.dtype, (*a.shape[:-1], a.shape[-1] + b.shape[-1]))
 
 
@@ -202,9 +202,9 @@ def rounded(x: Array, dtype: DType) -> Array:
 @op(Op.SET_ROWS, writes_cache="cache")
 def set_rows(cache: Tensor, rows: Tensor, slots: Tensor, *, dtype: DType) -> TensorType:
     """cache[slots[i]] = rows[i], rounded to the cache's type; the result is the cache"""
-    require(cache.shape[1:] == rows.shape[1:], f"set_rows: {rows} does not fit {cache}")
-    require(slots.shape[0] == rows.shape[0], f"set_rows: {slots} does not fit {rows}")
-    require(dtype == cache.dtype, f"set_rows: {cache} does not hold {dtype}")
+    require(cache.shape[1:] == rows.shape[1:], "set_rows: {} does not fit {}", rows, cache)
+    require(slots.shape[0] == rows.shape[0], "set_rows: {} does not fit {}", slots, rows)
+    require(dtype == cache.dtype, "set_rows: {} does not hold {}", cache, dtype)
     return cache.type
 
 

@@ -36,7 +36,7 @@ def _() -> Iterator[Case]:
 @op(Op.FUSED_RMS_NORM, rowwise=True)
 def fused_rms_norm(x: Tensor, w: Tensor, *, eps: float) -> TensorType:
     """y = w · x / sqrt(mean(x²) + eps) over the last dimension"""
-    require(w.shape == x.shape[-1:], f"rms_norm: weight {w} does not fit {x}")
+    require(w.shape == x.shape[-1:], "rms_norm: weight {} does not fit {}", w, x)
     return x.type
 
 

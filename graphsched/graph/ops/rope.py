@@ -54,11 +54,15 @@ class Rope:
 @op(Op.ROPE, rowwise=True, named_by_weight=False, keeps_label=True)
 def rope(x: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope) -> TensorType:
     """Rotates pairs of the first n_rot dimensions of each head by pos · theta (theta divided by factors)"""
-    require(len(x.shape) == 3, f"rope: {x} must be [tokens, heads, dim]")
-    require(rope.n_rot <= x.shape[2] and rope.n_rot % 2 == 0, f"rope: {rope.n_rot} dimensions do not fit {x}")
-    require(pos.shape == x.shape[:1], f"rope: positions {pos} do not fit {x}")
+    require(len(x.shape) == 3, "rope: {} must be [tokens, heads, dim]", x)
+    require(
+        rope.n_rot <= x.shape[2] and rope.n_rot % 2 == 0, "rope: {} dimensions do not fit {}", rope.n_rot, x
+    )
+    require(pos.shape == x.shape[:1], "rope: positions {} do not fit {}", pos, x)
     if factors is not None:
-        require(factors.shape == (rope.n_rot // 2,), f"rope: {factors} does not fit {rope.n_rot} dimensions")
+        require(
+            factors.shape == (rope.n_rot // 2,), "rope: {} does not fit {} dimensions", factors, rope.n_rot
+        )
     return x.type
 
 
@@ -95,7 +99,7 @@ def _() -> Iterator[Case]:
 @op(Op.TEMPERATURE_SCALE, rowwise=True, keeps_label=True)
 def temperature_scale(x: Tensor, pos: Tensor, *, length: int, slope: float) -> TensorType:
     """x[t] · (1 + slope · ln(floor((pos[t] + 1) / length) + 1)): queries sharpen with distance"""
-    require(length > 0 and pos.shape == x.shape[:1], f"temperature_scale: positions {pos} do not fit {x}")
+    require(length > 0 and pos.shape == x.shape[:1], "temperature_scale: positions {} do not fit {}", pos, x)
     return x.type
 
 
@@ -124,7 +128,7 @@ def fused_rope(
     q: Tensor, k: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope
 ) -> tuple[Tensor, ...]:
     """rope of queries and of keys at the same positions"""
-    require(q.shape[2] == k.shape[2], f"fused_rope: heads of {q} and {k} differ")
+    require(q.shape[2] == k.shape[2], "fused_rope: heads of {} and {} differ", q, k)
     more = () if factors is None else (factors,)
     return _rope(q, pos, *more, rope=rope), _rope(k, pos, *more, rope=rope)
 

@@ -7,6 +7,7 @@ of an ordinary node.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def several(number: int, rowwise: bool = True, **traits: Any) -> Callable[[Compo
             types = [node.type for node in compose(*args, **kwargs)]
             if len(types) == 1:
                 return types[0]
-            require(len({t.shape[0] for t in types}) == 1, f"{made.name}: results differ in their rows")
+            require(len({t.shape[0] for t in types}) == 1, "{}: results differ in their rows", made.name)
             return f32(types[0].shape[0], sum(map(row_length, types)))
 
         infer.__name__, infer.__doc__ = compose.__name__, compose.__doc__
@@ -51,6 +52,7 @@ def row_length(type: TensorType) -> int:
     return type.numel // max(int(type.shape[0]), 1)
 
 
+@lru_cache(maxsize=64)  # passes ask the same of a node again and again, one node after the other
 def made_of(node: Tensor) -> tuple[Tensor, ...]:
     """Expands an op that is defined by others into the nodes that compute its results; `(node,)` for any other op."""
     if node.opdef is None or node.opdef.compose is None:
@@ -85,7 +87,7 @@ def part(x: Tensor, *, start: int, shape: tuple[int, ...], dtype: DType) -> Tens
     """One of several results: x[:, start:start + n] in the shape and type that it has; no copy"""
     type = TensorType(dtype, shape)
     stop = start + row_length(type)
-    require(shape[0] == x.shape[0] and stop <= x.shape[-1], f"part: {start}:{stop} is outside {x}")
+    require(shape[0] == x.shape[0] and stop <= x.shape[-1], "part: {}:{} is outside {}", start, stop, x)
     return type
 
 
