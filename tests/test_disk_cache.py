@@ -89,6 +89,21 @@ def test_a_user_without_a_home(home: str, nowhere: Path, monkeypatch: pytest.Mon
             disk_cache.folder()
 
 
+@posix
+def test_where_nothing_can_be_written(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*name: Any, **options: Any) -> Path:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nothing)
+    monkeypatch.setattr(tempfile, "mkdtemp", nothing)
+    path = disk_cache.folder() / "data"
+    with pytest.warns(
+        CacheWarning, match=r"cannot be written to \(not a directory\), .* lost when this run ends"
+    ):
+        disk_cache.write(path, b"")
+    assert disk_cache.read(path) is None
+
+
 def test_data_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "data"
     assert disk_cache.read(path) is None
