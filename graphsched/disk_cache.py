@@ -32,17 +32,18 @@ def folder() -> Path:
     wanted = env.cache_dir()
     if wanted is not None and _can_be_written(wanted):
         return wanted
-    instead = _private()
     what = "there is no home folder" if wanted is None else f"{wanted} cannot be written to"
-    _complain(f"{what}, compiled kernels are kept in {instead}")
-    return instead
+    if instead := _private():
+        _complain(f"{what}, compiled kernels are kept in {instead}")
+        return instead
+    return wanted or Path("/tmp/graphsched")  # which `write` will find out and say
 
 
 def read(path: Path) -> bytes | None:
     """The data of a file, None if there is none that is whole."""
     try:
         kept = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         _complain(f"{path} cannot be read ({_reason(e)}), what it held is made again")
@@ -92,15 +93,17 @@ def _can_be_written(wanted: Path) -> bool:
 
 
 @functools.cache
-def _private() -> Path:
-    """A temporary folder that nobody else can write to: compiled code is loaded from it."""
+def _private() -> Path | None:
+    """A temporary folder that nobody else can write to, as compiled code is loaded from it; None if there is none."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    private = Path(tempfile.gettempdir()) / f"graphsched-{user}"
     with suppress(OSError):
+        private = Path(tempfile.gettempdir()) / f"graphsched-{user}"
         private.mkdir(mode=0o700, exist_ok=True)
         found = private.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022:
             return private
-    name = tempfile.mkdtemp(prefix="graphsched-")
-    atexit.register(shutil.rmtree, name, ignore_errors=True)
-    return Path(name)
+    with suppress(OSError):
+        name = tempfile.mkdtemp(prefix="graphsched-")
+        atexit.register(shutil.rmtree, name, ignore_errors=True)
+        return Path(name)
+    return None

@@ -141,6 +141,17 @@ LINES = [
     ("deepseek-v3", r"-ot attn_kv_b=CPU -ot 'attn_(k|v)_b=CPU'", 1),
     ("deepseek-v3", r"-ot 'exps=CPU -ot blk\.1\.=sim0'", 1),  # a quote in the wrong place
     ("deepseek-v3", r"-ot 'blk\.([0-9]|1[0-9])\.ffn_{1,2}gate_exps=sim0,exps=CPU'", 1),
+    ("deepseek-v3", r"-ot 'attn=CPU,blk\.[0-3]\.ffn=CPU' -ngl 99", 1),
+    (
+        "deepseek-v3",
+        r"-ot 'blk.(4[7-9]|[5-9][0-9]).ffn_norm.=sim0' -ot 'blk.([3][1-9]|[4-9][0-9]).ffn_.*=CPU'",
+        1,
+    ),
+    (
+        "deepseek-v3",
+        r"-ngl 61 -ts 1,2 -ot 'blk\.1[2-8]\.ffn_gate_exps\.weight=sim1' -ot 'blk\.[1-5][0-9]\.ffn_norm\.weight=sim0'",
+        2,
+    ),
     ("maverick", r"-ngl 99 -ot 'ffn_.{2,4}_exps=CPU' -ot 'blk\.[[:digit:]]*[13579]\.ffn=CPU'", 1),
 ]
 

@@ -384,3 +384,35 @@ def test_the_shares_are_said(
     assert [found.strip() for found in lines] == ([line] if line else [])
     told = run("run", "-v", "-n", "1", *args)[2]
     assert (line in told) if line else ("shared out" not in told)
+
+
+def test_real_cards_of_uneven_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their free memory counts, whatever their size; a plan takes the same when it is made anew."""
+    monkeypatch.setattr(capacity, "gpus", lambda: [facts("CUDA0", 3 * 10**9), facts("CUDA1", 9 * 10**9)])
+    options = SessionOptions(n_ctx=64, devices=("CUDA0", "CUDA1"))
+    plan = make_plan(opened("deepseek2-lite"), options, 1, 1, 1)
+    layers = plan.planner.homes.placement.layers
+    assert layers.count("CUDA0") == 7  # of 27 layers and the output: i / 28 < 1 / 4
+    monkeypatch.setattr(capacity, "gpus", lambda: [facts("CUDA0", 1), facts("CUDA1", 1)])
+    assert {on: need.has for on, need in session_of(plan).needs.items() if on != HOST} == {
+        "CUDA0": 3 * 10**9,
+        "CUDA1": 9 * 10**9,
+    }
+
+
+def test_a_session_shares_layers_as_its_plan_does(tmp_path: Path) -> None:
+    machine = machine_file(tmp_path, [2 * 10**9, 10**9, 10**9])
+    with closing(graphsched.load(model_path("deepseek2-lite"), n_ctx=64, devices=(machine,))) as session:
+        found = session.planner.homes.placement
+        plan = make_plan(session.model, session.options, 1, 1, 1)
+    assert found == plan.planner.homes.placement
+    assert [found.layers.count(f"sim{i}") for i in range(3)] == [14, 7, 6]
+
+
+@pytest.mark.parametrize("command", COMMANDS[:4], ids=lambda c: c[0])
+def test_a_real_card_that_is_too_full(run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    monkeypatch.setattr(capacity, "gpus", lambda: [facts("CUDA0", 5000)])
+    code, out, err = run(*command, "--device", "CUDA0", *([] if "-c" in command else ["-c", "64"]))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("graphsched: the memory of CUDA0 is too small: a session takes ")
+    assert " of 5.0 kB, " in err
