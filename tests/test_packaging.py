@@ -69,7 +69,7 @@ def test_the_readme_names_the_two_commands_that_ci_runs() -> None:
     ]
     assert len(commands) == 2
     assert "graphsched run" in commands[0]
-    assert commands[1].endswith("pytest -q")
+    assert " && .venv/bin/pytest -q" in commands[1]
 
 
 def test_ruff_keeps_the_levels_apart() -> None:

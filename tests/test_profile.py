@@ -302,7 +302,7 @@ def test_peaks_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert peaks.host_peaks(2)["f16"] == 1e11
     assert peaks.host_peaks(3)["f32"] == 2e11
     assert peaks.host_peaks(2, refresh=True)["f32"] == 3e11
-    (tmp_path / "peaks.json").write_text('{"broken": ')
+    (tmp_path / "peaks").write_text('{"broken": ')
     assert peaks.host_peaks(2)["f32"] == 4e11
     assert calls == [2, 3, 2, 2]
 
