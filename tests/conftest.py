@@ -1,10 +1,17 @@
 """Hooks of the test run: reference files as an additional suite (shared.py), and settings for any machine."""
 
 import os
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, settings
 from shared import HERE, ROOT, SHARED
+
+from graphsched import disk_cache
+
+# Of a user who has none kernels are kept among the temporary files: what commands say about that is in no test's way.
+with warnings.catch_warnings(action="ignore"):
+    os.environ["GRAPHSCHED_CACHE_DIR"] = str(disk_cache.folder())
 
 # Other work on the machine makes no example wrong, and where nothing may be written examples are not kept.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
