@@ -21,6 +21,7 @@ from nvdisasm import disassembled
 from sass import Kernel, gemm_row, kernels, matvec_row
 
 from graphsched.backends.cuda import driver
+from graphsched.backends.cuda.driver import nvrtc
 from graphsched.backends.cuda.driver.signature import KernelError, Signature, parse
 from graphsched.backends.cuda.families import gemm
 from graphsched.backends.cuda.launch import compiler as cubins
@@ -452,7 +453,7 @@ def missing(name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("load", "nvrtc", "reason"),
+    ("load", "why", "reason"),
     [
         (missing, None, "no NVIDIA driver (libcuda.so.1 was not found)"),
         (lambda _: FakeDriver(init=100), None, "the NVIDIA driver finds no GPU"),
@@ -467,14 +468,14 @@ def missing(name: str) -> Any:
         (lambda _: FakeDriver(), None, None),
     ],
 )
-def test_probe_says_why(load: Any, nvrtc: str | None, reason: str | None) -> None:
-    assert driver.probe(load, lambda: nvrtc) == reason
+def test_probe_says_why(load: Any, why: str | None, reason: str | None) -> None:
+    assert driver.probe(load, lambda: why) == reason
 
 
 def test_probe_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent() -> str:
         raise RuntimeError("libnvrtc.so.13 not found")
 
-    monkeypatch.setattr(driver, "nvrtc_version", absent)
+    monkeypatch.setattr(nvrtc, "nvrtc_version", absent)
     reason = driver.probe(lambda _: FakeDriver())
     assert reason == "NVRTC, which compiles the kernels, was not found (pip install 'graphsched[cuda]')"
