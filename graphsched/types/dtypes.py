@@ -68,11 +68,12 @@ class DType:
             return self._gguf("dequantize", rows).reshape(shape)
 
     def quantize(
-        self, array: NDArray[Any], importance: NDArray[np.float32] | None = None
+        self, array: NDArray[Any], importance: NDArray[np.float32] | None = None, *, at_once: bool = False
     ) -> NDArray[np.uint8]:
         """The bytes of an array in this type, 1-D.
 
-        `importance`, one per column, weighs squared errors where a type's scales are searched.
+        `importance`, one per column, weighs squared errors where a type's scales are searched. With `at_once` nothing
+        is searched: what ggml's reference quantisers do, and a KV cache holds.
         """
         size = self.tensor_bytes(array.shape)
         if self.numpy is not None:
@@ -83,7 +84,7 @@ class DType:
         else:
             from graphsched.types.encode.encoders import searched  # most runs never quantise
 
-            found = searched(self, rows, importance)
+            found = searched(self, rows, importance, at_once)
             raw = self._gguf("quantize", rows) if found is None else found
         assert raw.nbytes == size, (self.name, raw.nbytes, size)
         return raw.reshape(-1).view(np.uint8)
@@ -197,6 +198,7 @@ Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = (_BY_NAME[n] for n in ("Q2_K", "Q3_K", "Q4_K", "Q
 IQ4_NL, IQ4_XS, IQ3_S, MXFP4 = (_BY_NAME[n] for n in ("IQ4_NL", "IQ4_XS", "IQ3_S", "MXFP4"))
 TQ1_0, TQ2_0, I2_S = (_BY_NAME[n] for n in ("TQ1_0", "TQ2_0", "I2_S"))
 IQ1_BN, IQ2_BN, IQ2_BN_R4 = (_BY_NAME[n] for n in ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4"))
+KV_TYPES = (F32, F16, BF16, Q8_0, Q4_0, Q5_1, IQ4_NL)  # what a KV cache may hold
 
 
 def all_types() -> tuple[DType, ...]:

@@ -21,6 +21,7 @@ from cuda_emu.values import (
 )
 from graphsched.backends.cuda.families import copy, elementwise, norm, quantize, rope
 from graphsched.backends.cuda.families.decode import decode
+from graphsched.backends.cuda.launch.fused import CACHE_BLOCKS
 from graphsched.backends.cuda.launch.layout import LAYOUTS
 from graphsched.types import dtypes
 
@@ -172,7 +173,7 @@ def rows_case(kind: str) -> Run:
             x, cache, want = normal(rng, 3, k), Out(5, k, dtype=STORED[kind]), np.zeros((5, k), STORED[kind])
             cache.array[:] = 0
             pairs.append(copy.Rows(x, cache, k, k, k))
-            want[[4, 0]] = x[[0, 2]].astype(STORED[kind])
+            want[[4, 0]] = narrow(x[[0, 2]], kind)
             wants.append(want)
             caches.append(cache)
         target.run(copy.set_rows(kind, slots, 3, *pairs))
@@ -200,7 +201,7 @@ def block_rows_case(kind: str) -> Run:
             copy.from_blocks(kind, cache, y, (5, 1, k), (0, row)),
         )
         want = np.zeros((5, row), np.uint8)
-        want[[4, 0]] = [dtype.quantize(r) for r in x[[0, 2]]]
+        want[[4, 0]] = [dtype.quantize(r, at_once=True) for r in x[[0, 2]]]
         assert (cache.array != want).mean() < 0.01
         return y.array, dtype.dequantize(cache.array.reshape(-1), (5, 1, k)), 0.0
 
@@ -284,9 +285,9 @@ def activations() -> Iterator[Case]:
 def copies() -> Iterator[Case]:
     for a, b in (("f32", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", "f32"), ("bf16", "f32")):
         yield Case(f"copy-{a}-{b}", copy_case(a, b))
-    for kind in ("f32", "f16"):
+    for kind in STORED:
         yield Case(f"set_rows-{kind}", rows_case(kind))
-    for kind in ("q8_0", "q4_0"):
+    for kind in CACHE_BLOCKS.values():
         yield Case(f"set_rows-{kind}", block_rows_case(kind))
     for kind in STORED:
         yield Case(f"get_rows-{kind}", gather_case(kind))

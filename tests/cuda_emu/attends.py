@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, normal
+from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, narrow, normal, widen
 from graphsched.backends.cuda.families import attention
 from graphsched.types import dtypes
 
@@ -19,7 +19,7 @@ UNEVEN = (
     ("f16", 4, 2, 100, 100), ("f32", 4, 2, 100, 100), ("f16", 3, 3, 33, 33), ("f16", 4, 1, 20, 12),
     ("f16", 4, 2, 120, 120), ("f16", 2, 1, 72, 72), ("f16", 2, 2, 112, 112),
 )  # fmt: skip
-BLOCKS = {"q80": dtypes.Q8_0, "q40": dtypes.Q4_0}
+BLOCKS = {kind: t for t, kind in attention.KINDS.items() if t.block > 1}
 
 
 def heads_of(heads: int, kv: int, dk: int, dv: int, kind: str, of_values: str = "") -> attention.Heads:
@@ -34,9 +34,10 @@ def row_bytes(kind: str, n: int) -> int:
 def cache_of(kind: str, x: Array, used: int) -> tuple[Array, Array]:
     """x[cells, heads, width] as it lies in a cache, NaN in cells behind `used`; and its values."""
     if kind not in BLOCKS:
-        stored = x.astype(STORED[kind])
-        stored[used:] = np.nan
-        return stored, np.nan_to_num(stored)
+        stored = narrow(x, kind)
+        values = widen(stored, kind)
+        stored[used:] = 0x7FC0 if kind == "bf16" else np.nan
+        return stored, values
     raw = BLOCKS[kind].quantize(x)
     values = BLOCKS[kind].dequantize(raw, x.shape)
     raw = raw.reshape(len(x), -1).copy()
@@ -157,6 +158,8 @@ def attentions() -> Iterator[Case]:
         yield Case(f"attention-{kind}-latent", attention_case(kind, 2, 1, 576, 512, True))
         yield Case(f"halves-{kind}-64", halves_case(kind, 3, 64))
         yield Case(f"halves-{kind}-192", halves_case(kind, 2, 192))
+    yield Case("attention-bf16-sinks", attention_case("bf16", 8, 2, 64, 64, True))
+    yield Case("attention-bf16-uneven", attention_case("bf16", 3, 3, 33, 33))
     yield Case("attention-q40-128", attention_case("q40", 16, 2, 128, 128))
     for heads, kv, dk, dv, tokens in PROMPTS:
         yield Case(f"prompt-{heads}q{kv}kv-{dk}-{dv}-{tokens}", prompt_case(heads, kv, dk, dv, tokens))

@@ -87,10 +87,26 @@ def soft_max_case(used: int, sinks: bool, cap: float, window: int, chunk: int, i
 
 
 def attentions_in_parts() -> Iterator[Case]:
-    for kind, k in (("f16", 33), ("f32", 40), ("q80", 64), ("q40", 96)):
+    for kind, k in (
+        ("f16", 33),
+        ("bf16", 33),
+        ("f32", 40),
+        ("q80", 64),
+        ("q40", 96),
+        ("q51", 64),
+        ("iq4nl", 96),
+    ):
         for tokens, heads, kv in ((1, 6, 2), (9, 3, 3), (23, 6, 2)):
             yield Case(f"rows-{kind}-{tokens}x{heads}q{kv}kv", keys_case(kind, tokens, heads, kv, k))
-    for kind, n in (("f16", 33), ("f32", 72), ("q80", 64), ("q40", 32)):
+    for kind, n in (
+        ("f16", 33),
+        ("bf16", 33),
+        ("f32", 72),
+        ("q80", 64),
+        ("q40", 32),
+        ("q51", 32),
+        ("iq4nl", 64),
+    ):
         for tokens, heads, kv in ((1, 6, 2), (23, 6, 2)):
             yield Case(f"columns-{kind}-{tokens}x{heads}q{kv}kv", values_case(kind, tokens, heads, kv, n))
     yield Case("rows-tiles", tiles)

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from graphsched.backends.cpu.formats.blocks32 import minimum, scale
+from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32
+from graphsched.backends.cpu.formats.writers import STORED as KV_TYPES  # noqa: F401  # what is written is read
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import (
+    add,
     add_i32,
     fma,
-    get,
     load,
     mul,
     splat,
@@ -17,13 +20,9 @@ from graphsched.backends.cpu.language.simd import (
     sum_lanes,
     to_f32,
 )
-from graphsched.backends.cpu.language.simd_int import nibbles
-from graphsched.backends.cpu.language.vector import F16, F32, I8
+from graphsched.backends.cpu.language.simd_int import half_lanes
+from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.matmul.matvec import dot_row
-from graphsched.types import dtypes
-
-KV_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0, dtypes.Q4_0)
-Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
 
 
 def dot_kv(kind: int, key: int, q: int, n: int) -> float:
@@ -37,8 +36,8 @@ def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
 
 @by_literal(dot_kv)
 def _(t: int) -> Callable[..., float]:
-    if t in (Q8_0, Q4_0):
-        return _dot_blocks(t, 34 if t == Q8_0 else 18)
+    if t in FORMS:
+        return _dot_blocks(t, FORMS[t])
 
     def impl(kind: int, key: int, q: int, n: int) -> float:
         return dot_row(t, key, q, 0, 0, n)
@@ -46,30 +45,34 @@ def _(t: int) -> Callable[..., float]:
     return impl
 
 
-def _dot_blocks(t: int, size: int) -> Callable[..., float]:
+def _dot_blocks(t: int, form: Form) -> Callable[..., float]:
+    size, offset, has_minima = form.type.nbytes, form.offset, form.has_minima
+
     def impl(kind: int, key: int, q: int, n: int) -> float:
         acc = splat(0.0, 16)
         for b in range(n // 32):
-            low = mul(_codes(t, key + size * b, 0), load(q + 128 * b, F32, 16))
-            both = fma(_codes(t, key + size * b, 1), load(q + 128 * b + 64, F32, 16), low)
-            acc = fma(splat(get(key + size * b, F16), 16), both, acc)
+            block = key + size * b
+            x, y = load(q + 128 * b, F32, 16), load(q + 128 * b + 64, F32, 16)
+            codes, s = codes32(t, block, 0), scale(t, block)
+            both = fma(_half(codes, offset, 1), y, mul(_half(codes, offset, 0), x))
+            acc = fma(splat(s, 16), both, acc)
+            if has_minima:
+                acc = fma(splat(-minimum(t, block, s), 16), add(x, y), acc)
         return sum_lanes(acc)
 
     return impl
 
 
 @helper
-def _codes(t: int, block: int, half: int) -> Any:
-    """16 of the 32 codes of a Q8_0 or Q4_0 block."""
-    if t == Q8_0:
-        return to_f32(load(block + 2 + 16 * half, I8, 16))
-    return to_f32(add_i32(nibbles(load(block + 2, I8, 16), half), splat_i8(-8, 16)))
+def _half(codes: Any, offset: int, half: int) -> Any:
+    """16 of the 32 codes of a block, less the offset, which is taken off in bytes."""
+    return to_f32(half_lanes(add_i32(codes, splat_i8(-offset, 32)), half))
 
 
 @by_literal(add_scaled)
 def _(t: int) -> Callable[..., None]:
-    if t in (Q8_0, Q4_0):
-        return _add_blocks(t, 34 if t == Q8_0 else 18)
+    if t in FORMS:
+        return _add_blocks(t, FORMS[t])
     return _add_float(t, 4 if t == F32 else 2)
 
 
@@ -85,12 +88,19 @@ def _add_float(t: int, size: int) -> Callable[..., None]:
     return impl
 
 
-def _add_blocks(t: int, size: int) -> Callable[..., None]:
+def _add_blocks(t: int, form: Form) -> Callable[..., None]:
+    size, offset, has_minima = form.type.nbytes, form.offset, form.has_minima
+
     def impl(kind: int, value: int, p: float, y: int, n: int) -> None:
         for b in range(n // 32):
-            weight = splat(p * get(value + size * b, F16), 16)
-            for half in range(2):
-                at = y + 128 * b + 64 * half
-                store(at, fma(weight, _codes(t, value + size * b, half), load(at, F32, 16)), F32)
+            block, at = value + size * b, y + 128 * b
+            codes, s = codes32(t, block, 0), scale(t, block)
+            low, high = load(at, F32, 16), load(at + 64, F32, 16)
+            if has_minima:
+                less = splat(-p * minimum(t, block, s), 16)
+                low, high = add(low, less), add(high, less)
+            weight = splat(p * s, 16)
+            store(at, fma(weight, _half(codes, offset, 0), low), F32)
+            store(at + 64, fma(weight, _half(codes, offset, 1), high), F32)
 
     return impl

@@ -1,6 +1,7 @@
 """Types in blocks of 32 weights with one scale, and a minimum in some."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32, declare, no_minima
@@ -146,6 +147,7 @@ def _q6_codes(kind: int, block: int, j: int) -> Any:
 # Values of 4-bit codes, shifted so that they are unsigned.
 IQ4_OFFSET, FP4_OFFSET = 128, 12
 _IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_MIDDLES = tuple((a + b) / 2 for a, b in pairwise(_IQ4_VALUES))
 _FP4_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice an E2M1 number
 iq4_values = table16("iq4_values", tuple(v + IQ4_OFFSET for v in _IQ4_VALUES))
 fp4_values = table16("fp4_values", tuple(v + FP4_OFFSET for v in _FP4_VALUES))

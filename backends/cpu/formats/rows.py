@@ -1,24 +1,19 @@
-"""Rows of the tensor types with kernels of their own: to float32, from float32."""
+"""Rows of the tensor types with kernels of their own, to float32."""
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from graphsched.backends.cpu.formats import codebook, kquants, ternary  # noqa: F401  # they declare their types
 from graphsched.backends.cpu.formats.blocks32 import minimum, scale
 from graphsched.backends.cpu.formats.forms import FORMS, codes32, minima, scales
-from graphsched.backends.cpu.formats.int8 import q8_block
 from graphsched.backends.cpu.formats.interleaved import ROW_TYPES
 from graphsched.backends.cpu.formats.ternary import row_scale
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.simd import (
     add_i32,
-    get,
     load,
     load_first,
     mul,
-    put,
     splat,
     splat_i8,
     store,
@@ -27,14 +22,13 @@ from graphsched.backends.cpu.language.simd import (
     to_f32,
 )
 from graphsched.backends.cpu.language.simd_int import half_lanes, lane
-from graphsched.backends.cpu.language.vector import F16, F32, I8, U8
+from graphsched.backends.cpu.language.vector import F32
 from graphsched.types import dtypes
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK_TYPES = tuple(form.type for form in FORMS.values() if form.type.interleave == 1)
 NATIVE = FLOAT_TYPES + BLOCK_TYPES  # whose rows can be read one by one
 PRODUCT_TYPES = NATIVE + ROW_TYPES
-Q8_0, Q4_0 = dtypes.Q8_0.id, dtypes.Q4_0.id
 
 
 def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
@@ -116,56 +110,3 @@ def _from_super(t: int, size: int, offset: int, length: int, group: int) -> Call
                 store(out + 64, _decoded(codes, 1, offset, lane(s, high), lane(m, high)), F32)
 
     return impl
-
-
-def quantize_row(kind: int, src: int, dst: int, n: int) -> None:
-    """n float32 at src -> type `kind` (F32, F16, Q8_0, Q4_0) at dst. For kernels."""
-
-
-@by_literal(quantize_row)
-def _(kind: int) -> Callable[..., None]:
-    if kind == Q4_0:
-        return _to_q4_0
-    return _to_q8_0 if kind == Q8_0 else _to_float(kind)
-
-
-def _to_float(k: int) -> Callable[..., None]:
-    size = 4 if k == F32 else 2
-
-    def impl(kind: int, src: int, dst: int, n: int) -> None:
-        full = n // 16 * 16
-        for i in range(0, full, 16):
-            store(dst + size * i, load(src + 4 * i, F32, 16), k)
-        if full < n:
-            store_first(dst + size * full, load_first(src + 4 * full, F32, 16, n - full), k, n - full)
-
-    return impl
-
-
-def _to_q8_0(kind: int, src: int, dst: int, n: int) -> None:
-    for b in range(n // 32):
-        scale, low, high = q8_block(src + 128 * b)
-        put(dst + 34 * b, scale, F16)
-        store(dst + 34 * b + 2, low, I8)
-        store(dst + 34 * b + 18, high, I8)
-
-
-def _to_q4_0(kind: int, src: int, dst: int, n: int) -> None:
-    """Scale = the value farthest from 0 / -8: that value is kept exactly, as code 0."""
-    for b in range(n // 32):
-        at, block = src + 128 * b, dst + 18 * b
-        farthest = np.float32(0.0)
-        for i in range(32):
-            if abs(get(at + 4 * i, F32)) > abs(farthest):
-                farthest = get(at + 4 * i, F32)
-        scale = farthest / np.float32(-8.0)
-        inverse = np.float32(1.0) / scale if scale != 0.0 else np.float32(0.0)
-        put(block, scale, F16)
-        for i in range(16):
-            put(block + 2 + i, _code4(at + 4 * i, inverse) | _code4(at + 64 + 4 * i, inverse) << 4, U8)
-
-
-@helper
-def _code4(at: int, inverse: float) -> int:
-    code = int(get(at, F32) * inverse + np.float32(8.5))
-    return code if code < 15 else 15

@@ -15,14 +15,13 @@ from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import masked_load, masked_store
 from graphsched.backends.cpu.language.vector import (
     ELEMENTS,
-    F16,
     F32,
     I64_T,
     Vec,
     lanes,
     literal,
     load_elements,
-    narrow_half,
+    narrowed,
     store_raw,
 )
 
@@ -99,7 +98,7 @@ def store_lanes(typingctx: Any, addr: Any, value: Any, kind: Any, block: Any) ->
     k = literal(kind, "kind")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = narrow_half(builder, args[1]) if k == F16 else args[1]
+        v = narrowed(builder, args[1], k)
         if block.partial:
             masked_store(builder, args[0], v, args[3])
         else:

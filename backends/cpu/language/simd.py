@@ -32,7 +32,7 @@ from graphsched.backends.cpu.language.vector import (
     literal,
     load_elements,
     load_raw,
-    narrow_half,
+    narrowed,
     pointer,
     store_raw,
     widen_bf16,
@@ -55,11 +55,11 @@ def load(typingctx: Any, addr: Any, kind: Any, n: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def store(typingctx: Any, addr: Any, value: Any, kind: Any) -> Any:
-    """Stores a vector at addr; an f32 vector may be rounded to F16."""
+    """Stores a vector at addr; an f32 vector may be rounded to F16 or BF16."""
     k = literal(kind, "kind")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        store_raw(builder, args[0], narrow_half(builder, args[1]) if k == F16 else args[1])
+        store_raw(builder, args[0], narrowed(builder, args[1], k))
         return context.get_dummy_value()
 
     return types.void(types.int64, value, kind), codegen
@@ -86,15 +86,15 @@ def get(typingctx: Any, addr: Any, kind: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def put(typingctx: Any, addr: Any, value: Any, kind: Any) -> Any:
-    """Stores one element of `kind` (F32, F16, I8, I32) at addr."""
+    """Stores one element of `kind` (F32, F16, BF16, I8, U8, I32) at addr."""
     k = literal(kind, "kind")
     arg = types.float32 if ELEMENTS[k] == "f32" else types.int64
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value = args[1]
-        if k == F16:
+        if k in (F16, BF16):
             one = builder.insert_element(ir.Constant(ir.VectorType(F32_T, 1), ir.Undefined), value, I32_T(0))
-            value = builder.extract_element(narrow_half(builder, one), I32_T(0))
+            value = builder.extract_element(narrowed(builder, one, k), I32_T(0))
         elif arg is types.int64:
             value = builder.trunc(value, LLVM[ELEMENTS[k]])
         store_raw(builder, args[0], value)
@@ -345,11 +345,11 @@ def load_first(typingctx: Any, addr: Any, kind: Any, n: Any, count: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def store_first(typingctx: Any, addr: Any, value: Any, kind: Any, count: Any) -> Any:
-    """Stores the first `count` lanes at addr; an f32 vector may be rounded to F16."""
+    """Stores the first `count` lanes at addr; an f32 vector may be rounded to F16 or BF16."""
     k = literal(kind, "kind")
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        v = narrow_half(builder, args[1]) if k == F16 else args[1]
+        v = narrowed(builder, args[1], k)
         masked_store(builder, args[0], v, args[3])
         return context.get_dummy_value()
 

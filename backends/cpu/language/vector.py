@@ -140,6 +140,28 @@ def widen_bf16(builder: ir.IRBuilder, bits: ir.Value) -> ir.Value:
     )
 
 
+def narrow_bf16(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """<n x float> -> <n x i16> BF16 bits, round to nearest even; NaN stays one."""
+    n = value.type.count
+    wide = ir.VectorType(I32_T, n)
+
+    def c(v: int) -> ir.Constant:
+        return ir.Constant(wide, [v] * n)
+
+    bits = builder.bitcast(value, wide)
+    odd = builder.and_(builder.lshr(bits, c(16)), c(1))
+    rounded = builder.add(builder.add(bits, c(0x7FFF)), odd)
+    out = builder.select(builder.fcmp_unordered("uno", value, value), builder.or_(bits, c(0x400000)), rounded)
+    return builder.trunc(builder.lshr(out, c(16)), ir.VectorType(I16_T, n))
+
+
+def narrowed(builder: ir.IRBuilder, value: ir.Value, kind: int) -> ir.Value:
+    """Floats as F16 or BF16 bits; lanes for other kinds as they are."""
+    if kind == F16:
+        return narrow_half(builder, value)
+    return narrow_bf16(builder, value) if kind == BF16 else value
+
+
 def widened(builder: ir.IRBuilder, raw: ir.Value, kind: int) -> ir.Value:
     """F16 and BF16 bits as float; lanes of other kinds as they are."""
     if kind == F16:

@@ -106,7 +106,7 @@ def attention(
     """
     kinds = kind, of_values or kind
     if h.dk % 8 or h.dv % 8:
-        if not {*kinds} <= {"f16", "f32"}:
+        if not {*kinds} <= {*UNEVEN}:
             raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv} in blocks")
         kinds = f"{kinds[0]}s", f"{kinds[1]}s"  # rows start anywhere
     group = h.heads // h.kv_heads
@@ -158,15 +158,16 @@ def prompt(
 
 # ---- lowered
 
-KINDS = {dtypes.F16: "f16", dtypes.F32: "f32", dtypes.Q8_0: "q80", dtypes.Q4_0: "q40"}  # types of caches
-BLOCKS = ("q80", "q40")
+KINDS = {t: t.name.lower().replace("_", "") for t in dtypes.KV_TYPES}  # as cache.cuh calls them
+UNEVEN = ("f16", "bf16", "f32")  # whose rows may start anywhere
+AS_HALVES = ("f16", *(KINDS[t] for t in dtypes.KV_TYPES if t.block > 1))  # what prompts can read as float16
 PROMPT_FROM = 16  # tokens
 
 
 def halves(
     kind: str, x: Address, y: Address, length: Address, shape: tuple[int, int, int], strides: tuple[int, int]
 ) -> Call:
-    """The cells in use of a cache of BLOCKS as float16, dense; shape (cells, heads, k), strides of cells and heads."""
+    """The cells in use of a cache in blocks as float16, dense; shape (cells, heads, k), strides of cells and heads."""
     cells, heads, k = shape
     grid = (up(cells * heads * k // 8, 256),)
     return Call("prompt", (), f"halves_{kind}", grid, 256, (x, y, length, heads, k, *strides))
@@ -203,7 +204,7 @@ class Halves:
 
 
 def _as_halves(low: Low, cache: Operand) -> Halves:
-    if KINDS[cache.type.dtype] not in BLOCKS:
+    if cache.type.dtype.block == 1:
         return Halves(cache, None)
     return Halves(cache, low.scratch("cache as halves", TensorType(dtypes.F16, cache.type.shape)))
 
@@ -223,7 +224,7 @@ def _(low: Low, node: Tensor) -> None:
     h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
     capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
     partials = low.floats("attention partials", _scratch(h, int(node.shape[0]), capacity, sms))
-    prompts = int(node.shape[0]) >= PROMPT_FROM and "f32" not in kinds and (dk, dv) in PROMPT_SHAPES
+    prompts = int(node.shape[0]) >= PROMPT_FROM and {*kinds} <= {*AS_HALVES} and (dk, dv) in PROMPT_SHAPES
     caches = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
     copies = [c.copy for c in caches if c.copy]
 

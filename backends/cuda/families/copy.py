@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphsched.backends.cuda.launch.call import Address, Call, up
+from graphsched.backends.cuda.launch.fused import CACHE_BLOCKS
 from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
 
 
@@ -29,7 +30,7 @@ class Rows:
 
 def set_rows(to: str, slots: Address, rows: int, *pairs: Rows) -> Call:
     """y[slots[i]] = x[i], f32 → `to`, for one pair or two; a slot below 0 is skipped."""
-    assert to not in ("q8_0", "q4_0") or not any(p.k % 32 for p in pairs)
+    assert to not in CACHE_BLOCKS.values() or not any(p.k % 32 for p in pairs)
     assert 1 <= len(pairs) <= 2
     flat = (v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k, p.x_stride, p.y_stride))
     grid = (up(max(p.k for p in pairs), 256), rows, len(pairs))
@@ -50,7 +51,7 @@ def dequantize(kind: str, w: Address, y: Address, which: Address, n: int, rows: 
 
 
 def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
-    """A cache of q8_0 or q4_0 as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
+    """A cache in blocks as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
     rows, heads, k = shape
     return Call("copy", (), f"copy_{kind}_f32", (rows, heads, up(k, 256)), 256, (x, y, k, *strides))
 

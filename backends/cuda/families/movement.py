@@ -62,15 +62,13 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.set_rows.lowering("cuda", cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), rows=F32)
+@ops.set_rows.lowering("cuda", cache=dtypes.KV_TYPES, rows=F32)
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = node.sources
     _set_rows(low, node, ((cache, x),), slots)
 
 
-@ops.fused_set_rows.lowering(
-    "cuda", when=takes_whole, k_cache=(dtypes.F32, dtypes.F16, *CACHE_BLOCKS), k=F32, v=F32
-)
+@ops.fused_set_rows.lowering("cuda", when=takes_whole, k_cache=dtypes.KV_TYPES, k=F32, v=F32)
 def _(low: Low, node: Tensor) -> None:
     k_cache, k, v_cache, v, slots = node.sources
     _set_rows(low, node, ((k_cache, k), (v_cache, v)), slots)

@@ -1,18 +1,19 @@
 // Copies that convert between float types, with any four strides (in elements, innermost last); rows read and written
 // by index; caches and weights as floats.
+#include "cache.cuh"
 #include "quants.cuh"
 
-struct f32 {
+struct F32 {
   typedef float Cell;
   GS_DEV float get(Cell v) { return v; }
   GS_DEV Cell put(float v) { return v; }
 };
-struct f16 {
+struct F16 {
   typedef u16 Cell;
   GS_DEV float get(Cell v) { return gs_half(v); }
   GS_DEV Cell put(float v) { return gs_to_half(v); }
 };
-struct bf16 {
+struct BF16 {
   typedef u16 Cell;
   GS_DEV float get(Cell v) { return gs_bf16(v); }
   GS_DEV Cell put(float v) { return gs_to_bf16(v); }
@@ -62,40 +63,78 @@ extern "C" __global__ void __launch_bounds__(256)
   block[2 + lane] = (u8)(i8)q;
   if (lane == 0) *(u16*)block = gs_to_half(most / 127.0f);
 }
-// The first of the values of largest magnitude gets code 0, whose scale makes it exact.
+// The first of the values of largest magnitude in a block
+GS_DEV float gs_farthest(float v, float most, int lane) {
+  int first = fabsf(v) == most ? lane : 31;
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));
+  return gs_shfl(v, first);
+}
+// It gets code 0, whose scale makes it exact.
 extern "C" __global__ void __launch_bounds__(256)
     set_rows_q4_0(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
                   u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
   GS_ELEMENT(r);
-  int first = fabsf(v) == most ? lane : 31;
-#pragma unroll
-  for (int m = 16; m > 0; m /= 2) first = gs_min(first, gs_shfl_xor(first, m));
-  const float d = gs_shfl(v, first) / -8.0f, by = d != 0.0f ? 1.0f / d : 0.0f;
+  const float d = gs_farthest(v, most, lane) / -8.0f, by = d != 0.0f ? 1.0f / d : 0.0f;
   const int code = gs_min((int)(gs_product(v, by) + 8.5f), 15), upper = gs_shfl_xor(code, 16);
   if (i >= r.k || slot < 0) return;
   u8* block = r.y + slot * r.y_stride + i / 32 * 18;
   if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
   if (lane == 0) *(u16*)block = gs_to_half(d);
 }
-// Caches in blocks as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
+// The smallest and the largest value get the outermost codes; the fifth bits of all codes are a word.
 extern "C" __global__ void __launch_bounds__(256)
-    copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+    set_rows_q5_1(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                  u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
+  GS_ELEMENT(r);
+  const float low = -gs_warp_max(-v), d = (gs_warp_max(v) - low) / 31.0f, by = d != 0.0f ? 1.0f / d : 0.0f;
+  const int code = gs_min((int)(gs_product(v - low, by) + 0.5f), 31), upper = gs_shfl_xor(code, 16);
+  u32 fifth = (u32)(code >> 4) << lane;
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) fifth |= gs_shfl_xor(fifth, m);
+  if (i >= r.k || slot < 0) return;
+  u8* block = r.y + slot * r.y_stride + i / 32 * 24;
+  if (lane < 16) block[8 + lane] = (u8)((code & 15) | (upper & 15) << 4);
+  if (lane == 0) ((u16*)block)[0] = gs_to_half(d), ((u16*)block)[1] = gs_to_half(low), *(u32*)(block + 4) = fifth;
+}
+// Codes with the value of largest magnitude as the outermost, then the scale that fits them best by weights of x².
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_iq4_nl(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                  u8* y1, int k1, i64 x1_stride, i64 y1_stride) {
+  GS_ELEMENT(r);
+  const float farthest = gs_farthest(v, most, lane);
+  const bool zeros = most < 1e-15f;
+  const int code = zeros ? 0 : gs_nearest_iq4(gs_product(v, 1.0f / (farthest / -127.0f))), upper = gs_shfl_xor(code, 16);
+  const float value = (float)gs_iq4(code), weighted = v * v * value;
+  const float by_value = gs_warp_sum(weighted * v), by_code = gs_warp_sum(weighted * value);
+  if (i >= r.k || slot < 0) return;
+  u8* block = r.y + slot * r.y_stride + i / 32 * 18;
+  if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
+  if (lane == 0) *(u16*)block = gs_to_half(!zeros && by_code > 0.0f ? by_value / by_code : 0.0f);
+}
+// Caches in blocks as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
+template <class T> GS_DEV void gs_from_blocks(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int i = blockIdx.z * blockDim.x + threadIdx.x;
-  if (i >= k) return;
-  const u8* block = x + blockIdx.x * x_row + blockIdx.y * x_head + i / 32 * 18;
-  const int code = block[2 + i % 16] >> (i % 32 / 16 * 4) & 15;
-  y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(code - 8);
+  if (i < k)
+    y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = T::at(x + blockIdx.x * x_row + blockIdx.y * x_head, i, 0);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_q8_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
-  gs_pdl_launch();
-  gs_pdl_wait();
-  const int i = blockIdx.z * blockDim.x + threadIdx.x;
-  if (i >= k) return;
-  const u8* block = x + blockIdx.x * x_row + blockIdx.y * x_head + i / 32 * 34;
-  y[((i64)blockIdx.x * gridDim.y + blockIdx.y) * k + i] = gs_half(*(const u16*)block) * (float)(i8)block[2 + i % 32];
+  gs_from_blocks<q80>(x, y, k, x_head, x_row);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q4_0_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_from_blocks<q40>(x, y, k, x_head, x_row);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q5_1_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_from_blocks<q51>(x, y, k, x_head, x_row);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    copy_iq4_nl_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_from_blocks<iq4nl>(x, y, k, x_head, x_row);
 }
 // y[t, u] = x[t, ids[t, u]]: chosen rows (k = 1: elements) of each token. Grid (ceil(k / threads), used, tokens)
 extern "C" __global__ void __launch_bounds__(256)
@@ -144,50 +183,55 @@ GS_DEV void gs_get_rows(const typename A::Cell* x, const int* which, float* y, i
 
 extern "C" __global__ void __launch_bounds__(256)
     get_rows_f32(const float* x, const int* which, float* y, int rows, int k, i64 x_stride) {
-  gs_get_rows<f32>(x, which, y, rows, k, x_stride);
+  gs_get_rows<F32>(x, which, y, rows, k, x_stride);
 }
 extern "C" __global__ void __launch_bounds__(256)
     get_rows_f16(const u16* x, const int* which, float* y, int rows, int k, i64 x_stride) {
-  gs_get_rows<f16>(x, which, y, rows, k, x_stride);
+  gs_get_rows<F16>(x, which, y, rows, k, x_stride);
 }
 extern "C" __global__ void __launch_bounds__(256)
     get_rows_bf16(const u16* x, const int* which, float* y, int rows, int k, i64 x_stride) {
-  gs_get_rows<bf16>(x, which, y, rows, k, x_stride);
+  gs_get_rows<BF16>(x, which, y, rows, k, x_stride);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_f32_f32(const float* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
                  i64 y2, i64 y3) {
-  gs_copy<f32, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
+  gs_copy<F32, F32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_f32_f16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
                  i64 y2, i64 y3) {
-  gs_copy<f32, f16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
+  gs_copy<F32, F16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_f32_bf16(const float* x, u16* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
                   i64 y2, i64 y3) {
-  gs_copy<f32, bf16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
+  gs_copy<F32, BF16>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_f16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
                  i64 y2, i64 y3) {
-  gs_copy<f16, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
+  gs_copy<F16, F32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
     copy_bf16_f32(const u16* x, float* y, int n1, int n3, i64 x0, i64 x1, i64 x2, i64 x3, i64 y0, i64 y1,
                   i64 y2, i64 y3) {
-  gs_copy<bf16, f32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
+  gs_copy<BF16, F32>(x, y, n1, n3, x0, x1, x2, x3, y0, y1, y2, y3);
 }
 extern "C" __global__ void __launch_bounds__(256)
     set_rows_f32(const int* slots, const float* x, float* y, int k, i64 x_stride, i64 y_stride, const float* x1,
                  float* y1, int k1, i64 x1_stride, i64 y1_stride) {
-  gs_set_rows<f32>(GS_ROWS_OF(float), slots);
+  gs_set_rows<F32>(GS_ROWS_OF(float), slots);
 }
 extern "C" __global__ void __launch_bounds__(256)
     set_rows_f16(const int* slots, const float* x, u16* y, int k, i64 x_stride, i64 y_stride, const float* x1,
                  u16* y1, int k1, i64 x1_stride, i64 y1_stride) {
-  gs_set_rows<f16>(GS_ROWS_OF(u16), slots);
+  gs_set_rows<F16>(GS_ROWS_OF(u16), slots);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    set_rows_bf16(const int* slots, const float* x, u16* y, int k, i64 x_stride, i64 y_stride, const float* x1,
+                 u16* y1, int k1, i64 x1_stride, i64 y1_stride) {
+  gs_set_rows<BF16>(GS_ROWS_OF(u16), slots);
 }
 
 //@ for TYPE

@@ -4,7 +4,7 @@
 // what one lane loads at a time: N units of 32 weights. load() gets the 16 low bytes of its step as an argument.
 // unpack() decodes a unit into 32 signed bytes in order, v[0] holding weights 0..3, with weight = d*v + m; d and m may
 // differ between the unit's halves of 16 (index 0 and 1).
-#include "common.cuh"
+#include "iq4.cuh"
 
 struct Unit {
   u32 v[8];
@@ -54,10 +54,6 @@ GS_DEV void gs_or_crumb(const uint2& h, u32 (&v)[8]) {  // as gs_crumbs, for bit
 template <int N> GS_DEV void gs_minus(u32 (&v)[8]) {  // v - N in each byte; v < 128, N <= 128, no carry crosses a byte
 #pragma unroll
   for (int i = 0; i < 8; i++) v[i] = (v[i] + 0x01010101u * (128 - N)) ^ 0x80808080u;
-}
-// 4 nibbles → 4 bytes of a table of 16: `index` has the low three bits of each nibble, `pick` its top bit
-GS_DEV u32 gs_lookup4(u32 index, u32 pick, const u32 (&table)[4]) {
-  return gs_prmt(gs_prmt(table[0], table[1], index), gs_prmt(table[2], table[3], index), pick);
 }
 GS_DEV void gs_lookup(const uint4& q, const u32 (&table)[4], u32 (&v)[8]) {  // nibbles in the order of the weights
   const u32 w[4] = {q.x, q.y, q.z, q.w};
@@ -155,7 +151,7 @@ struct iq4_nl {
   struct Raw { uint4 q; u16 d; };
   GS_DEV Raw load(const Row& p, int i, const uint4& q, const uint4&) { return {q, gs_weights2(p.s + i * 2)}; }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
-    const u32 table[4] = {0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535};
+    const u32 table[4] = GS_IQ4_VALUES;
     gs_lookup(r.q, table, u.v);
     gs_same(u, gs_half(r.d), 0.0f);
   }
@@ -167,7 +163,7 @@ struct iq4_xs {  // a signed byte of scale per unit, a half per superblock
     return {q, gs_weights2(p.b + i / 8 * 2), (i8)gs_weights1(p.s + i)};
   }
   GS_DEV void unpack(const Raw& r, int, int, Unit& u) {
-    const u32 table[4] = {0xbfad9881, 0xf6eaddcf, 0x26190d01, 0x71594535};
+    const u32 table[4] = GS_IQ4_VALUES;
     gs_lookup(r.q, table, u.v);
     gs_same(u, gs_half(r.d) * (float)r.s, 0.0f);
   }

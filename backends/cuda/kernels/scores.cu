@@ -1,27 +1,9 @@
 // Unfused attention (-fa 0): scores of queries with keys, their softmax over the cells that a token sees, sums of
 // values. Keys and values are views of a cache or results of this run; the number of cells in use is read from device
 // memory.
+#include "cache.cuh"
 #include "mask.cuh"
 
-// What a view holds: element i of a row whose elements are `step` bytes apart; blocks are dense.
-struct f32 {
-  GS_DEV float at(const u8* row, int i, i64 step) { return *(const float*)(row + i * step); }
-};
-struct f16 {
-  GS_DEV float at(const u8* row, int i, i64 step) { return gs_half(*(const u16*)(row + i * step)); }
-};
-struct q80 {
-  GS_DEV float at(const u8* row, int i, i64 step) {
-    const u8* block = row + i / 32 * 34;
-    return gs_half(*(const u16*)block) * (float)(i8)block[2 + i % 32];
-  }
-};
-struct q40 {
-  GS_DEV float at(const u8* row, int i, i64 step) {
-    const u8* block = row + i / 32 * 18;
-    return gs_half(*(const u16*)block) * (float)((block[2 + i % 16] >> (i % 32 / 16 * 4) & 15) - 8);
-  }
-};
 struct Product {  // strides of x in floats, of w in bytes; rows of y are n apart
   const float* x;
   const u8* w;

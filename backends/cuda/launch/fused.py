@@ -12,7 +12,7 @@ from graphsched.graph.tensor import Tensor
 from graphsched.types import dtypes
 
 ACTIVATIONS: Final = ("silu", "gelu", "relu2", "relu", "sigmoid")  # as activation.cuh numbers them
-CACHE_BLOCKS: Final = {dtypes.Q8_0: "q8_0", dtypes.Q4_0: "q4_0"}
+CACHE_BLOCKS: Final = {t: t.name.lower() for t in dtypes.KV_TYPES if t.block > 1}
 TOP_MOST, MOST_GROUPS, MOST_USED = 512, 32, 32  # experts of a choice, their groups, and how many are chosen
 
 

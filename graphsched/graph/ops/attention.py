@@ -137,8 +137,7 @@ flash_attn_ext.draw(where=last_tokens, cells=every_position)
 
 @flash_attn_ext.cases
 def _() -> Iterator[Case]:
-    kv = (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0)
-    for t in kv:
+    for t in dtypes.KV_TYPES:
         for n_tokens, n_cells in ((1, 5), (1, 300), (7, 40), (33, 290)):
             k = TensorType(t, (n_cells, 2, 32))
             yield case(f32(n_tokens, 6, 32), k, k, i32(n_tokens, 2), i32(n_cells, 2), scale=0.2)
@@ -146,11 +145,15 @@ def _() -> Iterator[Case]:
         yield case(f32(3, 8, d), f32(20, 4, d), f32(20, 4, d), i32(3, 2), i32(20, 2), scale=0.3)
     k = TensorType(dtypes.F16, (70, 2, 64))
     yield case(f32(5, 4, 64), k, TensorType(dtypes.F16, (70, 2, 32)), i32(5, 2), i32(70, 2), scale=0.2)
-    for t in kv:  # latents: one KV head, values narrower than keys
+    for t in dtypes.KV_TYPES:  # latents: one KV head, values narrower than keys
         for n_tokens, n_heads in ((1, 16), (1, 64), (9, 6)):
             k, v = TensorType(t, (300, 1, 288)), TensorType(t, (300, 1, 256))
             yield case(f32(n_tokens, n_heads, 288), k, v, i32(n_tokens, 2), i32(300, 2), scale=0.1)
-    for t in (dtypes.F16, dtypes.Q8_0):  # more cells than one thread takes; the last part has one
+    for t in (
+        dtypes.F16,
+        dtypes.Q8_0,
+        dtypes.Q5_1,
+    ):  # more cells than one thread takes; the last part has one
         k = TensorType(t, (2049, 1, 64))
         yield case(f32(1, 4, 64), k, k, i32(1, 2), i32(2049, 2), scale=0.2)
         yield case(f32(1, 6, 64), k, k, i32(1, 2), i32(2049, 2), f32(6), scale=0.2, window=1500)

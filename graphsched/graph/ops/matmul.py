@@ -95,7 +95,7 @@ def _() -> Iterator[Case]:
         for n_tokens in (1, 5):
             yield case(TensorType(t, (70, k)), f32(n_tokens, k), rows=(3, 40), tolerance=ROUNDED[t.name])
     yield case(TensorType(dtypes.F16, (4, 12, 33)), f32(5, 4, 33))
-    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0):
+    for t in dtypes.KV_TYPES:
         yield case(TensorType(t, (2, 20, 64)), f32(1, 6, 64))
         yield case(TensorType(t, (2, 20, 64)), f32(5, 6, 64))
 

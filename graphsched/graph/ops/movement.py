@@ -196,7 +196,7 @@ def _() -> Iterator[Case]:
 
 def rounded(x: Array, dtype: DType) -> Array:
     """float32 values as they come back from being stored in dtype."""
-    return dtype.dequantize(dtype.quantize(np.ascontiguousarray(x)), x.shape)
+    return dtype.dequantize(dtype.quantize(np.ascontiguousarray(x), at_once=True), x.shape)
 
 
 @op(Op.SET_ROWS, writes_cache="cache")
@@ -229,7 +229,7 @@ set_rows.draw(slots=_different_slots)
 
 @set_rows.cases
 def _() -> Iterator[Case]:
-    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
+    for t in dtypes.KV_TYPES:
         yield case(TensorType(t, (40, 3, 32)), f32(5, 3, 32), i32(5), dtype=t)
 
 
@@ -262,7 +262,7 @@ fused_set_rows.draw(slots=_different_slots)
 
 @fused_set_rows.cases
 def _() -> Iterator[Case]:
-    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0, dtypes.Q4_0):
+    for t in dtypes.KV_TYPES:
         caches = TensorType(t, (40, 3, 32)), TensorType(t, (40, 2, 64))
         rows = f32(5, 3, 32), f32(5, 2, 64)
         yield case(caches[0], rows[0], caches[1], rows[1], i32(5), dtype=t)

@@ -29,15 +29,18 @@ WEIGHTED: Final[dict[str, Encoder]] = {
     "Q5_0": blocks32.q5_0,
     "Q5_1": blocks32.q5_1,
 }
-_AT_ONCE: Final = 1 << 16  # weights, whose temporaries fit into a core's cache
+# Of the types above those that a KV cache holds, too.
+AT_ONCE: Final[dict[str, Encoder]] = {"IQ4_NL": lambda blocks, w: nonlinear.iq4_nl_at_once(blocks)}
+_PIECE: Final = 1 << 16  # weights, whose temporaries fit into a core's cache
 
 
-def searched(dtype: "DType", rows: Floats, importance: Floats | None) -> Bytes | None:
+def searched(dtype: "DType", rows: Floats, importance: Floats | None, at_once: bool = False) -> Bytes | None:
     """Rows [R, K] and importance [K] to bytes [R, bytes of a row], or None for a type that needs no search."""
-    encode = SEARCHED.get(dtype.name) or (WEIGHTED.get(dtype.name) if importance is not None else None)
+    table = AT_ONCE if at_once else SEARCHED if importance is None else SEARCHED | WEIGHTED
+    encode = table.get(dtype.name)
     if encode is None:
         return None
-    blocks, step = rows.reshape(-1, dtype.block), _AT_ONCE // dtype.block
+    blocks, step = rows.reshape(-1, dtype.block), _PIECE // dtype.block
     w = None
     if importance is not None:
         w = np.broadcast_to(importance.astype(np.float32), rows.shape).reshape(blocks.shape)
