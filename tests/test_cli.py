@@ -385,7 +385,7 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 # ---- bad input ----
 
-WORDS: Final = "one of f32, f16, q8_0, q4_0 is needed"
+WORDS: Final = "one of f32, f16, bf16, q8_0, q4_0, q5_1, iq4_nl is needed"
 BAD: Final = [
     ("run -n -3", "-n is -3, an integer from 0 up or -1 and -2 (no limit) is needed"),
     ("run -n many", "-n is many, an integer from 0 up or -1 and -2 (no limit) is needed"),
@@ -401,6 +401,7 @@ BAD: Final = [
     ("run -ub x", "-ub is x, an integer from 1 to 1048576 is needed"),
     ("run -ub", "-ub needs a value"),
     ("run -ctk q9", f"-ctk is q9, {WORDS}"),
+    ("run -ctk q6_K", f"-ctk is q6_K, {WORDS}"),
     ("run -ctv q4_1", f"-ctv is q4_1, {WORDS}"),
     ("run --backend gpu", "--backend is gpu, cpu or reference is needed"),
     ("run --temp hot", "--temp is hot, a finite number, 0 and below being greedy is needed"),

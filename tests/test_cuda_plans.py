@@ -20,7 +20,7 @@ from graphsched.run.device import Setup, open_devices
 from graphsched.run.operand import sized
 from graphsched.run.runtime import lowered
 from graphsched.session.model import Model
-from graphsched.session.options import SessionOptions
+from graphsched.session.options import KV_TYPES, SessionOptions
 from graphsched.synth.model import write
 from graphsched.types.devices import HOST
 
@@ -33,7 +33,7 @@ SIZES = [
     pytest.param(n, marks=() if n in ("llama-8b", "deepseek-v2-lite") else pytest.mark.slow) for n in LAYOUTS
 ]
 PARTS: dict[str, dict[str, Any]] = {"-fa 1": {}, "-fa 0": {"off": frozenset({"fa"})}}
-CACHES = {kind: {"type_k": kind, "type_v": kind} for kind in ("f16", "f32", "q8_0", "q4_0")}
+CACHES = {kind: {"type_k": kind, "type_v": kind} for kind in KV_TYPES.values}
 
 
 @pytest.fixture(scope="module")

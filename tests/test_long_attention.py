@@ -54,7 +54,7 @@ def attend(
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("dtype", [dtypes.F16, dtypes.Q8_0, dtypes.Q4_0], ids=str)
+@pytest.mark.parametrize("dtype", [dtypes.F16, dtypes.Q8_0, dtypes.Q5_1], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bits_do_not_depend_on_threads(shape: tuple[int, int, int, int], dtype: dtypes.DType) -> None:
     one, *others = (attend(shape, dtype, 2900, MOST, threads) for threads in (1, 2, 3, 5))

@@ -10,6 +10,8 @@ from tiny.files import MODELS, QUANTS
 
 from graphsched.graph.rewrites.rules import RULES
 from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.options import KV_TYPES
+from graphsched.types import dtypes
 
 FUSIONS = sorted(rule.switch for rule in RULES)
 
@@ -69,14 +71,18 @@ def test_backends_agree(name: str) -> None:
 KV_LIMITS = {
     "f32": 1e-5,
     "f16": 1e-5,
+    "bf16": 1e-4,
     "q8_0": 1e-3,
+    "q5_1": 0.03,
+    "iq4_nl": 0.1,
     "q4_0": 0.1,
 }  # NMSE of the logits, as docs/numerics.md has it
 
 
 @pytest.mark.target
 @pytest.mark.parametrize(
-    ("k", "v"), [*((t, t) for t in KV_LIMITS), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("f16", "q4_0")]
+    ("k", "v"),
+    [*((t, t) for t in KV_LIMITS), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("f16", "q4_0"), ("q5_1", "iq4_nl")],
 )
 def test_kv_types(k: str, v: str) -> None:
     ref = reference("llama")
@@ -84,6 +90,11 @@ def test_kv_types(k: str, v: str) -> None:
     got = logits_in_pieces(ref.model, ref.tokens, 24, **cached)
     assert nmse(got, ref.logits) <= max(KV_LIMITS[k], KV_LIMITS[v])
     np.testing.assert_array_equal(got, logits_in_pieces(ref.model, ref.tokens, 24, n_threads=3, **cached))
+
+
+def test_every_type_of_the_option_can_be_cached() -> None:
+    assert {dtypes.by_name(word) for word in KV_TYPES.values} == {*dtypes.KV_TYPES}
+    assert {*KV_LIMITS} == {*KV_TYPES.values}
 
 
 def test_the_reference_caches_float32() -> None:

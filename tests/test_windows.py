@@ -61,7 +61,7 @@ def test_same_bits_as_the_whole_cache(name: str) -> None:
     np.testing.assert_array_equal(logits(name), logits(name, swa_full=True))
 
 
-@pytest.mark.parametrize("kv", ["f32", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kv", ["f32", "q8_0", "q4_0", "q5_1"])
 def test_same_bits_in_every_cache_type(kv: str) -> None:
     types = {"type_k": kv, "type_v": kv}
     np.testing.assert_array_equal(logits("gemma3", **types), logits("gemma3", swa_full=True, **types))

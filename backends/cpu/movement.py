@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from graphsched.backends.cpu.formats.rows import NATIVE, dequantize_row
-from graphsched.backends.cpu.formats.writers import STORED, quantize_row
+from graphsched.backends.cpu.formats.writers import CACHE_TYPES, quantize_row
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, put
 from graphsched.backends.cpu.language.vector import F32, I32
@@ -189,7 +189,9 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
     return set_rows
 
 
-@ops.set_rows.lowering("cpu", when=lambda node: len(node.shape) == 3, strided=("cache", "rows"), cache=STORED)
+@ops.set_rows.lowering(
+    "cpu", when=lambda node: len(node.shape) == 3, strided=("cache", "rows"), cache=CACHE_TYPES
+)
 def _(low: Low, node: Tensor) -> None:
     cache, x, slots = map(low.operand, node.sources)
     low.alias(node, cache)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphsched.types.dtypes import DType
 
 MAX_THREADS: Final = 1024
-KV_TYPES: Final = one_of("TYPE", "f32", "f16", "q8_0", "q4_0")
+KV_TYPES: Final = one_of("TYPE", "f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl")
 
 
 def _devices(given: Any) -> tuple[str, ...]:
@@ -139,10 +139,10 @@ class SessionOptions(Options):
     )
     cpu_strict: bool = option("--cpu-strict", False, help="a CPU for each thread")
     type_k: str = option(
-        "-ctk --cache-type-k", "f16", values=KV_TYPES, help="cached keys: f32, f16, q8_0 or q4_0"
+        "-ctk --cache-type-k", "f16", values=KV_TYPES, help=f"cached keys: {KV_TYPES.needed}"
     )
     type_v: str = option(
-        "-ctv --cache-type-v", "f16", values=KV_TYPES, help="cached values: f32, f16, q8_0 or q4_0"
+        "-ctv --cache-type-v", "f16", values=KV_TYPES, help=f"cached values: {KV_TYPES.needed}"
     )
     backend: str = option(
         "--backend",

@@ -6,7 +6,6 @@ import numpy as np
 
 from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, narrow, normal, widen
 from graphsched.backends.cuda.families import attention
-from graphsched.types import dtypes
 
 HEADS = (
     (2, 2, 64, 64), (8, 2, 64, 64), (9, 3, 64, 64), (4, 1, 96, 96), (4, 2, 128, 128), (16, 2, 128, 128),

@@ -16,9 +16,9 @@ from graphsched.backends.cpu.attention.common import (
     n_kv_chunks,
     query_at,
 )
-from graphsched.backends.cpu.attention.kv import KV_TYPES
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, merge_chunks, partials_floats, splits_kv
 from graphsched.backends.cpu.attention.tile import SCORES, TILE, Chunk, add_values, put_scores, scratch_bytes
+from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import get, mul, put, splat, word
@@ -153,7 +153,7 @@ def _fits(node: Tensor) -> bool:
     return all(s.shape[-1] % s.dtype.block == 0 for s in (k, v))
 
 
-@ops.flash_attn_ext.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=KV_TYPES, v=KV_TYPES)
+@ops.flash_attn_ext.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, cells, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]

@@ -5,7 +5,6 @@ from typing import Any
 
 from graphsched.backends.cpu.formats.blocks32 import minimum, scale
 from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32
-from graphsched.backends.cpu.formats.writers import STORED as KV_TYPES  # noqa: F401  # what is written is read
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import (

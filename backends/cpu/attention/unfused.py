@@ -6,7 +6,8 @@ Free cells hold numbers of earlier tokens: they get scores, and no weight.
 
 from collections.abc import Callable
 
-from graphsched.backends.cpu.attention.kv import KV_TYPES, add_scaled, dot_kv
+from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
+from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.vector import F32
@@ -84,7 +85,7 @@ def _by_cell(node: Tensor) -> bool:
     return _axes(node) == BY_CELL or (_axes(node) is None and w.shape[0] != x.shape[1])
 
 
-@ops.mul_mat.lowering("cpu", when=_by_cell, strided=("w", "x"), w=KV_TYPES)
+@ops.mul_mat.lowering("cpu", when=_by_cell, strided=("w", "x"), w=CACHE_TYPES)
 def _(low: Low, node: Tensor) -> None:
     k, x = map(low.operand, node.sources)
     word, times = _length(node.shape[2])
@@ -105,7 +106,7 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@ops.mul_mat.lowering("cpu", when=lambda node: _axes(node) == BY_ELEMENT, permuted=("w",), w=KV_TYPES)
+@ops.mul_mat.lowering("cpu", when=lambda node: _axes(node) == BY_ELEMENT, permuted=("w",), w=CACHE_TYPES)
 def _(low: Low, node: Tensor) -> None:
     v, p = map(low.operand, node.sources)
     heads, (word, times) = node.shape[1], _length(p.type.shape[2])

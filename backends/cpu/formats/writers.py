@@ -36,7 +36,7 @@ NOTHING: Final = np.float32(1e-15)  # ggml takes a block with no value above for
 
 
 def quantize_row(kind: int, src: int, dst: int, n: int) -> None:
-    """n float32 at src -> type `kind` (of STORED) at dst, n a multiple of its block. For kernels."""
+    """n float32 at src -> type `kind` (of CACHE_TYPES) at dst, n a multiple of its block. For kernels."""
 
 
 @by_literal(quantize_row)
@@ -75,7 +75,7 @@ def _put_q8_0(at: int, block: int) -> None:
 
 
 @helper
-def _farthest(at: int) -> float:
+def _farthest(at: int) -> Any:
     """The first of the values farthest from 0."""
     farthest = np.float32(0.0)
     for i in range(32):
@@ -85,7 +85,7 @@ def _farthest(at: int) -> float:
 
 
 @helper
-def _inverse(scale: float) -> float:
+def _inverse(scale: float) -> Any:
     return np.float32(1.0) / scale if scale != 0.0 else np.float32(0.0)
 
 
@@ -170,4 +170,4 @@ _BLOCKS: Final = {
     dtypes.Q5_1.id: (24, _put_q5_1),
     dtypes.IQ4_NL.id: (18, _put_iq4_nl),
 }
-STORED: Final = (*FLOAT_TYPES, *map(dtypes.by_id, _BLOCKS))  # what a row can be written as
+CACHE_TYPES: Final = (*FLOAT_TYPES, *map(dtypes.by_id, _BLOCKS))  # what a row can be written as
