@@ -385,7 +385,7 @@ def test_a_prompt_longer_than_the_context(run: Run) -> None:
 
 # ---- bad input ----
 
-WORDS: Final = "one of f32, f16, bf16, q8_0, q4_0, q5_1, iq4_nl is needed"
+WORDS: Final = "one of f32, f16, bf16, q8_0, q4_0, q5_1, iq4_nl, q8_KV is needed"
 BAD: Final = [
     ("run -n -3", "-n is -3, an integer from 0 up or -1 and -2 (no limit) is needed"),
     ("run -n many", "-n is many, an integer from 0 up or -1 and -2 (no limit) is needed"),

@@ -73,6 +73,7 @@ KV_LIMITS = {
     "f16": 1e-5,
     "bf16": 1e-4,
     "q8_0": 1e-3,
+    "q8_KV": 1e-3,
     "q5_1": 0.03,
     "iq4_nl": 0.1,
     "q4_0": 0.1,
@@ -82,7 +83,7 @@ KV_LIMITS = {
 @pytest.mark.target
 @pytest.mark.parametrize(
     ("k", "v"),
-    [*((t, t) for t in KV_LIMITS), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("f16", "q4_0"), ("q5_1", "iq4_nl")],
+    [*((t, t) for t in KV_LIMITS), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("f16", "q4_0"), ("q5_1", "iq4_nl"), ("q8_KV", "f16")],
 )
 def test_kv_types(k: str, v: str) -> None:
     ref = reference("llama")

@@ -164,7 +164,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"n_ctx": -2}, "n_ctx is -2, an integer from 1 to 16777216, or 0 for the training context is needed"),
     ({"n_threads": 5000}, "n_threads is 5000, an integer from 0 to 1024 is needed"),
     ({"n_ubatch": 0}, "n_ubatch is 0, an integer from 1 to 1048576 is needed"),
-    ({"type_k": "q4_k"}, "type_k is q4_k, one of f32, f16, bf16, q8_0, q4_0, q5_1, iq4_nl is needed"),
+    ({"type_k": "q4_k"}, "type_k is q4_k, one of f32, f16, bf16, q8_0, q4_0, q5_1, iq4_nl, q8_KV is needed"),
     ({"backend": "tpu"}, "backend is tpu, cpu or reference is needed"),
     (
         {"off": frozenset({"magic"})},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from graphsched.backends.cpu.formats.rows import NATIVE, dequantize_row
+from graphsched.backends.cpu.formats.rows import NATIVE, READABLE, dequantize_row
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES, quantize_row
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.simd import get, put
@@ -109,7 +109,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     low.alias(
-        node, Operand(x.buffer, node.type, x.strides, x.offset + x.type.dtype.row_bytes(node.attrs["start"]))
+        node, Operand(x.buffer, node.type, x.strides, x.offset + x.type.dtype.offset_of(node.attrs["start"]))
     )
 
 
@@ -144,7 +144,7 @@ def rows_to_f32(kind: int) -> Callable[..., None]:
     return convert
 
 
-@ops.copy_f32.lowering("cpu", strided=("x",), x=NATIVE)
+@ops.copy_f32.lowering("cpu", strided=("x",), x=READABLE)
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
     kernel, y = rows_to_f32(x.type.dtype.id), low.result(node)

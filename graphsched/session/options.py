@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphsched.types.dtypes import DType
 
 MAX_THREADS: Final = 1024
-KV_TYPES: Final = one_of("TYPE", "f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl")
+KV_TYPES: Final = one_of("TYPE", "f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl", "q8_KV")
 
 
 def _devices(given: Any) -> tuple[str, ...]:

@@ -45,6 +45,13 @@ class DType:
             raise ShapeError(f"{self.name}: a row of {n} is not a multiple of the block length {self.block}")
         return self.row_header + n // self.block * self.nbytes
 
+    def offset_of(self, start: int) -> int:
+        """Bytes from a row's begin to its weights from `start` on, which is the begin of a block.
+
+        A row that has a header is read from the header on: parts of it begin where it does (`start` = 0).
+        """
+        return start // self.block * self.nbytes
+
     def tensor_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor; shape in numpy order, outermost first."""
         row = self.row_bytes(shape[-1] if shape else 1)
@@ -197,8 +204,9 @@ Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 = (_BY_NAME[n] for n in ("Q4_0", "Q4_1", "Q5_0", "Q
 Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = (_BY_NAME[n] for n in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"))
 IQ4_NL, IQ4_XS, IQ3_S, MXFP4 = (_BY_NAME[n] for n in ("IQ4_NL", "IQ4_XS", "IQ3_S", "MXFP4"))
 TQ1_0, TQ2_0, I2_S = (_BY_NAME[n] for n in ("TQ1_0", "TQ2_0", "I2_S"))
+Q8_KV = _BY_NAME["Q8_KV"]
 IQ1_BN, IQ2_BN, IQ2_BN_R4 = (_BY_NAME[n] for n in ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4"))
-KV_TYPES = (F32, F16, BF16, Q8_0, Q4_0, Q5_1, IQ4_NL)  # what a KV cache may hold
+KV_TYPES = (F32, F16, BF16, Q8_0, Q4_0, Q5_1, IQ4_NL, Q8_KV)  # what a KV cache may hold
 
 
 def all_types() -> tuple[DType, ...]:

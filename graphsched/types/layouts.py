@@ -101,6 +101,21 @@ def _to_iq1_bn(rows: Floats) -> Bytes:
     return _with_headers(scale.astype("<f2"), blocks)
 
 
+def _q8_kv(rows: Bytes, tail: Bytes) -> Floats:
+    return rows[:, :4].copy().view("<f4") * rows[:, 8:].view(np.int8)
+
+
+def _to_q8_kv(rows: Floats) -> Bytes:
+    """Codes with the scale of the row, and their sum, in front."""
+    scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    codes = np.rint(rows * inverse).astype(np.int8)
+    total = codes.sum(axis=1, dtype=np.int32, keepdims=True)
+    return np.hstack(
+        [scale.astype("<f4").view(np.uint8), total.astype("<i4").view(np.uint8), codes.view(np.uint8)]
+    )
+
+
 def _iq2_bn(rows: Bytes, tail: Bytes) -> Floats:
     q = _crumbs(rows[:, 4:].reshape(rows.shape[0], -1, 16))  # [R, B, 16, 4]
     return _ternary(rows[:, :4].copy().view("<f4"), q.swapaxes(2, 3).reshape(rows.shape[0], -1))
@@ -204,6 +219,7 @@ DECODERS: Final[dict[str, Callable[[Bytes, Bytes], Floats]]] = {
     "BF16": _bf16,
     "Q8_1": _q8_1,
     "Q8_K": _q8_k,
+    "Q8_KV": _q8_kv,
     "Q1_0": _q1_0,
     "Q6_0": _q6_0,
     "I2_S": _i2_s,
@@ -217,6 +233,7 @@ DECODERS: Final[dict[str, Callable[[Bytes, Bytes], Floats]]] = {
     "IQ4_NL_R4": _iq4_nl_r4,
 }
 ENCODERS: Final[dict[str, Callable[[Floats], Bytes]]] = {
+    "Q8_KV": _to_q8_kv,
     "I2_S": _to_i2_s,
     "IQ1_BN": _to_iq1_bn,
     "IQ2_BN": _to_iq2_bn,

@@ -190,20 +190,20 @@ def block_rows_case(kind: str) -> Run:
     """Into a cache of blocks and back: the bytes are the CPU's but for ties that two roundings make."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
-        dtype, k = dtypes.by_name(kind), 96
-        x, slots, row = normal(rng, 3, k), np.array([4, -1, 0], np.int32), dtypes.by_name(kind).row_bytes(k)
+        dtype, heads, k = dtypes.by_name(kind), 2, 96
+        x, slots, row = normal(rng, 3, heads * k), np.array([4, -1, 0], np.int32), dtype.row_bytes(k)
         x[2, 32:64] = 0
         x[2, 70], x[2, 65] = -5, 5  # of equals the first
-        cache, y = Out(5, row, dtype=np.uint8), Out(5, 1, k)
+        cache, y = Out(5, heads * row, dtype=np.uint8), Out(5, heads, k)
         cache.array[:] = 0
         target.run(
-            copy.set_rows(kind, slots, 3, copy.Rows(x, cache, k, k, row)),
-            copy.from_blocks(kind, cache, y, (5, 1, k), (0, row)),
+            copy.set_rows(kind, slots, 3, copy.Rows(x, cache, heads * k, heads * k, heads * row, heads)),
+            copy.from_blocks(kind, cache, y, (5, heads, k), (row, heads * row)),
         )
-        want = np.zeros((5, row), np.uint8)
-        want[[4, 0]] = [dtype.quantize(r, at_once=True) for r in x[[0, 2]]]
+        want = np.zeros((5, heads * row), np.uint8)
+        want[[4, 0]] = [dtype.quantize(r.reshape(heads, k), at_once=True) for r in x[[0, 2]]]
         assert (cache.array != want).mean() < 0.01
-        return y.array, dtype.dequantize(cache.array.reshape(-1), (5, 1, k)), 0.0
+        return y.array, dtype.dequantize(cache.array.reshape(-1), (5, heads, k)), 0.0
 
     return run
 

@@ -95,6 +95,7 @@ def attentions_in_parts() -> Iterator[Case]:
         ("q40", 96),
         ("q51", 64),
         ("iq4nl", 96),
+        ("q8kv", 64),
     ):
         for tokens, heads, kv in ((1, 6, 2), (9, 3, 3), (23, 6, 2)):
             yield Case(f"rows-{kind}-{tokens}x{heads}q{kv}kv", keys_case(kind, tokens, heads, kv, k))
@@ -106,6 +107,7 @@ def attentions_in_parts() -> Iterator[Case]:
         ("q40", 32),
         ("q51", 32),
         ("iq4nl", 64),
+        ("q8kv", 96),
     ):
         for tokens, heads, kv in ((1, 6, 2), (23, 6, 2)):
             yield Case(f"columns-{kind}-{tokens}x{heads}q{kv}kv", values_case(kind, tokens, heads, kv, n))

@@ -45,6 +45,8 @@ MIXED = (
     "q51_q51",
     "iq4nl_iq4nl",
     "q51_iq4nl",
+    "q8kv_q8kv",
+    "f16_q8kv",
 )  # types of keys and values
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
@@ -54,9 +56,9 @@ FILES: dict[str, tuple[str, ...]] = {
         *(f"{t}s_{t}s_100_100_2" for t in ("f16", "f32")), "f16s_f16s_33_33_1", "f16s_f16s_20_12_2",
         "f16_f16_120_120_2", "f16_f16_72_72_1", "f16_f16_112_112_1", "q80_q80_576_512_1",
         "q40_q40_576_512_1", "q40_q40_128_128_8", "q51_q51_576_512_1", "iq4nl_iq4nl_576_512_1", "bf16_bf16_64_64_4",
-        "bf16s_bf16s_33_33_1",
+        "bf16s_bf16s_33_33_1", "q8kv_q8kv_576_512_1",
     ),
-    "scores": ("f32", "f16", "bf16", "q80", "q40", "q51", "iq4nl"),
+    "scores": ("f32", "f16", "bf16", "q80", "q40", "q51", "iq4nl", "q8kv"),
     "gemm_q8": ALL,
 }  # fmt: skip
 

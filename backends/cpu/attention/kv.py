@@ -5,12 +5,14 @@ from typing import Any
 
 from graphsched.backends.cpu.formats.blocks32 import minimum, scale
 from graphsched.backends.cpu.formats.forms import FORMS, Form, codes32
+from graphsched.backends.cpu.formats.rows import Q8_KV, Q8_KV_HEADER
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import (
     add,
     add_i32,
     fma,
+    get,
     load,
     mul,
     splat,
@@ -20,7 +22,7 @@ from graphsched.backends.cpu.language.simd import (
     to_f32,
 )
 from graphsched.backends.cpu.language.simd_int import half_lanes
-from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.language.vector import F32, I8
 from graphsched.backends.cpu.matmul.matvec import dot_row
 
 
@@ -35,6 +37,8 @@ def add_scaled(kind: int, value: int, p: float, y: int, n: int) -> None:
 
 @by_literal(dot_kv)
 def _(t: int) -> Callable[..., float]:
+    if t == Q8_KV:
+        return _dot_q8_kv
     if t in FORMS:
         return _dot_blocks(t, FORMS[t])
 
@@ -42,6 +46,13 @@ def _(t: int) -> Callable[..., float]:
         return dot_row(t, key, q, 0, 0, n)
 
     return impl
+
+
+def _dot_q8_kv(kind: int, key: int, q: int, n: int) -> float:
+    acc = splat(0.0, 16)
+    for i in range(0, n, 16):
+        acc = fma(to_f32(load(key + Q8_KV_HEADER + i, I8, 16)), load(q + 4 * i, F32, 16), acc)
+    return sum_lanes(acc) * get(key, F32)
 
 
 def _dot_blocks(t: int, form: Form) -> Callable[..., float]:
@@ -70,6 +81,8 @@ def _half(codes: Any, offset: int, half: int) -> Any:
 
 @by_literal(add_scaled)
 def _(t: int) -> Callable[..., None]:
+    if t == Q8_KV:
+        return _add_q8_kv
     if t in FORMS:
         return _add_blocks(t, FORMS[t])
     return _add_float(t, 4 if t == F32 else 2)
@@ -85,6 +98,13 @@ def _add_float(t: int, size: int) -> Callable[..., None]:
         add_block(n, value, splat(p, 16), y)
 
     return impl
+
+
+def _add_q8_kv(kind: int, value: int, p: float, y: int, n: int) -> None:
+    weight = splat(p * get(value, F32), 16)
+    for i in range(0, n, 16):
+        codes = to_f32(load(value + Q8_KV_HEADER + i, I8, 16))
+        store(y + 4 * i, fma(weight, codes, load(y + 4 * i, F32, 16)), F32)
 
 
 def _add_blocks(t: int, form: Form) -> Callable[..., None]:

@@ -20,7 +20,7 @@ from graphsched.backends.cpu.language.vector import F32
 
 
 @helper
-def _scale(largest: Any) -> tuple[float, Any]:
+def q8_scale(largest: Any) -> tuple[float, Any]:
     """(scale, its inverse in 16 lanes) for lanes whose maximum is the largest |x|."""
     scale = max_lanes(largest) / np.float32(127.0)
     return scale, splat(np.float32(1.0) / scale if scale > 0.0 else np.float32(0.0), 16)
@@ -34,7 +34,7 @@ def _codes(src: int, inverse: Any) -> Any:
 @helper
 def q8_block(src: int) -> tuple[float, Any, Any]:
     """32 float32 as (scale, 16 codes, 16 codes)."""
-    scale, inverse = _scale(maximum(absolute(load(src, F32, 16)), absolute(load(src + 64, F32, 16))))
+    scale, inverse = q8_scale(maximum(absolute(load(src, F32, 16)), absolute(load(src + 64, F32, 16))))
     return scale, _codes(src, inverse), _codes(src + 64, inverse)
 
 
@@ -46,7 +46,7 @@ def q8_row(src: int, k: int) -> tuple[float, Any]:
         at = src + 4 * i
         a, b = maximum(a, absolute(load(at, F32, 16))), maximum(b, absolute(load(at + 64, F32, 16)))
         c, d = maximum(c, absolute(load(at + 128, F32, 16))), maximum(d, absolute(load(at + 192, F32, 16)))
-    return _scale(maximum(maximum(a, b), maximum(c, d)))
+    return q8_scale(maximum(maximum(a, b), maximum(c, d)))
 
 
 @helper

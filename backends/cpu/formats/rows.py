@@ -11,6 +11,7 @@ from graphsched.backends.cpu.formats.ternary import row_scale
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.simd import (
     add_i32,
+    get,
     load,
     load_first,
     mul,
@@ -22,13 +23,15 @@ from graphsched.backends.cpu.language.simd import (
     to_f32,
 )
 from graphsched.backends.cpu.language.simd_int import half_lanes, lane
-from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.language.vector import F32, I8
 from graphsched.types import dtypes
 
 FLOAT_TYPES = (dtypes.F32, dtypes.F16, dtypes.BF16)
 BLOCK_TYPES = tuple(form.type for form in FORMS.values() if form.type.interleave == 1)
 NATIVE = FLOAT_TYPES + BLOCK_TYPES  # whose rows can be read one by one
+READABLE = (*NATIVE, dtypes.Q8_KV)  # of which the last is a cache's only
 PRODUCT_TYPES = NATIVE + ROW_TYPES
+Q8_KV, Q8_KV_HEADER = dtypes.Q8_KV.id, dtypes.Q8_KV.row_header
 
 
 def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
@@ -38,6 +41,8 @@ def dequantize_row(kind: int, src: int, dst: int, n: int) -> None:
 @by_literal(dequantize_row)
 def _(kind: int) -> Callable[..., None]:
     form = FORMS.get(kind)
+    if kind == Q8_KV:
+        return _from_q8_kv
     if form is None:
         return _from_float(kind)
     size, offset = form.type.nbytes, form.offset
@@ -59,6 +64,12 @@ def _from_float(k: int) -> Callable[..., None]:
             store_first(dst + 4 * full, load_first(src + size * full, k, 16, n - full), F32, n - full)
 
     return impl
+
+
+def _from_q8_kv(kind: int, src: int, dst: int, n: int) -> None:
+    scale = splat(get(src, F32), 16)
+    for i in range(0, n, 16):
+        store(dst + 4 * i, mul(scale, to_f32(load(src + Q8_KV_HEADER + i, I8, 16))), F32)
 
 
 @helper

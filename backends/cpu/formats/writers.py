@@ -6,17 +6,20 @@ from typing import Any, Final
 import numpy as np
 
 from graphsched.backends.cpu.formats.blocks32 import IQ4_MIDDLES, IQ4_OFFSET, iq4_values
-from graphsched.backends.cpu.formats.int8 import q8_block
-from graphsched.backends.cpu.formats.rows import FLOAT_TYPES
+from graphsched.backends.cpu.formats.int8 import q8_block, q8_scale
+from graphsched.backends.cpu.formats.rows import FLOAT_TYPES, Q8_KV, Q8_KV_HEADER
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.simd import (
+    absolute,
     add,
     add_i32,
     fma,
     get,
     load,
     load_first,
+    maximum,
     mul,
+    nearest,
     or_bits,
     put,
     splat,
@@ -41,6 +44,8 @@ def quantize_row(kind: int, src: int, dst: int, n: int) -> None:
 
 @by_literal(quantize_row)
 def _(kind: int) -> Callable[..., None]:
+    if kind == Q8_KV:
+        return _to_q8_kv
     block = _BLOCKS.get(kind)
     return _to_float(kind) if block is None else _to_blocks(*block)
 
@@ -64,6 +69,20 @@ def _to_blocks(size: int, put_block: Callable[[int, int], None]) -> Callable[...
             put_block(src + 128 * b, dst + size * b)
 
     return impl
+
+
+def _to_q8_kv(kind: int, src: int, dst: int, n: int) -> None:
+    """One scale for the row, the sum of its codes, then the codes."""
+    largest, total = splat(0.0, 16), splat(0.0, 16)
+    for i in range(0, n, 16):
+        largest = maximum(largest, absolute(load(src + 4 * i, F32, 16)))
+    scale, inverse = q8_scale(largest)
+    for i in range(0, n, 16):
+        codes = nearest(mul(load(src + 4 * i, F32, 16), inverse))
+        store(dst + Q8_KV_HEADER + i, to_i8(codes), I8)
+        total = add(total, codes)
+    put(dst, scale, F32)
+    put(dst + 4, int(sum_lanes(total)), I32)
 
 
 @helper
@@ -170,4 +189,4 @@ _BLOCKS: Final = {
     dtypes.Q5_1.id: (24, _put_q5_1),
     dtypes.IQ4_NL.id: (18, _put_iq4_nl),
 }
-CACHE_TYPES: Final = (*FLOAT_TYPES, *map(dtypes.by_id, _BLOCKS))  # what a row can be written as
+CACHE_TYPES: Final = (*FLOAT_TYPES, *map(dtypes.by_id, _BLOCKS), dtypes.Q8_KV)  # what a row can be written as

@@ -7,6 +7,8 @@ from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.fused import CACHE_BLOCKS
 from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
 
+ROW_HEADERS = [kind for t, kind in CACHE_BLOCKS.items() if t.row_header]
+
 
 def copy(
     x: Address, y: Address, types: tuple[str, str], shape: Sequence[int], xs: Sequence[int], ys: Sequence[int]
@@ -19,19 +21,26 @@ def copy(
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of x, `k` wide, for y; strides of x in elements, of y in elements too, of blocks in bytes."""
+    """Rows of x, `k` wide in all heads, for y; strides of x in elements, of y in elements too, of blocks in bytes."""
 
     x: Address
     y: Address
     k: int
     x_stride: int
     y_stride: int
+    heads: int = 1
 
 
 def set_rows(to: str, slots: Address, rows: int, *pairs: Rows) -> Call:
     """y[slots[i]] = x[i], f32 → `to`, for one pair or two; a slot below 0 is skipped."""
     assert to not in CACHE_BLOCKS.values() or not any(p.k % 32 for p in pairs)
     assert 1 <= len(pairs) <= 2
+    if to in ROW_HEADERS:  # heads have rows of their own
+        each = (
+            v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k // p.heads, p.x_stride, p.y_stride, p.heads)
+        )
+        grid = (max(p.heads for p in pairs), rows, len(pairs))
+        return Call("copy", (), f"set_rows_{to}", grid, 32, (slots, *each))
     flat = (v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k, p.x_stride, p.y_stride))
     grid = (up(max(p.k for p in pairs), 256), rows, len(pairs))
     return Call("copy", (), f"set_rows_{to}", grid, 256, (slots, *flat))

@@ -86,7 +86,12 @@ def _set_rows(low: Low, node: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], sl
     def make(at: At) -> list[Call]:
         written = [
             copy.Rows(
-                at(x), at(c), c.type.numel // int(c.type.shape[0]), x.strides[0] // 4, c.strides[0] // unit
+                at(x),
+                at(c),
+                c.type.numel // int(c.type.shape[0]),
+                x.strides[0] // 4,
+                c.strides[0] // unit,
+                int(c.type.shape[1]),
             )
             for x, c in zip(rows, caches, strict=True)
         ]
@@ -125,7 +130,7 @@ def _(low: Low, node: Tensor) -> None:
 @ops.view.lowering("cuda")
 def _(low: Low, node: Tensor) -> None:
     x = low.operand(node.sources[0])
-    offset = x.offset + x.type.dtype.row_bytes(node.attrs["start"])
+    offset = x.offset + x.type.dtype.offset_of(node.attrs["start"])
     low.alias(node, Operand(x.buffer, node.type, x.strides, offset))
 
 

@@ -125,3 +125,10 @@ struct q51 {  // blocks of 32: two halves, scale and minimum, 4 bytes of fifth b
     return scaled(ends[0], ends[1], gs_one_code(block + 8, i) | high << 4);
   }
 };
+struct q8kv {  // a row: a float that scales all of it, 4 bytes that are not read here, and a byte for each element
+  enum { AHEAD = 1 };
+  struct Raw { uint2 v; float d; };
+  GS_DEV Raw load(const u8* row, int i, int left) { return {*(const uint2*)(row + 8 + i), *(const float*)row}; }
+  GS_DEV float value(const Raw& r, int i) { return r.d * (float)(i8)gs_byte(r.v, i); }
+  GS_DEV float at(const u8* row, int i, i64) { return *(const float*)row * (float)(i8)row[8 + i]; }
+};

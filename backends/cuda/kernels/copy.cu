@@ -112,6 +112,30 @@ extern "C" __global__ void __launch_bounds__(256)
   if (lane < 16) block[2 + lane] = (u8)(code | upper << 4);
   if (lane == 0) *(u16*)block = gs_to_half(!zeros && by_code > 0.0f ? by_value / by_code : 0.0f);
 }
+// Into a cache whose rows have a scale for each head: a warp takes a head of k elements. Grid (heads of the pair that has
+// more, rows, 1 or 2)
+extern "C" __global__ void __launch_bounds__(32)
+    set_rows_q8_kv(const int* slots, const float* x, u8* y, int k, i64 x_stride, i64 y_stride, int heads,
+                   const float* x1, u8* y1, int k1, i64 x1_stride, i64 y1_stride, int heads1) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const Rows<u8> r = GS_ROWS_OF(u8);
+  const int head = blockIdx.x, slot = slots[blockIdx.y], lane = threadIdx.x;
+  if (head >= (blockIdx.z ? heads1 : heads) || slot < 0) return;
+  const float* from = r.x + blockIdx.y * r.x_stride + head * r.k;
+  u8* to = r.y + slot * r.y_stride + head * (r.k + 8);
+  float most = 0.0f;
+  for (int i = lane; i < r.k; i += 32) most = fmaxf(most, fabsf(from[i]));
+  const float d = gs_warp_max(most) / 127.0f, by = d > 0.0f ? 1.0f / d : 0.0f;
+  int sum = 0;
+  for (int i = lane; i < r.k; i += 32) {
+    const int code = (int)rintf(from[i] * by);
+    to[8 + i] = (u8)code, sum += code;
+  }
+#pragma unroll
+  for (int m = 16; m > 0; m /= 2) sum += gs_shfl_xor(sum, m);
+  if (lane == 0) ((float*)to)[0] = d, ((int*)to)[1] = sum;
+}
 // Caches in blocks as floats: y[t, h] dense, x strides in bytes. Grid (rows, heads, ceil(k / threads))
 template <class T> GS_DEV void gs_from_blocks(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_pdl_launch();
@@ -135,6 +159,10 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     copy_iq4_nl_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
   gs_from_blocks<iq4nl>(x, y, k, x_head, x_row);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    copy_q8_kv_f32(const u8* x, float* y, int k, i64 x_head, i64 x_row) {
+  gs_from_blocks<q8kv>(x, y, k, x_head, x_row);
 }
 // y[t, u] = x[t, ids[t, u]]: chosen rows (k = 1: elements) of each token. Grid (ceil(k / threads), used, tokens)
 extern "C" __global__ void __launch_bounds__(256)

@@ -206,3 +206,7 @@ extern "C" __global__ void __launch_bounds__(256)
     halves_iq4nl(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
   gs_halves<iq4nl>(x, y, length, heads, k, x_cell, x_head);
 }
+extern "C" __global__ void __launch_bounds__(256)
+    halves_q8kv(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q8kv>(x, y, length, heads, k, x_cell, x_head);
+}

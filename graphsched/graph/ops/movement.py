@@ -75,6 +75,7 @@ def view(x: Tensor, *, start: int, stop: int) -> TensorType:
     """x[..., start:stop]; no copy"""
     require(0 <= start < stop <= x.shape[-1], "view: {}:{} is outside {}", start, stop, x)
     require(start % x.dtype.block == 0, "view: {} is inside a block of {}", start, x)
+    require(not (start and x.dtype.row_header), "view: {}: the scale of a row is in front of it", x)
     return TensorType(x.dtype, (*x.shape[:-1], stop - start))
 
 
@@ -92,6 +93,7 @@ def _(x: TensorType, *, start: int, stop: int) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(5, 4, 24), start=8, stop=24)
     yield case(TensorType(dtypes.Q8_0, (5, 1, 96)), start=32, stop=96)
+    yield case(TensorType(dtypes.Q8_KV, (5, 1, 96)), start=0, stop=64)
 
 
 @op(Op.PERMUTE, view=True, keeps_label=True)
@@ -150,7 +152,7 @@ def _(x: Array) -> Array:
 
 @copy_f32.cases
 def _() -> Iterator[Case]:
-    for t in (dtypes.F32, dtypes.F16, dtypes.BF16, dtypes.Q8_0):
+    for t in dtypes.KV_TYPES:
         yield case(TensorType(t, (5, 64)))
         yield case(TensorType(t, (5, 3, 32)))
     yield case(TensorType(dtypes.F16, (5, 1, 33)))
