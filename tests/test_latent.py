@@ -79,10 +79,11 @@ def test_bits_do_not_depend_on_threads() -> None:
         np.testing.assert_array_equal(one, two)
 
 
-def test_a_quantised_cache_is_close() -> None:
+@pytest.mark.parametrize("kind", ["q8_0", "q8_KV"])
+def test_a_quantised_cache_is_close(kind: str) -> None:
     ref = reference(MODELS[1])
     for mla in range(4):
-        assert nmse(run(ref.model, ref.tokens, mla=mla, type_k="q8_0", type_v="q8_0")[:32], ref.logits) < 1e-2
+        assert nmse(run(ref.model, ref.tokens, mla=mla, type_k=kind, type_v=kind)[:32], ref.logits) < 1e-2
 
 
 def ops_of(mla: int, n_tokens: int) -> set[AnyOp]:
@@ -183,6 +184,8 @@ def test_cached_bytes_per_token(mla: int, n_head: int, kib: float) -> None:
 
 def test_cached_bytes_per_token_quantised() -> None:
     assert round(cached_bytes(3, 128, dtypes.Q8_0) / 1024, 1) == 36.5
+    assert cached_bytes(3, 128, dtypes.Q5_1) == 61 * 576 // 32 * 24
+    assert cached_bytes(3, 128, dtypes.Q8_KV) == 61 * (576 + 8)
 
 
 def test_temporaries_are_bounded() -> None:

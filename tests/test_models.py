@@ -83,7 +83,14 @@ KV_LIMITS = {
 @pytest.mark.target
 @pytest.mark.parametrize(
     ("k", "v"),
-    [*((t, t) for t in KV_LIMITS), ("q8_0", "q4_0"), ("q4_0", "q8_0"), ("f16", "q4_0"), ("q5_1", "iq4_nl"), ("q8_KV", "f16")],
+    [
+        *((t, t) for t in KV_LIMITS),
+        ("q8_0", "q4_0"),
+        ("q4_0", "q8_0"),
+        ("f16", "q4_0"),
+        ("q5_1", "iq4_nl"),
+        ("q8_KV", "f16"),
+    ],
 )
 def test_kv_types(k: str, v: str) -> None:
     ref = reference("llama")

@@ -89,7 +89,7 @@ class Inputs:
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
         if rows.shape[-1] % dtype.block:
             sentence = f"rows that divide by {dtype.block}, blk.{blk.layer}.{name} has {rows.shape[-1]}"
-            raise OptionError(f"KV cache type {dtype.name.lower()} needs {sentence}")
+            raise OptionError(f"KV cache type {dtype.name} needs {sentence}")
         type = TensorType(dtype, (cells.n, *rows.shape[1:]))
         cache = Tensor(type, kind="cache", name=f"blk.{blk.layer}.{name}")
         return set_rows(cache, rows, cells.slots, dtype=dtype)
