@@ -128,9 +128,13 @@ SPLITS: dict[str, dict[str, Any]] = {
     "q8_0 cache": {"type_k": "q8_0", "type_v": "q8_0"},
     "q4_0 cache": {"type_k": "q4_0", "type_v": "q4_0"},
     "q8_0 keys, q4_0 values": {"type_k": "q8_0", "type_v": "q4_0"},
+    "q5_1 keys, iq4_nl values": {"type_k": "q5_1", "type_v": "iq4_nl"},
+    "q8_KV cache": {"type_k": "q8_KV", "type_v": "q8_KV"},
+    "bf16 cache": {"type_k": "bf16", "type_v": "bf16"},
+    "q8_KV keys, q5_1 values, attention in parts": {"type_k": "q8_KV", "type_v": "q5_1", "off": ["fa"]},
     "q4_0 cache, attention in parts": {"type_k": "q4_0", "type_v": "q4_0", "off": ["fa"]},
 }
-ROUGH = [name for name in SPLITS if "q4_0" in name or "q8_0" in name]
+ROUGH = [name for name, options in SPLITS.items() if "type_k" in options]
 MIXED = [
     "bitnet-25-iq2_bn",
     "llama",
@@ -144,6 +148,7 @@ USUAL = {
     ("llama-Q4_0", "offload all"), ("llama", "host cache"),
     ("llama", "attention in parts"), ("qwen3moe", "-op 29,0"),
     ("llama-Q4_0", "q4_0 cache"), ("llama", "q8_0 keys, q4_0 values"),
+    ("llama-Q4_0", "q8_KV cache"), ("llama", "q5_1 keys, iq4_nl values"),
 }  # fmt: skip
 
 
