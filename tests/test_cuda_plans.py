@@ -82,9 +82,13 @@ def test_architectures_run_on_the_gpu(name: str, fa: str) -> None:
 @pytest.mark.parametrize("fa", PARTS)
 @pytest.mark.parametrize("name", SIZES)
 def test_models_of_full_size_run_on_the_gpu(layout: Callable[[str], Model], name: str, fa: str) -> None:
+    *others, last = ways(name)
+    of_types = [(last, kind) for kind in CACHES] + [
+        (way, kind) for way in others for kind in ("f16", "q8_KV")
+    ]
+    for way, kind in of_types:
+        assert on_the_host(planned(layout(name), 1, **way, **CACHES[kind], **PARTS[fa])) == []
     for way in ways(name):
-        for cache_type in CACHES.values():
-            assert on_the_host(planned(layout(name), 1, **way, **cache_type, **PARTS[fa])) == []
         assert on_the_host(planned(layout(name), 200, **way, **PARTS[fa])) == []
 
 
