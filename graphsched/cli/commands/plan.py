@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
 
 DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
+NO_DEVICE: Final = (
+    "hint: everything is on the CPU, as no device is named; --device sim:NAME or CUDA0 names one"
+)
 
 
 @click.command(cls=ModelCommand, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
@@ -84,6 +87,8 @@ class Asked:
         from graphsched.predict.plan import make_plan
         from graphsched.predict.session import prompt_plans, session_of
 
+        if not options.devices and flags.asks_for_devices(options):
+            self.screen.hint(NO_DEVICE)
         reading = self.model.batching(options)
         n_prompt = min(DEFAULT_PROMPT, reading.n_ctx) if self.n_prompt is None else self.n_prompt
         reading.check_room(n_prompt, 0)
