@@ -86,6 +86,7 @@ class Asked:
         """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd."""
         from graphsched.predict.plan import make_plan
         from graphsched.predict.session import prompt_plans, session_of
+        from graphsched.schedule.effects import layers_apart
 
         if not options.devices and flags.asks_for_devices(options):
             self.screen.hint(NO_DEVICE)
@@ -98,6 +99,8 @@ class Asked:
             prompt = (make_plan(self.model, options, 1, 1, min(n_prompt + 1, reading.n_ctx)),)
         about = session_of(prompt[0], prompt)
         say_hints(self.model, options, about.given, self.screen)
+        if n := layers_apart(prompt[0].planner.homes.placement.homes):
+            self.screen.hint(f"hint: up and gate of experts are apart, on two devices, in {n} layers")
         for need in about.needs.values():
             if not need.fits:
                 self.screen.hint(f"hint: {need.sentence}")
