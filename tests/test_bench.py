@@ -298,6 +298,8 @@ def test_lists_of_places(line: str, field: str, values: list[Any]) -> None:
         ("-fmoe on,off", "off", [frozenset(), frozenset({"fmoe"})]),
         ("-fa 1 -rtr 0", "off", [frozenset()]),
         ("-rtr 0,1,auto", "rtr", ["off", "on", "auto"]),
+        ("-ser 6,0.5", "ser", [(6, 0.5)]),
+        ("-ser 6,0.5;4,1 -ser off", "ser", [(6, 0.5), (4, 1.0), None]),
         ("-rtr", "rtr", ["on"]),
     ],
 )
@@ -350,6 +352,10 @@ def test_sql_fills_a_table(output: Lines) -> None:
     found = database.execute("SELECT test, n_prompt, overrides, fmoe FROM test").fetchall()
     database.close()
     assert found == [("pp12", 12, "ffn|a'b=CPU", 1), ("tg6", 0, "ffn|a'b=CPU", 1)]
+
+
+def test_the_context_of_training_is_shown_as_none_given(output: Lines) -> None:
+    assert "pp12" in output(*FAST, "-c", "0", "-n", "0")
 
 
 def test_without_warm_up() -> None:

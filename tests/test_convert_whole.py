@@ -615,3 +615,13 @@ def test_one_limit_of_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "--split-max-size",
         "1T",
     )
+
+
+@pytest.mark.parametrize(("template", "is_named"), [("{% if %}", True), ("{{ messages[0].content }}", False)])
+def test_a_template_that_is_none_is_named(
+    tmp_path: Path, template: str, is_named: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "hf")
+    (folder / "chat_template.jinja").write_text(template)
+    assert convert(folder)[0] == 0
+    assert ("hf: the chat template is none, Expected an expression" in capsys.readouterr().err) == is_named

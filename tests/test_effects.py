@@ -261,6 +261,10 @@ TYPO = "without effect: -ot fnn=CPU (matches no tensor)"
         (["-op", "MUL_MAT_ID=0,SSM_SCAN=0", "-ot", "down_exps=CPU"], [
             "without effect: -op SSM_SCAN=0 (no node with a weight in host memory is one)"
         ]),
+        (["-cmoe", "-ncmoe", "1", "-ncmoe-first", "1"], [
+            "without effect: -ncmoe-first 1 (no layer with experts is left to it on a device)",
+            "without effect: -ncmoe 1 (no layer with experts is left to it on a device)",
+        ]),
         (["-op", "ROPE=0"], ["without effect: -op ROPE=0 (no node with a weight in host memory is one)"]),
         (["-op", "-1,0"], []),  # the embedding is in host memory
         (["-mg", "0"], []),
@@ -296,6 +300,19 @@ def test_options_of_layers_are_counted(run: Run, name: str, args: list[str], hit
     ]
 
 
+@pytest.mark.parametrize(
+    ("flags", "n"),
+    [
+        ("-ot ffn_up=CPU -ot ffn_gate=sim0", 2),
+        ("-ot blk.1.ffn_gate_exps=CPU", 1),
+        ("-ot ffn_(up|gate)_exps=CPU", 0),
+    ],
+)
+def test_a_plan_says_that_up_and_gate_are_apart(run: Run, flags: str, n: int) -> None:
+    err = run("plan", "-m", model_path("qwen3moe"), "--device", "sim:rtx4090", *flags.split())[2]
+    assert err == (f"hint: up and gate of experts are apart, on two devices, in {n} layers\n" if n else "")
+
+
 def test_flags_of_several_devices_without_effect(run: Run) -> None:
     two = ["plan", "-m", model_path("llama"), "--device", "sim:2x3090"]
     assert run(*two, "-ts", "1,3", "-sm", "none", "-mg", "1")[2] == (
@@ -303,6 +320,9 @@ def test_flags_of_several_devices_without_effect(run: Run) -> None:
     )
     assert run(*two, "-ts", "1,3", "-mg", "1")[2] == "hint: without effect: -mg 1 (is for -sm none)\n"
     assert run(*two, "-cmoe")[2] == "hint: without effect: -cmoe (no layer has experts)\n"
+    none = "(it places nothing on a device)\n"
+    assert run(*two, "-ngl", "0", "-ts", "1,3")[2] == f"hint: without effect: -ts 1,3 {none}"
+    assert run(*two, "-ngl", "0", "-sm", "none", "-mg", "1")[2] == f"hint: without effect: -mg 1 {none}"
 
 
 @pytest.mark.parametrize(

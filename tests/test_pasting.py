@@ -443,3 +443,33 @@ def test_a_line_knows_foreign_flags_by_their_command() -> None:
     assert (found.kind, found.values) == (Kind.UNUSED, ("VALUE",))
     assert line.foreign("--phase") is not None  # profile has it, too
     assert line.foreign("--frobnicate") is None
+
+
+def test_flags_refused_for_one_reason_are_named_together(run: Run) -> None:
+    code, _, err = run("run --rope-scaling yarn --rope-scale 4 --lora x --rope-scale 4")
+    assert code == 2
+    assert err.count("--override-kv changes it") == 1
+    assert "--rope-scaling, --rope-scale: " in err
+    assert "; --lora: " in err
+
+
+@pytest.mark.parametrize("line", ["-ngl 99", "-cmoe", "-ncmoe 3", "-ts 1,1", "-ot blk=CUDA0", "-op 26,0"])
+def test_a_plan_says_that_no_device_is_named(run: Run, line: str) -> None:
+    code, _, err = run(f"plan {line}")
+    assert (code, err.count("hint: everything is on the CPU, as no device is named")) == (0, 1)
+    assert "no device is named" not in run("plan --device sim:2x3090 " + line)[2]
+
+
+def test_a_plan_without_flags_for_devices_has_no_hint(run: Run) -> None:
+    assert run("plan -c 64")[2] == ""
+
+
+@pytest.mark.parametrize("name", ["CUDA0", "ROCm0", "vulkan0"])
+def test_real_devices_have_the_names_of_other_engines(run: Run, name: str) -> None:
+    code, out, _ = run(f"plan --json -dev {name}")
+    assert (code, set(json.loads(out)["devices"])) == (0, {"CUDA0", "CPU"})
+
+
+def test_options_that_do_not_change_the_likeliest_token(run: Run) -> None:
+    code, _, err = run("run -n 1 --temp 0 --seed 3 --top-k 5")
+    assert (code, "hint: without effect: -s, --top-k, as the likeliest token is taken" in err) == (0, True)

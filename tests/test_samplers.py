@@ -462,3 +462,28 @@ def test_flags_without_effect_are_named(run: Run) -> None:
         "hint: without effect: --top-p, "
     )
     assert run(*args, "--presence-penalty", "1")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "outdone"),
+    [
+        ({"seed": 3, "top_k": 5}, ()),
+        ({"temperature": 0.0}, ()),
+        ({"temperature": 0.0, "seed": 3, "top_k": 5, "min_p": 0.5}, ("seed", "top_k", "min_p")),
+        ({"temperature": 0.0, "presence_penalty": 1.0, "seed": 3}, ("seed",)),
+        ({"temperature": 0.0, "xtc_probability": 0.5, "seed": 3, "top_k": 5}, ()),
+        (
+            {
+                "temperature": 0.0,
+                "samplers": "top_k;penalties;temperature",
+                "repeat_penalty": 2.0,
+                "top_k": 5,
+            },
+            (),
+        ),
+    ],
+)
+def test_options_that_do_not_change_the_likeliest_token(
+    options: dict[str, Any], outdone: tuple[str, ...]
+) -> None:
+    assert SamplingOptions(**options).outdone == outdone

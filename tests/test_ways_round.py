@@ -18,6 +18,7 @@ from graphsched.text.bpe import BYTE_CHARACTERS
 from graphsched.text.plain import decoded
 from graphsched.text.pretokenizers import KNOWN
 from graphsched.text.tokenizer import check_vocabulary, from_metadata
+from graphsched.text.vocab import Fields
 
 BPE: dict[str, Any] = {
     "tokenizer.ggml.model": "gpt2",
@@ -211,3 +212,15 @@ def test_text_of_other_systems(tmp_path: Path, data: bytes, text: str) -> None:
     (tmp_path / "p.txt").write_bytes(data)
     assert read_text(str(tmp_path / "p.txt")) == text
     assert decoded(data).removesuffix("\n") == text
+
+
+@pytest.mark.parametrize(
+    ("id", "is_named"),
+    [(99999, True), (-5, True), (512, True), (511, False), (-1, False), (2**32 - 1, False)],
+)
+def test_a_special_token_outside_the_vocabulary_is_named(id: int, is_named: bool) -> None:
+    metadata = {"tokenizer.ggml.eos_token_id": id}
+    notes = Fields(metadata, "m.gguf").absent(("bos", "eos"), 512)
+    assert [note.startswith("m.gguf: key tokenizer.ggml.eos_token_id is") for note in notes] == [
+        True
+    ] * is_named

@@ -57,7 +57,9 @@ def outcome(name: str, args: list[str]) -> Outcome:
     assert isinstance(line, ModelLine)
     for _ in line.separated():
         pass
-    refused, unknown = tuple(dict.fromkeys(line.refused)), tuple(name for name, _ in line.unknown)
+    reasons = (f"{name}: {why}" for why, names in line.reasons.items() for name in names)
+    refused = tuple(dict.fromkeys((*reasons, *line.refused)))
+    unknown = tuple(name for name, _ in line.unknown)
     kind = UNKNOWN if unknown else REASON if refused else ACCEPTED
     if kind is ACCEPTED and (sentence := bad_value(command, args, is_grid=name == "bench")):
         kind, refused = PROSE if "extra argument" in sentence else VALUE, (sentence,)

@@ -24,7 +24,8 @@ def add(command: Function, field: str, option: Option, *, lists: bool = False) -
         given |= {"cls": Toggle, "off": option.off, "words": option.values, "lists": lists}
     if lists:
         is_integer = isinstance(option.values, Number) and option.values.kind is int
-        given["type"] = Alternatives(of) if option.many else ListOf(of, has_ranges=is_integer)
+        has_commas = bool(option.many) or "," in option.values.metavar
+        given["type"] = Alternatives(of) if has_commas else ListOf(of, has_ranges=is_integer)
     return click.option(*option.flags, field, help=option.text, **given)(command)
 
 

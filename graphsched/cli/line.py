@@ -32,6 +32,7 @@ class Line:
     known: Known
     unused: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    reasons: dict[str, list[str]] = field(default_factory=dict)  # with the flags that are refused for them
     unknown: list[tuple[str, str]] = field(default_factory=list)  # with what was probably meant
 
     def foreign(self, name: str) -> Foreign | None:
@@ -41,12 +42,13 @@ class Line:
     @property
     def complaint(self) -> str:
         """What is wrong with the line, in one sentence; "" if nothing is."""
-        if len(self.unknown) == 1 and not self.refused:
+        if len(self.unknown) == 1 and not self.refused and not self.reasons:
             name, meant = self.unknown[0]
             return f"no such option {name}" + (f"; did you mean {meant}?" if meant else "")
         names = [name + (f" (did you mean {meant}?)" if meant else "") for name, meant in self.unknown]
         unknown = [f"no such option{'s' * (len(names) > 1)} {', '.join(names)}"] if names else []
-        return "; ".join([*dict.fromkeys(self.refused), *unknown])
+        reasons = [f"{', '.join(dict.fromkeys(flags))}: {why}" for why, flags in self.reasons.items()]
+        return "; ".join([*reasons, *dict.fromkeys(self.refused), *unknown])
 
     def separated(self) -> Iterator[str]:
         """The arguments with every flag known and apart from its value.
@@ -122,7 +124,7 @@ class Line:
             if value is None:
                 found.consume(self.rest)
         else:
-            self.refused.append(f"{name}: {found.why}")
+            self.reasons.setdefault(found.why, []).append(name)
             self._skip()
 
     def _taken(self, found: Foreign, value: str | None) -> Iterator[str]:

@@ -53,7 +53,7 @@ def differing(settings: Settings) -> tuple[str, ...]:
 
 def _least(settings: Settings) -> int:
     """Tokens that a micro-batch can have at most, whatever was asked for."""
-    return min(min(s["n_batch"], *(n for n in (s["n_ctx"],) if n > 0)) for s in settings)
+    return min(min(n for n in (s["n_batch"], s["n_ctx"]) if n > 0) for s in settings)
 
 
 def _cells(row: Row, shown: Iterable[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from graphsched.convert.config import read_json
 from graphsched.errors import LoadError
 from graphsched.gguf.format import MetaValue, printable, shown
+from graphsched.text.chat import syntax_error
 
 _NAMES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _KEYS: Final = {"unk": "unknown", "sep": "seperator", "pad": "padding"}  # the file format has this spelling
@@ -103,6 +104,10 @@ def special_keys(folder: Path, texts: Sequence[str]) -> tuple[dict[str, MetaValu
         if name in ("bos", "eos") and name in ids:
             keys[f"tokenizer.ggml.add_{name}_token"] = value
     template = _template(found.chat_template)
+    if template is not None and (wrong := syntax_error(template)):
+        notes.append(
+            f"the chat template is none, {wrong}; run -i needs another, as with --chat-template NAME"
+        )
     return keys | ({} if template is None else {"tokenizer.chat_template": template}), tuple(notes)
 
 

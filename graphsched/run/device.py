@@ -146,7 +146,7 @@ def device_names(specs: tuple[str, ...]) -> tuple[str, ...]:
     if simulated and chosen:
         found = [_of_machine(spec, simulated) for spec in chosen]
     else:
-        found = [*(spec.strip().upper() for spec in chosen), *simulated]
+        found = [*(f"CUDA{gpu_number(spec)}" for spec in chosen), *simulated]
     twice = next((n for n in found if found.count(n) > 1), None)
     if twice:
         raise OptionError(f"names {twice} twice", "devices")
@@ -165,8 +165,8 @@ def machines(specs: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_gpu(name: str) -> bool:
-    """Whether a device of --device is a real one, as CUDA0, or by that name one of a simulated machine."""
-    return name.strip().upper().startswith("CUDA") and gpu_number(name) is not None
+    """Whether a device of --device is a real one, as CUDA0 or ROCm0, or by that name a simulated one."""
+    return gpu_number(name) is not None
 
 
 def is_simulated(name: str) -> bool:

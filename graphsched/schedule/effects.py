@@ -12,10 +12,13 @@ from graphsched.graph.tensor import Tensor
 from graphsched.schedule.options import PlacementOptions, listed
 from graphsched.schedule.overrides import Override
 from graphsched.schedule.policy import MinBatch, OffloadPolicy, Policy
+from graphsched.types.devices import HOST
 from graphsched.types.shapes import TensorType
 
 _NO_WEIGHT: Final = "no weight is in host memory"
 EXPERTS: Final = re.compile(r"blk\.\d+\.ffn_(up|down|gate|gate_up)_exps\.(weight|scale)")
+
+_GATE: Final = re.compile(r"blk\.\d+\.ffn_gate_exps\.weight")
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,23 @@ def layers_given(
         kept = [n for n in names if homes[n].cause == flag]
         where = "with experts is left to it on a device" if names else "has experts"
         yield Given(flag, len(kept), sum(tensors[n].nbytes for n in kept), f"no layer {where}")
-    n_placed = sum(home.cause == options.layers_flag for home in homes.values())
-    is_single = options.split_mode == "none"
+    n_placed = sum(h.cause == options.layers_flag and h.device != HOST for h in homes.values())
+    is_single, why = options.split_mode == "none", "it places nothing on a device"
     if options.tensor_split:
         what = f"-ts {listed(options.tensor_split)}"
-        yield Given(what, 0 if is_single else n_placed, why="-sm none takes one device")
+        yield Given(what, 0 if is_single else n_placed, why="-sm none takes one device" if is_single else why)
     if options.main_gpu:
-        yield Given(f"-mg {options.main_gpu}", n_placed if is_single else 0, why="is for -sm none")
+        yield Given(
+            f"-mg {options.main_gpu}",
+            n_placed if is_single else 0,
+            why=why if is_single else "is for -sm none",
+        )
+
+
+def layers_apart(homes: Mapping[str, Home]) -> int:
+    """Layers whose experts' up and gate live on two devices, so that one op for both needs a copy or is none."""
+    gates = {name: name.replace("ffn_gate_exps", "ffn_up_exps") for name in homes if _GATE.fullmatch(name)}
+    return sum(up in homes and homes[up].device != homes[gate].device for gate, up in gates.items())
 
 
 def policy_given(policy: Policy, asked: Iterable[Tensor]) -> tuple[Given, ...]:

@@ -100,7 +100,5 @@ class PlacementOptions(Options):
     @property
     def experts_flags(self) -> tuple[str, ...]:
         """The flags that keep experts in host memory, as causes."""
-        if self.cpu_moe:
-            return ("-cmoe",)
         counts = ("-ncmoe-first", self.n_cpu_moe_first), ("-ncmoe", self.n_cpu_moe)
-        return tuple(f"{flag} {n}" for flag, n in counts if n)
+        return (*(["-cmoe"] if self.cpu_moe else []), *(f"{flag} {n}" for flag, n in counts if n))

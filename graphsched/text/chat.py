@@ -9,13 +9,14 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from jinja2 import Environment, Template, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from graphsched.errors import Error
+from graphsched.gguf.format import printable
 
 # ChatML without a system message of its own, for models that bring no template
 DEFAULT_TEMPLATE: Final = (
@@ -53,6 +54,15 @@ def render(
         what = " ".join(str(e).split())[:200] or type(e).__name__
         what = what if what.isprintable() else ascii(what)[1:-1]
         raise TemplateFailure(f"the chat template failed: {what}") from None
+
+
+def syntax_error(template: str) -> str | None:
+    """What is wrong with a template that nothing can be rendered with, None if it is a program at least."""
+    try:
+        _compiled(template)
+    except TemplateSyntaxError as e:
+        return f"{printable(' '.join(str(e.message).split()))} in line {e.lineno}"
+    return None
 
 
 class TemplateFailure(Error):

@@ -212,6 +212,16 @@ class SamplingOptions(Options):
         idle = [name for sampler, names in OPTIONS.items() for name in self._idle(sampler, *names)]
         return tuple(name for name in idle if given[name] != plain[name])
 
+    @property
+    def outdone(self) -> tuple[str, ...]:
+        """Names of options that differ from their defaults and change nothing, as the likeliest token is taken."""
+        if not self.is_greedy:
+            return ()
+        given, plain, active = shown(self), shown(type(self)()), self.active
+        idle = (name for name in self.order if self._is_on(name) and name not in active)
+        names = ("seed", *(option for sampler in idle for options in OPTIONS[sampler] for option in options))
+        return tuple(name for name in names if given[name] != plain[name])
+
     def _idle(self, sampler: str, main: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
         """Of the options that turn a sampler on, and the others about it, those without effect."""
         if sampler == "mirostat":

@@ -71,7 +71,7 @@ class Tokenizer:
             name in str(fields.metadata.get("general.name")).lower() for name in ("phi-3", "phi3")
         )
         self._piece = cache(self._bytes)
-        self.notes = coder.notes
+        self.notes = (*coder.notes, *fields.absent(("bos", "eos"), self.n_vocab))
         for name, added, token in (("bos", self.add_bos, self.bos), ("eos", self.add_eos, self.eos)):
             if added and token is None:
                 raise fields.fail(f"ggml.add_{name}_token", f"is true but there is no {name}_token_id")

@@ -1,6 +1,6 @@
 """A model file's vocabulary: token texts and types, special ids, flags and what ends a generation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -27,6 +27,7 @@ _TEXTS: Final = {
     "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
     "fim_sep": "<|file_sep|>",
 }
+_NONE: Final = (-1, 0xFFFF_FFFF)  # ids by which files say that there is no such token
 _ENDING: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _ENDS: Final = (
     "<|eot_id|> <|eot|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> <|eom_id|> <|eom|> <end_of_turn> "
@@ -74,6 +75,16 @@ class Fields:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
             raise self.fail(f"ggml.{name}_token_id", "is not an integer")
         return next((int(v) for v in (value, default) if v is not None and 0 <= v < n_vocab), None)
+
+    def absent(self, names: Iterable[str], n_vocab: int) -> tuple[str, ...]:
+        """Sentences on ids of special tokens that the vocabulary does not have; -1 says that there is none."""
+        keys = [f"ggml.{name}_token_id" for name in names]
+        ids = ((key, self.metadata.get(_PREFIX + key)) for key in keys)
+        return tuple(
+            str(self.fail(key, f"is {id}, which is no token of a vocabulary of {n_vocab}"))
+            for key, id in ids
+            if isinstance(id, int | np.integer) and not 0 <= id < n_vocab and int(id) not in _NONE
+        )
 
     def strings(self, key: str) -> list[str]:
         """An array of strings. LoadError if it is missing or holds anything else."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
 
 DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
+NO_DEVICE: Final = (
+    "hint: everything is on the CPU, as no device is named; --device sim:NAME or CUDA0 names one"
+)
 
 
 @click.command(cls=ModelCommand, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
@@ -83,7 +86,10 @@ class Asked:
         """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd."""
         from graphsched.predict.plan import make_plan
         from graphsched.predict.session import prompt_plans, session_of
+        from graphsched.schedule.effects import layers_apart
 
+        if not options.devices and flags.asks_for_devices(options):
+            self.screen.hint(NO_DEVICE)
         reading = self.model.batching(options)
         n_prompt = min(DEFAULT_PROMPT, reading.n_ctx) if self.n_prompt is None else self.n_prompt
         reading.check_room(n_prompt, 0)
@@ -93,6 +99,8 @@ class Asked:
             prompt = (make_plan(self.model, options, 1, 1, min(n_prompt + 1, reading.n_ctx)),)
         about = session_of(prompt[0], prompt)
         say_hints(self.model, options, about.given, self.screen)
+        if n := layers_apart(prompt[0].planner.homes.placement.homes):
+            self.screen.hint(f"hint: up and gate of experts are apart, on two devices, in {n} layers")
         for need in about.needs.values():
             if not need.fits:
                 self.screen.hint(f"hint: {need.sentence}")

@@ -25,6 +25,7 @@ DEFAULT_PROMPT: Final = "Once upon a time"
 SYSTEM: Final = {"-sys": "system_prompt", "-sysf": "system_file"}
 NO_CHAT: Final = "as they are for a chat, which is -i"
 NO_SAMPLER: Final = "as what they are about is off, or not among the samplers"
+NO_CHOICE: Final = "as the likeliest token is taken"
 
 
 @click.command(cls=ModelCommand, epilog="Example: graphsched run -p 'Once upon a time' -n 64 --temp 0")
@@ -99,7 +100,11 @@ def command(
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
         for_chats = () if interactive else (*chat.given, *(["-st"] if values["single"] else []))
-        for names, why in ((for_chats, NO_CHAT), (sampling.unused, NO_SAMPLER)):
+        for names, why in (
+            (for_chats, NO_CHAT),
+            (sampling.unused, NO_SAMPLER),
+            (sampling.outdone, NO_CHOICE),
+        ):
             if names:
                 screen.hint(f"hint: without effect: {', '.join(map(flags.flag_of, names))}, {why}")
         run = Run(request, session, screen, interrupts)
