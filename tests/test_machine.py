@@ -175,8 +175,8 @@ THERE = "there are sim:2x3090, sim:h200, sim:rtx4080-7950x, sim:rtx4090, sim:rtx
         ("sim:", f"no machine is named; {THERE}"),
         ("sim:../rtx4090", f"no machine ../rtx4090; {THERE}"),
         ("sim:a\nb", rf"no machine a\nb; {THERE}"),
-        ("missing.toml", "missing.toml: No such file or directory"),
-        ("/missing/m.toml", "m.toml: No such file or directory"),
+        ("missing.toml", "missing.toml: no such file or directory"),
+        ("/missing/m.toml", "/missing/m.toml: no such file or directory"),
     ],
 )
 def test_an_unknown_machine_is_an_error(spec: str, sentence: str) -> None:
@@ -187,7 +187,7 @@ def test_an_unknown_machine_is_an_error(spec: str, sentence: str) -> None:
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "m.toml").mkdir()
-    with pytest.raises(OptionError, match=r"^m\.toml: (Is a directory|Permission denied)$"):
+    with pytest.raises(OptionError, match=r"/m\.toml: (is a directory|permission denied)$"):
         load(tmp_path / "m.toml")
 
 

@@ -473,3 +473,24 @@ def test_real_devices_have_the_names_of_other_engines(run: Run, name: str) -> No
 def test_options_that_do_not_change_the_likeliest_token(run: Run) -> None:
     code, _, err = run("run -n 1 --temp 0 --seed 3 --top-k 5")
     assert (code, "hint: without effect: -s, --top-k, as the likeliest token is taken" in err) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("plan -c 64 -c 128", "-c"),
+        ("plan -c 64 --ctx-size 128 -ub 8 -ub 9", "--ctx-size, -ub"),
+        ("plan -c 64 -c 64", ""),
+        ("plan -ot a=CPU -ot b=CPU", ""),
+        ("bench -p 1 -p 2 -n 0 -r 1 -t 1", ""),
+    ],
+)
+def test_values_that_others_replace_are_named(run: Run, line: str, named: str) -> None:
+    code, _, err = run(line)
+    found = [each for each in hints(err) if "more than once" in each]
+    assert (code, found) == (0, [f"hint: given more than once, the last counts: {named}"] * bool(named))
+
+
+def test_a_machine_that_cannot_be_read_is_named_with_its_path(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    assert run("plan --device", str(path)) == (2, "", f"graphsched: {path}: no such file or directory\n")

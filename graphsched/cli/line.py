@@ -33,6 +33,8 @@ class Line:
     unused: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     reasons: dict[str, list[str]] = field(default_factory=dict)  # with the flags that are refused for them
+    values: dict[click.Option, str] = field(default_factory=dict)  # of flags that have one, as typed so far
+    repeated: list[str] = field(default_factory=list)  # such flags that came again, with another value
     unknown: list[tuple[str, str]] = field(default_factory=list)  # with what was probably meant
 
     def foreign(self, name: str) -> Foreign | None:
@@ -85,9 +87,16 @@ class Line:
                 self.refused.append(f"{name} takes no value")
         elif value is not None or self.rest:
             value = self.rest.popleft() if value is None else value
-            yield from () if self._is_of_another(option, name, value) else (name, value)
+            if not self._is_of_another(option, name, value):
+                self._note(option, name, value)
+                yield from (name, value)
         else:
             self.refused.append(f"{name} needs a value")
+
+    def _note(self, option: click.Option, name: str, value: str) -> None:
+        """Notes the value, and whether it takes the place of another one."""
+        if not option.multiple and self.values.setdefault(option, value) != value:
+            self.repeated.append(name)
 
     def _toggle(self, option: Toggle, name: str, value: str | None) -> Iterator[str]:
         """A switch. No command with switches has arguments, so what stands behind one is its value."""

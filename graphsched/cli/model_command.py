@@ -65,6 +65,8 @@ class ModelCommand(Command):
         screen = Screen(quiet=bool(ctx.params.get("quiet")))
         if unused := ctx.meta[_LINE].unused:
             screen.say(f"hint: without effect here: {', '.join(dict.fromkeys(unused))}")
+        if repeated := ctx.meta[_LINE].repeated:
+            screen.say(f"hint: given more than once, the last counts: {', '.join(dict.fromkeys(repeated))}")
         if variables := sorted(name for name in os.environ if name.startswith(_VARIABLES)):
             screen.say(f"hint: only flags are read, no variables: {', '.join(variables)}")
         return super().invoke(ctx)

@@ -91,7 +91,7 @@ def _parsed(path: Path, file: str) -> dict[str, Any]:
             raise OptionError(f"{file}: more than {_LARGEST_FILE} bytes for a machine")
         return tomllib.loads(data.decode())
     except OSError as e:
-        raise OptionError(f"{file}: {e.strerror}") from None
+        raise OptionError(f"{printable(str(path))}: {(e.strerror or str(e)).lower()}") from None
     except (
         ValueError,
         RecursionError,
