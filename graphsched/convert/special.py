@@ -105,9 +105,8 @@ def special_keys(folder: Path, texts: Sequence[str]) -> tuple[dict[str, MetaValu
             keys[f"tokenizer.ggml.add_{name}_token"] = value
     template = _template(found.chat_template)
     if template is not None and (wrong := syntax_error(template)):
-        notes.append(
-            f"the chat template is none, {wrong}; run -i needs another, as with --chat-template NAME"
-        )
+        where = printable(folder.name)
+        notes.append(f"{where}: the chat template is none, {wrong}; run -i needs --chat-template NAME")
     return keys | ({} if template is None else {"tokenizer.chat_template": template}), tuple(notes)
 
 
