@@ -2,12 +2,14 @@
 
 import os
 import warnings
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from shared import HERE, ROOT, SHARED
 
 from graphsched import disk_cache
+from graphsched.session.options import usable_cores
 
 # Of a user who has none kernels are kept among the temporary files: what commands say about that is in no test's way.
 with warnings.catch_warnings(action="ignore"):
@@ -17,6 +19,20 @@ with warnings.catch_warnings(action="ignore"):
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("read only", settings.get_profile("any machine"), database=None)
 settings.load_profile("any machine" if os.access(ROOT, os.W_OK) else "read only")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What -n auto means. Each takes half a gigabyte, and each core that they share slows all of them down."""
+    return min(usable_cores(), 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each process begins with a piece of its own: neighbours use the same kernels, which are compiled once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)  # behind what -m and -k leave out
