@@ -40,7 +40,7 @@ def test_names_of_devices(specs: tuple[str, ...], names: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("specs", "words"), [(("CUDA0", "cuda0"), "names CUDA0 twice"), (("vulkan0",), "no machine vulkan0")]
+    ("specs", "words"), [(("CUDA0", "cuda0"), "names CUDA0 twice"), (("npu0",), "no machine npu0")]
 )
 def test_what_is_no_device(specs: tuple[str, ...], words: str) -> None:
     with pytest.raises(OptionError, match=words):

@@ -178,6 +178,7 @@ class Letters:
     bos = eos = None
     add_bos = False
     eog: frozenset[int] = frozenset()
+    n_vocab = 503
 
     def encode(self, text: str, **_: bool) -> list[int]:
         return [3 + ord(c) % 500 for c in text]
