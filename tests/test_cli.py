@@ -512,7 +512,9 @@ def test_ops(run: Run) -> None:
     assert "CONV_TRANSPOSE_2D" not in shown
     assert re.search(r"50 +CONV_TRANSPOSE_2D +\(not declared\)", everything)
     assert re.search(r"^ *26 +MUL_MAT .*\bw: all +yes$", shown, re.MULTILINE)
-    assert re.search(r"^ *38 +GET_ROWS .*\bx: all but Q4_0_R8 Q8_0_R8 IQ4_NL_R4 Q8_KV +yes$", shown, re.MULTILINE)
+    assert re.search(
+        r"^ *38 +GET_ROWS .*\bx: all but Q4_0_R8 Q8_0_R8 IQ4_NL_R4 Q8_KV +yes$", shown, re.MULTILINE
+    )
     assert re.search(r"^all types of cpu: F32 F16 .*\bIQ2_BN\b", shown, re.MULTILINE)
 
 

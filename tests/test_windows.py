@@ -183,7 +183,7 @@ class Letters:
     def encode(self, text: str, **_: bool) -> list[int]:
         return [3 + ord(c) % 500 for c in text]
 
-    def stream(self, continuing: bool) -> "Letters":
+    def stream(self, **_: bool) -> "Letters":
         return self
 
     def push(self, token: int) -> str:
