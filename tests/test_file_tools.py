@@ -112,6 +112,50 @@ def test_rules_of_a_file(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert run("quantize", "--tensor-type-file", tmp_path / "no", model, tmp_path / "p.gguf", "Q4_0") == 2
 
 
+def test_layers_are_pruned(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.gguf"
+    assert run("quantize", "--prune-layers", "1", model, out, "COPY") == 0
+    with open_model(model) as old, open_model(out) as new:
+        assert new.get("llama.block_count", int) == 2
+        moved = {name.replace("blk.2.", "blk.1."): name for name in old.tensors if "blk.1." not in name}
+        assert set(new.tensors) == set(moved)
+        assert all(np.array_equal(new.raw(name), old.raw(of)) for name, of in moved.items())
+
+
+def test_an_importance_matrix_follows_pruned_layers(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_importance(tmp_path / "all.gguf", collected(ALL), is_old=False)
+    write_importance(tmp_path / "last.gguf", collected(ALL[14:]), is_old=False)
+    assert run("quantize", "--prune-layers", "0,1", model, tmp_path / "last", "COPY") == 0
+    with_importance = ("--imatrix", tmp_path / "all.gguf")
+    assert run("quantize", *with_importance, "--prune-layers", "0,1", model, tmp_path / "a", "Q4_K_S") == 0
+    assert run("quantize", *with_importance, tmp_path / "last", tmp_path / "b", "Q4_K_S") == 0
+    assert run("quantize", "--prune-layers", "0,1", model, tmp_path / "c", "Q4_K_S") == 0
+    files = [open_model(tmp_path / name) for name in "abc"]
+    a, b, c = (file.raw("blk.0.ffn_up.weight").tobytes() for file in files)
+    assert a not in (b, c)  # b has the values of the first layer, c none
+    assert "entries are of no tensor" not in capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ("3", "m.gguf has 3 layers, there is none of number 3"),
+        ("0,1,2", "no layer of m.gguf would be left"),
+        ("1;2", "--prune-layers is 1;2, numbers of layers are needed, as in 3,4,7"),
+        ("", "--prune-layers is empty, numbers of layers are needed"),
+        ("-1", "--prune-layers is -1, numbers of layers are needed"),
+    ],
+)
+def test_layers_that_cannot_be_pruned(
+    model: Path, tmp_path: Path, layers: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("quantize", f"--prune-layers={layers}", model, tmp_path / "o.gguf", "COPY") == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "o.gguf").exists()
+
+
 # --- importance matrices ---
 
 

@@ -1,6 +1,6 @@
 """Arguments and flags of `graphsched quantize` as options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +86,13 @@ def options_of(
         importance=importance,
     )
     return options, given
+
+
+def renamed(options: "QuantizeOptions", names: Mapping[str, str]) -> "QuantizeOptions":
+    """The options with an importance matrix that calls tensors as the new model does."""
+    if options.importance is None or not names:
+        return options
+    return replace(options, importance=options.importance.renamed(names))
 
 
 def _rules(values: dict[str, Any]) -> "tuple[TypeRule, ...]":

@@ -13,6 +13,7 @@ from graphsched.errors import Error, LoadError
 from graphsched.gguf.format import MetaValue, printable, shown
 from graphsched.gguf.given import Given, named
 from graphsched.gguf.loader import ModelFile, open_model
+from graphsched.graph.tensor import layer_of
 
 Floats = NDArray[np.float32]
 _I32: Final = Struct("<i")
@@ -62,6 +63,12 @@ class Importance:
         texts = [("--include-weights", t) for t in include] + [("--exclude-weights", t) for t in exclude]
         given = tuple(Given(f"{flag} {t}", sum(t in name for name in self.values)) for flag, t in texts)
         return replace(self, values=kept), given
+
+    def renamed(self, names: Mapping[str, str]) -> "Importance":
+        """The entries by the new names of tensors; those of tensors that go go, too, all others stay."""
+        gone = {name for name in self.values if layer_of(name) >= 0 and name not in names}
+        values = {names.get(name, name): v for name, v in self.values.items() if name not in gone}
+        return replace(self, values=values)
 
 
 def coverage(

@@ -7,7 +7,7 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
-from graphsched.cli.quantize_options import arguments, options_of, type_flags
+from graphsched.cli.quantize_options import arguments, options_of, renamed, type_flags
 from graphsched.cli.quantize_output import line, say_what_is_unused, summary
 from graphsched.cli.screen import Screen
 
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 @click.option("--leave-output-tensor", is_flag=True, help="leave output.weight as it is")
 @click.option("--i2s-arm", is_flag=True, help="I2_S in IN has the layout of ARM: 64 weights in 16 bytes")
 @click.option("--keep-split", is_flag=True, help="as many parts as IN has, OUT-00001-of-0000N.gguf and so on")
+@click.option(
+    "--prune-layers", "pruned", metavar="N,...", help="leave these layers out; those behind them move up"
+)
 @flags.overriding
 @click.option("--dry-run", is_flag=True, help="show types and size, write nothing")
 @click.option("-v", "--verbose", is_flag=True, help="say what happens to each tensor")
@@ -58,16 +61,19 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
     divide get one with smaller blocks: Q2_K, Q3_K and TQ become Q4_0, IQ4_XS IQ4_NL, Q4_K Q5_0, Q5_K Q5_1, Q6_K
     Q8_0; where that does not fit either, F16.
     """
-    from graphsched.gguf.loader import open_model
     from graphsched.quantize.choose import choose
     from graphsched.quantize.model import write
+    from graphsched.quantize.prune import open_pruned, parse_layers
     from graphsched.session.options import usable_cores
 
     # OUT may be left out as in llama-quantize, so positions alone do not say which argument is which.
     out, type, threads = arguments(model, rest)
     options, given = options_of(type, imatrix, values)
     screen = Screen(verbose=values["verbose"])
-    with open_model(model, overrides=values["override_kv"]) as file:
+    layers = parse_layers(values["pruned"]) if values["pruned"] is not None else ()
+    opened, names = open_pruned(model, layers, values["override_kv"])
+    options = renamed(options, names)
+    with opened as file:
         choices = choose(file, options)
         say_what_is_unused(file, choices, options, given, screen)
 
