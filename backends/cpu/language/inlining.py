@@ -1,7 +1,8 @@
 """Helpers compile as far as their callers need it: to code that is inlined, never to machine code of their own.
 
-Numba optimises a function, writes machine code for it and wraps it for callers in Python, each time that another one
-calls it. A kernel has some seventy helpers, so all of that would be done seventy times for nothing.
+Numba optimises a function, writes machine code for it and wraps it for callers in Python when another one calls it.
+A kernel has some seventy helpers, so machine code and wrappers would be made seventy times for nothing. Helpers are
+optimised by themselves, too: products of floats inlined from plain code took a tenth longer.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,7 @@ from numba.core.typed_passes import NativeLowering
 
 
 class InlinedLibrary(JITCodeLibrary):
-    """The code of a helper, which is optimised and written where it is inlined."""
-
-    def _optimize_final_module(self) -> None:
-        """Functions were simplified one by one; what they do together shows in their caller."""
+    """The optimised code of a helper, which becomes machine code where it is inlined."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
