@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from shared import HERE, ROOT, SHARED
 
 from graphsched import disk_cache
+from graphsched.cli.main import run as run_command
 from graphsched.session.options import usable_cores
 
 # Of a user who has none kernels are kept among the temporary files: what commands say about that is in no test's way.
@@ -19,6 +21,17 @@ with warnings.catch_warnings(action="ignore"):
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("read only", settings.get_profile("any machine"), database=None)
 settings.load_profile("any machine" if os.access(ROOT, os.W_OK) else "read only")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process: its exit code, standard output and standard error."""
+
+    def with_args(*args: object) -> tuple[int, str, str]:
+        code = run_command([str(a) for a in args])
+        return code, *capsys.readouterr()
+
+    return with_args
 
 
 @pytest.hookimpl(optionalhook=True)

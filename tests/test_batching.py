@@ -11,21 +11,11 @@ from hypothesis import strategies as st
 from running import model_path
 
 import graphsched
-from graphsched.cli.main import run as run_command
 from graphsched.errors import OptionError
 from graphsched.session.batching import Batching, batching
 from graphsched.session.options import SessionOptions
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def with_args(*args: object) -> tuple[int, str, str]:
-        code = run_command([str(a) for a in args])
-        return code, *capsys.readouterr()
-
-    return with_args
 
 
 @given(*(st.integers(1, 40) for _ in range(4)))

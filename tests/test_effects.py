@@ -18,7 +18,6 @@ from tiny import files
 from tiny.family import FAMILY
 from tiny.files import MODELS
 
-from graphsched.cli.main import run as run_command
 from graphsched.errors import OptionError
 from graphsched.gguf.given import Given, unused
 from graphsched.gguf.loader import open_model
@@ -37,15 +36,6 @@ from graphsched.synth import model as synth
 from graphsched.types.devices import HOST
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def with_args(*args: object) -> tuple[int, str, str]:
-        code = run_command([str(a) for a in args])
-        return code, *capsys.readouterr()
-
-    return with_args
 
 
 @pytest.fixture(scope="module")

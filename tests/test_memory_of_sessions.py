@@ -13,7 +13,6 @@ from machines import machine_file
 from running import model_path
 
 import graphsched
-from graphsched.cli.main import run as run_command
 from graphsched.gguf.loader import open_model
 from graphsched.predict.memory import needs
 from graphsched.predict.plan import make_plan
@@ -29,15 +28,6 @@ from graphsched.types.devices import HOST
 
 Run = Callable[..., tuple[int, str, str]]
 MIXTRAL = ("-m", str(model_path("mixtral")))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def with_args(*args: object) -> tuple[int, str, str]:
-        code = run_command([str(a) for a in args])
-        return code, *capsys.readouterr()
-
-    return with_args
 
 
 def opened(name: str) -> Model:
