@@ -110,9 +110,8 @@ def self_attention(
         v = heads(linear(blk, "attn_v", x, c.n_head_kv * dim), c.n_head_kv) if "attn_v" in blk else k
         k = rope(norm(c, k, blk, "attn_k_norm"), inp.pos, *factors, rope=rotation)
         held = inp.cells_of(window=c.window if near else 0)
-        caches[near] = *inp.cache(blk, k, rms_norm(v, eps=c.rms_eps), held), held.cells
-    keys, values, cells = caches[near]
-    out = flash_attn_ext(q, keys, values, inp.where, cells, scale=1.0, window=c.window if near else 0)
+        caches[near] = *inp.cache(blk, k, rms_norm(v, eps=c.rms_eps), held), held.where, held.table
+    out = flash_attn_ext(q, *caches[near], scale=1.0, window=c.window if near else 0)
     return linear(blk, "attn_output", side_by_side(out), c.n_embd)
 
 

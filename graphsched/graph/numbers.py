@@ -101,6 +101,7 @@ class Op(IntEnum):
     MUL_MAT_UP_GATE = 138
     MUL_MULTI_ADD = 139
     FUSED_SET_ROWS = 140
+    COPY_ROWS = 143
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

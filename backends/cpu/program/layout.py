@@ -12,13 +12,13 @@ STEP_ARGS = LINE_WORDS = 8
 BARRIER_AFTER, STAMP = 1, 2
 
 # The run block: what changes from run to run.
-ABORT, ONE, N_TOKENS, N_OUTPUTS, N_KV, TRACE, N_KV_SWA, TRACE_STRIDE, TRACE_ALL = range(9)
+ABORT, ONE, TRACE, TRACE_STRIDE, TRACE_ALL = range(5)
 RUN_WORDS = 64
 # Where TRACE points, if it is not 0: per item the cycle counter before the kernel, after it, and after the barrier.
 # Thread i writes TRACE_STRIDE bytes behind thread i - 1; without a stride only thread 0 writes.
 # Without TRACE_ALL only steps that carry STAMP read the counter.
 TRACE_WORDS = 3
-EXTENT_WORDS = dict(zip(EXTENTS, (N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA), strict=True))
+EXTENT_WORDS = {name: TRACE_ALL + 1 + i for i, name in enumerate(EXTENTS)}  # lengths
 
 
 def step_words(n_args: int) -> int:
