@@ -33,6 +33,7 @@ class Blocks:
         self._free = np.arange(n_blocks, dtype=np.int32)[::-1].copy()
         self.n_free = n_blocks
         self.changes = 0  # of tables so far
+        self._ready: dict[int, tuple[int, int]] = {}  # positions whose cells are known to be a slot's own
 
     def __len__(self) -> int:
         return len(self.users)
@@ -40,9 +41,9 @@ class Blocks:
     def is_ready(self, runs: Runs) -> bool:
         """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
         if len(runs.slots) == 1:  # the usual case, without arrays
-            slot, first, end = runs.slots.item(), runs.first.item(), runs.end.item()
-            fits = end <= self.end.item(slot) * CELL_BLOCK
-            return fits and self.users.item(self.tables.item(slot, first // CELL_BLOCK)) == 1
+            first, end = self._ready.get(runs.slots.item(), (0, 0))
+            if first <= runs.first.item() and runs.end.item() <= end:
+                return True
         fits = bool((runs.end <= self.end[runs.slots] * CELL_BLOCK).all())
         return fits and not bool(self.shared(runs).any())
 
@@ -68,6 +69,11 @@ class Blocks:
         self.users[blocks] = 1
         self.tables[_spread(slots, self.end[slots], missing)] = blocks
         self.end[slots] += missing
+        self._ready |= zip(
+            slots.tolist(),
+            zip(runs.first.tolist(), (self.end[slots] * CELL_BLOCK).tolist(), strict=True),
+            strict=True,
+        )
         self.changes += 1
 
     def shared(self, runs: Runs) -> NDArray[np.bool_]:
@@ -92,11 +98,13 @@ class Blocks:
             self.tables[source], self.first[source], self.end[source],
         )  # fmt: skip
         self.users[self.tables[slot, self.first[slot] : self.end[slot]]] += 1
+        self._ready.pop(source, None)
         self.changes += 1
 
     def cut(self, slot: int, n_past: int) -> None:
         """Gives back the blocks behind the first n_past positions."""
-        end = max(-(-n_past // CELL_BLOCK), 0)
+        end = -(-n_past // CELL_BLOCK)
+        self._ready.pop(slot, None)
         if end < self.end[slot]:
             first = self.first[slot]
             at = np.array([slot])
@@ -134,10 +142,16 @@ class CellInputs:
         self.blocks = blocks
         self.where, self.table = arrays[f"inp_where{kind}"], arrays[f"inp_table{kind}"]
         self.ids = arrays.get(f"inp_cells{kind}")  # not there where layers only read what others store
-        self.own_ids, self.own_cells = arrays.get(f"inp_own_ids{kind}"), arrays.get(f"inp_own_cells{kind}")
+        self.own_ids: Ints | None = None
+        self.own_cells: Ints | None = None
+        self._shown = (-1, -1)  # the slot whose table is in `table`, and how often tables had changed then
+
+    def gather(self, kind: str, arrays: Mapping[str, Ints]) -> None:
+        """Fills the arrays by which a run gathers cells from now on, too, as far as a graph has them."""
+        self.own_ids = arrays.get(f"inp_own_ids{kind}", self.own_ids)
+        self.own_cells = arrays.get(f"inp_own_cells{kind}", self.own_cells)
         if (own_table := arrays.get(f"inp_own_table{kind}")) is not None:
             own_table[:] = np.arange(len(own_table))
-        self._shown = (-1, -1)  # the slot whose table is in `table`, and how often tables had changed then
 
     @property
     def most(self) -> int:
@@ -151,9 +165,9 @@ class CellInputs:
     def fill(self, runs: Runs, position: Ints) -> int:
         """Fills all arrays for rows; returns the entries of their sequences' tables."""
         b = self.blocks
-        slot = int(runs.slots[0])
         if len(runs.slots) == 1:
-            return self._fill_one(slot, position, int(b.first[slot]), int(b.end[slot]))
+            slot = runs.slots.item()
+            return self._fill_one(slot, position, b.first.item(slot), b.end.item(slot))
         first, counts = b.first[runs.slots], b.end[runs.slots] - b.first[runs.slots]
         begins = np.cumsum(counts) - counts  # of each sequence's table in the array
         total, n = int(counts.sum()), len(position)
@@ -172,7 +186,12 @@ class CellInputs:
         if self._shown != (slot, self.blocks.changes):
             self.table[:n] = self.blocks.tables[slot, first:end]
             self._shown = slot, self.blocks.changes
-        self._fill_rows(slot, position, -first, self.table)
+        if len(position) == 1 and self.ids is not None:  # each step of a generation
+            at = position.item()
+            self.where[0] = slot, at, -first
+            self.ids[0] = self.table.item(at // CELL_BLOCK - first) * CELL_BLOCK + at % CELL_BLOCK
+        else:
+            self._fill_rows(slot, position, -first, self.table)
         if self.own_ids is not None:
             self._fill_own(n, slot, np.arange(first, end), int(position[-1]) + 1)
         return n
@@ -192,7 +211,9 @@ class CellInputs:
         if self.own_cells is not None:
             cells = self.own_cells[: n * CELL_BLOCK].reshape(n, CELL_BLOCK, 2)
             cells[:, :, 1] = entry[:, None] * CELL_BLOCK + _IN_BLOCK
-            cells[:, :, 0] = np.where(cells[:, :, 1] < np.reshape(end, (-1, 1)), np.reshape(slot, (-1, 1)), -1)
+            cells[:, :, 0] = np.where(
+                cells[:, :, 1] < np.reshape(end, (-1, 1)), np.reshape(slot, (-1, 1)), -1
+            )
 
 
 def check_room(pools: list[Blocks], runs: Runs) -> None:

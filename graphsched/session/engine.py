@@ -19,7 +19,7 @@ from graphsched.run.device import Progress, Setup, device_names
 from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.run.runtime import Runtime, open_runtime
 from graphsched.run.trace import OFF, ON
-from graphsched.session.batching import Piece, batches
+from graphsched.session.batching import batches
 from graphsched.session.cells import Blocks, CellInputs
 from graphsched.session.copies import Copier, caches_by_kind
 from graphsched.session.model import Model
@@ -103,7 +103,7 @@ class Engine:
     def _feed(self, graph: Graph) -> None:
         """Sets up the host arrays that feed the inputs, the pools of cells, and the rows of state."""
         inputs = {leaf.name: leaf for leaf in graph.leaves if leaf.kind == "input"}
-        arrays = {name: self.runtime.input(leaf) for name, leaf in inputs.items()}
+        arrays = self._arrays(graph)
         unused = np.zeros(self.n_ubatch, np.int32)  # a model need not ask for every input
         self._tokens, self._out_ids = arrays["inp_tokens"], arrays["inp_out_ids"]
         self._pos = arrays.get("inp_pos", unused)
@@ -128,6 +128,10 @@ class Engine:
         self.slots = Slots(n_slots, cells, copiers, rows)
         self.ring = cells[CELLS[N_KV_SWA]].blocks.kept * CELL_BLOCK if CELLS[N_KV_SWA] in cells else 0
 
+    def _arrays(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
+        """The host arrays that feed a graph's inputs."""
+        return {leaf.name: self.runtime.input(leaf) for leaf in graph.leaves if leaf.kind == "input"}
+
     def _compiled(self, graph: Graph) -> Runnable:
         return self.runtime.compile(self.planner.schedule(graph, {}), self._progress)
 
@@ -151,23 +155,42 @@ class Engine:
             sequence.mend()
         found: list[list[Logits]] = [[] for _ in parts]
         for batch in batches(parts, self.n_ubatch, self.checkpoint_every):
-            for piece, logits in zip(batch, self._read(parts, batch), strict=True):
-                found[piece.number].append(logits)
+            logits = self._read([(parts[number][0], ids, n) for number, ids, n in batch])
+            for piece, of_piece in zip(batch, logits, strict=True):
+                found[piece.number].append(of_piece)
         return [part[0] if len(part) == 1 else np.concatenate(part) for part in found]
 
-    def _read(self, parts: list[tuple[Sequence, Tokens, int]], batch: list[Piece]) -> list[Logits]:
-        """One forward over pieces of parts; the logits of each piece."""
-        sequences = [parts[piece.number][0] for piece in batch]
-        rows = [s.rows(piece.ids, piece.n_wanted) for s, piece in zip(sequences, batch, strict=True)]
+    def compute_one(self, sequence: Sequence, ids: Tokens, n_wanted: int) -> Logits:
+        """As `compute`, of one sequence; in a single forward where there need not be several."""
+        n, end = len(ids), sequence.n_past + len(ids)
+        every = self.checkpoint_every
+        if (
+            n > self.n_ubatch
+            or sequence.is_stale
+            or (every and sequence.n_past // every != (end - 1) // every)
+        ):
+            return self.compute([(sequence, ids, n_wanted)])[0]
+        sequence.check_room(n)
+        try:
+            logits = self.forward(sequence.rows(ids, n_wanted))
+        except Aborted:
+            sequence.spoil()
+            raise
+        sequence.extend(ids)
+        return logits
+
+    def _read(self, parts: list[tuple[Sequence, Tokens, int]]) -> list[Logits]:
+        """One forward over parts; the logits of each."""
+        rows = [sequence.rows(ids, n_wanted) for sequence, ids, n_wanted in parts]
         try:
             logits = self.forward(rows[0] if len(rows) == 1 else joined(rows))
         except Aborted:
-            for sequence in sequences:
+            for sequence, *_ in parts:
                 sequence.spoil()
             raise
-        for sequence, piece in zip(sequences, batch, strict=True):
-            sequence.extend(piece.ids)
-        return [logits] if len(batch) == 1 else np.split(logits, np.cumsum([p.n_wanted for p in batch])[:-1])
+        for sequence, ids, _ in parts:
+            sequence.extend(ids)
+        return [logits] if len(parts) == 1 else np.split(logits, np.cumsum([n for *_, n in parts])[:-1])
 
     def forward(self, rows: Rows) -> Logits:
         """Computes rows, at most n_ubatch, of any sequences; stores their keys and values, and changes their state.
@@ -229,6 +252,8 @@ class Engine:
         key = *shape, self.planner.decisions(graph, lengths)
         if key not in self.plans:
             begin = perf_counter_ns()
+            for kind, inputs in self.slots.inputs.items():
+                inputs.gather(kind, self._arrays(graph))
             self.plans[key] = instrumented(graph, self._factory(lengths))
             self.recorder.since("plan", begin)
         self._by_length[n_tokens, n_outputs] = self.plans[key]

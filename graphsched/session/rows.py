@@ -55,9 +55,7 @@ def part(rows: Rows, which: "slice | NDArray[np.intp]") -> Rows:
     return Rows(*(column[which] for column in rows))
 
 
-def in_order(
-    rows: Rows, most: int, n_ctx: int, n_slots: int
-) -> tuple[NDArray[np.intp] | None, Rows, Runs]:
+def in_order(rows: Rows, most: int, n_ctx: int, n_slots: int) -> tuple[NDArray[np.intp] | None, Rows, Runs]:
     """(the order, rows in it, their sequences): rows of one sequence follow each other. The order is None for as given.
 
     OptionError if there are none or more than `most`, and for slots and positions that there are not.
@@ -65,34 +63,53 @@ def in_order(
     n, slots = len(rows.token), rows.sequence
     if not 0 < n <= most:
         raise OptionError(f"a forward computes 1 to {most} rows, {n} are given")
+    if n == 1:
+        return None, rows, _one(rows, n_ctx, n_slots)
     order = None
-    if n > 1 and (slots[1:] < slots[:-1]).any():
+    if (slots[1:] < slots[:-1]).any():
         order = np.argsort(slots, kind="stable")
         rows = part(rows, order)
     runs = _runs(rows)
-    if runs.slots[0] < 0 or runs.slots[-1] >= n_slots:
-        bad = runs.slots[0] if runs.slots[0] < 0 else runs.slots[-1]
-        raise OptionError(f"sequence {bad} is given; there are {n_slots}, counted from 0")
+    _check_slots(runs.slots.item(0), runs.slots.item(-1), n_slots)
     _check_positions(rows, runs, n_ctx)
     return order, rows, runs
 
 
+def _one(rows: Rows, n_ctx: int, n_slots: int) -> Runs:
+    """The sequence of a single row, as in each step of a generation: a few calls only."""
+    slot, first = rows.sequence.item(), rows.position.item()
+    if not 0 <= slot < n_slots:
+        _check_slots(slot, slot, n_slots)
+    if not 0 <= first < n_ctx:
+        raise _not_consecutive(first, first, 1, n_ctx)
+    return Runs(rows.sequence, rows.position, rows.position + 1, _ONE)
+
+
 def _runs(rows: Rows) -> Runs:
-    slots, n = rows.sequence, len(rows.token)
-    begins = np.concatenate(([0], np.flatnonzero(slots[1:] != slots[:-1]) + 1)) if n > 1 else _ZERO
-    counts = np.diff(begins, append=n) if n > 1 else _ONE
+    slots = rows.sequence
+    begins = np.concatenate(([0], np.flatnonzero(slots[1:] != slots[:-1]) + 1))
+    counts = np.diff(begins, append=len(slots))
     position = rows.position.astype(np.intp)
     return Runs(slots[begins].astype(np.intp), position[begins], position[begins + counts - 1] + 1, counts)
 
 
-_ZERO, _ONE = np.zeros(1, np.intp), np.ones(1, np.intp)
+_ONE = np.ones(1, np.intp)
+
+
+def _check_slots(lowest: int, highest: int, n_slots: int) -> None:
+    if lowest < 0 or highest >= n_slots:
+        bad = lowest if lowest < 0 else highest
+        raise OptionError(f"sequence {bad} is given; there are {n_slots}, counted from 0")
+
+
+def _not_consecutive(first: int, last: int, n: int, n_ctx: int) -> OptionError:
+    return OptionError(f"positions {first} to {last} are not {n} consecutive ones below {n_ctx}")
 
 
 def _check_positions(rows: Rows, runs: Runs, n_ctx: int) -> None:
     if ((runs.first >= 0) & (runs.end <= n_ctx) & (runs.end - runs.first == runs.counts)).all():
         steps = rows.position[1:] - rows.position[:-1]
-        if len(steps) == 0 or ((steps == 1) | (rows.sequence[1:] != rows.sequence[:-1])).all():
+        if ((steps == 1) | (rows.sequence[1:] != rows.sequence[:-1])).all():
             return
     i = int((runs.end - runs.first != runs.counts).argmax())
-    first, last, n = runs.first[i], runs.end[i] - 1, runs.counts[i]
-    raise OptionError(f"positions {first} to {last} are not {n} consecutive ones below {n_ctx}")
+    raise _not_consecutive(runs.first[i], runs.end[i] - 1, runs.counts[i], n_ctx)

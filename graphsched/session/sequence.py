@@ -33,7 +33,7 @@ class Sequence:
         self._slots = np.full(self.n_ctx, slot, np.int32)
         self._positions = np.arange(self.n_ctx, dtype=np.int32)
         self._wants = np.repeat([False, True], self.n_ctx)
-        self._is_stale = False  # an abort has left the state of neither before nor behind
+        self.is_stale = False  # an abort has left the state of neither before nor behind
 
     @property
     def tokens(self) -> Tokens:
@@ -60,7 +60,7 @@ class Sequence:
 
     def read(self, ids: Tokens, n_wanted: int = 1) -> Logits:
         """Reads tokens behind it (`Engine.compute`); logits of the last n_wanted."""
-        return self.engine.compute([(self, ids, n_wanted)])[0]
+        return self.engine.compute_one(self, ids, n_wanted)
 
     def extend(self, ids: NDArray[Any]) -> None:
         """Notes tokens that a forward has read, and keeps a checkpoint of the state where one is due."""
@@ -91,7 +91,7 @@ class Sequence:
         """The position from which tokens must be read again to be behind the first n_past."""
         if not all(pool.holds(self.slot, n_past) for pool in self.engine.slots.pools):
             return 0
-        if not self.engine.slots.has_state or (n_past == self.n_past and not self._is_stale):
+        if not self.engine.slots.has_state or (n_past == self.n_past and not self.is_stale):
             return n_past
         return max((c.n_past for c in self.checkpoints if c.n_past <= n_past), default=0)
 
@@ -114,9 +114,9 @@ class Sequence:
         slots = self.engine.slots
         while self.checkpoints and self.checkpoints[-1].n_past > n_past:
             slots.drop(self.checkpoints.pop().row)
-        if slots.has_state and n_past and (n_past != self.n_past or self._is_stale):
+        if slots.has_state and n_past and (n_past != self.n_past or self.is_stale):
             slots.copy_state(self.checkpoints[-1].row, self.slot)
-        self.n_past, self._is_stale = n_past, False
+        self.n_past, self.is_stale = n_past, False
         for pool in slots.pools:
             pool.cut(self.slot, n_past)
 
@@ -124,11 +124,11 @@ class Sequence:
         """Notes that a forward has ended early: its cells are given back, its state is of no position."""
         for pool in self.engine.slots.pools:
             pool.cut(self.slot, self.n_past)
-        self._is_stale = self.engine.slots.has_state
+        self.is_stale = self.engine.slots.has_state
 
     def mend(self) -> None:
         """Brings back the state that an ended forward has left."""
-        if self._is_stale:
+        if self.is_stale:
             self.rewind(self.n_past)
 
     def fork(self) -> "Sequence":

@@ -85,8 +85,11 @@ class Session:
         recorder = self.recorder
         begin = perf_counter_ns() if recorder.level else 0
         ids = checked(tokens, self.model.n_vocab)
-        self.sequence.check_room(len(ids))
-        logits = self.sequence.read(ids) if len(ids) == 1 else self._read_all(ids, all_logits)
+        if len(ids) == 1:
+            logits = self.engine.compute_one(self.sequence, ids, 1)
+        else:
+            self.sequence.check_room(len(ids))
+            logits = self._read_all(ids, all_logits)
         if begin:
             recorder.last = end = perf_counter_ns()
             recorder.spans.append((EVAL, begin, end))

@@ -49,11 +49,15 @@ class Slots:
 
     def make_room(self, runs: Runs) -> None:
         """Gives sequences cells for their rows. ContextError if there are too few: then nothing has changed."""
-        if not all(pool.is_ready(runs) for pool in self.pools):
-            check_room(self.pools, runs)
-            for kind, inputs in self.inputs.items():
-                self._copy_shared(kind, inputs.blocks, runs)
-                inputs.blocks.take(runs)
+        for pool in self.pools:
+            if not pool.is_ready(runs):
+                break
+        else:
+            return
+        check_room(self.pools, runs)
+        for kind, inputs in self.inputs.items():
+            self._copy_shared(kind, inputs.blocks, runs)
+            inputs.blocks.take(runs)
 
     def too_many(self, runs: Runs) -> bool:
         """Whether runs have more entries of tables together than one forward reads."""

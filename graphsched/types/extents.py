@@ -19,4 +19,6 @@ EXTENTS: Final = (
 N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA, N_BLOCKS, N_BLOCKS_SWA, N_OWN, N_OWN_SWA = EXTENTS
 # Kinds of KV cells by their extent, with what their inputs' names end in: all positions, and those of a window.
 CELLS: Final[Mapping[str, str]] = MappingProxyType({N_KV: "", N_KV_SWA: "_swa"})
-CELL_BLOCK: Final = 32  # cells of a block; a power of two, and of 16 as lanes of attention begin at multiples of it
+CELL_BLOCK: Final = (
+    32  # cells of a block; a power of two, and of 16 as lanes of attention begin at multiples of it
+)

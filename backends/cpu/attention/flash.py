@@ -36,13 +36,17 @@ from graphsched.types import dtypes
 
 NONE = 1 << 40  # above every slot and position
 
+
 @kernel(ATTENTION)
 def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callable[..., None]:
     """y[t, h] = softmax(scale · q[t, h] · kᵀ) · v for tiles of queries; with `split` y takes the sums of each chunk."""
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
-        n_q, scores = rows(step, run) * a.group, a.scratch + ith * a.per_thread  # a KV head's, numbered by token
+        n_q, scores = (
+            rows(step, run) * a.group,
+            a.scratch + ith * a.per_thread,
+        )  # a KV head's, numbered by token
         tiles = (n_q + tile - 1) // tile
         kv_chunks = n_kv_chunks(query_at(a.where, a.window, a.chunk)) if split else 1
         units, unit = tiles * (a.heads // a.group) * kv_chunks, next_unit(step)  # late queries see more
