@@ -78,13 +78,26 @@ class Blocks:
 
     def shared(self, runs: Runs) -> NDArray[np.bool_]:
         """Of which sequences the block that the first row goes to is another one's, too."""
-        entries = np.minimum(runs.first // CELL_BLOCK, self.tables.shape[1] - 1)
-        there = entries < self.end[runs.slots]
-        return there & (self.users[self.tables[runs.slots, entries]] > 1)
+        there, blocks = self._written(runs)
+        return there & (self.users[blocks] > 1)
 
-    def own_copy(self, slot: int, entry: int) -> tuple[int, int]:
-        """Gives a sequence a block of its own in place of a shared one: (that one, the new one)."""
+    def _written(self, runs: Runs) -> tuple[NDArray[np.bool_], Ints]:
+        """Whether the first row of each sequence goes to a block that it has, and which that is."""
+        entries = np.minimum(runs.first // CELL_BLOCK, self.tables.shape[1] - 1)
+        return entries < self.end[runs.slots], self.tables[runs.slots, entries]
+
+    def copies(self, runs: Runs) -> int:
+        """Blocks that copies of shared ones take: the last of a block's users keeps it."""
+        there, blocks = self._written(runs)
+        written, writers = np.unique(blocks[there], return_counts=True)
+        return int(np.minimum(writers, self.users[written] - 1).sum())
+
+    def own_copy(self, slot: int, position: int) -> tuple[int, int] | None:
+        """Gives a sequence a block of its own in place of a shared one: (that one, the new one); None if it has one."""
+        entry = position // CELL_BLOCK
         old = int(self.tables[slot, entry])
+        if self.users[old] == 1:
+            return None
         self.n_free -= 1
         new = int(self._free[self.n_free])
         self.users[old] -= 1
@@ -219,7 +232,7 @@ class CellInputs:
 def check_room(pools: list[Blocks], runs: Runs) -> None:
     """ContextError if a pool has too few free blocks for runs and the copies of shared blocks; nothing is taken."""
     for pool in pools:
-        lacking = pool.lacking(runs) + int(pool.shared(runs).sum())
+        lacking = pool.lacking(runs) + pool.copies(runs)
         if lacking > pool.n_free:
             cells, free = lacking * CELL_BLOCK, pool.n_free * CELL_BLOCK
             raise ContextError(

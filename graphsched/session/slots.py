@@ -7,7 +7,7 @@ from graphsched.errors import ContextError
 from graphsched.session.cells import Blocks, CellInputs, check_room
 from graphsched.session.copies import Copier
 from graphsched.session.rows import Runs
-from graphsched.types.extents import CELL_BLOCK, CELLS
+from graphsched.types.extents import CELLS
 
 STATE: Final = "_state"  # kind of caches that have a row for each slot and checkpoint
 
@@ -65,8 +65,8 @@ class Slots:
 
     def _copy_shared(self, kind: str, pool: Blocks, runs: Runs) -> None:
         for i in pool.shared(runs).nonzero()[0]:
-            block, copy = pool.own_copy(int(runs.slots[i]), int(runs.first[i]) // CELL_BLOCK)
-            self._copiers[kind].copy(block, copy)
+            if copied := pool.own_copy(int(runs.slots[i]), int(runs.first[i])):
+                self._copiers[kind].copy(*copied)
 
     def checkpoint(self, slot: int) -> int | None:
         """A row with a copy of the slot's state; None if no row is free."""
