@@ -71,5 +71,6 @@ def _word(name: str, kind: str) -> str:
 
 def ring_cells(span: int, n_ubatch: int, n_kv: int) -> int:
     """Cells of a sequence for layers that see `span` positions, n_kv if that would save none."""
-    n = -(-(span + min(n_ubatch, n_kv)) // RING_STEP) * RING_STEP + CELL_BLOCK  # it begins inside of a block
+    inside = CELL_BLOCK - 2  # of a block, where the window may begin
+    n = -(-(span + min(n_ubatch, n_kv) + inside) // RING_STEP) * RING_STEP
     return min(n, n_kv)

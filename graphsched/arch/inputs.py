@@ -1,4 +1,4 @@
-"""Inputs of a model's graph, and the caches in which it keeps keys and values."""
+"""Inputs of a model's graph, and the caches in which it keeps keys, values and recurrent state."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from graphsched.arch.cells import Cells, Own, blocks_of, cells_input, own, ring_
 from graphsched.arch.weights import Weights
 from graphsched.errors import OptionError
 from graphsched.graph.ops import set_rows
-from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, i32, input_tensor
+from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, f32, i32, input_tensor
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import CELL_BLOCK, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 
@@ -17,7 +17,7 @@ class Inputs:
     tokens i32[n_tokens], pos i32[n_tokens], out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those
     of layers that see everything: n_kv for all n_slots sequences together. `mla` and `amb` are how latent attention is
     computed (`SessionOptions`). n_ubatch: tokens of the largest run, for which a window's cells have room; swa_full:
-    windows keep everything, too. `asked` counts how often layers ask for mla, amb and swa_full.
+    windows keep everything, too. n_checkpoints: copies of recurrent state for each slot. `asked` counts how often layers ask for mla, amb and swa_full.
     """
 
     def __init__(
@@ -31,11 +31,13 @@ class Inputs:
         n_ubatch: int = 512,
         swa_full: bool = False,
         n_slots: int = 1,
+        n_checkpoints: int = 0,
     ) -> None:
         t, o = Extent(n_tokens, N_TOKENS), Extent(n_outputs, N_OUTPUTS)
         self._mla, self.amb, self._kv_types = mla, amb, kv_types
         self.asked = Counter[str]()
         self._t, self._n_ubatch, self._swa_full, self._n_slots = t, n_ubatch, swa_full, n_slots
+        self._n_rows = n_slots * (1 + n_checkpoints)
         self._ring: Cells | None = None
         self._own: dict[Tensor, Own] = {}
         self.tokens = input_tensor("inp_tokens", i32(t))
@@ -53,6 +55,11 @@ class Inputs:
     def _cells(self, word: str, n_blocks: int, **mask: int) -> Cells:
         """A pool of blocks, and tables for sequences that may have all of them in common."""
         return cells_input(Pool(n_blocks * CELL_BLOCK, word), self._t, n_blocks * self._n_slots, **mask)
+
+    @property
+    def where(self) -> Tensor:
+        """i32[n_tokens, 3]: (slot of its sequence, position, first entry of its table) of each token."""
+        return self.all_cells.where
 
     def own(self, table: Tensor) -> Own:
         """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix."""
@@ -85,6 +92,13 @@ class Inputs:
     def cache_k(self, blk: Weights, k: Tensor) -> Tensor:
         """Stores this run's keys only; returns the layer's whole cache of keys."""
         return self._store(blk, "cache_k", k, self._kv_types[0], self.all_cells)
+
+    def state(self, blk: Weights, name: str, *shape: int) -> Tensor:
+        """A layer's recurrent state, f32[n_slots, *shape]: a row per slot, changed in place by the op that reads it.
+
+        Names are llama.cpp's: cache_r for rows of a convolution, cache_s for matrices.
+        """
+        return Tensor(f32(self._n_rows, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
         if rows.shape[-1] % dtype.block:

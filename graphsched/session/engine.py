@@ -126,6 +126,8 @@ class Engine:
             for kind, leaves in caches.items()
         }
         self.slots = Slots(n_slots, cells, copiers, rows)
+        # Of a model without cells only states are to know whose rows these are.
+        self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
         self.ring = cells[CELLS[N_KV_SWA]].blocks.kept * CELL_BLOCK if CELLS[N_KV_SWA] in cells else 0
 
     def _arrays(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
@@ -224,7 +226,7 @@ class Engine:
         plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
         self._tokens[:n], self._pos[:n] = rows.token, rows.position
         self._out_ids[:n_outputs] = wanted
-        plan.run(self._lengths(n, n_outputs, runs, rows.position))
+        plan.run(self._lengths(rows, n_outputs, runs))
         if self._aborted:
             self.clear_abort()
             raise Aborted
@@ -232,10 +234,13 @@ class Engine:
             self._observer.take(plan.outputs[1:])
         return plan.outputs[0].copy()
 
-    def _lengths(self, n: int, n_outputs: int, runs: Runs, position: Tokens) -> Mapping[str, int]:
+    def _lengths(self, rows: Rows, n_outputs: int, runs: Runs) -> Mapping[str, int]:
         """Fills the arrays of cells; the lengths of a run."""
+        n, position = len(rows.token), rows.position
         end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
         lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs}
+        if self._where is not None:
+            self._where[:n, 0], self._where[:n, 1] = rows.sequence, rows.position
         for kind, inputs in self.slots.inputs.items():
             kv, blocks, own = WORDS[kind]
             lengths[blocks] = entries = inputs.fill(runs, position)
