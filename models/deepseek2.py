@@ -21,7 +21,7 @@ from graphsched.blocks import (
     rope_of,
     side_by_side,
 )
-from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, rope, view
+from graphsched.ops import Rope, concat, flash_attn_ext, mul_mat, rope, view
 from graphsched.tensor import Tensor, labelled
 
 

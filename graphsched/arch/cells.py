@@ -1,7 +1,7 @@
 """KV-cache cells as inputs of a graph, and how many of them a layer needs.
 
-Cells are those of one pool, in blocks of CELL_BLOCK; a sequence has a table of blocks. Of a layer that sees only a window
-(or its chunk) a sequence keeps the blocks of the window and of a run's tokens, and gives older ones back.
+Cells are those of one pool, in blocks of CELL_BLOCK; a sequence has a table of blocks. Of a layer that sees only a
+window (or its chunk) a sequence keeps the blocks of the window and of a run's tokens, and gives older ones back.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ RING_STEP = 256  # of the cells that a window keeps, as in llama.cpp
 class Cells:
     """Cells that layers of one kind keep keys and values in.
 
-    n: of the pool. where i32[n_tokens, 3] = (slot of its sequence, position, first entry of the sequence's table) of each
-    token, table i32[n_blocks] = the blocks of the run's sequences, ids i32[n_tokens] = the cell that each token is stored
-    in.
+    n: of the pool. where i32[n_tokens, 3] = (slot of its sequence, position, first entry of the sequence's table) of
+    each token, table i32[n_blocks] = the blocks of the run's sequences, ids i32[n_tokens] = the cell that each token is
+    stored in.
     """
 
     n: Extent
@@ -51,8 +51,8 @@ def cells_input(n: Pool, n_tokens: Extent, n_entries: int, **mask: int) -> Cells
     mask: `window` and `chunk` of the layers that use them.
     """
     kind = CELLS[n.word]
-    table = input_tensor(f"inp_table{kind}", i32(Extent(n_entries, _word("n_blocks", kind))), **mask)
-    where = input_tensor(f"inp_where{kind}", i32(n_tokens, 3))
+    table = input_tensor(f"inp_table{kind}", i32(Extent(n_entries, _word("n_blocks", kind))))
+    where = input_tensor(f"inp_where{kind}", i32(n_tokens, 3), **mask)
     return Cells(n, where, table, input_tensor(f"inp_cells{kind}", i32(n_tokens)))
 
 

@@ -14,10 +14,11 @@ from graphsched.types.extents import CELL_BLOCK, N_KV, N_KV_SWA, N_OUTPUTS, N_TO
 class Inputs:
     """The graph's inputs: token ids, positions, and the cells of the KV cache.
 
-    tokens i32[n_tokens], pos i32[n_tokens], out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those
-    of layers that see everything: n_kv for all n_slots sequences together. `mla` and `amb` are how latent attention is
-    computed (`SessionOptions`). n_ubatch: tokens of the largest run, for which a window's cells have room; swa_full:
-    windows keep everything, too. n_checkpoints: copies of recurrent state for each slot. `asked` counts how often layers ask for mla, amb and swa_full.
+    tokens i32[n_tokens], pos i32[n_tokens], out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are
+    those of layers that see everything: n_kv for all n_slots sequences together. `mla` and `amb` are how latent
+    attention is computed (`SessionOptions`). n_ubatch: tokens of the largest run, for which a window's cells have room;
+    swa_full: windows keep everything, too. n_checkpoints: copies of recurrent state for each slot. `asked` counts how
+    often layers ask for mla, amb and swa_full.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Inputs:
         if self._ring is None:
             n = ring_cells(min(spans), self._n_ubatch, self.n_kv) * self._n_slots
             self._ring = self._cells(N_KV_SWA, blocks_of(n), **mask) if n < self.n_kv else self.all_cells
-        return self._ring if self._ring.table.attrs == mask else self.all_cells
+        return self._ring if self._ring.where.attrs == mask else self.all_cells
 
     def cache(self, blk: Weights, k: Tensor, v: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""

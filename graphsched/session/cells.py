@@ -1,7 +1,7 @@
 """Blocks of KV-cache cells: who has which, and the arrays by which a run finds them.
 
-A sequence has a slot, and for each kind of cells a table: entry i names the block of its positions from i · CELL_BLOCK on.
-Sequences with a common beginning have the same blocks there; one that writes into such a block gets a copy first.
+A sequence has a slot, and for each kind of cells a table: entry i names the block of its positions from i · CELL_BLOCK
+on. Sequences with a common beginning have the same blocks there; one that writes into such a block gets a copy first.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from graphsched.errors import ContextError
 from graphsched.graph.tensor import Tensor
-from graphsched.session.rows import Runs
+from graphsched.session.rows import Integers, Runs
 from graphsched.types.extents import CELL_BLOCK
 
 Ints = NDArray[np.int32]
+Some = int | Integers  # one for all, or one for each
 _IN_BLOCK = np.arange(CELL_BLOCK, dtype=np.int32)
 
 
@@ -51,10 +52,10 @@ class Blocks:
         """Blocks that runs take, less those that they give back."""
         return int((self._missing(runs) - (self._new_first(runs) - self.first[runs.slots])).sum())
 
-    def _missing(self, runs: Runs) -> NDArray[np.intp]:
+    def _missing(self, runs: Runs) -> Integers:
         return np.maximum(-(-runs.end // CELL_BLOCK) - self.end[runs.slots], 0)
 
-    def _new_first(self, runs: Runs) -> NDArray[np.intp]:
+    def _new_first(self, runs: Runs) -> Integers:
         ends = self.end[runs.slots] + self._missing(runs)
         return np.clip(ends - self.kept, self.first[runs.slots], self.end[runs.slots])
 
@@ -105,6 +106,15 @@ class Blocks:
         self.changes += 1
         return old, new
 
+    def take_back(self, slot: int, position: int, old: int, new: int) -> None:
+        """Undoes `own_copy`."""
+        self.tables[slot, position // CELL_BLOCK] = old
+        self.users[old] += 1
+        self.users[new] = 0
+        self._free[self.n_free] = new
+        self.n_free += 1
+        self.changes += 1
+
     def share(self, source: int, slot: int) -> None:
         """Gives an empty slot all blocks of another one."""
         self.tables[slot], self.first[slot], self.end[slot] = (
@@ -125,7 +135,7 @@ class Blocks:
             self.first[slot], self.end[slot] = min(first, end), end
             self.changes += 1
 
-    def _release(self, slots: NDArray[np.intp], first: NDArray[np.intp], end: NDArray[np.intp]) -> None:
+    def _release(self, slots: Integers, first: Integers, end: Integers) -> None:
         blocks = self.tables[_spread(slots, first, end - first)]
         np.subtract.at(self.users, blocks, 1)
         freed = np.unique(blocks[self.users[blocks] == 0])
@@ -140,9 +150,7 @@ class Blocks:
         return bool(max(oldest, 0) >= self.first[slot] * CELL_BLOCK or n_past == 0)
 
 
-def _spread(
-    rows: NDArray[np.intp], first: NDArray[np.intp], counts: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _spread(rows: Integers, first: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """Indices of elements of a table: of each row `counts` from `first` on."""
     before = np.cumsum(counts) - counts
     return np.repeat(rows, counts), np.repeat(first - before, counts) + np.arange(int(counts.sum()))
@@ -153,7 +161,11 @@ class CellInputs:
 
     def __init__(self, blocks: Blocks, kind: str, arrays: Mapping[str, NDArray[np.int32]]) -> None:
         self.blocks = blocks
-        self.where, self.table = arrays[f"inp_where{kind}"], arrays[f"inp_table{kind}"]
+        n_entries = blocks.tables.size
+        self.where = arrays[f"inp_where{kind}"]
+        self.table = arrays.get(
+            f"inp_table{kind}", np.zeros(n_entries, np.int32)
+        )  # not there if all is gathered
         self.ids = arrays.get(f"inp_cells{kind}")  # not there where layers only read what others store
         self.own_ids: Ints | None = None
         self.own_cells: Ints | None = None
@@ -183,7 +195,7 @@ class CellInputs:
             return self._fill_one(slot, position, b.first.item(slot), b.end.item(slot))
         first, counts = b.first[runs.slots], b.end[runs.slots] - b.first[runs.slots]
         begins = np.cumsum(counts) - counts  # of each sequence's table in the array
-        total, n = int(counts.sum()), len(position)
+        total = int(counts.sum())
         self.table[:total] = b.tables[_spread(runs.slots, first, counts)]
         rows = np.repeat(np.arange(len(runs.slots)), runs.counts)
         self._fill_rows(runs.slots[rows], position, (begins - first)[rows], self.table[:total])
@@ -209,7 +221,7 @@ class CellInputs:
             self._fill_own(n, slot, np.arange(first, end), int(position[-1]) + 1)
         return n
 
-    def _fill_rows(self, slot: object, position: Ints, first_entry: object, table: Ints) -> None:
+    def _fill_rows(self, slot: Some, position: Ints, first_entry: Some, table: Ints) -> None:
         """The rows' (slot, position, first entry), and the cells in which they are stored."""
         n = len(position)
         self.where[:n, 0], self.where[:n, 1], self.where[:n, 2] = slot, position, first_entry
@@ -217,7 +229,7 @@ class CellInputs:
             blocks = table[self.where[:n, 2] + position // CELL_BLOCK]
             np.add(blocks * CELL_BLOCK, position % CELL_BLOCK, out=self.ids[:n])
 
-    def _fill_own(self, n: int, slot: object, entry: NDArray[np.intp], end: object) -> None:
+    def _fill_own(self, n: int, slot: Some, entry: Integers, end: Some) -> None:
         """Where the cells of all entries are, and what each holds."""
         assert self.own_ids is not None
         self.own_ids[: n * CELL_BLOCK] = (self.table[:n, None] * CELL_BLOCK + _IN_BLOCK).reshape(-1)

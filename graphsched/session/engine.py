@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphsched import env
 from graphsched.arch.cells import blocks_of
 from graphsched.check.debug import instrumented
-from graphsched.errors import ContextError, OptionError
+from graphsched.errors import ContextError
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.run.device import Progress, Setup, device_names
@@ -111,7 +111,7 @@ class Engine:
         n_slots, n_entries = self.options.n_parallel, blocks_of(self.n_ctx)
         cells = {
             kind: CellInputs(
-                Blocks(inputs[f"inp_table{kind}"], int(leaves[0].shape[0]) // CELL_BLOCK, n_slots, n_entries),
+                Blocks(inputs[f"inp_where{kind}"], int(leaves[0].shape[0]) // CELL_BLOCK, n_slots, n_entries),
                 kind,
                 arrays,
             )
@@ -125,7 +125,7 @@ class Engine:
             kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
             for kind, leaves in caches.items()
         }
-        self.slots = Slots(n_slots, cells, copiers, rows)
+        self.slots = Slots(n_slots, cells, copiers, rows, lambda: self._aborted)
         # Of a model without cells only states are to know whose rows these are.
         self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
         self.ring = cells[CELLS[N_KV_SWA]].blocks.kept * CELL_BLOCK if CELLS[N_KV_SWA] in cells else 0
@@ -203,8 +203,12 @@ class Engine:
         Aborted after `abort`: the state of these rows' sequences, and cells from the first row on, are then of no use.
         """
         order, ordered, runs = in_order(rows, self.n_ubatch, self.n_ctx, self.slots.n_slots)
-        self.slots.make_room(runs)
-        logits = self._forward(ordered, runs)
+        try:
+            self.slots.make_room(runs)
+            logits = self._forward(ordered, runs)
+        except Aborted:
+            self.clear_abort()
+            raise
         if order is None:
             return logits
         # Row i of the logits is of the i-th of the ordered rows that want some.
@@ -228,7 +232,6 @@ class Engine:
         self._out_ids[:n_outputs] = wanted
         plan.run(self._lengths(rows, n_outputs, runs))
         if self._aborted:
-            self.clear_abort()
             raise Aborted
         if self._observer is not None:
             self._observer.take(plan.outputs[1:])

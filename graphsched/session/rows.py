@@ -10,6 +10,7 @@ from graphsched.errors import OptionError
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int32]
+Integers = NDArray[np.integer[Any]]
 
 
 class Rows(NamedTuple):
@@ -24,10 +25,10 @@ class Rows(NamedTuple):
 class Runs(NamedTuple):
     """The sequences of rows, in the order of the rows: arrays with an entry for each."""
 
-    slots: NDArray[np.intp]
-    first: NDArray[np.intp]  # position of its first row
-    end: NDArray[np.intp]  # behind that of its last row
-    counts: NDArray[np.intp]  # rows
+    slots: Integers
+    first: Integers  # position of its first row
+    end: Integers  # behind that of its last row
+    counts: Integers  # rows
 
 
 class Aborted(Exception):
@@ -52,7 +53,7 @@ def joined(rows: Sequence[Rows]) -> Rows:
 
 def part(rows: Rows, which: "slice | NDArray[np.intp]") -> Rows:
     """Some of the rows."""
-    return Rows(*(column[which] for column in rows))
+    return Rows(rows.sequence[which], rows.position[which], rows.token[which], rows.wants_logits[which])
 
 
 def in_order(rows: Rows, most: int, n_ctx: int, n_slots: int) -> tuple[NDArray[np.intp] | None, Rows, Runs]:

@@ -114,9 +114,9 @@ class Sequence:
         slots = self.engine.slots
         while self.checkpoints and self.checkpoints[-1].n_past > n_past:
             slots.drop(self.checkpoints.pop().row)
-        if slots.has_state and n_past and (n_past != self.n_past or self.is_stale):
-            slots.copy_state(self.checkpoints[-1].row, self.slot)
-        self.n_past, self.is_stale = n_past, False
+        is_there = not slots.has_state or not n_past or (n_past == self.n_past and not self.is_stale)
+        self.n_past = n_past
+        self.is_stale = not (is_there or slots.copy_state(self.checkpoints[-1].row, self.slot))
         for pool in slots.pools:
             pool.cut(self.slot, n_past)
 
@@ -138,7 +138,7 @@ class Sequence:
         """
         self.mend()
         other = self.engine.sequence()
-        self.engine.slots.fork(self.slot, other.slot)
+        other.is_stale = not self.engine.slots.fork(self.slot, other.slot)
         other._tokens[: self.n_past] = self.tokens
         other.n_past = self.n_past
         other.checkpoint()

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-# In the order in which devices keep them. n_kv: the most positions that a token sees; n_blocks: entries of the tables of
-# a run's sequences; n_own: the cells in these blocks. Each for cells that keep everything, and for those of windows.
+# In the order in which devices keep them. n_kv: the most positions that a token sees; n_blocks: entries of the tables
+# of a run's sequences; n_own: the cells in these blocks. Each for cells that keep everything, and for those of windows.
 EXTENTS: Final = (
     "n_tokens",
     "n_outputs",

@@ -30,7 +30,7 @@ class Extent(int):
 
 
 class Pool(Extent):
-    """The cells of a pool, any of which a run may read: arrays have all of them, a token sees `word` of them at most."""
+    """The cells of a pool, any of which a run may read: arrays have all of them, a token sees `word` at most."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the attention kernels share: which positions a token sees, where they are, and the chunks in which they are read."""
+"""What the attention kernels share: the positions that a token sees, where they are, and the chunks to read them in."""
 
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import get

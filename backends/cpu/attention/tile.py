@@ -51,7 +51,7 @@ def scratch_bytes(tile: int, v_dim: int) -> int:
 
 
 def put_scores(tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float) -> int:
-    """Scores of the queries at the addresses q, NEVER for positions that they do not see; returns of how many positions.
+    """Scores of the queries at the addresses q, NEVER for what they do not see; returns of how many positions.
 
     seen_by has what each query sees (`query_at`). For kernels.
     """

@@ -92,9 +92,9 @@ def flash_attn_ext(
 ) -> TensorType:
     """softmax(scale · q·kᵀ) · v per head over the positions that a token sees
 
-    k and v are cells of a pool. where [tokens, 3] = (slot of the sequence, position, first entry of its table): position
-    p is in cell table[first + p // CELL_BLOCK] · CELL_BLOCK + p % CELL_BLOCK. A token sees positions up to its own: the
-    last `window` of them, and nothing before its own `chunk`.
+    k and v are cells of a pool. where [tokens, 3] = (slot of the sequence, position, first entry of its table):
+    position p is in cell table[first + p // CELL_BLOCK] · CELL_BLOCK + p % CELL_BLOCK. A token sees positions up to its
+    own: the last `window` of them, and nothing before its own `chunk`.
     """
     require(
         len(q.shape) == len(k.shape) == len(v.shape) == 3,
