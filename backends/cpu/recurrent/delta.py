@@ -18,6 +18,14 @@ from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
+from graphsched.backends.cpu.recurrent.chunk import (
+    CHUNK,
+    matrix_from_panels,
+    matrix_to_panels,
+    one_chunk,
+    room_at,
+    room_bytes,
+)
 from graphsched.backends.cpu.recurrent.common import (
     PART,
     TILE,
@@ -25,6 +33,7 @@ from graphsched.backends.cpu.recurrent.common import (
     clear,
     dots,
     is_first,
+    run_end,
     slot_of,
     where_args,
 )
@@ -32,37 +41,65 @@ from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
 
-# Strides and per_thread (scratch of each thread) in bytes, dk and dv in elements. keys: heads of q and k.
+# Strides and per_thread (scratch of each thread) in bytes, dk and dv in elements. keys: heads of q and k;
+# part: rows of a head's matrix that are a unit.
 DELTA = (
     "q k v g beta where -> state y scratch"
-    " | heads keys dk dv q_token q_head k_token k_head v_token v_head g_token g_head beta_token where_row per_thread"
+    " | heads keys dk dv q_token q_head k_token k_head v_token v_head g_token g_head beta_token where_row part"
+    " per_thread"
     " | scale"
 )
 
 
 @kernel(DELTA)
-def gated_delta_net_f32(by_channel: int, tiled: int) -> Callable[..., None]:
+def gated_delta_net_f32(by_channel: int, tiled: int, chunked: int) -> Callable[..., None]:
     """y[t, h] = S·q / sqrt(dk) with S = e^g S + β (v - e^g S·k) kᵀ; g per element of k if by_channel."""
 
     def delta(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
-        n, parts, own = rows(step, run), (a.dv + PART - 1) // PART, a.scratch + ith * a.per_thread
+        n, parts, own = rows(step, run), (a.dv + a.part - 1) // a.part, a.scratch + ith * a.per_thread
         unit = next_unit(step)
         while unit < a.heads * parts and not word(run, ABORT):
-            head, first = unit // parts, unit % parts * PART
-            key = head % a.keys if tiled else head // (a.heads // a.keys)
-            for t in range(n):
-                one_token(by_channel, a, t, head, key, first, min(PART, a.dv - first), own)
+            head, first = unit // parts, unit % parts * a.part
+            key, size = head % a.keys if tiled else head // (a.heads // a.keys), min(a.part, a.dv - first)
+            t = 0
+            while t < n:
+                end = run_end(a.where, a.where_row, t, n)
+                if chunked and end - t >= CHUNK:
+                    t = whole_chunks(a, t, end, head, key, first, size, own)
+                for u in range(t, end):
+                    one_token(by_channel, a, u, head, key, first, size, own)
+                t = end
             unit = next_unit(step)
 
     return delta
 
 
 @helper
+def whole_chunks(a: Any, t: int, end: int, head: int, key: int, first: int, n: int, scratch: int) -> int:
+    """The tokens of a run from t as far as they fill chunks; returns the first that is left."""
+    room, matrix = room_at(scratch, a.dk), matrix_at(a, t, head, first)
+    if is_first(a.where, a.where_row, t):
+        clear(n * a.dk, matrix)
+    matrix_to_panels(matrix, a.dk, n, room.matrix)
+    while end - t >= CHUNK:
+        one_chunk(a, room, t, head, key, first, n)
+        t += CHUNK
+    matrix_from_panels(matrix, a.dk, n, room.matrix)
+    return t
+
+
+@helper
+def matrix_at(a: Any, t: int, head: int, first: int) -> int:
+    """Where the matrix of token t's sequence and a head begins, from row `first`."""
+    return a.state + 4 * a.dk * (a.dv * (a.heads * slot_of(a.where, a.where_row, t) + head) + first)
+
+
+@helper
 def one_token(by_channel: int, a: Any, t: int, head: int, key: int, first: int, n: int, scratch: int) -> None:
     """Token t changes and reads n rows of a head's matrix, from row `first`."""
     k, q = a.k + t * a.k_token + key * a.k_head, a.q + t * a.q_token + key * a.q_head
-    matrix = a.state + 4 * a.dk * (a.dv * (a.heads * slot_of(a.where, a.where_row, t) + head) + first)
+    matrix = matrix_at(a, t, head, first)
     if is_first(a.where, a.where_row, t):
         clear(n * a.dk, matrix)
     decay, decayed, change = decays_at(a, scratch)
@@ -123,15 +160,31 @@ def change_rows(tile: int) -> Callable[..., None]:
     return change
 
 
+def _takes_chunks(node: Tensor) -> bool:
+    """Whether a run may be long enough for a chunk, of a matrix in whole panels that has a decay per head."""
+    state, g = node.operand("state"), node.operand("g")
+    return int(node.shape[0]) >= CHUNK and len(g.shape) == 2 and not any(d % CHUNK for d in state.shape[2:])
+
+
+def _rows_of_unit(node: Tensor, n_threads: int) -> int:
+    """Rows of a head's matrix that a thread takes through all chunks: all, if there are heads enough to share out."""
+    heads, rows = node.shape[1:]
+    while heads * (node.shape[2] // rows) < 2 * n_threads and rows % (2 * CHUNK) == 0:
+        rows //= 2
+    return rows
+
+
 @ops.gated_delta_net.lowering("cpu", strided=("q", "k", "v", "g", "beta"))
 def _(low: Low, node: Tensor) -> None:
     state, q, k, v, g, beta, where = map(low.operand, node.sources)
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
-    per_thread = 4 * (2 * dk + TILE + 16)
+    chunked = _takes_chunks(node)
+    part = _rows_of_unit(node, low.n_threads) if chunked else PART
+    per_thread = room_bytes(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
     strides = row_strides(v=v, q=q, k=k) | {"g_token": g.strides[0], "g_head": g.strides[1]}
     low.step(
-        gated_delta_net_f32(int(by_channel), int(node.attrs["tiled"])),
+        gated_delta_net_f32(int(by_channel), int(node.attrs["tiled"]), int(chunked)),
         q=q,
         k=k,
         v=v,
@@ -146,6 +199,7 @@ def _(low: Low, node: Tensor) -> None:
         **strides,
         beta_token=beta.strides[0],
         **where_args(where),
+        part=part,
         per_thread=per_thread,
         scale=dk**-0.5,
         rows=rows_of(node.sources[-1].type),
