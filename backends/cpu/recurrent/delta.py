@@ -1,8 +1,13 @@
-"""The gated delta rule, token by token: each row of a head's matrix is decayed, read with k, changed and read with q.
+"""The gated delta rule: each row of a head's matrix is decayed, read with k, changed and read with q.
 
-A row depends on k, q, the decay and β, and on no other row: a unit is a part of a head's rows for all tokens of a run,
-which stays in the first cache. What a token does depends on its own sequence only, so that a sequence has the same bits
-alone, among others, and cut anywhere.
+A row depends on k, q, the decay and β, and on no other row: a unit is a part of a head's rows for all tokens of a run.
+Token by token that part stays in the first cache. What a token does depends on its own sequence only, so that a
+sequence has the same bits alone, among others, and cut anywhere.
+
+Where a decay is one number per head, and 16 or more tokens of a sequence are in one run, each 16 from the first one on
+are a chunk (`delta_chunk`), and what is left goes token by token. These bits depend on how the sequence is cut into
+runs, and on no other sequence. As chunks take less than half of the time, a lowering asks for them (`chunked`)
+wherever a matrix fills whole panels.
 """
 
 from collections.abc import Callable
@@ -18,14 +23,6 @@ from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
-from graphsched.backends.cpu.recurrent.chunk import (
-    CHUNK,
-    matrix_from_panels,
-    matrix_to_panels,
-    one_chunk,
-    room_at,
-    room_bytes,
-)
 from graphsched.backends.cpu.recurrent.common import (
     PART,
     TILE,
@@ -37,6 +34,8 @@ from graphsched.backends.cpu.recurrent.common import (
     slot_of,
     where_args,
 )
+from graphsched.backends.cpu.recurrent.delta_chunk import delta_chunks
+from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
@@ -66,27 +65,14 @@ def gated_delta_net_f32(by_channel: int, tiled: int, chunked: int) -> Callable[.
             while t < n:
                 end = run_end(a.where, a.where_row, t, n)
                 if chunked and end - t >= CHUNK:
-                    t = whole_chunks(a, t, end, head, key, first, size, own)
+                    matrix = matrix_at(a, t, head, first)
+                    t = delta_chunks(a, matrix, a.dk, t, end, head, key, first, size, own)
                 for u in range(t, end):
                     one_token(by_channel, a, u, head, key, first, size, own)
                 t = end
             unit = next_unit(step)
 
     return delta
-
-
-@helper
-def whole_chunks(a: Any, t: int, end: int, head: int, key: int, first: int, n: int, scratch: int) -> int:
-    """The tokens of a run from t as far as they fill chunks; returns the first that is left."""
-    room, matrix = room_at(scratch, a.dk), matrix_at(a, t, head, first)
-    if is_first(a.where, a.where_row, t):
-        clear(n * a.dk, matrix)
-    matrix_to_panels(matrix, a.dk, n, room.matrix)
-    while end - t >= CHUNK:
-        one_chunk(a, room, t, head, key, first, n)
-        t += CHUNK
-    matrix_from_panels(matrix, a.dk, n, room.matrix)
-    return t
 
 
 @helper
@@ -166,21 +152,13 @@ def _takes_chunks(node: Tensor) -> bool:
     return int(node.shape[0]) >= CHUNK and len(g.shape) == 2 and not any(d % CHUNK for d in state.shape[2:])
 
 
-def _rows_of_unit(node: Tensor, n_threads: int) -> int:
-    """Rows of a head's matrix that a thread takes through all chunks: all, if there are heads enough to share out."""
-    heads, rows = node.shape[1:]
-    while heads * (node.shape[2] // rows) < 2 * n_threads and rows % (2 * CHUNK) == 0:
-        rows //= 2
-    return rows
-
-
 @ops.gated_delta_net.lowering("cpu", strided=("q", "k", "v", "g", "beta"))
 def _(low: Low, node: Tensor) -> None:
     state, q, k, v, g, beta, where = map(low.operand, node.sources)
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
     chunked = _takes_chunks(node)
-    part = _rows_of_unit(node, low.n_threads) if chunked else PART
+    part = rows_of_unit(*node.shape[1:], low.n_threads) if chunked else PART
     per_thread = room_bytes(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
     strides = row_strides(v=v, q=q, k=k) | {"g_token": g.strides[0], "g_head": g.strides[1]}
     low.step(
