@@ -158,7 +158,7 @@ def _(low: Low, node: Tensor) -> None:
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
     chunked = _takes_chunks(node)
-    part = rows_of_unit(*node.shape[1:], low.n_threads) if chunked else PART
+    part = rows_of_unit(node, low.n_threads) if chunked else PART
     per_thread = room_bytes(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
     strides = row_strides(v=v, q=q, k=k) | {"g_token": g.strides[0], "g_head": g.strides[1]}
     low.step(

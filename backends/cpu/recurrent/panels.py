@@ -8,6 +8,7 @@ from graphsched.backends.cpu.language.simd import splat, store
 from graphsched.backends.cpu.language.transpose import transpose
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.recurrent.common import clear, is_first
+from graphsched.graph.tensor import Tensor
 
 CHUNK = 16  # tokens of a chunk, and rows of a panel
 ROW = 4 * CHUNK  # bytes of a number for each token, or for each row of a panel
@@ -118,8 +119,12 @@ def in_chunks(one_chunk: Callable[..., None]) -> Callable[..., int]:
     return whole_chunks
 
 
-def rows_of_unit(heads: int, rows: int, n_threads: int) -> int:
-    """Rows of a head's matrix that a thread takes through all chunks: all, if there are heads enough to share out."""
+def rows_of_unit(node: Tensor, n_threads: int) -> int:
+    """Rows of a head's matrix that a thread takes through all chunks: all, if there are heads enough to share out.
+
+    node: with results [tokens, heads, rows of a head's matrix].
+    """
+    _, heads, rows = node.shape
     unit = rows
     while heads * (rows // unit) < 2 * n_threads and unit % (2 * CHUNK) == 0:
         unit //= 2

@@ -137,7 +137,7 @@ def _(low: Low, node: Tensor) -> None:
     state, x, dt, a, b, c, where = map(low.operand, node.sources)
     width, n_state = state.type.shape[2:]
     chunked = _takes_chunks(node)
-    part = rows_of_unit(*node.shape[1:], low.n_threads) if chunked else PART
+    part = rows_of_unit(node, low.n_threads) if chunked else PART
     per_thread = room_bytes(n_state, part) if chunked else 4 * (n_state + TILE + 16)
     low.step(
         ssm_scan_f32(int(a.type.shape[1] > 1), int(chunked)),
