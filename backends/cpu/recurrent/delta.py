@@ -16,6 +16,7 @@ from typing import Any
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import exp
+from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import fma, get, load, mul, splat, store, sub, word
 from graphsched.backends.cpu.language.soft_max import one_exp
 from graphsched.backends.cpu.language.tile import columns, load_rows, row_starts, row_sums, store_rows, zeros
@@ -139,6 +140,7 @@ def change_rows(tile: int) -> Callable[..., None]:
     ) -> None:
         at = row_starts(tile, matrix + 4 * dk * first, 4 * dk, tile - 1)
         read = row_sums(dots(dk, zeros(tile, 16), at, decayed))
+        ask_ahead(at[0], 4 * dk * tile)
         store(changes, mul(splat(beta, tile), sub(load(v + 4 * first, F32, tile), read)), F32)
         sums = row_sums(changed(dk, zeros(tile, 16), at, decay, k, q, changes))
         store(y + 4 * first, mul(sums, splat(scale, tile)), F32)

@@ -9,6 +9,7 @@ from typing import Any
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import exp, softplus
+from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import fma, get, load, max_lanes, mul, splat, store, word
 from graphsched.backends.cpu.language.tile import columns, load_rows, row_starts, row_sums, store_rows, zeros
 from graphsched.backends.cpu.language.vector import F32
@@ -120,6 +121,7 @@ def grow_rows(tile: int) -> Callable[..., None]:
         delta: float,
     ) -> None:
         at = row_starts(tile, matrix + 4 * n_state * first, 4 * n_state, tile - 1)
+        ask_ahead(at[0], 4 * n_state * tile)
         store(change, mul(splat(delta, tile), load(x + 4 * first, F32, tile)), F32)
         store(y + 4 * first, row_sums(grown(n_state, zeros(tile, 16), at, decay, b, c, change)), F32)
 
