@@ -43,7 +43,8 @@ def draw(
     for i, (name, type) in enumerate(types.items()):
         role = definition.roles.get(name)
         if callable(role):
-            values[name] = role(types, rng)
+            drawn = role(types, rng)
+            values[name] = drawn if type.dtype == dtypes.I32 else type.dtype.quantize(drawn)
         elif type.dtype == dtypes.I32:
             values[name] = rng.integers(*case.ints[i], size=type.shape).astype(np.int32)
         else:

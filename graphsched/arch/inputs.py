@@ -1,4 +1,4 @@
-"""Inputs of a model's graph, and the caches in which it keeps keys and values."""
+"""Inputs of a model's graph, and the caches in which it keeps keys, values and recurrent state."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from graphsched.arch.cells import Cells, cells_input, ring_cells
 from graphsched.arch.weights import Weights
 from graphsched.errors import OptionError
 from graphsched.graph.ops import set_rows
-from graphsched.graph.tensor import Extent, Tensor, TensorType, i32, input_tensor
+from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 
@@ -17,8 +17,8 @@ class Inputs:
     tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
     out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
     their table. `mla` and `amb` are how latent attention is computed (`SessionOptions`). n_ubatch: tokens of the
-    largest run, for which a ring of cells has room; swa_full: there are no rings. `asked` counts how often
-    layers ask for mla, amb and swa_full.
+    largest run, for which a ring of cells has room; swa_full: there are no rings. n_slots: rows of recurrent state.
+    `asked` counts how often layers ask for mla, amb and swa_full.
     """
 
     def __init__(
@@ -31,12 +31,14 @@ class Inputs:
         amb: int = 256,
         n_ubatch: int = 512,
         swa_full: bool = False,
+        n_slots: int = 1,
     ) -> None:
         t, o = Extent(n_tokens, N_TOKENS), Extent(n_outputs, N_OUTPUTS)
         self._mla, self.amb, self._kv_types = mla, amb, kv_types
         self.asked = Counter[str]()
         self._t, self._n_ubatch, self._swa_full = t, n_ubatch, swa_full
         self._ring: Cells | None = None
+        self._n_slots = n_slots
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
         self.where = input_tensor("inp_where", i32(t, 2))
@@ -85,6 +87,13 @@ class Inputs:
     def cache_k(self, blk: Weights, k: Tensor) -> Tensor:
         """Stores this run's keys only; returns the layer's whole cache of keys."""
         return self._store(blk, "cache_k", k, self._kv_types[0], self.all_cells)
+
+    def state(self, blk: Weights, name: str, *shape: int) -> Tensor:
+        """A layer's recurrent state, f32[n_slots, *shape]: a row per slot, changed in place by the op that reads it.
+
+        Names are llama.cpp's: cache_r for rows of a convolution, cache_s for matrices.
+        """
+        return Tensor(f32(self._n_slots, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
         if rows.shape[-1] % dtype.block:

@@ -101,6 +101,8 @@ class Op(IntEnum):
     MUL_MAT_UP_GATE = 138
     MUL_MULTI_ADD = 139
     FUSED_SET_ROWS = 140
+    GATED_DELTA_NET = 141
+    L2_NORM = 142
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

@@ -12,7 +12,8 @@ class Traits:
     is one, whose memory is its own. product: the matrices of a product, whose type decides at which rate it computes.
     chosen_by: the ids that choose from the first dimension of these matrices, for each row some. gathers: it reads
     the rows that ids name and no others. reads_cache: what may be the rows of a cache, so that it runs beside them.
-    writes_cache: the cache that it writes, and whose memory its result is. rate: the kind of arithmetic if it does not
+    writes_cache: the cache that it writes, and whose memory its result is. updates: the state that it reads and changes
+    in place, which is not its result; it runs where that state lives. rate: the kind of arithmetic if it does not
     follow from the matrices. named_by_weight: a node is named after its first weight. keeps_label: a node has
     the label of its first source. label: that of a node for which the label table has none.
     """
@@ -24,6 +25,7 @@ class Traits:
     gathers: bool = False
     reads_cache: str = ""
     writes_cache: str = ""
+    updates: str = ""
     rate: str = ""
     named_by_weight: bool = True
     keeps_label: bool = False
@@ -37,7 +39,7 @@ class Traits:
     @property
     def operands(self) -> Iterator[str]:
         """Every operand that a property names."""
-        single = (self.result_of, self.chosen_by, self.reads_cache, self.writes_cache)
+        single = (self.result_of, self.chosen_by, self.reads_cache, self.writes_cache, self.updates)
         yield from filter(None, (*self.product, *single))
 
 

@@ -118,8 +118,10 @@ class PythonStep:
         return list(self.sources)
 
     def writes(self) -> list[Operand]:
-        """The result."""
-        return [self.result]
+        """The result, and the state that it changes in place."""
+        updated = self.node.traits.updates
+        state = self.sources[self.node.declaration.operands.index(updated)] if updated else None
+        return [self.result] if state is None else [self.result, state]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from graphsched.graph.ops.elementwise import (
     sigmoid,
     silu,
     softcap,
+    softplus,
     sqr,
     sum_rows,
     unary,
@@ -38,7 +39,8 @@ from graphsched.graph.ops.movement import (
     set_rows,
     view,
 )
-from graphsched.graph.ops.norm import fused_add_rms_norm, fused_rms_norm, rms_norm
+from graphsched.graph.ops.norm import fused_add_rms_norm, fused_rms_norm, l2_norm, rms_norm
+from graphsched.graph.ops.recurrent import gated_delta_net, ssm_conv, ssm_scan
 from graphsched.graph.ops.rope import Rope, fused_rope, rope, temperature_scale
 from graphsched.graph.ops.several import part
 
@@ -57,9 +59,11 @@ __all__ = [
     "fused_rms_norm",
     "fused_rope",
     "fused_set_rows",
+    "gated_delta_net",
     "gelu",
     "get_rows",
     "grouped_top_k",
+    "l2_norm",
     "moe_fused_up_gate",
     "mul",
     "mul_mat",
@@ -82,7 +86,10 @@ __all__ = [
     "soft_cap_max",
     "soft_max",
     "softcap",
+    "softplus",
     "sqr",
+    "ssm_conv",
+    "ssm_scan",
     "sum_rows",
     "swiglu_oai",
     "temperature_scale",

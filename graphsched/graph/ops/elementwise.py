@@ -16,11 +16,17 @@ def _gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + np.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 
+def _softplus(x: Array) -> Array:
+    """ln(1 + e^x), and x above 20, where the rest is below the last bit of a float32."""
+    return np.where(x > 20.0, x, np.log1p(np.exp(np.minimum(x, 20.0))))
+
+
 UNARY: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * _sigmoid(x),
     "gelu": _gelu,
     "relu": lambda x: np.maximum(x, 0),
     "sigmoid": _sigmoid,
+    "softplus": _softplus,
 }
 
 
@@ -181,7 +187,7 @@ def _() -> Iterator[Case]:
 
 @op(Op.UNARY, rowwise=True)
 def unary(x: Tensor, *, kind: str) -> TensorType:
-    """kind(x), one of silu, gelu (tanh form), relu, sigmoid"""
+    """kind(x), one of silu, gelu (tanh form), relu, sigmoid, softplus"""
     require(kind in UNARY, "unary: no function {}; there are {}", kind, ", ".join(UNARY))
     return x.type
 
@@ -267,3 +273,8 @@ def relu(x: Tensor) -> Tensor:
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))"""
     return unary(x, kind="sigmoid")
+
+
+def softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x)"""
+    return unary(x, kind="softplus")

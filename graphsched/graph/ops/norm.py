@@ -33,6 +33,29 @@ def _() -> Iterator[Case]:
     yield case(f32(3, 4, 24), eps=1e-1)
 
 
+@op(Op.L2_NORM, rowwise=True, label="norm")
+def l2_norm(x: Tensor, *, eps: float) -> TensorType:
+    """y = x / sqrt(Σ x² + eps) over the last dimension"""
+    return x.type
+
+
+@l2_norm.reference
+def _(x: Array, *, eps: float) -> Array:
+    return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True, dtype=np.float64) + eps).astype(np.float32)
+
+
+@l2_norm.flops
+def _(x: TensorType, *, eps: float) -> int:
+    return 3 * x.numel
+
+
+@l2_norm.cases
+def _() -> Iterator[Case]:
+    for n in (1, 33, 64, 1025):
+        yield case(f32(5, n), eps=1e-6)
+    yield case(f32(3, 4, 24), eps=1e-1)
+
+
 @op(Op.FUSED_RMS_NORM, rowwise=True)
 def fused_rms_norm(x: Tensor, w: Tensor, *, eps: float) -> TensorType:
     """y = w · x / sqrt(mean(x²) + eps) over the last dimension"""
