@@ -37,7 +37,9 @@ MISTAKES = (
     Mistake("llama", "frequency factors forgotten", "models/llama.py", 'if "rope_freqs" in w', "if False"),
     Mistake("mixtral", "weights not normalised", "models/llama.py", "normalised=True", "normalised=False"),
     Mistake("qwen2", "keys without their bias", "models/qwen2.py", "bias=True", "bias=False"),
-    Mistake("qwen2moe", "shared expert without its gate", "models/qwen2moe.py", " * sigmoid(gate)", ""),
+    Mistake(
+        "qwen2moe", "shared expert without its gate", "graphsched/arch/blocks/moe.py", " * sigmoid(gate)", ""
+    ),
     Mistake(
         "qwen3moe", "weights not normalised", "models/qwen3moe.py", "normalised=True", "normalised=False"
     ),

@@ -11,6 +11,8 @@ from graphsched.graph.tensor import Tensor, TensorType, weight
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
+_ENDINGS = (".bias", ".scale", ".")  # of names that are no matrices, or have no suffix at all
+
 
 class Weights:
     """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`; ask `"output" in w`.
@@ -59,17 +61,22 @@ class Weights:
         return self._leaves[full]
 
     def sized(self, name: str, *shape: int | None) -> Tensor:
-        """The weight, which must have this shape; None allows any length."""
+        """The weight, which must have this shape; None allows any length.
+
+        Files may leave out axes of length 1, or have more of them: where all lengths are given, these do not count.
+        """
         found = self[name]
-        fits = len(found.shape) == len(shape) and all(
-            n in (None, d) for n, d in zip(shape, found.shape, strict=True)
-        )
-        if not fits:
-            need = ", ".join("any" if n is None else str(int(n)) for n in shape)
-            raise LoadError(
-                f"{self._source}: tensor {found.name} has shape {list(found.shape)}, [{need}] is needed"
+        if _fits(found.shape, shape):
+            return found
+        lengths = tuple(n for n in shape if n is not None)
+        if len(lengths) == len(shape) and _longer(found.shape) == _longer(lengths):
+            return self._leaves.setdefault(
+                f"{found.name} {lengths}", weight(found.name, TensorType(found.dtype, lengths))
             )
-        return found
+        need = ", ".join("any" if n is None else str(int(n)) for n in shape)
+        raise LoadError(
+            f"{self._source}: tensor {found.name} has shape {list(found.shape)}, [{need}] is needed"
+        )
 
     def lacking(
         self, name: str, shape: tuple[int, ...], compute: Callable[..., NDArray[np.float32]], *sources: Tensor
@@ -80,9 +87,18 @@ class Weights:
             yield self._full(name), Derived(type, sources, compute)
 
     def _full(self, name: str) -> str:
-        full = self._prefix + (name.removesuffix(".") if "." in name else f"{name}.weight")
+        full = self._prefix + (name.removesuffix(".") if name.endswith(_ENDINGS) else f"{name}.weight")
         self._asked.add(full)
         return full
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(found) == len(shape) and all(n in (None, d) for n, d in zip(shape, found, strict=True))
+
+
+def _longer(shape: tuple[int, ...]) -> list[int]:
+    """The lengths above 1."""
+    return [int(n) for n in shape if n != 1]
 
 
 def _derived_dtype(source: DType, row: int) -> DType:

@@ -8,9 +8,13 @@ from graphsched.graph.ops import get_rows, mul_mat, rms_norm, scale
 from graphsched.graph.tensor import Tensor
 
 
-def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
-    """rms(x) · w [+ bias] over the last dimension, with the config's epsilon"""
-    y = rms_norm(x, eps=c.rms_eps) * blk.sized(name, x.shape[-1])
+def norm(c: Any, x: Tensor, blk: Weights, name: str, *, rows: int = 1) -> Tensor:
+    """rms(x) · w [+ bias] over the last dimension, with the config's epsilon
+
+    rows: of w; with more than one, each row of a token's x [T, rows, n] has weights of its own.
+    """
+    w = blk.sized(name, rows, x.shape[-1]) if rows > 1 else blk.sized(name, x.shape[-1])
+    y = rms_norm(x, eps=c.rms_eps) * w
     return y + blk.sized(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in blk else y
 
 
@@ -38,8 +42,16 @@ def embed(c: Any, w: Weights, inp: Inputs) -> Tensor:
     return get_rows(w.sized("token_embd", None, c.n_embd), inp.tokens)
 
 
-def head(c: Any, w: Weights, x: Tensor, *, tied: bool | None = None, bias: bool | None = None) -> Tensor:
-    """Final norm and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
+def head(
+    c: Any,
+    w: Weights,
+    x: Tensor,
+    *,
+    tied: bool | None = None,
+    bias: bool | None = None,
+    final: str = "output_norm",
+) -> Tensor:
+    """The norm `final` and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
     n_vocab = w.sized("token_embd", None, None).shape[0]
     tied = "output" not in w if tied is None else tied
-    return linear(w, "token_embd" if tied else "output", norm(c, x, w, "output_norm"), n_vocab, bias=bias)
+    return linear(w, "token_embd" if tied else "output", norm(c, x, w, final), n_vocab, bias=bias)
