@@ -7,7 +7,22 @@ changes shows.
 from collections.abc import Callable
 from typing import Any
 
-from tiny.family import CHOICE, DIM, HEADS, IN_FRONT, KV, MOE, PER_HEAD, D, attention, dense, experts, norms, row, sizes
+from tiny.family import (
+    CHOICE,
+    DIM,
+    HEADS,
+    IN_FRONT,
+    KV,
+    MOE,
+    PER_HEAD,
+    D,
+    attention,
+    dense,
+    experts,
+    norms,
+    row,
+    sizes,
+)
 from tiny.table import Row, Shapes
 
 KEYS, VALUES, SIZE, KERNEL = 2, 6, 16, 4  # heads of the delta rule, their size; what a convolution sees
@@ -90,7 +105,9 @@ def heads_in(*layers: int, count: int = 4, kv: int = KV) -> dict[str, Any]:
     return {"attention.head_count_kv": [kv if il in layers else 0 for il in range(count)]}
 
 
-def either(layers: tuple[int, ...], recurrent: Shapes, attends: Shapes, *common: Shapes) -> Callable[[int], Shapes]:
+def either(
+    layers: tuple[int, ...], recurrent: Shapes, attends: Shapes, *common: Shapes
+) -> Callable[[int], Shapes]:
     """Attention in some layers, recurrence in the others."""
     both: Shapes = {}
     for shapes in common:
@@ -162,13 +179,98 @@ SIGMOID = MOE | {"expert_gating_func": 2}
 GRANITE = {"embedding_scale": 5.0, "residual_scale": 0.4, "attention.scale": 0.3, "logit_scale": 3.0}
 
 
-def first_dense(attends: tuple[int, ...], recurrent: Shapes, attention: Shapes, moe: Shapes) -> Callable[[int], Shapes]:
+def first_dense(
+    attends: tuple[int, ...], recurrent: Shapes, attention: Shapes, moe: Shapes
+) -> Callable[[int], Shapes]:
     """The first layer's feed-forward dense, the others' of experts."""
     mixer = either(attends, recurrent, attention, IN_FRONT)
     return lambda il: mixer(il) | (moe if il else dense())
 
 
+FULL: Shapes = {
+    **{f"ssm_{n}_a.weight": (HEADS * SIZE, D) for n in "fg"},
+    "ssm_a": (HEADS, 1),
+}
+GATED_MLA: Shapes = {n: s for n, s in MLA.items() if n != "attn_q.weight"} | {
+    "attn_q_a.weight": (20, D),
+    "attn_q_a_norm.weight": (20,),
+    "attn_q_b.weight": (HEADS * (NOPE + ROPE), 20),
+    "attn_gate.weight": (HEADS, D),
+}
+BOUNDED = {
+    "kda.gate_lower_bound": -5.0,
+    "kda.safe_gate": True,
+    "swiglu_clamp_exp": [0.0, 0.7, 0.5, 0.0],
+    "swiglu_clamp_shexp": [0.6, 0.0, 0.5, 0.4],
+}
+PARTS_NORMED: Shapes = {
+    "ssm_dt_norm.weight": (RANK,),
+    "ssm_b_norm.weight": (N_STATE,),
+    "ssm_c_norm.weight": (N_STATE,),
+}
+PLAMO_BLOCK: Shapes = {
+    **norms("attn_norm", "ffn_norm"),
+    "post_attention_norm": (D,),
+    "post_ffw_norm": (D,),
+    "ffn_up.weight": (192, D),
+    "ffn_down.weight": (D, 96),
+}
+PLAMO_MAMBA: Shapes = {
+    "ssm_in.weight": (2 * INNER, D),
+    "ssm_conv1d.weight": (INNER, KERNEL),
+    "ssm_x.weight": (64 + 2 * N_STATE, INNER),
+    "ssm_dt.weight": (SCAN_HEADS, 64),
+    "ssm_dt.bias": (SCAN_HEADS,),
+    "ssm_a": (SCAN_HEADS,),
+    "ssm_d": (SCAN_HEADS,),
+    "ssm_out.weight": (D, INNER),
+    "ssm_dt_norm": (64,),
+    "ssm_b_norm": (N_STATE,),
+    "ssm_c_norm": (N_STATE,),
+}
+PLAMO_ATTENTION: Shapes = {
+    "attn_qkv.weight": ((HEADS + 2 * KV) * DIM, D),
+    "attn_q_norm.weight": (HEADS, DIM),
+    "attn_k_norm.weight": (KV, DIM),
+    "attn_output.weight": (D, HEADS * DIM),
+}
+LIGHTNING: Shapes = {
+    "attn_qkv.weight": (3 * HEADS * DIM, D),
+    "attn_gate.weight": (HEADS * DIM, D),
+    "attn_norm_2.weight": (HEADS * DIM,),
+    "attn_output.weight": (D, HEADS * DIM),
+}
+ROUTED_SIGMOID = SIGMOID | {"expert_weights_norm": True, "expert_weights_scale": 2.5}
+GROUPED = {"expert_group_count": 4, "expert_group_used_count": 2}
+
 RECURRENT: dict[str, Row] = {
+    "bailingmoe3": row(
+        "bailingmoe3",
+        sizes()
+        | MLA_KEYS
+        | {"attention.q_lora_rank": 20}
+        | BOUNDED
+        | ROUTED_SIGMOID
+        | GROUPED
+        | heads_in(2, kv=1),
+        first_dense((2,), CHANNEL | FULL, GATED_MLA, experts(SHARED, CHOICE)),
+    ),
+    "bailingmoe3-sections": row(
+        "bailingmoe3",
+        sizes()
+        | MLA_KEYS
+        | {"rope.dimension_sections": [2, 1, 0, 1]}
+        | BOUNDED
+        | ROUTED_SIGMOID
+        | heads_in(2, kv=1),
+        first_dense((2,), CHANNEL | FULL, MLA | {"attn_gate.weight": (HEADS, D)}, experts(SHARED, CHOICE)),
+    ),
+    "falcon-h1": row(
+        "falcon-h1",
+        sizes() | SCAN,
+        attention() | MAMBA2 | MIXER | dense() | {"ffn_norm": (D,)},
+        layers=3,
+    ),
     "granitehybrid": row(
         "granitehybrid",
         sizes(rope__scaling__finetuned=True) | SCAN | GRANITE | MOE | heads_in(1, count=3),
@@ -181,22 +283,42 @@ RECURRENT: dict[str, Row] = {
         either((1,), MAMBA2, attention(), IN_FRONT, dense()),
         layers=3,
     ),
+    "jamba": row(
+        "jamba",
+        sizes() | MAMBA_KEYS | {"expert_count": 8, "expert_used_count": 3} | heads_in(1),
+        lambda il: (
+            either((1,), MAMBA | PARTS_NORMED, attention(), IN_FRONT)(il) | (experts() if il % 2 else dense())
+        ),
+    ),
     "kimi-linear": row(
         "kimi-linear",
-        sizes() | MLA_KEYS | SIGMOID | heads_in(2, kv=1) | {"expert_weights_scale": 2.5, "expert_shared_count": 1},
+        sizes()
+        | MLA_KEYS
+        | SIGMOID
+        | heads_in(2, kv=1)
+        | {"expert_weights_scale": 2.5, "expert_shared_count": 1},
         first_dense((2,), CHANNEL | LOW, MLA, experts(SHARED, CHOICE)),
     ),
     "lfm2": row(
         "lfm2",
         sizes() | {"shortconv.l_cache": 3, "attention.sliding_window": 7} | heads_in(1, 3),
         either((1, 3), SHORT, attention() | PER_HEAD, IN_FRONT, dense()),
+        final="token_embd_norm",
     ),
     "lfm2moe": row(
         "lfm2moe",
         sizes() | {"shortconv.l_cache": 3, "leading_dense_block_count": 1} | SIGMOID | heads_in(1, 3),
         first_dense((1, 3), SHORT, attention() | PER_HEAD, experts(bias=CHOICE)),
+        final="token_embd_norm",
     ),
+    "mamba": row("mamba", EPS | MAMBA_KEYS, MIXER | MAMBA, layers=3),
+    "mamba-normed": row("mamba", EPS | MAMBA_KEYS | {"ssm.dt_b_c_rms": True}, MIXER | MAMBA, layers=3),
     "mamba2": row("mamba2", EPS | SCAN, MIXER | MAMBA2, layers=3),
+    "minimax-01": row(
+        "minimax-01",
+        sizes(full_attention_interval=3, rope__dimension_count=12, residual_scale=1.6) | MOE,
+        lambda il: IN_FRONT | experts() | (LIGHTNING if (il + 1) % 3 else attention()),
+    ),
     "nemotron_h": row(
         "nemotron_h",
         sizes() | SCAN | EPS_TWICE | heads_in(1) | {"feed_forward_length": [0, 0, 96, 0]},
@@ -213,9 +335,19 @@ RECURRENT: dict[str, Row] = {
         | heads_in(1),
         lambda il: nemotron(il, LATENT_EXPERTS),
     ),
+    "plamo2": row(
+        "plamo2",
+        sizes()
+        | SCAN
+        | heads_in(0, 2)
+        | {"attention.head_count": [HEADS, 0, HEADS, 0], "ssm.group_count": 0},
+        either((0, 2), PLAMO_MAMBA, PLAMO_ATTENTION, PLAMO_BLOCK),
+    ),
     "qwen35": row(
         "qwen35",
-        sizes(full_attention_interval=3, rope__dimension_count=12) | DELTA | {"rope.dimension_sections": [3, 1, 1, 1]},
+        sizes(full_attention_interval=3, rope__dimension_count=12)
+        | DELTA
+        | {"rope.dimension_sections": [3, 1, 1, 1]},
         delta(PROJECTED | APART, dense()),
         layers=3,
     ),

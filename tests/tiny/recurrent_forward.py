@@ -241,7 +241,9 @@ class Model(family_forward.Model):
         x = silu(convolved(x, self.w[f"{blk}.ssm_conv1d.weight"]) + self.w[f"{blk}.ssm_conv1d.bias"])
         parts = np.split(self.linear(f"{blk}.ssm_x", x), [rank, rank + n_state], axis=1)
         if self.has(il, "ssm_dt_norm"):
-            dt, b, c = (self.norm(f"{blk}.ssm_{n}_norm", p) for n, p in zip(("dt", "b", "c"), parts))
+            dt, b, c = (
+                self.norm(f"{blk}.ssm_{n}_norm", p) for n, p in zip(("dt", "b", "c"), parts, strict=True)
+            )
         else:
             dt, b, c = (self.rms(p) if keys.get("ssm.dt_b_c_rms") else p for p in parts)
         y = selective_scan(
@@ -256,10 +258,10 @@ class Model(family_forward.Model):
         z, x = (part.reshape(T, -1) for part in np.split(zx, 2, axis=2))
         x = silu(convolved(x, self.w[f"{blk}.ssm_conv1d.weight"]))
         parts = np.split(self.linear(f"{blk}.ssm_x", x), [n_state, 2 * n_state], axis=1)
-        b, c, dt = (self.norm(f"{blk}.ssm_{n}_norm", p) for n, p in zip(("b", "c", "dt"), parts))
+        b, c, dt = (self.norm(f"{blk}.ssm_{n}_norm", p) for n, p in zip(("b", "c", "dt"), parts, strict=True))
         a, d = (self.w[f"{blk}.{n}"].reshape(-1, 1) for n in ("ssm_a", "ssm_d"))
-        x = x.reshape(T, heads, -1)
-        y = selective_scan(x, self.linear(f"{blk}.ssm_dt", dt), a, b[:, None], c[:, None]) + d * x
+        by_head = x.reshape(T, heads, -1)
+        y = selective_scan(by_head, self.linear(f"{blk}.ssm_dt", dt), a, b[:, None], c[:, None]) + d * by_head
         return self.linear(f"{blk}.ssm_out", silu(z) * y.reshape(T, -1))
 
     # -- others
@@ -274,7 +276,8 @@ class Model(family_forward.Model):
         by_head = silu(self.linear(f"{blk}.attn_qkv", h)).reshape(T, n, -1)
         base = 2 ** -(2 ** -(np.log2(n) - 3))
         slope = base ** np.arange(1, n + 1) * (1 - il / (self.n_layer - 1) + 1e-5)
-        y = lightning(*np.split(by_head, 3, axis=2), slope).reshape(T, -1)
+        q, k, v = np.split(by_head, 3, axis=2)
+        y = lightning(q, k, v, slope).reshape(T, -1)
         gate = sigmoid(self.linear(f"{blk}.attn_gate", h))
         return self.linear(f"{blk}.attn_output", gate * self.norm(f"{blk}.attn_norm_2", y))
 
