@@ -52,5 +52,5 @@ def delta_layer(c: BailingMoe3Config, blk: Weights, x: Tensor, inp: Inputs) -> T
     """A step forgets e^bound at most. [T, D] -> [T, D]"""
     n = c.n_head * c.kda_dim
     f = heads(linear(blk, "ssm_f_a", x, n) + blk.sized("ssm_dt.bias", n), c.n_head)
-    forgotten = scale(sigmoid(f * blk.sized("ssm_a.", c.n_head, 1)), by=c.bound)
+    forgotten = scale(sigmoid(f * blk.shaped("ssm_a.", c.n_head, 1)), by=c.bound)
     return channel_delta_layer(c, blk, x, inp, forgotten, linear(blk, "ssm_g_a", x, n))

@@ -19,10 +19,9 @@ from graphsched.blocks import (
     norm,
     over_expanded,
     rope_of,
-    rotated,
     side_by_side,
 )
-from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, view
+from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, rope, view
 from graphsched.tensor import Tensor, labelled
 
 
@@ -63,14 +62,19 @@ def latent_heads(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Te
     """What the heads of latent attention see. [T, D] -> [T, H · v]"""
     q = queries(c, blk, x)  # [T, H, nope + rope]
     q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
+    q_rope = turned(c, q_rope, inp)
     kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
     latent = norm(c, view(kv, start=0, stop=c.rank), blk, "attn_kv_a_norm")  # [T, R]
-    k_rope = heads(view(kv, start=c.rank, stop=kv.shape[1]), 1)  # [T, 1, rope]
-    q_rope, k_rope = rotated(c.rope, q_rope, k_rope, inp) if c.rope else (q_rope, k_rope)
+    k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
         return attend(c, concat(q_nope, q_rope), k, v, inp)
     return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
+
+
+def turned(c: DeepSeek2Config, x: Tensor, inp: Inputs) -> Tensor:
+    """x rotated by its tokens' positions, where the model rotates."""
+    return rope(x, inp.pos, rope=c.rope) if c.rope else x
 
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:

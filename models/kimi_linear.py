@@ -41,6 +41,6 @@ def delta_layer(c: KimiLinearConfig, blk: Weights, x: Tensor, inp: Inputs) -> Te
     """What is forgotten, and the gate of the output, through low ranks. [T, D] -> [T, D]"""
     n = c.n_head * c.kda_dim
     forgotten = softplus(linear(blk, "ssm_f_b", linear(blk, "ssm_f_a", x), n) + blk.sized("ssm_dt.bias", n))
-    forgotten = heads(forgotten, c.n_head) * blk.sized("ssm_a.", c.n_head, 1)
+    forgotten = heads(forgotten, c.n_head) * blk.shaped("ssm_a.", c.n_head, 1)
     gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), n)
     return channel_delta_layer(c, blk, x, inp, forgotten, gate)

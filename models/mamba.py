@@ -33,9 +33,9 @@ def mamba_layer(c: MambaConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     dt, b, s = (scaled_part(c, blk, part, name) for part, name in zip(parts, ("dt", "b", "c"), strict=True))
     dt = linear(blk, "ssm_dt", dt, c.inner, bias=True)
     state = inp.state(blk, "cache_s", c.inner, 1, c.n_state)
-    channels, a = reshape(x, shape=(*x.shape, 1)), blk.sized("ssm_a.", c.inner, c.n_state)
+    channels, a = reshape(x, shape=(*x.shape, 1)), blk.shaped("ssm_a.", c.inner, c.n_state)
     y = reshape(ssm_scan(state, channels, dt, a, as_row(b), as_row(s), inp.where), shape=x.shape)
-    return linear(blk, "ssm_out", swiglu(z, y + x * blk.sized("ssm_d.", c.inner)), c.n_embd)
+    return linear(blk, "ssm_out", swiglu(z, y + x * blk.shaped("ssm_d.", c.inner)), c.n_embd)
 
 
 def scaled_part(c: MambaConfig, blk: Weights, x: Tensor, name: str) -> Tensor:

@@ -15,6 +15,7 @@ from graphsched.blocks import (
     heads,
     linear,
     norm,
+    norm_by_row,
     qkv,
     rope_of,
     rotated,
@@ -57,15 +58,15 @@ def mamba_layer(c: Plamo2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor
     parts = split(linear(blk, "ssm_x", x, c.rank + 2 * c.n_state), c.n_state, c.n_state, c.rank)
     b, s, dt = (norm(c, part, blk, f"ssm_{n}_norm.") for part, n in zip(parts, ("b", "c", "dt"), strict=True))
     dt, x = linear(blk, "ssm_dt", dt, c.n_scan, bias=True), heads(x, c.n_scan)
-    state, a = inp.state(blk, "cache_s", c.n_scan, size, c.n_state), blk.sized("ssm_a.", c.n_scan, 1)
-    y = ssm_scan(state, x, dt, a, as_row(b), as_row(s), inp.where) + x * blk.sized("ssm_d.", c.n_scan, 1)
+    state, a = inp.state(blk, "cache_s", c.n_scan, size, c.n_state), blk.shaped("ssm_a.", c.n_scan, 1)
+    y = ssm_scan(state, x, dt, a, as_row(b), as_row(s), inp.where) + x * blk.shaped("ssm_d.", c.n_scan, 1)
     return linear(blk, "ssm_out", side_by_side(swiglu(z, y)), c.n_embd)
 
 
 def self_attention(c: Plamo2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     """Each head of queries and keys is normed with weights of its own. [T, D] -> [T, D]"""
     q, k, v = qkv(c, blk, x)
-    q = norm(c, q, blk, "attn_q_norm", rows=c.n_head)
-    k = norm(c, k, blk, "attn_k_norm", rows=c.n_head_kv)
+    q = norm_by_row(c, q, blk, "attn_q_norm")
+    k = norm_by_row(c, k, blk, "attn_k_norm")
     q, k = rotated(rope_of(c, "neox"), q, k, inp)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, scale=c.v_dim**-0.5), c.n_embd)

@@ -61,21 +61,25 @@ class Weights:
         return self._leaves[full]
 
     def sized(self, name: str, *shape: int | None) -> Tensor:
-        """The weight, which must have this shape; None allows any length.
-
-        Files may leave out axes of length 1, or have more of them: where all lengths are given, these do not count.
-        """
+        """The weight, which must have this shape; None allows any length."""
         found = self[name]
-        if _fits(found.shape, shape):
-            return found
-        lengths = tuple(n for n in shape if n is not None)
-        if len(lengths) == len(shape) and _longer(found.shape) == _longer(lengths):
-            return self._leaves.setdefault(
-                f"{found.name} {lengths}", weight(found.name, TensorType(found.dtype, lengths))
+        fits = len(found.shape) == len(shape) and all(
+            n in (None, d) for n, d in zip(shape, found.shape, strict=True)
+        )
+        if not fits:
+            need = ", ".join("any" if n is None else str(int(n)) for n in shape)
+            raise LoadError(
+                f"{self._source}: tensor {found.name} has shape {list(found.shape)}, [{need}] is needed"
             )
-        need = ", ".join("any" if n is None else str(int(n)) for n in shape)
-        raise LoadError(
-            f"{self._source}: tensor {found.name} has shape {list(found.shape)}, [{need}] is needed"
+        return found
+
+    def shaped(self, name: str, *shape: int) -> Tensor:
+        """The weight in this shape; the file's may have axes of length 1 more or fewer."""
+        found = self[name]
+        if found.shape == shape or _longer(found.shape) != _longer(shape):
+            return self.sized(name, *shape)
+        return self._leaves.setdefault(
+            f"{found.name} {shape}", weight(found.name, TensorType(found.dtype, shape))
         )
 
     def lacking(
@@ -90,10 +94,6 @@ class Weights:
         full = self._prefix + (name.removesuffix(".") if name.endswith(_ENDINGS) else f"{name}.weight")
         self._asked.add(full)
         return full
-
-
-def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    return len(found) == len(shape) and all(n in (None, d) for n, d in zip(shape, found, strict=True))
 
 
 def _longer(shape: tuple[int, ...]) -> list[int]:

@@ -66,17 +66,23 @@ SCAN = {
     "ssm.time_step_rank": SCAN_HEADS,
     "ssm.group_count": GROUPS,
 }
-WIDE = INNER + 2 * GROUPS * N_STATE
-MAMBA2: Shapes = {
-    "ssm_in.weight": (INNER + WIDE + SCAN_HEADS, D),
-    "ssm_conv1d.weight": (WIDE, KERNEL),
-    "ssm_conv1d.bias": (WIDE,),
-    "ssm_dt.bias": (SCAN_HEADS,),
-    "ssm_a": (SCAN_HEADS, 1),
-    "ssm_d": (SCAN_HEADS, 1),
-    "ssm_norm.weight": (GROUPS, INNER // GROUPS),
-    "ssm_out.weight": (D, INNER),
-}
+
+
+def mamba2(groups: int = GROUPS) -> Shapes:
+    wide = INNER + 2 * groups * N_STATE
+    return {
+        "ssm_in.weight": (INNER + wide + SCAN_HEADS, D),
+        "ssm_conv1d.weight": (wide, KERNEL),
+        "ssm_conv1d.bias": (wide,),
+        "ssm_dt.bias": (SCAN_HEADS,),
+        "ssm_a": (SCAN_HEADS, 1),
+        "ssm_d": (SCAN_HEADS, 1),
+        "ssm_norm.weight": (groups, INNER // groups),
+        "ssm_out.weight": (D, INNER),
+    }
+
+
+MAMBA2 = mamba2()
 RANK = 6
 MAMBA: Shapes = {
     "ssm_in.weight": (4 * D, D),
@@ -279,8 +285,12 @@ RECURRENT: dict[str, Row] = {
     ),
     "granitehybrid-still": row(
         "granitehybrid",
-        sizes(rope__scaling__finetuned=False) | SCAN | GRANITE | heads_in(1, count=3),
-        either((1,), MAMBA2, attention(), IN_FRONT, dense()),
+        sizes(rope__scaling__finetuned=False)
+        | SCAN
+        | {"ssm.group_count": 1}
+        | GRANITE
+        | heads_in(1, count=3),
+        either((1,), mamba2(1), attention(), IN_FRONT, dense()),
         layers=3,
     ),
     "jamba": row(

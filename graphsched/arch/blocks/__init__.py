@@ -30,7 +30,7 @@ from graphsched.arch.blocks.delta import (
 from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
 from graphsched.arch.blocks.hybrid import HybridHeadsConfig, IntervalConfig, RecurrentConfig, convolved
 from graphsched.arch.blocks.latent import LatentConfig, expanded, latent_halves, over_expanded
-from graphsched.arch.blocks.linear import embed, head, linear, norm, scaled
+from graphsched.arch.blocks.linear import embed, head, linear, norm, norm_by_row, scaled
 from graphsched.arch.blocks.moe import (
     ExpertConfig,
     Routing,
@@ -90,6 +90,7 @@ __all__ = [
     "linear",
     "mamba2_layer",
     "norm",
+    "norm_by_row",
     "normed_heads",
     "normed_whole",
     "over_expanded",

@@ -62,7 +62,7 @@ def delta_layer(
     mixed = silu(convolved(blk, qkv, inp, c.kernel))
     q, k = (l2_norm(heads(view(mixed, start=at, stop=at + n), c.n_key), eps=c.rms_eps) for at in (0, n))
     v = heads(view(mixed, start=2 * n, stop=c.channels), c.n_value)
-    forgotten = softplus(alpha + blk.sized("ssm_dt.bias", c.n_value)) * blk.sized("ssm_a.", c.n_value)
+    forgotten = softplus(alpha + blk.sized("ssm_dt.bias", c.n_value)) * blk.shaped("ssm_a.", c.n_value)
     state = inp.state(blk, "cache_s", c.n_value, c.state_dim, c.state_dim)
     out = gated_delta_net(state, q, k, v, forgotten, sigmoid(beta), inp.where, tiled=tiled)
     out = swiglu(heads(z, c.n_value), norm(c, out, blk, "ssm_norm"))

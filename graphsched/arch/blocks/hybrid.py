@@ -57,5 +57,5 @@ def convolved(
     The tokens in front of this run are the layer's state of the name `state`.
     """
     n = int(x.shape[1])
-    y = ssm_conv(inp.state(blk, state, kernel - 1, n), x, blk.sized(weight, n, kernel), inp.where)
+    y = ssm_conv(inp.state(blk, state, kernel - 1, n), x, blk.shaped(weight, n, kernel), inp.where)
     return y + blk.sized(f"{weight}.bias", n) if f"{weight}.bias" in blk else y

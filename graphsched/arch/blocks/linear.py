@@ -8,14 +8,16 @@ from graphsched.graph.ops import get_rows, mul_mat, rms_norm, scale
 from graphsched.graph.tensor import Tensor
 
 
-def norm(c: Any, x: Tensor, blk: Weights, name: str, *, rows: int = 1) -> Tensor:
-    """rms(x) · w [+ bias] over the last dimension, with the config's epsilon
-
-    rows: of w; with more than one, each row of a token's x [T, rows, n] has weights of its own.
-    """
-    w = blk.sized(name, rows, x.shape[-1]) if rows > 1 else blk.sized(name, x.shape[-1])
-    y = rms_norm(x, eps=c.rms_eps) * w
+def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
+    """rms(x) · w [+ bias] over the last dimension, with the config's epsilon"""
+    y = rms_norm(x, eps=c.rms_eps) * blk.sized(name, x.shape[-1])
     return y + blk.sized(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in blk else y
+
+
+def norm_by_row(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
+    """As norm, with weights of its own for each row of a token. [T, n, d] -> [T, n, d]"""
+    shape = x.shape[1:] if x.shape[1] > 1 else x.shape[2:]
+    return rms_norm(x, eps=c.rms_eps) * blk.shaped(name, *shape)
 
 
 def scaled(x: Tensor, by: float) -> Tensor:

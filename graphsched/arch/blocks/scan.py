@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 from graphsched.arch.blocks.attention import heads, side_by_side
 from graphsched.arch.blocks.ffn import swiglu
 from graphsched.arch.blocks.hybrid import RecurrentConfig, convolved
-from graphsched.arch.blocks.linear import linear, norm
+from graphsched.arch.blocks.linear import linear, norm_by_row
 from graphsched.arch.config import key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
@@ -49,10 +49,10 @@ def mamba2_layer(c: Mamba2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tenso
     h, b, s = heads(h, c.n_scan), heads(b, c.n_share), heads(s, c.n_share)
     dt = dt + blk.sized("ssm_dt.bias", c.n_scan)
     state = inp.state(blk, "cache_s", c.n_scan, c.inner // c.n_scan, c.n_state)
-    y = ssm_scan(state, h, dt, blk.sized("ssm_a.", c.n_scan, 1), b, s, inp.where)
-    y = swiglu(z, side_by_side(y + h * blk.sized("ssm_d.", c.n_scan, 1)))
+    y = ssm_scan(state, h, dt, blk.shaped("ssm_a.", c.n_scan, 1), b, s, inp.where)
+    y = swiglu(z, side_by_side(y + h * blk.shaped("ssm_d.", c.n_scan, 1)))
     if "ssm_norm" in blk:
-        y = side_by_side(norm(c, heads(y, c.n_share), blk, "ssm_norm", rows=c.n_share))
+        y = side_by_side(norm_by_row(c, heads(y, c.n_share), blk, "ssm_norm"))
     return linear(blk, "ssm_out", y, c.n_embd)
 
 
