@@ -49,8 +49,15 @@ def draw(
             values[name] = rng.integers(*case.ints[i], size=type.shape).astype(np.int32)
         else:
             values[name] = draw_values(name, type, rng)
-        tensors.append(weight(f"{name}.weight", type) if role == WEIGHT else input_tensor(name, type))
+        tensors.append(leaf_of(definition, name, type))
     return tensors, values
+
+
+def leaf_of(definition: OpDef[Any], name: str, type: TensorType) -> Tensor:
+    """The leaf of an operand: an input, a weight, or state that the op updates."""
+    if definition.roles.get(name) == WEIGHT:
+        return weight(f"{name}.weight", type)
+    return Tensor(type, "cache", name) if name == definition.traits.updates else input_tensor(name, type)
 
 
 def draw_values(name: str, type: TensorType, rng: np.random.Generator) -> Array:
@@ -69,10 +76,11 @@ def as_reference(type: TensorType, raw: Any) -> Array:
 
 def expected_of(
     definition: OpDef[Any], case: Case, tensors: Sequence[Tensor], values: Mapping[str, Array]
-) -> Array:
-    """What the reference makes of a case's values."""
+) -> tuple[Array, ...]:
+    """What the reference makes of a case's values: the result, and the state behind it if the op updates one."""
     arrays = [as_reference(t.type, values[t.name.split(".")[0]]).copy() for t in tensors]
-    return definition.evaluate(*arrays, **case.attrs)
+    result = definition.evaluate(*arrays, **case.attrs)
+    return result, *(a for a, t in zip(arrays, tensors, strict=True) if t.kind == "cache")
 
 
 def raw_of(tensors: Sequence[Tensor], values: Mapping[str, Array]) -> dict[str, Raw]:
@@ -88,20 +96,21 @@ def run_on(
     backend: str, node: Tensor, tensors: Sequence[Tensor], values: Mapping[str, Array], threads: int
 ) -> Array:
     """A node's results on a backend, from the values of its leaves."""
-    return run_raw(backend, node, tensors, raw_of(tensors, values), threads, case_cells(tensors))
+    return run_raw(backend, node, tensors, raw_of(tensors, values), threads, case_cells(tensors))[0]
 
 
 def run_raw(
     backend: str, node: Tensor, leaves: Sequence[Tensor], raw: Mapping[str, Raw], threads: int, n_kv: int
-) -> Array:
-    """A node's results on a backend, from the bytes of its leaves."""
+) -> tuple[Array, ...]:
+    """A node's results on a backend, from the bytes of its leaves, and the state that it leaves behind."""
     runtime = open_runtime(backend, Setup(dict(raw), n_threads=threads))
     for leaf in leaves:
-        if leaf.kind == "input":
+        if leaf.kind != "weight":
             runtime.input(leaf).reshape(-1).view(np.uint8)[:] = raw[leaf.name]
     executable = runtime.compile(from_outputs(*results(node)))
     executable.run({"n_kv": n_kv})
-    return side_by_side(executable.outputs)
+    states = (runtime.input(leaf) for leaf in leaves if leaf.kind == "cache")
+    return side_by_side(executable.outputs), *states
 
 
 def side_by_side(parts: Sequence[Array]) -> Array:

@@ -39,7 +39,7 @@ def laid(
     """Leaves, their bytes by name, and the operands over them: each operand that can take it has the layout."""
     lay, leaves, held, operands = LAYOUTS[name], list[Tensor](), dict[str, Raw](), list[Tensor]()
     for operand, tensor in zip(definition.operands, tensors, strict=False):
-        made = lay(tensor, raw[tensor.name]) if definition.roles.get(operand) != WEIGHT else None
+        made = lay(tensor, raw[tensor.name]) if _is_free(definition, operand) else None
         leaf, held[tensor.name], view = made or (tensor, raw[tensor.name], tensor)
         leaves.append(leaf)
         operands.append(view)
@@ -100,7 +100,12 @@ LAYOUTS: dict[str, Callable[[Tensor, Raw], Laid | None]] = {
 
 def _leaves(definition: OpDef[Any], case: Case) -> list[TensorType]:
     pairs = zip(definition.operands, case.types, strict=False)
-    return [t for name, t in pairs if definition.roles.get(name) != WEIGHT]
+    return [t for name, t in pairs if _is_free(definition, name)]
+
+
+def _is_free(definition: OpDef[Any], operand: str) -> bool:
+    """Whether an operand can lie in any layout: a weight, and state that the op updates, are as they are."""
+    return definition.roles.get(operand) != WEIGHT and operand != definition.traits.updates
 
 
 def _accepts(lay: Callable[[Tensor, Raw], Laid | None]) -> Callable[[TensorType], bool]:

@@ -38,17 +38,17 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["hard_sigmoid", "l2_norm"])
+@pytest.mark.parametrize("name", ["hard_sigmoid", "l1_norm"])
 def test_kernels_of_the_guide(guide: ModuleType, name: str, threads: int) -> None:
     definition = getattr(guide, name)
     for case in definition.list_cases():
         tensors, values = draw(case, definition, np.random.default_rng(1))
-        expected, raw = expected_of(definition, case, tensors, values), raw_of(tensors, values)
+        (expected,), raw = expected_of(definition, case, tensors, values), raw_of(tensors, values)
         results: list[Array] = []
         for layout in ("dense", *LAYOUTS):
             made = laid(layout, definition, tensors, raw) if layout in LAYOUTS else (tensors, raw, tensors)
             node = definition(*made[2], **case.attrs)
             assert lowering_for("cpu", node) is not None
-            results.append(run_raw("cpu", node, made[0], made[1], threads, case_cells(tensors)))
+            results.append(run_raw("cpu", node, made[0], made[1], threads, case_cells(tensors))[0])
         assert nmse(results[0], expected) <= case.tolerance
         assert {r.tobytes() for r in results} == {results[0].tobytes()}

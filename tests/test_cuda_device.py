@@ -56,8 +56,8 @@ CHEAP = [
 ]  # fmt: skip
 COSTLY = ["mul_mat", "mul_mat_id", "mul_mat_qkv", "mul_mat_up_gate", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
-# them, and types that only the CPU reads.
-WITHOUT = {"mul_mat": 2, "get_rows": 1}
+# them, types that only the CPU reads, and a gate that no model has.
+WITHOUT = {"mul_mat": 2, "get_rows": 1, "fused_mul_unary": 1}
 
 
 def groups() -> list[Any]:

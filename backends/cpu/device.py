@@ -22,6 +22,7 @@ from graphsched.backends.cpu.program.pool import POOL
 from graphsched.backends.cpu.program.ring import Ring
 from graphsched.backends.cpu.program.runner import CpuProgram
 from graphsched.backends.cpu.program.transfer import copy_step
+from graphsched.backends.cpu.recurrent import conv, delta, scan
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
@@ -32,6 +33,8 @@ from graphsched.types.dtypes import DType
 FAMILIES = (
     attention,
     attention_unfused,
+    conv,
+    delta,
     soft_max,
     elementwise,
     matmul,
@@ -40,6 +43,7 @@ FAMILIES = (
     norm,
     qkv,
     rope,
+    scan,
 )  # importing them attaches their lowerings
 
 

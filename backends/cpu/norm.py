@@ -16,7 +16,7 @@ from graphsched.backends.cpu.language.simd import (
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides
-from graphsched.graph.ops import fused_add_rms_norm, fused_rms_norm, rms_norm
+from graphsched.graph.ops import fused_add_rms_norm, fused_rms_norm, l2_norm, rms_norm
 from graphsched.graph.tensor import Tensor
 
 
@@ -82,6 +82,27 @@ def _(low: Low, node: Tensor) -> None:
     (x, w), n, eps = map(low.operand, node.sources), node.shape[-1], node.attrs["eps"]
     y = low.result(node, in_place_of=node.sources[:1])
     low.step(rms_norm_f32(1), x=x, w=w, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
+
+
+@kernel("x -> y | n heads x_token x_head | eps")
+def l2_norm_f32() -> Callable[..., None]:
+    """y[r] = x[r] / sqrt(Σ x[r]² + eps), rows of n floats."""
+
+    def l2(step: int, run: int, ith: int, nth: int) -> None:
+        x, y, n, heads, x_token, x_head, eps = arguments(step)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            src = row_at(x, r, heads, x_token, x_head)
+            weigh_row(n, src, 0, y + 4 * r * n, splat(1.0 / sqrt(sum_lanes(squares(src, n)) + eps), 16), 0)
+
+    return l2
+
+
+@l2_norm.lowering("cpu", strided=("x",))
+def _(low: Low, node: Tensor) -> None:
+    x, n, eps = low.operand(node.sources[0]), node.shape[-1], node.attrs["eps"]
+    y = low.result(node, in_place_of=node.sources)
+    low.step(l2_norm_f32(), x=x, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
 
 
 @kernel("a b w -> s y | n a_row b_row | eps")

@@ -1,9 +1,10 @@
-"""exp, tanh and the gated units on f32 lanes."""
+"""exp, tanh, softplus and the gated units on f32 lanes."""
 
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import (
+    absolute,
     add,
     div,
     fma,
@@ -17,8 +18,8 @@ from graphsched.backends.cpu.language.simd import (
     where_less,
 )
 
-SILU, GELU, RELU, SIGMOID = range(4)
-KINDS = {"silu": SILU, "gelu": GELU, "relu": RELU, "sigmoid": SIGMOID}
+SILU, GELU, RELU, SIGMOID, SOFTPLUS = range(5)
+KINDS = {"silu": SILU, "gelu": GELU, "relu": RELU, "sigmoid": SIGMOID, "softplus": SOFTPLUS}
 SWIGLU_OAI = len(KINDS)  # the clamped SwiGLU of gpt-oss, of two operands only
 
 
@@ -56,6 +57,25 @@ def tanh(x: Any) -> Any:
 
 
 @helper
+def softplus(x: Any) -> Any:
+    """ln(1 + e^x) as max(x, 0) + ln(1 + y) with y = e^-|x|, to a few ulp however small it is.
+
+    The logarithm is 2 artanh z with z = y / (2 + y), at most 1/3: an odd series, up to z^15.
+    """
+    y = exp(sub(splat(0.0, 16), absolute(x)))
+    z = div(y, add(splat(2.0, 16), y))
+    squared = mul(z, z)
+    p = fma(splat(1.0 / 15.0, 16), squared, splat(1.0 / 13.0, 16))
+    p = fma(p, squared, splat(1.0 / 11.0, 16))
+    p = fma(p, squared, splat(1.0 / 9.0, 16))
+    p = fma(p, squared, splat(1.0 / 7.0, 16))
+    p = fma(p, squared, splat(1.0 / 5.0, 16))
+    p = fma(p, squared, splat(1.0 / 3.0, 16))
+    p = fma(p, squared, splat(1.0, 16))
+    return fma(add(z, z), p, maximum(x, splat(0.0, 16)))
+
+
+@helper
 def gated(kind: int, x: Any) -> Any:
     """The unary function `kind` of x."""
     if kind == SILU:
@@ -67,6 +87,8 @@ def gated(kind: int, x: Any) -> Any:
         return mul(mul(splat(0.5, 16), x), add(splat(1.0, 16), tanh(inner)))
     if kind == RELU:
         return maximum(x, splat(0.0, 16))
+    if kind == SOFTPLUS:
+        return softplus(x)
     return sigmoid(x)
 
 

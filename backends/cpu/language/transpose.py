@@ -70,17 +70,18 @@ def columns16(typingctx: Any, rows: Any, offset: Any) -> Any:
 
 
 @intrinsic
-def transpose(typingctx: Any, src: Any, dst: Any) -> Any:
-    """4 words of 16 rows, 64 bytes apart at src -> 4 times 16 words at dst, one of each row."""
+def transpose(typingctx: Any, src: Any, stride: Any, dst: Any, apart: Any) -> Any:
+    """4 words of 16 rows, `stride` bytes apart at src -> 4 times 16 words, one of each row, `apart` bytes apart."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         four = ir.VectorType(I32_T, 4)
-        rows = [load_raw(builder, builder.add(args[0], I64_T(64 * r)), four) for r in range(PANEL)]
-        for i, v in enumerate(_transposed(builder, rows)):
-            store_raw(builder, builder.add(args[1], I64_T(64 * i)), v)
+        src, stride, dst, apart = args
+        starts = [builder.add(src, builder.mul(stride, I64_T(r))) for r in range(PANEL)]
+        for i, v in enumerate(_transposed(builder, [load_raw(builder, at, four) for at in starts])):
+            store_raw(builder, builder.add(dst, builder.mul(apart, I64_T(i))), v)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(*[types.int64] * 4), codegen
 
 
 @intrinsic

@@ -34,7 +34,7 @@ def panel_bytes(kind: int, k: int) -> int:
 def transpose_rows(work: int, words: int, dst: int) -> None:
     """So many words of each row in `work` -> dst [word][row]."""
     for i in range(words // 4):
-        transpose(work + 16 * i, dst + 256 * i)
+        transpose(work + 16 * i, 64, dst + 256 * i, 64)
 
 
 def decode_panel(kind: int, w: int, w_row: int, n: int, k: int, panel: int) -> None:

@@ -47,7 +47,7 @@ def trit_codes(form: Form) -> Callable[..., None]:
             for j in range(block // 64):
                 for r in range(PANEL):
                     store(work + 64 * r, _packed(codes64(t, word(rows, r) + header + size * b, j)), I8)
-                transpose(work, codes + 4 * block * b + 256 * j)
+                transpose(work, 64, codes + 4 * block * b + 256 * j, 64)
 
     return impl
 

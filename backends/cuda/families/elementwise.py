@@ -15,7 +15,7 @@ from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
 
 Strides = tuple[int, int]  # of tokens, of heads
-UNARY = (*ACTIVATIONS, "scale", "sqr", "clamp", "softcap")
+UNARY = (*ACTIVATIONS, "scale", "sqr", "clamp", "softcap", "softplus")  # as the kernel numbers them
 BINARY = ("add", "mul", "divide", *(f"{a}_mul" for a in ACTIVATIONS))
 
 
@@ -133,7 +133,11 @@ for _op, _kernel in ((ops.add, "add"), (ops.mul, "mul"), (ops.div, "divide")):
     _attach_binary(_op, _kernel)
 
 
-@ops.fused_mul_unary.lowering("cuda", a=F32, b=F32)
+def _is_activation(node: Tensor) -> bool:
+    return node.attrs["kind"] in ACTIVATIONS
+
+
+@ops.fused_mul_unary.lowering("cuda", when=_is_activation, a=F32, b=F32)
 def _(low: Low, node: Tensor) -> None:
     two(low, node, f"{node.attrs['kind']}_mul")
 

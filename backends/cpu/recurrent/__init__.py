@@ -1,0 +1,1 @@
+"""Ops with recurrent state: short convolution, gated delta rule, selective scan."""
