@@ -19,7 +19,8 @@ from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.synth import model as synth
-from graphsched.synth.layouts import LAYOUTS, Layout, llama_block
+from graphsched.synth.blocks import llama_block
+from graphsched.synth.layouts import LAYOUTS, Layout
 from graphsched.synth.types import type_name
 from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types import dtypes
