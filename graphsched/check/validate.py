@@ -2,7 +2,8 @@
 
 Beside the plan runs another of the same graph in which every node is an output, so that all values are there after a
 run. Each is computed once more by its numpy reference from the values that it read, and the first node that differs
-ends the run, by its name. Both plans must give the same bits: memory that is used twice too early shows.
+ends the run, by its name. Both plans must give the same bits: memory that is used twice too early shows. The other plan
+has recurrent state of its own, which all of its runs change as the plan's change theirs.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.check.invariants import ValidationError, check_memory, check_schedule
-from graphsched.graph.graph import Graph
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.graph import Graph, from_nodes, replace_leaves
+from graphsched.graph.ops import cont, reshape
+from graphsched.graph.ops.several import row_length
+from graphsched.graph.tensor import Tensor, is_state
 from graphsched.run.executable import Executable
 from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.types.shapes import Lengths
@@ -25,10 +28,15 @@ TOLERANCE: Final = 2e-3
 
 
 class Validated:
-    """An executable that checks every node after each run. kept: the same graph with every node as an output."""
+    """An executable that checks every node after each run.
+
+    graph: the plan's over states of its own. kept: that graph with a copy of each state as it is in front of a run, and
+    every node behind these, as outputs.
+    """
 
     def __init__(self, plain: Runnable, kept: Runnable, graph: Graph, factory: PlanFactory) -> None:
         self._plain, self._kept, self._graph, self._factory = plain, kept, graph, factory
+        self._states = states_of(graph)
         self._outputs: tuple[Array, ...] = ()
 
     @property
@@ -48,12 +56,16 @@ class Validated:
         self._kept.run(lengths)
         if self._factory.is_aborted():
             return
-        actual = Lengths(lengths)
-        found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, self._kept.outputs, strict=True)}
-        for node, value in found.items():
-            if not node.traits.writes_cache and any(s.kind == "cache" for s in node.sources):
+        actual, values = Lengths(lengths), iter(self._kept.outputs)
+        before = {leaf: next(values).reshape(leaf.shape) for leaf in self._states}
+        found = {n: _cut(x, n, actual) for n, x in zip(self._graph.nodes, values, strict=True)} | before
+        for node in self._graph.nodes:
+            value, changes = found[node], node.traits.writes_cache or node.traits.updates
+            if not changes and any(s.kind == "cache" for s in node.sources):
                 continue  # it read what a node of another run wrote, and may have been written since
-            sources = [found[s] if s in found else self._leaf(s, node, found, actual) for s in node.sources]
+            sources = [
+                found[s] if s.kind == "node" else self._leaf(s, node, found, actual) for s in node.sources
+            ]
             self._compare(node, value, sources, actual)
         for output, value in zip(self._graph.outputs, given, strict=True):
             if not np.array_equal(_cut(value, output, actual), found[output]):
@@ -61,9 +73,14 @@ class Validated:
                 raise ValidationError(f"output {name} is another where no memory is used twice")
 
     def _leaf(self, leaf: Tensor, node: Tensor, found: Mapping[Tensor, Array], actual: Lengths) -> Array:
-        """The value of a leaf that a node read; a cache as it is after the run, as writing it again changes nothing."""
+        """The value of a leaf that a node read: state as it was in front of the run, a copy that may be changed.
+
+        A cache is as it is after the run, as writing it again changes nothing.
+        """
         if leaf.kind == "weight":
             return self._factory.weight(leaf)
+        if leaf in self._states:
+            return found[leaf].copy()
         if leaf.kind == "cache":
             return found[node]
         return _cut(self._factory.input(leaf), leaf, actual)
@@ -88,8 +105,26 @@ def validated(plain: Runnable, executable: Executable, graph: Graph, factory: Pl
     """
     check_schedule(executable.schedule)
     check_memory(executable)
-    kept = factory.schedule(replace(graph, outputs=graph.nodes))
-    return Validated(plain, factory.compile(kept), graph, factory)
+    own = replace_leaves(graph, _own_state)
+    return Validated(plain, factory.compile(factory.schedule(_keeping(own))), own, factory)
+
+
+def states_of(graph: Graph) -> tuple[Tensor, ...]:
+    """The recurrent states of a graph."""
+    return tuple(filter(is_state, graph.leaves))
+
+
+def _own_state(leaf: Tensor) -> Tensor:
+    return replace(leaf, name=f"{leaf.name} of validation") if is_state(leaf) else leaf
+
+
+def _keeping(graph: Graph) -> Graph:
+    """The graph whose outputs are copies of its states, made in front of everything, and all of its nodes."""
+    views = [reshape(state, shape=(state.shape[0], row_length(state.type))) for state in states_of(graph)]
+    # Passes order nodes by their serial numbers.
+    views = [replace(view, serial=-2) for view in views]
+    copies = [replace(cont(view), serial=-1) for view in views]
+    return from_nodes((*views, *copies, *graph.nodes), (*copies, *graph.nodes))
 
 
 def _cut(value: Array, tensor: Tensor, actual: Lengths) -> Array:

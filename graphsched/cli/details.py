@@ -29,7 +29,7 @@ def described(session: "Session") -> str:
 
 
 def memory(session: "Session") -> "Iterator[str]":
-    """Memory of each device: weights, KV cache, and the largest compute buffers of all runs; then a micro-batch's plan.
+    """Memory of each device: weights, caches, and the largest compute buffers of all runs; then a micro-batch's plan.
 
     Also what was asked for with its effect, and the shares by which layers were shared out.
     """
@@ -55,7 +55,7 @@ def memory(session: "Session") -> "Iterator[str]":
 
 def _sizes(need: "Need") -> str:
     parts = ("weights", need.weights + need.derived), ("KV", need.kv)
-    more = ("compute", need.arena), ("staging", need.staging)
+    more = ("state", need.state), ("compute", need.arena), ("staging", need.staging)
     return ", ".join(f"{name} {size / 2**20:.2f} MiB" for name, size in (*parts, *more) if size)
 
 

@@ -118,6 +118,11 @@ def labelled(tensor: Tensor, label: str) -> Tensor:
     return replace(tensor, label=label)
 
 
+def is_state(leaf: Tensor) -> bool:
+    """Whether a cache is recurrent state: a row per slot, where caches of keys and values have rows of an extent."""
+    return leaf.kind == "cache" and not isinstance(leaf.shape[0], Extent)
+
+
 def layer_of(name: str) -> int:
     """Layer number in a name such as blk.3.attn_q.weight, or -1."""
     match = re.match(r"blk\.(\d+)\.", name)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from graphsched.graph.tensor import Tensor
-from graphsched.predict.plan import Plan
+from graphsched.predict.plan import Plan, memory_kind
 from graphsched.run.device import is_gpu
 from graphsched.types.devices import HOST
 
 _LARGEST: Final = 3  # contributors that a sentence names
+_CACHES: Final = {"kv": "KV cache", "state": "recurrent state"}  # what parts of these kinds are called
 _LAYER: Final = re.compile(r"^blk\.\d+\.|\.weight$")
 
 
@@ -28,6 +29,7 @@ class Need:
     weights: int
     derived: int
     kv: int
+    state: int
     arena: int
     staging: int
     peak: str
@@ -37,7 +39,7 @@ class Need:
     @property
     def total(self) -> int:
         """Bytes of all kinds."""
-        return self.weights + self.derived + self.kv + self.arena + self.staging
+        return self.weights + self.derived + self.kv + self.state + self.arena + self.staging
 
     @property
     def left(self) -> int | None:
@@ -62,6 +64,7 @@ class Need:
     def as_json(self) -> dict[str, Any]:
         """The bytes, for reports; `of` and `free` are null if nobody knows what the device has."""
         sizes = {"weights": self.weights, "derived": self.derived, "kv": self.kv}
+        sizes |= {"state": self.state} if self.state else {}
         sizes |= {"arena": self.arena, "staging": self.staging}
         about = {"peak": self.peak, "total": self.total, "of": self.has, "free": self.left, "fits": self.fits}
         return sizes | about
@@ -89,20 +92,20 @@ def _need(on: str, held: Held, plans: Sequence[Plan], has: int | None) -> Need:
     parts = Counter[str]()
     own = [(leaf, nbytes) for (_, place), (leaf, nbytes) in held.items() if place == on]
     for leaf, nbytes in own:
-        parts["KV cache" if leaf.kind == "cache" else _LAYER.sub("", leaf.name)] += nbytes
-    kv, lacking = parts["KV cache"], plans[0].model.derived
+        parts[_CACHES.get(memory_kind(leaf), _LAYER.sub("", leaf.name))] += nbytes
+    (kv, state), lacking = (parts[name] for name in _CACHES.values()), plans[0].model.derived
     derived = sum(nbytes for leaf, nbytes in own if leaf.name in lacking)
     arenas = [plan.arenas[on] for plan in plans if on in plan.arenas]
     largest = max(arenas, key=lambda arena: arena.nbytes, default=None)
     arena = largest.nbytes if largest else 0
     rings = (plan.arenas.get(f"{on} staging") for plan in plans)
     staging = max((ring.nbytes for ring in rings if ring), default=0)
-    weights = parts.total() - kv - derived
+    weights = parts.total() - kv - state - derived
     copies = sum(_page_locked(plans).values()) if on == HOST else 0
     parts.update({"arena": arena, "staging": staging, "page-locked copies": copies})
     peak = getattr(largest.peak, "name", "") if largest else ""
     shown = tuple(sorted((part for part in parts.items() if part[1]), key=lambda part: (-part[1], part[0])))
-    return Need(on, weights, derived, kv, arena, staging + copies, peak, has, shown)
+    return Need(on, weights, derived, kv, state, arena, staging + copies, peak, has, shown)
 
 
 def _page_locked(plans: Sequence[Plan]) -> Mapping[tuple[str, str], int]:

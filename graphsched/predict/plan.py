@@ -1,11 +1,12 @@
 """A plan: where each node would run, its memory and predicted times, from a file's header alone."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.graph.tensor import Tensor, TensorType, is_state
 from graphsched.machine.machine import Device, Machine, Processor
 from graphsched.machine.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
@@ -23,6 +24,13 @@ from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV, N_KV_SWA
 from graphsched.types.shapes import Lengths
 
+MEMORY_KINDS = ("weights", "kv", "state")  # of leaves that stay in a device's memory
+
+
+def memory_kind(leaf: Tensor) -> str:
+    """What a weight or cache counts as, one of MEMORY_KINDS."""
+    return "weights" if leaf.kind == "weight" else "state" if is_state(leaf) else "kv"
+
 
 @dataclass(frozen=True)
 class DeviceMemory:
@@ -30,6 +38,7 @@ class DeviceMemory:
 
     weights: int
     kv: int
+    state: int
     arena: int
     staging: int
     peak: str
@@ -37,7 +46,7 @@ class DeviceMemory:
     @property
     def total(self) -> int:
         """Bytes of all kinds."""
-        return self.weights + self.kv + self.arena + self.staging
+        return self.weights + self.kv + self.state + self.arena + self.staging
 
 
 @dataclass(frozen=True)
@@ -92,16 +101,18 @@ class Plan:
     @cached_property
     def memory(self) -> dict[str, DeviceMemory]:
         """Per device; an offloaded weight counts where it lives, its staging buffer where it is used."""
-        weights = dict.fromkeys((*self.planner.devices, HOST), 0)
-        kv = dict(weights)
+        sizes = {on: Counter[str]() for on in (*self.planner.devices, HOST)}
         for leaf, on in self.resident():
-            (kv if leaf.kind == "cache" else weights)[on] += leaf.type.nbytes
-        return {d: self._device_memory(d, weights[d], kv[d]) for d in weights}
+            sizes[on][memory_kind(leaf)] += leaf.type.nbytes
+        return {on: self._device_memory(on, held) for on, held in sizes.items()}
 
-    def _device_memory(self, on: str, weights: int, kv: int) -> DeviceMemory:
+    def _device_memory(self, on: str, held: Mapping[str, int]) -> DeviceMemory:
         arena, staging = self.arenas.get(on), self.arenas.get(f"{on} staging")
         peak = getattr(arena.peak, "name", "") if arena else ""
-        return DeviceMemory(weights, kv, arena.nbytes if arena else 0, staging.nbytes if staging else 0, peak)
+        weights, kv, state = (held[kind] for kind in MEMORY_KINDS)
+        return DeviceMemory(
+            weights, kv, state, arena.nbytes if arena else 0, staging.nbytes if staging else 0, peak
+        )
 
     def resident(self) -> list[tuple[Tensor, str]]:
         """Weights and caches that the graph reads, each with its device; one matrix under two names once a device."""

@@ -1,6 +1,6 @@
 """What a session takes of each device, and what was asked for with its effect, as tables."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -31,13 +31,15 @@ def shared_out(planner: Planner) -> str:
     return f"layers are shared out {listed([float(f'{share:.3g}') for share in shares], '/')} ({why})"
 
 
-def _memory_table(needs: Iterable[Need]) -> Table:
+def _memory_table(needs: Collection[Need]) -> Table:
     table = Table("device", title="memory of a session", title_justify="left")
-    for column in ("weights", "KV", "arena", "staging", "total", "of", "free"):
+    kept = ("KV", "state") if any(need.state for need in needs) else ("KV",)
+    for column in ("weights", *kept, "arena", "staging", "total", "of", "free"):
         table.add_column(column, justify="right")
     table.add_column("arena's peak at")
     for need in needs:
-        sizes = (need.weights + need.derived, need.kv, need.arena, need.staging, need.total)
+        caches = (need.kv, need.state)[: len(kept)]
+        sizes = (need.weights + need.derived, *caches, need.arena, need.staging, need.total)
         there = ("" if n is None else megabytes(n) for n in (need.has, need.left))
         table.add_row(need.device, *map(megabytes, sizes), *there, Text(need.peak))
     return table

@@ -1,10 +1,10 @@
-"""A model in one line: parameters, active parameters, bytes by type, cache per token."""
+"""A model in one line: parameters, active parameters, bytes by type, cache per token, state per sequence."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from graphsched.graph.graph import Graph
-from graphsched.graph.tensor import Extent
+from graphsched.graph.tensor import Extent, is_state
 from graphsched.session.options import SessionOptions
 from graphsched.types.extents import N_KV_SWA
 
@@ -18,8 +18,8 @@ def kv_bytes(graph: Graph) -> int:
 
 
 def kv_bytes_per_token(graph: Graph) -> int:
-    """Bytes of caches for each token of context; rings do not grow with it."""
-    caches = [leaf.type for leaf in graph.leaves if leaf.kind == "cache"]
+    """Bytes of caches for each token of context; rings and recurrent state do not grow with it."""
+    caches = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and not is_state(leaf)]
     growing = [type for type in caches if not _is_ring(type.shape[0])]
     return sum(type.dtype.tensor_bytes((1, *type.shape[1:])) for type in growing)
 
@@ -28,6 +28,12 @@ def ring_bytes(graph: Graph) -> tuple[int, int]:
     """Bytes of caches that are rings, and their cells; (0, 0) without."""
     rings = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and _is_ring(leaf.shape[0])]
     return sum(type.nbytes for type in rings), int(rings[0].shape[0]) if rings else 0
+
+
+def state_bytes_per_sequence(graph: Graph) -> int:
+    """Bytes of the rows of recurrent state that a sequence has."""
+    states = [leaf.type for leaf in graph.leaves if is_state(leaf)]
+    return sum(type.nbytes // type.shape[0] for type in states)
 
 
 def _is_ring(n: int) -> bool:
@@ -55,6 +61,8 @@ def summary(model: "Model", options: SessionOptions) -> str:
     graph = model.graph(1, 1, model.context(options), options)
     kv, (rings, cells) = kv_bytes_per_token(graph) / 1024, ring_bytes(graph)
     fixed = f" + {rings / 1024:.1f} KiB for windows ({cells} cells)" if rings else ""
+    if state := state_bytes_per_sequence(graph):
+        fixed += f", recurrent state {state / 1024:.1f} KiB per sequence"
     of_them = f" ({_short(active)} active)" if active < n else ""
     return (
         f"{model.name}: {model.arch_name}, {_short(n)} parameters{of_them}, "

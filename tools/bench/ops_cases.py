@@ -63,7 +63,17 @@ class Shape:
 
 def shapes(tokens: int) -> Iterator[Shape]:
     """All of them, products first."""
-    for part in (products, projections, by_expert, attentions, scores, rows_of_width, chosen, moved):
+    for part in (
+        products,
+        projections,
+        by_expert,
+        attentions,
+        recurrences,
+        scores,
+        rows_of_width,
+        chosen,
+        moved,
+    ):
         yield from part(tokens)
 
 
@@ -123,6 +133,23 @@ def _attention(t: DType, tokens: int, heads: int, kv: int, dk: int, dv: int, cel
     return case(f32(tokens, heads, dk), k, v, i32(tokens, 2), i32(cells, 2), scale=dk**-0.5)
 
 
+def recurrences(tokens: int) -> Iterator[Shape]:
+    """Convolutions, delta rules and scans of one sequence."""
+    for model, channels in (("Qwen3.5-35B-A3B", 8192), ("Mamba2 64x64", 6144)):
+        made = case(f32(1, 3, channels), f32(tokens, channels), f32(channels, 4), i32(tokens, 3))
+        yield Shape(Op.SSM_CONV, "F32", model, tokens, made)
+    state, qk, v = f32(1, 32, 128, 128), f32(tokens, 16, 128), f32(tokens, 32, 128)
+    beta = f32(tokens, 32)
+    for model, g, k in (("Qwen3.5-35B-A3B", beta, qk), ("Kimi-Linear-48B-A3B", v, v)):
+        made = case(state, k, k, v, g, beta, i32(tokens, 3), tiled=False)
+        yield Shape(Op.GATED_DELTA_NET, "F32", model, tokens, made)
+    yield Shape(Op.L2_NORM, "F32", "Qwen3.5-35B-A3B", tokens, case(qk, eps=1e-6))
+    state, x, bc = f32(1, 64, 64, 128), f32(tokens, 64, 64), f32(tokens, 8, 128)
+    for model, a in (("Mamba2 64x64", f32(64, 1)), ("Mamba2 64x64, A per element", f32(64, 128))):
+        made = case(state, x, f32(tokens, 64), a, bc, bc, i32(tokens, 3))
+        yield Shape(Op.SSM_SCAN, "F32", model, tokens, made)
+
+
 def scores(tokens: int) -> Iterator[Shape]:
     """Softmax of experts and, without flash attention, of scores."""
     yield Shape(Op.SOFT_MAX, "F32", "DeepSeek-V2-Lite experts", tokens, case(f32(tokens, 64)))
@@ -157,7 +184,7 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
         yield of(Op.CLAMP, case(x, low=-1.0, high=1.0))
         yield of(Op.SOFTCAP, case(x, cap=30.0))
         yield of(Op.SUM_ROWS, case(x))
-        for kind in ("silu", "gelu", "relu", "sigmoid"):
+        for kind in ("silu", "gelu", "relu", "sigmoid", "softplus"):
             yield Shape(Op.UNARY, "F32", f"{model} {kind}", tokens, case(h, kind=kind))
             yield Shape(Op.FUSED_MUL_UNARY, "F32", f"{model} {kind}", tokens, case(h, h, kind=kind))
         yield of(Op.SWIGLU_OAI, case(h, h))

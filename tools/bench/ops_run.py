@@ -26,7 +26,9 @@ from graphsched.types import dtypes
 
 Bytes = NDArray[np.uint8]
 PRODUCTS: Final = frozenset({Op.MUL_MAT, Op.MUL_MAT_ID, Op.MOE_FUSED_UP_GATE, Op.MUL_MAT_QKV})
-FROM_MEMORY: Final = PRODUCTS | {Op.FLASH_ATTN_EXT, Op.GET_ROWS}  # in a model their operands are in no cache
+RECURRENT: Final = frozenset({Op.SSM_CONV, Op.GATED_DELTA_NET, Op.SSM_SCAN})
+# In a model their operands are in no cache.
+FROM_MEMORY: Final = PRODUCTS | RECURRENT | {Op.FLASH_ATTN_EXT, Op.GET_ROWS}
 MOST_NODES: Final = 2048
 SMALL: Final = (
     64  # nodes of an op whose operands are in the cache: calling a program costs more than one takes
@@ -50,7 +52,7 @@ class Work:
     def memory(self) -> int:
         """Bytes that it takes while it is measured on one number of threads."""
         leaves = {s.name: s for node in self.nodes for s in node.sources}
-        own = sum(leaf.type.nbytes for leaf in leaves.values() if leaf.kind == "input")
+        own = sum(leaf.type.nbytes for leaf in leaves.values() if leaf.kind != "weight")
         return sum(w.nbytes for w in self.weights.values()) + own + sum(n.type.nbytes for n in self.nodes)
 
 
@@ -104,6 +106,8 @@ def _node(shape: Shape, i: int, copies: int) -> Tensor:
 def _leaf(shape: Shape, name: str, type: TensorType, i: int, copies: int) -> Tensor:
     if _is_weight(shape, name):
         return weight(f"blk.{i % copies}.{name}.weight", type)
+    if name == OPS[shape.op].traits.updates:
+        return Tensor(type, "cache", f"{name}.{i}")
     is_table = shape.op is Op.GET_ROWS and name == "x"
     return input_tensor(f"{name}.{0 if is_table else i}", type)
 
@@ -156,6 +160,8 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
     """Noise, or the integers that an op expects: positions at the cache's end, experts in turn, rows of anywhere."""
     name, number = leaf.name.split(".")
     n, type = int(leaf.shape[0]), leaf.type
+    if shape.op in RECURRENT:
+        return _drawn(shape, name, type, rng)
     if type.dtype != dtypes.I32:
         return made_up(type) if type.dtype.numpy is None else _noise(type, rng)
     if name == "cells":
@@ -169,6 +175,14 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
     if len(leaf.shape) == 2:
         return _experts(n, int(leaf.shape[1]), high, int(number))
     return rng.integers(low, high, leaf.shape).astype(np.int32)
+
+
+def _drawn(shape: Shape, name: str, type: TensorType, rng: np.random.Generator) -> NDArray[Any]:
+    """What the op's test cases have: state grows without bound where keys are any noise."""
+    definition = OPS[shape.op]
+    role = definition.roles.get(name)
+    types = dict(zip(definition.operands, shape.case.types, strict=False))
+    return role(types, rng) if callable(role) else _noise(type, rng)
 
 
 def _noise(type: TensorType, rng: np.random.Generator) -> NDArray[Any]:
