@@ -36,7 +36,6 @@ DELTA = {
     "ssm.inner_size": VALUES * SIZE,
 }
 CHANNELS = (2 * KEYS + VALUES) * SIZE
-GATED = attention() | {"attn_q.weight": (2 * HEADS * DIM, D)} | PER_HEAD
 GATED_SHARED: Shapes = experts(SHARED) | {"ffn_gate_inp_shexp.weight": (D,)}
 DELTA_COMMON: Shapes = {
     "ssm_conv1d.weight": (CHANNELS, KERNEL),
@@ -51,9 +50,15 @@ APART: Shapes = {"ssm_beta.weight": (VALUES, D), "ssm_alpha.weight": (VALUES, D)
 BY_HEAD: Shapes = {"ssm_ba.weight": (2 * VALUES, D)}
 
 
-def delta(linear: Shapes, feed_forward: Shapes, interval: int = 3) -> Callable[[int], Shapes]:
-    """Layers of the delta rule, each n-th of attention instead."""
-    return lambda il: FRONT | feed_forward | (DELTA_COMMON | linear if (il + 1) % interval else GATED)
+def gated(dim: int) -> Shapes:
+    """Attention whose queries bring the gates of its output."""
+    queries: Shapes = {"attn_q.weight": (2 * HEADS * dim, D)}
+    return attention(dim=dim) | queries | norms("attn_q_norm", "attn_k_norm", width=dim)
+
+
+def delta(linear: Shapes, feed_forward: Shapes, dim: int = DIM) -> Callable[[int], Shapes]:
+    """Layers of the delta rule, each third of attention instead."""
+    return lambda il: FRONT | feed_forward | (DELTA_COMMON | linear if (il + 1) % 3 else gated(dim))
 
 
 # --- state spaces ---
@@ -365,9 +370,10 @@ RECURRENT: dict[str, Row] = {
         "qwen35moe",
         sizes(full_attention_interval=3, rope__dimension_count=12)
         | {"rope.dimension_sections": [2, 2, 2, 0]}
+        | {"attention.key_length": 32, "attention.value_length": 32}  # which all types of caches can hold
         | DELTA
         | MOE,
-        delta(PROJECTED | APART, GATED_SHARED),
+        delta(PROJECTED | APART, GATED_SHARED, dim=32),
         layers=3,
     ),
     "qwen3next": row(
