@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
     DeltaConfig,
+    Projected,
     Sections,
     delta_layer,
     embed,
@@ -36,6 +37,10 @@ def mixer(c: Qwen35Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     """The delta rule, or attention. [T, D] -> [T, D]"""
     if not c.recurs(blk):
         return query_gated_attention(c, blk, x, inp, rope_of(c, "imrope"))
-    qkv, z = linear(blk, "attn_qkv", x, c.channels), linear(blk, "attn_gate", x, c.inner)
-    beta, alpha = linear(blk, "ssm_beta", x, c.n_value), linear(blk, "ssm_alpha", x, c.n_value)
-    return delta_layer(c, blk, (qkv, z, beta, alpha), inp, tiled=True)
+    projected = Projected(
+        linear(blk, "attn_qkv", x, c.channels),
+        linear(blk, "attn_gate", x, c.inner),
+        linear(blk, "ssm_beta", x, c.n_value),
+        linear(blk, "ssm_alpha", x, c.n_value),
+    )
+    return delta_layer(c, blk, projected, inp, tiled=True)

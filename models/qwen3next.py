@@ -6,6 +6,7 @@ from graphsched.arch import Inputs, Weights, architecture
 from graphsched.blocks import (
     DeltaConfig,
     ExpertConfig,
+    Projected,
     Routing,
     delta_layer,
     embed,
@@ -46,7 +47,7 @@ def mixer(c: Qwen3NextConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
         return query_gated_attention(c, blk, x, inp, rope_of(c, "neox"))
     shared = c.n_value // c.n_key
     beta, alpha = by_key_head(c, linear(blk, "ssm_ba", x, 2 * c.n_value), shared, shared)
-    return delta_layer(c, blk, (*queries_to_gates(c, blk, x), beta, alpha), inp, tiled=False)
+    return delta_layer(c, blk, Projected(*queries_to_gates(c, blk, x), beta, alpha), inp, tiled=False)
 
 
 def queries_to_gates(c: Qwen3NextConfig, blk: Weights, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def _vector(name: str, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
         return factors.astype(np.float32)
     noise = rng.standard_normal(n, np.float32)
     if name.endswith("ssm_a"):
-        return -0.1 * np.exp(noise)
+        return np.float32(-0.1) * np.exp(noise)
     return 0.01 * noise if name.endswith(".bias") else 1 + 0.05 * noise
 
 

@@ -23,6 +23,7 @@ from graphsched.arch.blocks.attention import (
 from graphsched.arch.blocks.delta import (
     ChannelDeltaConfig,
     DeltaConfig,
+    Projected,
     channel_delta_layer,
     delta_layer,
     query_gated_attention,
@@ -60,6 +61,7 @@ __all__ = [
     "Mamba2Config",
     "Pattern",
     "PerLayerHeadsConfig",
+    "Projected",
     "RecurrentConfig",
     "RopeConfig",
     "Routing",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from graphsched.arch.blocks.attention import (
     AttentionConfig,
@@ -18,7 +19,7 @@ from graphsched.arch.config import key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
 from graphsched.graph.ops import Rope, gated_delta_net, l2_norm, sigmoid, silu, softplus, view
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.tensor import Tensor, labelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,28 +45,31 @@ class DeltaConfig(IntervalConfig, RecurrentConfig, AttentionConfig):
         return 2 * self.n_key * self.state_dim + self.inner
 
 
-def delta_layer(
-    c: DeltaConfig,
-    blk: Weights,
-    projected: tuple[Tensor, Tensor, Tensor, Tensor],
-    inp: Inputs,
-    *,
-    tiled: bool,
-) -> Tensor:
-    """The delta rule over what a layer projects: queries, keys and values in one [T, channels], the output's gate
-    [T, inner], how much is corrected and how much forgotten [T, n_value]. -> [T, D]
+class Projected(NamedTuple):
+    """What a layer of the delta rule computes of each token first."""
+
+    qkv: Tensor  # [T, channels]: queries, keys and values
+    gate: Tensor  # [T, inner]: of the output
+    beta: Tensor  # [T, n_value]: how much of what a key finds is corrected, before the sigmoid
+    alpha: Tensor  # [T, n_value]: how much is forgotten, before the softplus
+
+
+def delta_layer(c: DeltaConfig, blk: Weights, p: Projected, inp: Inputs, *, tiled: bool) -> Tensor:
+    """Convolution, delta rule, norm by head, gate, output. -> [T, D]
 
     tiled: value head j has key head j % n_key, else those that share one stand together.
     """
-    qkv, z, beta, alpha = projected
     n = c.n_key * c.state_dim
-    mixed = silu(convolved(blk, qkv, inp, c.kernel))
-    q, k = (l2_norm(heads(view(mixed, start=at, stop=at + n), c.n_key), eps=c.rms_eps) for at in (0, n))
+    mixed = silu(convolved(blk, p.qkv, inp, c.kernel))
+    q, k = (
+        labelled(l2_norm(heads(view(mixed, start=at, stop=at + n), c.n_key), eps=c.rms_eps), name)
+        for name, at in (("q_conv_predelta", 0), ("k_conv_predelta", n))
+    )
     v = heads(view(mixed, start=2 * n, stop=c.channels), c.n_value)
-    forgotten = softplus(alpha + blk.sized("ssm_dt.bias", c.n_value)) * blk.shaped("ssm_a.", c.n_value)
+    forgotten = softplus(p.alpha + blk.sized("ssm_dt.bias", c.n_value)) * blk.shaped("ssm_a.", c.n_value)
     state = inp.state(blk, "cache_s", c.n_value, c.state_dim, c.state_dim)
-    out = gated_delta_net(state, q, k, v, forgotten, sigmoid(beta), inp.where, tiled=tiled)
-    out = swiglu(heads(z, c.n_value), norm(c, out, blk, "ssm_norm"))
+    out = gated_delta_net(state, q, k, v, forgotten, sigmoid(p.beta), inp.where, tiled=tiled)
+    out = swiglu(heads(p.gate, c.n_value), norm(c, out, blk, "ssm_norm"))
     return linear(blk, "ssm_out", side_by_side(out), c.n_embd)
 
 
@@ -76,8 +80,8 @@ def query_gated_attention(c: AttentionConfig, blk: Weights, x: Tensor, inp: Inpu
     k = heads(linear(blk, "attn_k", x, c.n_head_kv * c.head_dim), c.n_head_kv)
     v = heads(linear(blk, "attn_v", x, c.n_head_kv * c.v_dim), c.n_head_kv)
     q, k = rotated(rope, *normed_heads(c, blk, q, k), inp)
-    out = attend(c, blk, q, k, v, inp) * side_by_side(sigmoid(gate))
-    return linear(blk, "attn_output", out, c.n_embd)
+    out = sigmoid(gate) * heads(attend(c, blk, q, k, v, inp), c.n_head)
+    return linear(blk, "attn_output", side_by_side(out), c.n_embd)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,25 +97,15 @@ def channel_delta_layer(
     c: ChannelDeltaConfig, blk: Weights, x: Tensor, inp: Inputs, forgotten: Tensor, gate: Tensor
 ) -> Tensor:
     """The delta rule with forgotten [T, H, d], which is negative, and the gate of its output [T, H · d]. -> [T, D]"""
-    n = c.n_head * c.kda_dim
-    q, k, v = (
-        heads(
-            silu(
-                convolved(
-                    blk,
-                    linear(blk, f"attn_{name}", x, n),
-                    inp,
-                    c.kernel,
-                    f"ssm_conv1d_{name}",
-                    f"cache_r_{name}",
-                )
-            ),
-            c.n_head,
-        )
-        for name in "qkv"
-    )
+    projected = {name: linear(blk, f"attn_{name}", x, c.n_head * c.kda_dim) for name in "qkv"}
+    q, k, v = (heads(silu(own_convolution(c, blk, y, inp, name)), c.n_head) for name, y in projected.items())
     q, k = l2_norm(q, eps=c.rms_eps), l2_norm(k, eps=c.rms_eps)
     beta = sigmoid(linear(blk, "ssm_beta", x, c.n_head))
     state = inp.state(blk, "cache_s", c.n_head, c.kda_dim, c.kda_dim)
     out = norm(c, gated_delta_net(state, q, k, v, forgotten, beta, inp.where), blk, "ssm_norm")
     return linear(blk, "attn_output", side_by_side(sigmoid(heads(gate, c.n_head)) * out), c.n_embd)
+
+
+def own_convolution(c: ChannelDeltaConfig, blk: Weights, x: Tensor, inp: Inputs, name: str) -> Tensor:
+    """The convolution of queries (q), keys (k) or values (v), with a state of its own. [T, H · d] -> [T, H · d]"""
+    return convolved(blk, x, inp, c.kernel, f"ssm_conv1d_{name}", f"cache_r_{name}")
