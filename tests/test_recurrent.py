@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from graphsched.types import dtypes
 from graphsched.types.devices import HOST
 
 Array = NDArray[Any]
-SLOTS, TOKENS, CHANNELS = 3, 12, 40
+SLOTS, TOKENS, CHANNELS, WIDTH = 3, 60, 40, 32
 # Runs of several sequences: of each its seed, its slot, and how many tokens.
 PIECES = (
     [(1, 0, 5)],
@@ -49,11 +50,11 @@ def mixer(n: int = TOKENS) -> Graph:
     where, x = input_tensor("where", i32(rows, 3)), input_tensor("x", f32(rows, CHANNELS))
     w, head = input_tensor("w", f32(CHANNELS, 4)), input_tensor("decay", f32(rows, 2))
     y = ssm_conv(state("cache_r", 3, CHANNELS), x, w, where)
-    wide = input_tensor("wide", f32(rows, 2, 20))
+    wide = input_tensor("wide", f32(rows, 2, WIDTH))
     keys = l2_norm(wide, eps=1e-6)
-    read = gated_delta_net(state("cache_s", 2, 20, 20), wide, keys, wide, head, head, where)
+    read = gated_delta_net(state("cache_s", 2, WIDTH, WIDTH), wide, keys, wide, head, head, where)
     a = input_tensor("a", f32(2, 1))
-    seen = ssm_scan(state("cache_t", 2, 20, 20), read, head, a, keys, keys, where)
+    seen = ssm_scan(state("cache_t", 2, WIDTH, WIDTH), read, head, a, keys, keys, where)
     return from_outputs(y, add(read, seen))
 
 
@@ -115,6 +116,26 @@ def test_a_sequence_is_the_same_alone_and_among_others(threads: int) -> None:
     for seed, results in got.items():
         for result, right in zip(results, expected[seed], strict=False):
             np.testing.assert_array_equal(result, right)
+
+
+def test_chunks_depend_on_their_own_sequence_only() -> None:
+    """Of runs that begin anywhere, and end in the middle of a chunk."""
+    expected = []
+    for seed, cuts in ((1, (0, 19, 40)), (2, (0, 33, 36))):
+        made = Mixer("cpu")
+        expected.append([made.run([(seed, 0, p) for p in range(*cut)]) for cut in pairwise(cuts)])
+    together = Mixer("cpu", threads=2)
+    for turn, (first, second) in enumerate(((19, 33), (21, 3))):
+        starts = (0, 0) if turn == 0 else (19, 33)
+        rows = [(1, 2, starts[0] + i) for i in range(first)] + [(2, 0, starts[1] + i) for i in range(second)]
+        for got, right in zip(together.run(rows), expected[0][turn] + expected[1][turn], strict=True):
+            np.testing.assert_array_equal(got, right)
+
+
+def test_chunks_are_what_their_tokens_are_one_by_one() -> None:
+    together = Mixer("cpu").run([(6, 1, p) for p in range(50)])
+    for got, right in zip(together, alone("cpu", 6, 50), strict=True):
+        assert nmse(got, right) < 1e-11
 
 
 def test_kernels_agree_with_references_over_many_runs() -> None:
@@ -194,4 +215,4 @@ def test_state_is_a_row_per_slot() -> None:
 def test_state_counts_by_sequence_and_not_by_token() -> None:
     graph = mixer()
     assert kv_bytes_per_token(graph) == 0
-    assert state_bytes_per_sequence(graph) == 4 * (3 * CHANNELS + 2 * 2 * 20 * 20)
+    assert state_bytes_per_sequence(graph) == 4 * (3 * CHANNELS + 2 * 2 * WIDTH * WIDTH)

@@ -1,7 +1,6 @@
-"""The selective scan, token by token: each row of a head's matrix is decayed, grows by x times b, and is read with c.
+"""The selective scan: each row of a head's matrix is decayed, grows by x times b, and is read with c.
 
-As in `delta`, a unit is a part of a head's rows for all tokens, and a sequence has the same bits alone and among
-others.
+Units, bits and chunks (`scan_chunk`) are those of `delta`.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import exp, softplus
+from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import fma, get, load, max_lanes, mul, splat, store, word
 from graphsched.backends.cpu.language.tile import columns, load_rows, row_starts, row_sums, store_rows, zeros
 from graphsched.backends.cpu.language.vector import F32
@@ -22,42 +22,61 @@ from graphsched.backends.cpu.recurrent.common import (
     by_tile,
     clear,
     is_first,
+    run_end,
     slot_of,
     where_args,
 )
+from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit
+from graphsched.backends.cpu.recurrent.scan_chunk import scan_chunks
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
 
-# Strides and per_thread (scratch of each thread) in bytes; width, n_state: rows and columns of a head's matrix.
+# Strides and per_thread (scratch of each thread) in bytes; width, n_state: rows and columns of a head's matrix;
+# part: its rows that are a unit.
 SCAN = (
     "x dt a b c where -> state y scratch"
-    " | heads groups width n_state x_token x_head dt_token a_head b_token b_head c_token c_head where_row per_thread"
+    " | heads groups width n_state x_token x_head dt_token a_head b_token b_head c_token c_head where_row part"
+    " per_thread"
 )
 
 
 @kernel(SCAN)
-def ssm_scan_f32(by_channel: int) -> Callable[..., None]:
+def ssm_scan_f32(by_channel: int, chunked: int) -> Callable[..., None]:
     """y[t, h] = S·c with S = e^(δ a) S + δ x bᵀ, δ = softplus(dt); a per element of b if by_channel."""
 
     def scan(step: int, run: int, ith: int, nth: int) -> None:
         p = arguments(step)
-        n, parts, own = rows(step, run), (p.width + PART - 1) // PART, p.scratch + ith * p.per_thread
+        n, parts, own = rows(step, run), (p.width + p.part - 1) // p.part, p.scratch + ith * p.per_thread
         unit = next_unit(step)
         while unit < p.heads * parts and not word(run, ABORT):
-            head, first = unit // parts, unit % parts * PART
-            for t in range(n):
-                one_token(by_channel, p, t, head, first, min(PART, p.width - first), own)
+            head, first = unit // parts, unit % parts * p.part
+            group, size, t = head // (p.heads // p.groups), min(p.part, p.width - first), 0
+            while t < n:
+                end = run_end(p.where, p.where_row, t, n)
+                if chunked and end - t >= CHUNK:
+                    matrix = matrix_at(p, t, head, first)
+                    t = scan_chunks(p, matrix, p.n_state, t, end, head, group, first, size, own)
+                for u in range(t, end):
+                    one_token(by_channel, p, u, head, group, first, size, own)
+                t = end
             unit = next_unit(step)
 
     return scan
 
 
 @helper
-def one_token(by_channel: int, p: Any, t: int, head: int, first: int, n: int, scratch: int) -> None:
+def matrix_at(p: Any, t: int, head: int, first: int) -> int:
+    """Where the matrix of token t's sequence and a head begins, from row `first`."""
+    return p.state + 4 * p.n_state * (p.width * (p.heads * slot_of(p.where, p.where_row, t) + head) + first)
+
+
+@helper
+def one_token(
+    by_channel: int, p: Any, t: int, head: int, group: int, first: int, n: int, scratch: int
+) -> None:
     """Token t changes and reads n rows of a head's matrix, from row `first`."""
-    group = head // (p.heads // p.groups)
-    matrix = p.state + 4 * p.n_state * (p.width * (p.heads * slot_of(p.where, p.where_row, t) + head) + first)
+    matrix = matrix_at(p, t, head, first)
     if is_first(p.where, p.where_row, t):
         clear(n * p.n_state, matrix)
     delta = max_lanes(softplus(splat(get(p.dt + t * p.dt_token + 4 * head, F32), 16)))
@@ -102,19 +121,28 @@ def grow_rows(tile: int) -> Callable[..., None]:
         delta: float,
     ) -> None:
         at = row_starts(tile, matrix + 4 * n_state * first, 4 * n_state, tile - 1)
+        ask_ahead(at[0], 4 * n_state * tile)
         store(change, mul(splat(delta, tile), load(x + 4 * first, F32, tile)), F32)
         store(y + 4 * first, row_sums(grown(n_state, zeros(tile, 16), at, decay, b, c, change)), F32)
 
     return grow
 
 
+def _takes_chunks(node: Tensor) -> bool:
+    """Whether a run may be long enough for a chunk, of a matrix in whole panels that has a decay per head."""
+    state, a = node.operand("state"), node.operand("a")
+    return int(node.shape[0]) >= CHUNK and a.shape[1] == 1 and not any(d % CHUNK for d in state.shape[2:])
+
+
 @ops.ssm_scan.lowering("cpu", strided=("x", "dt", "b", "c"))
 def _(low: Low, node: Tensor) -> None:
     state, x, dt, a, b, c, where = map(low.operand, node.sources)
     width, n_state = state.type.shape[2:]
-    per_thread = 4 * (n_state + TILE + 16)
+    chunked = _takes_chunks(node)
+    part = rows_of_unit(node, low.n_threads) if chunked else PART
+    per_thread = room_bytes(n_state, part) if chunked else 4 * (n_state + TILE + 16)
     low.step(
-        ssm_scan_f32(int(a.type.shape[1] > 1)),
+        ssm_scan_f32(int(a.type.shape[1] > 1), int(chunked)),
         x=x,
         dt=dt,
         a=a,
@@ -130,6 +158,7 @@ def _(low: Low, node: Tensor) -> None:
         dt_token=dt.strides[0],
         a_head=a.strides[0],
         **where_args(where),
+        part=part,
         per_thread=per_thread,
         rows=rows_of(node.sources[-1].type),
     )

@@ -48,8 +48,10 @@ def sequences(types: Mapping[str, TensorType], rng: np.random.Generator) -> Arra
 
 
 def _negative(name: str) -> Draw:
+    """Below 0: from hardly any decay to one that leaves nothing."""
+
     def draw(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
-        return as_f32(-np.exp(rng.standard_normal(types[name].shape) - 1.0))
+        return as_f32(-np.exp(2.0 * rng.standard_normal(types[name].shape) - 1.0))
 
     return draw
 
