@@ -30,7 +30,7 @@ class DeepSeek2Config(LatentConfig, RoutingConfig):
     yarn_log: float = key("rope.scaling.yarn_log_multiplier", 0.0)
 
     @property
-    def rope(self) -> Rope:
+    def rope(self) -> Rope | None:
         """The rotary embedding; its YaRN factor is in the scale of the scores where the file gives yarn_log."""
         rope = rope_of(self, "norm")
         return replace(rope, magnitude=1.0) if rope.yarn and self.yarn_log else rope
@@ -55,19 +55,27 @@ def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
 
 def latent_attention(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     """Multi-head latent attention; `inp.mla` says what is cached, heads or latents. [T, D] -> [T, D]"""
+    return linear(blk, "attn_output", latent_heads(c, blk, x, inp), c.n_embd)
+
+
+def latent_heads(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """What the heads of latent attention see. [T, D] -> [T, H · v]"""
     q = queries(c, blk, x)  # [T, H, nope + rope]
     q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
-    q_rope = rope(q_rope, inp.pos, rope=c.rope)
+    q_rope = turned(c, q_rope, inp)
     kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
     latent = norm(c, view(kv, start=0, stop=c.rank), blk, "attn_kv_a_norm")  # [T, R]
-    k_rope = rope(heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp.pos, rope=c.rope)  # [T, 1, rope]
+    k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
         cells = inp.all_cells
-        out = attend(c, concat(q_nope, q_rope), k, v, cells.where, cells.table)
-    else:
-        out = from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
-    return linear(blk, "attn_output", out, c.n_embd)
+        return attend(c, concat(q_nope, q_rope), k, v, cells.where, cells.table)
+    return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
+
+
+def turned(c: DeepSeek2Config, x: Tensor, inp: Inputs) -> Tensor:
+    """x rotated by its tokens' positions, where the model rotates."""
+    return rope(x, inp.pos, rope=c.rope) if c.rope else x
 
 
 def queries(c: DeepSeek2Config, blk: Weights, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class AttentionConfig(RopeConfig):
     def wrong(self) -> Iterator[tuple[str, str]]:
         """As `Config.wrong`: key and value heads divide the heads, rotated dimensions fit a head."""
         yield from super().wrong()
-        if self.n_head % self.n_head_kv:
+        if self.n_head_kv and self.n_head % self.n_head_kv:
             yield "n_head_kv", f"a divisor of the {self.n_head} heads"
         if self.rope_dim > self.head_dim:
             yield "rope_dim", f"at most the head size {self.head_dim}"

@@ -96,7 +96,7 @@ def latent_halves(c: LatentConfig, w: Weights) -> Iterator[tuple[str, Derived]]:
                 "attn_k_b", k_shape, lambda x: x.reshape(split)[:, : c.nope].swapaxes(1, 2), kv
             )
             yield from blk.lacking("attn_v_b", v_shape, lambda x: x.reshape(split)[:, c.nope :], kv)
-        else:
+        elif "attn_kv_a_mqa" in blk:
             halves = blk.sized("attn_k_b", *k_shape), blk.sized("attn_v_b", *v_shape)
             yield from blk.lacking("attn_kv_b", (n_rows, c.rank), _kv_b, *halves)
 
