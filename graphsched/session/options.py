@@ -210,6 +210,11 @@ class SessionOptions(Options):
     mmap: bool = option(
         "-mmp --mmap", True, off="--no-mmap", help="map the file; 0 reads weights into memory"
     )
+    deterministic: bool = option(
+        "--deterministic",
+        False,
+        help="the same bits for a token whatever is computed beside it, by kernels for many tokens; slower",
+    )
     trace: bool = option("--tracing", True, off="--no-trace", help="keep the times of the last runs")
     rtr: str = option(
         "-rtr --run-time-repack",
