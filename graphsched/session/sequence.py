@@ -97,7 +97,9 @@ class Sequence:
         """The position from which tokens must be read again to be behind the first n_past."""
         slots, most = self.engine.slots, min(n_past, self._cells)
         places = (self._state, *(c.n_past for c in self.checkpoints)) if slots.has_state else (most,)
-        there = (n for n in places if n <= most and all(pool.holds(self.slot, n) for pool in slots.pools))
+        there = (
+            n for n in places if 0 <= n <= most and all(pool.holds(self.slot, n) for pool in slots.pools)
+        )
         return max(there, default=0)
 
     def rewind(self, n_past: int) -> int:
