@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -127,6 +128,18 @@ def test_mixes_are_those_of_files_that_llama_quantize_wrote(name: str) -> None:
         }
         assert mix is not None
         assert mix.file_type == file.metadata["general.file_type"]
+
+
+@pytest.mark.parametrize("name", ["kimi-linear", "lfm2", "mamba2", "qwen35"])
+def test_what_recurrent_ops_read_stays_as_it_is(name: str) -> None:
+    """Their kernels know float32 only."""
+    with open_model(model_path(name)) as file:
+        choices = choose(file, QuantizeOptions(mix=parse_mix("Q8_0")))
+    read = [
+        c for c in choices if re.search(r"conv1d|\.conv\.|ssm_a$|ssm_d$|ssm_norm|ssm_dt\.bias", c.source.name)
+    ]
+    assert read
+    assert all(c.is_copied for c in read)
 
 
 def layout(layers: int, kv: int, ffn: int = 512, **more: int) -> synth_layouts.Layout:

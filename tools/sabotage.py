@@ -306,9 +306,7 @@ MISTAKES = (
         ' + plain_ffn(blk, x, relu2, "_shexp")',
         "",
     ),
-    Mistake(
-        "plamo2", "norms of b and c mixed up", "models/plamo2.py", '("b", "c", "dt")', '("c", "b", "dt")'
-    ),
+    Mistake("plamo2", "the gate behind", "models/plamo2.py", "z, x = split", "x, z = split"),
     Mistake("qwen35", "heads with keys of others", "models/qwen35.py", "tiled=True", "tiled=False"),
     Mistake(
         "qwen35moe", "weights not normalised", "models/qwen35moe.py", "normalised=True", "normalised=False"
