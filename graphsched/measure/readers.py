@@ -31,7 +31,8 @@ class OneSequence:
     """A session's sequence, as programs read it."""
 
     def __init__(self, session: Session) -> None:
-        self._session, self.read = session, session.eval
+        self._session = session
+        self.read: Callable[[Any], Any] = session.eval
 
     @property
     def n_past(self) -> int:
@@ -52,7 +53,8 @@ class SeveralSequences:
     """Sequences of one engine, which read equally many tokens in each step."""
 
     def __init__(self, engine: Engine, sequences: list[Sequence]) -> None:
-        self.sequences, self.read = sequences, engine.compute
+        self.sequences = sequences
+        self.read: Callable[[Any], Any] = engine.compute
 
     @property
     def n_past(self) -> int:

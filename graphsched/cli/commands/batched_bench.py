@@ -78,7 +78,8 @@ def command(model: Path | None, options: "SessionOptions", write: Write, **value
         tuple(chain.from_iterable(values[name])) or default
         for name, default in (("prompts", (128,)), ("generations", (128,)), ("sequences", (1, 2, 4, 8)))
     )
-    loads = [Load(*each, bool(values["is_shared"]), bool(values["is_separate"])) for each in product(*lists)]
+    how = bool(values["is_shared"]), bool(values["is_separate"])
+    loads = [Load(pp, tg, pl, *how) for pp, tg, pl in product(*lists)]
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"])
     write(Asked(model, with_room(options, loads), loads, is_warm=not values["warmup"]).rows(screen))
 
