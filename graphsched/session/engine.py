@@ -122,7 +122,7 @@ class Engine:
         }
         rows = int(caches[STATE][0].shape[0]) if STATE in caches else n_slots
         self.n_checkpoints = rows // n_slots - 1
-        self.checkpoint_every = self.options.checkpoint_every if STATE in caches else 0
+        self.checkpoint_every = self.options.checkpoint_every if self.n_checkpoints else 0
         copiers = {
             kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
             for kind, leaves in caches.items()
