@@ -39,6 +39,7 @@ class Inputs:
         self.asked = Counter[str]()
         self._t, self._n_ubatch, self._swa_full, self._n_slots = t, n_ubatch, swa_full, n_slots
         self._n_rows = n_slots * (1 + n_checkpoints)
+        self._recurrent = set[int | None]()  # layers with a state
         self._ring: Cells | None = None
         self._own: dict[Tensor, Own] = {}
         self.tokens = input_tensor("inp_tokens", i32(t))
@@ -99,6 +100,9 @@ class Inputs:
 
         Names are llama.cpp's: cache_r for rows of a convolution, cache_s for matrices.
         """
+        if blk.layer not in self._recurrent:
+            self._recurrent.add(blk.layer)
+            self.asked.update(("n_checkpoints", "checkpoint_every"))
         return Tensor(f32(self._n_rows, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
