@@ -21,7 +21,7 @@ from graphsched.blocks import (
     rope_of,
     side_by_side,
 )
-from graphsched.ops import Rope, concat, copy_f32, flash_attn_ext, mul_mat, rope, view
+from graphsched.ops import Rope, concat, flash_attn_ext, mul_mat, rope, view
 from graphsched.tensor import Tensor, labelled
 
 
@@ -68,7 +68,8 @@ def latent_heads(c: DeepSeek2Config, blk: Weights, x: Tensor, inp: Inputs) -> Te
     k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
-        return attend(c, concat(q_nope, q_rope), k, v, inp)
+        cells = inp.all_cells
+        return attend(c, concat(q_nope, q_rope), k, v, cells.where, cells.table)
     return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
 
 
@@ -92,13 +93,15 @@ def from_latents(
     latent = view(row, start=0, stop=c.rank)
     rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
-        return over_expanded(c, blk, concat(q_nope, q_rope), copy_f32(rows), inp, attend)
+        return over_expanded(c, blk, concat(q_nope, q_rope), rows, inp, attend)
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
     q = concat(mul_mat(blk.sized("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
-    out = heads(attend(c, q, rows, values or view(rows, start=0, stop=c.rank), inp), c.n_head)  # [T, H, R]
+    cells = inp.all_cells
+    values = values or view(rows, start=0, stop=c.rank)
+    out = heads(attend(c, q, rows, values, cells.where, cells.table), c.n_head)  # [T, H, R]
     return side_by_side(mul_mat(blk.sized("attn_v_b", c.n_head, c.v_dim, c.rank), out))
 
 
-def attend(c: DeepSeek2Config, q: Tensor, k: Tensor, v: Tensor, inp: Inputs) -> Tensor:
-    """Attention over the cells of the cache, heads side by side. -> [T, H · v]"""
-    return side_by_side(flash_attn_ext(q, k, v, inp.where, inp.cells, scale=c.scale))
+def attend(c: DeepSeek2Config, q: Tensor, k: Tensor, v: Tensor, where: Tensor, table: Tensor) -> Tensor:
+    """Attention over cells, heads side by side. -> [T, H · v]"""
+    return side_by_side(flash_attn_ext(q, k, v, where, table, scale=c.scale))

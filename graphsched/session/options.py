@@ -114,6 +114,19 @@ class SessionOptions(Options):
         "-b --batch-size", 2048, low=1, high=1 << 20, help="tokens of a prompt handed over at once"
     )
     n_ubatch: int = option("-ub --ubatch-size", 512, low=1, high=1 << 20, help="tokens computed at once")
+    n_parallel: int = option(
+        "-np --parallel", 1, low=1, high=1024, help="sequences at once, which share the context"
+    )
+    n_checkpoints: int = option(
+        "-ctxcp --ctx-checkpoints",
+        8,
+        low=0,
+        high=1 << 16,
+        help="copies of a recurrent state that a sequence keeps to go back to",
+    )
+    checkpoint_every: int = option(
+        "-cpent --checkpoint-every", 512, low=1, high=1 << 24, help="tokens between them"
+    )
     n_threads: int = option(
         "-t --threads",
         0,

@@ -206,7 +206,7 @@ def attend(
     held = inp.cells_of(window=mask.get("window", 0), chunk=mask.get("chunk", 0))
     keys, values = inp.cache(blk, k, v, held)
     attrs = {"scale": c.head_dim**-0.5, **mask}
-    out = flash_attn_ext(q, keys, values, inp.where, held.cells, *sinks, **attrs)
+    out = flash_attn_ext(q, keys, values, held.where, held.table, *sinks, **attrs)
     return side_by_side(out)
 
 
