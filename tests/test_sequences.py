@@ -18,7 +18,7 @@ from graphsched.session.rows import Aborted, Rows
 from graphsched.session.sequence import Sequence
 from graphsched.types.extents import CELL_BLOCK
 
-NAMES = ["llama", "gemma3", "gpt-oss", "llama4", "deepseek2-v3", "qwen3moe"]
+NAMES = ["llama", "gemma3", "gpt-oss", "llama4", "deepseek2-v3", "qwen3moe", "qwen35moe", "lfm2", "mamba2"]
 Ids = NDArray[np.int32]
 
 
@@ -87,7 +87,21 @@ def test_same_bits_where_the_same_kernels_run(name: str) -> None:
     np.testing.assert_array_equal(beside, alone)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "deepseek2-v3"])
+@pytest.mark.parametrize("quants", [EXACT, {}], ids=["f32 cache", "f16 cache"])
+@pytest.mark.parametrize("name", NAMES)
+def test_deterministic_is_bit_for_bit(name: str, quants: dict[str, Any]) -> None:
+    engine = opened(name, deterministic=True, **quants)
+    texts = [tokens(20 + 7 * i, i) for i in range(5)]
+    for ids, logits in zip(texts, together(engine, texts, 3), strict=True):
+        np.testing.assert_array_equal(logits, in_pieces(engine, ids, 16))
+
+
+@pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q6_K"])
+def test_deterministic_with_quantised_weights(name: str) -> None:
+    test_deterministic_is_bit_for_bit(name, {})
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "deepseek2-v3", "qwen35moe"])
 def test_same_bits_on_simulated_devices(name: str) -> None:
     texts = [tokens(20 + 9 * i, i) for i in range(4)]
     placed: dict[str, Any] = {
@@ -286,10 +300,10 @@ class Conversations(RuleBasedStateMachine):
         assert self.engine.slots.n_free == self.free
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen35moe"])
 def test_conversations(name: str) -> None:
     class Of(Conversations):
-        engines = opened(name), opened(name, n_parallel=1)
+        engines = opened(name, n_checkpoints=3, checkpoint_every=16), opened(name, n_parallel=1)
 
     Of.TestCase.settings = settings(max_examples=15, stateful_step_count=20)
     Of.TestCase().runTest()
@@ -313,3 +327,89 @@ def test_nothing_leaks() -> None:
     for sequence in held:
         sequence.close()
     assert engine.slots.n_free == before
+
+
+# ---- recurrent state ----
+
+
+def counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each forward from now on."""
+    found, forward = list[int](), engine.forward
+
+    def count(rows: Rows) -> NDArray[np.float32]:
+        found.append(len(rows.token))
+        return forward(rows)
+
+    monkeypatch.setattr(engine, "forward", count)
+    return found
+
+
+RECURRENT = ["qwen35moe", "lfm2", "mamba2", "kimi-linear", "nemotron_h_moe"]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_going_back_costs_at_most_the_tokens_between_checkpoints(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened(name, checkpoint_every=16, n_checkpoints=4)
+    ids, sequence = tokens(100), engine.sequence()
+    sequence.read(ids)
+    assert [c.n_past for c in sequence.checkpoints] == [48, 64, 80, 96]  # the oldest gave way
+    rows = counted(engine, monkeypatch)
+    for back, again in ((99, 3), (90, 10), (80, 0), (79, 15), (50, 2), (47, 47), (0, 0)):
+        assert sequence.rewind(back) == again == sum(rows)
+        rows.clear()
+        fresh = engine.sequence()
+        expected = engine.step([(fresh, ids[: back + 5], 1)])[0]
+        assert nmse(sequence.read(ids[back : back + 5]), expected) <= 1e-9
+        fresh.close()
+        sequence.rewind(back)
+        rows.clear()
+
+
+@pytest.mark.parametrize("name", RECURRENT[:2])
+def test_a_checkpoint_before_what_may_be_taken_back(name: str) -> None:
+    engine = opened(name, checkpoint_every=512)
+    sequence = engine.sequence()
+    sequence.read(tokens(30))
+    sequence.checkpoint()
+    expected = sequence.read(tokens(3, 1))
+    sequence.read(tokens(5, 2))
+    assert sequence.holds(30)
+    assert sequence.rewind(30) == 0
+    np.testing.assert_array_equal(sequence.read(tokens(3, 1)), expected)
+
+
+def test_a_conversation_reads_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = opened("qwen35moe")
+    rows, sequence, n = counted(engine, monkeypatch), engine.sequence(), 0
+    for turn in range(8):
+        engine.step([(sequence, tokens(20, turn), 1)])
+        for i in range(5):
+            engine.step([(sequence, tokens(1, i), 1)])
+        n += 25
+    assert sum(rows) == n == sequence.n_past
+
+
+@pytest.mark.parametrize("name", RECURRENT[:3])
+def test_a_fork_has_a_state_of_its_own(name: str) -> None:
+    engine = opened(name)
+    a = engine.sequence()
+    a.read(tokens(40))
+    b = a.fork()
+    of_a, of_b = engine.step([(a, [5, 6], 2), (b, [7], 1)])
+    c = engine.sequence()
+    assert nmse(engine.step([(c, [*tokens(40), 5, 6], 2)])[0], of_a) <= 1e-9
+    c.rewind(0)
+    assert nmse(engine.step([(c, [*tokens(40), 7], 1)])[0], of_b) <= 1e-9
+    assert b.rewind(40) == 0
+    assert nmse(engine.step([(b, [7], 1)])[0], of_b) <= 1e-9
+
+
+def test_slots_begin_anew() -> None:
+    """A state is not cleared: a token at position 0 begins with zeros."""
+    engine = opened("mamba2", n_parallel=1)
+    first = engine.sequence()
+    expected = first.read(tokens(20))
+    first.close()
+    np.testing.assert_array_equal(engine.sequence().read(tokens(20)), expected)

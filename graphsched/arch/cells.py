@@ -45,6 +45,13 @@ def blocks_of(n_cells: int) -> int:
     return -(-n_cells // CELL_BLOCK)
 
 
+def cells_of_sequences(n_sequences: int, n_tokens: int, n_shared: int = 0) -> int:
+    """Cells of a context in which so many sequences have n_tokens each, of which the first n_shared are the same."""
+    shared = n_shared // CELL_BLOCK * CELL_BLOCK
+    own = n_tokens - shared
+    return shared + (n_sequences - 1) * blocks_of(own) * CELL_BLOCK + own
+
+
 def cells_input(n: Pool, n_tokens: Extent, n_entries: int, **mask: int) -> Cells:
     """Makes the inputs for a pool of n cells, named after the extent, whose tables have n_entries in all.
 

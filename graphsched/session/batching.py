@@ -37,7 +37,8 @@ class Batching:
 
 def batching(options: SessionOptions, n_ctx: int, n_ctx_train: int = 0) -> Batching:
     """What options ask for in a context of n_ctx tokens; n_ctx_train: tokens of the model's training, 0 if unknown."""
-    notes = [note for note in (_batch_note(options), _context_note(n_ctx, n_ctx_train)) if note]
+    of_each = n_ctx // options.n_parallel  # of a sequence, if all are as long
+    notes = [note for note in (_batch_note(options), _context_note(of_each, n_ctx_train)) if note]
     n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
     return Batching(n_ctx, options.n_batch, n_ubatch, tuple(notes))
 
@@ -53,6 +54,7 @@ def _batch_note(options: SessionOptions) -> str | None:
 
 
 def _context_note(n_ctx: int, n_ctx_train: int) -> str | None:
+    """A sentence if a sequence may be longer than those of the training."""
     if not 0 < n_ctx_train < n_ctx:
         return None
     return f"the model was trained on {n_ctx_train} tokens, the context has {n_ctx}"

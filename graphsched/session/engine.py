@@ -97,7 +97,9 @@ class Engine:
             model.file.prefault()
         capacities = {N_TOKENS: self.n_ubatch, N_OUTPUTS: self.n_ubatch, N_KV: self.n_ctx}
         poison, level = o.poison or env.validate(), ON if o.trace else OFF
-        setup = Setup(self._weights, capacities, o.threads, devices, poison, o.streams, level, o.pins)
+        setup = Setup(
+            self._weights, capacities, o.threads, devices, poison, o.streams, level, o.pins, o.deterministic
+        )
         return open_runtime(o.backend, setup)
 
     def _feed(self, graph: Graph) -> None:
@@ -120,7 +122,7 @@ class Engine:
         }
         rows = int(caches[STATE][0].shape[0]) if STATE in caches else n_slots
         self.n_checkpoints = rows // n_slots - 1
-        self.checkpoint_every = self.options.checkpoint_every if STATE in caches else 0
+        self.checkpoint_every = self.options.checkpoint_every if self.n_checkpoints else 0
         copiers = {
             kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
             for kind, leaves in caches.items()
@@ -154,7 +156,8 @@ class Engine:
         """As `step`, of tokens that are int32 and valid."""
         for sequence, ids, _ in parts:
             sequence.check_room(len(ids))
-            sequence.mend()
+            if sequence.is_stale:
+                sequence.mend()
         found: list[list[Logits]] = [[] for _ in parts]
         for batch in batches(parts, self.n_ubatch, self.checkpoint_every):
             logits = self._read([(parts[number][0], ids, n) for number, ids, n in batch])
@@ -227,7 +230,9 @@ class Engine:
             return np.concatenate((first, rest))
         n, wanted = len(rows.token), rows.wants_logits.nonzero()[0]
         n_outputs = len(wanted)  # the output matrix is multiplied with these rows only
-        plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
+        plan = self._by_length.get((n, n_outputs))
+        if plan is None:
+            plan = self._by_length[n, n_outputs] = self._plan(n, n_outputs)
         self._tokens[:n], self._pos[:n] = rows.token, rows.position
         self._out_ids[:n_outputs] = wanted
         plan.run(self._lengths(rows, n_outputs, runs))
@@ -251,7 +256,12 @@ class Engine:
         return lengths
 
     def _plan(self, n_tokens: int, n_outputs: int) -> Runnable:
-        """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
+        """The executable for these lengths: one per capacity and set of offload decisions, built on first use.
+
+        With `deterministic` there is one for all lengths, that of a full micro-batch: no two have the same kernels.
+        """
+        if self.options.deterministic:
+            n_tokens = n_outputs = self.n_ubatch
         capacity = next((c for c in CAPACITIES if n_tokens <= c <= self.n_ubatch), self.n_ubatch)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs}
@@ -264,7 +274,6 @@ class Engine:
                 inputs.gather(kind, self._arrays(graph))
             self.plans[key] = instrumented(graph, self._factory(lengths))
             self.recorder.since("plan", begin)
-        self._by_length[n_tokens, n_outputs] = self.plans[key]
         return self.plans[key]
 
     def _factory(self, lengths: Mapping[str, int]) -> PlanFactory:

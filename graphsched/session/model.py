@@ -126,7 +126,7 @@ class Model:
             max(o.n_ubatch, n_tokens),
             o.swa_full,
             o.n_parallel,
-            o.n_checkpoints,
+            o.n_checkpoints if o.checkpoint_every else 0,
         )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)

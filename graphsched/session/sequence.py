@@ -33,12 +33,18 @@ class Sequence:
         self._slots = np.full(self.n_ctx, slot, np.int32)
         self._positions = np.arange(self.n_ctx, dtype=np.int32)
         self._wants = np.repeat([False, True], self.n_ctx)
-        self.is_stale = False  # an abort has left the state of neither before nor behind
+        # Up to where cells and state are right: less than n_past, and -1, where an abort has left it so.
+        self._cells = self._state = 0
 
     @property
     def tokens(self) -> Tokens:
         """The tokens that were read, i32[n_past]."""
         return self._tokens[: self.n_past]
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether tokens must be read again before others (`mend`), because an abort came in between."""
+        return not self._state == self._cells == self.n_past
 
     @property
     def is_full(self) -> bool:
@@ -66,7 +72,7 @@ class Sequence:
         """Notes tokens that a forward has read, and keeps a checkpoint of the state where one is due."""
         end = self.n_past + len(ids)
         self._tokens[self.n_past : end] = ids
-        self.n_past = end
+        self.n_past = self._cells = self._state = end
         every = self.engine.checkpoint_every
         if every and end % every == 0:
             self.checkpoint()
@@ -74,7 +80,7 @@ class Sequence:
     def checkpoint(self) -> None:
         """Keeps a copy of the recurrent state, so that one can come back to here; the oldest gives way to it."""
         slots = self.engine.slots
-        if not self.engine.checkpoint_every or not self.n_past:
+        if not self.engine.checkpoint_every or not self.n_past or self.is_stale:
             return
         if self.checkpoints and self.checkpoints[-1].n_past == self.n_past:
             return
@@ -89,24 +95,30 @@ class Sequence:
 
     def _nearest(self, n_past: int) -> int:
         """The position from which tokens must be read again to be behind the first n_past."""
-        if not all(pool.holds(self.slot, n_past) for pool in self.engine.slots.pools):
-            return 0
-        if not self.engine.slots.has_state or (n_past == self.n_past and not self.is_stale):
-            return n_past
-        return max((c.n_past for c in self.checkpoints if c.n_past <= n_past), default=0)
+        slots, most = self.engine.slots, min(n_past, self._cells)
+        places = (self._state, *(c.n_past for c in self.checkpoints)) if slots.has_state else (most,)
+        there = (
+            n for n in places if 0 <= n <= most and all(pool.holds(self.slot, n) for pool in slots.pools)
+        )
+        return max(there, default=0)
 
     def rewind(self, n_past: int) -> int:
         """Forgets all tokens but the first n_past; returns how many of them it has read again.
 
         That is none if it `holds` what the next token sees. A recurrent state comes back from the nearest checkpoint
         in front, and the tokens behind that are read again; cells that a window has given back cost all n_past.
+        Aborted in between: the rest is read again later (`mend`).
         """
         kept = min(max(n_past, 0), self.n_past)
         start = self._nearest(kept)
         again = self._tokens[start:kept].copy()
         self._restore(start)
-        if len(again):
-            self.read(again, 0)
+        self.n_past = start
+        try:
+            if len(again):
+                self.engine.compute([(self, again, 0)])
+        finally:
+            self.n_past = kept
         return len(again)
 
     def _restore(self, n_past: int) -> None:
@@ -114,20 +126,20 @@ class Sequence:
         slots = self.engine.slots
         while self.checkpoints and self.checkpoints[-1].n_past > n_past:
             slots.drop(self.checkpoints.pop().row)
-        is_there = not slots.has_state or not n_past or (n_past == self.n_past and not self.is_stale)
-        self.n_past = n_past
-        self.is_stale = not (is_there or slots.copy_state(self.checkpoints[-1].row, self.slot))
+        is_there = not slots.has_state or n_past in (0, self._state)
         for pool in slots.pools:
             pool.cut(self.slot, n_past)
+        self._cells = n_past
+        self._state = n_past if is_there or slots.copy_state(self.checkpoints[-1].row, self.slot) else -1
 
     def spoil(self) -> None:
         """Notes that a forward has ended early: its cells are given back, its state is of no position."""
         for pool in self.engine.slots.pools:
-            pool.cut(self.slot, self.n_past)
-        self.is_stale = self.engine.slots.has_state
+            pool.cut(self.slot, self._cells)
+        self._state = -1 if self.engine.slots.has_state else self._cells
 
     def mend(self) -> None:
-        """Brings back the state that an ended forward has left."""
+        """Reads again what an abort has left unread."""
         if self.is_stale:
             self.rewind(self.n_past)
 
@@ -138,9 +150,10 @@ class Sequence:
         """
         self.mend()
         other = self.engine.sequence()
-        other.is_stale = not self.engine.slots.fork(self.slot, other.slot)
+        is_whole = self.engine.slots.fork(self.slot, other.slot)
         other._tokens[: self.n_past] = self.tokens
-        other.n_past = self.n_past
+        other.n_past = other._cells = self.n_past
+        other._state = self.n_past if is_whole else -1
         other.checkpoint()
         return other
 
@@ -150,4 +163,4 @@ class Sequence:
             self.engine.slots.drop(checkpoint.row)
         self.checkpoints.clear()
         self.engine.slots.close(self.slot)
-        self.n_past = 0
+        self.n_past = self._cells = self._state = 0

@@ -159,7 +159,7 @@ def _(low: Low, node: Tensor) -> None:
     state, q, k, v, g, beta, where = map(low.operand, node.sources)
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
-    chunked = _takes_chunks(node)
+    chunked = _takes_chunks(node) and not low.deterministic
     part = rows_of_unit(node, low.n_threads) if chunked else PART
     per_thread = room_bytes(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
     strides = row_strides(v=v, q=q, k=k) | {"g_token": g.strides[0], "g_head": g.strides[1]}

@@ -38,6 +38,8 @@ def _() -> Iterator[Case]:
         yield case(TensorType(t, (40, whole_blocks(t, 96))), i32(7), ints={1: (0, 40)})
     yield case(f32(9, 33), i32(4), ints={1: (0, 9)})
     yield case(f32(9, 3, 8), i32(4), ints={1: (0, 9)})
+    for t in dtypes.KV_TYPES:
+        yield case(TensorType(t, (9, 3, 32)), i32(4), ints={1: (0, 9)})
     yield case(f32(5, 8), i32(5, 2), ints={1: (0, 8)})
     yield case(f32(5, 8, 33), i32(5, 2), ints={1: (0, 8)})
     yield case(TensorType(dtypes.F16, (5, 8, 32)), i32(5, 2), ints={1: (0, 8)})
