@@ -1,4 +1,4 @@
-"""Recurrences with one decay per head for CHUNK tokens at once: products of small matrices.
+"""Recurrences for CHUNK tokens at once: products of small matrices.
 
 A token multiplies a head's matrix S by e^g, adds u kᵀ to it, and reads it with q. Within a chunk, G_t is the sum of g
 up to token t, S the matrix in front of the chunk, and U has the rows u:
@@ -6,8 +6,9 @@ up to token t, S the matrix in front of the chunk, and U has the rows u:
     Y = e^G Q Sᵀ + P U with P[t, s] = e^(G_t - G_s) q_t·k_s for s <= t
     S = e^G_last S + Uᵀ (e^(G_last - G) K)
 
-Exponents are sums of g between two tokens, never differences of long sums, and never above 0 where they are read. While
-chunks of a run pass, S is transposed in scratch, in panels of 16 rows: tiles of 4 tokens by 16 rows are in registers.
+With a decay per element of k (`channel_chunk`) g and G are vectors. Exponents are sums of g between two tokens, never
+differences of long sums, and never above 0 where they are read. While chunks of a run pass, S is transposed in scratch,
+in panels of 16 rows: tiles of 4 tokens by 16 rows are in registers.
 """
 
 from typing import Any
@@ -18,6 +19,7 @@ from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.lanes import full_block
 from graphsched.backends.cpu.language.mathfn import exp
 from graphsched.backends.cpu.language.simd import fma, get, load, mul, put, splat, store
+from graphsched.backends.cpu.language.soft_max import one_exp
 from graphsched.backends.cpu.language.tile import columns, load_rows, row_starts, store_rows, zeros
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.recurrent.panels import CHUNK, ROW, Room
@@ -37,7 +39,7 @@ def put_weights(room: Room, dk: int, scale: float, with_products: int) -> None:
     for t in range(CHUNK):
         g = get(room.g + 4 * t, F32)
         total += g
-        put(room.kept + 4 * t, total, F32)
+        put(room.read + 4 * t, total, F32)
         before = load(room.steps + ROW - 4 * t, F32, 16)  # 1 for tokens in front of t
         between = fma(before, splat(g, 16), between)
         weight = exp(between)
@@ -45,9 +47,9 @@ def put_weights(room: Room, dk: int, scale: float, with_products: int) -> None:
             scale_lanes(room.products + ROW * t, mul(before, weight))
         until = load(room.steps + ROW - 4 * (t + 1), F32, 16)
         scale_lanes(room.weights + ROW * t, mul(mul(until, splat(scale, 16)), weight))
-    kept = exp(load(room.kept, F32, 16))
-    store(room.kept, kept, F32)
+    kept = exp(load(room.read, F32, 16))
     store(room.to_last, weight, F32)
+    put(room.kept, one_exp(total), F32)
     store(room.lost, mul(mul(load(room.rate, F32, 16), kept), splat(-1.0, 16)), F32)
     store(room.read, mul(kept, splat(scale, 16)), F32)
 
@@ -95,7 +97,7 @@ def put_changes(room: Room, t: int, change: Any) -> None:
 @helper
 def put_results(room: Room, dk: int, panel: int, t: int, y: int, y_token: int) -> None:
     """16 results of 4 tokens from the t-th, whose rows of U are there."""
-    acc = mul(product(room.queries + 4 * t, panel, dk), factors(room.read, t))
+    acc = mul(product(room.read_queries + 4 * t, panel, dk), factors(room.read, t))
     for s in range(t + TOKENS):
         weights = columns(room.weights + ROW * t + 4 * s, ROW, F32, TOKENS, 16)
         acc = fma(load(room.change + ROW * s, F32, 16), weights, acc)
@@ -105,10 +107,10 @@ def put_results(room: Room, dk: int, panel: int, t: int, y: int, y_token: int) -
 @helper
 def grow(room: Room, dk: int, panel: int) -> None:
     """S as it is behind the chunk, a panel of it."""
-    kept = splat(get(room.kept + 4 * (CHUNK - 1), F32), 16)
     for i in range(0, dk, TOKENS):
+        kept = columns(room.kept + room.kept_step * i, room.kept_step, F32, TOKENS, 16)
         acc = mul(tile_at(panel + ROW * i, ROW), kept)
         for s in range(CHUNK):
-            keys = columns(room.keys + ROW * i + 4 * s, ROW, F32, TOKENS, 16)
+            keys = columns(room.grow_keys + ROW * i + 4 * s, ROW, F32, TOKENS, 16)
             acc = fma(load(room.grown + ROW * s, F32, 16), keys, acc)
         put_tile(panel + ROW * i, ROW, acc)

@@ -4,10 +4,10 @@ A row depends on k, q, the decay and β, and on no other row: a unit is a part o
 Token by token that part stays in the first cache. What a token does depends on its own sequence only, so that a
 sequence has the same bits alone, among others, and cut anywhere.
 
-Where a decay is one number per head, and 16 or more tokens of a sequence are in one run, each 16 from the first one on
-are a chunk (`delta_chunk`), and what is left goes token by token. These bits depend on how the sequence is cut into
-runs, and on no other sequence. As chunks take less than half of the time, a lowering asks for them (`chunked`)
-wherever a matrix fills whole panels.
+Where 16 or more tokens of a sequence are in one run, each 16 from the first one on are a chunk (`delta_chunk`, or
+`channel_chunk` with a decay per element of k), and what is left goes token by token. These bits depend on how the
+sequence is cut into runs, and on no other sequence. As chunks take half of the time, the lowering asks for them
+(`chunked`) wherever matrices fill whole panels.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
+from graphsched.backends.cpu.recurrent.channel_chunk import channel_chunks, channel_room_bytes
 from graphsched.backends.cpu.recurrent.common import (
     PART,
     TILE,
@@ -67,7 +68,10 @@ def gated_delta_net_f32(by_channel: int, tiled: int, chunked: int) -> Callable[.
                 end = run_end(a.where, a.where_row, t, n)
                 if chunked and end - t >= CHUNK:
                     matrix = matrix_at(a, t, head, first)
-                    t = delta_chunks(a, matrix, a.dk, t, end, head, key, first, size, own)
+                    if by_channel:
+                        t = channel_chunks(a, matrix, a.dk, t, end, head, key, first, size, own)
+                    else:
+                        t = delta_chunks(a, matrix, a.dk, t, end, head, key, first, size, own)
                 for u in range(t, end):
                     one_token(by_channel, a, u, head, key, first, size, own)
                 t = end
@@ -149,9 +153,8 @@ def change_rows(tile: int) -> Callable[..., None]:
 
 
 def _takes_chunks(node: Tensor) -> bool:
-    """Whether a run may be long enough for a chunk, of a matrix in whole panels that has a decay per head."""
-    state, g = node.operand("state"), node.operand("g")
-    return int(node.shape[0]) >= CHUNK and len(g.shape) == 2 and not any(d % CHUNK for d in state.shape[2:])
+    """Whether a run may be long enough for a chunk, of matrices in whole panels."""
+    return int(node.shape[0]) >= CHUNK and not any(d % CHUNK for d in node.operand("state").shape[2:])
 
 
 @ops.gated_delta_net.lowering("cpu", strided=("q", "k", "v", "g", "beta"))
@@ -161,7 +164,8 @@ def _(low: Low, node: Tensor) -> None:
     by_channel = len(g.type.shape) == 3
     chunked = _takes_chunks(node) and not low.deterministic
     part = rows_of_unit(node, low.n_threads) if chunked else PART
-    per_thread = room_bytes(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
+    room = channel_room_bytes if by_channel else room_bytes
+    per_thread = room(dk, part) if chunked else 4 * (2 * dk + TILE + 16)
     strides = row_strides(v=v, q=q, k=k) | {"g_token": g.strides[0], "g_head": g.strides[1]}
     low.step(
         gated_delta_net_f32(int(by_channel), int(node.attrs["tiled"]), int(chunked)),

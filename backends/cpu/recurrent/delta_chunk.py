@@ -20,18 +20,31 @@ from graphsched.backends.cpu.recurrent.chunk import (
     scale_lanes,
     tile_at,
 )
-from graphsched.backends.cpu.recurrent.panels import CHUNK, ROW, Room, in_chunks, put_columns
+from graphsched.backends.cpu.recurrent.panels import CHUNK, ROW, Room, in_chunks, put_columns, room_at
 
 
-@in_chunks
+@in_chunks(room_at)
 def delta_chunks(a: Any, room: Room, t: int, head: int, key: int, first: int, n: int) -> None:
     """CHUNK tokens from t change and read n rows of a head's matrix, from row `first`; called as `in_chunks` says."""
+    put_operands(a, room, t, head, key)
+    for u in range(CHUNK):
+        put(room.g + 4 * u, get(a.g + (t + u) * a.g_token + head * a.g_head, F32), F32)
+    put_weights(room, a.dk, a.scale, 1)
+    change_panels(a, room, t, head, first, n)
+
+
+@helper
+def put_operands(a: Any, room: Room, t: int, head: int, key: int) -> None:
+    """Keys, queries and rates of a chunk."""
     put_columns(a.k + t * a.k_token + key * a.k_head, a.k_token, a.dk, room.keys)
     put_columns(a.q + t * a.q_token + key * a.q_head, a.q_token, a.dk, room.queries)
     for u in range(CHUNK):
-        put(room.g + 4 * u, get(a.g + (t + u) * a.g_token + head * a.g_head, F32), F32)
         put(room.rate + 4 * u, get(a.beta + (t + u) * a.beta_token + 4 * head, F32), F32)
-    put_weights(room, a.dk, a.scale, 1)
+
+
+@helper
+def change_panels(a: Any, room: Room, t: int, head: int, first: int, n: int) -> None:
+    """Solves, reads and grows, panel by panel, as the weights say."""
     for u in range(CHUNK):
         scale_lanes(room.products + ROW * u, splat(-get(room.rate + 4 * u, F32), 16))
     v, y = a.v + t * a.v_token + head * a.v_head, a.y + 4 * a.dv * (t * a.heads + head)
@@ -46,7 +59,7 @@ def delta_chunks(a: Any, room: Room, t: int, head: int, key: int, first: int, n:
 @helper
 def solved(room: Room, dk: int, panel: int, t: int, values: Any) -> Any:
     """Rows of U of 4 tokens from the t-th."""
-    read = product(room.keys + 4 * t, panel, dk)
+    read = product(room.read_keys + 4 * t, panel, dk)
     acc = fma(read, factors(room.lost, t), mul(values, factors(room.rate, t)))
     at = room.products + ROW * t
     for s in range(t):

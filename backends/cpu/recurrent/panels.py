@@ -19,14 +19,21 @@ _VECTORS = 6
 class Room(NamedTuple):
     """Addresses in a thread's scratch.
 
-    keys, queries [dk][token]. products: k_t·k_s times e^(G_t - G_s), 0 where s >= t, [t][s]; weights: P. change, grown:
-    U, and U times e^(G_last - G), [token][row]. steps: 16 ones and 16 zeros. Of each token g: g, rate: its factor of
-    u, kept: e^G, to_last: e^(G_last - G), lost: -rate e^G, read: e^G times the scale of results. matrix: panels
-    [dk][row].
+    keys, queries [dk][token]; read_keys, read_queries: the same times the decay from the chunk's first token on,
+    grow_keys: keys times the decay to its last; where decays are numbers per head these are the plain ones, and `lost`,
+    `read` and `to_last` have the decays. products: k_t·k_s decayed from s to t, 0 where s >= t, [t][s]; weights: P.
+    change, grown: U, and U times `to_last`, [token][row]. Of each token g: g, rate: its factor of u, to_last: decay,
+    lost: factor of what is read with its key, read: of what is read with its query. kept: the decay of the whole chunk,
+    one number, or one for each element of k, kept_step bytes apart. steps: 16 ones and 16 zeros. matrix: panels
+    [dk][row]. Only of decays per element of k: decays [token][dk], decay_columns [dk][token], rows: room for rows that
+    become columns, unit: 16 zeros, a one, 15 zeros.
     """
 
     keys: int
     queries: int
+    read_keys: int
+    read_queries: int
+    grow_keys: int
     products: int
     weights: int
     change: int
@@ -34,11 +41,16 @@ class Room(NamedTuple):
     steps: int
     g: int
     rate: int
-    kept: int
     to_last: int
     lost: int
     read: int
+    kept: int
+    kept_step: int
     matrix: int
+    decays: int
+    decay_columns: int
+    rows: int
+    unit: int
 
 
 def room_bytes(dk: int, rows: int) -> int:
@@ -49,25 +61,34 @@ def room_bytes(dk: int, rows: int) -> int:
 @helper
 def room_at(scratch: int, dk: int) -> Room:
     """The parts of a thread's scratch, with `steps` filled in."""
-    square, steps = scratch + 2 * ROW * dk, scratch + 2 * ROW * dk + 4 * _SQUARE
+    queries, squares = scratch + ROW * dk, scratch + 2 * ROW * dk
+    steps = squares + 4 * _SQUARE
     store(steps, splat(1.0, 16), F32)
     store(steps + ROW, splat(0.0, 16), F32)
-    of_tokens = steps + 2 * ROW
+    g = steps + 2 * ROW
     return Room(
         scratch,
-        scratch + ROW * dk,
-        square,
-        square + _SQUARE,
-        square + 2 * _SQUARE,
-        square + 3 * _SQUARE,
+        queries,
+        scratch,
+        queries,
+        scratch,
+        squares,
+        squares + _SQUARE,
+        squares + 2 * _SQUARE,
+        squares + 3 * _SQUARE,
         steps,
-        of_tokens,
-        of_tokens + ROW,
-        of_tokens + 2 * ROW,
-        of_tokens + 3 * ROW,
-        of_tokens + 4 * ROW,
-        of_tokens + 5 * ROW,
-        of_tokens + 6 * ROW,
+        g,
+        g + ROW,
+        g + 2 * ROW,
+        g + 3 * ROW,
+        g + 4 * ROW,
+        g + 5 * ROW,
+        0,
+        g + 6 * ROW,
+        0,
+        0,
+        0,
+        0,
     )
 
 
@@ -94,29 +115,42 @@ def put_columns(rows: int, stride: int, n: int, to: int) -> None:
         transpose(rows + 4 * i, stride, to + ROW * i, ROW)
 
 
-def in_chunks(one_chunk: Callable[..., None]) -> Callable[..., int]:
+def in_chunks(make_room: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., int]]:
     """Decorates `one_chunk(a, room, t, head, key, first, n)`, CHUNK tokens from t over n rows of a matrix.
 
-    The helper made runs it for the tokens of a run, from t to `end`, as far as they fill chunks; it returns the first
-    that is left. matrix: where row `first` is, of dk floats as all are.
+    make_room(scratch, dk) gives the Room. The helper made runs `one_chunk` for the tokens of a run, from t to `end`, as
+    far as they fill chunks; it returns the first that is left. matrix: where row `first` is, of dk floats as all are.
     """
-    one = helper(one_chunk)
 
-    @helper
-    def whole_chunks(
-        a: Any, matrix: int, dk: int, t: int, end: int, head: int, key: int, first: int, n: int, scratch: int
-    ) -> int:
-        room = room_at(scratch, dk)
-        if is_first(a.where, a.where_row, t):
-            clear(n * dk, matrix)
-        matrix_to_panels(matrix, dk, n, room.matrix)
-        while end - t >= CHUNK:
-            one(a, room, t, head, key, first, n)
-            t += CHUNK
-        matrix_from_panels(matrix, dk, n, room.matrix)
-        return t
+    def attach(one_chunk: Callable[..., None]) -> Callable[..., int]:
+        one = helper(one_chunk)
 
-    return whole_chunks
+        @helper
+        def whole_chunks(
+            a: Any,
+            matrix: int,
+            dk: int,
+            t: int,
+            end: int,
+            head: int,
+            key: int,
+            first: int,
+            n: int,
+            scratch: int,
+        ) -> int:
+            room = make_room(scratch, dk)
+            if is_first(a.where, a.where_row, t):
+                clear(n * dk, matrix)
+            matrix_to_panels(matrix, dk, n, room.matrix)
+            while end - t >= CHUNK:
+                one(a, room, t, head, key, first, n)
+                t += CHUNK
+            matrix_from_panels(matrix, dk, n, room.matrix)
+            return t
+
+        return whole_chunks
+
+    return attach
 
 
 def rows_of_unit(node: Tensor, n_threads: int) -> int:

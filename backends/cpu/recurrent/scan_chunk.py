@@ -14,10 +14,10 @@ from graphsched.backends.cpu.recurrent.chunk import (
     put_weights,
     tile_at,
 )
-from graphsched.backends.cpu.recurrent.panels import CHUNK, Room, in_chunks, put_columns
+from graphsched.backends.cpu.recurrent.panels import CHUNK, Room, in_chunks, put_columns, room_at
 
 
-@in_chunks
+@in_chunks(room_at)
 def scan_chunks(p: Any, room: Room, t: int, head: int, group: int, first: int, n: int) -> None:
     """CHUNK tokens from t change and read n rows of a head's matrix, from row `first`; called as `in_chunks` says."""
     put_columns(p.b + t * p.b_token + group * p.b_head, p.b_token, p.n_state, room.keys)
