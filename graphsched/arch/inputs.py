@@ -64,9 +64,13 @@ class Inputs:
         return self.all_cells.where
 
     def own(self, table: Tensor) -> Own:
-        """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix."""
+        """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix.
+
+        Also by the table of what is gathered.
+        """
         if table not in self._own:
-            self._own[table] = own(table, blocks_of(self.n_kv))
+            made = own(table, blocks_of(self.n_kv))
+            self._own |= {table: made, made.table: made}
         return self._own[table]
 
     def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:
