@@ -66,11 +66,11 @@ def test_the_most_of_a_token_and_a_micro_batch(name: str, overrides: tuple[str, 
 def test_caches_and_weights_by_hand() -> None:
     """Keys and values in halves: layers × cells × heads × width × 2 × 2 bytes."""
     model = opened("llama")
-    options = SessionOptions(n_ctx=1000, devices=("sim:rtx4090",), placement=PlacementOptions(n_gpu_layers=1))
+    options = SessionOptions(n_ctx=1024, devices=("sim:rtx4090",), placement=PlacementOptions(n_gpu_layers=1))
     found = session_of(make_plan(model, options, 1, 1, 1)).needs
     c: Any = model.config
     assert found["sim0"].kv * (c.n_layer - 1) == found[HOST].kv
-    assert found["sim0"].kv == 1000 * c.n_head_kv * c.head_dim * 2 * 2
+    assert found["sim0"].kv == 1024 * c.n_head_kv * c.head_dim * 2 * 2
     last = f"blk.{c.n_layer - 1}."
     sizes = {name: t.nbytes for name, t in model.file.tensors.items()}
     assert found["sim0"].weights == sum(size for name, size in sizes.items() if name.startswith(last))
