@@ -14,7 +14,7 @@ from graphsched.backends.cpu.device import CpuDevice, compile_kernels
 from graphsched.backends.cpu.program import pack as program
 from graphsched.backends.cpu.program.address_space import SimSpace
 from graphsched.backends.cpu.program.layout import ABORT
-from graphsched.backends.cpu.program.lowering import Low
+from graphsched.backends.cpu.program.lowering import Low, new_low
 from graphsched.backends.cpu.program.pack import Step
 from graphsched.backends.cpu.program.runner import StreamProgram
 from graphsched.backends.cpu.program.transfer import copy_step
@@ -63,7 +63,7 @@ class SimDevice:
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         """What lowers nodes of this device to `items`."""
-        return Low("cpu", leaf, items, self.adopt, self._host.setup.n_threads, self.name)
+        return new_low(leaf, items, self.adopt, self._host.setup, self.name)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
         """An item that copies a tensor; of experts those that `ids` name."""

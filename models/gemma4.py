@@ -45,7 +45,7 @@ from graphsched.ops import (
 from graphsched.tensor import Tensor
 
 # Keys, values and cells of the last layer of each kind that has its own: of those that slide (True), of full ones.
-Caches = dict[bool, tuple[Tensor, Tensor, Tensor]]
+Caches = dict[bool, tuple[Tensor, Tensor, Tensor, Tensor]]
 SMALLEST = 6.103515625e-5  # what the sum of expert weights is at least
 
 
@@ -110,9 +110,9 @@ def self_attention(
         v = heads(linear(blk, "attn_v", x, c.n_head_kv * dim), c.n_head_kv) if "attn_v" in blk else k
         k = rope(norm(c, k, blk, "attn_k_norm"), inp.pos, *factors, rope=rotation)
         held = inp.cells_of(window=c.window if near else 0)
-        caches[near] = *inp.cache(blk, k, rms_norm(v, eps=c.rms_eps), held), held.cells
-    keys, values, cells = caches[near]
-    out = flash_attn_ext(q, keys, values, inp.where, cells, scale=1.0, window=c.window if near else 0)
+        caches[near] = *inp.cache(blk, k, rms_norm(v, eps=c.rms_eps), held), held.where, held.table
+    keys, values, where, table = caches[near]
+    out = flash_attn_ext(q, keys, values, where, table, scale=1.0, window=c.window if near else 0)
     return linear(blk, "attn_output", side_by_side(out), c.n_embd)
 
 

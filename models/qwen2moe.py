@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import AttentionConfig, ExpertConfig, Routing, embed, experts, gated_ffn, head, norm
+from graphsched.blocks import AttentionConfig, ExpertConfig, Routing, embed, experts, gated_shared, head, norm
 from graphsched.models.qwen2 import self_attention
-from graphsched.ops import sigmoid, sum_rows
 from graphsched.tensor import Tensor
 
 
@@ -21,11 +20,5 @@ def qwen2moe(c: Qwen2MoeConfig, w: Weights, inp: Inputs) -> Tensor:
     for blk in w.blk:
         x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
         h = norm(c, x, blk, "ffn_norm")
-        x = x + (experts(routing, blk, h) + shared_expert(blk, h))
+        x = x + (experts(routing, blk, h) + gated_shared(blk, h))
     return head(c, w, x)  # [T, V]
-
-
-def shared_expert(blk: Weights, x: Tensor) -> Tensor:
-    """The shared expert, times the sigmoid of a gate per token. [T, D] -> [T, D]"""
-    gate = sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # one vector: [T, 1]
-    return gated_ffn(blk, x, "_shexp") * sigmoid(gate)

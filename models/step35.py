@@ -28,14 +28,20 @@ from graphsched.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step35Config(PerLayerHeadsConfig, SlidingConfig, RoutingConfig):
+class ClampedConfig(RoutingConfig):
+    """Keys of experts whose activations have limits; 0 is none."""
+
+    clamp: float = key("swiglu_clamp_exp", 0.0, per_layer=True)
+    clamp_shared: float = key("swiglu_clamp_shexp", 0.0, per_layer=True)  # of dense layers, too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step35Config(PerLayerHeadsConfig, SlidingConfig, ClampedConfig):
     window: int = key("attention.sliding_window", low=1)
     pattern: Pattern = key("attention.sliding_window_pattern", low=1)
     base_swa: float = key("rope.freq_base_swa", 10000.0, low=1)
     rope_dim_swa: int = key("rope.dimension_count_swa", lambda c: c.rope_dim, low=2)
     gating: int = key("expert_gating_func", 2, low=1, high=2)
-    clamp: float = key("swiglu_clamp_exp", 0.0, per_layer=True)
-    clamp_shared: float = key("swiglu_clamp_shexp", 0.0, per_layer=True)  # of dense layers, too
 
 
 @architecture("step35", Step35Config)
@@ -61,7 +67,7 @@ def self_attention(c: Step35Config, blk: Weights, x: Tensor, inp: Inputs, w: Wei
     return linear(blk, "attn_output", out, c.n_embd)
 
 
-def feed_forward(c: Step35Config, blk: Weights, x: Tensor) -> Tensor:
+def feed_forward(c: ClampedConfig, blk: Weights, x: Tensor) -> Tensor:
     """A dense layer, or experts and a shared one, with clamped activations. [T, D] -> [T, D]"""
     shared = partial(clamped, limit=c.clamp_shared)
     if "ffn_gate_inp" not in blk:

@@ -91,7 +91,8 @@ def test_each_command_has_an_example(run: Run, name: str) -> None:
     ids=lambda x: x if x is str else "",
 )
 def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: Option) -> None:
-    help_of = " ".join(run("run", "--help")[1].split())
+    command = "run" if field in {**flags.ONE_SEQUENCE, **flags.SAMPLING, **flags.CHAT} else "plan"
+    help_of = " ".join(run(command, "--help")[1].split())
     assert ", ".join((*option.flags, *option.off)) in help_of
     assert option.text in help_of
 

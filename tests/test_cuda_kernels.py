@@ -27,6 +27,7 @@ from graphsched.backends.cuda.families import gemm
 from graphsched.backends.cuda.launch import compiler as cubins
 from graphsched.backends.cuda.launch.layout import CODED, LAYOUTS
 from graphsched.errors import ShapeError
+from graphsched.types.extents import CELL_BLOCK
 
 CASES = cases()
 
@@ -370,7 +371,12 @@ MUTANTS = (  # file, types, what to replace, by what, cases that must fail
     ("gemm", (), "gs_copy_wait<STAGES - 2>", "gs_copy_wait<STAGES - 1>", "gemm-f16-64x64"),
     ("gemm", (), "c ^ r % 8", "c ^ r % 4", "gemm-f16-64x64"),
     ("prompt", (), "gs_sync();  // before", "//", "prompt-2q2kv-64"),
-    ("copy", (), "slot >= 0", "true", "set_rows"),
+    ("prompt", (), "row / at.group < pass.token ||", "", "prompt-4q1kv-128-128-45"),
+    ("prompt", (), "first + TILE > mine.begin", "first > mine.begin", "prompt-"),
+    ("prompt", (), "pass.begin / TILE * TILE", "pass.begin", "prompt-6q2kv"),
+    ("attention", ("f16_f16_64_64_4",), "look_up(base + STEP);", "", "attention-window"),
+    ("attention", ("f16_f16_64_64_4",), "p >= begin && p < end", "p < end", "attention-window"),
+    ("copy", (), "id >= 0) r.y", "true) r.y", "set_rows"),
     ("moe", ("q4_0",), "slot.expert >= 0", "true", "matvec_id-q4_0"),
     ("matmul", ("q4_0",), "if (s0 + u * stride < steps) raw", "raw", "matvec-q4_0"),
     ("gemm_q8", ("q4_0",), "gs_sync();  // this slice", "//", "gemm_q8-q4_0-"),
@@ -409,6 +415,10 @@ def fails(case: Case, library: Emulator, stem: str, seed: int) -> bool:
     except (AssertionError, KernelError):
         return True
     return False
+
+
+def test_blocks_of_cells_are_as_large_as_on_the_host() -> None:
+    assert f"enum {{ GS_CELL_BLOCK = {CELL_BLOCK} }};" in cubins.assemble("attention")
 
 
 def test_nothing_imports_cuda_before_it_is_needed() -> None:

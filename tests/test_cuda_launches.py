@@ -13,6 +13,7 @@ from nowhere import Nowhere
 from op_runs import all_cases, draw
 from running import model_path
 
+from graphsched.backends.cuda.families.attention import PROMPT_FROM, chunk_of
 from graphsched.backends.cuda.launch.call import Call, Product
 from graphsched.backends.cuda.launch.fused import takes_whole
 from graphsched.backends.cuda.launch.lowering import At, Launch
@@ -23,7 +24,7 @@ from graphsched.graph import ops
 from graphsched.graph.graph import Graph, from_outputs
 from graphsched.graph.opdef import OPS
 from graphsched.graph.rewrites.rules import RULES
-from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.predict.plan import make_plan
 from graphsched.run import runtime
 from graphsched.run.device import Setup, open_devices
@@ -320,12 +321,46 @@ def test_keys_and_values_go_to_their_caches_in_one_launch() -> None:
         for n, k in (("k", 16), ("v", 8))
     ]
     rows = [ops.scale(input_tensor(n, f32(1, 2, k)), by=2.0) for n, k in (("k", 16), ("v", 8))]
-    slots = input_tensor("slots", i32(1))
-    written = [ops.set_rows(c, x, slots, dtype=c.dtype) for c, x in zip(caches, rows, strict=True)]
+    ids = input_tensor("ids", i32(1))
+    written = [ops.set_rows(c, x, ids, dtype=c.dtype) for c, x in zip(caches, rows, strict=True)]
     items = lowered(from_outputs(*(ops.sqr(ops.copy_f32(w)) for w in written)))
     assert names(items)[:3] == ["unary", "unary", "set_rows_f16"]
     assert names(items).count("set_rows_f16") == 1
     all_written(items)
+
+
+def test_one_graph_of_launches_serves_every_length() -> None:
+    """Where cells are, and how many, is read by the kernels; any cell of a pool may be read."""
+    cells, t = Pool(4096, "n_kv"), Extent(1, "n_tokens")
+    cache = Tensor(TensorType(by_name("Q8_0"), (cells, 2, 64)), "cache", "blk.0.cache_k")
+    q, where = ops.scale(input_tensor("q", f32(t, 4, 64)), by=1.0), input_tensor("where", i32(t, 3))
+    table = input_tensor("table", i32(Extent(128, "n_blocks")))
+    items = lowered(from_outputs(ops.flash_attn_ext(q, cache, cache, where, table, scale=0.1)))
+    at = At(Nowhere({}, {}), {"n_tokens": 1, "n_kv": 5, "n_blocks": 1}, 0)
+    made = {
+        c.kernel: c
+        for item in items
+        if isinstance(item, Launch)
+        for c in item.make(at)
+        if isinstance(c, Call)
+    }
+    assert at.asked == {"n_tokens"}
+    split = made["attention_q80_q80_64_64_2"]
+    assert split.grid == (2, 4096 // 64, 1)
+    ids = input_tensor("ids", i32(Extent(4096, "n_own")))
+    (item,) = lowered(from_outputs(ops.get_rows(cache, ids)))
+    at = At(Nowhere({}, {}), {"n_own": 64, "n_kv": 5}, 0)
+    assert isinstance(item, Launch)
+    (call,) = item.make(at)
+    assert isinstance(call, Call)
+    assert call.grid == (64, 2, 1)
+    assert 4096 in call.args
+
+
+def test_a_few_tokens_are_cut_into_the_same_chunks() -> None:
+    """So that the bits of one do not depend on how many others there are."""
+    assert len({chunk_of(32768, 8, tokens) for tokens in range(1, PROMPT_FROM)}) == 1
+    assert chunk_of(32768, 8, PROMPT_FROM) > chunk_of(32768, 8, 1)
 
 
 def test_what_is_taken_whole_has_a_lowering() -> None:

@@ -17,6 +17,7 @@ from running import model_path
 from tiny import files
 from tiny.family import FAMILY
 from tiny.files import MODELS
+from tiny.recurrent import RECURRENT
 
 from graphsched.errors import OptionError
 from graphsched.gguf.given import Given, unused
@@ -380,8 +381,9 @@ def test_a_rule_of_another_package_is_counted() -> None:
 # --- tensors of a file that nothing reads ---
 
 
-ASKED = [(name, 3) for name in (*MODELS, *FAMILY)]
-ASKED += [(name, mla) for name, _ in ASKED if "deepseek2" in name for mla in (0, 1)]
+ASKED = [(name, 3) for name in (*MODELS, *FAMILY, *RECURRENT)]
+LATENT = ("deepseek2", "kimi-linear", "bailingmoe3")
+ASKED += [(name, mla) for name, _ in ASKED if name.startswith(LATENT) for mla in (0, 1)]
 
 
 @pytest.mark.parametrize(("name", "mla"), ASKED)

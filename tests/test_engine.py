@@ -1,4 +1,4 @@
-"""The engine computes rows, whatever conversation they are of; a sequence says what it holds, and goes back."""
+"""The engine computes rows, whatever conversation they are of."""
 
 import sys
 from collections.abc import Callable
@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 
 import graphsched
 from graphsched.errors import OptionError
-from graphsched.graph.tensor import i32, input_tensor
-from graphsched.session.cells import CellTable
 from graphsched.session.engine import Engine
 from graphsched.session.model import open_default_or
 from graphsched.session.options import SessionOptions
 from graphsched.session.rows import Aborted, Rows
-from graphsched.session.sequence import Sequence
 
 IDS = np.array([1, 5, 9, 14, 3, 7], np.int32)
 
@@ -59,7 +56,7 @@ def test_results_are_the_callers_own(engine: Engine) -> None:
 WRONG: list[tuple[Callable[[], Rows], str]] = [
     (lambda: rows(ids=np.zeros(17, np.int32)), "a forward computes 1 to 16 rows, 17 are given"),
     (lambda: rows(ids=IDS[:0]), "a forward computes 1 to 16 rows, 0 are given"),
-    (lambda: rows(sequence=2), "sequence 2 is given; there is one sequence, number 0"),
+    (lambda: rows(sequence=2), "sequence 2 is given; there are 1, counted from 0"),
     (lambda: rows(27), "positions 27 to 32 are not 6 consecutive ones below 32"),
     (lambda: rows(-1), "positions -1 to 4 are not 6 consecutive ones below 32"),
     (
@@ -77,16 +74,16 @@ def test_rows_that_cannot_be_computed(engine: Engine, given: Callable[[], Rows],
     assert engine.forward(rows(wanted=(5,))).shape == (1, engine.model.n_vocab)  # it lives on
 
 
-def test_an_abort_frees_the_cells_of_the_rows(engine: Engine) -> None:
-    sequence = Sequence(engine.cells, engine.n_ctx)
-    engine.forward(sequence.rows(IDS[:2], 1))
-    sequence.extend(IDS[:2])
+def test_an_abort_leaves_what_was_there(engine: Engine) -> None:
+    sequence = engine.sequence()
+    sequence.read(IDS[:2])
     engine.abort()
     with pytest.raises(Aborted):
-        engine.forward(sequence.rows(IDS[2:], 1))
+        sequence.read(IDS[2:])
     assert sequence.tokens.tolist() == IDS[:2].tolist()
-    assert (engine.cells[0].cells[:, 1] >= 0).sum() == 2
-    assert engine.forward(sequence.rows(IDS[2:], 1)).shape == (1, engine.model.n_vocab)
+    again = sequence.read(IDS[2:])
+    sequence.rewind(0)
+    np.testing.assert_allclose(again, sequence.read(IDS), rtol=0, atol=2e-4)
 
 
 def test_python_calls_do_not_grow_with_rows(engine: Engine) -> None:
@@ -104,56 +101,3 @@ def test_python_calls_do_not_grow_with_rows(engine: Engine) -> None:
         return count
 
     assert calls(2) == calls(16)
-
-
-# ---- sequences ----
-
-
-def table(n: int, **mask: int) -> CellTable:
-    leaf = input_tensor("inp_cells", i32(n, 2), **{"window": 0, "chunk": 0, **mask})
-    return CellTable(leaf, np.zeros((n, 2), np.int32), np.zeros(8, np.int32))
-
-
-def read(sequence: Sequence, cells: CellTable, ids: list[int]) -> None:
-    given = sequence.rows(np.array(ids, np.int32), 1)
-    cells.take(sequence.n_past, given.position)
-    sequence.extend(given.token)
-
-
-def test_rows_of_a_sequence() -> None:
-    sequence = Sequence((), 16, number=3)
-    sequence.extend(np.array([7, 8]))
-    given = sequence.rows(np.array([4, 5, 6], np.int32), 2)
-    assert given.sequence.tolist() == [3, 3, 3]
-    assert given.position.tolist() == [2, 3, 4]
-    assert given.token.tolist() == [4, 5, 6]
-    assert given.wants_logits.tolist() == [False, True, True]
-    assert [a.dtype for a in given] == [np.int32, np.int32, np.int32, np.bool_]
-    assert not sequence.rows(np.array([4], np.int32), 0).wants_logits.any()
-
-
-def test_going_back_where_all_cells_are_kept() -> None:
-    cells = table(16)
-    sequence = Sequence((cells,), 16)
-    read(sequence, cells, list(range(10, 18)))
-    assert sequence.rewind(5).tolist() == []
-    assert sequence.tokens.tolist() == [10, 11, 12, 13, 14]
-    assert cells.cells[:, 1].tolist() == [0, 1, 2, 3, 4] + [-1] * 11
-    assert sequence.rewind(99).tolist() == []
-    assert sequence.n_past == 5
-    assert sequence.rewind(-1).tolist() == []
-    assert sequence.n_past == 0
-
-
-def test_going_back_behind_what_a_window_gave_up() -> None:
-    """The tokens to read again are all that are kept; until then nothing is held."""
-    cells = table(8, window=4)
-    sequence = Sequence((cells,), 16)
-    for first in range(10, 25, 3):
-        read(sequence, cells, [first, first + 1, first + 2])
-    assert sequence.n_past == 15
-    assert not sequence.holds(6)
-    assert sequence.rewind(6).tolist() == [10, 11, 12, 13, 14, 15]
-    assert sequence.n_past == 0
-    assert sequence.tokens.tolist() == []
-    assert (cells.cells == -1).all()

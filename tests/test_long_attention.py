@@ -8,13 +8,22 @@ from numpy.typing import NDArray
 
 from graphsched.graph.graph import from_outputs
 from graphsched.graph.ops import flash_attn_ext
-from graphsched.graph.tensor import Extent, TensorType, f32, i32, input_tensor
+from graphsched.graph.ops.attention import cells_of
+from graphsched.graph.tensor import Extent, Pool, TensorType, f32, i32, input_tensor
 from graphsched.run.device import Setup
 from graphsched.run.runtime import open_runtime
 from graphsched.types import dtypes
+from graphsched.types.extents import CELL_BLOCK
 
 SHAPES = [(4, 1, 64, 64), (6, 2, 64, 64), (16, 1, 576, 512)]  # heads, KV heads, widths of keys and values
 MOST = 3000
+
+
+def scattered(x: NDArray[np.float32], at: NDArray[np.int32], n: int) -> NDArray[np.float32]:
+    """Rows of a sequence in the cells of a pool."""
+    pool = np.zeros((n, *x.shape[1:]), np.float32)
+    pool[at] = x
+    return pool
 
 
 def attend(
@@ -26,24 +35,24 @@ def attend(
     **attrs: Any,
 ) -> NDArray[np.float32]:
     heads, kv_heads, k_dim, v_dim = shape
-    rng, cells = np.random.default_rng(5), Extent(capacity, "n_kv")
+    rng, cells = np.random.default_rng(5), Pool(-(-capacity // CELL_BLOCK) * CELL_BLOCK, "n_kv")
     runtime = open_runtime("cpu", Setup({}, n_threads=threads))
     q = rng.standard_normal((1, heads, k_dim)).astype(np.float32)
     kv = [rng.standard_normal((MOST, kv_heads, n)).astype(np.float32) for n in (k_dim, v_dim)]
-    at = np.stack([np.zeros(MOST), np.arange(MOST)], axis=1).astype(np.int32)
+    table = rng.permutation(int(cells) // CELL_BLOCK).astype(np.int32)
+    at = cells_of(table, 0, np.arange(capacity))
     leaves = (
         input_tensor("q", f32(Extent(1, "n_tokens"), heads, k_dim)),
         input_tensor("k", TensorType(dtype, (cells, kv_heads, k_dim))),
         input_tensor("v", TensorType(dtype, (cells, kv_heads, v_dim))),
-        input_tensor("where", i32(Extent(1, "n_tokens"), 2)),
-        input_tensor("cells", i32(cells, 2)),
+        input_tensor("where", i32(Extent(1, "n_tokens"), 3)),
+        input_tensor("table", i32(len(table))),
     )
     values = (
         q,
-        dtype.quantize(kv[0][:capacity]),
-        dtype.quantize(kv[1][:capacity]),
-        at[n_kv - 1],
-        at[:capacity],
+        *(dtype.quantize(scattered(x[:capacity], at, int(cells))) for x in kv),
+        np.array([0, n_kv - 1, 0], np.int32),
+        table,
     )
     for leaf, value in zip(leaves, values, strict=True):
         raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8)

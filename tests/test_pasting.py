@@ -88,8 +88,15 @@ SERVER: Final = (
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_servers_flags_are_named_in_one_line(name: str) -> None:
     params, unused = parsed(name, *SERVER.split(), "-ngl", "7")
-    assert unused == [word for word in SERVER.split() if word.startswith("-")]
+    mine = flags_of(command(name).params)
+    assert unused == [word for word in SERVER.split() if word.startswith("-") and word not in mine]
     assert params["n_gpu_layers"] in ("7", (("7",),))
+
+
+def test_sequences_at_once_are_of_commands_that_compute_several() -> None:
+    takes = [name for name in COMMANDS if "-np" not in parsed(name, "-np", "2")[1]]
+    assert takes == ["bench", "plan"]
+    assert parsed("plan", "--parallel", "4")[0]["n_parallel"] == "4"
 
 
 def test_the_line_is_a_hint(run: Run) -> None:
@@ -203,6 +210,8 @@ def test_a_line_that_a_space_ends() -> None:
         ("-if", "-i"),
         ("--mla-attn 1 --attn-max-batch 64", "-mla 1 -amb 64"),
         ("--no-fused-mul-multiadd", "-no-mmad"),
+        ("--swa-checkpoints 4 --checkpoint-every-n-tokens 64", "-ctxcp 4 -cpent 64"),
+        ("-ctx-ckpt 4 -ctx-ckpt-i 64", "-ctxcp 4 -cpent 64"),
     ],
 )
 def test_other_names_of_our_flags(args: str, same: str) -> None:
@@ -307,6 +316,7 @@ def test_a_suggestion_takes_what_was_given() -> None:
         ({"n_gpu_layers": "-2"}, {"n_gpu_layers": "all"}),
         ({"n_threads": "-1"}, {"n_threads": 0}),
         ({"n_threads": "0"}, {}),
+        ({"n_parallel": "-1", "checkpoint_every": "-1"}, {"n_parallel": 1, "checkpoint_every": 0}),
         ({"devices": "sim:rtx4090,sim:2x3090"}, {"devices": ("sim:rtx4090", "sim:2x3090")}),
         ({"devices": "CUDA0/CUDA1"}, {"devices": ("CUDA0", "CUDA1")}),
         ({"devices": ["CUDA1, CUDA0"]}, {"devices": "CUDA1,CUDA0"}),

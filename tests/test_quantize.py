@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -30,6 +31,7 @@ from graphsched.quantize.choose import QuantizeOptions, choose, parse_mix
 from graphsched.quantize.imatrix import read_importance
 from graphsched.synth import layouts as synth_layouts
 from graphsched.synth import model as synth
+from graphsched.synth.blocks import bitnet_block, llama_block
 from graphsched.types import dtypes
 from graphsched.types.dtypes import by_name
 
@@ -128,9 +130,21 @@ def test_mixes_are_those_of_files_that_llama_quantize_wrote(name: str) -> None:
         assert mix.file_type == file.metadata["general.file_type"]
 
 
+@pytest.mark.parametrize("name", ["kimi-linear", "lfm2", "mamba2", "qwen35"])
+def test_what_recurrent_ops_read_stays_as_it_is(name: str) -> None:
+    """Their kernels know float32 only."""
+    with open_model(model_path(name)) as file:
+        choices = choose(file, QuantizeOptions(mix=parse_mix("Q8_0")))
+    read = [
+        c for c in choices if re.search(r"conv1d|\.conv\.|ssm_a$|ssm_d$|ssm_norm|ssm_dt\.bias", c.source.name)
+    ]
+    assert read
+    assert all(c.is_copied for c in read)
+
+
 def layout(layers: int, kv: int, ffn: int = 512, **more: int) -> synth_layouts.Layout:
     keys = synth_layouts._sizes(layers, 256, ffn, 8, kv, 512, 256) | synth_layouts._rope(32, 1e4)
-    return synth_layouts.Layout("llama", "x", keys, synth_layouts.llama_block)
+    return synth_layouts.Layout("llama", "x", keys, llama_block)
 
 
 @pytest.fixture
@@ -230,7 +244,7 @@ def types_of(path: Path) -> dict[str, str]:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two layers of BitNet, F16: ternary values in all matrices but the embedding."""
     keys = synth_layouts._sizes(2, 256, 512, 4, 2, 320, 64) | synth_layouts._rope(64, 5e5)
-    small = synth_layouts.Layout("bitnet-b1.58", "x", keys, synth_layouts.bitnet_block)
+    small = synth_layouts.Layout("bitnet-b1.58", "x", keys, bitnet_block)
     metadata: dict[str, MetaValue] = {"general.architecture": "bitnet-b1.58", "general.alignment": 32}
     metadata |= {f"bitnet-b1.58.{k}": v for k, v in keys.items()} | synth.vocabulary(320)
     rng, types, data = np.random.default_rng(5), {}, []

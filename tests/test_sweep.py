@@ -13,6 +13,7 @@ import pytest
 import graphsched
 from graphsched.cli import main as cli
 from graphsched.cli.commands import sweep_bench
+from graphsched.cli.tables import aligned
 from graphsched.measure.sweep import Point, sweep
 from graphsched.report import plot
 
@@ -64,7 +65,7 @@ def test_generation_ends_with_the_context() -> None:
 
 def test_the_table_of_sweep_bench(capsys: pytest.CaptureFixture[str]) -> None:
     points = [Point(512, 128, 0, 1.1, 2.3112), Point(512, 128, 8192, 2.1957, 3.8542)]
-    sweep_bench.table([sweep_bench.as_row(p) for p in points])
+    aligned([sweep_bench.as_row(p) for p in points], sweep_bench.COLUMNS)
     assert capsys.readouterr().out == (
         "|    PP |     TG |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |\n"
         "|-------|--------|--------|----------|----------|----------|----------|\n"

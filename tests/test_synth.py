@@ -4,6 +4,7 @@ import os
 import stat
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.synth import model as synth
-from graphsched.synth.layouts import LAYOUTS, Layout, llama_block
+from graphsched.synth.blocks import llama_block
+from graphsched.synth.layouts import LAYOUTS, Layout
 from graphsched.synth.types import type_name
 from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types import dtypes
@@ -59,6 +61,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
         ("deepseek-v3", 671_026_419_200, 1086),
         ("maverick", 400_711_848_960, 531),
         ("bitnet-2b", 2_412_820_480, 332),
+        ("qwen3.5-35b-a3b", 34_660_610_688, 733),
+        ("nemotron-3-nano-30b-a3b", 31_577_940_288, 401),
     ],
 )
 def test_layouts_have_the_size_of_the_models(layout: str, weights: int, tensors: int) -> None:
@@ -85,6 +89,8 @@ def counted(layout: str, type: str) -> dict[str, int]:
         ("llama-1.1b", "IQ4_NL_R4", {"F32": 45, "IQ4_NL_R4": 155, "IQ4_NL": 1}),
         ("bitnet-2b", "", {"F32": 121, "IQ2_BN": 210, "Q6_K": 1}),
         ("bitnet-2b", "I2_S", {"F32": 121, "I2_S": 210, "F16": 1}),
+        ("qwen3.5-35b-a3b", "", {"F32": 301, "Q4_0": 432}),
+        ("nemotron-3-nano-30b-a3b", "Q4_K_M", {"F32": 237, "Q4_K": 29, "Q5_0": 110, "Q8_0": 25}),
     ],
 )
 def test_types_of_a_model(layout: str, type: str, expected: dict[str, int]) -> None:
@@ -106,7 +112,7 @@ def test_a_header_loads_with_a_tokenizer_of_the_right_size(layout: str, tmp_path
     with open_model(path, header_only=True) as file:
         assert {n: TensorType(t.dtype, t.shape) for n, t in file.tensors.items()} == types
         for key, value in metadata.items():
-            assert file.metadata[key] == (pytest.approx(value) if isinstance(value, float) else value)
+            assert np.all(file.metadata[key] == (pytest.approx(value) if isinstance(value, float) else value))
         tokens = file.get("tokenizer.ggml.tokens", tuple)
         assert len(set(tokens)) == len(tokens) == types["token_embd.weight"].shape[0]
 
@@ -126,6 +132,49 @@ def test_a_file_runs_and_its_logits_are_of_size_1(tiny: str, type: str, tmp_path
     assert 0.5 < logits.std() < 2
     assert np.abs(logits).max() < 6 * logits.std()
     assert np.corrcoef(logits[1], logits[3])[0, 1] < 0.9  # the tokens are told apart
+
+
+SMALL_HYBRID: dict[str, Any] = {
+    "embedding_length": 256,
+    "vocab_size": 300,
+    "attention.head_count": 4,
+    "attention.key_length": 64,
+    "attention.value_length": 64,
+    "rope.dimension_count": 64,
+    "expert_count": 8,
+    "expert_used_count": 2,
+    "expert_feed_forward_length": 64,
+    "expert_shared_feed_forward_length": 96,
+    "ssm.inner_size": 256,
+    "ssm.state_size": 32,
+    "ssm.time_step_rank": 8,
+    "ssm.group_count": 4,
+}
+
+
+@pytest.mark.parametrize(("name", "layers"), [("qwen3.5-35b-a3b", 4), ("nemotron-3-nano-30b-a3b", 6)])
+def test_the_first_layers_of_a_hybrid_run(
+    name: str, layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kinds of its layers are among them."""
+    whole = LAYOUTS[name]
+    monkeypatch.setitem(LAYOUTS, "small", replace(whole, keys={**whole.keys, **SMALL_HYBRID}))
+    synth.write("small", tmp_path / "x", "Q8_0", layers=layers)
+    model = Model(open_model(tmp_path / "x"))
+    assert model.config.n_layer == layers
+    session = Session(model, SessionOptions(backend="reference", n_ctx=64))
+    logits = session.eval(list(range(1, 40)), all_logits=True)
+    session.close()
+    assert not model.unread
+    assert 0.3 < logits.std() < 3
+    assert 0.5 < logits[-4:].std() / logits[:4].std() < 2  # what the state keeps does not grow
+
+
+@pytest.mark.parametrize("layers", [-1, 41])
+def test_more_layers_than_a_layout_has(layers: int) -> None:
+    with pytest.raises(OptionError) as e:
+        synth.header("qwen3.5-35b-a3b", layers=layers)
+    assert str(e.value) == f"{layers} layers, the layout has 40: a number from 1 to that is needed"
 
 
 def encodable() -> list[dtypes.DType]:
@@ -236,7 +285,7 @@ class TestErrors:
                 "llama-7b",
                 "",
                 "no layout llama-7b; there are llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, "
-                "deepseek-v3, maverick, bitnet-2b",
+                "deepseek-v3, maverick, bitnet-2b, qwen3.5-35b-a3b, nemotron-3-nano-30b-a3b",
             ),
             ("llama-8b", "Q4_K_X", "no type Q4_K_X for weights; did you mean Q4_K_M?"),
             ("llama-8b", "q4", "no type q4 for weights; did you mean Q4_K?"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from running import EXACT, logits_in_pieces, model_path, nmse, reference
 from shared import FILES, references, shared
-from tiny import family_forward, forward
+from tiny import family_forward, forward, recurrent_forward
 from tiny.family import FAMILY
-from tiny.files import ALL, MODELS, QUANTS, row
+from tiny.files import ALL, MODELS, QUANTS, plain, row
+from tiny.recurrent import RECURRENT
 from tiny.table import ROWS
 
 from graphsched import arch
@@ -28,12 +29,13 @@ def own_architectures() -> list[str]:
 
 
 def test_every_architecture_has_a_row() -> None:
-    shown = {r.architecture for r in (ROWS | FAMILY).values()}
-    assert sorted(shown) == sorted(forward.RULES | family_forward.RULES) == own_architectures()
+    shown = {r.architecture for r in (ROWS | FAMILY | RECURRENT).values()}
+    rules = forward.RULES | family_forward.RULES | recurrent_forward.RULES
+    assert sorted(shown) == sorted(rules) == own_architectures()
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY])
+@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *RECURRENT])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, 7, n_threads=2, **EXACT)
@@ -82,7 +84,17 @@ def test_plain_forward_pass_has_the_logits_of_other_engines(name: str) -> None:
 
 # Reference files of the families, in which mistakes show: each has one of its name, some have others.
 VARIANTS = ("exaone4-swa", "gemma4-moe", "glm4-mrope", "granite-nope", "grok-1", "minicpm-def", "olmo2-swa")
-KNOWN = [*family_forward.RULES, *VARIANTS]
+RECURRENT_VARIANTS = (
+    "bailingmoe3-mrope",
+    "falcon-h1-nonorm",
+    "granitehybrid-dense-nope",
+    "lfm2-window",
+    "mamba-rms",
+    "qwen35-sections",
+    "qwen3next-old",
+)
+KEEPING_STATE = [*recurrent_forward.RULES, *RECURRENT_VARIANTS]
+KNOWN = [*family_forward.RULES, *VARIANTS, *KEEPING_STATE]
 
 
 def architecture_of(name: str) -> str:
@@ -106,6 +118,17 @@ def test_families_have_the_logits_of_another_engine(name: str) -> None:
 
 
 @pytest.mark.reference
+@pytest.mark.parametrize(("first", "n_ubatch"), [(1, 512), (6, 512), (15, 512), (24, 5)])
+@pytest.mark.parametrize("name", KEEPING_STATE)
+def test_recurrent_state_survives_any_cut(name: str, first: int, n_ubatch: int) -> None:
+    data = np.load(shared(f"arch_models/{name}.npz"))
+    path = shared(f"arch_models/{name}.gguf")
+    got = logits_in_pieces(path, data["tokens"], first, backend="reference", n_ubatch=n_ubatch, **EXACT)
+    for rows in (slice(first), slice(first, data["n_prompt"]), slice(data["n_prompt"], None)):
+        assert nmse(got[rows], data["logits"][rows]) <= EXACT_LIMIT
+
+
+@pytest.mark.reference
 @pytest.mark.parametrize("name", KNOWN)
 def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: str) -> None:
     data = np.load(shared(f"arch_models/{name}.npz"))
@@ -113,5 +136,9 @@ def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: s
         prefix = f"{file.metadata['general.architecture']}."
         keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
         tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
-    got = family_forward.Model(prefix[:-1], keys, tensors).logits(data["tokens"])
-    assert nmse(got, data["logits"]) <= (5e-6 if prefix[:-1] in BY_TABLE else 1e-11)
+    got, limit = (
+        plain(prefix[:-1], keys, tensors).logits(data["tokens"]),
+        5e-6 if prefix[:-1] in BY_TABLE else 1e-11,
+    )
+    for rows in (slice(data["n_prompt"]), slice(data["n_prompt"], None)):
+        assert nmse(got[rows], data["logits"][rows]) <= limit

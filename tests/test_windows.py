@@ -1,4 +1,4 @@
-"""Layers that see a window keep a ring of cells: the same bits as with the whole context, for less memory."""
+"""Layers that see a window keep its blocks only: the same bits as with the whole context, for less memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,10 @@ from graphsched.gguf.loader import open_model
 from graphsched.graph.tensor import i32, input_tensor
 from graphsched.predict.plan import make_plan
 from graphsched.schedule.placement import PlacementOptions
-from graphsched.session.cells import CellTable
+from graphsched.session.cells import Blocks
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
+from graphsched.session.rows import Runs
 
 NAMES = ["gemma2", "gemma3", "gpt-oss", "llama4"]
 PROMPT, STEPS, CONTEXT = 700, 30, 1024
@@ -110,31 +111,33 @@ def test_going_back(name: str) -> None:
             s.rewind(back)
 
 
-def test_what_a_ring_holds() -> None:
-    table = CellTable(
-        input_tensor("inp_cells_swa", i32(8, 2), window=4, chunk=0),
-        np.zeros((8, 2), np.int32),
-        np.zeros(3, np.int32),
-    )
-    for past in range(0, 12, 3):
-        table.take(past, np.arange(past, past + 3, dtype=np.int32))
-    assert table.slots.tolist() == [1, 2, 3]
-    assert [n for n in range(13) if table.holds(n)] == [0, *range(7, 13)]
-    table.free(8)
-    assert table.cells[:, 1].tolist() == [-1, -1, -1, -1, 4, 5, 6, 7]
-    assert table.holds(8)
-    assert not table.holds(6)
+def blocks(n: int, **mask: int) -> Blocks:
+    leaf = input_tensor("inp_table_swa", i32(n), **{"window": 0, "chunk": 0, **mask})
+    return Blocks(leaf, n, 1, 64)
+
+
+def take(pool: Blocks, first: int, end: int) -> None:
+    pool.take(Runs(*(np.array([n]) for n in (0, first, end, end - first))))
+
+
+def test_what_a_window_holds() -> None:
+    pool = blocks(3, window=40)
+    for first in range(0, 200, 20):
+        take(pool, first, first + 20)
+    assert (pool.first[0], pool.end[0], pool.n_free) == (4, 7, 0)  # positions 128 to 223
+    assert [n for n in range(0, 201, 8) if pool.holds(0, n)] == [0, 168, 176, 184, 192, 200]
+    pool.cut(0, 170)
+    assert (pool.end[0], pool.n_free) == (6, 1)
+    assert pool.holds(0, 170)
+    assert not pool.holds(0, 160)
 
 
 def test_a_chunk_needs_nothing_older() -> None:
-    table = CellTable(
-        input_tensor("inp_cells_swa", i32(8, 2), window=0, chunk=4),
-        np.zeros((8, 2), np.int32),
-        np.zeros(16, np.int32),
-    )
-    table.take(0, np.arange(8, dtype=np.int32))
-    table.take(8, np.arange(8, 13, dtype=np.int32))
-    assert [n for n in range(14) if table.holds(n)] == [0, 4, *range(8, 14)]
+    pool = blocks(3, chunk=64)
+    for first in range(0, 130, 10):
+        take(pool, first, first + 10)
+    assert pool.first[0] == 2  # position 64
+    assert [n for n in range(0, 131, 16) if pool.holds(0, n)] == [0, 64, 80, 96, 112, 128]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_a_chunk_needs_nothing_older() -> None:
         (16, 5, 1024, 256),
         (128, 512, 4096, 768),
         (1024, 512, 1024, 1024),
-        (4096, 512, 8192, 4608),
+        (4096, 512, 8192, 4864),
         (16, 5, 64, 64),
     ],
 )
@@ -168,7 +171,7 @@ def test_memory_of_a_plan_is_that_of_the_rings() -> None:
 def test_a_context_no_longer_than_the_window_has_no_ring() -> None:
     model = Model(open_model(path("gemma2")))
     graph = model.graph(1, 1, 256, SessionOptions(n_ctx=256))
-    assert {leaf.name for leaf in graph.leaves if "cells" in leaf.name} == {"inp_cells"}
+    assert {leaf.name for leaf in graph.leaves if "table" in leaf.name} == {"inp_table"}
 
 
 class Letters:

@@ -32,6 +32,7 @@ JOBS: Final = {
     "completion": "run",
     "bench": "bench",
     "sweep-bench": "sweep-bench",
+    "batched-bench": "batched-bench",
     "perplexity": "perplexity",
 }
 HELP: Final = ["-h", "--help"]

@@ -37,7 +37,9 @@ MISTAKES = (
     Mistake("llama", "frequency factors forgotten", "models/llama.py", 'if "rope_freqs" in w', "if False"),
     Mistake("mixtral", "weights not normalised", "models/llama.py", "normalised=True", "normalised=False"),
     Mistake("qwen2", "keys without their bias", "models/qwen2.py", "bias=True", "bias=False"),
-    Mistake("qwen2moe", "shared expert without its gate", "models/qwen2moe.py", " * sigmoid(gate)", ""),
+    Mistake(
+        "qwen2moe", "shared expert without its gate", "graphsched/arch/blocks/moe.py", " * sigmoid(gate)", ""
+    ),
     Mistake(
         "qwen3moe", "weights not normalised", "models/qwen3moe.py", "normalised=True", "normalised=False"
     ),
@@ -254,6 +256,62 @@ MISTAKES = (
     Mistake("smollm3", "the rotation left out in other layers", "models/smollm3.py", "% 4 != 0", "% 4 != 1"),
     Mistake("step35", "experts not clamped", "models/step35.py", "limit=c.clamp)", "limit=0.0)"),
     Mistake("xverse", "the head tied", "models/xverse.py", "tied=False", "tied=True"),
+    Mistake(
+        "bailingmoe3",
+        "latent attention not gated",
+        "models/bailingmoe3.py",
+        "gated_heads(blk, latent_heads(c, blk, x, inp), x, c.n_head, sigmoid)",
+        "latent_heads(c, blk, x, inp)",
+    ),
+    Mistake("falcon-h1", "no attention", "models/falcon_h1.py", "attention + mamba2_layer", "mamba2_layer"),
+    Mistake(
+        "granitehybrid", "mixer not scaled", "models/granitehybrid.py", "scaled(y, c.residual_scale)", "y"
+    ),
+    Mistake(
+        "jamba",
+        "weights normalised",
+        "models/jamba.py",
+        "c.n_expert_used)",
+        "c.n_expert_used, normalised=True)",
+    ),
+    Mistake("kimi-linear", "latent attention rotated", "models/kimi_linear.py", "rope: None = None", "pass"),
+    Mistake("lfm2", "window longer by one", "models/lfm2.py", "window=c.window)", "window=c.window + 1)"),
+    Mistake(
+        "lfm2moe",
+        "weights not normalised",
+        "models/lfm2moe.py",
+        "normalised: bool = True",
+        "normalised: bool = False",
+    ),
+    Mistake("mamba", "the gate in front", "models/mamba.py", "x, z = split", "z, x = split"),
+    Mistake(
+        "mamba2",
+        "nothing beside the scan",
+        "graphsched/arch/blocks/scan.py",
+        'y + h * blk.shaped("ssm_d.", c.n_scan, 1)',
+        "y",
+    ),
+    Mistake(
+        "minimax-01",
+        "the residual of experts not scaled",
+        "models/minimax_01.py",
+        "experts(routing, blk, h) + scale(h, by=c.residual_scale)",
+        "experts(routing, blk, h) + h",
+    ),
+    Mistake("nemotron_h", "ReLU not squared", "models/nemotron_h.py", ", relu2)", ", lambda x: x)"),
+    Mistake(
+        "nemotron_h_moe",
+        "no shared expert",
+        "models/nemotron_h_moe.py",
+        ' + plain_ffn(blk, x, relu2, "_shexp")',
+        "",
+    ),
+    Mistake("plamo2", "the gate behind", "models/plamo2.py", "z, x = split", "x, z = split"),
+    Mistake("qwen35", "heads with keys of others", "models/qwen35.py", "tiled=True", "tiled=False"),
+    Mistake(
+        "qwen35moe", "weights not normalised", "models/qwen35moe.py", "normalised=True", "normalised=False"
+    ),
+    Mistake("qwen3next", "heads with keys of others", "models/qwen3next.py", "tiled=False", "tiled=True"),
 )
 
 

@@ -16,7 +16,7 @@ from graphsched.backends.cpu.matmul import qkv
 from graphsched.backends.cpu.program import pack as program
 from graphsched.backends.cpu.program.address_space import HostSpace, Space
 from graphsched.backends.cpu.program.layout import ABORT, ONE, RUN_WORDS
-from graphsched.backends.cpu.program.lowering import Low
+from graphsched.backends.cpu.program.lowering import Low, new_low
 from graphsched.backends.cpu.program.pack import Step
 from graphsched.backends.cpu.program.pool import POOL
 from graphsched.backends.cpu.program.ring import Ring
@@ -87,7 +87,7 @@ class CpuDevice:
 
     def lowering(self, leaf: Callable[[Tensor], Operand], items: list[Item]) -> Low:
         """A `Low` that adds steps of the CPU's kernels to `items`."""
-        return Low("cpu", leaf, items, self.adopt, self.setup.n_threads, self.name)
+        return new_low(leaf, items, self.adopt, self.setup, self.name)
 
     def copy(self, source: Operand, result: Operand, ids: Operand | None = None) -> Step:
         """A step that copies a tensor between devices, of experts those that `ids` name."""

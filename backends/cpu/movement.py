@@ -5,8 +5,8 @@ from collections.abc import Callable
 from graphsched.backends.cpu.formats.rows import NATIVE, READABLE, dequantize_row
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES, quantize_row
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.simd import get, put
-from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.backends.cpu.language.simd import get, load, put, store
+from graphsched.backends.cpu.language.vector import F32, I32, U8
 from graphsched.backends.cpu.program.copies import copy_rows_f32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -15,16 +15,19 @@ from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, dense
 from graphsched.types import dtypes
 
+LINE = 64  # bytes of a cache line
 
-@kernel("x ids -> y | n x_row")
+
+@kernel("x ids -> y | n heads x_token x_head")
 def get_rows_to_f32(kind: int) -> Callable[..., None]:
-    """y[r] = x[ids[r]] as float32, rows of n elements of a type."""
+    """y[t, h] = x[ids[t], h] as float32, rows of n elements of a type."""
 
     def get_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, ids, y, n, x_row = arguments(step)
+        x, ids, y, n, heads, x_token, x_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            dequantize_row(kind, x + get(ids + 4 * r, I32) * x_row, y + r * n * 4, n)
+            row = x + get(ids + 4 * (r // heads), I32) * x_token + r % heads * x_head
+            dequantize_row(kind, row, y + r * n * 4, n)
 
     return get_rows
 
@@ -51,9 +54,8 @@ def _picks_elements(node: Tensor) -> bool:
 @ops.get_rows.lowering("cpu", when=lambda node: len(node.sources[1].shape) == 1, x=NATIVE)
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
-    n, rows = node.type.numel // int(node.shape[0]), rows_of(node.sources[1].type, inner=0)
     y, kernel = low.result(node), get_rows_to_f32(x.type.dtype.id)
-    low.step(kernel, x=x, ids=ids, y=y, n=n, x_row=x.strides[0], rows=rows)
+    low.step(kernel, x=x, ids=ids, y=y, n=node.shape[-1], **row_strides(x=x), rows=rows_of(node.type))
 
 
 @ops.get_rows.lowering("cpu", when=_picks_elements, x=(dtypes.F32,))
@@ -173,17 +175,17 @@ def _(low: Low, node: Tensor) -> None:
         offset += 4 * n
 
 
-@kernel("x slots -> cache | n heads x_token x_head cache_token cache_head")
+@kernel("x ids -> cache | n heads x_token x_head cache_token cache_head")
 def set_rows_from_f32(kind: int) -> Callable[..., None]:
     """Stores each head's row of n elements in its cell."""
 
     def set_rows(step: int, run: int, ith: int, nth: int) -> None:
-        x, slots, cache, n, heads, x_token, x_head, cache_token, cache_head = arguments(step)
+        x, ids, cache, n, heads, x_token, x_head, cache_token, cache_head = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
             t, h = r // heads, r % heads
             src = x + t * x_token + h * x_head
-            dst = cache + get(slots + 4 * t, I32) * cache_token + h * cache_head
+            dst = cache + get(ids + 4 * t, I32) * cache_token + h * cache_head
             quantize_row(kind, src, dst, n)
 
     return set_rows
@@ -193,8 +195,34 @@ def set_rows_from_f32(kind: int) -> Callable[..., None]:
     "cpu", when=lambda node: len(node.shape) == 3, strided=("cache", "rows"), cache=CACHE_TYPES
 )
 def _(low: Low, node: Tensor) -> None:
-    cache, x, slots = map(low.operand, node.sources)
+    cache, x, ids = map(low.operand, node.sources)
     low.alias(node, cache)
     kernel = set_rows_from_f32(cache.type.dtype.id)
     strides = row_strides(x=x, cache=cache)
-    low.step(kernel, x=x, slots=slots, cache=cache, n=node.shape[-1], **strides, over=x.type)
+    low.step(kernel, x=x, ids=ids, cache=cache, n=node.shape[-1], **strides, over=x.type)
+
+
+@kernel("source target -> cache | n")
+def copy_rows_inside() -> Callable[..., None]:
+    """Copies rows of n bytes inside of a cache; each thread takes a part of every row."""
+
+    def copy_rows(step: int, run: int, ith: int, nth: int) -> None:
+        source, target, cache, n = arguments(step)
+        first, last = share(n // LINE, ith, nth)
+        for r in range(rows(step, run)):
+            x, y = cache + get(source + 4 * r, I32) * n, cache + get(target + 4 * r, I32) * n
+            for i in range(first * LINE, last * LINE, LINE):
+                store(y + i, load(x + i, F32, 16), F32)
+            if ith == 0:
+                for i in range(n // LINE * LINE, n):
+                    put(y + i, get(x + i, U8), U8)
+
+    return copy_rows
+
+
+@ops.copy_rows.lowering("cpu")
+def _(low: Low, node: Tensor) -> None:
+    cache, source, target = map(low.operand, node.sources)
+    low.alias(node, cache)
+    rows = rows_of(source.type, inner=0)
+    low.step(copy_rows_inside(), cache=cache, source=source, target=target, n=cache.strides[0], rows=rows)

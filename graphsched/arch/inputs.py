@@ -2,23 +2,23 @@
 
 from collections import Counter
 
-from graphsched.arch.cells import Cells, cells_input, ring_cells
+from graphsched.arch.cells import Cells, Own, blocks_of, cells_input, own, ring_cells
 from graphsched.arch.weights import Weights
 from graphsched.errors import OptionError
 from graphsched.graph.ops import set_rows
-from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, i32, input_tensor
+from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, f32, i32, input_tensor
 from graphsched.types.dtypes import DType
-from graphsched.types.extents import N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
+from graphsched.types.extents import CELL_BLOCK, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
 
 
 class Inputs:
     """The graph's inputs: token ids, positions, and the cells of the KV cache.
 
-    tokens i32[n_tokens], pos i32[n_tokens], where i32[n_tokens, 2] = (sequence, position) of each token,
-    out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are those of layers that see everything, `cells`
-    their table. `mla` and `amb` are how latent attention is computed (`SessionOptions`). n_ubatch: tokens of the
-    largest run, for which a ring of cells has room; swa_full: there are no rings. n_slots: rows of recurrent state.
-    `asked` counts how often layers ask for mla, amb and swa_full.
+    tokens i32[n_tokens], pos i32[n_tokens], out_ids i32[n_outputs] = rows whose logits are wanted. `all_cells` are
+    those of layers that see everything: n_kv for all n_slots sequences together. `mla` and `amb` are how latent
+    attention is computed (`SessionOptions`). n_ubatch: tokens of the largest run, for which a window's cells have room;
+    swa_full: windows keep everything, too. n_checkpoints: copies of recurrent state for each slot. `asked` counts how
+    often layers ask for mla, amb and swa_full.
     """
 
     def __init__(
@@ -32,17 +32,19 @@ class Inputs:
         n_ubatch: int = 512,
         swa_full: bool = False,
         n_slots: int = 1,
+        n_checkpoints: int = 0,
     ) -> None:
         t, o = Extent(n_tokens, N_TOKENS), Extent(n_outputs, N_OUTPUTS)
         self._mla, self.amb, self._kv_types = mla, amb, kv_types
         self.asked = Counter[str]()
-        self._t, self._n_ubatch, self._swa_full = t, n_ubatch, swa_full
+        self._t, self._n_ubatch, self._swa_full, self._n_slots = t, n_ubatch, swa_full, n_slots
+        self._n_rows = n_slots * (1 + n_checkpoints)
         self._ring: Cells | None = None
-        self._n_slots = n_slots
+        self._own: dict[Tensor, Own] = {}
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
-        self.where = input_tensor("inp_where", i32(t, 2))
-        self.all_cells = cells_input(Extent(n_kv, N_KV), t)
+        self.n_kv = n_kv
+        self.all_cells = self._cells(N_KV, blocks_of(n_kv))
         self.out_ids = input_tensor("inp_out_ids", i32(o))
 
     @property
@@ -51,32 +53,36 @@ class Inputs:
         self.asked.update(("mla", "amb"))
         return self._mla
 
-    @property
-    def n_kv(self) -> Extent:
-        """Cells of layers that see the whole context; the extent `n_kv`."""
-        return self.all_cells.n
+    def _cells(self, word: str, n_blocks: int, **mask: int) -> Cells:
+        """A pool of blocks, and tables for sequences that may have all of them in common."""
+        return cells_input(Pool(n_blocks * CELL_BLOCK, word), self._t, n_blocks * self._n_slots, **mask)
 
     @property
-    def cells(self) -> Tensor:
-        """i32[n_kv, 2]: sequence and position of each of these cells, -1 if free."""
-        return self.all_cells.cells
+    def where(self) -> Tensor:
+        """i32[n_tokens, 3]: (slot of its sequence, position, first entry of its table) of each token."""
+        return self.all_cells.where
+
+    def own(self, table: Tensor) -> Own:
+        """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix."""
+        if table not in self._own:
+            self._own[table] = own(table, blocks_of(self.n_kv))
+        return self._own[table]
 
     def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:
-        """The cells of layers with this mask: a ring, if that is smaller than the context.
+        """The cells of layers with this mask: a pool of their own, if that is smaller than the context.
 
-        There is one ring; should layers differ in what they see, those that differ from the first keep everything.
+        There is one such pool; should layers differ in what they see, those that differ from the first keep everything.
         """
         spans = [n for n in (window, chunk) if n]
         self.asked["swa_full"] += bool(spans)
         if self._swa_full or not spans:
             return self.all_cells
         mask = {"window": window, "chunk": chunk}
-        # One table of cells per kind: the first layer that slides decides what the ring is for.
+        # One table of cells per kind: the first layer that slides decides what the pool is for.
         if self._ring is None:
-            n = ring_cells(min(spans), self._n_ubatch, self.n_kv)
-            ring = cells_input(Extent(n, N_KV_SWA), self._t, **mask)
-            self._ring = ring if n < self.n_kv else self.all_cells
-        return self._ring if self._ring.cells.attrs == mask else self.all_cells
+            n = ring_cells(min(spans), self._n_ubatch, self.n_kv) * self._n_slots
+            self._ring = self._cells(N_KV_SWA, blocks_of(n), **mask) if n < self.n_kv else self.all_cells
+        return self._ring if self._ring.where.attrs == mask else self.all_cells
 
     def cache(self, blk: Weights, k: Tensor, v: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""
@@ -93,7 +99,7 @@ class Inputs:
 
         Names are llama.cpp's: cache_r for rows of a convolution, cache_s for matrices.
         """
-        return Tensor(f32(self._n_slots, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
+        return Tensor(f32(self._n_rows, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:
         if rows.shape[-1] % dtype.block:
@@ -101,4 +107,4 @@ class Inputs:
             raise OptionError(f"KV cache type {dtype.name} needs {sentence}")
         type = TensorType(dtype, (cells.n, *rows.shape[1:]))
         cache = Tensor(type, kind="cache", name=f"blk.{blk.layer}.{name}")
-        return set_rows(cache, rows, cells.slots, dtype=dtype)
+        return set_rows(cache, rows, cells.ids, dtype=dtype)

@@ -11,6 +11,8 @@ from graphsched.graph.tensor import Tensor, TensorType, weight
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
+_ENDINGS = (".bias", ".scale", ".")  # of names that are no matrices, or have no suffix at all
+
 
 class Weights:
     """A level of the GGUF name space: `w.blk[3].attn_q` is `blk.3.attn_q.weight`; ask `"output" in w`.
@@ -71,6 +73,15 @@ class Weights:
             )
         return found
 
+    def shaped(self, name: str, *shape: int) -> Tensor:
+        """The weight in this shape; the file's may have axes of length 1 more or fewer."""
+        found = self[name]
+        if found.shape == shape or _longer(found.shape) != _longer(shape):
+            return self.sized(name, *shape)
+        return self._leaves.setdefault(
+            f"{found.name} {shape}", weight(found.name, TensorType(found.dtype, shape))
+        )
+
     def lacking(
         self, name: str, shape: tuple[int, ...], compute: Callable[..., NDArray[np.float32]], *sources: Tensor
     ) -> Iterator[tuple[str, Derived]]:
@@ -80,9 +91,14 @@ class Weights:
             yield self._full(name), Derived(type, sources, compute)
 
     def _full(self, name: str) -> str:
-        full = self._prefix + (name.removesuffix(".") if "." in name else f"{name}.weight")
+        full = self._prefix + (name.removesuffix(".") if name.endswith(_ENDINGS) else f"{name}.weight")
         self._asked.add(full)
         return full
+
+
+def _longer(shape: tuple[int, ...]) -> list[int]:
+    """The lengths above 1."""
+    return [int(n) for n in shape if n != 1]
 
 
 def _derived_dtype(source: DType, row: int) -> DType:

@@ -27,23 +27,33 @@ OPTIONS: Final[Mapping[str, Option]] = {
     **{field(name): option for name, option in SWITCHES.items()},
 }
 SESSION: Final[Mapping[str, Option]] = {"model": MODEL, **OPTIONS}
+# What commands take that compute one sequence only.
+ONE_SEQUENCE: Final = {name: option for name, option in SESSION.items() if name != "n_parallel"}
 SAMPLING: Final = declarations(SamplingOptions)
 CHAT: Final = declarations(ChatOptions)
 
 
 def session(command: Function) -> Function:
-    """Adds the flags of model and session; the command receives `model: Path | None` and `options`."""
+    """Adds the flags of a model and one sequence; the command receives `model: Path | None` and `options`."""
+    return _with_session(command, ONE_SEQUENCE)
 
+
+def sequences(command: Function) -> Function:
+    """As `session`, with -np for several sequences."""
+    return _with_session(command, SESSION)
+
+
+def _with_session(command: Function, declared: Mapping[str, Option]) -> Function:
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
-        model, options = _chosen({name: values.pop(name) for name in SESSION})
+        model, options = _chosen({name: values.pop(name) for name in declared})
         return command(model=model, options=options, **values)
 
-    return add_all(SESSION.items(), with_options)
+    return add_all(declared.items(), with_options)
 
 
 def grid(command: Function) -> Function:
-    """Adds the same flags, each with lists; the command receives `grid`: (model, options) of every combination.
+    """Adds the flags of `sequences`, each with lists; the command receives `grid`: (model, options) of every combination.
 
     Combinations are in the order of the flags, the model changing last. OptionError if they are too many.
     """
@@ -97,7 +107,8 @@ def further(given: Mapping[str, Any], behind: Mapping[str, Any]) -> SessionOptio
 
     Further overrides are asked first, further policies last: both win. Other devices take the place of the first.
     """
-    return _chosen({name: later(option, given[name], behind[name]) for name, option in SESSION.items()})[1]
+    both = ((name, option) for name, option in SESSION.items() if name in given)
+    return _chosen({name: later(option, given[name], behind[name]) for name, option in both})[1]
 
 
 def _chosen(values: Mapping[str, Any]) -> tuple[Path | None, SessionOptions]:

@@ -22,6 +22,9 @@ TAKEN: Final = """
     -kvo --kv-offload = -nkvo 0
     -nopo --no-op-offload = -op -1,0
     -if --interactive-first = -i
+    -ctx-ckpt --swa-checkpoints N = -ctxcp
+    --checkpoint-every-n-tokens N = -cpent
+    -ctx-ckpt-i --ctx-checkpoints-interval N = -cpent
 """
 
 # Results are the same without them.
@@ -48,7 +51,6 @@ UNUSED: Final[Mapping[str, str]] = {
         --sleep-idle-seconds N
         -a --alias NAME
         --tags TAGS
-        -np --parallel N
         -ns --sequences N
         -cb --cont-batching
         -nocb --no-cont-batching
@@ -105,11 +107,8 @@ UNUSED: Final[Mapping[str, str]] = {
         -cram --cache-ram N
         -crs --cache-ram-similarity N
         -cram-n-min --cache-ram-n-min N
-        -ctx-ckpt -ctxcp --ctx-checkpoints --swa-checkpoints N
-        -ctx-ckpt-i --ctx-checkpoints-interval N
         -ctx-ckpt-t --ctx-checkpoints-tolerance N
         -ctx-ckpt-e --ctx-checkpoints-eviction NAME
-        -cpent --checkpoint-every-n-tokens N
         -cms --checkpoint-min-step N
         --prompt-cache FILE
         --prompt-cache-all
@@ -440,12 +439,5 @@ REFUSED: Final[Mapping[str, str]] = {
         --ppl-output-type N
         --output-tensor-name NAME
         --save-frequency N
-    """,
-    "one sequence at a time, -p N and -n N": """
-        -npp NUMBERS
-        -ntg NUMBERS
-        -npl NUMBERS
-        -pps
-        -tgs
     """,
 }

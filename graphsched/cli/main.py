@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
     "bench": "Measure tokens per second, of prompts and of generation.",
     "sweep-bench": "Measure prompts and generation as the KV cache fills.",
+    "batched-bench": "Measure prompts and generation of several sequences at once.",
     "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
     "plan": "Show what would run where, and why, without running it.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",

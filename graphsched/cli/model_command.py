@@ -17,7 +17,9 @@ from graphsched.cli.line import Line
 from graphsched.cli.screen import Screen
 from graphsched.cli.toggle import Toggle
 
-COMMANDS: Final = ("run", "bench", "sweep-bench", "perplexity", "imatrix", "plan", "profile")
+COMMANDS: Final = (
+    *("run", "bench", "sweep-bench", "batched-bench", "perplexity", "imatrix", "plan", "profile"),
+)
 _LINE: Final = "graphsched.line"
 _VARIABLES: Final = "LLAMA_ARG_"
 _PROGRAM: Final = re.compile(r"(.*[/\\])?(llama-[a-z-]+|main)(\.exe)?")

@@ -4,10 +4,20 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 Row = dict[str, Any]
 Settings = Sequence[Mapping[str, Any]]  # those of all rows to come
+
+
+class Column(NamedTuple):
+    """A column of numbers: what rows call it, its width, and digits behind the point."""
+
+    name: str
+    width: int
+    digits: int = 0
+
+
 _WIDTHS: Final = {"model": 30, "size": 10, "params": 10, "backend": 10, "threads": 7, "test": 15, "t/s": 20}
 _LEFT: Final = (
     "model",
@@ -44,16 +54,18 @@ def differing(settings: Settings) -> tuple[str, ...]:
     default = of(SessionOptions())
     found = []
     for name in (n for n in settings[0] if n not in _OWN):
-        values = {s[name] for s in settings}
-        usual = default[name] if name != "n_ubatch" else min(default[name], _least(settings))
-        if len(values) > 1 or values != {usual}:
+        values = {_as_asked(s, name, default) for s in settings}
+        if len(values) > 1 or values != {default[name]}:
             found.append(name)
     return tuple(found)
 
 
-def _least(settings: Settings) -> int:
-    """Tokens that a micro-batch can have at most, whatever was asked for."""
-    return min(min(n for n in (s["n_batch"], s["n_ctx"]) if n > 0) for s in settings)
+def _as_asked(setting: Mapping[str, Any], name: str, default: Mapping[str, Any]) -> Any:
+    """A setting; of a micro-batch the default, if that is only cut to the tokens that a batch and the context have."""
+    if name == "n_ubatch":
+        most = min(n for n in (default[name], setting["n_batch"], setting["n_ctx"]) if n > 0)
+        return default[name] if setting[name] == most else setting[name]
+    return setting[name]
 
 
 def _cells(row: Row, shown: Iterable[str]) -> dict[str, str]:
@@ -91,6 +103,16 @@ def _line(cells: Mapping[str, str], widths: Mapping[str, int]) -> str:
 
 def _rule(name: str, width: int) -> str:
     return f" {'-' * width} " if name in _LEFT else f" {'-' * width}:"
+
+
+def aligned(rows: Iterable[Row], columns: Mapping[str, Column]) -> None:
+    """The table of sweep-bench and batched-bench, which the scripts that plot it read; columns by their titles."""
+    for i, row in enumerate(rows):
+        if i == 0:
+            print("|" + " | ".join(f"{title:>{c.width}}" for title, c in columns.items()) + " |")
+            print("|" + "-|-".join("-" * c.width for c in columns.values()) + "-|")
+        cells = (f"{row[c.name]:{c.width}.{c.digits}f}" for c in columns.values())
+        print("|" + " | ".join(cells) + " |", flush=True)
 
 
 def comma_separated(rows: Iterable[Row], settings: Settings = ()) -> None:

@@ -21,9 +21,9 @@ class Cost:
 def cost_of(node: Tensor, lengths: Mapping[str, int]) -> Cost:
     """A node's cost at actual lengths; experts count as often as they are expected to be used."""
     actual = Lengths(lengths)
-    types = [TensorType(s.dtype, actual.shape(s.shape)) for s in node.sources]
+    types = [TensorType(s.dtype, actual.seen(s.shape)) for s in node.sources]
     attrs = {k: _resolved(v, actual) for k, v in node.attrs.items()}
-    result = TensorType(node.dtype, actual.shape(node.shape))
+    result = TensorType(node.dtype, actual.seen(node.shape))
     return Cost(
         node.declaration.count_flops(*types, **attrs), _bytes(node, types, result, attrs), kind_of(node)
     )

@@ -34,6 +34,9 @@ STEMS = {
     "attn_v_b": "kqv",
     "post_attention_norm": "attn_post_norm",
     "post_ffw_norm": "ffn_post_norm",
+    "ssm_alpha": "alpha",
+    "ssm_beta": "beta",
+    "ssm_a": "gate",
 }
 
 DERIVED: dict[tuple[AnyOp, str], str] = {
@@ -88,6 +91,12 @@ DERIVED: dict[tuple[AnyOp, str], str] = {
     (Op.FLASH_ATTN_EXT, "q"): "kqv_compressed",
     (Op.FLASH_ATTN_EXT, "q_states"): "kqv",
     (Op.RESHAPE, "kqv"): "kqv_2d",
+    (Op.UNARY, "Qcur"): "gate_sigmoid",
+    (Op.FUSED_MUL_UNARY, "Qcur"): "attn_gated",
+    (Op.UNARY, "conv_output"): "conv_output_silu",
+    (Op.UNARY, "alpha"): "a_softplus",
+    (Op.UNARY, "beta"): "beta_sigmoid",
+    (Op.FUSED_MUL_UNARY, "attn_gate"): "final_output",
 }
 # A gate's activation, ffn_silu or ffn_moe_gelu, and its product with what it gates.
 GATES = {"ffn_gate": "ffn", "ffn_up": "ffn", "ffn_gate_shexp": "ffn", "ffn_moe_gate": "ffn_moe"}
@@ -98,6 +107,8 @@ DERIVED |= {
 # Labels of a residual sum, by what is added.
 RESIDUALS = {
     "kqv_out": "ffn_inp",
+    "ssm_out": "ffn_inp",
+    "shortconv.out_proj": "ffn_inp",
     "ffn_out": "l_out",
     "ffn_moe_out": "l_out",
     "ffn_shexp": "ffn_out",
@@ -108,8 +119,8 @@ RESIDUALS = {
 
 def stem_of(weight: Tensor, reader: Tensor) -> str:
     """blk.3.attn_q.weight -> attn_q; read by a product, the embedding matrix is the tied output."""
-    parts = weight.name.split(".")
-    stem = parts[2 if parts[0] == "blk" else 0]
+    parts = weight.name.removesuffix(".weight").split(".")
+    stem = ".".join(parts[2:] if parts[0] == "blk" else parts)
     return "output" if stem == "token_embd" and reader.traits.product else stem
 
 

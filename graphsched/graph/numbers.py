@@ -103,6 +103,7 @@ class Op(IntEnum):
     FUSED_SET_ROWS = 140
     GATED_DELTA_NET = 141
     L2_NORM = 142
+    COPY_ROWS = 143
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

@@ -14,6 +14,7 @@ from graphsched.graph.numbers import AnyOp, Op
 from graphsched.graph.traits import NO_TRAITS, Traits
 from graphsched.types.dtypes import DType
 from graphsched.types.shapes import Extent as Extent
+from graphsched.types.shapes import Pool as Pool
 from graphsched.types.shapes import TensorType as TensorType
 from graphsched.types.shapes import f32 as f32
 from graphsched.types.shapes import i32 as i32

@@ -7,13 +7,11 @@ from datetime import UTC, datetime
 from statistics import mean, stdev
 from typing import Any, Final
 
-import numpy as np
-
 from graphsched import __version__
+from graphsched.measure.readers import Reader, Tokens, reader_of, some_tokens
 from graphsched.session.session import Session
 from graphsched.session.settings import described, model_described
 
-SEED: Final = 0  # of the tokens, which choose the experts of a mixture
 WARM_TOKENS: Final = 32  # of a generation, before it is measured
 
 
@@ -64,16 +62,17 @@ def asked(
 
 @dataclass(frozen=True)
 class Result:
-    """The nanoseconds of each repetition, and when they began."""
+    """The nanoseconds of each repetition, when they began, and how many sequences read at once."""
 
     test: Test
     samples_ns: tuple[int, ...]
     began: str
+    n_parallel: int = 1
 
     @property
     def samples_ts(self) -> tuple[float, ...]:
-        """Tokens per second of each repetition."""
-        return tuple(self.test.n_counted * 1e9 / ns for ns in self.samples_ns)
+        """Tokens per second of each repetition, of all sequences together."""
+        return tuple(self.n_parallel * self.test.n_counted * 1e9 / ns for ns in self.samples_ns)
 
 
 def measure(
@@ -84,50 +83,46 @@ def measure(
     *,
     is_warm: bool = False,
 ) -> Result:
-    """Runs a test once to warm up, unless `is_warm`, then `repetitions` times."""
-    tokens = some_tokens(session, test.n_tokens)
+    """Runs a test in `n_parallel` sequences at once: to warm up, unless `is_warm`, then `repetitions` times."""
+    n_parallel = session.options.n_parallel
+    tokens = some_tokens(session, test.n_tokens, n_parallel)
     began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if not is_warm:
-        if progress:
-            progress(f"{test.name}, warm-up", 0, 1)
-        _run(session, test, tokens[: test.n_tokens - max(test.n_gen - WARM_TOKENS, 0)])
-    # Once a run has filled the cache up to the depth, the next ones only go back to it.
-    samples = []
-    for i in range(repetitions):
-        if progress:
-            progress(test.name, i, repetitions)
-        samples.append(_run(session, test, tokens, is_filled=i > 0 or not is_warm))
-    return Result(test, tuple(samples), began)
+    with reader_of(session) as reader:
+        if not is_warm:
+            if progress:
+                progress(f"{test.name}, warm-up", 0, 1)
+            _run(reader, test, tokens[:, : test.n_tokens - max(test.n_gen - WARM_TOKENS, 0)])
+        # Once a run has filled the cache up to the depth, the next ones only go back to it.
+        samples = []
+        for i in range(repetitions):
+            if progress:
+                progress(test.name, i, repetitions)
+            samples.append(_run(reader, test, tokens, is_filled=i > 0 or not is_warm))
+    return Result(test, tuple(samples), began, n_parallel)
 
 
-def some_tokens(session: Session, n: int) -> list[int]:
-    """Valid ids, the same for every run on a model; the first begins a text, where the model has such a token."""
-    ids: list[int] = np.random.default_rng(SEED).integers(0, session.model.n_vocab, n).tolist()
-    if (first := session.model.first_token) is not None:
-        ids[0] = first
-    return ids
-
-
-def _run(session: Session, test: Test, tokens: list[int], *, is_filled: bool = False) -> int:
+def _run(reader: Reader, test: Test, tokens: Tokens, *, is_filled: bool = False) -> int:
     """Nanoseconds of the model's time only: what is generated is neither chosen nor decoded."""
-    _fill(session, tokens[: test.n_depth], is_filled)
-    prompt = np.array(tokens[test.n_depth : test.n_depth + test.n_prompt], np.int64)
-    generated = tokens[test.n_depth + test.n_prompt :]
-    evaluate = session.eval
+    _fill(reader, tokens[:, : test.n_depth], is_filled)
+    first = test.n_depth + test.n_prompt
+    prompt = reader.prepared(tokens[:, test.n_depth : first])
+    generated = [reader.prepared(tokens[:, i : i + 1]) for i in range(first, tokens.shape[1])]
+    read = reader.read
     started = time.perf_counter_ns()
-    if len(prompt):
-        evaluate(prompt)
+    if test.n_prompt:
+        read(prompt)
     for token in generated:
-        evaluate((token,))
+        read(token)
     return time.perf_counter_ns() - started
 
 
-def _fill(session: Session, tokens: list[int], is_filled: bool) -> None:
+def _fill(reader: Reader, tokens: Tokens, is_filled: bool) -> None:
     """A cache that holds these tokens only; `is_filled`: it begins with them already."""
-    session.rewind(len(tokens) if is_filled else 0)
-    if session.n_past < len(tokens):
-        session.reset()
-        session.eval(np.array(tokens, np.int64))
+    n = tokens.shape[1]
+    reader.rewind(n if is_filled else 0)
+    if reader.n_past < n:
+        reader.rewind(0)
+        reader.read(reader.prepared(tokens))
 
 
 def row(session: Session, result: Result) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final
 
-import numpy as np
-
-from graphsched.measure.bench import some_tokens
+from graphsched.measure.readers import some_tokens
 from graphsched.measure.sums import Sums, sum_up
 from graphsched.predict.plan import Plan, make_plan
 from graphsched.predict.session import prompt_plans
@@ -82,7 +80,7 @@ class Measurement:
     def __post_init__(self) -> None:
         self.session.recorder.level = THREADS
         self.at_once = 1  # tokens generated until the trace is read
-        self.tokens = np.array(some_tokens(self.session, max(self.request.n_prompt, 1)), np.int64)
+        self.tokens = some_tokens(self.session, max(self.request.n_prompt, 1))[0]
 
     def warm_up(self) -> None:
         """Runs both phases once, so that plans are made and kernels compiled."""

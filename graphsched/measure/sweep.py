@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import mean
 
-import numpy as np
-
-from graphsched.measure.bench import WARM_TOKENS, some_tokens
+from graphsched.measure.bench import WARM_TOKENS
+from graphsched.measure.readers import Tokens, some_tokens
 from graphsched.session.session import Session
 
 
@@ -43,7 +42,7 @@ def sweep(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Point]:
     """A point for every pp tokens of the context, the cache filling up; a run that does not count comes first."""
-    tokens = np.array(some_tokens(session, session.n_ctx), np.int64)
+    tokens = some_tokens(session, session.n_ctx)[0]
     steps = range(0, session.n_ctx - pp + 1, pp)
     session.reset()
     # Makes plans, compiles kernels and brings weights into memory before a clock runs.
@@ -58,7 +57,7 @@ def sweep(
         yield Point(pp, n_tg, n_kv, mean(t_pp), mean(t_tg))
 
 
-def _generate(session: Session, tokens: np.ndarray[tuple[int], np.dtype[np.int64]], n_kv: int) -> float:
+def _generate(session: Session, tokens: Tokens, n_kv: int) -> float:
     session.rewind(n_kv)
     ids, evaluate = tokens.tolist(), session.eval
     started = time.perf_counter()
@@ -67,7 +66,7 @@ def _generate(session: Session, tokens: np.ndarray[tuple[int], np.dtype[np.int64
     return time.perf_counter() - started
 
 
-def _prompt(session: Session, tokens: np.ndarray[tuple[int], np.dtype[np.int64]], n_kv: int) -> float:
+def _prompt(session: Session, tokens: Tokens, n_kv: int) -> float:
     session.rewind(n_kv)
     started = time.perf_counter()
     session.eval(tokens)

@@ -193,7 +193,7 @@ def inner_type(mix: Mix, name: str, is_experts: bool, place: Callable[[str], Pla
 _NOT_QUANTISED: Final = (
     "_norm.weight",
     "ffn_gate_inp.weight",
-    "ssm_conv1d.weight",
+    "ssm_conv1d",
     "shortconv.conv.weight",
     "attn_rel_b.weight",
     "altup",

@@ -111,6 +111,7 @@ class Setup:
     devices: names of the devices besides the host. poison: fill memory with NaN before each run, so that a missing copy
     shows. streams: simulated devices run streams of their own, each in a thread, instead of in the host's program.
     trace: how much runs record, OFF, ON or THREADS of graphsched.run.trace. pins: the CPUs of each thread, () for any.
+    deterministic: no kernel whose bits for a token depend on how many others there are.
     """
 
     weights: Mapping[str, Raw]
@@ -121,6 +122,7 @@ class Setup:
     streams: bool = False
     trace: int = 1
     pins: Pins = ()
+    deterministic: bool = False
 
 
 def open_devices(backend: str, setup: Setup) -> dict[str, Device]:

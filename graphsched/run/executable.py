@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphsched.graph.tensor import Extent, TensorType
+from graphsched.graph.tensor import Extent, Pool, TensorType
 from graphsched.run.device import Program
 from graphsched.run.operand import Addresses, Item, Operand, PythonStep
 from graphsched.run.streams import Signal, Wait
@@ -117,4 +117,4 @@ class Executable:
 def length_word(type: TensorType) -> str:
     """The extent's word of the first dimension; empty if its length is fixed."""
     first = type.shape[0] if type.shape else 1
-    return first.word if isinstance(first, Extent) else ""
+    return first.word if isinstance(first, Extent) and not isinstance(first, Pool) else ""

@@ -1,10 +1,12 @@
 """How a session reads prompts: the one reading of -c, -b, -ub and the length of a prompt for all commands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from graphsched.errors import OptionError
 from graphsched.session.options import SessionOptions
+from graphsched.session.rows import Tokens
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Batching:
 
 def batching(options: SessionOptions, n_ctx: int, n_ctx_train: int = 0) -> Batching:
     """What options ask for in a context of n_ctx tokens; n_ctx_train: tokens of the model's training, 0 if unknown."""
-    notes = [note for note in (_batch_note(options), _context_note(n_ctx, n_ctx_train)) if note]
+    of_each = n_ctx // options.n_parallel  # of a sequence, if all are as long
+    notes = [note for note in (_batch_note(options), _context_note(of_each, n_ctx_train)) if note]
     n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
     return Batching(n_ctx, options.n_batch, n_ubatch, tuple(notes))
 
@@ -51,6 +54,45 @@ def _batch_note(options: SessionOptions) -> str | None:
 
 
 def _context_note(n_ctx: int, n_ctx_train: int) -> str | None:
+    """A sentence if a sequence may be longer than those of the training."""
     if not 0 < n_ctx_train < n_ctx:
         return None
     return f"the model was trained on {n_ctx_train} tokens, the context has {n_ctx}"
+
+
+class Piece(NamedTuple):
+    """Tokens of part `number` that one forward reads; logits are wanted of the last n_wanted."""
+
+    number: int
+    ids: Tokens
+    n_wanted: int
+
+
+class _Read(Protocol):
+    @property
+    def n_past(self) -> int: ...
+
+
+def batches(
+    parts: Sequence[tuple[_Read, Tokens, int]], n_ubatch: int, every: int = 0
+) -> Iterator[list[Piece]]:
+    """The forwards that read parts (sequence, tokens, logits wanted), each with at most n_ubatch tokens.
+
+    No piece goes beyond a position that is a multiple of `every`, unless that is 0: it reads from what its sequence has
+    read when it is asked for.
+    """
+    left = [Piece(i, ids, n_wanted) for i, (_, ids, n_wanted) in enumerate(parts)]
+    while left:
+        room, batch, rest = n_ubatch, list[Piece](), list[Piece]()
+        for number, ids, n_wanted in left:
+            n = min(len(ids), room)
+            if every:
+                n = min(n, every - parts[number][0].n_past % every)
+            behind = len(ids) - n
+            if n:
+                batch.append(Piece(number, ids[:n], max(n_wanted - behind, 0)))
+            if behind:
+                rest.append(Piece(number, ids[n:], min(n_wanted, behind)))
+            room -= n
+        yield batch
+        left = rest

@@ -1,48 +1,252 @@
-"""The table of KV-cache cells: which token each holds. Runs take cells, going back frees them."""
+"""Blocks of KV-cache cells: who has which, and the arrays by which a run finds them.
+
+A sequence has a slot, and for each kind of cells a table: entry i names the block of its positions from i · CELL_BLOCK
+on. Sequences with a common beginning have the same blocks there; one that writes into such a block gets a copy first.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched.errors import ContextError
 from graphsched.graph.tensor import Tensor
+from graphsched.session.rows import Integers, Runs
+from graphsched.types.extents import CELL_BLOCK
+
+Ints = NDArray[np.int32]
+Some = int | Integers  # one for all, or one for each
+_IN_BLOCK = np.arange(CELL_BLOCK, dtype=np.int32)
 
 
-class CellTable:
-    """One kind of cells: `cells` i32[n, 2] = (sequence, position), -1 if free; `slots` i32[n_tokens] of a run's tokens.
+class Blocks:
+    """The pool of one kind of cells, and every slot's table. `tables` i32[n_slots, entries], in use are first to end.
 
-    Both are the host arrays that the graph's inputs read. A ring has fewer cells than the context: position p is in
-    cell p % n.
+    Of a kind with a window (or chunk) a table keeps its last `kept` entries, the others are given back.
     """
 
-    def __init__(self, leaf: Tensor, cells: NDArray[np.int32], slots: NDArray[np.int32]) -> None:
-        self.cells, self.slots, self.size = cells, slots, len(cells)
+    def __init__(self, leaf: Tensor, n_blocks: int, n_slots: int, n_entries: int) -> None:
         self.window, self.chunk = leaf.attrs.get("window", 0), leaf.attrs.get("chunk", 0)
-        cells[:] = -1
+        self.kept = n_blocks // n_slots if self.window or self.chunk else n_entries
+        self.tables = np.zeros((n_slots, n_entries), np.int32)
+        self.first, self.end = np.zeros(n_slots, np.intp), np.zeros(n_slots, np.intp)
+        self.users = np.zeros(n_blocks, np.int32)  # tables that name the block
+        self._free = np.arange(n_blocks, dtype=np.int32)[::-1].copy()
+        self.n_free = n_blocks
+        self.changes = 0  # of tables so far
+        self._ready: dict[int, tuple[int, int]] = {}  # positions whose cells are known to be a slot's own
 
-    @property
-    def is_ring(self) -> bool:
-        """Whether its layers see a part of the sequence only, so that older cells are taken again."""
-        return bool(self.window or self.chunk)
+    def __len__(self) -> int:
+        return len(self.users)
 
-    def take(self, past: int, positions: NDArray[np.int32]) -> None:
-        """Gives cells to tokens at positions from `past` on; in a ring the oldest tokens lose theirs."""
-        end = past + len(positions)
-        if end <= self.size:
-            self.slots[: len(positions)] = positions
-            self.cells[past:end, 0], self.cells[past:end, 1] = 0, positions
-        else:
-            at = positions % self.size
-            self.slots[: len(positions)] = at
-            self.cells[at, 0], self.cells[at, 1] = 0, positions
+    def is_ready(self, runs: Runs) -> bool:
+        """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
+        if len(runs.slots) == 1:  # the usual case, without arrays
+            first, end = self._ready.get(runs.slots.item(), (0, 0))
+            if first <= runs.first.item() and runs.end.item() <= end:
+                return True
+        fits = bool((runs.end <= self.end[runs.slots] * CELL_BLOCK).all())
+        return fits and not bool(self.shared(runs).any())
 
-    def free(self, n_past: int) -> None:
-        """Frees the cells of positions from n_past on."""
-        self.cells[self.cells[:, 1] >= n_past] = -1
+    def lacking(self, runs: Runs) -> int:
+        """Blocks that runs take, less those that they give back."""
+        return int((self._missing(runs) - (self._new_first(runs) - self.first[runs.slots])).sum())
 
-    def holds(self, n_past: int) -> bool:
+    def _missing(self, runs: Runs) -> Integers:
+        return np.maximum(-(-runs.end // CELL_BLOCK) - self.end[runs.slots], 0)
+
+    def _new_first(self, runs: Runs) -> Integers:
+        ends = self.end[runs.slots] + self._missing(runs)
+        return np.clip(ends - self.kept, self.first[runs.slots], self.end[runs.slots])
+
+    def take(self, runs: Runs) -> None:
+        """Gives each sequence blocks for its rows; a window's oldest ones are given back first."""
+        slots, missing, new_first = runs.slots, self._missing(runs), self._new_first(runs)
+        self._release(slots, self.first[slots], new_first)
+        self.first[slots] = new_first
+        total = int(missing.sum())
+        blocks = self._free[self.n_free - total : self.n_free][::-1]
+        self.n_free -= total
+        self.users[blocks] = 1
+        self.tables[_spread(slots, self.end[slots], missing)] = blocks
+        self.end[slots] += missing
+        self._ready |= zip(
+            slots.tolist(),
+            zip(runs.first.tolist(), (self.end[slots] * CELL_BLOCK).tolist(), strict=True),
+            strict=True,
+        )
+        self.changes += 1
+
+    def shared(self, runs: Runs) -> NDArray[np.bool_]:
+        """Of which sequences the block that the first row goes to is another one's, too."""
+        there, blocks = self._written(runs)
+        return there & (self.users[blocks] > 1)
+
+    def _written(self, runs: Runs) -> tuple[NDArray[np.bool_], Ints]:
+        """Whether the first row of each sequence goes to a block that it has, and which that is."""
+        entries = np.minimum(runs.first // CELL_BLOCK, self.tables.shape[1] - 1)
+        return entries < self.end[runs.slots], self.tables[runs.slots, entries]
+
+    def copies(self, runs: Runs) -> int:
+        """Blocks that copies of shared ones take: the last of a block's users keeps it."""
+        there, blocks = self._written(runs)
+        written, writers = np.unique(blocks[there], return_counts=True)
+        return int(np.minimum(writers, self.users[written] - 1).sum())
+
+    def own_copy(self, slot: int, position: int) -> tuple[int, int] | None:
+        """Gives a sequence a block of its own in place of a shared one: (that one, the new one); None if it has one."""
+        entry = position // CELL_BLOCK
+        old = int(self.tables[slot, entry])
+        if self.users[old] == 1:
+            return None
+        self.n_free -= 1
+        new = int(self._free[self.n_free])
+        self.users[old] -= 1
+        self.users[new], self.tables[slot, entry] = 1, new
+        self.changes += 1
+        return old, new
+
+    def take_back(self, slot: int, position: int, old: int, new: int) -> None:
+        """Undoes `own_copy`."""
+        self.tables[slot, position // CELL_BLOCK] = old
+        self.users[old] += 1
+        self.users[new] = 0
+        self._free[self.n_free] = new
+        self.n_free += 1
+        self.changes += 1
+
+    def share(self, source: int, slot: int) -> None:
+        """Gives an empty slot all blocks of another one."""
+        self.tables[slot], self.first[slot], self.end[slot] = (
+            self.tables[source], self.first[source], self.end[source],
+        )  # fmt: skip
+        self.users[self.tables[slot, self.first[slot] : self.end[slot]]] += 1
+        self._ready.pop(source, None)
+        self.changes += 1
+
+    def cut(self, slot: int, n_past: int) -> None:
+        """Gives back the blocks behind the first n_past positions."""
+        end = -(-n_past // CELL_BLOCK)
+        self._ready.pop(slot, None)
+        if end < self.end[slot]:
+            first = self.first[slot]
+            at = np.array([slot])
+            self._release(at, np.maximum(first, end)[None], self.end[at])
+            self.first[slot], self.end[slot] = min(first, end), end
+            self.changes += 1
+
+    def _release(self, slots: Integers, first: Integers, end: Integers) -> None:
+        blocks = self.tables[_spread(slots, first, end - first)]
+        np.subtract.at(self.users, blocks, 1)
+        freed = np.unique(blocks[self.users[blocks] == 0])
+        self._free[self.n_free : self.n_free + len(freed)] = freed[::-1]
+        self.n_free += len(freed)
+
+    def holds(self, slot: int, n_past: int) -> bool:
         """Whether the cells hold every position that a token at n_past attends to."""
         oldest = n_past - self.window + 1 if self.window else 0
         if self.chunk:
             oldest = max(oldest, n_past // self.chunk * self.chunk)
-        needed = np.arange(max(oldest, 0), n_past)
-        held = self.cells[needed % self.size]
-        return bool((held[:, 0] == 0).all() and (held[:, 1] == needed).all())
+        return bool(max(oldest, 0) >= self.first[slot] * CELL_BLOCK or n_past == 0)
+
+
+def _spread(rows: Integers, first: Integers, counts: Integers) -> tuple[Integers, Integers]:
+    """Indices of elements of a table: of each row `counts` from `first` on."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(rows, counts), np.repeat(first - before, counts) + np.arange(int(counts.sum()))
+
+
+class CellInputs:
+    """The arrays of a kind of cells that a run reads, filled for its rows (`arch.cells`)."""
+
+    def __init__(self, blocks: Blocks, kind: str, arrays: Mapping[str, NDArray[np.int32]]) -> None:
+        self.blocks = blocks
+        n_entries = blocks.tables.size
+        self.where = arrays[f"inp_where{kind}"]
+        self.table = arrays.get(
+            f"inp_table{kind}", np.zeros(n_entries, np.int32)
+        )  # not there if all is gathered
+        self.ids = arrays.get(f"inp_cells{kind}")  # not there where layers only read what others store
+        self.own_ids: Ints | None = None
+        self.own_cells: Ints | None = None
+        self._shown = (-1, -1)  # the slot whose table is in `table`, and how often tables had changed then
+
+    def gather(self, kind: str, arrays: Mapping[str, Ints]) -> None:
+        """Fills the arrays by which a run gathers cells from now on, too, as far as a graph has them."""
+        self.own_ids = arrays.get(f"inp_own_ids{kind}", self.own_ids)
+        self.own_cells = arrays.get(f"inp_own_cells{kind}", self.own_cells)
+        if (own_table := arrays.get(f"inp_own_table{kind}")) is not None:
+            own_table[:] = np.arange(len(own_table))
+
+    @property
+    def most(self) -> int:
+        """Entries of tables that a run may have."""
+        return len(self.table) if self.own_ids is None else len(self.own_ids) // CELL_BLOCK
+
+    def entries(self, runs: Runs) -> int:
+        """Entries of the tables of sequences."""
+        return int((self.blocks.end[runs.slots] - self.blocks.first[runs.slots]).sum())
+
+    def fill(self, runs: Runs, position: Ints) -> int:
+        """Fills all arrays for rows; returns the entries of their sequences' tables."""
+        b = self.blocks
+        if len(runs.slots) == 1:
+            slot = runs.slots.item()
+            return self._fill_one(slot, position, b.first.item(slot), b.end.item(slot))
+        first, counts = b.first[runs.slots], b.end[runs.slots] - b.first[runs.slots]
+        begins = np.cumsum(counts) - counts  # of each sequence's table in the array
+        total = int(counts.sum())
+        self.table[:total] = b.tables[_spread(runs.slots, first, counts)]
+        rows = np.repeat(np.arange(len(runs.slots)), runs.counts)
+        self._fill_rows(runs.slots[rows], position, (begins - first)[rows], self.table[:total])
+        self._shown = (-1, -1)
+        if self.own_ids is not None:
+            owner = np.repeat(np.arange(len(runs.slots)), counts)
+            entry = np.arange(total) - np.repeat(begins - first, counts)
+            self._fill_own(total, runs.slots[owner], entry, runs.end[owner])
+        return total
+
+    def _fill_one(self, slot: int, position: Ints, first: int, end: int) -> int:
+        n = end - first
+        if self._shown != (slot, self.blocks.changes):
+            self.table[:n] = self.blocks.tables[slot, first:end]
+            self._shown = slot, self.blocks.changes
+        if len(position) == 1 and self.ids is not None:  # each step of a generation
+            at = position.item()
+            self.where[0] = slot, at, -first
+            self.ids[0] = self.table.item(at // CELL_BLOCK - first) * CELL_BLOCK + at % CELL_BLOCK
+        else:
+            self._fill_rows(slot, position, -first, self.table)
+        if self.own_ids is not None:
+            self._fill_own(n, slot, np.arange(first, end), int(position[-1]) + 1)
+        return n
+
+    def _fill_rows(self, slot: Some, position: Ints, first_entry: Some, table: Ints) -> None:
+        """The rows' (slot, position, first entry), and the cells in which they are stored."""
+        n = len(position)
+        self.where[:n, 0], self.where[:n, 1], self.where[:n, 2] = slot, position, first_entry
+        if self.ids is not None:
+            blocks = table[self.where[:n, 2] + position // CELL_BLOCK]
+            np.add(blocks * CELL_BLOCK, position % CELL_BLOCK, out=self.ids[:n])
+
+    def _fill_own(self, n: int, slot: Some, entry: Integers, end: Some) -> None:
+        """Where the cells of all entries are, and what each holds."""
+        assert self.own_ids is not None
+        self.own_ids[: n * CELL_BLOCK] = (self.table[:n, None] * CELL_BLOCK + _IN_BLOCK).reshape(-1)
+        if self.own_cells is not None:
+            cells = self.own_cells[: n * CELL_BLOCK].reshape(n, CELL_BLOCK, 2)
+            cells[:, :, 1] = entry[:, None] * CELL_BLOCK + _IN_BLOCK
+            cells[:, :, 0] = np.where(
+                cells[:, :, 1] < np.reshape(end, (-1, 1)), np.reshape(slot, (-1, 1)), -1
+            )
+
+
+def check_room(pools: list[Blocks], runs: Runs) -> None:
+    """ContextError if a pool has too few free blocks for runs and the copies of shared blocks; nothing is taken."""
+    for pool in pools:
+        lacking = pool.lacking(runs) + pool.copies(runs)
+        if lacking > pool.n_free:
+            cells, free = lacking * CELL_BLOCK, pool.n_free * CELL_BLOCK
+            raise ContextError(
+                f"{cells} more cells are needed, {free} of {len(pool) * CELL_BLOCK} are free; more are -c N"
+            )

@@ -1,6 +1,7 @@
 """The engine: a model on its devices, plans by capacity, and a forward over rows. It knows no conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Values
 from dataclasses import replace
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -9,24 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import env
+from graphsched.arch.cells import blocks_of
 from graphsched.check.debug import instrumented
-from graphsched.errors import ContextError, OptionError
+from graphsched.errors import ContextError
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.run.device import Progress, Setup, device_names
 from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.run.runtime import Runtime, open_runtime
 from graphsched.run.trace import OFF, ON
-from graphsched.session.cells import CellTable
+from graphsched.session.batching import batches
+from graphsched.session.cells import Blocks, CellInputs
+from graphsched.session.copies import Copier, caches_by_kind
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Decisions, Planner, repacked
-from graphsched.session.rows import Aborted, Logits, Rows
+from graphsched.session.rows import Aborted, Logits, Rows, Runs, Tokens, checked, in_order, joined, part
+from graphsched.session.sequence import Sequence
+from graphsched.session.slots import KINDS, STATE, Slots
 from graphsched.session.summary import kv_bytes
 from graphsched.types.dtypes import DType
-from graphsched.types.extents import CELLS, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS
+from graphsched.types.extents import (
+    CELL_BLOCK,
+    CELLS,
+    N_BLOCKS,
+    N_BLOCKS_SWA,
+    N_KV,
+    N_KV_SWA,
+    N_OUTPUTS,
+    N_OWN,
+    N_OWN_SWA,
+    N_TOKENS,
+)
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
+# Lengths of each kind of cells: what a token sees at most, entries of tables, and the cells of these.
+WORDS = {CELLS[N_KV]: (N_KV, N_BLOCKS, N_OWN), CELLS[N_KV_SWA]: (N_KV_SWA, N_BLOCKS_SWA, N_OWN_SWA)}
+Ids = Values[int] | NDArray[Any]
 
 
 class Observer(Protocol):
@@ -35,7 +55,7 @@ class Observer(Protocol):
     def wanted(self, graph: Graph) -> tuple[Tensor, ...]:
         """The nodes whose values it looks at."""
 
-    def take(self, values: Sequence[NDArray[Any]]) -> None:
+    def take(self, values: Values[NDArray[Any]]) -> None:
         """Their values after a run, cut to its actual lengths; valid until the next one."""
 
 
@@ -67,7 +87,7 @@ class Engine:
         _ = self.planner.homes  # all homes are found here, so that the trace knows how long that takes
         self.recorder.since("place", begin)
         self._check_cache()
-        self._feed({leaf.name: leaf for leaf in self._graph(1, 1).leaves if leaf.kind == "input"})
+        self._feed(self._graph(1, 1))
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
 
     def _opened(self, devices: tuple[str, ...]) -> Runtime:
@@ -77,68 +97,171 @@ class Engine:
             model.file.prefault()
         capacities = {N_TOKENS: self.n_ubatch, N_OUTPUTS: self.n_ubatch, N_KV: self.n_ctx}
         poison, level = o.poison or env.validate(), ON if o.trace else OFF
-        setup = Setup(self._weights, capacities, o.threads, devices, poison, o.streams, level, o.pins)
+        setup = Setup(
+            self._weights, capacities, o.threads, devices, poison, o.streams, level, o.pins, o.deterministic
+        )
         return open_runtime(o.backend, setup)
 
-    def _feed(self, inputs: Mapping[str, Tensor]) -> None:
-        """Sets up the host arrays that feed the inputs, and the tables of cells."""
-        arrays = {name: self.runtime.input(leaf) for name, leaf in inputs.items()}
-        unused = np.zeros((self.n_ubatch, 2), np.int32)  # a model need not ask for every input
-        self._tokens, self._where = arrays["inp_tokens"], arrays.get("inp_where", unused)
-        self._pos, self._out_ids = arrays.get("inp_pos", unused[:, 0]), arrays["inp_out_ids"]
-        kinds = [kind for kind in CELLS.values() if f"inp_cells{kind}" in inputs]
-        self.cells = tuple(
-            CellTable(inputs[f"inp_cells{kind}"], arrays[f"inp_cells{kind}"], arrays[f"inp_slots{kind}"])
-            for kind in kinds
-        )
-        self.ring = next((table.size for table in self.cells if table.is_ring), 0)
+    def _feed(self, graph: Graph) -> None:
+        """Sets up the host arrays that feed the inputs, the pools of cells, and the rows of state."""
+        inputs = {leaf.name: leaf for leaf in graph.leaves if leaf.kind == "input"}
+        arrays = self._arrays(graph)
+        unused = np.zeros(self.n_ubatch, np.int32)  # a model need not ask for every input
+        self._tokens, self._out_ids = arrays["inp_tokens"], arrays["inp_out_ids"]
+        self._pos = arrays.get("inp_pos", unused)
+        caches = caches_by_kind(graph, KINDS)
+        n_slots, n_entries = self.options.n_parallel, blocks_of(self.n_ctx)
+        cells = {
+            kind: CellInputs(
+                Blocks(inputs[f"inp_where{kind}"], int(leaves[0].shape[0]) // CELL_BLOCK, n_slots, n_entries),
+                kind,
+                arrays,
+            )
+            for kind, leaves in caches.items()
+            if kind != STATE
+        }
+        rows = int(caches[STATE][0].shape[0]) if STATE in caches else n_slots
+        self.n_checkpoints = rows // n_slots - 1
+        self.checkpoint_every = self.options.checkpoint_every if self.n_checkpoints else 0
+        copiers = {
+            kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
+            for kind, leaves in caches.items()
+        }
+        self.slots = Slots(n_slots, cells, copiers, rows, lambda: self._aborted)
+        # Of a model without cells only states are to know whose rows these are.
+        self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
+        self.ring = cells[CELLS[N_KV_SWA]].blocks.kept * CELL_BLOCK if CELLS[N_KV_SWA] in cells else 0
+
+    def _arrays(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
+        """The host arrays that feed a graph's inputs."""
+        return {leaf.name: self.runtime.input(leaf) for leaf in graph.leaves if leaf.kind == "input"}
+
+    def _compiled(self, graph: Graph) -> Runnable:
+        return self.runtime.compile(self.planner.schedule(graph, {}), self._progress)
+
+    def sequence(self) -> Sequence:
+        """A new, empty sequence. ContextError if there are `n_parallel` already."""
+        return Sequence(self, self.slots.open())
+
+    def step(self, parts: Iterable[tuple[Sequence, Ids, int]]) -> list[Logits]:
+        """Reads tokens behind sequences, each given once: (sequence, tokens, logits wanted of the last ... of them).
+
+        All of them in one forward if there are at most n_ubatch tokens, else in several, in order. Returns the logits
+        of each, float32 [n_wanted, n_vocab]. OptionError for an id outside the vocabulary; ContextError for tokens
+        that do not fit a sequence or the pool: nothing of that forward has been read. Aborted after `abort`.
+        """
+        return self.compute([(s, checked(ids, self.model.n_vocab), n) for s, ids, n in parts])
+
+    def compute(self, parts: list[tuple[Sequence, Tokens, int]]) -> list[Logits]:
+        """As `step`, of tokens that are int32 and valid."""
+        for sequence, ids, _ in parts:
+            sequence.check_room(len(ids))
+            if sequence.is_stale:
+                sequence.mend()
+        found: list[list[Logits]] = [[] for _ in parts]
+        for batch in batches(parts, self.n_ubatch, self.checkpoint_every):
+            logits = self._read([(parts[number][0], ids, n) for number, ids, n in batch])
+            for piece, of_piece in zip(batch, logits, strict=True):
+                found[piece.number].append(of_piece)
+        return [part[0] if len(part) == 1 else np.concatenate(part) for part in found]
+
+    def compute_one(self, sequence: Sequence, ids: Tokens, n_wanted: int) -> Logits:
+        """As `compute`, of one sequence; in a single forward where there need not be several."""
+        n, end = len(ids), sequence.n_past + len(ids)
+        every = self.checkpoint_every
+        if (
+            n > self.n_ubatch
+            or sequence.is_stale
+            or (every and sequence.n_past // every != (end - 1) // every)
+        ):
+            return self.compute([(sequence, ids, n_wanted)])[0]
+        sequence.check_room(n)
+        try:
+            logits = self.forward(sequence.rows(ids, n_wanted))
+        except Aborted:
+            sequence.spoil()
+            raise
+        sequence.extend(ids)
+        return logits
+
+    def _read(self, parts: list[tuple[Sequence, Tokens, int]]) -> list[Logits]:
+        """One forward over parts; the logits of each."""
+        rows = [sequence.rows(ids, n_wanted) for sequence, ids, n_wanted in parts]
+        try:
+            logits = self.forward(rows[0] if len(rows) == 1 else joined(rows))
+        except Aborted:
+            for sequence, *_ in parts:
+                sequence.spoil()
+            raise
+        for sequence, ids, _ in parts:
+            sequence.extend(ids)
+        return [logits] if len(parts) == 1 else np.split(logits, np.cumsum([n for *_, n in parts])[:-1])
 
     def forward(self, rows: Rows) -> Logits:
-        """Computes rows, at most n_ubatch, and stores their keys and values in the cells of their sequence.
+        """Computes rows, at most n_ubatch, of any sequences; stores their keys and values, and changes their state.
 
-        Returns float32 [n_wanted, n_vocab]: the logits of the rows that want them, in order. One sequence, number 0,
-        can be computed so far, its rows at consecutive positions below n_ctx; OptionError for others. Aborted after
-        `abort`: the cells of these rows are then free again.
+        `rows.sequence` has slots; rows of one sequence are in order, at consecutive positions below n_ctx, of which the
+        first is not behind what is there. Returns float32 [n_wanted, n_vocab]: the logits of the rows that want them,
+        in order. OptionError for other rows, ContextError if the pool of cells is too small: then nothing has changed.
+        Aborted after `abort`: the state of these rows' sequences, and cells from the first row on, are then of no use.
         """
-        n, (first, end) = len(rows.token), self._span(rows)
-        wanted = rows.wants_logits.nonzero()[0]  # the output matrix is multiplied with these rows only
-        n_outputs = len(wanted)
-        plan = self._by_length.get((n, n_outputs)) or self._plan(n, n_outputs)
-        self._tokens[:n], self._pos[:n] = rows.token, rows.position
-        self._where[:n, 0], self._where[:n, 1] = rows.sequence, rows.position
-        self._out_ids[:n_outputs] = wanted
-        for table in self.cells:
-            table.take(first, rows.position)
-        lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs, N_KV: end}
-        if self.ring:
-            lengths[N_KV_SWA] = min(end, self.ring)
-        plan.run(lengths)
-        if self._aborted:
-            # Some layers may have stored these rows and others not: none of their cells may be attended to.
-            for table in self.cells:
-                table.free(first)
+        order, ordered, runs = in_order(rows, self.n_ubatch, self.n_ctx, self.slots.n_slots)
+        try:
+            self.slots.make_room(runs)
+            logits = self._forward(ordered, runs)
+        except Aborted:
             self.clear_abort()
+            raise
+        if order is None:
+            return logits
+        # Row i of the logits is of the i-th of the ordered rows that want some.
+        place = np.cumsum(ordered.wants_logits) - 1
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return logits[place[rank[rows.wants_logits]]]
+
+    def _forward(self, rows: Rows, runs: Runs) -> Logits:
+        """The logits of rows in order, whose sequences have cells for them."""
+        if len(runs.slots) > 1 and self.slots.too_many(runs):
+            half = len(runs.slots) // 2
+            cut = int(runs.counts[:half].sum())
+            first = self._forward(part(rows, slice(cut)), Runs(*(r[:half] for r in runs)))
+            rest = self._forward(part(rows, slice(cut, None)), Runs(*(r[half:] for r in runs)))
+            return np.concatenate((first, rest))
+        n, wanted = len(rows.token), rows.wants_logits.nonzero()[0]
+        n_outputs = len(wanted)  # the output matrix is multiplied with these rows only
+        plan = self._by_length.get((n, n_outputs))
+        if plan is None:
+            plan = self._by_length[n, n_outputs] = self._plan(n, n_outputs)
+        self._tokens[:n], self._pos[:n] = rows.token, rows.position
+        self._out_ids[:n_outputs] = wanted
+        plan.run(self._lengths(rows, n_outputs, runs))
+        if self._aborted:
             raise Aborted
         if self._observer is not None:
             self._observer.take(plan.outputs[1:])
         return plan.outputs[0].copy()
 
-    def _span(self, rows: Rows) -> tuple[int, int]:
-        """The position of the first row, and that behind the last one."""
-        n, at = len(rows.token), rows.position
-        if not 0 < n <= self.n_ubatch:
-            raise OptionError(f"a forward computes 1 to {self.n_ubatch} rows, {n} are given")
-        if np.count_nonzero(rows.sequence):
-            raise OptionError(f"sequence {rows.sequence.max()} is given; there is one sequence, number 0")
-        first, end = int(at[0]), int(at[-1]) + 1
-        if first < 0 or end > self.n_ctx or (n > 1 and (at[1:] - at[:-1] != 1).any()):
-            raise OptionError(
-                f"positions {first} to {end - 1} are not {n} consecutive ones below {self.n_ctx}"
-            )
-        return first, end
+    def _lengths(self, rows: Rows, n_outputs: int, runs: Runs) -> Mapping[str, int]:
+        """Fills the arrays of cells; the lengths of a run."""
+        n, position = len(rows.token), rows.position
+        end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
+        lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs}
+        if self._where is not None:
+            self._where[:n, 0], self._where[:n, 1] = rows.sequence, rows.position
+        for kind, inputs in self.slots.inputs.items():
+            kv, blocks, own = WORDS[kind]
+            lengths[blocks] = entries = inputs.fill(runs, position)
+            lengths[kv], lengths[own] = min(end, self.ring) if kind else end, entries * CELL_BLOCK
+        return lengths
 
     def _plan(self, n_tokens: int, n_outputs: int) -> Runnable:
-        """The executable for these lengths: one per capacity and set of offload decisions, built on first use."""
+        """The executable for these lengths: one per capacity and set of offload decisions, built on first use.
+
+        With `deterministic` there is one for all lengths, that of a full micro-batch: no two have the same kernels.
+        """
+        if self.options.deterministic:
+            n_tokens = n_outputs = self.n_ubatch
         capacity = next((c for c in CAPACITIES if n_tokens <= c <= self.n_ubatch), self.n_ubatch)
         shape = capacity, 1 if n_outputs <= 1 else capacity
         lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs}
@@ -147,9 +270,10 @@ class Engine:
         key = *shape, self.planner.decisions(graph, lengths)
         if key not in self.plans:
             begin = perf_counter_ns()
+            for kind, inputs in self.slots.inputs.items():
+                inputs.gather(kind, self._arrays(graph))
             self.plans[key] = instrumented(graph, self._factory(lengths))
             self.recorder.since("plan", begin)
-        self._by_length[n_tokens, n_outputs] = self.plans[key]
         return self.plans[key]
 
     def _factory(self, lengths: Mapping[str, int]) -> PlanFactory:

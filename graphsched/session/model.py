@@ -117,13 +117,22 @@ class Model:
         """The graph for given capacities: logits of n_outputs rows. Attention is one op unless `fa` is off."""
         o = options
         inputs = Inputs(
-            n_tokens, n_outputs, n_kv, o.kv_types, o.mla, o.amb, max(o.n_ubatch, n_tokens), o.swa_full
+            n_tokens,
+            n_outputs,
+            n_kv,
+            o.kv_types,
+            o.mla,
+            o.amb,
+            max(o.n_ubatch, n_tokens),
+            o.swa_full,
+            o.n_parallel,
+            o.n_checkpoints if o.checkpoint_every else 0,
         )
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             self.layers_asking = inputs.asked
             graph = select_outputs(logits, inputs.out_ids)
-            graph = unfused_attention(graph) if "fa" in options.off else graph
+            graph = unfused_attention(graph, inputs.own) if "fa" in options.off else graph
             return fewer_experts(graph, *o.ser) if o.ser else graph
         except ShapeError as error:
             raise LoadError(f"{self.source}: {error}") from None

@@ -114,6 +114,29 @@ class SessionOptions(Options):
         "-b --batch-size", 2048, low=1, high=1 << 20, help="tokens of a prompt handed over at once"
     )
     n_ubatch: int = option("-ub --ubatch-size", 512, low=1, high=1 << 20, help="tokens computed at once")
+    n_parallel: int = option(
+        "-np --parallel",
+        1,
+        low=1,
+        high=1024,
+        also={-1: 1},
+        help="sequences at once, which share the context",
+    )
+    n_checkpoints: int = option(
+        "-ctxcp --ctx-checkpoints",
+        8,
+        low=0,
+        high=1 << 16,
+        help="copies of a recurrent state that a sequence keeps to go back to",
+    )
+    checkpoint_every: int = option(
+        "-cpent --checkpoint-every",
+        512,
+        low=0,
+        high=1 << 24,
+        also={-1: 0},
+        help="tokens between them, 0 for none",
+    )
     n_threads: int = option(
         "-t --threads",
         0,
@@ -196,6 +219,11 @@ class SessionOptions(Options):
     swa_full: bool = option("--swa-full", False, help="layers that see a window keep the whole context, too")
     mmap: bool = option(
         "-mmp --mmap", True, off="--no-mmap", help="map the file; 0 reads weights into memory"
+    )
+    deterministic: bool = option(
+        "--deterministic",
+        False,
+        help="the same bits for a token whatever is computed beside it, by kernels for many tokens; slower",
     )
     trace: bool = option("--tracing", True, off="--no-trace", help="keep the times of the last runs")
     rtr: str = option(

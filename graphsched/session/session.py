@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.errors import ContextError, OptionError
+from graphsched.errors import OptionError
 from graphsched.option import names
 from graphsched.run.device import Progress
 from graphsched.run.trace import EVAL, Trace
@@ -20,8 +20,7 @@ from graphsched.session.generate import Generation, StopReason, Timings
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.planner import Planner
-from graphsched.session.rows import Aborted, Logits
-from graphsched.session.sequence import Sequence
+from graphsched.session.rows import Aborted, Logits, checked
 from graphsched.text.sampling import Sampler, SamplingOptions
 from graphsched.text.thinking import Budget, Thinking
 from graphsched.text.tokenizer import Tokenizer
@@ -43,7 +42,7 @@ class Session:
         self.model, self.options = model, options
         self.engine = Engine(model, options, progress, observer)
         self.n_ctx, self.recorder = self.engine.n_ctx, self.engine.recorder
-        self.sequence = Sequence(self.engine.cells, self.n_ctx)
+        self.sequence = self.engine.sequence()
         self.timings = Timings()
         self._generation: Generation | None = None
 
@@ -85,36 +84,24 @@ class Session:
         """
         recorder = self.recorder
         begin = perf_counter_ns() if recorder.level else 0
-        ids = self._checked(tokens)
-        logits = self._read(ids, 1) if len(ids) == 1 else self._read_all(ids, all_logits)
+        ids = checked(tokens, self.model.n_vocab)
+        if len(ids) == 1:
+            logits = self.engine.compute_one(self.sequence, ids, 1)
+        else:
+            self.sequence.check_room(len(ids))
+            logits = self._read_all(ids, all_logits)
+            self.sequence.checkpoint()  # what is generated may be taken back
         if begin:
             recorder.last = end = perf_counter_ns()
             recorder.spans.append((EVAL, begin, end))
-        return logits
-
-    def _checked(self, tokens: Tokens[int] | NDArray[Any]) -> NDArray[np.int32]:
-        ids = np.asarray(tokens, np.int64).reshape(-1)
-        if not len(ids):
-            raise OptionError("no tokens to evaluate")
-        if ids.view(np.uint64).max() >= self.model.n_vocab:  # what is below 0 is then above all
-            bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
-            raise OptionError(f"token {bad} is outside the vocabulary of {self.model.n_vocab}")
-        if self.sequence.n_past + len(ids) > self.n_ctx:
-            used = f"{self.n_past} are used and {len(ids)} more do not fit"
-            raise ContextError(f"the context holds {self.n_ctx} tokens: {used}; a larger one is -c N")
-        return ids.astype(np.int32)
-
-    def _read(self, ids: NDArray[np.int32], n_wanted: int) -> Logits:
-        """Reads one micro-batch; logits of its last n_wanted tokens."""
-        logits = self.engine.forward(self.sequence.rows(ids, n_wanted))
-        self.sequence.extend(ids)
         return logits
 
     def _read_all(self, ids: NDArray[np.int32], all_logits: bool) -> Logits:
         """Reads all micro-batches; the logits that are asked for."""
         pieces = list(self._pieces(ids))
         last = len(pieces) - 1
-        found = [self._read(p, len(p) if all_logits else int(i == last)) for i, p in enumerate(pieces)]
+        read = self.sequence.read
+        found = [read(p, len(p) if all_logits else int(i == last)) for i, p in enumerate(pieces)]
         return found[-1] if len(found) == 1 else np.concatenate(found)
 
     def _pieces(self, ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
@@ -132,9 +119,7 @@ class Session:
 
     def rewind(self, n_past: int) -> None:
         """Forgets all tokens but the first n_past, which are read again if the cache no longer `holds` them."""
-        again = self.sequence.rewind(n_past)
-        if len(again):
-            self.eval(again)
+        self.sequence.rewind(n_past)
 
     def abort(self) -> None:
         """Ends the run in progress, or the next one, within milliseconds. For other threads and signal watchers."""

@@ -1,11 +1,22 @@
 """The models that `synth` imitates: their keys and the shapes of their tensors, as published."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
-Keys = Mapping[str, Any]
+import numpy as np
+
+from graphsched.errors import OptionError
+from graphsched.synth.blocks import (
+    Keys,
+    Shapes,
+    bitnet_block,
+    deepseek2_block,
+    llama4_block,
+    llama_block,
+    qwen3moe_block,
+)
+from graphsched.synth.hybrids import nemotron_h_block, qwen35_block
 
 
 @dataclass(frozen=True)
@@ -33,101 +44,13 @@ class Layout:
         if not self.is_tied:
             yield "output.weight", (vocabulary, width)
 
-
-def llama_block(k: Keys, i: int) -> Shapes:
-    """Tensors of layer i: attention and a gated feed-forward."""
-    yield from _attention(k)
-    yield from _dense(k)
-
-
-def qwen3moe_block(k: Keys, i: int) -> Shapes:
-    """Tensors of layer i: attention with normed heads, experts."""
-    yield from _attention(k)
-    yield "attn_q_norm.weight", (k["attention.key_length"],)
-    yield "attn_k_norm.weight", (k["attention.key_length"],)
-    yield from _experts(k)
-
-
-def llama4_block(k: Keys, i: int) -> Shapes:
-    """Tensors of layer i: attention, and experts in every so many layers."""
-    yield from _attention(k)
-    if (i + 1) % k["interleave_moe_layer_step"]:
-        yield from _dense(k)
-    else:
-        yield from _experts(k)
-        yield from _ffn(k["embedding_length"], k["expert_feed_forward_length"], "_shexp")
-
-
-def bitnet_block(k: Keys, i: int) -> Shapes:
-    """Tensors of layer i: attention and feed-forward with norms inside."""
-    yield from _attention(k)
-    yield "attn_sub_norm.weight", (k["embedding_length"],)
-    yield from _dense(k)
-    yield "ffn_sub_norm.weight", (k["feed_forward_length"],)
-
-
-def deepseek2_block(k: Keys, i: int) -> Shapes:
-    """Tensors of layer i: latent attention, experts behind the leading dense layers."""
-    yield from _latent_attention(k)
-    if i < k["leading_dense_block_count"]:
-        yield from _dense(k)
-        return
-    yield from _experts(k)
-    if "expert_group_count" in k:
-        yield "exp_probs_b.bias", (k["expert_count"],)
-    width = k["expert_feed_forward_length"] * k["expert_shared_count"]
-    yield from _ffn(k["embedding_length"], width, "_shexp")
-
-
-def _attention(k: Keys) -> Shapes:
-    width, heads, kv = k["embedding_length"], k["attention.head_count"], k["attention.head_count_kv"]
-    size = k.get("attention.key_length", width // heads)
-    yield "attn_norm.weight", (width,)
-    yield "attn_q.weight", (heads * size, width)
-    yield "attn_k.weight", (kv * size, width)
-    yield "attn_v.weight", (kv * size, width)
-    yield "attn_output.weight", (width, heads * size)
-
-
-def _latent_attention(k: Keys) -> Shapes:
-    """MLA: V3 with low-rank queries and the two halves of kv_b apart, Lite with plain queries and kv_b."""
-    width, heads, lora = k["embedding_length"], k["attention.head_count"], k["attention.kv_lora_rank"]
-    key = k.get("attention.key_length_mla", k["attention.key_length"])
-    value = k.get("attention.value_length_mla", k["attention.value_length"])
-    rope = k["rope.dimension_count"]
-    yield "attn_norm.weight", (width,)
-    yield "attn_kv_a_mqa.weight", (lora + rope, width)
-    yield "attn_kv_a_norm.weight", (lora,)
-    if "attention.q_lora_rank" in k:
-        rank = k["attention.q_lora_rank"]
-        yield "attn_q_a.weight", (rank, width)
-        yield "attn_q_a_norm.weight", (rank,)
-        yield "attn_q_b.weight", (heads * key, rank)
-        yield "attn_k_b.weight", (heads, lora, key - rope)
-        yield "attn_v_b.weight", (heads, value, lora)
-    else:
-        yield "attn_q.weight", (heads * key, width)
-        yield "attn_kv_b.weight", (heads * (key - rope + value), lora)
-    yield "attn_output.weight", (width, heads * value)
-
-
-def _dense(k: Keys) -> Shapes:
-    yield "ffn_norm.weight", (k["embedding_length"],)
-    yield from _ffn(k["embedding_length"], k["feed_forward_length"])
-
-
-def _ffn(width: int, inner: int, suffix: str = "") -> Shapes:
-    yield f"ffn_gate{suffix}.weight", (inner, width)
-    yield f"ffn_up{suffix}.weight", (inner, width)
-    yield f"ffn_down{suffix}.weight", (width, inner)
-
-
-def _experts(k: Keys) -> Shapes:
-    width, n, inner = k["embedding_length"], k["expert_count"], k["expert_feed_forward_length"]
-    yield "ffn_norm.weight", (width,)
-    yield "ffn_gate_inp.weight", (n, width)
-    for name, shape in _ffn(width, inner, "_exps"):
-        yield name, (n, *shape)
+    def cut(self, n: int) -> "Layout":
+        """Its first n layers alone. OptionError for less than one or more than it has."""
+        whole = self.keys["block_count"]
+        if not 1 <= n <= whole:
+            raise OptionError(f"{n} layers, the layout has {whole}: a number from 1 to that is needed")
+        by_layer = {k: v[:n] for k, v in self.keys.items() if isinstance(v, np.ndarray) and len(v) == whole}
+        return replace(self, keys={**self.keys, **by_layer, "block_count": n})
 
 
 def _sizes(
@@ -156,6 +79,11 @@ def _moe(experts: int, used: int, ffn: int) -> dict[str, Any]:
     return {"expert_count": experts, "expert_used_count": used, "expert_feed_forward_length": ffn}
 
 
+def _state(inner: int, size: int, heads: int, groups: int) -> dict[str, Any]:
+    sizes = {"inner_size": inner, "state_size": size, "time_step_rank": heads, "group_count": groups}
+    return {"ssm.conv_kernel": 4} | {f"ssm.{name}": n for name, n in sizes.items()}
+
+
 def _deepseek(dense: int, shared: int, log_multiplier: float) -> dict[str, Any]:
     return {
         "leading_dense_block_count": dense,
@@ -166,6 +94,15 @@ def _deepseek(dense: int, shared: int, log_multiplier: float) -> dict[str, Any]:
         "rope.scaling.original_context_length": 4096,
         "rope.scaling.yarn_log_multiplier": log_multiplier,
     }
+
+
+def _by_layer(pattern: str, of: dict[str, int]) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    """A number for each layer, 0 where the pattern has another letter."""
+    return np.array([of.get(letter, 0) for letter in pattern], np.int32)
+
+
+# M is Mamba 2, E experts, * attention.
+_NEMOTRON_NANO: Final = "MEMEM*" + 4 * "EMEMEM*" + "EMEMEMEM*" + "EMEMEMEME"
 
 
 # The config.json of each model, under the names that llama.cpp's converter gives them.
@@ -230,5 +167,33 @@ LAYOUTS: Final = {
         bitnet_block,
         is_tied=True,
         type="IQ2_BN",
+    ),
+    "qwen3.5-35b-a3b": Layout(
+        "qwen35moe",
+        "Qwen3.5 35B-A3B",
+        _sizes(40, 2048, 512, 16, 2, 248320, 262144)
+        | _rope(64, 1e7, 1e-6)
+        | {"rope.dimension_sections": np.array([11, 11, 10, 0], np.int32)}
+        | _head(256, 256)
+        | _moe(256, 8, 512)
+        | {"expert_shared_feed_forward_length": 512, "full_attention_interval": 4}
+        | _state(inner=4096, size=128, heads=32, groups=16),
+        qwen35_block,
+    ),
+    "nemotron-3-nano-30b-a3b": Layout(
+        "nemotron_h_moe",
+        "Nemotron 3 Nano 30B-A3B",
+        _sizes(52, 2688, 1856, 32, 2, 131072, 262144)
+        | _rope(128, 1e4)
+        | {"attention.layer_norm_epsilon": 1e-5}
+        | _head(128, 128)
+        | _moe(128, 6, 1856)
+        | {"expert_shared_feed_forward_length": 3712, "expert_shared_count": 1}
+        | {"expert_weights_norm": True, "expert_weights_scale": 2.5}
+        | {"expert_group_count": 1, "expert_group_used_count": 1}
+        | {"feed_forward_length": _by_layer(_NEMOTRON_NANO, {"E": 1856})}
+        | {"attention.head_count_kv": _by_layer(_NEMOTRON_NANO, {"*": 2})}
+        | _state(inner=4096, size=128, heads=64, groups=8),
+        nemotron_h_block,
     ),
 }

@@ -27,9 +27,15 @@ def names() -> list[str]:
     return list(LAYOUTS)
 
 
-def header(layout: str, type: str = "") -> tuple[dict[str, MetaValue], dict[str, TensorType]]:
-    """Metadata without tokenizer, and the types of all tensors; `type` is for matrices, "" the layout's own."""
+def header(
+    layout: str, type: str = "", layers: int = 0
+) -> tuple[dict[str, MetaValue], dict[str, TensorType]]:
+    """Metadata without tokenizer, and the types of all tensors; `type` is for matrices, "" the layout's own.
+
+    layers: the first so many; 0 is all.
+    """
     found = _layout(layout)
+    found = found.cut(layers) if layers else found
     type = type_name(type or found.type)
     metadata: dict[str, MetaValue] = {
         "general.architecture": found.arch,
@@ -66,12 +72,13 @@ def write(
     out: Path,
     type: str = "",
     *,
+    layers: int = 0,
     extent: Extent = "whole",
     force: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Writes a model file: all of it, with a hole for the data, or cut after the header."""
-    metadata, types = header(layout, type)
+    """Writes a model file: all of it, with a hole for the data, or cut after the header. layers: as in `header`."""
+    metadata, types = header(layout, type, layers)
     if extent == "whole":
         for t in types.values():
             check_encodable(t.dtype)

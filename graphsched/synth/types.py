@@ -29,8 +29,8 @@ def type_name(text: str) -> str:
 
 
 def type_for(name: str, shape: tuple[int, ...], type: str, n_layer: int) -> DType:
-    """The type of a tensor: norms, biases and routers stay F32, as in every converted model."""
-    if len(shape) == 1 or "ffn_gate_inp" in name:
+    """The type of a tensor: norms, biases, routers and convolutions stay F32, as in every converted model."""
+    if is_vector(name, shape) or "ffn_gate_inp" in name or "ssm_conv1d" in name:
         return dtypes.F32
     if type in MIXES:
         return _fitting(_mixed(name, type, n_layer), shape)
@@ -40,6 +40,11 @@ def type_for(name: str, shape: tuple[int, ...], type: str, n_layer: int) -> DTyp
         if name == "token_embd.weight" and dtypes.by_name(type).interleave > 1:
             type = type.rpartition("_R")[0]  # single rows are read from it
     return _fitting(type, shape)
+
+
+def is_vector(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is no matrix of a product: a norm, a bias, a number per head."""
+    return len(shape) == 1 or shape[-1] == 1 or name.endswith("norm.weight")
 
 
 def _mixed(name: str, type: str, n_layer: int) -> str:

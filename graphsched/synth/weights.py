@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, OptionError
-from graphsched.synth.types import TERNARY
+from graphsched.synth.types import TERNARY, is_vector
 from graphsched.types.dtypes import DType
 from graphsched.types.shapes import TensorType
 
@@ -50,8 +50,8 @@ def check_encodable(dtype: DType) -> None:
 def chunks(name: str, type: TensorType, n_layer: int, is_tied: bool) -> Iterator[Bytes]:
     """A tensor's bytes piece by piece, the same for every run."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if len(type.shape) == 1:
-        yield _vector(name, type.shape[0], rng).view(np.uint8)
+    if is_vector(name, type.shape):
+        yield _vector(name, type.numel, rng).view(np.uint8)
         return
     role = re.sub(r"^blk\.\d+\.", "", name)
     header, pool, tail = _pool(type.dtype, _deviation(name, type.shape, n_layer, is_tied), role)
@@ -86,12 +86,12 @@ def _deviation(name: str, shape: tuple[int, ...], n_layer: int, is_tied: bool) -
     if name == "token_embd.weight" and not is_tied:
         return 1.0
     inputs = shape[-2] if "attn_k_b" in name else shape[-1]
-    joins_residual = "attn_output" in name or "ffn_down" in name
+    joins_residual = any(part in name for part in ("attn_output", "ssm_out", "ffn_down"))
     return 1 / math.sqrt(inputs * (2 * n_layer if joins_residual else 1))
 
 
 def _vector(name: str, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Norm weights near 1, biases near 0, and the rotary divisors of Llama 3.1."""
+    """Norm weights near 1, biases near 0, what a state forgets near -0.1, and the rotary divisors of Llama 3.1."""
     if name == "rope_freqs.weight":
         length = 2 * math.pi * 5e5 ** (np.arange(n) / n)
         smooth = (8192 / length - 1) / (4 - 1)
@@ -99,6 +99,8 @@ def _vector(name: str, n: int, rng: np.random.Generator) -> NDArray[np.float32]:
         factors = np.where(length < 8192 / 4, 1, np.where(length > 8192, 8, middle))
         return factors.astype(np.float32)
     noise = rng.standard_normal(n, np.float32)
+    if name.endswith("ssm_a"):
+        return np.float32(-0.1) * np.exp(noise)
     return 0.01 * noise if name.endswith(".bias") else 1 + 0.05 * noise
 
 

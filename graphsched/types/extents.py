@@ -4,7 +4,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-EXTENTS: Final = ("n_tokens", "n_outputs", "n_kv", "n_kv_swa")  # in the order in which devices keep them
-N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA = EXTENTS
-# Kinds of KV cells by their extent, with what their inputs' names end in: all positions, and a ring for a window.
+# In the order in which devices keep them. n_kv: the most positions that a token sees; n_blocks: entries of the tables
+# of a run's sequences; n_own: the cells in these blocks. Each for cells that keep everything, and for those of windows.
+EXTENTS: Final = (
+    "n_tokens",
+    "n_outputs",
+    "n_kv",
+    "n_kv_swa",
+    "n_blocks",
+    "n_blocks_swa",
+    "n_own",
+    "n_own_swa",
+)
+N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA, N_BLOCKS, N_BLOCKS_SWA, N_OWN, N_OWN_SWA = EXTENTS
+# Kinds of KV cells by their extent, with what their inputs' names end in: all positions, and those of a window.
 CELLS: Final[Mapping[str, str]] = MappingProxyType({N_KV: "", N_KV_SWA: "_swa"})
+CELL_BLOCK: Final = (
+    32  # cells of a block; a power of two, and of 16 as lanes of attention begin at multiples of it
+)

@@ -29,6 +29,10 @@ class Extent(int):
         return int(self), self.word
 
 
+class Pool(Extent):
+    """The cells of a pool, any of which a run may read: arrays have all of them, a token sees `word` at most."""
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Element type and shape; the first dimension may be an `Extent`."""
@@ -60,8 +64,15 @@ class Lengths:
     lengths: Mapping[str, int]
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape with actual lengths in place of capacities."""
-        return tuple(self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d) for d in shape)
+        """The shape with actual lengths in place of capacities; a pool has all its cells."""
+        return tuple(self._length(d) if not isinstance(d, Pool) else int(d) for d in shape)
+
+    def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with actual lengths; of a pool as many cells as a token sees, for these cost something."""
+        return tuple(map(self._length, shape))
+
+    def _length(self, d: int) -> int:
+        return self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d)
 
 
 def f32(*shape: int) -> TensorType:

@@ -168,7 +168,7 @@ def copy_case(a: str, b: str) -> Run:
 
 def rows_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        slots, pairs, wants, caches = np.array([4, -1, 0], np.int32), [], [], []
+        ids, pairs, wants, caches = np.array([4, -1, 0], np.int32), [], [], []
         for k in (70, 300):
             x, cache, want = normal(rng, 3, k), Out(5, k, dtype=STORED[kind]), np.zeros((5, k), STORED[kind])
             cache.array[:] = 0
@@ -176,10 +176,10 @@ def rows_case(kind: str) -> Run:
             want[[4, 0]] = narrow(x[[0, 2]], kind)
             wants.append(want)
             caches.append(cache)
-        target.run(copy.set_rows(kind, slots, 3, *pairs))
+        target.run(copy.set_rows(kind, ids, 3, *pairs))
         got = [c.array.copy() for c in caches]
         caches[0].array[:] = 0
-        target.run(copy.set_rows(kind, slots, 3, pairs[0]))  # alone
+        target.run(copy.set_rows(kind, ids, 3, pairs[0]))  # alone
         assert np.array_equal(caches[0].array, wants[0])
         return np.concatenate(got, axis=1), np.concatenate(wants, axis=1), 0.0
 
@@ -191,15 +191,19 @@ def block_rows_case(kind: str) -> Run:
 
     def run(target: Target, rng: np.random.Generator) -> Result:
         dtype, heads, k = dtypes.by_name(kind), 2, 96
-        x, slots, row = normal(rng, 3, heads * k), np.array([4, -1, 0], np.int32), dtype.row_bytes(k)
+        x, ids, row = normal(rng, 3, heads * k), np.array([4, -1, 0], np.int32), dtype.row_bytes(k)
         x[2, 32:64] = 0
         x[2, 70], x[2, 65] = -5, 5  # of equals the first
-        cache, y = Out(5, heads * row, dtype=np.uint8), Out(5, heads, k)
+        cache, y, some = Out(5, heads * row, dtype=np.uint8), Out(5, heads, k), Out(4, heads, k)
+        which = np.array([4, 0, -1, 5], np.int32)
         cache.array[:] = 0
         target.run(
-            copy.set_rows(kind, slots, 3, copy.Rows(x, cache, heads * k, heads * k, heads * row, heads)),
-            copy.from_blocks(kind, cache, y, (5, heads, k), (row, heads * row)),
+            copy.set_rows(kind, ids, 3, copy.Rows(x, cache, heads * k, heads * k, heads * row, heads)),
+            copy.get_rows(kind, cache, None, y, (5, heads, k), 5, (heads * row, row)),
+            copy.get_rows(kind, cache, which, some, (4, heads, k), 5, (heads * row, row)),
         )
+        assert np.array_equal(some.array[:2], y.array[[4, 0]])
+        assert not some.array[2:].any()
         want = np.zeros((5, heads * row), np.uint8)
         want[[4, 0]] = [dtype.quantize(r.reshape(heads, k), at_once=True) for r in x[[0, 2]]]
         assert (cache.array != want).mean() < 0.01
@@ -210,11 +214,26 @@ def block_rows_case(kind: str) -> Run:
 
 def gather_case(kind: str) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
-        x, y = narrow(normal(rng, 5, 71), kind), Out(4, 70)
-        target.run(copy.get_rows(kind, x, np.array([4, 0, -1, 5], np.int32), y, 4, 5, 70, 71))
-        want = np.zeros((4, 70), np.float32)
-        want[:2] = widen(x, kind)[[4, 0], :70]
+        x, y, ids = narrow(normal(rng, 5, 2, 300), kind), Out(4, 2, 290), np.array([4, 0, -1, 5], np.int32)
+        row = 300 * x.itemsize
+        target.run(copy.get_rows(kind, x, ids, y, (4, 2, 290), 5, (2 * row, row)))
+        want = np.zeros((4, 2, 290), np.float32)
+        want[:2] = widen(x, kind)[[4, 0], :, :290]
         return y.array, want, 0.0
+
+    return run
+
+
+def inside_case(row: int) -> Run:
+    """Rows of bytes inside of a cache."""
+
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        cache, source, target_rows = Out(7, row, dtype=np.uint8), np.array([4, 0, 1]), np.array([5, 3, 2])
+        cache.array[:] = rng.integers(0, 256, (7, row))
+        want = cache.array.copy()
+        want[target_rows] = want[source]
+        target.run(copy.copy_rows(cache, source.astype(np.int32), target_rows.astype(np.int32), 3, row))
+        return cache.array, want, 0.0
 
     return run
 
@@ -291,6 +310,8 @@ def copies() -> Iterator[Case]:
         yield Case(f"set_rows-{kind}", block_rows_case(kind))
     for kind in STORED:
         yield Case(f"get_rows-{kind}", gather_case(kind))
+    for row in (4800, 1700, 1122, 33):
+        yield Case(f"copy_rows-{row}", inside_case(row))
     for kind in LAYOUTS:
         yield Case(f"to_f32-{kind}", dequantize_case(kind))
         for rows, k, first in ((5, 512, 0), (3, 1280, 4)):

@@ -1,11 +1,13 @@
 """Cases of attention.cu."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, narrow, normal, widen
 from graphsched.backends.cuda.families import attention
+from graphsched.types.extents import CELL_BLOCK
 
 HEADS = (
     (2, 2, 64, 64), (8, 2, 64, 64), (9, 3, 64, 64), (4, 1, 96, 96), (4, 2, 128, 128), (16, 2, 128, 128),
@@ -18,6 +20,8 @@ UNEVEN = (
     ("f16", 4, 2, 100, 100), ("f32", 4, 2, 100, 100), ("f16", 3, 3, 33, 33), ("f16", 4, 1, 20, 12),
     ("f16", 4, 2, 120, 120), ("f16", 2, 1, 72, 72), ("f16", 2, 2, 112, 112),
 )  # fmt: skip
+Spans = tuple[tuple[int, int], ...]  # (first token, end) of sequences
+NOWHERE = 1 << 24  # a block that no pool has
 BLOCKS = {kind: t for t, kind in attention.KINDS.items() if t.block > 1}
 
 
@@ -30,46 +34,112 @@ def row_bytes(kind: str, n: int) -> int:
     return BLOCKS[kind].row_bytes(n) if kind in BLOCKS else n * np.dtype(STORED[kind]).itemsize
 
 
-def cache_of(kind: str, x: Array, used: int) -> tuple[Array, Array]:
-    """x[cells, heads, width] as it lies in a cache, NaN in cells behind `used`; and its values."""
+@dataclass(frozen=True)
+class Paged:
+    """Tokens of sequences whose cells are in blocks of one pool; `cells` has those of each token's positions in order.
+
+    used: entries of the table; those behind them, and those of no sequence, name no block. pool: cells.
+    """
+
+    where: Array
+    table: Array
+    used: int
+    cells: list[Array]
+    begins: Array
+    pool: int
+    window: int
+    chunk: int
+
+    @property
+    def mask(self) -> attention.Mask:
+        return attention.Mask(self.where, self.window, self.chunk)
+
+    @property
+    def written(self) -> Array:
+        """Which cells of the pool hold a position that a token sees."""
+        seen = np.zeros(self.pool, bool)
+        for cells, begin in zip(self.cells, self.begins, strict=True):
+            seen[cells[begin:]] = True
+        return seen
+
+    def only(self, tokens: list[int]) -> "Paged":
+        """Of some of the tokens."""
+        cells, where = [self.cells[t] for t in tokens], self.where[tokens]
+        return replace(self, where=where, cells=cells, begins=self.begins[tokens])
+
+
+def paged(
+    spans: Spans,
+    rng: np.random.Generator,
+    window: int = 0,
+    chunk: int = 0,
+    shared: int = 0,
+) -> Paged:
+    """Sequences of (first token, end): blocks in any order, the first `shared` ones those of the first sequence.
+
+    Blocks in front of what a sequence's first token sees have been given back.
+    """
+    ends = [-(-end // CELL_BLOCK) for _, end in spans]
+    order = rng.permutation(sum(ends) + 2).astype(np.int32)
+    where, table, cells, begins, taken = [], [np.full(2, NOWHERE, np.int32)], [], [], 0
+    for slot, (first, end) in enumerate(spans):
+        own = order[taken : taken + ends[slot]].copy()
+        taken += ends[slot]
+        if slot:
+            own[:shared] = order[:shared]
+        at = np.arange(first, end)
+        oldest = np.maximum(at - window + 1 if window else 0 * at, at // chunk * chunk if chunk else 0).clip(
+            0
+        )
+        kept = int(oldest[0]) // CELL_BLOCK
+        entry = sum(map(len, table)) - kept
+        table += [own[kept:], np.full(slot % 2, NOWHERE, np.int32)]
+        where += [(7 - slot, p, entry) for p in at]
+        every = own[np.arange(end) // CELL_BLOCK] * CELL_BLOCK + np.arange(end) % CELL_BLOCK
+        cells += [every[: p + 1] for p in at]
+        begins += list(oldest)
+    names = np.concatenate([*table, np.full(3, NOWHERE, np.int32)])
+    pool = len(order) * CELL_BLOCK
+    return Paged(
+        np.array(where, np.int32), names, len(names) - 3, cells, np.array(begins), pool, window, chunk
+    )
+
+
+def cache_of(kind: str, x: Array, used: Array | int) -> tuple[Array, Array]:
+    """x[cells, heads, width] as it lies in a cache, and its values; NaN in cells not used, or behind so many."""
+    is_free = ~used if isinstance(used, np.ndarray) else np.arange(len(x)) >= used
     if kind not in BLOCKS:
         stored = narrow(x, kind)
         values = widen(stored, kind)
-        stored[used:] = 0x7FC0 if kind == "bf16" else np.nan
+        stored[is_free] = 0x7FC0 if kind == "bf16" else np.nan
         return stored, values
     raw = BLOCKS[kind].quantize(x)
     values = BLOCKS[kind].dequantize(raw, x.shape)
     raw = raw.reshape(len(x), -1).copy()
-    raw[used:] = 0xFF
+    raw[is_free] = 0xFF
     return raw, values
 
 
-def masked(ranges: Array, used: int, window: int = 0) -> attention.Mask:
-    """A mask by which each token sees the cells of its range, which ends at its own and is as long as the window."""
-    where, cells = np.zeros((len(ranges), 2), np.int32), np.zeros((used, 2), np.int32)
-    cells[:, 1] = np.arange(used)
-    where[:, 1] = ranges[:, 1] - 1
-    where[ranges[:, 0] == ranges[:, 1], 0] = 5  # a sequence without a cell
-    return attention.Mask(where, cells, np.array([used], np.int32), window)
-
-
 def attend(
-    q: Array, k: Array, v: Array, ranges: Array, scale: float, sinks: Array | None, cap: float = 0.0
+    q: Array, k: Array, v: Array, p: Paged, scale: float, sinks: Array | None, cap: float = 0.0
 ) -> Array:
-    """softmax(q kᵀ) v per head over each token's positions; no position: zeros."""
+    """softmax(q kᵀ) v per head over the positions that each token sees."""
     tokens, heads, _ = q.shape
     out = np.zeros((tokens, heads, v.shape[-1]))
     group = heads // k.shape[1]
     for t in range(tokens):
-        at = slice(*ranges[t])
+        at = p.cells[t][p.begins[t] :]
         for h in range(heads):
             s = k[at, h // group].astype(np.float64) @ q[t, h] * scale
             s = cap * np.tanh(s / cap) if cap else s
             s = np.append(s, sinks[h]) if sinks is not None else s
-            if s.size and at.stop > at.start:
-                e = np.exp(s - s.max())
-                out[t, h] = e[: at.stop - at.start] @ v[at, h // group] / e.sum()
+            e = np.exp(s - s.max())
+            out[t, h] = e[: len(at)] @ v[at, h // group] / e.sum()
     return out
+
+
+# Spans of sequences: one that begins, one with a last block that is full, one that has blocks of the first.
+FEW = ((149, 150), (0, 1), (98, 100), (95, 96))
 
 
 def attention_case(
@@ -81,64 +151,92 @@ def attention_case(
     sinks: bool = False,
     cap: float = 0.0,
     of_values: str = "",
+    window: int = 0,
+    chunk: int = 0,
 ) -> Run:
+    """A token has the same bits whatever others are beside it."""
+
     def run(target: Target, rng: np.random.Generator) -> Result:
-        ranges = np.array([[0, 1], [0, 150], [0, 100], [5, 5]], np.int32)
-        tokens, capacity = len(ranges), 200
+        p = paged(FEW, rng, window, chunk, shared=1)
+        tokens = len(p.where)
         q = normal(rng, tokens, heads, dk) * 2
-        k, keys = cache_of(kind, normal(rng, capacity, kv, dk), 150)
-        v, values = cache_of(of_values or kind, normal(rng, capacity, kv, dv), 150)
+        k, keys = cache_of(kind, normal(rng, p.pool, kv, dk), p.written)
+        v, values = cache_of(of_values or kind, normal(rng, p.pool, kv, dv), p.written)
         bias = normal(rng, heads) if sinks else None
         h = heads_of(heads, kv, dk, dv, kind, of_values)
-        partials, y = Out(attention.partial_floats(h, tokens, capacity)), Out(tokens, heads, dv)
-        given = q, k, v, masked(ranges, 150), partials, y, h, tokens, capacity
-        target.run(*attention.attention(kind, *given, 0.1, bias, cap, of_values=of_values))
-        return y.array, attend(q, keys, values, ranges, 0.1, bias, cap), 5e-6
+
+        def result(which: list[int]) -> Array:
+            n, part = len(which), p.only(which)
+            partials, y = Out(attention.partial_floats(h, n, p.pool)), Out(n, heads, dv)
+            given = q[which], k, v, p.table, part.mask, partials, y, h, n, p.pool
+            target.run(*attention.attention(kind, *given, 0.1, bias, cap, of_values=of_values))
+            return y.array
+
+        got = result(list(range(tokens)))
+        assert np.array_equal(result([2]), got[2:3])
+        return got, attend(q, keys, values, p, 0.1, bias, cap), 5e-6
 
     return run
 
 
 def halves_case(kind: str, heads: int, k: int) -> Run:
+    """Cells of the blocks that a table names; nothing else is written."""
+
     def run(target: Target, rng: np.random.Generator) -> Result:
-        cells, used = 40, 37
-        x, values = cache_of(kind, normal(rng, cells, heads, k), used)
-        y, row = Out(cells, heads, k, dtype=np.float16), row_bytes(kind, k)
-        target.run(
-            attention.halves(kind, x, y, np.array([used], np.int32), (cells, heads, k), (heads * row, row))
-        )
-        assert np.isnan(y.array[used:]).all()
-        return y.array[:used], values[:used].astype(np.float16), 0.0
+        table, cells = np.array([3, 0, 4, NOWHERE], np.int32), 6 * CELL_BLOCK
+        named = np.isin(np.arange(cells) // CELL_BLOCK, table)
+        x, values = cache_of(kind, normal(rng, cells, heads, k), named)
+        y, row, used = Out(cells, heads, k, dtype=np.float16), row_bytes(kind, k), np.array([3], np.int32)
+        target.run(attention.halves(kind, x, y, table, used, (cells, heads, k), (heads * row, row)))
+        assert np.isnan(y.array[~named]).all()
+        return y.array[named], values[named].astype(np.float16), 0.0
 
     return run
 
 
 def prompt_case(
-    heads: int, kv: int, dk: int, dv: int, tokens: int, sinks: bool = False, cap: float = 0.0
+    heads: int,
+    kv: int,
+    dk: int,
+    dv: int,
+    spans: Spans,
+    sinks: bool = False,
+    cap: float = 0.0,
+    window: int = 0,
+    chunk: int = 0,
 ) -> Run:
+    """The rows of a sequence have the same bits whatever others are in their block."""
+
     def run(target: Target, rng: np.random.Generator) -> Result:
-        capacity, past = tokens + 200, 130
-        window = 131 * (tokens > 40)  # where there are many
-        end = past + 1 + np.arange(tokens)
-        begin = np.maximum(0, end - window) if window else np.zeros_like(end)
-        ranges = np.stack([begin, end], axis=1).astype(np.int32)
-        ranges[-1] = 3, 3  # sees nothing
-        q = normal(rng, tokens, heads, dk)
-        k, v = (normal(rng, capacity, kv, d).astype(np.float16) for d in (dk, dv))
-        k[past + tokens :], v[past + tokens :] = np.nan, np.nan  # cells not yet written
-        bias, y = normal(rng, heads) if sinks else None, Out(tokens, heads, dv)
-        h, mask = heads_of(heads, kv, dk, dv, "f16"), masked(ranges, past + tokens, window)
-        target.run(attention.prompt(q, k, v, mask, y, h, tokens, 0.1, bias, cap))
-        return y.array, attend(q, np.nan_to_num(k), np.nan_to_num(v), ranges, 0.1, bias, cap), 1e-3
+        p = paged(spans, rng, window, chunk, shared=1)
+        q = normal(rng, len(p.where), heads, dk)
+        k, v = (normal(rng, p.pool, kv, d).astype(np.float16) for d in (dk, dv))
+        k[~p.written], v[~p.written] = np.nan, np.nan
+        bias, h = normal(rng, heads) if sinks else None, heads_of(heads, kv, dk, dv, "f16")
+
+        def result(which: list[int]) -> Array:
+            n, part = len(which), p.only(which)
+            y = Out(n, heads, dv)
+            target.run(attention.prompt(q[which], k, v, p.table, part.mask, y, h, n, 0.1, bias, cap))
+            return y.array
+
+        got = result(list(range(len(q))))
+        last = [t for t, (slot, *_) in enumerate(p.where) if slot == 8 - len(spans)]
+        assert np.array_equal(result(last), got[last])
+        return got, attend(q, np.nan_to_num(k), np.nan_to_num(v), p, 0.1, bias, cap), 1e-3
 
     return run
 
 
-PROMPTS = (
-    (2, 2, 64, 64, 5),
-    (6, 2, 64, 64, 50),
-    (4, 1, 128, 128, 70),
-    (5, 5, 128, 128, 64),
-    (2, 1, 192, 128, 33),
+PROMPTS: tuple[tuple[int, int, int, int, Spans, int], ...] = (
+    (2, 2, 64, 64, ((130, 135),), 0),
+    (6, 2, 64, 64, ((130, 180),), 131),
+    (4, 1, 128, 128, ((130, 200),), 131),
+    (5, 5, 128, 128, ((64, 128),), 131),
+    (2, 1, 192, 128, ((130, 163),), 0),
+    (2, 2, 64, 64, ((90, 95), (0, 3), (40, 72), (60, 100)), 0),
+    (4, 1, 128, 128, ((90, 95), (200, 201), (33, 72)), 40),
+    (2, 1, 192, 128, ((31, 33), (63, 90), (0, 9)), 0),
 )
 
 
@@ -160,7 +258,15 @@ def attentions() -> Iterator[Case]:
     yield Case("attention-bf16-sinks", attention_case("bf16", 8, 2, 64, 64, True))
     yield Case("attention-bf16-uneven", attention_case("bf16", 3, 3, 33, 33))
     yield Case("attention-q40-128", attention_case("q40", 16, 2, 128, 128))
-    for heads, kv, dk, dv, tokens in PROMPTS:
-        yield Case(f"prompt-{heads}q{kv}kv-{dk}-{dv}-{tokens}", prompt_case(heads, kv, dk, dv, tokens))
-    yield Case("prompt-sinks", prompt_case(4, 2, 64, 64, 20, True))
-    yield Case("prompt-cap", prompt_case(4, 2, 64, 64, 20, True, 3.0))
+    yield Case("attention-window", attention_case("f16", 8, 2, 64, 64, True, window=90))
+    yield Case("attention-small-window", attention_case("f16", 2, 2, 24, 8, window=9))
+    yield Case("attention-q80-window", attention_case("q80", 8, 2, 64, 64, window=70))
+    yield Case("attention-chunk", attention_case("f32", 8, 2, 64, 64, chunk=48))
+    for heads, kv, dk, dv, spans, window in PROMPTS:
+        tokens = sum(end - first for first, end in spans)
+        name = f"prompt-{heads}q{kv}kv-{dk}-{dv}-{tokens}{'-several' * (len(spans) > 1)}"
+        yield Case(name, prompt_case(heads, kv, dk, dv, spans, window=window))
+    spans = ((130, 140), (70, 80))
+    yield Case("prompt-sinks", prompt_case(4, 2, 64, 64, spans, True))
+    yield Case("prompt-cap", prompt_case(4, 2, 64, 64, spans, True, 3.0))
+    yield Case("prompt-chunk", prompt_case(4, 2, 64, 64, spans, chunk=48))

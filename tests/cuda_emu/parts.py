@@ -1,13 +1,12 @@
 """Cases of scores.cu: attention in parts."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
-from cuda_emu.attends import cache_of, masked, row_bytes
+from cuda_emu.attends import cache_of, row_bytes
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
-from graphsched.backends.cuda.families import scores
+from graphsched.backends.cuda.families import attention, scores
 from graphsched.graph.ops import soft_cap_max, soft_max
 
 
@@ -67,19 +66,24 @@ def soft_max_case(used: int, sinks: bool, cap: float, window: int, chunk: int, i
         tokens, heads, cells = 3, 2, 700
         x, bias = normal(rng, tokens, heads, cells) * 5, normal(rng, heads) if sinks else None
         x[..., used:] = np.nan
-        ends = np.array([1, used, used // 2])
-        made = masked(np.stack([ends * 0, ends], axis=1).astype(np.int32), used)
-        mask, where = replace(made, window=window, chunk=chunk), np.asarray(made.where)
-        where[0, 0] = 7  # a sequence without a cell
+        owner = np.arange(used) % 40 // 20  # of two sequences, whose cells are apart
+        position = np.zeros(used, np.int32)
+        for s in range(2):
+            position[owner == s] = np.arange((owner == s).sum())
+        cells_of = np.stack([owner, position], axis=1).astype(np.int32)
+        cells_of[used // 3] = -1, 0  # a free one
+        where = np.array([[7, 0, 0], [0, position[owner == 0].max(), 3], [0, used // 4, 3]], np.int32)
+        where[2, 0] = int(used > 20)  # the first is of a sequence without a cell
         y = Out(tokens, heads, cells)
         if in_place:
             y.array[:] = x
-        given = y if in_place else x, y, mask, tokens, heads, cells, 0.3, cap, bias
+        mask, length = attention.Mask(where, window, chunk), np.array([used], np.int32)
+        given = y if in_place else x, y, mask, cells_of, length, tokens, heads, cells, 0.3, cap, bias
         target.run(scores.soft_max_seen(*given))
         op = soft_cap_max if cap else soft_max
         attrs = {"scale": 0.3, "window": window, "chunk": chunk, **({"cap": cap} if cap else {})}
         assert op.run_reference is not None
-        want = op.run_reference(x[..., :used], where, mask.cells, *([] if bias is None else [bias]), **attrs)
+        want = op.run_reference(x[..., :used], where, cells_of, *([] if bias is None else [bias]), **attrs)
         assert (y.array[0, :, :used] == 0).all()
         return y.array[..., :used], want, 2e-6
 

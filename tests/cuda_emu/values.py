@@ -8,7 +8,7 @@ import numpy as np
 
 from cuda_emu import unpack
 from cuda_emu.repacked import repack
-from graphsched.backends.cuda.families import matmul
+from graphsched.backends.cuda.families import matmul, recurrent
 from graphsched.backends.cuda.launch.call import Call
 from graphsched.backends.cuda.launch.codebook import ONE_SCALE, TABLES
 from graphsched.backends.cuda.launch.layout import ALIGN, KERNEL_TYPE, LAYOUTS
@@ -59,7 +59,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "bf16s_bf16s_33_33_1", "q8kv_q8kv_576_512_1",
     ),
     "scores": ("f32", "f16", "bf16", "q80", "q40", "q51", "iq4nl", "q8kv"),
-    "gemm_q8": ALL,
+    "gemm_q8": ALL, "recurrent": tuple(map(str, recurrent.WIDTHS)),
 }  # fmt: skip
 
 

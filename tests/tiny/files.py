@@ -15,12 +15,13 @@ import gguf_files as g
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny import family_forward, forward
+from tiny import family_forward, forward, recurrent_forward
 from tiny.family import FAMILY
 from tiny.quants import QUANT_ROWS, TERNARY, encoded, role_of, type_of
+from tiny.recurrent import RECURRENT
 from tiny.table import ROWS, SEEDS, SMALL, Row, V
 
-ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY
+ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | RECURRENT
 MODELS = list(ROWS)
 QUANTS = list(QUANT_ROWS)
 N_PROMPT, N_TOKENS = 24, 32
@@ -67,7 +68,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model [out, in]."""
     model = row(name)
     matrix = (V, model.n_embd)
-    whole = {"token_embd.weight": matrix, "output_norm.weight": (model.n_embd,), **model.more}
+    whole = {"token_embd.weight": matrix, f"{model.final}.weight": (model.n_embd,), **model.more}
     layers = {f"blk.{il}.{t}": s for il in range(model.layers) for t, s in model.layer(il).items()}
     return whole | ({"output.weight": matrix} if model.head else {}) | layers
 
@@ -103,9 +104,16 @@ def reference(name: str) -> Reference:
     """A model, and what a plain float64 forward pass over its file's values gives."""
     tensors = {t: encoded_tensor(name, t, shape)[2] for t, shape in shapes(name).items()}
     stored = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in keys(name).items()}
-    plain = family_forward.Model if name in FAMILY else forward.Model
     logits = plain(row(name).architecture, stored, tensors).logits(tokens(name))
     return Reference(path(name), tokens(name), logits.astype(np.float32), N_PROMPT)
+
+
+def plain(architecture: str, keys: forward.Keys, tensors: forward.Tensors) -> forward.Model:
+    """The plain forward pass of an architecture."""
+    for module in (family_forward, recurrent_forward):
+        if architecture in module.RULES:
+            return module.Model(architecture, keys, tensors)
+    return forward.Model(architecture, keys, tensors)
 
 
 def tokens(name: str) -> NDArray[np.int32]:
@@ -122,7 +130,7 @@ def encoded_tensor(
 ) -> tuple[str, NDArray[np.uint8], NDArray[np.float64]]:
     """Its type, bytes, and the values that they stand for."""
     rng = np.random.default_rng(seed(model, name))
-    type = "F32" if model in FAMILY else type_of(model, name, shape)
+    type = "F32" if model in FAMILY | RECURRENT else type_of(model, name, shape)
     made = drawn(model, name, shape, rng)
     if model == "deepseek2-lite":
         by_code(role_of(name), made)
@@ -138,7 +146,11 @@ def drawn(model: str, name: str, shape: tuple[int, ...], rng: np.random.Generato
         return np.linspace(1, 8, shape[0])
     if role in ("attn_sinks.weight", "attn_q_norm.weight", "attn_k_norm.weight"):
         return 1 + (1.0 if "sinks" in role else 0.3) * noise
-    if role.endswith(("norm.weight", ".scale", "norm_1.weight", "norm_2.weight", "output_scale.weight")):
+    if role == "ssm_a":  # bailingmoe3 keeps it positive
+        return np.exp(noise) * (1 if row(model).architecture == "bailingmoe3" else -1)
+    if role.endswith(
+        ("norm", "ssm_d", "norm.weight", ".scale", "norm_1.weight", "norm_2.weight", "output_scale.weight")
+    ):
         return 1 + 0.1 * noise
     if role.endswith(".bias") or role == "exp_probs_b":
         return 0.3 * noise

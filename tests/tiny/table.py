@@ -14,7 +14,10 @@ V, D = 512, 128
 
 @dataclass(frozen=True)
 class Row:
-    """A model: `layer(il)` gives the tensors of a layer, `head` whether the output matrix is one of its own."""
+    """A model: `layer(il)` gives the tensors of a layer, `head` whether the output matrix is one of its own.
+
+    `final` is the norm in front of the output.
+    """
 
     architecture: str
     keys: dict[str, Any]
@@ -22,6 +25,7 @@ class Row:
     layers: int = 2
     n_embd: int = D
     head: bool = True
+    final: str = "output_norm"
     more: Shapes = field(default_factory=dict)
 
 

@@ -170,7 +170,7 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
         cells = int(next(t for t in reversed(shape.case.types) if t.dtype == dtypes.I32).shape[0])
         return np.stack([np.zeros(n), np.arange(cells - n, cells)], axis=1).astype(np.int32)
     low, high = next(iter(shape.case.ints.values()))
-    if name == "slots":
+    if name == "ids":
         return rng.permutation(high)[:n].astype(np.int32)
     if len(leaf.shape) == 2:
         return _experts(n, int(leaf.shape[1]), high, int(number))

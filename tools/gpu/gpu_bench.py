@@ -15,6 +15,7 @@ from graphsched.backends.cuda.families import attention, gemm, matmul
 from graphsched.backends.cuda.families.decode import decode
 from graphsched.backends.cuda.launch.call import Call
 from graphsched.backends.cuda.launch.layout import LAYOUTS
+from graphsched.types.extents import CELL_BLOCK
 
 SHAPES = ((4096, 14336), (14336, 4096), (8192, 28672))  # rows × k of a mat-vec
 BATCHES = (64, 128, 256, 512, 1024, 2048)  # tokens
@@ -227,29 +228,42 @@ class Bench:
         return gemm.gemm_q8(kind, w, self.x, self.ds, self.y, m, n, k)
 
     def attentions(self) -> Iterator[Row]:
-        """One query token, cache of keys and values in f16; the time of both kernels."""
+        """The last tokens of one sequence and of eight, cache of keys and values in f16; the time of both kernels."""
         for heads, kv, d, n in ((8, 2, 64, 64),) if self.small else CACHES:
             h = attention.Heads(heads, kv, d, d, 2 * kv * d, 2 * d, 2 * kv * d, 2 * d)
-            mask = self._mask(n)
-            partials = self._room(4 * attention.partial_floats(h, 1, n, self.target.gpu.multiprocessors))
-            make, nbytes = partial(self._attention, h, n, mask, partials), 2 * n * kv * d * 2
-            us = sum(self.calls(partial(make, which), nbytes) for which in (0, 1))
-            yield self.row("attention f16", f"{heads} heads, {kv} kv, {d}, {n} positions", us, nbytes)
+            for sequences in (1, 8):
+                cells, sms = n * sequences, self.target.gpu.multiprocessors
+                partials = self._room(4 * attention.partial_floats(h, sequences, cells, sms))
+                make = partial(self._attention, h, sequences, cells, *self._mask(sequences, n), partials)
+                nbytes = 2 * cells * kv * d * 2
+                us = sum(self.calls(partial(make, which), nbytes) for which in (0, 1))
+                shape = f"{heads} heads, {kv} kv, {d}, {sequences} × {n} positions"
+                yield self.row("attention f16", shape, us, nbytes)
 
-    def _mask(self, n: int) -> attention.Mask:
-        """The last of n positions sees all of them."""
-        cells = np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
-        arrays = (cells[-1:], cells, np.array([n], np.int32))
+    def _mask(self, sequences: int, n: int) -> tuple[Any, attention.Mask]:
+        """A table of blocks in any order, and the last of n positions of each sequence."""
+        blocks = n // CELL_BLOCK
+        table = np.random.default_rng(0).permutation(sequences * blocks)
+        where = [(s, n - 1, s * blocks) for s in range(sequences)]
+        arrays = [np.array(a, np.int32) for a in (table, where)]
         buffers = [self._room(a.nbytes) for a in arrays]
         for buffer, array in zip(buffers, arrays, strict=True):
             gpu_calls.upload(buffer, array, self.stream)
-        return attention.Mask(*buffers)
+        return buffers[0], attention.Mask(buffers[1])
 
     def _attention(
-        self, h: attention.Heads, n: int, mask: attention.Mask, part: Any, which: int, at: int
+        self,
+        h: attention.Heads,
+        tokens: int,
+        cells: int,
+        table: Any,
+        mask: attention.Mask,
+        part: Any,
+        which: int,
+        at: int,
     ) -> Call:
-        values, sms = at + n * h.kv_heads * h.dk * 2, self.target.gpu.multiprocessors
-        given = self.x, at, values, mask, part, self.y, h, 1, n, 0.1
+        values, sms = at + cells * h.kv_heads * h.dk * 2, self.target.gpu.multiprocessors
+        given = self.x, at, values, table, mask, part, self.y, h, tokens, cells, 0.1
         return attention.attention("f16", *given, sms=sms)[which]
 
     def everything(self) -> Iterator[Row]:

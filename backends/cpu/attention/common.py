@@ -1,78 +1,66 @@
-"""What the attention kernels share: which cells a token sees, and the chunks in which they are read."""
+"""What the attention kernels share: the positions that a token sees, where they are, and the chunks to read them in."""
 
 from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import get
 from graphsched.backends.cpu.language.vector import I32
+from graphsched.types.extents import CELL_BLOCK
 
-CHUNK = 256  # cells per pass: their scores are 1 KB
+CHUNK = 256  # positions per pass: their scores are 1 KB
 KV_CHUNK = 4 * CHUNK  # positions of a split-KV chunk: what one unit of a single token reads
+ALIGN = 16  # positions of a sequence are always in the same lanes, so that bits depend on no other query of a tile
+WHERE = 12  # bytes of (slot of the sequence, position, first entry of its table)
 # What the flash attention kernels take: strides and per_thread (scratch of each thread) in bytes, dim and v_dim in
-# elements, size in cells. window, chunk and cap are 0 where there is none.
+# elements. window, chunk and cap are 0 where there is none.
 ATTENTION = (
-    "q k v where cells sinks? -> y scratch"
-    " | dim v_dim group heads q_token q_head k_token k_head v_token v_head window chunk per_thread size"
+    "q k v where table sinks? -> y scratch"
+    " | dim v_dim group heads q_token q_head k_token k_head v_token v_head window chunk per_thread"
     " | scale cap"
 )
+Query = tuple[int, int, int, int]
 
 
 @helper
-def first_cell(n_kv: int, size: int) -> int:
-    """The oldest position that a cache of `size` cells still has a place for; position p is in cell p % size.
-
-    A ring's size is a multiple of CHUNK, so that a chunk of positions is one of cells: they pass in the same chunks,
-    and give the same bits, as those of a cache that keeps everything.
-    """
-    return n_kv - size if n_kv > size else 0
-
-
-@helper
-def n_kv_chunks(n_kv: int, size: int) -> int:
-    """How many split-KV chunks hold the positions in use. They begin at multiples of KV_CHUNK, for any cache."""
-    return (n_kv - 1) // KV_CHUNK - first_cell(n_kv, size) // KV_CHUNK + 1 if n_kv > 0 else 0
-
-
-@helper
-def kv_chunk_start(n_kv: int, size: int, kv_chunk: int) -> int:
-    """The first position of a split-KV chunk: where it begins, or that of the oldest cell."""
-    oldest = first_cell(n_kv, size)
-    start = (oldest // KV_CHUNK + kv_chunk) * KV_CHUNK
-    return start if start > oldest else oldest // CHUNK * CHUNK
-
-
-@helper
-def kv_chunk_end(n_kv: int, size: int, kv_chunk: int) -> int:
-    """The position behind the last one of a split-KV chunk."""
-    end = (first_cell(n_kv, size) // KV_CHUNK + kv_chunk + 1) * KV_CHUNK
-    return end if end < n_kv else n_kv
+def query_at(where: int, window: int, chunk: int) -> Query:
+    """(slot of its sequence, position, last position unseen, first entry of its table) of the token at `where`."""
+    pos = get(where + 4, I32)
+    return get(where, I32), pos, last_unseen(pos, window, chunk), get(where + 8, I32)
 
 
 @helper
 def last_unseen(pos: int, window: int, chunk: int) -> int:
     """The position up to which a token at pos sees nothing: outside its window, or before its chunk; -1 if none."""
-    oldest = pos - window if window else -1
+    oldest = pos - window if window and pos > window else -1
     if chunk and pos // chunk * chunk - 1 > oldest:
         oldest = pos // chunk * chunk - 1
     return oldest
 
 
 @helper
-def chunk_range(n_kv: int, size: int, kv_chunk: int, split: int) -> tuple[int, int]:
-    """Positions [begin, end) that one unit passes over: a split-KV chunk with `split`, else all in use."""
-    if split:
-        return kv_chunk_start(n_kv, size, kv_chunk), kv_chunk_end(n_kv, size, kv_chunk)
-    return first_cell(n_kv, size) // CHUNK * CHUNK, n_kv
+def sees(query: Query, position: int) -> bool:
+    """Whether a query (`query_at`) sees a position of its sequence."""
+    return position <= query[1] and position > query[2]
 
 
 @helper
-def query_at(where: int, window: int, chunk: int) -> tuple[int, int, int]:
-    """(sequence, position, last position unseen) of the token whose (sequence, position) is at `where`."""
-    pos = get(where + 4, I32)
-    return get(where, I32), pos, last_unseen(pos, window, chunk)
+def cell_at(table: int, position: int) -> int:
+    """The cell of a position; the blocks of its sequence are listed at `table`."""
+    return get(table + position // CELL_BLOCK * 4, I32) * CELL_BLOCK + position % CELL_BLOCK
 
 
 @helper
-def sees(query: tuple[int, int, int], cell: int) -> bool:
-    """Whether a query (`query_at`) sees what is in the cell whose (sequence, position) is at `cell`."""
-    seq, pos, oldest = query
-    at = get(cell + 4, I32)
-    return get(cell, I32) == seq and at <= pos and at > oldest
+def block_end(position: int) -> int:
+    """The position behind the last one of a position's block: up to there cells follow each other."""
+    return (position // CELL_BLOCK + 1) * CELL_BLOCK
+
+
+@helper
+def n_kv_chunks(query: Query) -> int:
+    """How many split-KV chunks hold what a query sees. They begin at multiples of KV_CHUNK."""
+    return query[1] // KV_CHUNK - (query[2] + 1) // KV_CHUNK + 1
+
+
+@helper
+def kv_chunk_range(query: Query, kv_chunk: int) -> tuple[int, int]:
+    """Positions [begin, end) of a split-KV chunk of what a query sees."""
+    start, first = ((query[2] + 1) // KV_CHUNK + kv_chunk) * KV_CHUNK, (query[2] + 1) // ALIGN * ALIGN
+    return max(start, first), min(start + KV_CHUNK, query[1] + 1)

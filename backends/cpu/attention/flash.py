@@ -1,18 +1,20 @@
-"""Flash attention over the cells of a KV cache: softmax and sums of values in one pass over chunks of cells.
+"""Flash attention over the cells of sequences: softmax and sums of values in one pass over chunks of positions.
 
-Cells pass in fixed chunks, in order, whatever the thread count. A unit is a tile of queries that share a KV head, 4
-for prompts and 1 otherwise; of a single token also a chunk of the cells (split_kv). A chunk's scores stay in cache
-between the passes over it. The mask is computed, never stored.
+Positions pass in fixed chunks, in order, whatever the thread count and the other queries of a run. A unit is a tile of
+queries that share a KV head, 4 for prompts and 1 otherwise; of a single token also a chunk of the positions (split_kv).
+A chunk's scores stay in cache between the passes over it. The mask is computed, never stored.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.attention.common import (
+    ALIGN,
     ATTENTION,
     CHUNK,
-    chunk_range,
-    first_cell,
+    WHERE,
+    Query,
+    kv_chunk_range,
     n_kv_chunks,
     query_at,
 )
@@ -23,14 +25,16 @@ from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import get, mul, put, splat, word
 from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO, weigh_chunk
-from graphsched.backends.cpu.language.tile import each_row
+from graphsched.backends.cpu.language.tile import each_row, unrolled
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows
-from graphsched.backends.cpu.program.layout import ABORT, N_KV
+from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType, f32
 from graphsched.types import dtypes
+
+NONE = 1 << 40  # above every slot and position
 
 
 @kernel(ATTENTION)
@@ -39,12 +43,12 @@ def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callabl
 
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
-        n_kv, n_q = (
-            word(run, N_KV),
+        n_q, scores = (
             rows(step, run) * a.group,
-        )  # the queries of a KV head are numbered by token
-        scores, oldest = a.scratch + ith * a.per_thread, first_cell(n_kv, a.size)
-        tiles, kv_chunks = (n_q + tile - 1) // tile, n_kv_chunks(n_kv, a.size) if split else 1
+            a.scratch + ith * a.per_thread,
+        )  # a KV head's, numbered by token
+        tiles = (n_q + tile - 1) // tile
+        kv_chunks = n_kv_chunks(query_at(a.where, a.window, a.chunk)) if split else 1
         units, unit = tiles * (a.heads // a.group) * kv_chunks, next_unit(step)  # late queries see more
         while unit < units and not word(run, ABORT):
             kv_head, kv_chunk = unit // kv_chunks // tiles, unit % kv_chunks
@@ -53,17 +57,37 @@ def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callabl
             out = results_at(tile, a, numbers, kv_head, kv_chunk, split)
             sums = sums_at(tile, out, scores + SCORES * (tile + 1) if tile > 1 else 0, a.v_dim)
             state = start(tile, a, numbers, kv_head, sums)
-            begin, end = chunk_range(n_kv, a.size, kv_chunk, split)
-            for first in range(begin, end, CHUNK):
-                piece = chunk_at(a, kv_head, scores, first, min(first + CHUNK, end), oldest)
-                n = put_scores(tile, key_kind, piece, queries, seen_by, a.dim, a.scale)
-                if n:
+            slot = next_slot(tile, NONE, seen_by, -1)
+            while slot != NONE:  # the queries of a tile may be of several sequences
+                begin, end, entry = passed(tile, (NONE, 0, 0), seen_by, slot)
+                if split:
+                    begin, end = kv_chunk_range(seen_by[0], kv_chunk)
+                for first in range(begin // CHUNK * CHUNK, end, CHUNK):
+                    span = max(first, begin // ALIGN * ALIGN), min(first + CHUNK, end)
+                    piece = chunk_at(a, kv_head, scores, span, a.table + 4 * entry, slot)
+                    n = put_scores(tile, key_kind, piece, queries, seen_by, a.dim, a.scale)
                     state = weigh(tile, scores, n, a.cap, state, sums, a.v_dim)
                     add_values(tile, value_kind, piece, n, sums, a.v_dim)
+                slot = next_slot(tile, NONE, seen_by, slot)
             finish(tile, numbers, state, sums, out, a.v_dim, split)
             unit = next_unit(step)
 
     return attention
+
+
+@unrolled
+def next_slot(r: int, found: int, seen_by: Any, last: int) -> int:
+    """The lowest slot above `last` of the queries' sequences; called with (queries, NONE, ...)."""
+    return min(found, seen_by[r][0]) if seen_by[r][0] > last else found
+
+
+@unrolled
+def passed(r: int, so_far: tuple[int, int, int], seen_by: Any, slot: int) -> tuple[int, int, int]:
+    """(first, end) of the positions that queries of a sequence see, and the first entry of its table."""
+    query = seen_by[r]
+    if query[0] != slot:
+        return so_far
+    return min(so_far[0], query[2] + 1), max(so_far[1], query[1] + 1), query[3]
 
 
 @each_row
@@ -88,10 +112,10 @@ def sums_at(r: int, out: Any, scratch: int, v_dim: int) -> int:
 
 
 @helper
-def chunk_at(a: Any, kv_head: int, scores: int, first: int, end: int, oldest: int) -> Chunk:
-    """Positions [first, end) of a KV head."""
+def chunk_at(a: Any, kv_head: int, scores: int, span: tuple[int, int], table: int, slot: int) -> Chunk:
+    """Positions [first, end) of a KV head of a sequence."""
     keys, values = a.k + kv_head * a.k_head, a.v + kv_head * a.v_head
-    return Chunk(first, end, oldest, a.size, keys, a.k_token, values, a.v_token, a.cells, scores)
+    return Chunk(span[0], span[1], keys, a.k_token, values, a.v_token, table, slot, scores)
 
 
 @each_row
@@ -102,10 +126,10 @@ def queries_at(r: int, a: Any, numbers: Any, kv_head: int) -> int:
 
 
 @each_row
-def seen(r: int, a: Any, numbers: Any) -> tuple[int, int, int]:
+def seen(r: int, a: Any, numbers: Any) -> Query:
     """What each query sees (`query_at`); behind the last one what the first of the tile sees."""
     i = numbers[r] if numbers[r] >= 0 else numbers[0]
-    return query_at(a.where + 8 * (i // a.group), a.window, a.chunk)
+    return query_at(a.where + WHERE * (i // a.group), a.window, a.chunk)
 
 
 @each_row
@@ -155,7 +179,7 @@ def _fits(node: Tensor) -> bool:
 
 @ops.flash_attn_ext.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES)
 def _(low: Low, node: Tensor) -> None:
-    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    q, k, v, where, table, *sinks = map(low.operand, node.sources)
     a, group = node.attrs, q.type.shape[1] // k.type.shape[1]
     # Four queries share what they read of a KV head; the tile needs types that load as lanes.
     tiled = (int(q.type.shape[0]) > 1 or group >= 4) and k.type.dtype.block == v.type.dtype.block == 1
@@ -170,7 +194,7 @@ def _(low: Low, node: Tensor) -> None:
         k=k,
         v=v,
         where=where,
-        cells=cells,
+        table=table,
         y=sums,
         scratch=scratch,
         sinks=None if split else sink,
@@ -181,7 +205,6 @@ def _(low: Low, node: Tensor) -> None:
         window=a["window"],
         chunk=a["chunk"],
         per_thread=per_thread,
-        size=k.type.shape[0],
         scale=a["scale"],
         cap=a["softcap"],
         rows=rows_of(node.sources[3].type),
@@ -190,9 +213,11 @@ def _(low: Low, node: Tensor) -> None:
         low.step(
             merge_chunks(),
             sums=sums,
+            where=where,
             sinks=sink,
             y=y,
             v_dim=v.type.shape[2],
-            size=k.type.shape[0],
+            window=a["window"],
+            chunk=a["chunk"],
             over=node.type,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.attention.common import query_at, sees
+from graphsched.backends.cpu.attention.common import WHERE, query_at, sees
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.soft_max import (
@@ -14,7 +14,7 @@ from graphsched.backends.cpu.language.soft_max import (
     one_exp,
     soft_max_row,
 )
-from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.layout import ABORT
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
@@ -49,7 +49,7 @@ def masked_soft_max() -> Callable[..., None]:
                 break
             t, at = unit // a.heads, 4 * unit * a.capacity
             sink = get(a.sinks + 4 * (unit % a.heads), F32) if a.sinks else NEVER
-            query = query_at(a.where + 8 * t, a.window, a.chunk)
+            query = query_at(a.where + WHERE * t, a.window, a.chunk)
             put_seen(a.x + at, a.y + at, n, query, a.cells, a.scale)
             if a.cap > 0.0:
                 cap_row(n, a.y + at, a.cap)
@@ -69,7 +69,8 @@ def masked_soft_max() -> Callable[..., None]:
 def put_seen(x: int, y: int, n: int, query: Any, cells: int, scale: float) -> None:
     """Scores of the cells that a query sees, scaled; NEVER for the others."""
     for j in range(n):
-        put(y + 4 * j, get(x + 4 * j, F32) * scale if sees(query, cells + 8 * j) else NEVER, F32)
+        is_seen = get(cells + 8 * j, I32) == query[0] and sees(query, get(cells + 8 * j + 4, I32))
+        put(y + 4 * j, get(x + 4 * j, F32) * scale if is_seen else NEVER, F32)
 
 
 @ops.soft_max.lowering(

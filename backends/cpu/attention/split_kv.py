@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from graphsched.backends.cpu.attention.common import KV_CHUNK, n_kv_chunks
+from graphsched.backends.cpu.attention.common import KV_CHUNK, n_kv_chunks, query_at
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.simd import add, get, mul, put, splat, word
+from graphsched.backends.cpu.language.simd import add, get, mul, put, splat
 from graphsched.backends.cpu.language.soft_max import NEVER, one_exp, rise, scale_row
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
-from graphsched.backends.cpu.program.layout import N_KV
 from graphsched.graph.tensor import Extent, Tensor
 from graphsched.types.extents import N_KV_SWA
 
@@ -37,14 +36,14 @@ def partials_floats(node: Tensor) -> int:
     )
 
 
-@kernel("sums sinks? -> y | v_dim size")
+@kernel("sums where sinks? -> y | v_dim window chunk")
 def merge_chunks() -> Callable[..., None]:
     """y[h] = Σ_p e^(top_p - top) · sums[p, h] / Σ_p e^(top_p - top) · total_p, a sink counting as a total of 1."""
 
     def merge(step: int, run: int, ith: int, nth: int) -> None:
-        sums, sinks, y, v_dim, size = arguments(step)
+        sums, where, sinks, y, v_dim, window, chunk = arguments(step)
         heads = rows(step, run)
-        chunks = n_kv_chunks(word(run, N_KV), size)
+        chunks = n_kv_chunks(query_at(where, window, chunk))
         first, last = share(heads, ith, nth)
         for h in range(first, last):
             out, top, total = y + 4 * h * v_dim, NEVER, np.float32(0.0)

@@ -1,13 +1,13 @@
-"""A tile of queries that share a KV head, 1 or 4 of them, against a chunk of cells: scores, and sums of values.
+"""A tile of queries that share a KV head, 1 or 4 of them, against a chunk of positions: scores, and sums of values.
 
-Of 4, each key and value is loaded once for all; cells that none of them sees are left out. A single query passes over
-all cells of the chunk: its products run in four chains (`dot_row`), and it reads block types, too.
+Of 4, each key and value is loaded once for all. Of a single query the products run in four chains (`dot_row`), and it
+reads block types, too.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from graphsched.backends.cpu.attention.common import CHUNK, sees
+from graphsched.backends.cpu.attention.common import CHUNK, block_end, cell_at, sees
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes
@@ -20,7 +20,6 @@ from graphsched.backends.cpu.language.tile import (
     put_column,
     row_sums,
     store_rows,
-    unrolled,
     zeros,
 )
 from graphsched.backends.cpu.language.vector import F32, I32
@@ -30,20 +29,19 @@ SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 
 
 class Chunk(NamedTuple):
-    """Positions [first, end) of one KV head: addresses of its keys and values, of all cells, and of scratch.
+    """Positions [first, end) of one KV head of the sequence in a slot: addresses of keys and values, and of scratch.
 
-    Position p is in cell p % size; what is before `oldest` is not in the cache any more. Strides are in bytes.
+    table: the address of the list of the sequence's blocks. Strides are in bytes.
     """
 
     first: int
     end: int
-    oldest: int
-    size: int
     keys: int
     key_stride: int
     values: int
     value_stride: int
-    cells: int
+    table: int
+    slot: int
     scores: int
 
 
@@ -53,7 +51,7 @@ def scratch_bytes(tile: int, v_dim: int) -> int:
 
 
 def put_scores(tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float) -> int:
-    """Scores of the queries at the addresses q, NEVER for cells that they do not see; returns of how many cells.
+    """Scores of the queries at the addresses q, NEVER for what they do not see; returns of how many positions.
 
     seen_by has what each query sees (`query_at`). For kernels.
     """
@@ -77,62 +75,67 @@ def _(tile: int) -> Callable[..., None]:
 def _scores_of_one(
     tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
 ) -> int:
-    base, n = chunk.first % chunk.size, chunk.end - chunk.first
-    for j in range(n):
-        s = NEVER
-        if chunk.first + j >= chunk.oldest and sees(seen_by[0], chunk.cells + 8 * (base + j)):
-            s = dot_kv(key_kind, chunk.keys + (base + j) * chunk.key_stride, q[0], dim) * scale
-        put(chunk.scores + 4 * j, s, F32)
-    return n
+    first = chunk.first
+    while first < chunk.end:
+        end = min(chunk.end, block_end(first))
+        key = chunk.keys + cell_at(chunk.table, first) * chunk.key_stride
+        for position in range(first, end):
+            s = NEVER
+            if sees(seen_by[0], position):
+                s = dot_kv(key_kind, key, q[0], dim) * scale
+            put(chunk.scores + 4 * (position - chunk.first), s, F32)
+            key += chunk.key_stride
+        first = end
+    return chunk.end - chunk.first
 
 
 def _add_to_one(tile: int, value_kind: int, chunk: Chunk, n: int, sums: Any, v_dim: int) -> None:
-    base = chunk.first % chunk.size
-    for j in range(n):
-        p = get(chunk.scores + 4 * j, F32)
-        if p > 0.0:  # free cells hold nothing that may be read
-            add_scaled(value_kind, chunk.values + (base + j) * chunk.value_stride, p, sums[0], v_dim)
+    first = chunk.first
+    while first < chunk.end:
+        end = min(chunk.end, block_end(first))
+        value = chunk.values + cell_at(chunk.table, first) * chunk.value_stride
+        for position in range(first, end):
+            p = get(chunk.scores + 4 * (position - chunk.first), F32)
+            if p > 0.0:
+                add_scaled(value_kind, value, p, sums[0], v_dim)
+            value += chunk.value_stride
+        first = end
 
 
 def _scores_of_several(
     tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
 ) -> int:
-    n = list_seen(chunk, seen_by)
+    n = list_cells(chunk)
     for j in range(n):
         index, at = get(indices_of(chunk) + 4 * j, I32), chunk.scores + 4 * j
         products = dots(key_kind, q, chunk.keys + index * chunk.key_stride, dim)
         put_column(at, SCORES, mul(products, splat(scale, TILE)))
-        hide(TILE, at, seen_by, chunk.cells + 8 * index)
+        hide(TILE, at, seen_by, chunk.slot, chunk.first + j)
     return n
 
 
 @helper
 def indices_of(chunk: Chunk) -> int:
-    """Where the cells that some query sees are listed, behind the scores."""
+    """Where the cells of the positions are listed, behind the scores."""
     return chunk.scores + TILE * SCORES
 
 
 @helper
-def list_seen(chunk: Chunk, seen_by: Any) -> int:
-    """Lists the cells of the chunk that any of the queries sees; returns how many."""
-    first, n = max(chunk.first, chunk.oldest), 0
-    for index in range(first % chunk.size, first % chunk.size + chunk.end - first):
-        if any_sees(TILE, False, seen_by, chunk.cells + 8 * index):
-            put(indices_of(chunk) + 4 * n, index, I32)
-            n += 1
-    return n
-
-
-@unrolled
-def any_sees(r: int, seen: bool, seen_by: Any, cell: int) -> bool:
-    """Whether any of the queries sees a cell; called with (queries, False, ...)."""
-    return seen or sees(seen_by[r], cell)
+def list_cells(chunk: Chunk) -> int:
+    """Lists the cells of the chunk's positions; returns how many."""
+    first, indices = chunk.first, indices_of(chunk)
+    while first < chunk.end:
+        end, cell = min(chunk.end, block_end(first)), cell_at(chunk.table, first)
+        for position in range(first, end):
+            put(indices + 4 * (position - chunk.first), cell + position - first, I32)
+        first = end
+    return chunk.end - chunk.first
 
 
 @each_row
-def hide(r: int, scores: int, seen_by: Any, cell: int) -> bool:
-    """Puts NEVER for the score of a cell that only other queries see; returns whether this one sees it."""
-    if sees(seen_by[r], cell):
+def hide(r: int, scores: int, seen_by: Any, slot: int, position: int) -> bool:
+    """Puts NEVER for the score of a position that only other queries see; returns whether this one sees it."""
+    if seen_by[r][0] == slot and sees(seen_by[r], position):
         return True
     put(scores + SCORES * r, NEVER, F32)
     return False

@@ -1,6 +1,6 @@
 """Word layout of step records and of the run block (docs/decisions/0001-program.md)."""
 
-from graphsched.graph.tensor import Extent, TensorType
+from graphsched.graph.tensor import Extent, Pool, TensorType
 from graphsched.types.extents import EXTENTS
 
 # A step record: a head of 8 int64 words, the kernel's address first, and as many arguments as the kernel has, in whole
@@ -12,13 +12,13 @@ STEP_ARGS = LINE_WORDS = 8
 BARRIER_AFTER, STAMP = 1, 2
 
 # The run block: what changes from run to run.
-ABORT, ONE, N_TOKENS, N_OUTPUTS, N_KV, TRACE, N_KV_SWA, TRACE_STRIDE, TRACE_ALL = range(9)
+ABORT, ONE, TRACE, TRACE_STRIDE, TRACE_ALL = range(5)
 RUN_WORDS = 64
 # Where TRACE points, if it is not 0: per item the cycle counter before the kernel, after it, and after the barrier.
 # Thread i writes TRACE_STRIDE bytes behind thread i - 1; without a stride only thread 0 writes.
 # Without TRACE_ALL only steps that carry STAMP read the counter.
 TRACE_WORDS = 3
-EXTENT_WORDS = dict(zip(EXTENTS, (N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA), strict=True))
+EXTENT_WORDS = {name: TRACE_ALL + 1 + i for i, name in enumerate(EXTENTS)}  # lengths
 
 
 def step_words(n_args: int) -> int:
@@ -32,6 +32,6 @@ def rows_of(type: TensorType, inner: int = 1) -> tuple[int, int]:
     times = 1
     for d in outer:
         times *= int(d)
-    if outer and isinstance(outer[0], Extent):
+    if outer and isinstance(outer[0], Extent) and not isinstance(outer[0], Pool):
         return EXTENT_WORDS[outer[0].word], times // int(outer[0])
     return ONE, times

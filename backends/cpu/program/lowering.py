@@ -1,6 +1,6 @@
 """Lowering on the CPU: an item is a step, one kernel call per thread."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,20 @@ from graphsched.backends.cpu.program.copies import copy_items, copy_rows_f32
 from graphsched.backends.cpu.program.layout import rows_of as rows_of
 from graphsched.backends.cpu.program.overlap import Over
 from graphsched.backends.cpu.program.pack import Step
-from graphsched.graph.tensor import TensorType
+from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run import lowering
-from graphsched.run.operand import Operand
+from graphsched.run.device import Raw, Setup
+from graphsched.run.operand import Item, Memory, Operand
 
 
 @dataclass
 class Low(lowering.Low):
-    """Lowers nodes to steps of the CPU's kernels, on the host or on a simulated device."""
+    """Lowers nodes to steps of the CPU's kernels, on the host or on a simulated device.
+
+    deterministic: no kernel whose bits for a token depend on how many others there are.
+    """
+
+    deterministic: bool = False
 
     def step(
         self,
@@ -56,6 +62,17 @@ class Low(lowering.Low):
             args |= {"n": items[0], "size": items[1], "x_item": operand.strides[-1]}
             self.step(copy_items(), **args, over=operand.type)
         return copy
+
+
+def new_low(
+    leaf: Callable[[Tensor], Operand],
+    items: list[Item],
+    adopt: Callable[[Raw], Memory],
+    setup: Setup,
+    device: str,
+) -> Low:
+    """What lowers nodes of a device whose kernels are the CPU's to `items`."""
+    return Low("cpu", leaf, items, adopt, setup.n_threads, device, deterministic=setup.deterministic)
 
 
 def row_strides(**operands: Operand) -> dict[str, Any]:

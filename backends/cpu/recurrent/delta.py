@@ -162,7 +162,7 @@ def _(low: Low, node: Tensor) -> None:
     state, q, k, v, g, beta, where = map(low.operand, node.sources)
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
-    chunked = _takes_chunks(node)
+    chunked = _takes_chunks(node) and not low.deterministic
     part = rows_of_unit(node, low.n_threads) if chunked else PART
     room = channel_room_bytes if by_channel else room_bytes
     per_thread = room(dk, part) if chunked else 4 * (2 * dk + TILE + 16)

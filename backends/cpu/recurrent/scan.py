@@ -138,7 +138,7 @@ def _takes_chunks(node: Tensor) -> bool:
 def _(low: Low, node: Tensor) -> None:
     state, x, dt, a, b, c, where = map(low.operand, node.sources)
     width, n_state = state.type.shape[2:]
-    chunked = _takes_chunks(node)
+    chunked = _takes_chunks(node) and not low.deterministic
     part = rows_of_unit(node, low.n_threads) if chunked else PART
     per_thread = room_bytes(n_state, part) if chunked else 4 * (n_state + TILE + 16)
     low.step(

@@ -1,4 +1,4 @@
-"""Launches of attention.cu and prompt.cu: queries over a cache, masked by (sequence, position)."""
+"""Launches of attention.cu and prompt.cu: queries over the cells of their sequences, which tables name."""
 
 import math
 from collections.abc import Sequence
@@ -37,11 +37,9 @@ class Heads:
 
 @dataclass(frozen=True)
 class Mask:
-    """(sequence, position) of tokens and cells, the number of cells in use, all in device memory; window, chunk."""
+    """(slot, position, first entry of the table) of tokens, in device memory; window, chunk."""
 
     where: Address
-    cells: Address
-    length: Address
     window: int = 0
     chunk: int = 0
 
@@ -78,7 +76,11 @@ def scales(scale: float, cap: float) -> tuple[float, float]:
 
 
 def chunk_of(capacity: int, kv_heads: int, tokens: int, sms: int = 132) -> int:
-    """Positions of one chunk: about four blocks a multiprocessor at full length, at least 64 positions."""
+    """Positions of one chunk: about four blocks a multiprocessor at full length, at least 64 positions.
+
+    A few tokens have the chunks of one, so that bits do not depend on their number; more have those of a power of two.
+    """
+    tokens = 1 if tokens < PROMPT_FROM else 1 << tokens.bit_length() - 1
     chunks = max(1, up(4 * sms, kv_heads * tokens))
     return max(64, up(up(capacity, chunks), 64) * 64)
 
@@ -88,6 +90,7 @@ def attention(
     q: Address,
     k: Address,
     v: Address,
+    table: Address,
     mask: Mask,
     partials: Address,
     y: Address,
@@ -102,7 +105,8 @@ def attention(
 ) -> tuple[Call, Call]:
     """Partial results, then their merge; q, y [tokens, heads, width] dense; partials: partial_floats() floats.
 
-    kind: of KINDS; of_values: where values have another type than keys.
+    table: blocks of the tokens' sequences. capacity: the most cells of a sequence. kind: of KINDS; of_values: where
+    values have another type than keys.
     """
     kinds = kind, of_values or kind
     if h.dk % 8 or h.dv % 8:
@@ -113,12 +117,12 @@ def attention(
     chunk = chunk_of(capacity, h.kv_heads, tokens, sms)
     per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
-    masked = (mask.where, mask.cells, mask.length)
-    args = (q, k, v, *masked, partials, h.heads, h.kv_heads, *strides, *scales(scale, cap), chunk)
+    args = (q, k, v, mask.where, table, partials, h.heads, h.kv_heads, *strides, *scales(scale, cap))
+    sizes = chunk, mask.window, mask.chunk
     shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
     grid = (h.kv_heads * up(group, per), chunks, tokens)
-    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, mask.window, mask.chunk))
-    merge = (partials, sinks, y, chunks, h.dv, h.dv, h.heads * h.dv)
+    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, *sizes))
+    merge = (partials, sinks, mask.where, y, chunks, h.dv, h.dv, h.heads * h.dv, *sizes)
     return first, Call(
         "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
     )
@@ -136,6 +140,7 @@ def prompt(
     q: Address,
     k: Address,
     v: Address,
+    table: Address,
     mask: Mask,
     y: Address,
     h: Heads,
@@ -148,8 +153,7 @@ def prompt(
     if (h.dk, h.dv) not in PROMPT_SHAPES:
         raise ShapeError(f"prompt: no kernel for heads of {h.dk} and {h.dv}; there are {list(PROMPT_SHAPES)}")
     strides = (h.k_pos // 2, h.k_head // 2, h.v_pos // 2, h.v_head // 2, h.dk, h.heads * h.dk)
-    masked = (mask.where, mask.cells, mask.length)
-    args = (q, k, v, *masked, sinks, y, tokens, h.heads, h.kv_heads, *strides, *scales(scale, cap))
+    args = (q, k, v, mask.where, table, sinks, y, tokens, h.heads, h.kv_heads, *strides, *scales(scale, cap))
     grid = (up(tokens * (h.heads // h.kv_heads), 64), h.kv_heads)
     shared = 2 * PROMPT_SHAPES[h.dk, h.dv] * (h.dk + h.dv) * 2
     name = f"prompt_{h.dk}_{h.dv}"
@@ -165,12 +169,21 @@ PROMPT_FROM = 16  # tokens
 
 
 def halves(
-    kind: str, x: Address, y: Address, length: Address, shape: tuple[int, int, int], strides: tuple[int, int]
+    kind: str,
+    x: Address,
+    y: Address,
+    table: Address,
+    used: Address,
+    shape: tuple[int, int, int],
+    strides: tuple[int, int],
 ) -> Call:
-    """The cells in use of a cache in blocks as float16, dense; shape (cells, heads, k), strides of cells and heads."""
+    """Cells of quantised types as float16, dense: those of the blocks that `used` entries of a table name.
+
+    shape (cells, heads, k) of all of them, strides of cells and heads.
+    """
     cells, heads, k = shape
     grid = (up(cells * heads * k // 8, 256),)
-    return Call("prompt", (), f"halves_{kind}", grid, 256, (x, y, length, heads, k, *strides))
+    return Call("prompt", (), f"halves_{kind}", grid, 256, (x, y, table, used, heads, k, *strides))
 
 
 def _has_kernel(node: Tensor) -> bool:
@@ -193,13 +206,13 @@ class Halves:
         """The address of the halves."""
         return at(self.copy or self.cache)
 
-    def calls(self, at: At, length: Address) -> list[Call]:
-        """Launches the copy of as many cells as `length` says on the device; nothing where the cache itself is read."""
+    def calls(self, at: At, table: Address, used: Address) -> list[Call]:
+        """Launches the copy of blocks that `used` entries of a table name; nothing where the cache itself is read."""
         if self.copy is None:
             return []
         c = self.cache
         cells, heads, k = map(int, c.type.shape)
-        args = KINDS[c.type.dtype], at(c), at(self.copy), length
+        args = KINDS[c.type.dtype], at(c), at(self.copy), table, used
         return [halves(*args, (cells, heads, k), (c.strides[0], c.strides[1]))]
 
 
@@ -217,12 +230,12 @@ def _scratch(h: Heads, tokens: int, capacity: int, sms: int) -> int:
 
 @ops.flash_attn_ext.lowering("cuda", when=_has_kernel, q=(dtypes.F32,), k=KINDS, v=KINDS)
 def _(low: Low, node: Tensor) -> None:
-    q, k, v, where, cells, *sinks = map(low.operand, node.sources)
+    q, k, v, where, table, *sinks = map(low.operand, node.sources)
     q, y, a, sms = contiguous(low, q), low.result(node), node.attrs, low.sms
     kinds = KINDS[k.type.dtype], KINDS[v.type.dtype]
     (_, n_head, dk), dv = node.sources[0].shape, int(node.shape[2])
     h = Heads(n_head, k.type.shape[1], dk, dv, k.strides[0], k.strides[1], v.strides[0], v.strides[1])
-    capacity, length = int(k.type.shape[0]), low.length(k.type.shape[0])
+    capacity, used = int(k.type.shape[0]), low.length(table.type.shape[0])
     partials = low.floats("attention partials", _scratch(h, int(node.shape[0]), capacity, sms))
     prompts = int(node.shape[0]) >= PROMPT_FROM and {*kinds} <= {*AS_HALVES} and (dk, dv) in PROMPT_SHAPES
     caches = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
@@ -230,18 +243,18 @@ def _(low: Low, node: Tensor) -> None:
 
     def make(at: At) -> Sequence[Call]:
         tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
-        mask = Mask(at(where), at(cells), length(at), a["window"], a["chunk"])
+        mask, blocks = Mask(at(where), a["window"], a["chunk"]), at(table)
         scale, cap = a["scale"], a["softcap"]
         if caches and tokens >= PROMPT_FROM:
             keys, values = caches
             as_halves = Heads(n_head, h.kv_heads, dk, dv, *keys.strides, *values.strides)
-            copied = [*keys.calls(at, mask.length), *values.calls(at, mask.length)]
-            many = at(q), keys.at(at), values.at(at), mask, at(y), as_halves, tokens
+            copied = [call for cache in caches for call in cache.calls(at, blocks, used(at))]
+            many = at(q), keys.at(at), values.at(at), blocks, mask, at(y), as_halves, tokens
             return [*copied, prompt(*many, scale, sink, cap)]
-        args = at(q), at(k), at(v), mask, at(partials), at(y), h, tokens, capacity
+        args = at(q), at(k), at(v), blocks, mask, at(partials), at(y), h, tokens, capacity
         return attention(kinds[0], *args, scale, sink, cap, sms, kinds[1])
 
-    low.launch(make, q, k, v, where, cells, *sinks, *map(Out, copies), Out(partials), Out(y))
+    low.launch(make, q, k, v, where, table, *sinks, *map(Out, copies), Out(partials), Out(y))
 
 
 @ops.soft_max.lowering("cuda", when=lambda node: len(node.sources) == 1, x=(dtypes.F32,))

@@ -7,6 +7,7 @@ from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.fused import CACHE_BLOCKS
 from graphsched.backends.cuda.launch.layout import KERNEL_TYPE
 
+BLOCKS = 64  # of a kernel that copies bytes: enough loads under way to fill a link
 ROW_HEADERS = [kind for t, kind in CACHE_BLOCKS.items() if t.row_header]
 
 
@@ -31,8 +32,8 @@ class Rows:
     heads: int = 1
 
 
-def set_rows(to: str, slots: Address, rows: int, *pairs: Rows) -> Call:
-    """y[slots[i]] = x[i], f32 → `to`, for one pair or two; a slot below 0 is skipped."""
+def set_rows(to: str, ids: Address, rows: int, *pairs: Rows) -> Call:
+    """y[ids[i]] = x[i], f32 → `to`, for one pair or two; rows whose id is below 0 are skipped."""
     assert to not in CACHE_BLOCKS.values() or not any(p.k % 32 for p in pairs)
     assert 1 <= len(pairs) <= 2
     if to in ROW_HEADERS:  # heads have rows of their own
@@ -40,17 +41,27 @@ def set_rows(to: str, slots: Address, rows: int, *pairs: Rows) -> Call:
             v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k // p.heads, p.x_stride, p.y_stride, p.heads)
         )
         grid = (max(p.heads for p in pairs), rows, len(pairs))
-        return Call("copy", (), f"set_rows_{to}", grid, 32, (slots, *each))
+        return Call("copy", (), f"set_rows_{to}", grid, 32, (ids, *each))
     flat = (v for p in (pairs * 2)[:2] for v in (p.x, p.y, p.k, p.x_stride, p.y_stride))
     grid = (up(max(p.k for p in pairs), 256), rows, len(pairs))
-    return Call("copy", (), f"set_rows_{to}", grid, 256, (slots, *flat))
+    return Call("copy", (), f"set_rows_{to}", grid, 256, (ids, *flat))
 
 
 def get_rows(
-    kind: str, x: Address, which: Address, y: Address, n: int, rows: int, k: int, stride: int
+    kind: str, x: Address, ids: Address, y: Address, shape: Sequence[int], rows: int, strides: tuple[int, int]
 ) -> Call:
-    """y[i] = x[which[i]] for a matrix of f32, f16 or bf16; a row outside the matrix is zeros."""
-    return Call("copy", (), f"get_rows_{kind}", (up(k, 256), n), 256, (x, which, y, rows, k, stride))
+    """y[t, h] = x[ids[t], h] as dense floats; all rows without ids, and zeros for a row outside of `rows`.
+
+    kind: f32, f16, bf16, or a type of caches; shape (n, heads, k), strides of x's rows and heads in bytes.
+    """
+    n, heads, k = shape
+    return Call("copy", (), f"get_rows_{kind}", (n, heads, up(k, 256)), 256, (x, ids, y, rows, k, *strides))
+
+
+def copy_rows(y: Address, source: Address, target: Address, n: int, row_bytes: int) -> Call:
+    """y[target[i]] = y[source[i]], n rows of bytes; none is both."""
+    grid = (min(BLOCKS, max(1, up(row_bytes, 256 * 16))), n)
+    return Call("copy", (), "copy_rows", grid, 256, (y, source, target, row_bytes))
 
 
 def dequantize(kind: str, w: Address, y: Address, which: Address, n: int, rows: int, k: int) -> Call:
@@ -59,21 +70,12 @@ def dequantize(kind: str, w: Address, y: Address, which: Address, n: int, rows: 
     return Call("copy", (t,), f"to_f32_{t}", (up(k // 32, 128), n), 128, (w, y, which, rows, k))
 
 
-def from_blocks(kind: str, x: Address, y: Address, shape: Sequence[int], strides: tuple[int, int]) -> Call:
-    """A cache in blocks as dense floats; shape (rows, heads, k), strides of x's heads and rows in bytes."""
-    rows, heads, k = shape
-    return Call("copy", (), f"copy_{kind}_f32", (rows, heads, up(k, 256)), 256, (x, y, k, *strides))
-
-
 def choose(
     x: Address, ids: Address, y: Address, shape: Sequence[int], n: int, strides: tuple[int, int]
 ) -> Call:
     """y[t, u] = x[t, ids[t, u]] of n rows a token; shape (tokens, used, k); strides of x's tokens and rows."""
     tokens, used, k = shape
     return Call("copy", (), "choose", (up(k, 256), used, tokens), 256, (x, ids, y, n, k, *strides))
-
-
-BLOCKS = 64  # of a kernel that reads host memory: enough loads under way to fill the link
 
 
 def fetch_rows(x: Address, y: Address, row_bytes: int, rows: Address, most: int) -> Call:

@@ -22,15 +22,17 @@ F32 = (dtypes.F32,)
 
 def _rows_of_matrix(node: Tensor) -> bool:
     x, ids = node.sources
-    return len(ids.shape) == 1 and (x.kind == "weight" or x.dtype in FLOATS) and len(x.shape) in (2, 3)
+    return len(ids.shape) == 1 and len(x.shape) in (2, 3) and (x.kind == "weight" or x.dtype in FLOATS)
 
 
 @ops.get_rows.lowering("cuda", when=_rows_of_matrix, x=TYPES)
 def _(low: Low, node: Tensor) -> None:
     x, ids = map(low.operand, node.sources)
+    if node.sources[0].kind not in ("weight", "copy"):
+        _rows_by_strides(low, node, FLOATS[x.type.dtype])
+        return
     y, kind = low.result(node), kind_of(x.type.dtype)
     k = node.type.numel // max(int(node.shape[0]), 1)
-    is_weight = node.sources[0].kind == "weight" or node.sources[0].kind == "copy"
 
     def make(at: At) -> list[Call]:
         n, rows = at.n(node.shape[0]), at.n(x.type.shape[0])
@@ -40,10 +42,32 @@ def _(low: Low, node: Tensor) -> None:
             ]
         if x.type.dtype in BLOCKS:
             return [copy.dequantize(kind, at(x), at(y), at(ids), n, rows, k)]
-        stride = (
-            row_bytes(x.type) if is_weight and len(x.type.shape) == 2 and x.buffer.memory else x.strides[0]
-        )
-        return [copy.get_rows(kind, at(x), at(ids), at(y), n, rows, k, stride // x.type.dtype.nbytes)]
+        is_padded = len(x.type.shape) == 2 and x.buffer.memory
+        stride = row_bytes(x.type) if is_padded else x.strides[0]
+        return [copy.get_rows(kind, at(x), at(ids), at(y), (n, 1, k), rows, (stride, 0))]
+
+    low.launch(make, x, ids, Out(y))
+
+
+def _rows_of_cache(node: Tensor) -> bool:
+    x, ids = node.sources
+    return len(ids.shape) == 1 and len(x.shape) == 3 and x.kind != "weight"
+
+
+@ops.get_rows.lowering("cuda", when=_rows_of_cache, x=tuple(CACHE_BLOCKS))
+def _(low: Low, node: Tensor) -> None:
+    _rows_by_strides(low, node, CACHE_BLOCKS[node.sources[0].dtype])
+
+
+def _rows_by_strides(low: Low, node: Tensor, kind: str) -> None:
+    """Launches rows of what is no weight."""
+    x, ids = map(low.operand, node.sources)
+    y, strides = low.result(node), (x.strides[0], x.strides[1] if len(x.type.shape) == 3 else 0)
+
+    def make(at: At) -> list[Call]:
+        return [
+            copy.get_rows(kind, at(x), at(ids), at(y), at.shape(node.type), at.n(x.type.shape[0]), strides)
+        ]
 
     low.launch(make, x, ids, Out(y))
 
@@ -64,22 +88,22 @@ def _(low: Low, node: Tensor) -> None:
 
 @ops.set_rows.lowering("cuda", cache=dtypes.KV_TYPES, rows=F32)
 def _(low: Low, node: Tensor) -> None:
-    cache, x, slots = node.sources
-    _set_rows(low, node, ((cache, x),), slots)
+    cache, x, ids = node.sources
+    _set_rows(low, node, ((cache, x),), ids)
 
 
 @ops.fused_set_rows.lowering("cuda", when=takes_whole, k_cache=dtypes.KV_TYPES, k=F32, v=F32)
 def _(low: Low, node: Tensor) -> None:
-    k_cache, k, v_cache, v, slots = node.sources
-    _set_rows(low, node, ((k_cache, k), (v_cache, v)), slots)
+    k_cache, k, v_cache, v, ids = node.sources
+    _set_rows(low, node, ((k_cache, k), (v_cache, v)), ids)
 
 
-def _set_rows(low: Low, node: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], slots: Tensor) -> None:
+def _set_rows(low: Low, node: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], ids: Tensor) -> None:
     """Launches rows of one tensor or two into a cache each; the results of the node are the caches."""
     caches = [low.operand(cache) for cache, _ in pairs]
     rows = [_rows_of(low, low.operand(x)) for _, x in pairs]
     low.alias_results(node, *caches)
-    at_slots, dtype = low.operand(slots), caches[0].type.dtype
+    at_ids, dtype = low.operand(ids), caches[0].type.dtype
     kind = CACHE_BLOCKS.get(dtype) or FLOATS[dtype]
     unit = 1 if dtype in CACHE_BLOCKS else dtype.nbytes  # blocks have strides in bytes
 
@@ -95,9 +119,22 @@ def _set_rows(low: Low, node: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], sl
             )
             for x, c in zip(rows, caches, strict=True)
         ]
-        return [copy.set_rows(kind, at(at_slots), at.n(slots.shape[0]), *written)]
+        return [copy.set_rows(kind, at(at_ids), at.n(ids.shape[0]), *written)]
 
-    low.launch(make, *rows, at_slots, *map(Out, caches))
+    low.launch(make, *rows, at_ids, *map(Out, caches))
+
+
+@ops.copy_rows.lowering("cuda")
+def _(low: Low, node: Tensor) -> None:
+    cache, source, target = map(low.operand, node.sources)
+    low.alias(node, cache)
+    n = node.sources[1].shape[0]
+    low.launch(
+        lambda at: [copy.copy_rows(at(cache), at(source), at(target), at.n(n), cache.strides[0])],
+        source,
+        target,
+        Out(cache),
+    )
 
 
 def _rows_of(low: Low, x: Operand) -> Operand:
@@ -162,9 +199,13 @@ def _(low: Low, node: Tensor) -> None:
 @ops.copy_f32.lowering("cuda", x=tuple(CACHE_BLOCKS), when=lambda node: node.sources[0].kind != "weight")
 def _(low: Low, node: Tensor) -> None:
     x, y = low.operand(node.sources[0]), low.result(node)
-    head, kind = x.strides[1] if len(x.type.shape) == 3 else 0, CACHE_BLOCKS[x.type.dtype]
-    apart = head, x.strides[0]
-    low.launch(lambda at: [copy.from_blocks(kind, at(x), at(y), at.shape(x.type), apart)], x, Out(y))
+    kind, strides = CACHE_BLOCKS[x.type.dtype], (x.strides[0], x.strides[1] if len(x.type.shape) == 3 else 0)
+
+    def make(at: At) -> list[Call]:
+        rows, heads, k = at.shape(x.type)
+        return [copy.get_rows(kind, at(x), None, at(y), (rows, heads, k), rows, strides)]
+
+    low.launch(make, x, Out(y))
 
 
 @ops.repeat.lowering("cuda", x=F32)

@@ -60,6 +60,8 @@ def soft_max_seen(
     x: Address,
     y: Address,
     mask: Mask,
+    cells: Address,
+    used: Address,
     tokens: int,
     heads: int,
     n: int,
@@ -67,10 +69,13 @@ def soft_max_seen(
     cap: float = 0.0,
     sinks: Address = None,
 ) -> Call:
-    """softmax over the cells that a token sees, with a cap of cap · tanh(scale · x / cap); [tokens, heads, n]."""
+    """softmax over the cells that a token sees, with a cap of cap · tanh(scale · x / cap); [tokens, heads, n].
+
+    cells: (slot, position) of each; of n as many as `used` holds.
+    """
     scales = (scale / cap, cap) if cap else (scale, 0.0)
     sizes = (heads, n, *scales, mask.window, mask.chunk)
-    args = (x, y, mask.where, mask.cells, mask.length, sinks, *sizes)
+    args = (x, y, mask.where, cells, used, sinks, *sizes)
     return Call("scores", (), "soft_max_seen", (tokens * heads,), 256, args)
 
 
@@ -117,8 +122,8 @@ def _soft_max(low: Low, node: Tensor, cap: float = 0.0) -> None:
 
     def make(at: At) -> list[Call]:
         sink = at(sinks[0]) if sinks else None
-        mask = Mask(at(where), at(cells), used(at), a["window"], a["chunk"])
-        return [soft_max_seen(at(x), at(y), mask, at.n(tokens), int(heads), int(n), a["scale"], cap, sink)]
+        mask, shape = Mask(at(where), a["window"], a["chunk"]), (at.n(tokens), int(heads), int(n))
+        return [soft_max_seen(at(x), at(y), mask, at(cells), used(at), *shape, a["scale"], cap, sink)]
 
     low.launch(make, x, where, cells, *sinks, Out(y))
 

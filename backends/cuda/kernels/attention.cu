@@ -1,8 +1,7 @@
 // Attention of a few queries over a long key-value cache (split-KV): each key and value is read once for all the query
-// heads that share it, 16 bytes per lane. The KV length is cut into fixed chunks, and a second kernel merges their
-// partial results in a fixed order. What a query sees is decided by (sequence, position) of its token and of each cell.
-// The number of cells in use is read from device memory, so that one captured graph serves every length up to the
-// grid's.
+// heads that share it, 16 bytes per lane. The positions that a token sees are cut into fixed chunks, and a second kernel
+// merges their partial results in a fixed order. Nothing else is read, and bits depend on no other token. Positions are
+// read from device memory, so that one captured graph serves every length up to the grid's.
 //
 // LANES lanes work on one position; lane l holds dimensions (c * LANES + l) * 8 .. + 7, c = 0, 1, ... . Each group of
 // lanes keeps its own running maximum, sum and output.
@@ -24,8 +23,9 @@ static __device__ constexpr int gs_lanes(int dk, int dv) {
 enum { GS_WARPS = 4 };
 #define GS_LOWEST -1.0e30f  // finite, so that lowest - lowest is 0 and not NaN
 
-struct Cache {  // strides in bytes
+struct Cache {  // strides in bytes, from cell to cell and from head to head
   const u8 *k, *v;
+  const int* table;
   i64 k_pos, k_head, v_pos, v_head;
 };
 
@@ -35,8 +35,20 @@ template <class T, int D, int LANES> GS_DEV typename T::Raw gs_piece(const u8* r
   return gs_within<D, LANES>(i) ? T::load(row, i, D - i) : typename T::Raw{};
 }
 
+// The chunks of a token begin with the block of the first position that it sees
+struct Chunk {
+  int begin, end;
+};
+GS_DEV Chunk gs_chunk(const Sight& sight, int number, int chunk) {
+  const int first = gs_block_of(sight.first) * GS_CELL_BLOCK + number * chunk;
+  return {gs_max(first, sight.first), gs_min(sight.last + 1, first + chunk)};
+}
+GS_DEV int gs_chunks(const Sight& sight, int chunk) {
+  return gs_ceil_div(sight.last + 1 - gs_block_of(sight.first) * GS_CELL_BLOCK, chunk);
+}
+
 // scale makes scores logarithms to base 2, or score / cap where there is a cap; cap is to base 2, too, and 0 for none.
-// partials[token, head, chunk] = (output[DV], max, sum). Grid (kv_heads * ceil(G / H), chunks, tokens), G = heads /
+// partials[token, head, chunk] = (output[DV], max, sum); chunks that a token does not have are not written. Grid (kv_heads * ceil(G / H), chunks, tokens), G = heads /
 // kv_heads
 template <class A, class B, int DK, int DV, int H>
 GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, float* partials, int heads,
@@ -44,6 +56,7 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
   constexpr int LANES = gs_lanes(DK, DV), PER_WARP = 32 / LANES, GROUPS = GS_WARPS * PER_WARP;
   constexpr int CK = gs_pieces(DK, LANES), CV = gs_pieces(DV, LANES);
   constexpr int AHEAD = CK + CV > 12 || B::AHEAD == 1 ? 1 : A::AHEAD;  // as registers allow
+  constexpr int STEP = GROUPS * AHEAD, LOOKUPS = STEP <= GS_CELL_BLOCK ? 1 : AHEAD;  // a step is within one block or not
   gs_pdl_launch();
   gs_pdl_wait();
   const int per_kv = heads / kv_heads, sets = gs_ceil_div(per_kv, H), kv = blockIdx.x / sets;
@@ -51,7 +64,17 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
   const int group = threadIdx.x / LANES, l = threadIdx.x % LANES;
   const u8 *keys = cache.k + kv * cache.k_head, *values = cache.v + kv * cache.v_head;
   const Sight sight = gs_sight(mask, token);
-  const int begin = blockIdx.y * chunk, end = gs_min(*mask.length, begin + chunk);
+  const int begin = gs_chunk(sight, blockIdx.y, chunk).begin, end = gs_chunk(sight, blockIdx.y, chunk).end;
+  if (begin >= end) return;
+  const int* const table = cache.table + sight.entry;
+  const auto seen_at = [&](int p) { return gs_min(gs_max(p, begin), end - 1); };  // loads are of positions seen only
+  int blocks[LOOKUPS];
+  const auto look_up = [&](int base) {
+#pragma unroll
+    for (int a = 0; a < LOOKUPS; a++)
+      blocks[a] = table[gs_block_of(seen_at(STEP <= GS_CELL_BLOCK ? base : base + a * GROUPS + group))];
+  };
+  look_up(begin / STEP * STEP);
 
   float query[H][CK * 8], out[H][CV * 8] = {}, top[H], sum[H];
 #pragma unroll
@@ -64,22 +87,25 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
       query[h][i] = gs_within<DK, LANES>(d) ? from[d] * scale : 0.0f;
     }
   }
-  for (int base = begin; base < end; base += GROUPS * AHEAD) {  // the same count for every lane: shuffles below
+  for (int base = begin / STEP * STEP; base < end; base += STEP) {  // the same count for every lane: shuffles below
+    i64 cell[AHEAD];
+#pragma unroll
+    for (int a = 0; a < AHEAD; a++) cell[a] = gs_cell(blocks[a % LOOKUPS], seen_at(base + a * GROUPS + group));
+    look_up(base + STEP);
     typename A::Raw k[AHEAD][CK];
     typename B::Raw v[AHEAD][CV];
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
-      const i64 p = gs_min(base + a * GROUPS + group, end - 1);
 #pragma unroll
-      for (int c = 0; c < CK; c++) k[a][c] = gs_piece<A, DK, LANES>(keys + p * cache.k_pos, (c * LANES + l) * 8);
+      for (int c = 0; c < CK; c++) k[a][c] = gs_piece<A, DK, LANES>(keys + cell[a] * cache.k_pos, (c * LANES + l) * 8);
       if (AHEAD > 1)
 #pragma unroll
-        for (int c = 0; c < CV; c++) v[a][c] = gs_piece<B, DV, LANES>(values + p * cache.v_pos, (c * LANES + l) * 8);
+        for (int c = 0; c < CV; c++) v[a][c] = gs_piece<B, DV, LANES>(values + cell[a] * cache.v_pos, (c * LANES + l) * 8);
     }
 #pragma unroll
     for (int a = 0; a < AHEAD; a++) {
-      const int cell = base + a * GROUPS + group;
-      const bool seen = cell < end && gs_sees(sight, mask.cells[cell]);
+      const int p = base + a * GROUPS + group;
+      const bool seen = p >= begin && p < end;
 #pragma unroll
       for (int h = 0; h < H; h++) {
         float s = 0.0f;
@@ -91,7 +117,7 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
         if (AHEAD == 1 && h == 0)  // keys and values at once would not fit the registers
 #pragma unroll
           for (int c = 0; c < CV; c++)
-            v[a][c] = gs_piece<B, DV, LANES>(values + gs_min(cell, end - 1) * cache.v_pos, (c * LANES + l) * 8);
+            v[a][c] = gs_piece<B, DV, LANES>(values + cell[a] * cache.v_pos, (c * LANES + l) * 8);
         const float up = seen ? fmaxf(top[h], s) : top[h];
         const float keep = gs_exp2(top[h] - up), e = seen ? gs_exp2(s - up) : 0.0f;
         top[h] = up, sum[h] = fmaf(sum[h], keep, e);
@@ -129,10 +155,12 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
 // y[token, head] = sum of the chunks' outputs, each at its own maximum; no position at all gives zeros. A `sinks` entry
 // is a logit without a value (null: none). Grid (heads, tokens)
 extern "C" __global__ void __launch_bounds__(256)
-    attention_merge(const float* partials, const float* sinks, float* y, int chunks, int dv, i64 y_head, i64 y_token) {
+    attention_merge(const float* partials, const float* sinks, const int* where, float* y, int most, int dv, i64 y_head,
+                    i64 y_token, int chunk, int window, int span) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float* from = partials + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * chunks * (dv + 2);
+  const int chunks = gs_min(gs_chunks(gs_sight(Mask{where, window, span}, blockIdx.y), chunk), most);
+  const float* from = partials + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * most * (dv + 2);
   const float sink = sinks ? sinks[blockIdx.x] * 1.44269504f : GS_LOWEST;
   float best = sink;
   for (int c = 0; c < chunks; c++) best = fmaxf(best, from[(i64)c * (dv + 2) + dv]);
@@ -149,12 +177,12 @@ extern "C" __global__ void __launch_bounds__(256)
 
 //@ for KEYS_VALUES_DK_DV_HEADS
 extern "C" __global__ void __launch_bounds__(128, 2)
-    attention_KEYS_VALUES_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int2* where, const int2* cells,
-                                      const int* length, float* partials, int heads, int kv_heads, i64 k_pos,
+    attention_KEYS_VALUES_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int* where, const int* table,
+                                      float* partials, int heads, int kv_heads, i64 k_pos,
                                       i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale,
                                       float cap, int chunk, int window, int span) {
-  const Cache cache = {k, v, k_pos, k_head, v_pos, v_head};
-  const Mask mask = {where, cells, length, window, span};
+  const Cache cache = {k, v, table, k_pos, k_head, v_pos, v_head};
+  const Mask mask = {where, window, span};
   gs_attention<KEYS, VALUES, DK, DV, HEADS>(q, cache, mask, partials, heads, kv_heads, q_head, q_token, scale, cap,
                                             chunk);
 }

@@ -1,11 +1,11 @@
 // The types of a key-value cache. AHEAD: how many positions have their keys and values loaded before the first is used.
 // load() reads elements i .. i + 7 of a row of bytes. `left` of them exist: fewer than 8 only where the width of a head
 // is no multiple of 8, so that rows start at any address (f16s, bf16s, f32s). at() reads one element of a row whose
-// elements are `step` bytes apart; blocks are dense.
+// elements are `step` bytes apart, SIZE where they are dense; blocks always are.
 #include "iq4.cuh"
 
 struct f16 {
-  enum { AHEAD = 2 };
+  enum { AHEAD = 2, SIZE = 2 };
   struct Raw { uint4 v; };
   GS_DEV Raw load(const u8* row, int i, int left) { return {*(const uint4*)(row + i * 2)}; }
   GS_DEV u16 bits(const Raw& r, int i) {
@@ -20,7 +20,7 @@ struct bf16 : f16 {
   GS_DEV float at(const u8* row, int i, i64 step) { return gs_bf16(*(const u16*)(row + i * step)); }
 };
 struct f32 {
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 4 };
   struct Raw { float4 a, b; };
   GS_DEV Raw load(const u8* row, int i, int left) {
     return {*(const float4*)(row + i * 4), *(const float4*)(row + i * 4 + 16)};
@@ -57,7 +57,7 @@ struct f32s {
   GS_DEV float value(const Raw& r, int i) { return r.v[i]; }
 };
 struct q80 {  // blocks of 32: a half, 32 bytes; they start at multiples of 2
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 0 };
   struct Raw { u16 w[4], d; };
   GS_DEV Raw load(const u8* row, int i, int left) {
     const u16* block = (const u16*)(row + i / 32 * 34);
@@ -82,7 +82,7 @@ GS_DEV int gs_one_code(const u8* codes, int i) { return codes[i % 16] >> (i % 32
 GS_DEV int gs_byte(const uint2& v, int i) { return (i < 4 ? v.x : v.y) >> (8 * (i % 4)) & 255; }
 
 struct q40 {  // blocks of 32: a half, 16 bytes of codes
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 0 };
   struct Raw { uint2 v; u16 d; };
   GS_DEV Raw load(const u8* row, int i, int left) {
     const u16* block = (const u16*)(row + i / 32 * 18);
@@ -95,7 +95,7 @@ struct q40 {  // blocks of 32: a half, 16 bytes of codes
   }
 };
 struct iq4nl {  // the same with codes for values of a table
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 0 };
   struct Raw { uint2 v; u16 d; };
   GS_DEV Raw load(const u8* row, int i, int left) {
     const u16* block = (const u16*)(row + i / 32 * 18);
@@ -109,7 +109,7 @@ struct iq4nl {  // the same with codes for values of a table
   }
 };
 struct q51 {  // blocks of 32: two halves, scale and minimum, 4 bytes of fifth bits, 16 bytes of codes
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 0 };
   struct Raw { uint2 v; u32 high; u16 d, m; };
   GS_DEV Raw load(const u8* row, int i, int left) {
     const u8* block = row + i / 32 * 24;
@@ -126,7 +126,7 @@ struct q51 {  // blocks of 32: two halves, scale and minimum, 4 bytes of fifth b
   }
 };
 struct q8kv {  // a row: a float that scales all of it, 4 bytes that are not read here, and a byte for each element
-  enum { AHEAD = 1 };
+  enum { AHEAD = 1, SIZE = 0 };
   struct Raw { uint2 v; float d; };
   GS_DEV Raw load(const u8* row, int i, int left) { return {*(const uint2*)(row + 8 + i), *(const float*)row}; }
   GS_DEV float value(const Raw& r, int i) { return r.d * (float)(i8)gs_byte(r.v, i); }

@@ -156,6 +156,7 @@ GS_DEV void gs_mma_int8_k16(int (&d)[4], u32 a0, u32 a1, u32 b) {
 GS_DEV float gs_bf16(u16 v) { return gs_bits((u32)v << 16); }
 GS_DEV u16 gs_to_bf16(float f) { return (u16)gs_pack_bf16(f, 0.0f); }
 GS_DEV int gs_min(int a, int b) { return a < b ? a : b; }
+GS_DEV int gs_max(int a, int b) { return a > b ? a : b; }
 GS_DEV int gs_ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // reductions in a fixed order: the same bits in every run

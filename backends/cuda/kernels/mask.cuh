@@ -1,21 +1,23 @@
-// What a token sees: cells of its own sequence up to its own position. `window` (0: none) limits that to the last so
-// many positions, `span` (0: none) to the token's own chunk of so many positions. A free cell has sequence -1.
+// What a token sees: its own sequence up to its own position. `window` (0: none) limits that to the last so many
+// positions, `span` (0: none) to the token's own chunk of so many positions. Cells of a cache come in blocks; position p
+// of a sequence is in cell table[p / GS_CELL_BLOCK] * GS_CELL_BLOCK + p % GS_CELL_BLOCK of its own table.
 #include "common.cuh"
 
+enum { GS_CELL_BLOCK = 32 };
+
 struct Mask {
-  const int2 *where, *cells;  // (sequence, position) of tokens and of cells
-  const int* length;          // cells in use
+  const int* where;  // of each token: slot of its sequence, position, first entry of its sequence's table
   int window, span;
 };
 struct Sight {  // of one token
-  int sequence, first, last;
+  int slot, first, last, entry;
 };
 GS_DEV Sight gs_sight(const Mask& mask, int token) {
-  const int2 at = mask.where[token];
-  int first = mask.window && at.y >= mask.window ? at.y - mask.window + 1 : 0;
-  if (mask.span && at.y / mask.span * mask.span > first) first = at.y / mask.span * mask.span;
-  return {at.x, first, at.y};
+  const int *at = mask.where + 3 * token, p = at[1];
+  int first = mask.window && p >= mask.window ? p - mask.window + 1 : 0;
+  if (mask.span && p / mask.span * mask.span > first) first = p / mask.span * mask.span;
+  return {at[0], first, p, at[2]};
 }
-GS_DEV bool gs_sees(const Sight& sight, const int2& cell) {
-  return cell.x == sight.sequence && cell.y >= sight.first && cell.y <= sight.last;
-}
+GS_DEV bool gs_sees(const Sight& sight, int position) { return position >= sight.first && position <= sight.last; }
+GS_DEV int gs_block_of(int position) { return (int)((u32)position / GS_CELL_BLOCK); }
+GS_DEV int gs_cell(int block, int position) { return block * GS_CELL_BLOCK + (int)((u32)position % GS_CELL_BLOCK); }

@@ -2,7 +2,8 @@
 // that nothing of size tokens × positions is stored. A block takes 64 rows of one key-value head; a row is a (token,
 // query head) pair with the heads of the group innermost, so that keys and values are read once for all heads that
 // share them. Each of the four warps has 16 rows. Queries stay in registers (as halves, scaled), and so do
-// probabilities. What a query sees is decided by (sequence, position), as in attention.cu.
+// probabilities. A block may have rows of several sequences: it passes over the positions of one after the other. Tiles
+// begin at multiples of TILE, so that bits depend on no other row.
 #include "cache.cuh"
 #include "mask.cuh"
 
@@ -18,12 +19,43 @@ struct Place {
 template <int D> GS_DEV u8* gs_piece(u8* tile, int row, int piece) {
   return tile + row * D * 2 + (piece ^ row % 8) * 16;
 }
-template <int D, int TILE> GS_DEV void gs_load_tile(u8* tile, const u16* from, i64 stride, int first, int end) {
+struct Pass {  // over the positions that some tokens of one sequence see
+  const int* table;
+  int token, last_token, begin, end;
+  __device__ __forceinline__ bool has(int position) const { return position >= begin && position < end; }
+};
+// The pass of `token` and of those behind it, up to `last`, that are of its sequence: these are next to each other
+GS_DEV Pass gs_pass(const Mask& mask, const int* table, int token, int last) {
+  const Sight sight = gs_sight(mask, token);
+  for (int low = token, middle = last; low < last; middle = low + (last - low + 1) / 2) {
+    if (mask.where[3 * middle] == sight.slot) low = middle;
+    else last = middle - 1;
+  }
+  return {table + sight.entry, token, last, sight.first, mask.where[3 * last + 1] + 1};
+}
+// The part of it that is of this warp's rows; its end is 0 where none are
+GS_DEV Pass gs_of_warp(const Pass& pass, const Mask& mask, const Place& at) {
+  const int first = gs_max(pass.token, at.first / at.group);
+  const int last = gs_min(pass.last_token, (gs_min(at.first + 16, at.rows) - 1) / at.group);
+  if (first > last) return {pass.table, first, last, 0, 0};
+  return {pass.table, first, last, gs_sight(mask, first).first, mask.where[3 * last + 1] + 1};
+}
+template <int N> GS_DEV void gs_look_up(int (&blocks)[N], const Pass& pass, int first) {
+#pragma unroll
+  for (int i = 0; i < N; i++)
+    blocks[i] = pass.table[gs_block_of(gs_min(gs_max(first + i * GS_CELL_BLOCK, pass.begin), pass.end - 1))];
+}
+template <int D, int TILE>
+GS_DEV void gs_load_tile(u8* tile, const u16* from, i64 stride, const int (&blocks)[TILE / GS_CELL_BLOCK],
+                         const Pass& pass, int first) {
+  constexpr int BLOCKS = TILE / GS_CELL_BLOCK, ROWS = GS_THREADS / (D / 8);  // rows that all threads load at once
+  static_assert(BLOCKS == 1 || (GS_THREADS % (D / 8) == 0 && GS_CELL_BLOCK % ROWS == 0), "rows are of one block");
 #pragma unroll
   for (int i = 0; i < TILE * D / 8 / GS_THREADS; i++) {
     const int at = i * GS_THREADS + threadIdx.x, r = at / (D / 8), c = at % (D / 8);
-    const bool valid = first + r < end;
-    gs_copy16(gs_piece<D>(tile, r, c), valid ? from + (first + r) * stride + c * 8 : from, valid);
+    const bool valid = pass.has(first + r);
+    const int block = blocks[BLOCKS == 1 ? 0 : i * ROWS / GS_CELL_BLOCK];  // r / GS_CELL_BLOCK, known in advance
+    gs_copy16(gs_piece<D>(tile, r, c), valid ? from + gs_cell(block, r) * stride + c * 8 : from, valid);
   }
 }
 template <int D>
@@ -42,7 +74,7 @@ GS_DEV void gs_load_queries(u32 (&a)[D / 16][4], const float* q, const Place& at
 // one tile of positions: scores, running softmax, output
 template <int DK, int DV, int TILE>
 GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], const u32 (&q)[DK / 16][4], u8* keys,
-                    u8* values, const Sight (&sight)[2], const int2* cells, int first, int end, float cap) {
+                    u8* values, const Sight (&sight)[2], int first, float cap) {
   const int lane = threadIdx.x % 32;
   float s[TILE / 8][4] = {};
 #pragma unroll
@@ -62,7 +94,7 @@ GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], c
       const int p = first + i / 2 * 8 + lane % 4 * 2 + i % 2;
       float& v = s[i / 2][half * 2 + i % 2];
       if (cap > 0.0f) v = cap * tanhf(v);
-      if (p >= end || !gs_sees(sight[half], cells[p])) v = GS_LOWEST;
+      if (!gs_sees(sight[half], p)) v = GS_LOWEST;
       up = fmaxf(up, v);
     }
     up = fmaxf(up, gs_shfl_xor(up, 1));
@@ -93,14 +125,14 @@ GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], c
 }
 template <int DV>
 GS_DEV void gs_write(const float (&out)[DV / 8][4], const float (&top)[2], const float (&sum)[2], float* y,
-                     const float* sinks, const Place& at, int heads) {
+                     const float* sinks, const Place& at, int heads, const Pass& pass) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float total = sum[half], by = 1.0f;
     total += gs_shfl_xor(total, 1);
     total += gs_shfl_xor(total, 2);
     const int row = at.row(half), head = at.kv * at.group + row % at.group;
-    if (row >= at.rows) continue;
+    if (row >= at.rows || row / at.group < pass.token || row / at.group > pass.last_token) continue;
     if (sinks) {  // a logit without a value
       const float sink = sinks[head] * 1.44269504f, up = fmaxf(sink, top[half]);
       by = gs_exp2(top[half] - up), total = fmaf(total, by, gs_exp2(sink - up));
@@ -115,98 +147,113 @@ GS_DEV void gs_write(const float (&out)[DV / 8][4], const float (&top)[2], const
 
 // grid (ceil(tokens * group / 64), kv_heads); dynamic shared memory 2 * TILE * (DK + DV) * 2 bytes
 template <int DK, int DV, int TILE>
-GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const Mask& mask, const float* sinks, float* y,
-                      int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos, i64 v_head, i64 q_head,
-                      i64 q_token, float scale, float cap) {
+GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* table, const Mask& mask,
+                      const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head,
+                      i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale, float cap) {
   constexpr int KEYS = TILE * DK * 2, STAGE = KEYS + TILE * DV * 2;
+  static_assert(TILE % GS_CELL_BLOCK == 0, "tiles are whole blocks");
   GS_DYNAMIC(u8, shared);
   gs_pdl_launch();
   gs_pdl_wait();
   const int group = heads / kv_heads, block0 = blockIdx.x * GS_ROWS_OF_BLOCK;
   const Place at = {(int)blockIdx.y, group, tokens * group, block0 + (int)threadIdx.x / 32 * 16};
+  const int last_token = gs_min(block0 + GS_ROWS_OF_BLOCK, at.rows) - 1;
   Sight sight[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) sight[half] = gs_sight(mask, gs_min(at.row(half), at.rows - 1) / group);
-  const int begin = 0, end = *mask.length;
   u32 queries[DK / 16][4];
   gs_load_queries<DK>(queries, q, at, q_head, q_token, scale);
-  float out[DV / 8][4] = {}, top[2] = {GS_LOWEST, GS_LOWEST}, sum[2] = {0.0f, 0.0f};
   const u16 *keys = k + at.kv * k_head, *values = v + at.kv * v_head;
-  if (begin < end) {
-    gs_load_tile<DK, TILE>(shared, keys, k_pos, begin, end);
-    gs_load_tile<DV, TILE>(shared + KEYS, values, v_pos, begin, end);
-  }
-  gs_copy_commit();
-  for (int first = begin, now = 0; first < end; first += TILE, now ^= 1) {
-    u8 *tile = shared + now * STAGE, *next = shared + (now ^ 1) * STAGE;
-    if (first + TILE < end) {
-      gs_load_tile<DK, TILE>(next, keys, k_pos, first + TILE, end);
-      gs_load_tile<DV, TILE>(next + KEYS, values, v_pos, first + TILE, end);
+  for (int token = block0 / group; token <= last_token / group;) {
+    const Pass pass = gs_pass(mask, table, token, last_token / group);
+    const Pass mine = gs_of_warp(pass, mask, at);
+    float out[DV / 8][4] = {}, top[2] = {GS_LOWEST, GS_LOWEST}, sum[2] = {0.0f, 0.0f};
+    int first = pass.begin / TILE * TILE, blocks[TILE / GS_CELL_BLOCK];
+    if (first < pass.end) {
+      gs_look_up(blocks, pass, first);
+      gs_load_tile<DK, TILE>(shared, keys, k_pos, blocks, pass, first);
+      gs_load_tile<DV, TILE>(shared + KEYS, values, v_pos, blocks, pass, first);
+      gs_look_up(blocks, pass, first + TILE);
     }
     gs_copy_commit();
-    gs_copy_wait<1>();
-    gs_sync();
-    gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, sight, mask.cells, first, end, cap);
-    gs_sync();  // before the next round overwrites this tile
+    for (int now = 0; first < pass.end; first += TILE, now ^= 1) {
+      u8 *tile = shared + now * STAGE, *next = shared + (now ^ 1) * STAGE;
+      if (first + TILE < pass.end) {
+        gs_load_tile<DK, TILE>(next, keys, k_pos, blocks, pass, first + TILE);
+        gs_load_tile<DV, TILE>(next + KEYS, values, v_pos, blocks, pass, first + TILE);
+        gs_look_up(blocks, pass, first + 2 * TILE);
+      }
+      gs_copy_commit();
+      gs_copy_wait<1>();
+      gs_sync();
+      if (first < mine.end && first + TILE > mine.begin)
+        gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, sight, first, cap);
+      gs_sync();  // before the next round overwrites this tile
+    }
+    gs_write<DV>(out, top, sum, y, sinks, at, heads, pass);
+    token = pass.last_token + 1;
   }
-  gs_write<DV>(out, top, sum, y, sinks, at, heads);
 }
 
 // the parameters of the kernels below as arguments of gs_prompt
 #define GS_PROMPT_ARGS                                                                                       \
-  q, k, v, Mask{where, cells, length, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, \
+  q, k, v, table, Mask{where, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, \
       v_head, q_head, q_token, scale, cap
 
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_64_64(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+    prompt_64_64(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
                  i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
   gs_prompt<64, 64, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_128_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+    prompt_128_128(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
                  i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
   gs_prompt<128, 128, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
-    prompt_192_128(const float* q, const u16* k, const u16* v, const int2* where, const int2* cells, const int* length,
+    prompt_192_128(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
                  i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
   gs_prompt<192, 128, 32>(GS_PROMPT_ARGS);
 }
 
-// The cells in use of a cache in blocks, as halves for the kernels above: y[cell, head] dense, strides of x in bytes; a
-// thread takes 8 elements. Grid (ceil(cells * heads * k / 8 / threads))
+// The cells of the blocks that *used entries of a table name, of a cache of quantised types, as halves for the kernels
+// above: y[cell, head] dense, strides of x in bytes; a thread takes 8 elements at once. Any grid (blocks)
 template <class T>
-GS_DEV void gs_halves(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
+GS_DEV void gs_halves(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = i / (k / 8), cell = row / heads;
-  if (cell >= *length) return;
-  const typename T::Raw raw = T::load(x + cell * x_cell + row % heads * x_head, i % (k / 8) * 8, 8);
-  u32 v[4];
+  const int of_cell = heads * (k / 8);
+  const i64 n = (i64)*used * GS_CELL_BLOCK * of_cell;
+  for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) {
+    const int position = (int)(i / of_cell), at = (int)(i % of_cell);
+    const i64 cell = gs_cell(table[gs_block_of(position)], position);
+    const typename T::Raw raw = T::load(x + cell * x_cell + at / (k / 8) * x_head, at % (k / 8) * 8, 8);
+    u32 v[4];
 #pragma unroll
-  for (int j = 0; j < 4; j++) v[j] = gs_pack_half(T::value(raw, 2 * j), T::value(raw, 2 * j + 1));
-  y[i] = make_uint4(v[0], v[1], v[2], v[3]);
+    for (int j = 0; j < 4; j++) v[j] = gs_pack_half(T::value(raw, 2 * j), T::value(raw, 2 * j + 1));
+    y[cell * of_cell + at] = make_uint4(v[0], v[1], v[2], v[3]);
+  }
 }
 extern "C" __global__ void __launch_bounds__(256)
-    halves_q80(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
-  gs_halves<q80>(x, y, length, heads, k, x_cell, x_head);
+    halves_q80(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q80>(x, y, table, used, heads, k, x_cell, x_head);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    halves_q40(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
-  gs_halves<q40>(x, y, length, heads, k, x_cell, x_head);
+    halves_q40(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q40>(x, y, table, used, heads, k, x_cell, x_head);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    halves_q51(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
-  gs_halves<q51>(x, y, length, heads, k, x_cell, x_head);
+    halves_q51(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q51>(x, y, table, used, heads, k, x_cell, x_head);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    halves_iq4nl(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
-  gs_halves<iq4nl>(x, y, length, heads, k, x_cell, x_head);
+    halves_iq4nl(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<iq4nl>(x, y, table, used, heads, k, x_cell, x_head);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    halves_q8kv(const u8* x, uint4* y, const int* length, int heads, int k, i64 x_cell, i64 x_head) {
-  gs_halves<q8kv>(x, y, length, heads, k, x_cell, x_head);
+    halves_q8kv(const u8* x, uint4* y, const int* table, const int* used, int heads, int k, i64 x_cell, i64 x_head) {
+  gs_halves<q8kv>(x, y, table, used, heads, k, x_cell, x_head);
 }

@@ -98,28 +98,30 @@ GS_DEV float gs_block_max(float v) {
   gs_sync();
   return gs_warp_max(most[threadIdx.x % 32 < blockDim.x / 32 ? threadIdx.x % 32 : 0]);
 }
-// The softmax of scale * x, with a cap of cap * tanh(scale * x), over the cells in use that a token sees. A head's sink
+// The softmax of scale * x, with a cap of cap * tanh(scale * x), over the cells in use that a token sees. Cells are
+// (slot of their sequence, position); a free one has slot -1. A head's sink
 // (null: none) is one more term of the denominator. Without any cell: zeros. y may be x. Rows are n floats apart.
 // Grid (tokens * heads)
 extern "C" __global__ void __launch_bounds__(256)
-    soft_max_seen(const float* x, float* y, const int2* where, const int2* cells, const int* used, const float* sinks,
+    soft_max_seen(const float* x, float* y, const int* where, const int2* cells, const int* used, const float* sinks,
                   int heads, int n, float scale, float cap, int window, int span) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int head = blockIdx.x % heads, length = gs_min(*used, n);
-  const Sight sight = gs_sight(Mask{where, cells, used, window, span}, blockIdx.x / heads);
+  const Sight sight = gs_sight(Mask{where, window, span}, blockIdx.x / heads);
   const float *from = x + (i64)blockIdx.x * n, sink = sinks ? sinks[head] : -3.0e38f;
   float* to = y + (i64)blockIdx.x * n;
   float top = sink, sum = 0.0f;
   for (int i = threadIdx.x; i < length; i += blockDim.x) {
     float s = from[i] * scale;
     if (cap > 0.0f) s = cap * tanhf(s);
-    if (gs_sees(sight, cells[i])) top = fmaxf(top, s);
+    if (cells[i].x == sight.slot && gs_sees(sight, cells[i].y)) top = fmaxf(top, s);
     to[i] = s;
   }
   top = gs_block_max(top);
   for (int i = threadIdx.x; i < length; i += blockDim.x) {
-    const float e = gs_sees(sight, cells[i]) ? expf(to[i] - top) : 0.0f;
+    const bool seen = cells[i].x == sight.slot && gs_sees(sight, cells[i].y);
+    const float e = seen ? expf(to[i] - top) : 0.0f;
     sum += e, to[i] = e;
   }
   sum = gs_block_sum(sum) + (sinks ? expf(sink - top) : 0.0f);

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 
 from graphsched.backends.cuda.launch.call import Launched
 from graphsched.graph import ops
-from graphsched.graph.tensor import Extent, Tensor, TensorType, f32
+from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, f32
 from graphsched.run import lowering
 from graphsched.run.operand import Addresses, Operand, Out, Work
 from graphsched.types import dtypes
@@ -31,8 +32,8 @@ class At:
         return self.addresses.address(operand)
 
     def n(self, dim: int) -> int:
-        """The actual length of a dimension; its capacity where no lengths are given."""
-        if not isinstance(dim, Extent):
+        """The actual length of a dimension; its capacity where no lengths are given, and all cells of a pool."""
+        if not _is_length(dim):
             return int(dim)
         self.asked.add(dim.word)
         return self.lengths.get(dim.word, int(dim))
@@ -99,10 +100,15 @@ class Low(lowering.Low):
 
     def length(self, dim: int) -> Callable[[At], int]:
         """Where kernels find a length that may be fixed."""
-        if isinstance(dim, Extent):
+        if _is_length(dim):
             return lambda at: at.word(dim)
         fixed = self.constant(np.array([dim], np.int32))
         return lambda at: at(fixed)
+
+
+def _is_length(dim: int) -> TypeGuard[Extent]:
+    """Whether a dimension has an actual length; any cell of a pool may be read."""
+    return isinstance(dim, Extent) and not isinstance(dim, Pool)
 
 
 def three(type: TensorType) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from graphsched.types.extents import EXTENTS
 if TYPE_CHECKING:
     from graphsched.backends.cuda.device import CudaDevice
 
-WORD_BYTES = 32  # of the lengths
+WORD_BYTES = 4 * len(EXTENTS)  # of the lengths
 MOST_KEPT = 64  # combinations of lengths whose launches are kept
 
 

@@ -62,7 +62,7 @@ class AttentionConfig(RopeConfig):
     def wrong(self) -> Iterator[tuple[str, str]]:
         """As `Config.wrong`: key and value heads divide the heads, rotated dimensions fit a head."""
         yield from super().wrong()
-        if self.n_head % self.n_head_kv:
+        if self.n_head_kv and self.n_head % self.n_head_kv:
             yield "n_head_kv", f"a divisor of the {self.n_head} heads"
         if self.rope_dim > self.head_dim:
             yield "rope_dim", f"at most the head size {self.head_dim}"
@@ -206,7 +206,7 @@ def attend(
     held = inp.cells_of(window=mask.get("window", 0), chunk=mask.get("chunk", 0))
     keys, values = inp.cache(blk, k, v, held)
     attrs = {"scale": c.head_dim**-0.5, **mask}
-    out = flash_attn_ext(q, keys, values, inp.where, held.cells, *sinks, **attrs)
+    out = flash_attn_ext(q, keys, values, held.where, held.table, *sinks, **attrs)
     return side_by_side(out)
 
 

@@ -28,9 +28,9 @@ def gated_ffn(blk: Weights, x: Tensor, suffix: str = "", activation: Gate = swig
     return linear(blk, f"ffn_down{suffix}", activation(gate, up), x.shape[1])
 
 
-def plain_ffn(blk: Weights, x: Tensor, act: Activation) -> Tensor:
-    """down(act(up(x))), without a gate. [T, D] -> [T, D]"""
-    return linear(blk, "ffn_down", act(linear(blk, "ffn_up", x)), x.shape[1])
+def plain_ffn(blk: Weights, x: Tensor, act: Activation, suffix: str = "") -> Tensor:
+    """down(act(up(x))) by the weights ffn_up and ffn_down with `suffix`, without a gate. [T, D] -> [T, D]"""
+    return linear(blk, f"ffn_down{suffix}", act(linear(blk, f"ffn_up{suffix}", x)), x.shape[1])
 
 
 def relu2(x: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from graphsched.arch.config import key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.stored import Derived
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import concat, mul_mat, reshape, view
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.ops import concat, get_rows, mul_mat, reshape, view
+from graphsched.graph.tensor import Tensor, labelled
 
 Array = NDArray[np.float32]
-Attend = Callable[[Any, Tensor, Tensor, Tensor, Inputs], Tensor]
+Attend = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +57,22 @@ def expanded(
 
 
 def over_expanded(
-    c: LatentConfig, blk: Weights, q: Tensor, rows: Tensor, inp: Inputs, attend: Attend
+    c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: Inputs, attend: Attend
 ) -> Tensor:
     """Attention over cached rows [latent | rotated key], expanded to keys and values of some heads at a time.
 
-    q [T, H, nope + rope], rows [n_kv, 1, R + rope] -> [T, H · v]. Some at a time because those of all heads would take
+    q [T, H, nope + rope], cache [n_kv, 1, R + rope] -> [T, H · v]. Some at a time because those of all heads would take
     more memory than `inp.amb` MiB.
     """
+    own = inp.own(inp.all_cells.table)
+    rows = labelled(get_rows(cache, own.ids), "kv_cache")
     latent = reshape(view(rows, start=0, stop=c.rank), shape=(rows.shape[0], c.rank))
     k_rope = view(rows, start=c.rank, stop=rows.shape[2])
     step, outs = heads_at_once(c, int(rows.shape[0]), inp.amb), []
     for first in range(0, c.n_head, step):
         some = view(side_by_side(q), start=first * c.head_dim, stop=(first + step) * c.head_dim)
         k, v = expanded(c, blk, latent, k_rope, range(first, first + step))
-        outs.append(attend(c, heads(some, step), k, v, inp))
+        outs.append(attend(c, heads(some, step), k, v, inp.all_cells.where, own.table))
     return reduce(concat, outs)
 
 
@@ -94,7 +96,7 @@ def latent_halves(c: LatentConfig, w: Weights) -> Iterator[tuple[str, Derived]]:
                 "attn_k_b", k_shape, lambda x: x.reshape(split)[:, : c.nope].swapaxes(1, 2), kv
             )
             yield from blk.lacking("attn_v_b", v_shape, lambda x: x.reshape(split)[:, c.nope :], kv)
-        else:
+        elif "attn_kv_a_mqa" in blk:
             halves = blk.sized("attn_k_b", *k_shape), blk.sized("attn_v_b", *v_shape)
             yield from blk.lacking("attn_kv_b", (n_rows, c.rank), _kv_b, *halves)
 

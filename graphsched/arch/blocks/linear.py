@@ -14,6 +14,12 @@ def norm(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
     return y + blk.sized(f"{name}.bias", x.shape[-1]) if f"{name}.bias" in blk else y
 
 
+def norm_by_row(c: Any, x: Tensor, blk: Weights, name: str) -> Tensor:
+    """As norm, with weights of its own for each row of a token. [T, n, d] -> [T, n, d]"""
+    shape = x.shape[1:] if x.shape[1] > 1 else x.shape[2:]
+    return rms_norm(x, eps=c.rms_eps) * blk.shaped(name, *shape)
+
+
 def scaled(x: Tensor, by: float) -> Tensor:
     """by · x; x itself for 0, by which files say that there is no factor"""
     return scale(x, by=by) if by not in (0.0, 1.0) else x
@@ -38,8 +44,16 @@ def embed(c: Any, w: Weights, inp: Inputs) -> Tensor:
     return get_rows(w.sized("token_embd", None, c.n_embd), inp.tokens)
 
 
-def head(c: Any, w: Weights, x: Tensor, *, tied: bool | None = None, bias: bool | None = None) -> Tensor:
-    """Final norm and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
+def head(
+    c: Any,
+    w: Weights,
+    x: Tensor,
+    *,
+    tied: bool | None = None,
+    bias: bool | None = None,
+    final: str = "output_norm",
+) -> Tensor:
+    """The norm `final` and output projection; tied to the embedding without output.weight. [T, D] -> [T, V]"""
     n_vocab = w.sized("token_embd", None, None).shape[0]
     tied = "output" not in w if tied is None else tied
-    return linear(w, "token_embd" if tied else "output", norm(c, x, w, "output_norm"), n_vocab, bias=bias)
+    return linear(w, "token_embd" if tied else "output", norm(c, x, w, final), n_vocab, bias=bias)

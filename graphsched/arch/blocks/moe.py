@@ -169,3 +169,9 @@ def experts(r: Routing, blk: Weights, x: Tensor, activation: Gate = swiglu) -> T
 def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:
     """The chosen experts' weighted sum plus the shared expert, which every token passes. [T, D] -> [T, D]"""
     return experts(r, blk, x) + gated_ffn(blk, x, "_shexp")
+
+
+def gated_shared(blk: Weights, x: Tensor) -> Tensor:
+    """The shared expert, times the sigmoid of a gate per token. [T, D] -> [T, D]"""
+    gate = sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # one vector: [T, 1]
+    return gated_ffn(blk, x, "_shexp") * sigmoid(gate)

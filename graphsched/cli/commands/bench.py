@@ -33,6 +33,7 @@ TOKENS = ListOf(Number(int, 0))
 Example: graphsched bench -p 512 -n 128 -r 5 -o json
 Example: graphsched bench -p 128-1024*2 -n 0 -ub 128,512 -fmoe 0,1
 Example: graphsched bench -m a.gguf,b.gguf -pg 512,128 -gp 4096,64
+Example: graphsched bench -np 1-8*2 -p 0 -n 64
 Example: graphsched bench --device sim:rtx4090 -ot "exps=CPU;" -op "26,0;"
 """,
 )
@@ -75,7 +76,8 @@ def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
     """Measure tokens per second: prompts (pp) and generation (tg), mean and standard deviation.
 
     Each test starts from an empty cache, after a run that is not counted; 0 tokens leave it out. The context is as
-    long as the longest test, if -c does not say more.
+    long as the longest test, if -c does not say more. With -np N each of N sequences reads and generates so many
+    tokens, all at once, and the speed is that of all together.
 
     Flags take lists: 1,2 or repeated, of integers also the ranges first-last, first-last+step and first-last*factor;
     every combination is measured. Where commas belong to a value (-ot, -op, --device) a semicolon stands between the
@@ -91,19 +93,23 @@ def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
     wanted = tuple(
         asked(prompts or (512,), generations or (128,), values["both"], values["after"], depths or (0,))
     )
-    grid = tuple((m, replace(o, n_ctx=context(o.n_ctx, wanted))) for m, o in grid)
+    grid = tuple((m, replace(o, n_ctx=context(o, wanted))) for m, o in grid)
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"])
     rows = measured(grid, wanted, screen, values["repetitions"], is_warm=not values["warmup"])
     WRITERS["json" if as_json else output](rows, [settings(options) for _, options in grid])
 
 
-def context(asked: int, tests: "Sequence[Test]") -> int:
-    """Tokens that the longest test needs, or what was asked for if that is enough; 0 is the training context."""
+def context(options: "SessionOptions", tests: "Sequence[Test]") -> int:
+    """Cells that the longest test needs, or as many as were asked for if these are enough; 0 is the training context."""
+    from graphsched.arch.cells import cells_of_sequences
+
     if not tests:
         raise OptionError("-p and -n are both 0, there is nothing to measure")
-    needed = max(test.n_tokens for test in tests)
+    asked, n = options.n_ctx, options.n_parallel
+    needed = cells_of_sequences(n, max(test.n_tokens for test in tests))
     if 0 < asked < needed:
-        raise OptionError(f"-c is {asked}, the longest test needs {needed}")
+        what = "the longest test needs" if n == 1 else f"{n} sequences of the longest test need"
+        raise OptionError(f"-c is {asked}, {what} {needed}")
     return needed if asked < 0 else asked
 
 

@@ -31,7 +31,7 @@ NO_DEVICE: Final = (
 
 
 @click.command(cls=ModelCommand, epilog="Example: graphsched plan --device sim:rtx4090 -ot exps=CPU --nodes")
-@flags.session
+@flags.sequences
 @click.option(
     "--phase", type=OneOf("prefill", "decode"), default="decode", help="a prompt, or one token (default)"
 )
@@ -65,7 +65,7 @@ def command(
     if vs is None:
         data = report.as_data(made, nodes, about)
         return show(data, as_json, lambda: report.render(made, nodes, about))
-    behind = with_flags(vs)
+    behind = with_flags(vs, flags.sequences)
     if behind.override_kv != options.override_kv:
         asked = replace(asked, model=open_default_or(model, behind.override_kv, header_only=True))
     other, other_about = asked.plan(behind)
@@ -118,15 +118,15 @@ def show(data: Any, as_json: bool, render: Any) -> None:
     Console(width=width).print(render())
 
 
-def with_flags(text: str) -> "SessionOptions":
-    """The options of the command that runs, with further flags behind its own."""
+def with_flags(text: str, add: flags.Function = flags.session) -> "SessionOptions":
+    """The options of the command that runs, with further flags behind its own. add: what adds those that it has."""
     try:
         words = shlex.split(text)
     except ValueError as e:
         raise OptionError(f"--vs {text}: {str(e).lower()}") from None
 
     @click.command(cls=Command)
-    @flags.session
+    @add
     def reader(model: Path | None, options: "SessionOptions") -> None:
         """A command that is never run; click parses flags with it."""
 

@@ -1,6 +1,6 @@
 """`graphsched sweep-bench`: speed as the KV cache fills."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ from graphsched.cli import flags
 from graphsched.cli.interrupts import INTERRUPTED, Interrupts
 from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import open_session
+from graphsched.cli.output_format import Write, output_format
 from graphsched.cli.screen import Screen
-from graphsched.cli.tables import WRITERS, Row
-from graphsched.cli.values import FileName, Number, OneOf
+from graphsched.cli.tables import Column, Row
+from graphsched.cli.values import FileName, Number
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
     from graphsched.session.session import Session
 
-COLUMNS: Final = {"PP": 6, "TG": 6, "N_KV": 6, "T_PP s": 8, "S_PP t/s": 8, "T_TG s": 8, "S_TG t/s": 8}
-FORMATS: Final = ("table", "csv", "json", "jsonl")
+COLUMNS: Final = {
+    "PP": Column("pp", 6),
+    "TG": Column("tg", 6),
+    "N_KV": Column("n_kv", 6),
+    "T_PP s": Column("t_pp", 8, 3),
+    "S_PP t/s": Column("speed_pp", 8, 2),
+    "T_TG s": Column("t_tg", 8, 3),
+    "S_TG t/s": Column("speed_tg", 8, 2),
+}
 
 
 @click.command(
@@ -40,20 +48,11 @@ Example: graphsched sweep-bench -c 512 -ub 64 -n 16 --plot sweep.svg
     "-nrep", "--n-repetitions", "repetitions", type=Number(int, 1), default=1, help="runs (default: 1)"
 )
 @flags.session
-@click.option(
-    "-o",
-    "--output-format",
-    "output",
-    type=OneOf(*FORMATS),
-    metavar="|".join(FORMATS),
-    default="table",
-    help="(default: table)",
-)
-@click.option("--json", "as_json", is_flag=True, help="the same as -o json")
+@output_format("table", COLUMNS)
 @click.option("--plot", type=FileName(), help="draw both speeds into an .svg or .png file")
 @click.option("-v", "--verbose", is_flag=True, help="say more about model and options")
 @click.option("-q", "--quiet", is_flag=True, help="only the results")
-def command(model: Path | None, options: "SessionOptions", output: str, as_json: bool, **values: Any) -> None:
+def command(model: Path | None, options: "SessionOptions", write: Write, **values: Any) -> None:
     """Measure prompts and generation as the KV cache fills, up to the context of -c tokens.
 
     At every multiple of -ub tokens: some are generated and forgotten again, then -ub tokens of a prompt are read. N_KV
@@ -61,12 +60,7 @@ def command(model: Path | None, options: "SessionOptions", output: str, as_json:
     """
     asked = Asked(model, options, values["n_predict"], values["repetitions"], values["plot"])
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"])
-    rows = asked.rows(screen)
-    kind = "json" if as_json else output
-    if kind == "table":
-        table(rows)
-    else:
-        WRITERS[kind](rows, ())
+    write(asked.rows(screen))
 
 
 @dataclass(frozen=True)
@@ -126,17 +120,3 @@ def as_row(point: "Point") -> Row:
         "t_tg": point.t_tg,
         "speed_tg": point.speed_tg,
     }
-
-
-def table(rows: Iterable[Row]) -> None:
-    """The table of sweep-bench, which the scripts that plot it read."""
-    for i, row in enumerate(rows):
-        if i == 0:
-            print("|" + " | ".join(f"{name:>{width}}" for name, width in COLUMNS.items()) + " |")
-            print("|" + "-|-".join("-" * width for width in COLUMNS.values()) + "-|")
-        cells = [
-            *(str(row[name]) for name in ("pp", "tg", "n_kv")),
-            *(f"{row['t_pp']:.3f}", f"{row['speed_pp']:.2f}", f"{row['t_tg']:.3f}", f"{row['speed_tg']:.2f}"),
-        ]
-        padded = (f"{cell:>{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=True))
-        print("|" + " | ".join(padded) + " |", flush=True)

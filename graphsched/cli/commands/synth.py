@@ -18,13 +18,17 @@ from graphsched.cli.screen import Screen
     metavar="TYPE",
     help="type of the matrices (default: Q4_0, of BitNet IQ2_BN)",
 )
+@click.option("--layers", type=int, default=0, metavar="N", help="the first N layers only")
 @click.option("--sparse", is_flag=True, help="leave a hole for the weights, all zero, which takes no space")
 @click.option("--header-only", is_flag=True, help="end the file after the header, which is enough to plan")
 @click.option("--force", is_flag=True, help="replace OUT if it exists")
-def command(layout: str, out: Path, type_name: str, sparse: bool, header_only: bool, force: bool) -> None:
+def command(
+    layout: str, out: Path, type_name: str, layers: int, sparse: bool, header_only: bool, force: bool
+) -> None:
     """Write the GGUF file OUT with the shapes of LAYOUT and made-up weights.
 
-    Layouts: llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, deepseek-v3, maverick, bitnet-2b.
+    Layouts: llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, deepseek-v3, maverick, bitnet-2b,
+    qwen3.5-35b-a3b, nemotron-3-nano-30b-a3b.
     """
     from graphsched.synth.model import Extent, write
 
@@ -37,6 +41,6 @@ def command(layout: str, out: Path, type_name: str, sparse: bool, header_only: b
 
     try:
         extent: Extent = "sparse" if sparse else "header" if header_only else "whole"
-        write(layout, out, type_name, extent=extent, force=force, progress=progress)
+        write(layout, out, type_name, layers=layers, extent=extent, force=force, progress=progress)
     finally:
         screen.clear()

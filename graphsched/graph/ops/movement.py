@@ -12,7 +12,13 @@ from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
 
-@op(Op.GET_ROWS, rowwise=lambda node: len(node.sources[1].shape) == 2, gathers=True, keeps_label=True)
+@op(
+    Op.GET_ROWS,
+    rowwise=lambda node: len(node.sources[1].shape) == 2,
+    gathers=True,
+    reads_cache="x",
+    keeps_label=True,
+)
 def get_rows(x: Tensor, ids: Tensor) -> TensorType:
     """y[i] = x[ids[i]] as float32; with ids[t, u], y[t, u] = x[t, ids[t, u]]"""
     if len(ids.shape) == 1:
@@ -38,6 +44,8 @@ def _() -> Iterator[Case]:
         yield case(TensorType(t, (40, whole_blocks(t, 96))), i32(7), ints={1: (0, 40)})
     yield case(f32(9, 33), i32(4), ints={1: (0, 9)})
     yield case(f32(9, 3, 8), i32(4), ints={1: (0, 9)})
+    for t in dtypes.KV_TYPES:
+        yield case(TensorType(t, (9, 3, 32)), i32(4), ints={1: (0, 9)})
     yield case(f32(5, 8), i32(5, 2), ints={1: (0, 8)})
     yield case(f32(5, 8, 33), i32(5, 2), ints={1: (0, 8)})
     yield case(TensorType(dtypes.F16, (5, 8, 32)), i32(5, 2), ints={1: (0, 8)})
@@ -202,31 +210,31 @@ def rounded(x: Array, dtype: DType) -> Array:
 
 
 @op(Op.SET_ROWS, writes_cache="cache")
-def set_rows(cache: Tensor, rows: Tensor, slots: Tensor, *, dtype: DType) -> TensorType:
-    """cache[slots[i]] = rows[i], rounded to the cache's type; the result is the cache"""
+def set_rows(cache: Tensor, rows: Tensor, ids: Tensor, *, dtype: DType) -> TensorType:
+    """cache[ids[i]] = rows[i], rounded to the cache's type; the result is the cache"""
     require(cache.shape[1:] == rows.shape[1:], "set_rows: {} does not fit {}", rows, cache)
-    require(slots.shape[0] == rows.shape[0], "set_rows: {} does not fit {}", slots, rows)
+    require(ids.shape[0] == rows.shape[0], "set_rows: {} does not fit {}", ids, rows)
     require(dtype == cache.dtype, "set_rows: {} does not hold {}", cache, dtype)
     return cache.type
 
 
 @set_rows.reference
-def _(cache: Array, rows: Array, slots: Array, *, dtype: DType) -> Array:
-    cache[slots] = rounded(rows, dtype)
+def _(cache: Array, rows: Array, ids: Array, *, dtype: DType) -> Array:
+    cache[ids] = rounded(rows, dtype)
     return cache
 
 
 @set_rows.nbytes
-def _(cache: TensorType, rows: TensorType, slots: TensorType, *, dtype: DType) -> int:
-    return rows.nbytes + slots.nbytes + dtype.tensor_bytes(tuple(int(d) for d in rows.shape))
+def _(cache: TensorType, rows: TensorType, ids: TensorType, *, dtype: DType) -> int:
+    return rows.nbytes + ids.nbytes + dtype.tensor_bytes(tuple(int(d) for d in rows.shape))
 
 
-def _different_slots(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
+def _different_cells(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
     cells = next(iter(types.values())).shape[0]  # the first operand is a cache
-    return rng.permutation(cells)[: types["slots"].shape[0]].astype(np.int32)
+    return rng.permutation(cells)[: types["ids"].shape[0]].astype(np.int32)
 
 
-set_rows.draw(slots=_different_slots)
+set_rows.draw(ids=_different_cells)
 
 
 @set_rows.cases
@@ -237,29 +245,29 @@ def _() -> Iterator[Case]:
 
 @several(Op.FUSED_SET_ROWS, rowwise=False)
 def fused_set_rows(
-    k_cache: Tensor, k: Tensor, v_cache: Tensor, v: Tensor, slots: Tensor, *, dtype: DType
+    k_cache: Tensor, k: Tensor, v_cache: Tensor, v: Tensor, ids: Tensor, *, dtype: DType
 ) -> tuple[Tensor, ...]:
-    """set_rows of keys and of values into the same slots; the results are the caches"""
-    return set_rows(k_cache, k, slots, dtype=dtype), set_rows(v_cache, v, slots, dtype=dtype)
+    """set_rows of keys and of values into the same cells; the results are the caches"""
+    return set_rows(k_cache, k, ids, dtype=dtype), set_rows(v_cache, v, ids, dtype=dtype)
 
 
 @fused_set_rows.reference
-def _(k_cache: Array, k: Array, v_cache: Array, v: Array, slots: Array, *, dtype: DType) -> Array:
+def _(k_cache: Array, k: Array, v_cache: Array, v: Array, ids: Array, *, dtype: DType) -> Array:
     """Both caches are changed in place."""
     for cache, rows in ((k_cache, k), (v_cache, v)):
-        cache[slots] = rounded(rows, dtype)
+        cache[ids] = rounded(rows, dtype)
     return as_f32(np.concatenate([c.reshape(len(c), -1) for c in (k_cache, v_cache)], axis=1))
 
 
 @fused_set_rows.nbytes
 def _(
-    k_cache: TensorType, k: TensorType, v_cache: TensorType, v: TensorType, slots: TensorType, *, dtype: DType
+    k_cache: TensorType, k: TensorType, v_cache: TensorType, v: TensorType, ids: TensorType, *, dtype: DType
 ) -> int:
     stored = (dtype.tensor_bytes(tuple(map(int, rows.shape))) for rows in (k, v))
-    return k.nbytes + v.nbytes + slots.nbytes + sum(stored)
+    return k.nbytes + v.nbytes + ids.nbytes + sum(stored)
 
 
-fused_set_rows.draw(slots=_different_slots)
+fused_set_rows.draw(ids=_different_cells)
 
 
 @fused_set_rows.cases
@@ -268,3 +276,40 @@ def _() -> Iterator[Case]:
         caches = TensorType(t, (40, 3, 32)), TensorType(t, (40, 2, 64))
         rows = f32(5, 3, 32), f32(5, 2, 64)
         yield case(caches[0], rows[0], caches[1], rows[1], i32(5), dtype=t)
+
+
+@op(Op.COPY_ROWS, writes_cache="cache")
+def copy_rows(cache: Tensor, source: Tensor, target: Tensor) -> TensorType:
+    """cache[target[i]] = cache[source[i]], bytes as they are; no row is both. The result is the cache"""
+    require(source.shape == target.shape, "copy_rows: {} does not fit {}", source, target)
+    return cache.type
+
+
+@copy_rows.reference
+def _(cache: Array, source: Array, target: Array) -> Array:
+    cache[target] = cache[source]
+    return cache
+
+
+@copy_rows.nbytes
+def _(cache: TensorType, source: TensorType, target: TensorType) -> int:
+    row = cache.dtype.tensor_bytes((1, *map(int, cache.shape[1:])))
+    return source.nbytes + target.nbytes + 2 * int(source.shape[0]) * row
+
+
+def _first_half(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
+    return rng.permutation(types["cache"].shape[0] // 2)[: types["source"].shape[0]].astype(np.int32)
+
+
+def _second_half(types: Mapping[str, TensorType], rng: np.random.Generator) -> Array:
+    return _first_half(types, rng) + types["cache"].shape[0] // 2
+
+
+copy_rows.draw(source=_first_half, target=_second_half)
+
+
+@copy_rows.cases
+def _() -> Iterator[Case]:
+    for t in dtypes.KV_TYPES:
+        yield case(TensorType(t, (40, 3, 32)), i32(5), i32(5))
+    yield case(f32(6, 3, 35), i32(1), i32(1))

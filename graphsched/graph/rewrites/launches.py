@@ -10,7 +10,7 @@ from graphsched.graph.tensor import Tensor, layer_of
 
 
 def cache_rows(graph: Graph) -> Iterator[Fusion]:
-    """SET_ROWS of keys, of values of a layer, into the same slots of caches of one type -> FUSED_SET_ROWS"""
+    """SET_ROWS of keys, of values of a layer, into the same cells of caches of one type -> FUSED_SET_ROWS"""
     waiting: dict[object, Tensor] = {}
     for node in graph.nodes:
         if node.op is not Op.SET_ROWS:

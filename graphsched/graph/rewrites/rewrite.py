@@ -2,19 +2,30 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from graphsched.graph.graph import Graph, from_nodes, from_outputs, reachable
 from graphsched.graph.opdef import Op
 from graphsched.graph.ops import (
-    copy_f32,
     get_rows,
     mul_mat,
     permute,
     soft_cap_max,
     soft_max,
 )
-from graphsched.graph.tensor import Extent, Tensor
+from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType
+
+
+class Gathering(Protocol):
+    """Inputs that gather the cells of a run's sequences: where they are, and the (slot, position) of each."""
+
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def cells(self) -> Tensor: ...
+
+
+Own = Callable[[Tensor], Gathering]
 
 
 def select_outputs(logits: Tensor, out_ids: Tensor) -> Graph:
@@ -60,27 +71,50 @@ def _swap(value: Any, old: int, new: int) -> Any:
     return tuple(new if v is old else v for v in value) if isinstance(value, tuple) else value
 
 
-def unfused_attention(graph: Graph) -> Graph:
-    """FLASH_ATTN_EXT -> MUL_MAT kq, SOFT_MAX kq_soft_max_ext, MUL_MAT kqv: the products are there to see."""
+def unfused_attention(graph: Graph, own: Own) -> Graph:
+    """FLASH_ATTN_EXT -> GET_ROWS k and v, MUL_MAT kq, SOFT_MAX kq_soft_max_ext, MUL_MAT kqv: the products are to see.
+
+    own(table) has the inputs that gather the cells which a table names.
+    """
     nodes: list[Tensor] = []
     new: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
         made = node.over(new.get(s, s) for s in node.sources)
-        nodes += _unfused(made, graph.labels[node]) if node.op is Op.FLASH_ATTN_EXT else [made]
+        nodes += _unfused(made, graph.labels[node], own) if node.op is Op.FLASH_ATTN_EXT else [made]
         new[node] = nodes[-1]
     return from_nodes(nodes, [new[o] for o in graph.outputs])
 
 
-def _unfused(node: Tensor, label: str) -> list[Tensor]:
+def _unfused(node: Tensor, label: str, own: Own) -> list[Tensor]:
     """The nodes that compute attention over keys and values [cells, heads, width] in the order they run."""
-    q, k, v, *mask = node.sources
+    q, k, v, where, table, *sinks = node.sources
+    gathered: list[Tensor] = []
+    k, v = (_gathered(x, own(table).ids, gathered) for x in (k, v))
+    mask = where, own(table).cells, *sinks
     attrs = {name: value for name, value in node.attrs.items() if name != "softcap"}
     keys = replace(permute(k, axes=(1, 0, 2)), label="k")
     kq = replace(mul_mat(keys, q), label="kq")
     cap = node.attrs["softcap"]
     chances = soft_cap_max(kq, *mask, cap=cap, **attrs) if cap else soft_max(kq, *mask, **attrs)
     chances = replace(chances, label="kq_soft_max_ext")
-    copied = [copy_f32(v)] if v.dtype.block > 1 else []  # blocks cannot be read across cells
-    values = replace(permute(*(copied or [v]), axes=(1, 2, 0)), label="v")
+    values = replace(permute(v, axes=(1, 2, 0)), label="v")
     kqv = replace(mul_mat(values, chances), label="kqv" if label == "fa" else label)
-    return [keys, kq, chances, *copied, values, kqv]
+    return [*gathered, keys, kq, chances, values, kqv]
+
+
+def _gathered(x: Tensor, ids: Tensor, nodes: list[Tensor]) -> Tensor:
+    """Cells of a pool as rows of their own, one after the other; what is no pool is gathered already.
+
+    Adds the nodes to `nodes`; keys and values that are parts of the same rows are gathered once.
+    """
+    if not isinstance(x.shape[0], Pool):
+        return x
+    if x.traits.view:
+        made = x.over(_gathered(s, ids, nodes) for s in x.sources)
+        made = replace(made, type=TensorType(made.sources[0].dtype, (ids.shape[0], *x.shape[1:])))
+    elif found := next((n for n in nodes if n.sources[:1] == (x,)), None):
+        return found
+    else:
+        made = get_rows(x, ids)
+    nodes.append(made)
+    return made

@@ -1,0 +1,50 @@
+"""Copies inside of caches: a block of cells before it is written, the state of a sequence. Plans of COPY_ROWS alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.graph.graph import Graph, from_outputs
+from graphsched.graph.ops import copy_rows
+from graphsched.graph.tensor import Tensor, i32, input_tensor
+from graphsched.run.runnable import Runnable
+
+
+class Copier:
+    """Copies n rows at once within each of some caches, where these live.
+
+    compile: makes a graph ready to run. input: the host array that feeds an input.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        caches: Sequence[Tensor],
+        n: int,
+        compile: Callable[[Graph], Runnable],
+        input: Callable[[Tensor], NDArray[np.int32]],
+    ) -> None:
+        source, target = (input_tensor(f"inp_copy_{end}{kind}", i32(n)) for end in ("from", "to"))
+        self._caches, self._ids, self._compile = caches, (source, target), compile
+        self._arrays = input(source), input(target)
+        self._plan: Runnable | None = None
+        self._n = n
+
+    def copy(self, source: int, target: int) -> None:
+        """Row source · n + i of each cache becomes row target · n + i, for all i below n."""
+        if self._plan is None:
+            self._plan = self._compile(from_outputs(*(copy_rows(c, *self._ids) for c in self._caches)))
+        rows = np.arange(self._n)
+        for array, at in zip(self._arrays, (source, target), strict=True):
+            array[:] = at * self._n + rows
+        self._plan.run({})
+
+
+def caches_by_kind(graph: Graph, kinds: Mapping[str, str]) -> Mapping[str, tuple[Tensor, ...]]:
+    """The caches of a graph by the kind of their rows: the value in `kinds` of their first dimension's word."""
+    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds.values()}
+    for leaf in graph.leaves:
+        if leaf.kind == "cache":
+            found[kinds[getattr(leaf.shape[0], "word", "")]].append(leaf)
+    return {kind: tuple(leaves) for kind, leaves in found.items() if leaves}

@@ -1,0 +1,107 @@
+"""Slots of sequences: who has which blocks of cells and which rows of recurrent state, and copies of both."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from graphsched.errors import ContextError
+from graphsched.session.cells import Blocks, CellInputs, check_room
+from graphsched.session.copies import Copier
+from graphsched.session.rows import Aborted, Runs
+from graphsched.types.extents import CELLS
+
+STATE: Final = "_state"  # kind of caches that have a row for each slot and checkpoint
+
+
+class Slots:
+    """The n_slots sequences of an engine, their cells of each kind, and n_rows rows of state, if its model has any.
+
+    Of the rows the first n_slots are the sequences' own, the others hold checkpoints.
+    """
+
+    def __init__(
+        self,
+        n_slots: int,
+        inputs: Mapping[str, CellInputs],
+        copiers: Mapping[str, Copier],
+        n_rows: int,
+        is_aborted: Callable[[], bool],
+    ) -> None:
+        self.inputs, self.n_slots = inputs, n_slots
+        self.pools = [i.blocks for i in inputs.values()]
+        self.has_state = STATE in copiers
+        self._copiers, self._is_aborted = copiers, is_aborted
+        self._free = list(range(n_slots))[::-1]
+        self._rows = list(range(n_slots, n_rows))[::-1]
+
+    def open(self) -> int:
+        """A slot for a new sequence. ContextError if all are taken."""
+        if not self._free:
+            raise ContextError(f"all {self.n_slots} sequences are in use; more are -np N")
+        return self._free.pop()
+
+    def close(self, slot: int) -> None:
+        """Gives back a slot and what it has."""
+        for pool in self.pools:
+            pool.cut(slot, 0)
+        self._free.append(slot)
+
+    def fork(self, source: int, slot: int) -> bool:
+        """Gives an empty slot all cells of another one, and a copy of its state; False if an abort came in between."""
+        for pool in self.pools:
+            pool.share(source, slot)
+        return not self.has_state or self.copy_state(source, slot)
+
+    def make_room(self, runs: Runs) -> None:
+        """Gives sequences cells for their rows. ContextError if there are too few: then nothing has changed.
+
+        Aborted during a copy: of each sequence there is what was there before.
+        """
+        for pool in self.pools:
+            if not pool.is_ready(runs):
+                break
+        else:
+            return
+        check_room(self.pools, runs)
+        for kind, inputs in self.inputs.items():
+            self._copy_shared(kind, inputs.blocks, runs)
+            inputs.blocks.take(runs)
+
+    def too_many(self, runs: Runs) -> bool:
+        """Whether runs have more entries of tables together than one forward reads."""
+        return any(inputs.entries(runs) > inputs.most for inputs in self.inputs.values())
+
+    def _copy_shared(self, kind: str, pool: Blocks, runs: Runs) -> None:
+        for i in pool.shared(runs).nonzero()[0]:
+            slot, position = int(runs.slots[i]), int(runs.first[i])
+            if copied := pool.own_copy(slot, position):
+                self._copiers[kind].copy(*copied)
+                if self._is_aborted():
+                    pool.take_back(slot, position, *copied)
+                    raise Aborted
+
+    def checkpoint(self, slot: int) -> int | None:
+        """A row with a copy of the slot's state; None if no row is free, or an abort came in between."""
+        if not self._rows:
+            return None
+        row = self._rows.pop()
+        if self.copy_state(slot, row):
+            return row
+        self._rows.append(row)
+        return None
+
+    def drop(self, row: int) -> None:
+        """Gives back the row of a checkpoint."""
+        self._rows.append(row)
+
+    def copy_state(self, source: int, target: int) -> bool:
+        """Copies the state of all layers from one row to another; False if an abort came in between."""
+        self._copiers[STATE].copy(source, target)
+        return not self._is_aborted()
+
+    @property
+    def n_free(self) -> tuple[int, ...]:
+        """Free slots, rows of state, and blocks of each pool."""
+        return len(self._free), len(self._rows), *(pool.n_free for pool in self.pools)
+
+
+KINDS: Final = {**CELLS, "": STATE}  # of caches by the word of their first dimension

@@ -1,0 +1,46 @@
+"""Kimi Linear: a delta rule that forgets by channel in most layers, latent attention that does not rotate in some."""
+
+from dataclasses import dataclass
+
+from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.blocks import (
+    ChannelDeltaConfig,
+    channel_delta_layer,
+    embed,
+    feed_forward,
+    head,
+    heads,
+    latent_halves,
+    linear,
+    norm,
+)
+from graphsched.models.deepseek2 import DeepSeek2Config, latent_attention
+from graphsched.ops import softplus
+from graphsched.tensor import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class KimiLinearConfig(ChannelDeltaConfig, DeepSeek2Config):
+    n_head_kv: int = key("attention.head_count_kv", per_layer=True)
+    gating: int = key("expert_gating_func", low=1, high=2)
+    normalised: bool = True
+    rope: None = None
+
+
+@architecture("kimi-linear", KimiLinearConfig, derive=latent_halves)
+def kimi_linear(c: KimiLinearConfig, w: Weights, inp: Inputs) -> Tensor:
+    x = embed(c, w, inp)  # [T, D]
+    for blk in w.blk[: c.n_run]:
+        mixer = latent_attention if c.at(blk.layer).n_head_kv else delta_layer
+        x = x + mixer(c, blk, norm(c, x, blk, "attn_norm"), inp)
+        x = x + feed_forward(c.routing, blk, norm(c, x, blk, "ffn_norm"))
+    return head(c, w, x, tied=False)  # [T, V]
+
+
+def delta_layer(c: KimiLinearConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """What is forgotten, and the gate of the output, through low ranks. [T, D] -> [T, D]"""
+    n = c.n_head * c.kda_dim
+    forgotten = softplus(linear(blk, "ssm_f_b", linear(blk, "ssm_f_a", x), n) + blk.sized("ssm_dt.bias", n))
+    forgotten = heads(forgotten, c.n_head) * blk.shaped("ssm_a.", c.n_head, 1)
+    gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), n)
+    return channel_delta_layer(c, blk, x, inp, forgotten, gate)
