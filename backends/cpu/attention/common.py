@@ -29,7 +29,7 @@ def query_at(where: int, window: int, chunk: int) -> Query:
 @helper
 def last_unseen(pos: int, window: int, chunk: int) -> int:
     """The position up to which a token at pos sees nothing: outside its window, or before its chunk; -1 if none."""
-    oldest = pos - window if window and pos > window else -1
+    oldest = pos - window if window and pos >= window else -1
     if chunk and pos // chunk * chunk - 1 > oldest:
         oldest = pos // chunk * chunk - 1
     return oldest
