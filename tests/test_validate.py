@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import model_path
+from running import EXACT, model_path, nmse, reference
 
 import graphsched
 from graphsched import env
@@ -27,7 +27,7 @@ from graphsched.session.session import Session
 def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
     def load(**options: Any) -> Session:
         monkeypatch.setenv("GRAPHSCHED_VALIDATE", "1")
-        return graphsched.load(n_ctx=32, **options)
+        return graphsched.load(**{"n_ctx": 32, **options})
 
     return load
 
@@ -61,6 +61,23 @@ def test_architectures_pass(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     session = graphsched.load(model_path(name), n_ctx=16)
     session.eval([1, 5, 9])
     session.eval([4])
+
+
+@pytest.mark.parametrize("devices", [(), ("sim:rtx4090",)])
+def test_recurrent_state_passes_where_it_is_copied_and_restored(
+    checked: Callable[..., Session], devices: tuple[str, ...]
+) -> None:
+    """Validation has states of its own, which go along with forks, checkpoints and what is taken back."""
+    ref = reference("qwen35")
+    session = checked(path=ref.model, n_ctx=64, n_parallel=3, checkpoint_every=4, devices=devices, **EXACT)
+    engine, tokens = session.engine, ref.tokens
+    one = engine.sequence()
+    engine.step([(one, tokens[:20], 1)])
+    other = one.fork()
+    engine.step([(one, tokens[20:22], 1), (other, tokens[3:5], 1)])
+    one.rewind(9)
+    (logits,) = engine.step([(one, tokens[9:20], 1)])
+    assert nmse(logits, ref.logits[19:20]) < 1e-9
 
 
 def test_a_kernel_that_differs_is_named(

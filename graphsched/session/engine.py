@@ -137,7 +137,7 @@ class Engine:
         return {leaf.name: self.runtime.input(leaf) for leaf in graph.leaves if leaf.kind == "input"}
 
     def _compiled(self, graph: Graph) -> Runnable:
-        return self.runtime.compile(self.planner.schedule(graph, {}), self._progress)
+        return instrumented(graph, self._factory({}))
 
     def sequence(self) -> Sequence:
         """A new, empty sequence. ContextError if there are `n_parallel` already."""

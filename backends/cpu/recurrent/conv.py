@@ -9,7 +9,7 @@ from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.simd import fma, get, load, put, put_word, splat, word
+from graphsched.backends.cpu.language.simd import fma, get, load, prefetch_near, put, put_word, splat, word
 from graphsched.backends.cpu.language.transpose import transpose
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
@@ -52,7 +52,7 @@ def one_run(a: Any, taps: int, t: int, n: int, c: int, width: int, inputs: int, 
     for u in range(t, end):
         for i in range(taps):
             put_word(inputs + 8 * i, input_at(a, taps, old, c, t, u - t + i))
-        convolved(width, taps, inputs, weights, a.y + 4 * (u * a.channels + c))
+        convolved(width, taps, inputs, weights, a.y + 4 * (u * a.channels + c), 2 * a.x_token, 8 * a.channels)
     for i in range(taps - 1):
         copy(width, input_at(a, taps, old, c, t, end - t + i), old + 4 * a.channels * i)
     return end
@@ -66,9 +66,16 @@ def input_at(a: Any, taps: int, old: int, c: int, first: int, i: int) -> int:
 
 
 @for_lanes(16)
-def convolved(i: int, block: Any, taps: int, inputs: int, weights: int, y: int) -> None:
-    """y = Σ inputs · weights; called with (n, taps, ...)."""
+def convolved(
+    i: int, block: Any, taps: int, inputs: int, weights: int, y: int, ahead: int, y_ahead: int
+) -> None:
+    """y = Σ inputs · weights; called with (n, taps, ...).
+
+    What comes two tokens later is asked for: rows are further apart than what hardware fetches by itself.
+    """
     acc = splat(0.0, 16)
+    prefetch_near(word(inputs, taps - 1) + ahead + 4 * i)
+    prefetch_near(y + y_ahead + 4 * i)
     for j in range(taps):
         acc = fma(
             load_lanes(word(inputs, j) + 4 * i, F32, block), load(weights + 4 * (WIDTH * j + i), F32, 16), acc
