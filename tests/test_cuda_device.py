@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from running import model_path, nmse, reference, tokens_of
 from stand_in import ENDED, ROOT, StandIn, by_default, close, needs_stand_in, on_stand_in, run
 from tiny.files import MODELS, QUANTS
+from tiny.recurrent import RECURRENT
 
 import graphsched
 
@@ -90,14 +91,29 @@ def test_ternary_products_have_the_bits_of_the_host(gpu: StandIn) -> None:
 FEW = {"deepseek2-lite": 7}  # tokens by default, of a model of a thousand nodes
 DEFAULT = [
     "llama", "llama-Q4_0", "llama-Q8_0", "qwen3moe",
-    "deepseek2-lite", "gpt-oss", "bitnet-b1.58-iq2_bn", "bitnet-iq1_bn",
+    "deepseek2-lite", "gpt-oss", "bitnet-b1.58-iq2_bn", "bitnet-iq1_bn", "qwen35moe", "mamba2",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", by_default(MODELS + QUANTS, DEFAULT))
+@pytest.mark.parametrize("name", by_default([*MODELS, *QUANTS, *RECURRENT], DEFAULT))
 def test_models_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
     n = FEW.get(name, 32)
     close(name, run(gpu, tmp_path, name, n, first=min(24, n - 3)))
+
+
+SEQUENCES: dict[str, dict[str, Any]] = {
+    "llama": {}, "gemma3": {}, "gpt-oss": {"off": ["fa"]},
+    "qwen35moe": {}, "deepseek2-v3": {}, "mamba2": {}, "lfm2": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", by_default(list(SEQUENCES), ["llama", "gemma3", "qwen35moe"]))
+def test_sequences_beside_others_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
+    """Prompts and single tokens of several in one forward; a fork has the same cells and a copy of the state."""
+    path = tmp_path / "logits.npy"
+    answer = gpu.ask("sequences", name=name, path=str(path), **SEQUENCES[name])
+    assert answer == {"fork has the same bits": True}
+    close(name, np.load(path))
 
 
 IN_PARTS = ["gemma2", "gpt-oss"]  # soft cap; sinks and windows

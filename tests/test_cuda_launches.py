@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,12 @@ def test_kernels_overlap_only_right_behind_kernels() -> None:
     assert overlaps(launch(1), flag, launch(0), launch(1), launch(1)) == [False, False, True]
     assert overlaps(launch(1), launch(0), launch(1)) == [False, True]
     assert overlaps(launch(1), Launch(lambda at: [PRODUCT], ()), launch(2)) == [False, False, True]
+
+
+def test_empty_launches_are_left_out() -> None:
+    """A run that wants no logits has no rows behind their selection."""
+    empty = Launch(lambda at: [Call("norm", (), "k", (0, 2), 32, ()), replace(PRODUCT, m=0)], ())
+    assert overlaps(empty, launch(2), empty, launch(1)) == [False, True, True]
 
 
 def test_nothing_overlaps_where_events_stand_between() -> None:

@@ -39,9 +39,16 @@ def test_planted_bugs_are_found(bug: str, mode: str) -> None:
 # by default kernels that share memory between threads in each of the ways there are, for one type
 SOME: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
     "address": (
-        {"w2a8": (), "quantize": (), "norm": (), "matmul": ("q4_0",), "scores": ("f16",)},
+        {
+            "w2a8": (),
+            "quantize": (),
+            "norm": (),
+            "matmul": ("q4_0",),
+            "scores": ("f16",),
+            "recurrent": ("64",),
+        },
         "w2a8-37 w2a8-fused w2a8-part w2a8-rows quantize rms_norm matvec-q4_0 "
-        "rows-f16-9 columns-f16-23 soft_max_seen-5",
+        "rows-f16-9 columns-f16-23 soft_max_seen-5 ssm_conv delta-64 delta-channels-64 ssm_scan-64",
     ),
     "thread": (
         {

@@ -44,6 +44,9 @@ from graphsched.schedule.assign import Assignment, Target
 from graphsched.schedule.placement import PlacementOptions
 from graphsched.schedule.policy import OffloadPolicy
 from graphsched.schedule.scheduler import cut
+from graphsched.session.engine import Engine
+from graphsched.session.model import open_default_or
+from graphsched.session.options import session_options
 from graphsched.session.session import Aborted
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -92,6 +95,27 @@ def logits(
         "word operations": live()[6],
         "overlaps": overlaps(),
     }
+
+
+def sequences(name: str, path: str, **options: Any) -> dict[str, Any]:
+    """Saves the logits of a reference's first 32 tokens, read beside other sequences, and those of a fork at 30."""
+    given = {"n_ctx": 128, "n_parallel": 4, "n_ubatch": 64, "devices": (GPU,), "poison": True, "n_threads": 1}
+    engine = Engine(open_default_or(model_path(name)), session_options(**given, **options))
+    tokens, others = tokens_of(name)[:32], np.random.default_rng(3).integers(3, 200, 40)
+    a, b, c = (engine.sequence() for _ in range(3))
+    rows = [engine.step([(c, others[:7], 1), (a, tokens[:20], 20), (b, others[7:24], 0)])[1]]
+    c.rewind(2)
+    rows.append(engine.step([(a, tokens[20:27], 7), (c, others[24:26], 2)])[0])
+    c.close()
+    rows += [engine.step([(b, others[i : i + 1], 1), (a, tokens[i : i + 1], 1)])[1] for i in (27, 28, 29)]
+    forked = a.fork()
+    steps = [engine.step([(s, tokens[i : i + 1], 1) for s in (forked, b, a)]) for i in (30, 31)]
+    np.save(path, np.concatenate([*rows, *(step[2] for step in steps)]))
+    same = all(np.array_equal(step[0], step[2]) for step in steps)
+    for sequence in (forked, b, a):
+        sequence.close()
+    engine.close()
+    return {"fork has the same bits": same}
 
 
 def cases(ops: list[str], types: Sequence[str] = ()) -> dict[str, Any]:
@@ -378,6 +402,7 @@ def main() -> None:
         for f in (
             logits,
             cases,
+            sequences,
             same_bits,
             cycles,
             uploaded,

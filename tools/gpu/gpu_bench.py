@@ -11,7 +11,7 @@ import numpy as np
 from gpu_target import GpuTarget
 
 from graphsched.backends.cuda import driver
-from graphsched.backends.cuda.families import attention, gemm, matmul
+from graphsched.backends.cuda.families import attention, gemm, matmul, recurrent
 from graphsched.backends.cuda.families.decode import decode
 from graphsched.backends.cuda.launch.call import Call
 from graphsched.backends.cuda.launch.layout import LAYOUTS
@@ -240,16 +240,67 @@ class Bench:
                 shape = f"{heads} heads, {kv} kv, {d}, {sequences} × {n} positions"
                 yield self.row("attention f16", shape, us, nbytes)
 
-    def _mask(self, sequences: int, n: int) -> tuple[Any, attention.Mask]:
-        """A table of blocks in any order, and the last of n positions of each sequence."""
+    def prompts(self) -> Iterator[Row]:
+        """The last tokens of a prompt, pieces of eight prompts, and a token of each of sixteen sequences."""
+        heads, kv, d, n = (8, 2, 64, 64) if self.small else (32, 8, 128, 4096)
+        h = attention.Heads(heads, kv, d, d, 2 * kv * d, 2 * d, 2 * kv * d, 2 * d)
+        for sequences, tokens in ((1, 32), (16, 1)) if self.small else ((1, 512), (8, 64), (16, 1)):
+            table, mask = self._mask(sequences, n, tokens)
+            make = partial(self._prompt, h, sequences * tokens, sequences * n, table, mask)
+            us, flops = self.calls(make, 4 * sequences * n * kv * d), 4 * sequences * tokens * n * heads * d
+            shape = f"{heads} heads, {kv} kv, {d}, {sequences} × {tokens} tokens of {n}"
+            yield self.row("attention prompt", shape, us, flops=flops)
+
+    def _prompt(
+        self, h: attention.Heads, tokens: int, cells: int, table: Any, mask: attention.Mask, at: int
+    ) -> Call:
+        values = at + cells * h.kv_heads * h.dk * 2
+        return attention.prompt(self.x, at, values, table, mask, self.y, h, tokens, 0.1)
+
+    def _mask(self, sequences: int, n: int, tokens: int = 1) -> tuple[Any, attention.Mask]:
+        """A table of blocks in any order, and the last tokens of each sequence, which has n positions."""
         blocks = n // CELL_BLOCK
-        table = np.random.default_rng(0).permutation(sequences * blocks)
-        where = [(s, n - 1, s * blocks) for s in range(sequences)]
-        arrays = [np.array(a, np.int32) for a in (table, where)]
-        buffers = [self._room(a.nbytes) for a in arrays]
-        for buffer, array in zip(buffers, arrays, strict=True):
-            gpu_calls.upload(buffer, array, self.stream)
-        return buffers[0], attention.Mask(buffers[1])
+        table = self._given(np.random.default_rng(0).permutation(sequences * blocks))
+        last = range(n - tokens, n)
+        where = self._given([(s, p, s * blocks) for s in range(sequences) for p in last])
+        return table, attention.Mask(where)
+
+    def _given(self, values: Any) -> Any:
+        """Integers on the GPU."""
+        array = np.array(values, np.int32)
+        buffer = self._room(array.nbytes)
+        gpu_calls.upload(buffer, array, self.stream)
+        return buffer
+
+    def states(self) -> Iterator[Row]:
+        """Recurrent ops of a token, of one of each of eight sequences, and of a prompt; shapes of Qwen3.5 35B-A3B."""
+        heads, keys, d = (4, 2, 32) if self.small else (32, 16, 128)
+        for sequences, tokens in ((1, 1), (8, 1), (1, 8 if self.small else 512)):
+            where = self._given([(s, 1 + t, 0) for s in range(sequences) for t in range(tokens)])
+            of, nbytes = recurrent.Where(where, sequences * tokens), 4 * heads * d * d * sequences
+            for what, make in (("delta rule", self._delta), ("delta rule, channels", self._delta_channels)):
+                us = self.calls(partial(make, (heads, keys, d, d), of), nbytes)
+                shape = f"{heads} heads, {keys} keys, {d}, {sequences} × {tokens} tokens"
+                yield self.row(what, shape, us, 2 * nbytes)
+            us = self.calls(partial(self._scan, (2 * heads, d // 2, 1, d), of), nbytes)
+            shape = f"{2 * heads} heads, {d // 2} × {d}, {sequences} × {tokens} tokens"
+            yield self.row("scan", shape, us, 2 * nbytes)
+
+    def _delta(
+        self, shape: tuple[int, int, int, int], of: recurrent.Where, at: int, by_channel: bool = False
+    ) -> Call:
+        heads, keys, dk, dv = shape
+        width = dk if by_channel else 1
+        apart = [(keys * dk, dk)] * 2 + [(heads * dv, dv), (heads * width, width), (heads, 1)]
+        return recurrent.gated_delta_net([self.x] * 5, at, self.y, of, shape, apart, by_channel, False)
+
+    def _delta_channels(self, shape: tuple[int, int, int, int], of: recurrent.Where, at: int) -> Call:
+        return self._delta(shape, of, at, True)
+
+    def _scan(self, shape: tuple[int, int, int, int], of: recurrent.Where, at: int) -> Call:
+        heads, width, groups, n = shape
+        apart = (heads * width, width, heads, 1, 1, groups * n, n, groups * n, n)
+        return recurrent.ssm_scan([self.x] * 5, at, self.y, of, shape, apart, False)
 
     def _attention(
         self,
@@ -266,8 +317,14 @@ class Bench:
         given = self.x, at, values, table, mask, part, self.y, h, tokens, cells, 0.1
         return attention.attention("f16", *given, sms=sms)[which]
 
+    @property
+    def parts(self) -> tuple[Callable[[], Iterator[Row]], ...]:
+        """What is timed, in order."""
+        first = self.peaks, self.matvecs, self.gemms, self.libraries, self.tokens
+        return (*first, self.attentions, self.prompts, self.states)
+
     def everything(self) -> Iterator[Row]:
-        for part in (self.peaks, self.matvecs, self.tokens, self.gemms, self.libraries, self.attentions):
+        for part in self.parts:
             yield from part()
 
     def tuned(self) -> Iterator[Row]:

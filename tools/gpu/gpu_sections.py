@@ -197,8 +197,7 @@ def bench(options: Options, until: float) -> Iterator[Found]:
     from gpu_target import GpuTarget
 
     made = Bench(GpuTarget(options.device), options.small)
-    parts = [made.peaks, made.matvecs, made.gemms, made.libraries, made.tokens, made.attentions]
-    for part in [*parts, made.tuned] if options.tune else parts:
+    for part in [*made.parts, made.tuned] if options.tune else made.parts:
         try:
             for row in part():
                 yield "row", row.dict()

@@ -1,9 +1,12 @@
 """Dense copies of operands, and of those whose rows kernels cannot read as they lie."""
 
+from dataclasses import replace
+
 from graphsched.backends.cuda.families import copy
 from graphsched.backends.cuda.launch.call import Call
 from graphsched.backends.cuda.launch.lowering import At, Low, strides, three
-from graphsched.backends.cuda.launch.weights import FLOATS
+from graphsched.backends.cuda.launch.weights import FLOATS, row_bytes
+from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
 
 
@@ -26,6 +29,18 @@ def copied(low: Low, x: Operand, y: Operand, shared: bool = False) -> Operand:
 def contiguous(low: Low, x: Operand) -> Operand:
     """x, or a dense copy of it."""
     return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
+
+
+def as_it_lies(low: Low, source: Tensor) -> Operand:
+    """The operand of a source with the strides that it has here: rows of weights are padded."""
+    x = low.operand(source)
+    if len(x.strides) < 2 or not (source.kind == "weight" or x.buffer.staging):
+        return x
+    row, between = row_bytes(x.type), [x.type.dtype.nbytes]
+    for n in (1, *reversed(x.type.shape[1:-1])):
+        row *= int(n)
+        between.append(row)
+    return replace(x, strides=tuple(reversed(between)))
 
 
 def in_rows(low: Low, x: Operand) -> Operand:

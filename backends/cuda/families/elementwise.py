@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphsched.backends.cuda.families import rows
-from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.families.dense import as_it_lies, contiguous
 from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.fused import ACTIVATIONS
 from graphsched.backends.cuda.launch.lowering import At, Low, strides
@@ -96,7 +96,7 @@ def repeated(b: Operand, a: Operand) -> tuple[tuple[int, int], int]:
 
 def two(low: Low, node: Tensor, kernel: str, constants: tuple[float, ...] = ()) -> None:
     """A node of two operands by one launch of `kernel`."""
-    a, b = map(low.operand, node.sources)
+    a, b = (as_it_lies(low, s) for s in node.sources)
     y = low.result(node, in_place_of=node.sources[:1])
     between, step = repeated(b, a)
     if int(b.type.shape[-1]) == 1 and int(a.type.shape[-1]) == 1:
@@ -118,13 +118,8 @@ def _one(low: Low, node: Tensor, how: str, constants: tuple[float, float] = (0.0
     low.launch(lambda at: [unary(how, at(x), at(y), at.shape(node.type), per_operand, constants)], x, Out(y))
 
 
-def _has_dense_rows(node: Tensor) -> bool:
-    """Weights of several rows are padded here."""
-    return all(s.kind != "weight" or len(s.shape) == 1 or s.shape[-1] % 4 == 0 for s in node.sources)
-
-
 def _attach_binary(op: OpDef[Any], kernel: str) -> None:
-    @op.lowering("cuda", when=_has_dense_rows, a=F32, b=F32)
+    @op.lowering("cuda", a=F32, b=F32)
     def _(low: Low, node: Tensor) -> None:
         two(low, node, kernel)
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphsched.backends.cuda.families.dense import contiguous
+from graphsched.backends.cuda.families.dense import as_it_lies, contiguous
 from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.lowering import At, Low, strides
-from graphsched.backends.cuda.launch.weights import row_bytes
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
@@ -114,11 +113,6 @@ def _in_rows(low: Low, x: Operand) -> Operand:
     return x if x.strides[-1] == 4 else contiguous(low, x)
 
 
-def _weight_row(source: Tensor, x: Operand) -> int:
-    """Floats from row to row of a matrix; those of weights are padded."""
-    return (row_bytes(x.type) if source.kind in ("weight", "copy") and x.buffer.memory else x.strides[0]) // 4
-
-
 def _per_head(x: Operand) -> Strides:
     """Strides of [tokens, heads], or [tokens, heads, k]."""
     return x.strides[0] // 4, x.strides[1] // 4
@@ -132,9 +126,10 @@ def _where(at: At, x: Operand) -> Where:
     "cuda", when=lambda node: int(node.sources[2].shape[1]) <= MOST_TAPS, state=F32, x=F32, w=F32
 )
 def _(low: Low, node: Tensor) -> None:
-    state, x, w, where = map(low.operand, node.sources)
+    state, x, _, where = map(low.operand, node.sources)
+    w = as_it_lies(low, node.sources[2])
     x, y, shape = _in_rows(low, x), low.result(node), (int(w.type.shape[0]), int(w.type.shape[1]))
-    rows = x.strides[0] // 4, _weight_row(node.sources[2], w)
+    rows = x.strides[0] // 4, w.strides[0] // 4
     low.launch(
         lambda at: [ssm_conv(at(state), at(x), at(w), at(y), _where(at, where), shape, rows)],
         state,
@@ -182,12 +177,13 @@ def _(low: Low, node: Tensor) -> None:
     c=F32,
 )
 def _(low: Low, node: Tensor) -> None:
-    state, x, dt, a, b, c, where = map(low.operand, node.sources)
+    state, x, dt, _, b, c, where = map(low.operand, node.sources)
+    a = as_it_lies(low, node.sources[3])
     x, b, c = (_in_rows(low, o) for o in (x, b, c))
     y, by_channel, (heads, width) = low.result(node), int(a.type.shape[1]) > 1, map(int, node.shape[1:])
     groups, n = map(int, node.sources[4].shape[1:])
-    of_a, read = _weight_row(node.sources[3], a), (x, dt, a, b, c)
-    apart = [*_per_head(x), *_per_head(dt), of_a, *_per_head(b), *_per_head(c)]
+    read = x, dt, a, b, c
+    apart = [*_per_head(x), *_per_head(dt), a.strides[0] // 4, *_per_head(b), *_per_head(c)]
 
     def make(at: At) -> list[Call]:
         given = [at(o) for o in read], at(state), at(y), _where(at, where)

@@ -30,6 +30,11 @@ class Call:
         if any(n > most for n, most in zip(self.grid, MOST_BLOCKS, strict=False)):
             raise ShapeError(f"{self.kernel}: a grid of {self.grid} blocks, at most {MOST_BLOCKS}")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute: no rows."""
+        return 0 in self.grid
+
 
 @dataclass(frozen=True)
 class Product:
@@ -43,6 +48,11 @@ class Product:
     n: int
     k: int
     y_stride: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute: no rows."""
+        return self.m == 0
 
     @property
     def kernel(self) -> str:

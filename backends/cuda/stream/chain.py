@@ -22,7 +22,7 @@ def can_overlap(arch: str) -> bool:
 
 
 def chained(items: Sequence[Item]) -> list[Item]:
-    """Items of one stream in order, in which launches right behind launches overlap."""
+    """Items of one stream in order, in which launches right behind launches overlap, and empty ones are left out."""
     out: list[Item] = []
     for before, item in zip((None, *items), items, strict=False):
         if isinstance(item, Launch):
@@ -37,6 +37,8 @@ def _overlapping(make: Make, behind: bool) -> Make:
     def made(at: At) -> Iterable[Launched]:
         at.behind_kernel &= behind
         for call in make(at):
+            if call.is_empty:  # where no logits are wanted
+                continue
             if isinstance(call, Product):  # whose kernels do not say when others may begin
                 yield call
             else:
