@@ -1,4 +1,4 @@
-"""`graphsched batched-bench` and `bench -np`: what several sequences read at once, the cells they need, their tables."""
+"""`graphsched batched-bench` and `bench -np`: what several sequences read at once, the cells they need, tables."""
 
 import csv
 import io
