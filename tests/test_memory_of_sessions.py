@@ -70,7 +70,7 @@ def test_caches_and_weights_by_hand() -> None:
     found = session_of(make_plan(model, options, 1, 1, 1)).needs
     c: Any = model.config
     assert found["sim0"].kv * (c.n_layer - 1) == found[HOST].kv
-    assert found["sim0"].kv == 1000 * c.n_head_kv * c.head_dim * 2 * 2
+    assert found["sim0"].kv == 1024 * c.n_head_kv * c.head_dim * 2 * 2
     last = f"blk.{c.n_layer - 1}."
     sizes = {name: t.nbytes for name, t in model.file.tensors.items()}
     assert found["sim0"].weights == sum(size for name, size in sizes.items() if name.startswith(last))
@@ -255,6 +255,7 @@ COMMANDS = [
     ["run", "-n", "1"],
     ["bench", "-p", "4", "-n", "1", "-r", "1"],
     ["sweep-bench", "-c", "8", "-ub", "4", "-n", "1"],
+    ["batched-bench", "-npp", "4", "-ntg", "1", "-npl", "2"],
     ["profile", "-p", "4", "-n", "1", "-r", "1"],
     ["perplexity", "-f", "text.txt", "-c", "4"],
 ]
