@@ -322,6 +322,7 @@ def test_flags_of_several_devices_without_effect(run: Run) -> None:
         ["run", "-n", "1", "--no-timings"],
         ["bench", "-p", "2", "-n", "0", "-r", "1", "-ub", "1,2"],  # two sessions, one hint
         ["sweep-bench", "-c", "4", "-ub", "2", "-n", "1"],
+        ["batched-bench", "-npp", "2", "-ntg", "1", "-npl", "1"],
         ["profile", "-p", "2", "-n", "1", "-r", "1"],
     ],
 )

@@ -255,6 +255,7 @@ COMMANDS = [
     ["run", "-n", "1"],
     ["bench", "-p", "4", "-n", "1", "-r", "1"],
     ["sweep-bench", "-c", "8", "-ub", "4", "-n", "1"],
+    ["batched-bench", "-npp", "4", "-ntg", "1", "-npl", "2"],
     ["profile", "-p", "4", "-n", "1", "-r", "1"],
     ["perplexity", "-f", "text.txt", "-c", "4"],
 ]

@@ -57,6 +57,7 @@ def changed(path: Path, *rules: str) -> Path:
         ("run", "-n", "1", "-q", "--temp", "0"),
         ("bench", "-p", "2", "-n", "1", "-r", "1", "--no-warmup"),
         ("sweep-bench", "-c", "8", "-ub", "8", "-n", "1"),
+        ("batched-bench", "-npp", "2", "-ntg", "1", "-npl", "2"),
         ("plan",),
         ("profile", "-p", "2", "-n", "1", "-r", "1"),
         ("inspect", str(DEFAULT_MODEL)),
@@ -105,6 +106,7 @@ def test_what_needs_no_text_needs_no_tokenizer(run: Run, tmp_path: Path, rule: s
     for args in (
         ("bench", "-p", "2", "-n", "1", "-r", "1", "-o", "csv"),
         ("sweep-bench", "-c", "8", "-ub", "8", "-n", "1"),
+        ("batched-bench", "-npp", "2", "-ntg", "1", "-npl", "2"),
         ("profile", "-p", "2", "-n", "2", "-r", "1", "--csv"),
         ("plan", "--json"),
     ):

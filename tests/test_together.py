@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from running import model_path
 
 import graphsched
+from graphsched.blocks import ExpertConfig
 from graphsched.cli import main as cli
 from graphsched.graph.cost import cost_of, used_share
 from graphsched.graph.ops import flash_attn_ext
@@ -66,7 +68,9 @@ def attention(n_tokens: int, n_cells: int) -> Tensor:
         for name, width in (("k", 64), ("v", 32))
     )
     table = input_tensor("table", i32(Extent(n_cells, N_BLOCKS)))
-    return flash_attn_ext(input_tensor("q", f32(t, 8, 64)), k, v, input_tensor("where", i32(t, 3)), table, scale=1)
+    return flash_attn_ext(
+        input_tensor("q", f32(t, 8, 64)), k, v, input_tensor("where", i32(t, 3)), table, scale=1
+    )
 
 
 def lengths(n_sequences: int, n_tokens: int, n_kv: int) -> dict[str, int]:
@@ -119,10 +123,11 @@ def test_steps_of_more_and_more_sequences(run: Run) -> None:
     data = json.loads(out)
     assert data["lengths"] == {"n_tokens": 6, "n_outputs": 6, "n_kv": 101}
     steps, config = data["together"], open_default_or(None).config
+    assert isinstance(config, ExpertConfig)
     assert [step["n_parallel"] for step in steps] == [1, 2, 4, 6]
-    for step, next in zip(steps, steps[1:], strict=False):
-        assert step["wall"] < next["wall"]
-        assert step["tokens_per_second"] < next["tokens_per_second"]
+    for step, wider in pairwise(steps):
+        assert step["wall"] < wider["wall"]
+        assert step["tokens_per_second"] < wider["tokens_per_second"]
     for step in steps:
         n, e, used = step["n_parallel"], config.n_expert, config.n_expert_used
         assert step["experts"] == pytest.approx(e * (1 - (1 - used / e) ** n))
@@ -139,7 +144,7 @@ def test_one_sequence_is_planned_as_before(run: Run) -> None:
 
 def test_the_table(run: Run) -> None:
     out = run("plan", *SIM, "-np", "3", "-p", "64")[1]
-    head, *rows = out.partition("generating together, predicted")[2].splitlines()[2::2]
+    head = out.partition("generating together, predicted")[2].splitlines()[2]
     assert [cell.strip() for cell in head.strip("┃").split("┃")] == [
         *("sequences", "ms", "tokens/s", "each", "experts per layer")
     ]
@@ -196,3 +201,12 @@ def test_the_memory_of_slots_counts() -> None:
     assert four == 4 * one > 0
     assert 3 * taken("mamba2", n_checkpoints=0)[1] == one
     assert taken("mamba2", n_checkpoints=2, checkpoint_every=0)[1] == one // 3
+
+
+@pytest.mark.parametrize(("name", "layers"), [("llama", 0), ("qwen35", 2)])
+def test_checkpoints_without_a_state_are_named(run: Run, name: str, layers: int) -> None:
+    model = str(model_path(name))
+    code, out, err = run("plan", "-m", model, "-c", "64", "-ctxcp", "2", "-cpent", "16", "--json")
+    hits = {given["given"]: given["hits"] for given in json.loads(out)["given"]}
+    assert (code, hits) == (0, {"-ctxcp 2": layers, "-cpent 16": layers})
+    assert err.count("no layer has a recurrent state") == (0 if layers else 2)

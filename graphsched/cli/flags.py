@@ -34,7 +34,7 @@ CHAT: Final = declarations(ChatOptions)
 
 
 def session(command: Function) -> Function:
-    """Adds the flags of a model and one sequence; the command receives `model: Path | None` and `options`."""
+    """Adds the flags of a model and a sequence; the command receives `model: Path | None` and `options`."""
     return _with_session(command, ONE_SEQUENCE)
 
 
@@ -53,7 +53,7 @@ def _with_session(command: Function, declared: Mapping[str, Option]) -> Function
 
 
 def grid(command: Function) -> Function:
-    """Adds the flags of `sequences`, each with lists; the command receives `grid`: (model, options) of every combination.
+    """Adds the flags of `sequences`, each with lists; the command receives `grid`: each (model, options).
 
     Combinations are in the order of the flags, the model changing last. OptionError if they are too many.
     """

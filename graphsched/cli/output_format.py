@@ -14,7 +14,7 @@ Write = Callable[[Iterable[Row]], None]
 
 
 def output_format(table: str, columns: Mapping[str, Column]) -> Callable[[Function], Function]:
-    """A decorator that adds the flags; the command receives `write`, which prints rows. table: what its table is called."""
+    """A decorator that adds the flags; the command receives `write`, which prints rows. table: the table's name."""
     formats = (table, "csv", "json", "jsonl")
     names, shown = OneOf(*formats), "|".join(formats)
 

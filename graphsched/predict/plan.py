@@ -95,8 +95,8 @@ class Plan:
 
     def at(self, n_kv: int) -> "Plan":
         """The same schedule with another number of tokens in the cache of each sequence."""
-        lengths = self.lengths | _cells(self.schedule.graph, self.options.n_parallel, n_kv, self.n_sequences)
-        return replace(self, lengths=lengths)
+        cells = _cells(self.schedule.graph, self.options.n_parallel, n_kv, self.n_sequences)
+        return replace(self, lengths={**self.lengths, **cells})
 
     @property
     def n_kv(self) -> int:
@@ -106,7 +106,7 @@ class Plan:
     @property
     def shown_lengths(self) -> dict[str, int]:
         """The lengths that a user knows: those of tables follow from them."""
-        return {name: n for name, n in self.lengths.items() if name not in _TABLES}
+        return _shown(self.lengths)
 
     @property
     def asked(self) -> Graph:
@@ -169,7 +169,7 @@ def make_plan(
     graph, _ = in_kernel_types(graph, devices, planner.homes.device, repacked(planner, graph))
     cells = _cells(graph, options.n_parallel, n_kv, n_sequences)
     lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs} | cells
-    schedule = planner.schedule(graph, lengths)
+    schedule = planner.schedule(graph, _shown(lengths))  # made for more steps than this one with its tables
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
     machine = planner.machine
@@ -179,12 +179,17 @@ def make_plan(
 def _cells(graph: Graph, n_slots: int, n_kv: int, n_sequences: int) -> dict[str, int]:
     """The lengths of pools of cells, and of tables: of layers that see everything, and of rings."""
     ring = ring_bytes(graph)[1] // CELL_BLOCK // n_slots * CELL_BLOCK  # of a sequence
-    found = {}
+    found: dict[str, int] = {}
     for word, n in ((N_KV, n_kv), (N_KV_SWA, min(n_kv, ring))):
         entries = n_sequences * blocks_of(n)
         if n:
             found |= {word: n, ENTRIES[word]: entries, OWN[word]: entries * CELL_BLOCK}
     return found
+
+
+def _shown(lengths: Mapping[str, int]) -> dict[str, int]:
+    """Lengths without those of tables."""
+    return {name: n for name, n in lengths.items() if name not in _TABLES}
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:

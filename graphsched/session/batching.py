@@ -53,7 +53,7 @@ def batching(options: SessionOptions, n_ctx: int, n_ctx_train: int = 0) -> Batch
     """What options ask for in a context of n_ctx tokens; n_ctx_train: tokens of the model's training, 0 if unknown."""
     n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
     made = Batching(n_ctx, options.n_batch, n_ubatch, n_parallel=options.n_parallel)
-    notes = _batch_note(options), _context_note(made.n_each, n_ctx_train)
+    notes = _batch_note(options), _context_note(made, n_ctx_train)
     return replace(made, notes=tuple(note for note in notes if note))
 
 
@@ -67,11 +67,12 @@ def _batch_note(options: SessionOptions) -> str | None:
     return f"-b {batch} is no multiple of -ub {ubatch}, each full batch ends with {batch % ubatch} tokens"
 
 
-def _context_note(n_ctx: int, n_ctx_train: int) -> str | None:
-    """A sentence if a sequence may be longer than those of the training."""
-    if not 0 < n_ctx_train < n_ctx:
+def _context_note(reading: Batching, n_ctx_train: int) -> str | None:
+    """A sentence if sequences may be longer than those of the training."""
+    if not 0 < n_ctx_train < reading.n_each:
         return None
-    return f"the model was trained on {n_ctx_train} tokens, the context has {n_ctx}"
+    of_each = " for each sequence" if reading.n_parallel > 1 else ""
+    return f"the model was trained on {n_ctx_train} tokens, the context has {reading.n_each}{of_each}"
 
 
 class Piece(NamedTuple):

@@ -100,7 +100,7 @@ def command(grid: Grid, output: str, as_json: bool, **values: Any) -> None:
 
 
 def context(options: "SessionOptions", tests: "Sequence[Test]") -> int:
-    """Cells that the longest test needs, or as many as were asked for if these are enough; 0 is the training context."""
+    """Cells that the longest test needs, or as many as are asked for if these are enough; 0 is those of training."""
     from graphsched.arch.cells import cells_of_sequences
 
     if not tests:
