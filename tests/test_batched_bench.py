@@ -208,7 +208,9 @@ def test_bench_reads_and_generates_in_all_sequences(session: Session, seen: Seen
 
 
 def test_bench_has_a_row_for_each_number_of_sequences(run: Run) -> None:
-    code, out, err = run(*"bench -np 1-4*2 -p 6 -n 2 -r 1 -t 1 --no-warmup --json".split())
+    code, out, err = run(
+        *["bench", "-np", "1-4*2", "-p", "6", "-n", "2", "-r", "1", "-t", "1", "--no-warmup", "--json"]
+    )
     assert (code, err) == (0, "")
     rows = json.loads(out)
     assert [(row["n_parallel"], row["test"]) for row in rows] == [
@@ -217,15 +219,21 @@ def test_bench_has_a_row_for_each_number_of_sequences(run: Run) -> None:
     for row in rows:
         n_tokens = row["n_prompt"] + row["n_gen"]
         assert row["avg_ts"] == pytest.approx(row["n_parallel"] * n_tokens * 1e9 / row["avg_ns"])
-    header = run(*"bench -np 1,2 -p 6 -n 0 -r 1 -t 1 --no-warmup".split())[1].splitlines()[0]
+    header = run(*["bench", "-np", "1,2", "-p", "6", "-n", "0", "-r", "1", "-t", "1", "--no-warmup"])[
+        1
+    ].splitlines()[0]
     assert [c.strip() for c in header.strip("|").split("|")][4:] == ["threads", "n_parallel", "test", "t/s"]
 
 
 def test_bench_names_the_context(run: Run) -> None:
     sentence = "-c is 60, 4 sequences of the longest test need 102"
-    assert run(*"bench -np 4 -p 6 -n 0 -c 60".split()) == (2, "", f"graphsched: {sentence}\n")
+    assert run(*["bench", "-np", "4", "-p", "6", "-n", "0", "-c", "60"]) == (
+        2,
+        "",
+        f"graphsched: {sentence}\n",
+    )
 
 
 def test_settings_of_options_without_lists_stay(run: Run) -> None:
-    rows: list[Any] = json.loads(run(*"bench -p 6 -n 0 -r 1 -t 1 --json".split())[1])
+    rows: list[Any] = json.loads(run(*["bench", "-p", "6", "-n", "0", "-r", "1", "-t", "1", "--json"])[1])
     assert [row["n_parallel"] for row in rows] == [1]

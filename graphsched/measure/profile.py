@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final
 
-import numpy as np
-
 from graphsched.measure.readers import some_tokens
 from graphsched.measure.sums import Sums, sum_up
 from graphsched.predict.plan import Plan, make_plan

@@ -90,6 +90,7 @@ class Session:
         else:
             self.sequence.check_room(len(ids))
             logits = self._read_all(ids, all_logits)
+            self.sequence.checkpoint()  # what is generated may be taken back
         if begin:
             recorder.last = end = perf_counter_ns()
             recorder.spans.append((EVAL, begin, end))

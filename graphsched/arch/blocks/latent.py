@@ -14,7 +14,7 @@ from graphsched.arch.inputs import Inputs
 from graphsched.arch.stored import Derived
 from graphsched.arch.weights import Weights
 from graphsched.graph.ops import concat, get_rows, mul_mat, reshape, view
-from graphsched.graph.tensor import Tensor
+from graphsched.graph.tensor import Tensor, labelled
 
 Array = NDArray[np.float32]
 Attend = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ def over_expanded(
     more memory than `inp.amb` MiB.
     """
     own = inp.own(inp.all_cells.table)
-    rows = get_rows(cache, own.ids)
+    rows = labelled(get_rows(cache, own.ids), "kv_cache")
     latent = reshape(view(rows, start=0, stop=c.rank), shape=(rows.shape[0], c.rank))
     k_rope = view(rows, start=c.rank, stop=rows.shape[2])
     step, outs = heads_at_once(c, int(rows.shape[0]), inp.amb), []

@@ -12,7 +12,13 @@ from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
 
-@op(Op.GET_ROWS, rowwise=lambda node: len(node.sources[1].shape) == 2, gathers=True, keeps_label=True)
+@op(
+    Op.GET_ROWS,
+    rowwise=lambda node: len(node.sources[1].shape) == 2,
+    gathers=True,
+    reads_cache="x",
+    keeps_label=True,
+)
 def get_rows(x: Tensor, ids: Tensor) -> TensorType:
     """y[i] = x[ids[i]] as float32; with ids[t, u], y[t, u] = x[t, ids[t, u]]"""
     if len(ids.shape) == 1:
