@@ -64,6 +64,7 @@ def groups() -> list[Any]:
     made = [
         pytest.param(CHEAP, id="cheap ones"),
         pytest.param(["flash_attn_ext", "soft_max", "soft_cap_max"], id="attention"),
+        pytest.param(["gated_delta_net", "l2_norm", "ssm_conv", "ssm_scan"], id="recurrent"),
     ]
     return [*made, *(pytest.param([op], id=op, marks=pytest.mark.slow) for op in COSTLY)]
 

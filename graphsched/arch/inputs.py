@@ -39,6 +39,7 @@ class Inputs:
         self.asked = Counter[str]()
         self._t, self._n_ubatch, self._swa_full, self._n_slots = t, n_ubatch, swa_full, n_slots
         self._n_rows = n_slots * (1 + n_checkpoints)
+        self._recurrent = set[int | None]()  # layers with a state
         self._ring: Cells | None = None
         self._own: dict[Tensor, Own] = {}
         self.tokens = input_tensor("inp_tokens", i32(t))
@@ -63,9 +64,13 @@ class Inputs:
         return self.all_cells.where
 
     def own(self, table: Tensor) -> Own:
-        """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix."""
+        """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix.
+
+        Also by the table of what is gathered.
+        """
         if table not in self._own:
-            self._own[table] = own(table, blocks_of(self.n_kv))
+            made = own(table, blocks_of(self.n_kv))
+            self._own |= {table: made, made.table: made}
         return self._own[table]
 
     def cells_of(self, *, window: int = 0, chunk: int = 0) -> Cells:
@@ -99,6 +104,9 @@ class Inputs:
 
         Names are llama.cpp's: cache_r for rows of a convolution, cache_s for matrices.
         """
+        if blk.layer not in self._recurrent:
+            self._recurrent.add(blk.layer)
+            self.asked.update(("n_checkpoints", "checkpoint_every"))
         return Tensor(f32(self._n_rows, *shape), kind="cache", name=f"blk.{blk.layer}.{name}")
 
     def _store(self, blk: Weights, name: str, rows: Tensor, dtype: DType, cells: Cells) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from graphsched.graph.tensor import Tensor, TensorType
@@ -21,12 +22,14 @@ class Cost:
 def cost_of(node: Tensor, lengths: Mapping[str, int]) -> Cost:
     """A node's cost at actual lengths; experts count as often as they are expected to be used."""
     actual = Lengths(lengths)
-    types = [TensorType(s.dtype, actual.seen(s.shape)) for s in node.sources]
     attrs = {k: _resolved(v, actual) for k, v in node.attrs.items()}
-    result = TensorType(node.dtype, actual.seen(node.shape))
-    return Cost(
-        node.declaration.count_flops(*types, **attrs), _bytes(node, types, result, attrs), kind_of(node)
+    # Of a pool each token computes with the cells that it sees, while all of its sequence's tokens read them once.
+    flops = node.declaration.count_flops(
+        *(TensorType(s.dtype, actual.seen(s.shape)) for s in node.sources), **attrs
     )
+    types = [TensorType(s.dtype, actual.read(s.shape)) for s in node.sources]
+    result = TensorType(node.dtype, actual.read(node.shape))
+    return Cost(flops, _bytes(node, types, result, attrs), kind_of(node))
 
 
 def _resolved(value: Any, actual: Lengths) -> Any:
@@ -37,7 +40,7 @@ def _bytes(node: Tensor, types: list[TensorType], result: TensorType, attrs: Map
     if node.traits.chosen_by:
         by_name = dict(zip(node.declaration.operands, types, strict=False))
         matrices = [by_name.pop(name) for name in node.traits.product]
-        share = used_share(matrices[0].shape[0], by_name[node.traits.chosen_by].numel)
+        share = used_share(matrices[0].shape[0], by_name[node.traits.chosen_by].shape)
         others = sum(t.nbytes for t in by_name.values())
         return share * sum(t.nbytes for t in matrices) + others + result.nbytes
     if node.declaration.count_bytes:
@@ -45,9 +48,10 @@ def _bytes(node: Tensor, types: list[TensorType], result: TensorType, attrs: Map
     return result.nbytes + sum(t.nbytes for t in types)
 
 
-def used_share(n_expert: int, n_choices: int) -> float:
-    """Expected share of experts that n_choices independent even choices hit."""
-    return 1.0 - (1.0 - 1.0 / n_expert) ** n_choices
+def used_share(n_expert: int, ids: tuple[int, ...]) -> float:
+    """Expected share of experts that ids [tokens, n_used] name: a token's are distinct, tokens choose independently."""
+    n_used = prod(ids[1:])
+    return float(1.0 - (1.0 - min(n_used / n_expert, 1.0)) ** ids[0])
 
 
 def kind_of(node: Tensor) -> str:

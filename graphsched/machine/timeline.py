@@ -147,8 +147,7 @@ class _Clock:
         type = TensorType(copy.source.dtype, Lengths(self.lengths).shape(copy.source.shape))
         if copy.ids is None:
             return type.nbytes
-        choices = TensorType(copy.ids.dtype, Lengths(self.lengths).shape(copy.ids.shape)).numel
-        return type.nbytes * used_share(type.shape[0], choices)
+        return type.nbytes * used_share(type.shape[0], Lengths(self.lengths).shape(copy.ids.shape))
 
     def _node(self, number: int, split: Split, node: Tensor) -> None:
         needs = [(self.ready.get(s, 0.0), self.made_on.get(s, "")) for s in node.sources]

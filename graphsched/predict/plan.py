@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from graphsched.arch.cells import blocks_of
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor, TensorType, is_state
 from graphsched.machine.machine import Device, Machine, Processor
@@ -21,9 +22,10 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.planner import Planner, repacked
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
-from graphsched.types.extents import N_KV, N_KV_SWA
+from graphsched.types.extents import CELL_BLOCK, ENTRIES, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS, OWN
 from graphsched.types.shapes import Lengths
 
+_TABLES = frozenset((*ENTRIES.values(), *OWN.values()))
 MEMORY_KINDS = ("weights", "kv", "state")  # of leaves that stay in a device's memory
 
 
@@ -54,6 +56,7 @@ class Plan:
     """The schedule of one run with its memory and, on a described machine, its predicted times.
 
     `devices` are those that planned it: they have no memory and cannot run. built: the graph before all decisions.
+    n_sequences: of its tokens, all equally long.
     """
 
     model: Model
@@ -65,6 +68,7 @@ class Plan:
     machine: Machine | None
     devices: Mapping[str, OpenDevice]
     built: Graph
+    n_sequences: int = 1
 
     def bytes_of(self, tensor: Tensor) -> int:
         """Bytes of a tensor at this run's lengths."""
@@ -90,8 +94,19 @@ class Plan:
         return dict(zip(self.planner.devices, self.machine.devices, strict=True))
 
     def at(self, n_kv: int) -> "Plan":
-        """The same schedule with another number of cells in use."""
-        return replace(self, lengths={**self.lengths, **_cells(self.schedule.graph, n_kv)})
+        """The same schedule with another number of tokens in the cache of each sequence."""
+        lengths = self.lengths | _cells(self.schedule.graph, self.options.n_parallel, n_kv, self.n_sequences)
+        return replace(self, lengths=lengths)
+
+    @property
+    def n_kv(self) -> int:
+        """Tokens in the cache of each sequence."""
+        return self.lengths[N_KV]
+
+    @property
+    def shown_lengths(self) -> dict[str, int]:
+        """The lengths that a user knows: those of tables follow from them."""
+        return {name: n for name, n in self.lengths.items() if name not in _TABLES}
 
     @property
     def asked(self) -> Graph:
@@ -141,8 +156,9 @@ def make_plan(
     n_outputs: int,
     n_kv: int,
     memory: Mapping[str, int] | None = None,
+    n_sequences: int = 1,
 ) -> Plan:
-    """Plans one run of n_tokens that leaves n_kv cells in use.
+    """Plans one run of n_tokens of n_sequences, each of which then has n_kv tokens in the cache.
 
     memory: bytes of the host and the devices, where they are known already.
     """
@@ -151,17 +167,24 @@ def make_plan(
     planner = Planner(model, options, names, lambda on, node: devices[on].supports(node), memory)
     graph = planner.homes.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
     graph, _ = in_kernel_types(graph, devices, planner.homes.device, repacked(planner, graph))
-    lengths = {"n_tokens": n_tokens, "n_outputs": n_outputs, **_cells(graph, n_kv)}
+    cells = _cells(graph, options.n_parallel, n_kv, n_sequences)
+    lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs} | cells
     schedule = planner.schedule(graph, lengths)
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
-    return Plan(model, options, planner, schedule, lengths, arenas, planner.machine, devices, graph)
+    machine = planner.machine
+    return Plan(model, options, planner, schedule, lengths, arenas, machine, devices, graph, n_sequences)
 
 
-def _cells(graph: Graph, n_kv: int) -> dict[str, int]:
-    """The cells in use: of layers that see everything, and of rings."""
-    ring = ring_bytes(graph)[1]
-    return {N_KV: n_kv} | ({N_KV_SWA: min(n_kv, ring)} if ring else {})
+def _cells(graph: Graph, n_slots: int, n_kv: int, n_sequences: int) -> dict[str, int]:
+    """The lengths of pools of cells, and of tables: of layers that see everything, and of rings."""
+    ring = ring_bytes(graph)[1] // CELL_BLOCK // n_slots * CELL_BLOCK  # of a sequence
+    found = {}
+    for word, n in ((N_KV, n_kv), (N_KV_SWA, min(n_kv, ring))):
+        entries = n_sequences * blocks_of(n)
+        if n:
+            found |= {word: n, ENTRIES[word]: entries, OWN[word]: entries * CELL_BLOCK}
+    return found
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from graphsched.gguf.given import Given
 from graphsched.predict.memory import Need, needs
 from graphsched.predict.plan import Plan, make_plan
+from graphsched.predict.together import Together, together
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 
@@ -39,11 +40,15 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """What a session takes of each device, what was given with its effect, and the prompt if it has several runs."""
+    """What a session takes of each device, what was given with its effect, and the prompt if it has several runs.
+
+    together: steps of more and more sequences, if several generate.
+    """
 
     needs: Mapping[str, Need]
     given: tuple[Given, ...]
     prompt: Prompt | None = None
+    together: tuple[Together, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -69,7 +74,8 @@ def session_of(plan: Plan, prompt: Sequence[Plan] = ()) -> SessionPlan:
     )
     plans = (plan, *others)
     given = plan.planner.given(each.asked for each in plans)
-    return SessionPlan(needs(plans), given, Prompt(tuple(prompt)) if prompt[1:] else None)
+    whole = Prompt(tuple(prompt)) if prompt[1:] else None
+    return SessionPlan(needs(plans), given, whole, tuple(together(plan)) if plan.n_sequences > 1 else ())
 
 
 def prompt_plans(model: Model, options: SessionOptions, n_prompt: int) -> Iterator[Plan]:

@@ -1,6 +1,6 @@
 """A plan for people and for programs: memory per device, splits, nodes with causes, predicted times."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from graphsched.graph.tensor import Tensor
 from graphsched.predict.memory import megabytes
 from graphsched.predict.plan import Plan, bound_by
 from graphsched.predict.session import SessionPlan, session_of
+from graphsched.predict.together import Together
 from graphsched.report.memory import given_table, memory_parts
 from graphsched.run.lowering import is_python_step
 from graphsched.schedule.causes import meaning
@@ -26,7 +27,7 @@ def as_data(plan: Plan, nodes: bool = True, about: SessionPlan | None = None) ->
     return {
         "model": plan.model.name,
         "architecture": plan.model.arch_name,
-        "lengths": dict(plan.lengths),
+        "lengths": plan.shown_lengths,
         "settings": _settings(plan.options),
         "devices": {on: need.as_json() for on, need in about.needs.items()},
         "fits": all(need.fits for need in about.needs.values()),
@@ -42,6 +43,7 @@ def as_data(plan: Plan, nodes: bool = True, about: SessionPlan | None = None) ->
             "overhead": timeline.overhead,
         },
         "prompt": None if about.prompt is None else about.prompt.as_json(),
+        "together": [each.as_json() for each in about.together],
     }
 
 
@@ -107,11 +109,13 @@ def render(plan: Plan, nodes: bool = False, about: SessionPlan | None = None) ->
         parts.append(_node_table(plan))
     if plan.timeline is not None:
         parts.append(Text(_prediction(plan, about)))
+    if about.together:
+        parts.append(together_table(about.together))
     return Group(*parts)
 
 
 def _headline(plan: Plan, about: SessionPlan) -> str:
-    lengths = ", ".join(f"{k} {v}" for k, v in plan.lengths.items())
+    lengths = ", ".join(f"{k} {v}" for k, v in plan.shown_lengths.items())
     of_them = f" (the first of {about.prompt})" if about.prompt else ""
     off = f"; off: {', '.join(sorted(plan.options.off))}" if plan.options.off else ""
     return f"{plan.model.summary(plan.options)}\n{lengths}{of_them}; {len(plan.schedule.splits)} splits{off}"
@@ -120,6 +124,19 @@ def _headline(plan: Plan, about: SessionPlan) -> str:
 def _settings(options: SessionOptions) -> dict[str, Any]:
     """What changes the graph: the switches, and how latents and windows are cached."""
     return {**states(options.off), "mla": options.mla, "swa_full": options.swa_full}
+
+
+def together_table(steps: Iterable[Together]) -> Table:
+    """A step of so many sequences, each with one token: its time, speeds, and the experts that a layer reads."""
+    table = Table(title="generating together, predicted", title_justify="left")
+    for column in ("sequences", "ms", "tokens/s", "each", "experts per layer"):
+        table.add_column(column, justify="right")
+    for step in steps:
+        times = (step.seconds * 1e3, step.speed, step.speed / step.n)
+        shown = (f"{t:.{d}f}" if step.seconds else "" for t, d in zip(times, (3, 1, 1), strict=True))
+        experts = "{:.1f} of {}".format(*step.experts) if step.experts else ""
+        table.add_row(str(step.n), *shown, experts)
+    return table
 
 
 def _split_table(plan: Plan) -> Table:

@@ -138,8 +138,7 @@ def copied_bytes(copy: Copy, lengths: Mapping[str, int]) -> float:
     type = TensorType(copy.source.dtype, actual.shape(copy.source.shape))
     if copy.ids is None:
         return type.nbytes
-    choices = TensorType(copy.ids.dtype, actual.shape(copy.ids.shape)).numel
-    return type.nbytes * used_share(type.shape[0], choices)
+    return type.nbytes * used_share(type.shape[0], actual.shape(copy.ids.shape))
 
 
 def _stream(

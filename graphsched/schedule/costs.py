@@ -62,7 +62,7 @@ def expert_ids(node: Tensor, lengths: Mapping[str, int]) -> Tensor | None:
 def _share(node: Tensor, ids: Tensor, lengths: Mapping[str, int]) -> float:
     """Expected share of its experts that a node uses."""
     matrix = node.operand(node.traits.product[0])
-    return used_share(matrix.shape[0], _actual(ids, lengths).numel)
+    return used_share(matrix.shape[0], _actual(ids, lengths).shape)
 
 
 def _actual(tensor: Tensor, lengths: Mapping[str, int]) -> TensorType:

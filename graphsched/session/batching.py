@@ -1,25 +1,33 @@
 """How a session reads prompts: the one reading of -c, -b, -ub and the length of a prompt for all commands."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+from graphsched.arch.cells import blocks_of
 from graphsched.errors import OptionError
 from graphsched.session.options import SessionOptions
 from graphsched.session.rows import Tokens
+from graphsched.types.extents import CELL_BLOCK
 
 
 @dataclass(frozen=True)
 class Batching:
-    """Tokens of context, tokens handed over at once, and tokens computed at once.
+    """Cells of the context, tokens handed over at once, tokens computed at once, and sequences that share the cells.
 
-    The last ones are never more than the others: what was asked for in vain is in `notes`.
+    Tokens computed at once are never more than the others: what was asked for in vain is in `notes`.
     """
 
     n_ctx: int
     n_batch: int
     n_ubatch: int
     notes: tuple[str, ...] = ()
+    n_parallel: int = 1
+
+    @property
+    def n_each(self) -> int:
+        """Tokens that each sequence has, if all are as long as they can be."""
+        return min(self.n_ctx, blocks_of(self.n_ctx) // self.n_parallel * CELL_BLOCK)
 
     def pieces(self, n: int) -> Iterator[tuple[int, int]]:
         """The micro-batches of n tokens: the first token of each, and how many it has."""
@@ -30,17 +38,23 @@ class Batching:
 
     def check_room(self, n_prompt: int, n_gen: int) -> None:
         """OptionError if a prompt and what is generated behind it do not fit the context."""
-        if max(n_prompt, 1) + n_gen > self.n_ctx:
+        if not self.n_each:
+            what = f"the context of {self.n_ctx} tokens has no block of cells for each of {self.n_parallel} sequences"
+            raise OptionError(f"{what}; a larger one is -c N")
+        if max(n_prompt, 1) + n_gen > self.n_each:
             what = f"-p {n_prompt} and -n {n_gen} do" if n_gen else f"-p {n_prompt} does"
-            raise OptionError(f"{what} not fit the context of {self.n_ctx} tokens; a larger one is -c N")
+            times = f" {self.n_parallel} times" if self.n_parallel > 1 else ""
+            raise OptionError(
+                f"{what} not fit the context of {self.n_ctx} tokens{times}; a larger one is -c N"
+            )
 
 
 def batching(options: SessionOptions, n_ctx: int, n_ctx_train: int = 0) -> Batching:
     """What options ask for in a context of n_ctx tokens; n_ctx_train: tokens of the model's training, 0 if unknown."""
-    of_each = n_ctx // options.n_parallel  # of a sequence, if all are as long
-    notes = [note for note in (_batch_note(options), _context_note(of_each, n_ctx_train)) if note]
     n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
-    return Batching(n_ctx, options.n_batch, n_ubatch, tuple(notes))
+    made = Batching(n_ctx, options.n_batch, n_ubatch, n_parallel=options.n_parallel)
+    notes = _batch_note(options), _context_note(made.n_each, n_ctx_train)
+    return replace(made, notes=tuple(note for note in notes if note))
 
 
 def _batch_note(options: SessionOptions) -> str | None:

@@ -33,6 +33,8 @@ _OF_LAYERS: Final = {
     "mla": "no layer has latent attention",
     "amb": "no layer has latent attention",
     "swa_full": "no layer sees a window",
+    "n_checkpoints": "no layer has a recurrent state",
+    "checkpoint_every": "no layer has a recurrent state",
 }
 Decisions = tuple[tuple[int, bool], ...]
 

@@ -19,6 +19,9 @@ EXTENTS: Final = (
 N_TOKENS, N_OUTPUTS, N_KV, N_KV_SWA, N_BLOCKS, N_BLOCKS_SWA, N_OWN, N_OWN_SWA = EXTENTS
 # Kinds of KV cells by their extent, with what their inputs' names end in: all positions, and those of a window.
 CELLS: Final[Mapping[str, str]] = MappingProxyType({N_KV: "", N_KV_SWA: "_swa"})
+# By the extent of the cells that a token sees: entries of the tables of all sequences of a run, and their cells.
+ENTRIES: Final[Mapping[str, str]] = MappingProxyType({N_KV: N_BLOCKS, N_KV_SWA: N_BLOCKS_SWA})
+OWN: Final[Mapping[str, str]] = MappingProxyType({N_KV: N_OWN, N_KV_SWA: N_OWN_SWA})
 CELL_BLOCK: Final = (
     32  # cells of a block; a power of two, and of 16 as lanes of attention begin at multiples of it
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
+from graphsched.types.extents import N_TOKENS, OWN
 
 
 class Extent(int):
@@ -68,8 +69,17 @@ class Lengths:
         return tuple(self._length(d) if not isinstance(d, Pool) else int(d) for d in shape)
 
     def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape with actual lengths; of a pool as many cells as a token sees, for these cost something."""
+        """The shape with actual lengths; of a pool as many cells as a token sees, with which it computes."""
         return tuple(map(self._length, shape))
+
+    def read(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with actual lengths; of a pool the cells that tokens of all sequences see, which are read."""
+        return tuple(self._read(d) if isinstance(d, Pool) else self._length(d) for d in shape)
+
+    def _read(self, pool: Pool) -> int:
+        seen = self._length(pool)
+        # A table names whole blocks: of few tokens what these see is less.
+        return min(self.lengths.get(OWN[pool.word], seen), seen * self.lengths.get(N_TOKENS, 1))
 
     def _length(self, d: int) -> int:
         return self.lengths.get(d.word, int(d)) if isinstance(d, Extent) else int(d)

@@ -37,7 +37,7 @@ def padded(x: Array, columns: int) -> Array:
 def both(
     definition: Any, state: Array, operands: Sequence[Array], where: Array, launch: Any, **attrs: Any
 ) -> Result:
-    """Result and state of a launch of all tokens beside those of the reference; each sequence has the bits it has alone.
+    """Result and state of a launch of all tokens beside the reference's; a sequence has the bits that it has alone.
 
     launch(state, operands, where, y) computes y from what it is given.
     """

@@ -34,7 +34,7 @@ from graphsched.backends.cuda.stream.upload import SLOT
 from graphsched.errors import Error
 from graphsched.graph.graph import from_outputs
 from graphsched.graph.ops.several import results
-from graphsched.graph.tensor import TensorType, weight
+from graphsched.graph.tensor import TensorType, input_tensor, weight
 from graphsched.measure.owners import owners
 from graphsched.run.device import Setup
 from graphsched.run.runtime import open_runtime
@@ -136,10 +136,10 @@ def same_bits(op: str, types: list[str]) -> dict[str, Any]:
 def outcome(definition: Any, case: Any, device: str) -> tuple[Any, Any] | None:
     """What a device makes of a case of the op table, and what the reference does; None where it has no kernel."""
     tensors, values = draw(case, definition, np.random.default_rng(2))
-    if (
-        definition.name == "get_rows" and tensors[0].dtype.numpy is None and len(tensors[0].shape) == 2
-    ):  # of weights
-        tensors[0] = weight("x", tensors[0].type)
+    tensors = [input_tensor(t.name, t.type) if t.kind == "cache" else t for t in tensors]
+    first = tensors[0].type
+    if definition.name == "get_rows" and first.dtype.numpy is None and len(first.shape) == 2:  # of weights
+        tensors[0] = weight("x", first)
     node = definition(*tensors, **case.attrs)
     raws = {t.name: np.ascontiguousarray(values[t.name.split(".")[0]]) for t in tensors}
     raw = {name: a.view(np.uint8).reshape(-1) for name, a in raws.items()}

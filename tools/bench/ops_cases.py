@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from graphsched.arch.cells import blocks_of
 from graphsched.graph import ops
 from graphsched.graph.opdef import Case, Op, case
 from graphsched.graph.ops.matmul import WEIGHT_TYPES
@@ -130,7 +131,7 @@ def attentions(tokens: int) -> Iterator[Shape]:
 
 def _attention(t: DType, tokens: int, heads: int, kv: int, dk: int, dv: int, cells: int) -> Case:
     k, v = TensorType(t, (cells, kv, dk)), TensorType(t, (cells, kv, dv))
-    return case(f32(tokens, heads, dk), k, v, i32(tokens, 2), i32(cells, 2), scale=dk**-0.5)
+    return case(f32(tokens, heads, dk), k, v, i32(tokens, 3), i32(blocks_of(cells)), scale=dk**-0.5)
 
 
 def recurrences(tokens: int) -> Iterator[Shape]:
@@ -154,7 +155,7 @@ def scores(tokens: int) -> Iterator[Shape]:
     """Softmax of experts and, without flash attention, of scores."""
     yield Shape(Op.SOFT_MAX, "F32", "DeepSeek-V2-Lite experts", tokens, case(f32(tokens, 64)))
     for cells in (n for n in CELLS[:2] if tokens <= n):
-        x, mask = f32(tokens, 32, cells), (i32(tokens, 2), i32(cells, 2))
+        x, mask = f32(tokens, 32, cells), (i32(tokens, 3), i32(cells, 2))
         yield Shape(Op.SOFT_MAX, "F32", "Llama 1.1B scores", tokens, case(x, *mask, scale=0.125))
         yield Shape(Op.SOFT_CAP_MAX, "F32", "32 heads", tokens, case(x, *mask, cap=50.0, scale=0.125))
 

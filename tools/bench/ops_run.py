@@ -141,18 +141,15 @@ class Running:
             raw = runtime.input(leaf).reshape(-1).view(np.uint8)
             raw[:] = operand(self.work.shape, leaf, rng).reshape(-1).view(np.uint8)
         self.executable = runtime.compile(from_outputs(*chain.from_iterable(map(results, self.work.nodes))))
-        self.lengths = {
-            "n_kv": next((int(s.shape[0]) for s in leaves.values() if s.name.startswith("cells.")), 0)
-        }
         self.microseconds()
         self.repeats = max(1, ceil(MIN_SECONDS / (self.microseconds() * len(self.work.nodes) * 1e-6)))
 
     def microseconds(self) -> float:
         """Of one node: barriers, dispatch and the rounding of its activations included."""
-        run, lengths = self.executable.run, self.lengths
+        run = self.executable.run
         began = time.perf_counter()
         for _ in range(self.repeats):
-            run(lengths)
+            run({})
         return (time.perf_counter() - began) * 1e6 / self.repeats / len(self.work.nodes)
 
 
@@ -167,8 +164,10 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
     if name == "cells":
         return np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
     if name == "where":
-        cells = int(next(t for t in reversed(shape.case.types) if t.dtype == dtypes.I32).shape[0])
-        return np.stack([np.zeros(n), np.arange(cells - n, cells)], axis=1).astype(np.int32)
+        cells = int(next(t for t in shape.case.types[1:] if len(t.shape) == 3 or t.shape[1:] == (2,)).shape[0])
+        return np.stack([np.zeros(n), np.arange(cells - n, cells), np.zeros(n)], axis=1).astype(np.int32)
+    if name == "table":
+        return np.arange(n, dtype=np.int32)
     low, high = next(iter(shape.case.ints.values()))
     if name == "ids":
         return rng.permutation(high)[:n].astype(np.int32)

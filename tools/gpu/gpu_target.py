@@ -30,7 +30,7 @@ class GpuTarget:
             (stem, (t,)) for stem, types in FILES.items() for t in types
         ]
         jobs += [
-            (stem, ()) for stem, types in FILES.items() if not types or stem in ("copy", "moe", "attention")
+            (stem, ()) for stem, types in FILES.items() if not types or stem in ("copy", "moe", "attention", "recurrent")
         ]
         with ThreadPoolExecutor() as pool:
             modules = pool.map(lambda j: compiler.build(compiler.assemble(*j), self.gpu.arch), jobs)

@@ -81,7 +81,7 @@ def ssm_scan(
     by_channel: bool,
 ) -> Call:
     """operands: x, dt, a, b, c; shape (heads, width of one, groups, n); `apart` as the kernel has its strides."""
-    heads, width_of_head, groups, n = shape
+    heads, width_of_head, _, n = shape
     width = width_of(n)
     assert width
     args = (*operands, state, y, where.at, where.tokens, where.row, *shape, *apart)

@@ -52,7 +52,8 @@ def command(
 ) -> None:
     """Show what would run where, and why, without running it.
 
-    Works on a file that ends after its header. Times are predictions for the machine that --device names.
+    Works on a file that ends after its header. Times are predictions for the machine that --device names. With -np N
+    a token is one of each of N sequences, and a table compares fewer that generate together.
     """
     from graphsched.report import plan as report
     from graphsched.report.plan_diff import difference, render_difference
@@ -83,7 +84,10 @@ class Asked:
     screen: Screen
 
     def plan(self, options: "SessionOptions") -> "tuple[Plan, SessionPlan]":
-        """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd."""
+        """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd.
+
+        The token is one of each sequence.
+        """
         from graphsched.predict.plan import make_plan
         from graphsched.predict.session import prompt_plans, session_of
         from graphsched.schedule.effects import layers_apart
@@ -91,12 +95,13 @@ class Asked:
         if not options.devices and flags.asks_for_devices(options):
             self.screen.hint(NO_DEVICE)
         reading = self.model.batching(options)
-        n_prompt = min(DEFAULT_PROMPT, reading.n_ctx) if self.n_prompt is None else self.n_prompt
+        n_prompt = min(DEFAULT_PROMPT, reading.n_each) if self.n_prompt is None else self.n_prompt
         reading.check_room(n_prompt, 0)
         if self.phase == "prefill":
             prompt = tuple(prompt_plans(self.model, options, n_prompt))
         else:
-            prompt = (make_plan(self.model, options, 1, 1, min(n_prompt + 1, reading.n_ctx)),)
+            n, n_kv = options.n_parallel, min(n_prompt + 1, reading.n_each)
+            prompt = (make_plan(self.model, options, n, n, n_kv, n_sequences=n),)
         about = session_of(prompt[0], prompt)
         say_hints(self.model, options, about.given, self.screen)
         if n := layers_apart(prompt[0].planner.homes.placement.homes):
