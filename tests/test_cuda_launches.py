@@ -358,6 +358,28 @@ def test_one_graph_of_launches_serves_every_length() -> None:
     assert 4096 in call.args
 
 
+def test_prompts_go_to_the_tensor_cores() -> None:
+    """Single tokens of many sequences do not: each would read a cache of its own for one row of a tile."""
+    cells, t = Pool(4096, "n_kv"), Extent(64, "n_tokens")
+    cache = Tensor(TensorType(by_name("F16"), (cells, 2, 64)), "cache", "blk.0.cache_k")
+    q, where = ops.scale(input_tensor("q", f32(t, 8, 64)), by=1.0), input_tensor("where", i32(t, 3))
+    table = input_tensor("table", i32(Extent(128, "n_blocks")))
+    *_, item = lowered(from_outputs(ops.flash_attn_ext(q, cache, cache, where, table, scale=0.1)))
+    assert isinstance(item, Launch)
+
+    def first(n_tokens: int, n_sequences: int) -> tuple[str, tuple[int, ...]]:
+        at = At(Nowhere({}, {}), {"n_tokens": n_tokens, "n_sequences": n_sequences}, 0)
+        call = next(iter(item.make(at)))
+        assert isinstance(call, Call)
+        return call.kernel, call.grid
+
+    assert first(64, 1) == ("prompt_64_64", (4, 2, 1))
+    assert first(64, 9) == ("prompt_64_64", (4, 2, 9))
+    assert first(60, 40) == ("prompt_64_64", (4, 2, 17))  # rows of a block are of 17 tokens at most
+    assert first(64, 64)[0] == "attention_f16_f16_64_64_4"
+    assert first(15, 1)[0] == "attention_f16_f16_64_64_4"
+
+
 def test_a_few_tokens_are_cut_into_the_same_chunks() -> None:
     """So that the bits of one do not depend on how many others there are."""
     assert len({chunk_of(32768, 8, tokens) for tokens in range(1, PROMPT_FROM)}) == 1

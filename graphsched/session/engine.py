@@ -40,6 +40,7 @@ from graphsched.types.extents import (
     N_OUTPUTS,
     N_OWN,
     N_OWN_SWA,
+    N_SEQUENCES,
     N_TOKENS,
 )
 
@@ -246,7 +247,7 @@ class Engine:
         """Fills the arrays of cells; the lengths of a run."""
         n, position = len(rows.token), rows.position
         end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
-        lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs}
+        lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs, N_SEQUENCES: len(runs.slots)}
         if self._where is not None:
             self._where[:n, 0], self._where[:n, 1] = rows.sequence, rows.position
         for kind, inputs in self.slots.inputs.items():

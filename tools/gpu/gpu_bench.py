@@ -246,16 +246,24 @@ class Bench:
         h = attention.Heads(heads, kv, d, d, 2 * kv * d, 2 * d, 2 * kv * d, 2 * d)
         for sequences, tokens in ((1, 32), (16, 1)) if self.small else ((1, 512), (8, 64), (16, 1)):
             table, mask = self._mask(sequences, n, tokens)
-            make = partial(self._prompt, h, sequences * tokens, sequences * n, table, mask)
+            make = partial(self._prompt, h, sequences, tokens, n, table, mask)
             us, flops = self.calls(make, 4 * sequences * n * kv * d), 4 * sequences * tokens * n * heads * d
             shape = f"{heads} heads, {kv} kv, {d}, {sequences} × {tokens} tokens of {n}"
             yield self.row("attention prompt", shape, us, flops=flops)
 
     def _prompt(
-        self, h: attention.Heads, tokens: int, cells: int, table: Any, mask: attention.Mask, at: int
+        self,
+        h: attention.Heads,
+        sequences: int,
+        tokens: int,
+        n: int,
+        table: Any,
+        mask: attention.Mask,
+        at: int,
     ) -> Call:
-        values = at + cells * h.kv_heads * h.dk * 2
-        return attention.prompt(self.x, at, values, table, mask, self.y, h, tokens, 0.1)
+        values = at + sequences * n * h.kv_heads * h.dk * 2
+        given = self.x, at, values, table, mask, self.y, h, sequences * tokens, 0.1
+        return attention.prompt(*given, sequences=sequences)
 
     def _mask(self, sequences: int, n: int, tokens: int = 1) -> tuple[Any, attention.Mask]:
         """A table of blocks in any order, and the last tokens of each sequence, which has n positions."""

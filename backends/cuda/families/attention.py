@@ -11,9 +11,10 @@ from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.errors import ShapeError
 from graphsched.graph import ops
-from graphsched.graph.tensor import Tensor, TensorType
+from graphsched.graph.tensor import Extent, Tensor, TensorType
 from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
+from graphsched.types.extents import N_SEQUENCES
 
 LOG2E = math.log2(math.e)
 MOST_HEADS = 8  # query heads that a block takes at once
@@ -133,6 +134,7 @@ def partial_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
     return tokens * h.heads * up(capacity, chunk_of(capacity, h.kv_heads, tokens, sms)) * (h.dv + 2)
 
 
+ROWS = 64  # pairs of (token, query head) that a block takes
 PROMPT_SHAPES = {(64, 64): 64, (128, 128): 64, (192, 128): 32}  # positions of a tile
 
 
@@ -148,13 +150,18 @@ def prompt(
     scale: float,
     sinks: Address = None,
     cap: float = 0.0,
+    sequences: int = 1,
 ) -> Call:
-    """Many queries over an f16 cache, on the tensor cores; q, y [tokens, heads, width] dense. No scratch."""
+    """Many queries over an f16 cache, on the tensor cores; q, y [tokens, heads, width] dense. No scratch.
+
+    sequences: how many the tokens are of; only a matter of speed.
+    """
     if (h.dk, h.dv) not in PROMPT_SHAPES:
         raise ShapeError(f"prompt: no kernel for heads of {h.dk} and {h.dv}; there are {list(PROMPT_SHAPES)}")
     strides = (h.k_pos // 2, h.k_head // 2, h.v_pos // 2, h.v_head // 2, h.dk, h.heads * h.dk)
     args = (q, k, v, mask.where, table, sinks, y, tokens, h.heads, h.kv_heads, *strides, *scales(scale, cap))
-    grid = (up(tokens * (h.heads // h.kv_heads), 64), h.kv_heads)
+    group = h.heads // h.kv_heads
+    grid = (up(tokens * group, ROWS), h.kv_heads, min(sequences, up(ROWS, group) + 1))
     shared = 2 * PROMPT_SHAPES[h.dk, h.dv] * (h.dk + h.dv) * 2
     name = f"prompt_{h.dk}_{h.dv}"
     return Call("prompt", (), name, grid, 128, (*args, mask.window, mask.chunk), shared)
@@ -240,17 +247,19 @@ def _(low: Low, node: Tensor) -> None:
     prompts = int(node.shape[0]) >= PROMPT_FROM and {*kinds} <= {*AS_HALVES} and (dk, dv) in PROMPT_SHAPES
     caches = (_as_halves(low, k), _as_halves(low, v)) if prompts else ()
     copies = [c.copy for c in caches if c.copy]
+    of_sequences = Extent(1, N_SEQUENCES)  # one where nobody says how many
 
     def make(at: At) -> Sequence[Call]:
         tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
+        sequences = at.n(of_sequences) if caches else 1
         mask, blocks = Mask(at(where), a["window"], a["chunk"]), at(table)
         scale, cap = a["scale"], a["softcap"]
-        if caches and tokens >= PROMPT_FROM:
+        if caches and tokens - sequences + 1 >= PROMPT_FROM:  # not one token each
             keys, values = caches
             as_halves = Heads(n_head, h.kv_heads, dk, dv, *keys.strides, *values.strides)
             copied = [call for cache in caches for call in cache.calls(at, blocks, used(at))]
             many = at(q), keys.at(at), values.at(at), blocks, mask, at(y), as_halves, tokens
-            return [*copied, prompt(*many, scale, sink, cap)]
+            return [*copied, prompt(*many, scale, sink, cap, sequences)]
         args = at(q), at(k), at(v), blocks, mask, at(partials), at(y), h, tokens, capacity
         return attention(kinds[0], *args, scale, sink, cap, sms, kinds[1])
 

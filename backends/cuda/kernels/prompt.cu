@@ -2,8 +2,8 @@
 // that nothing of size tokens × positions is stored. A block takes 64 rows of one key-value head; a row is a (token,
 // query head) pair with the heads of the group innermost, so that keys and values are read once for all heads that
 // share them. Each of the four warps has 16 rows. Queries stay in registers (as halves, scaled), and so do
-// probabilities. A block may have rows of several sequences: it passes over the positions of one after the other. Tiles
-// begin at multiples of TILE, so that bits depend on no other row.
+// probabilities. A block passes over the positions of one sequence; where its rows are of several, other blocks have the
+// same rows and take the other sequences. Tiles begin at multiples of TILE, so that bits depend on no other row.
 #include "cache.cuh"
 #include "mask.cuh"
 
@@ -145,7 +145,7 @@ GS_DEV void gs_write(const float (&out)[DV / 8][4], const float (&top)[2], const
   }
 }
 
-// grid (ceil(tokens * group / 64), kv_heads); dynamic shared memory 2 * TILE * (DK + DV) * 2 bytes
+// grid (ceil(tokens * group / 64), kv_heads, sequences of a block or fewer); dynamic shared memory 2 * TILE * (DK + DV) * 2 bytes
 template <int DK, int DV, int TILE>
 GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* table, const Mask& mask,
                       const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head,
@@ -164,8 +164,10 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* tab
   u32 queries[DK / 16][4];
   gs_load_queries<DK>(queries, q, at, q_head, q_token, scale);
   const u16 *keys = k + at.kv * k_head, *values = v + at.kv * v_head;
-  for (int token = block0 / group; token <= last_token / group;) {
+  for (int token = block0 / group, number = 0; token <= last_token / group; number++) {
     const Pass pass = gs_pass(mask, table, token, last_token / group);
+    token = pass.last_token + 1;
+    if (number % gridDim.z != blockIdx.z) continue;
     const Pass mine = gs_of_warp(pass, mask, at);
     float out[DV / 8][4] = {}, top[2] = {GS_LOWEST, GS_LOWEST}, sum[2] = {0.0f, 0.0f};
     int first = pass.begin / TILE * TILE, blocks[TILE / GS_CELL_BLOCK];
@@ -191,7 +193,6 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* tab
       gs_sync();  // before the next round overwrites this tile
     }
     gs_write<DV>(out, top, sum, y, sinks, at, heads, pass);
-    token = pass.last_token + 1;
   }
 }
 

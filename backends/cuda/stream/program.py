@@ -104,7 +104,7 @@ class CudaProgram:
         return self._ready[trace, key], self._made[key]
 
     def _key(self, lengths: Mapping[str, int], is_profile: bool) -> tuple[int, ...]:
-        return (int(is_profile), *(lengths[n] for n in sorted(self._asked)))
+        return (int(is_profile), *(lengths.get(n, 0) for n in sorted(self._asked)))
 
     def _forget(self) -> None:
         for graph in self._graphs:
