@@ -14,7 +14,7 @@ from nowhere import Nowhere
 from op_runs import all_cases, draw
 from running import model_path
 
-from graphsched.backends.cuda.families.attention import PROMPT_FROM, chunk_of
+from graphsched.backends.cuda.families.attention import PROMPT_FROM, Heads, chunk_of, partial_floats
 from graphsched.backends.cuda.launch.call import Call, Product
 from graphsched.backends.cuda.launch.fused import takes_whole
 from graphsched.backends.cuda.launch.lowering import At, Launch
@@ -381,9 +381,13 @@ def test_prompts_go_to_the_tensor_cores() -> None:
 
 
 def test_a_few_tokens_are_cut_into_the_same_chunks() -> None:
-    """So that the bits of one do not depend on how many others there are."""
-    assert len({chunk_of(32768, 8, tokens) for tokens in range(1, PROMPT_FROM)}) == 1
-    assert chunk_of(32768, 8, PROMPT_FROM) > chunk_of(32768, 8, 1)
+    """So that the bits of one do not depend on how many others there are. Scratch stays small, for many heads, too."""
+    grouped, latent = Heads(32, 8, 128, 128, 0, 0, 0, 0), Heads(128, 1, 576, 512, 0, 0, 0, 0)
+    for h in (grouped, latent):
+        assert len({chunk_of(h, tokens, 1 << 17) for tokens in range(1, PROMPT_FROM)}) == 1
+        assert chunk_of(h, PROMPT_FROM, 1 << 17) > chunk_of(h, 1, 1 << 17)
+        assert 4 * partial_floats(h, PROMPT_FROM - 1, 1 << 17) < 100 << 20
+    assert chunk_of(grouped, 1, 32768) == 512
 
 
 def test_what_is_taken_whole_has_a_lowering() -> None:

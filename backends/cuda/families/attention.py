@@ -76,14 +76,21 @@ def scales(scale: float, cap: float) -> tuple[float, float]:
     return (scale / cap, cap * LOG2E) if cap else (scale * LOG2E, 0.0)
 
 
-def chunk_of(capacity: int, kv_heads: int, tokens: int, sms: int = 132) -> int:
-    """Positions of one chunk: about four blocks a multiprocessor at full length, at least 64 positions.
+def chunk_of(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
+    """Positions of one chunk, at least 64: about four blocks a multiprocessor at full length, up to 16 of many heads.
 
     A few tokens have the chunks of one, so that bits do not depend on their number; more have those of a power of two.
     """
     tokens = 1 if tokens < PROMPT_FROM else 1 << tokens.bit_length() - 1
-    chunks = max(1, up(4 * sms, kv_heads * tokens))
+    blocks = max(4 * h.kv_heads, h.kv_heads * sets_of(h))
+    chunks = max(1, up(16 * sms, blocks * tokens))
     return max(64, up(up(capacity, chunks), 64) * 64)
+
+
+def sets_of(h: Heads) -> int:
+    """Blocks that share out the query heads of a key-value head."""
+    group = h.heads // h.kv_heads
+    return up(group, heads_at_once(h.dk, h.dv, group))
 
 
 def attention(
@@ -115,13 +122,13 @@ def attention(
             raise ShapeError(f"attention: no kernel for heads of {h.dk} and {h.dv} in blocks")
         kinds = f"{kinds[0]}s", f"{kinds[1]}s"  # rows start anywhere
     group = h.heads // h.kv_heads
-    chunk = chunk_of(capacity, h.kv_heads, tokens, sms)
+    chunk = chunk_of(h, tokens, capacity, sms)
     per, chunks = heads_at_once(h.dk, h.dv, group), up(capacity, chunk)
     strides = (h.k_pos, h.k_head, h.v_pos, h.v_head, h.dk, h.heads * h.dk)
     args = (q, k, v, mask.where, table, partials, h.heads, h.kv_heads, *strides, *scales(scale, cap))
     sizes = chunk, mask.window, mask.chunk
     shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
-    grid = (h.kv_heads * up(group, per), chunks, tokens)
+    grid = (h.kv_heads * sets_of(h), chunks, tokens)
     first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, *sizes))
     merge = (partials, sinks, mask.where, y, chunks, h.dv, h.dv, h.heads * h.dv, *sizes)
     return first, Call(
@@ -131,7 +138,7 @@ def attention(
 
 def partial_floats(h: Heads, tokens: int, capacity: int, sms: int = 132) -> int:
     """Floats of scratch that attention() needs."""
-    return tokens * h.heads * up(capacity, chunk_of(capacity, h.kv_heads, tokens, sms)) * (h.dv + 2)
+    return tokens * h.heads * up(capacity, chunk_of(h, tokens, capacity, sms)) * (h.dv + 2)
 
 
 ROWS = 64  # pairs of (token, query head) that a block takes
