@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from running import EXACT, model_path, nmse
 
 from graphsched.errors import ContextError, OptionError
+from graphsched.graph.opdef import Op
+from graphsched.run.executable import Executable
+from graphsched.schedule.scheduler import Schedule
 from graphsched.session.engine import Engine
 from graphsched.session.model import open_default_or
 from graphsched.session.options import session_options
@@ -413,3 +416,22 @@ def test_slots_begin_anew() -> None:
     expected = first.read(tokens(20))
     first.close()
     np.testing.assert_array_equal(engine.sequence().read(tokens(20)), expected)
+
+
+def test_copies_inside_of_a_device_bring_nothing_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = opened("qwen35moe", devices=("sim:rtx4090",))
+    schedules, compiled = list[Schedule](), engine.runtime.compile
+
+    def compile(plan: Schedule, *args: Any) -> Executable:
+        schedules.append(plan)
+        return compiled(plan, *args)
+
+    monkeypatch.setattr(engine.runtime, "compile", compile)
+    a = engine.sequence()
+    a.read(tokens(40))
+    schedules.clear()
+    engine.step([(a.fork(), [5], 1), (a, [6], 1)])
+    copies = [s for s in schedules if any(n.op is Op.COPY_ROWS for n in s.graph.nodes)]
+    assert len(copies) == 2  # of states, of blocks
+    assert {c.from_device for s in copies for c in s.copies} == {"CPU"}
+    assert not any(c.source.kind == "cache" for s in copies for c in s.copies)

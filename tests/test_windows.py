@@ -51,7 +51,7 @@ def logits(name: str, **options: Any) -> NDArray[np.float32]:
     session = graphsched.load(path(name), **{"n_ctx": CONTEXT, "n_ubatch": 64, **options})
     ids = tokens(PROMPT + STEPS)
     rows = [session.eval(ids[:PROMPT], all_logits=True), *(session.eval([int(t)]) for t in ids[PROMPT:])]
-    assert session.engine.ring == (0 if options.get("swa_full") else 256)
+    assert session.engine.feed.ring == (0 if options.get("swa_full") else 256)
     session.close()
     return np.concatenate(rows)
 

@@ -1,10 +1,8 @@
-"""Blocks of KV-cache cells: who has which, and the arrays by which a run finds them.
+"""Blocks of KV-cache cells: which sequences have which.
 
 A sequence has a slot, and for each kind of cells a table: entry i names the block of its positions from i · CELL_BLOCK
 on. Sequences with a common beginning have the same blocks there; one that writes into such a block gets a copy first.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +13,6 @@ from graphsched.session.rows import Integers, Runs
 from graphsched.types.extents import CELL_BLOCK
 
 Ints = NDArray[np.int32]
-Some = int | Integers  # one for all, or one for each
-_IN_BLOCK = np.arange(CELL_BLOCK, dtype=np.int32)
 
 
 class Blocks:
@@ -68,7 +64,7 @@ class Blocks:
         blocks = self._free[self.n_free - total : self.n_free][::-1]
         self.n_free -= total
         self.users[blocks] = 1
-        self.tables[_spread(slots, self.end[slots], missing)] = blocks
+        self.tables[spread(slots, self.end[slots], missing)] = blocks
         self.end[slots] += missing
         self._ready |= zip(
             slots.tolist(),
@@ -136,7 +132,7 @@ class Blocks:
             self.changes += 1
 
     def _release(self, slots: Integers, first: Integers, end: Integers) -> None:
-        blocks = self.tables[_spread(slots, first, end - first)]
+        blocks = self.tables[spread(slots, first, end - first)]
         np.subtract.at(self.users, blocks, 1)
         freed = np.unique(blocks[self.users[blocks] == 0])
         self._free[self.n_free : self.n_free + len(freed)] = freed[::-1]
@@ -150,95 +146,10 @@ class Blocks:
         return bool(max(oldest, 0) >= self.first[slot] * CELL_BLOCK or n_past == 0)
 
 
-def _spread(rows: Integers, first: Integers, counts: Integers) -> tuple[Integers, Integers]:
+def spread(rows: Integers, first: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """Indices of elements of a table: of each row `counts` from `first` on."""
     before = np.cumsum(counts) - counts
     return np.repeat(rows, counts), np.repeat(first - before, counts) + np.arange(int(counts.sum()))
-
-
-class CellInputs:
-    """The arrays of a kind of cells that a run reads, filled for its rows (`arch.cells`)."""
-
-    def __init__(self, blocks: Blocks, kind: str, arrays: Mapping[str, NDArray[np.int32]]) -> None:
-        self.blocks = blocks
-        n_entries = blocks.tables.size
-        self.where = arrays[f"inp_where{kind}"]
-        self.table = arrays.get(
-            f"inp_table{kind}", np.zeros(n_entries, np.int32)
-        )  # not there if all is gathered
-        self.ids = arrays.get(f"inp_cells{kind}")  # not there where layers only read what others store
-        self.own_ids: Ints | None = None
-        self.own_cells: Ints | None = None
-        self._shown = (-1, -1)  # the slot whose table is in `table`, and how often tables had changed then
-
-    def gather(self, kind: str, arrays: Mapping[str, Ints]) -> None:
-        """Fills the arrays by which a run gathers cells from now on, too, as far as a graph has them."""
-        self.own_ids = arrays.get(f"inp_own_ids{kind}", self.own_ids)
-        self.own_cells = arrays.get(f"inp_own_cells{kind}", self.own_cells)
-        if (own_table := arrays.get(f"inp_own_table{kind}")) is not None:
-            own_table[:] = np.arange(len(own_table))
-
-    @property
-    def most(self) -> int:
-        """Entries of tables that a run may have."""
-        return len(self.table) if self.own_ids is None else len(self.own_ids) // CELL_BLOCK
-
-    def entries(self, runs: Runs) -> int:
-        """Entries of the tables of sequences."""
-        return int((self.blocks.end[runs.slots] - self.blocks.first[runs.slots]).sum())
-
-    def fill(self, runs: Runs, position: Ints) -> int:
-        """Fills all arrays for rows; returns the entries of their sequences' tables."""
-        b = self.blocks
-        if len(runs.slots) == 1:
-            slot = runs.slots.item()
-            return self._fill_one(slot, position, b.first.item(slot), b.end.item(slot))
-        first, counts = b.first[runs.slots], b.end[runs.slots] - b.first[runs.slots]
-        begins = np.cumsum(counts) - counts  # of each sequence's table in the array
-        total = int(counts.sum())
-        self.table[:total] = b.tables[_spread(runs.slots, first, counts)]
-        rows = np.repeat(np.arange(len(runs.slots)), runs.counts)
-        self._fill_rows(runs.slots[rows], position, (begins - first)[rows], self.table[:total])
-        self._shown = (-1, -1)
-        if self.own_ids is not None:
-            owner = np.repeat(np.arange(len(runs.slots)), counts)
-            entry = np.arange(total) - np.repeat(begins - first, counts)
-            self._fill_own(total, runs.slots[owner], entry, runs.end[owner])
-        return total
-
-    def _fill_one(self, slot: int, position: Ints, first: int, end: int) -> int:
-        n = end - first
-        if self._shown != (slot, self.blocks.changes):
-            self.table[:n] = self.blocks.tables[slot, first:end]
-            self._shown = slot, self.blocks.changes
-        if len(position) == 1 and self.ids is not None:  # each step of a generation
-            at = position.item()
-            self.where[0] = slot, at, -first
-            self.ids[0] = self.table.item(at // CELL_BLOCK - first) * CELL_BLOCK + at % CELL_BLOCK
-        else:
-            self._fill_rows(slot, position, -first, self.table)
-        if self.own_ids is not None:
-            self._fill_own(n, slot, np.arange(first, end), int(position[-1]) + 1)
-        return n
-
-    def _fill_rows(self, slot: Some, position: Ints, first_entry: Some, table: Ints) -> None:
-        """The rows' (slot, position, first entry), and the cells in which they are stored."""
-        n = len(position)
-        self.where[:n, 0], self.where[:n, 1], self.where[:n, 2] = slot, position, first_entry
-        if self.ids is not None:
-            blocks = table[self.where[:n, 2] + position // CELL_BLOCK]
-            np.add(blocks * CELL_BLOCK, position % CELL_BLOCK, out=self.ids[:n])
-
-    def _fill_own(self, n: int, slot: Some, entry: Integers, end: Some) -> None:
-        """Where the cells of all entries are, and what each holds."""
-        assert self.own_ids is not None
-        self.own_ids[: n * CELL_BLOCK] = (self.table[:n, None] * CELL_BLOCK + _IN_BLOCK).reshape(-1)
-        if self.own_cells is not None:
-            cells = self.own_cells[: n * CELL_BLOCK].reshape(n, CELL_BLOCK, 2)
-            cells[:, :, 1] = entry[:, None] * CELL_BLOCK + _IN_BLOCK
-            cells[:, :, 0] = np.where(
-                cells[:, :, 1] < np.reshape(end, (-1, 1)), np.reshape(slot, (-1, 1)), -1
-            )
 
 
 def check_room(pools: list[Blocks], runs: Runs) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.graph.graph import Graph, from_outputs
+from graphsched.graph.graph import Graph, from_nodes
 from graphsched.graph.ops import copy_rows
 from graphsched.graph.tensor import Tensor, i32, input_tensor
 from graphsched.run.runnable import Runnable
@@ -34,7 +34,10 @@ class Copier:
     def copy(self, source: int, target: int) -> None:
         """Row source · n + i of each cache becomes row target · n + i, for all i below n."""
         if self._plan is None:
-            self._plan = self._compile(from_outputs(*(copy_rows(c, *self._ids) for c in self._caches)))
+            nodes = [copy_rows(cache, *self._ids) for cache in self._caches]
+            self._plan = self._compile(
+                from_nodes(nodes, ())
+            )  # an output would bring a whole cache to the host
         rows = np.arange(self._n)
         for array, at in zip(self._arrays, (source, target), strict=True):
             array[:] = at * self._n + rows

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched import env
-from graphsched.arch.cells import blocks_of
 from graphsched.check.debug import instrumented
 from graphsched.errors import ContextError
 from graphsched.graph.graph import Graph
@@ -20,8 +19,9 @@ from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.run.runtime import Runtime, open_runtime
 from graphsched.run.trace import OFF, ON
 from graphsched.session.batching import batches
-from graphsched.session.cells import Blocks, CellInputs
+from graphsched.session.cell_inputs import cell_inputs
 from graphsched.session.copies import Copier, caches_by_kind
+from graphsched.session.feed import Feed
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Decisions, Planner, repacked
@@ -30,23 +30,9 @@ from graphsched.session.sequence import Sequence
 from graphsched.session.slots import KINDS, STATE, Slots
 from graphsched.session.summary import kv_bytes
 from graphsched.types.dtypes import DType
-from graphsched.types.extents import (
-    CELL_BLOCK,
-    CELLS,
-    N_BLOCKS,
-    N_BLOCKS_SWA,
-    N_KV,
-    N_KV_SWA,
-    N_OUTPUTS,
-    N_OWN,
-    N_OWN_SWA,
-    N_SEQUENCES,
-    N_TOKENS,
-)
+from graphsched.types.extents import CELL_BLOCK, N_KV, N_OUTPUTS, N_TOKENS
 
 CAPACITIES = (1, 8, 32, 128)  # token capacities of plans, besides the micro-batch
-# Lengths of each kind of cells: what a token sees at most, entries of tables, and the cells of these.
-WORDS = {CELLS[N_KV]: (N_KV, N_BLOCKS, N_OWN), CELLS[N_KV_SWA]: (N_KV_SWA, N_BLOCKS_SWA, N_OWN_SWA)}
 Ids = Values[int] | NDArray[Any]
 
 
@@ -88,7 +74,7 @@ class Engine:
         _ = self.planner.homes  # all homes are found here, so that the trace knows how long that takes
         self.recorder.since("place", begin)
         self._check_cache()
-        self._feed(self._graph(1, 1))
+        self._open_slots(self._graph(1, 1))
         self._plan(1, 1)  # what does not fit the architecture, or the options, is found now
 
     def _opened(self, devices: tuple[str, ...]) -> Runtime:
@@ -103,35 +89,19 @@ class Engine:
         )
         return open_runtime(o.backend, setup)
 
-    def _feed(self, graph: Graph) -> None:
+    def _open_slots(self, graph: Graph) -> None:
         """Sets up the host arrays that feed the inputs, the pools of cells, and the rows of state."""
-        inputs = {leaf.name: leaf for leaf in graph.leaves if leaf.kind == "input"}
-        arrays = self._arrays(graph)
-        unused = np.zeros(self.n_ubatch, np.int32)  # a model need not ask for every input
-        self._tokens, self._out_ids = arrays["inp_tokens"], arrays["inp_out_ids"]
-        self._pos = arrays.get("inp_pos", unused)
-        caches = caches_by_kind(graph, KINDS)
-        n_slots, n_entries = self.options.n_parallel, blocks_of(self.n_ctx)
-        cells = {
-            kind: CellInputs(
-                Blocks(inputs[f"inp_where{kind}"], int(leaves[0].shape[0]) // CELL_BLOCK, n_slots, n_entries),
-                kind,
-                arrays,
-            )
-            for kind, leaves in caches.items()
-            if kind != STATE
-        }
-        rows = int(caches[STATE][0].shape[0]) if STATE in caches else n_slots
-        self.n_checkpoints = rows // n_slots - 1
-        self.checkpoint_every = self.options.checkpoint_every if self.n_checkpoints else 0
+        arrays, caches = self._arrays(graph), caches_by_kind(graph, KINDS)
+        with_cells = {kind: leaves for kind, leaves in caches.items() if kind != STATE}
+        cells = cell_inputs(graph, arrays, with_cells, self.options.n_parallel, self.n_ctx)
         copiers = {
             kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
             for kind, leaves in caches.items()
         }
-        self.slots = Slots(n_slots, cells, copiers, rows, lambda: self._aborted)
-        # Of a model without cells only states are to know whose rows these are.
-        self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
-        self.ring = cells[CELLS[N_KV_SWA]].blocks.kept * CELL_BLOCK if CELLS[N_KV_SWA] in cells else 0
+        rows = int(caches[STATE][0].shape[0]) if STATE in caches else 0
+        self.slots = Slots(self.options.n_parallel, cells, copiers, rows, lambda: self._aborted)
+        self.checkpoint_every = self.options.checkpoint_every if self.slots.n_checkpoints else 0
+        self.feed = Feed(arrays, cells, self.n_ubatch)
 
     def _arrays(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
         """The host arrays that feed a graph's inputs."""
@@ -170,11 +140,8 @@ class Engine:
         """As `compute`, of one sequence; in a single forward where there need not be several."""
         n, end = len(ids), sequence.n_past + len(ids)
         every = self.checkpoint_every
-        if (
-            n > self.n_ubatch
-            or sequence.is_stale
-            or (every and sequence.n_past // every != (end - 1) // every)
-        ):
+        crosses = every and sequence.n_past // every != (end - 1) // every
+        if n > self.n_ubatch or sequence.is_stale or crosses:
             return self.compute([(sequence, ids, n_wanted)])[0]
         sequence.check_room(n)
         try:
@@ -234,27 +201,12 @@ class Engine:
         plan = self._by_length.get((n, n_outputs))
         if plan is None:
             plan = self._by_length[n, n_outputs] = self._plan(n, n_outputs)
-        self._tokens[:n], self._pos[:n] = rows.token, rows.position
-        self._out_ids[:n_outputs] = wanted
-        plan.run(self._lengths(rows, n_outputs, runs))
+        plan.run(self.feed.fill(rows, runs, wanted))
         if self._aborted:
             raise Aborted
         if self._observer is not None:
             self._observer.take(plan.outputs[1:])
         return plan.outputs[0].copy()
-
-    def _lengths(self, rows: Rows, n_outputs: int, runs: Runs) -> Mapping[str, int]:
-        """Fills the arrays of cells; the lengths of a run."""
-        n, position = len(rows.token), rows.position
-        end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
-        lengths = {N_TOKENS: n, N_OUTPUTS: n_outputs, N_SEQUENCES: len(runs.slots)}
-        if self._where is not None:
-            self._where[:n, 0], self._where[:n, 1] = rows.sequence, rows.position
-        for kind, inputs in self.slots.inputs.items():
-            kv, blocks, own = WORDS[kind]
-            lengths[blocks] = entries = inputs.fill(runs, position)
-            lengths[kv], lengths[own] = min(end, self.ring) if kind else end, entries * CELL_BLOCK
-        return lengths
 
     def _plan(self, n_tokens: int, n_outputs: int) -> Runnable:
         """The executable for these lengths: one per capacity and set of offload decisions, built on first use.
@@ -271,8 +223,7 @@ class Engine:
         key = *shape, self.planner.decisions(graph, lengths)
         if key not in self.plans:
             begin = perf_counter_ns()
-            for kind, inputs in self.slots.inputs.items():
-                inputs.gather(kind, self._arrays(graph))
+            self.feed.gather(self._arrays(graph))
             self.plans[key] = instrumented(graph, self._factory(lengths))
             self.recorder.since("plan", begin)
         return self.plans[key]

@@ -84,7 +84,7 @@ class Sequence:
             return
         if self.checkpoints and self.checkpoints[-1].n_past == self.n_past:
             return
-        if len(self.checkpoints) == self.engine.n_checkpoints:
+        if len(self.checkpoints) == slots.n_checkpoints:
             slots.drop(self.checkpoints.pop(0).row)
         if (row := slots.checkpoint(self.slot)) is not None:
             self.checkpoints.append(Checkpoint(self.n_past, row))

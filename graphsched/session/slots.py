@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from graphsched.errors import ContextError
-from graphsched.session.cells import Blocks, CellInputs, check_room
+from graphsched.session.cell_inputs import CellInputs
+from graphsched.session.cells import Blocks, check_room
 from graphsched.session.copies import Copier
 from graphsched.session.rows import Aborted, Runs
 from graphsched.types.extents import CELLS
 
 STATE: Final = "_state"  # kind of caches that have a row for each slot and checkpoint
+KINDS: Final = {**CELLS, "": STATE}  # of caches by the word of their first dimension
 
 
 class Slots:
@@ -30,6 +32,7 @@ class Slots:
         self.pools = [i.blocks for i in inputs.values()]
         self.has_state = STATE in copiers
         self._copiers, self._is_aborted = copiers, is_aborted
+        self.n_checkpoints = n_rows // n_slots - 1 if n_rows else 0  # of each
         self._free = list(range(n_slots))[::-1]
         self._rows = list(range(n_slots, n_rows))[::-1]
 
@@ -102,6 +105,3 @@ class Slots:
     def n_free(self) -> tuple[int, ...]:
         """Free slots, rows of state, and blocks of each pool."""
         return len(self._free), len(self._rows), *(pool.n_free for pool in self.pools)
-
-
-KINDS: Final = {**CELLS, "": STATE}  # of caches by the word of their first dimension

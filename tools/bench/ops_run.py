@@ -164,7 +164,9 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
     if name == "cells":
         return np.stack([np.zeros(n), np.arange(n)], axis=1).astype(np.int32)
     if name == "where":
-        cells = int(next(t for t in shape.case.types[1:] if len(t.shape) == 3 or t.shape[1:] == (2,)).shape[0])
+        cells = int(
+            next(t for t in shape.case.types[1:] if len(t.shape) == 3 or t.shape[1:] == (2,)).shape[0]
+        )
         return np.stack([np.zeros(n), np.arange(cells - n, cells), np.zeros(n)], axis=1).astype(np.int32)
     if name == "table":
         return np.arange(n, dtype=np.int32)

@@ -1,0 +1,61 @@
+"""What a forward reads besides weights and caches: host arrays of its inputs, filled for rows, and its lengths."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphsched.session.cell_inputs import Arrays, CellInputs
+from graphsched.session.rows import Rows, Runs
+from graphsched.types.extents import (
+    CELL_BLOCK,
+    CELLS,
+    N_BLOCKS,
+    N_BLOCKS_SWA,
+    N_KV,
+    N_KV_SWA,
+    N_OUTPUTS,
+    N_OWN,
+    N_OWN_SWA,
+    N_TOKENS,
+)
+
+# Lengths of each kind of cells: what a token sees at most, entries of tables, and the cells of these.
+WORDS = {CELLS[N_KV]: (N_KV, N_BLOCKS, N_OWN), CELLS[N_KV_SWA]: (N_KV_SWA, N_BLOCKS_SWA, N_OWN_SWA)}
+
+
+class Feed:
+    """The arrays of all graphs of an engine. cells: those of each kind of cells.
+
+    ring: cells that a sequence keeps for layers with a window, 0 if there are none.
+    """
+
+    def __init__(self, arrays: Arrays, cells: Mapping[str, CellInputs], n_ubatch: int) -> None:
+        unused = np.zeros(n_ubatch, np.int32)  # a model need not ask for every input
+        self._tokens, self._out_ids = arrays["inp_tokens"], arrays["inp_out_ids"]
+        self._pos = arrays.get("inp_pos", unused)
+        self._cells = cells
+        # Of a model without cells only states are to know whose rows these are.
+        self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
+        swa = CELLS[N_KV_SWA]
+        self.ring = cells[swa].blocks.kept * CELL_BLOCK if swa in cells else 0
+
+    def gather(self, arrays: Arrays) -> None:
+        """Fills the arrays of a further graph, too, as far as they gather cells."""
+        for kind, inputs in self._cells.items():
+            inputs.gather(kind, arrays)
+
+    def fill(self, rows: Rows, runs: Runs, wanted: NDArray[np.intp]) -> Mapping[str, int]:
+        """Fills all arrays for rows of sequences, of which `wanted` want logits; the lengths of their run."""
+        n, position = len(rows.token), rows.position
+        self._tokens[:n], self._pos[:n] = rows.token, position
+        self._out_ids[: len(wanted)] = wanted
+        if self._where is not None:
+            self._where[:n, 0], self._where[:n, 1] = rows.sequence, position
+        end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
+        lengths = {N_TOKENS: n, N_OUTPUTS: len(wanted)}
+        for kind, inputs in self._cells.items():
+            kv, blocks, own = WORDS[kind]
+            lengths[blocks] = entries = inputs.fill(runs, position)
+            lengths[kv], lengths[own] = min(end, self.ring) if kind else end, entries * CELL_BLOCK
+        return lengths
