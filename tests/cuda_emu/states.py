@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
-from graphsched.backends.cuda.families import recurrent
+from graphsched.backends.cuda.families import norm, recurrent
 from graphsched.graph.ops import gated_delta_net, l2_norm, ssm_conv, ssm_scan
 
 SLOTS = 9
@@ -131,7 +131,7 @@ def norm_case(tokens: int, heads: int, k: int) -> Run:
     def run(target: Target, rng: np.random.Generator) -> Result:
         x, y = normal(rng, tokens, heads + 1, k + 2), Out(tokens, heads, k)
         apart = (heads + 1) * (k + 2), k + 2
-        target.run(recurrent.l2_norm(x, y, (tokens, heads, k), apart, 0.1))
+        target.run(norm.l2_norm(x, y, (tokens, heads, k), apart, 0.1))
         assert l2_norm.run_reference is not None
         return y.array, l2_norm.run_reference(x[:, :heads, :k], eps=0.1), 1e-6
 

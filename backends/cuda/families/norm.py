@@ -15,7 +15,7 @@ from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_str
 from graphsched.backends.cuda.families.quantize import rms_norm_q8
 from graphsched.backends.cuda.launch.call import Address, Call, threads, up
 from graphsched.backends.cuda.launch.fused import takes_whole
-from graphsched.backends.cuda.launch.lowering import At, Low
+from graphsched.backends.cuda.launch.lowering import At, Low, strides
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, Out
@@ -38,6 +38,13 @@ def rms_norm(
     """y = x / sqrt(mean(x²) + eps) · w; w may be None. residual (r, z): of z = x + r, dense rows."""
     args = (x, *residual, w, y, k, x_stride, y_stride, eps)
     return Call("norm", (), "rms_norm", (rows,), threads(up(k, 4)), args)
+
+
+def l2_norm(x: Address, y: Address, shape: tuple[int, int, int], apart: tuple[int, int], eps: float) -> Call:
+    """y = x / sqrt(Σ x² + eps) over rows of k, y dense; strides of x's tokens and heads; shape (tokens, heads, k)."""
+    tokens, heads, k = shape
+    args = (x, y, tokens * heads, heads, k, *apart, eps)
+    return Call("norm", (), "l2_norm", (up(tokens * heads, 4),), 128, args)
 
 
 # ---- lowered
@@ -117,3 +124,11 @@ def _(low: Low, node: Tensor) -> None:
     total, y = low.results(node, in_place_of=node.sources[:2])
     norm = Norm(node.sources[0].type, node.attrs["eps"], x, w, (r, total))
     _norm(low, low.part_node(node, 1), y, norm)
+
+
+@ops.l2_norm.lowering("cuda", x=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, y = low.operand(node.sources[0]), low.result(node)
+    x = x if x.has_whole_rows else contiguous(low, x)
+    apart, eps = strides(x), node.attrs["eps"]
+    low.launch(lambda at: [l2_norm(at(x), at(y), at.shape(node.type), apart, eps)], x, Out(y))

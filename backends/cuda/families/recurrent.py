@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from graphsched.backends.cuda.families.dense import as_it_lies, contiguous
 from graphsched.backends.cuda.launch.call import Address, Call, up
-from graphsched.backends.cuda.launch.lowering import At, Low, strides
+from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor
 from graphsched.run.operand import Operand, Out
@@ -96,13 +96,6 @@ def _rows(
     )
 
 
-def l2_norm(x: Address, y: Address, shape: tuple[int, int, int], apart: Strides, eps: float) -> Call:
-    """y = x / sqrt(Σ x² + eps) over rows of k, y dense; shape (tokens, heads, k)."""
-    tokens, heads, k = shape
-    args = (x, y, tokens * heads, heads, k, *apart, eps)
-    return Call("recurrent", (), "l2_norm", (up(tokens * heads, 4),), 128, args)
-
-
 # ---- lowered
 
 F32 = (dtypes.F32,)
@@ -110,7 +103,7 @@ F32 = (dtypes.F32,)
 
 def _in_rows(low: Low, x: Operand) -> Operand:
     """x, or a dense copy where the elements of a row are not next to each other."""
-    return x if x.strides[-1] == 4 else contiguous(low, x)
+    return x if x.has_whole_rows else contiguous(low, x)
 
 
 def _per_head(x: Operand) -> Strides:
@@ -190,10 +183,3 @@ def _(low: Low, node: Tensor) -> None:
         return [ssm_scan(*given, (heads, width, groups, n), apart, by_channel)]
 
     low.launch(make, state, *read, where, Out(state), Out(y))
-
-
-@ops.l2_norm.lowering("cuda", x=F32)
-def _(low: Low, node: Tensor) -> None:
-    x, y = _in_rows(low, low.operand(node.sources[0])), low.result(node)
-    apart, eps = strides(x), node.attrs["eps"]
-    low.launch(lambda at: [l2_norm(at(x), at(y), at.shape(node.type), apart, eps)], x, Out(y))

@@ -12,3 +12,16 @@ extern "C" __global__ void __launch_bounds__(1024)
   const float scale = gs_rms(from, k, eps);
   for (int i = threadIdx.x; i < k; i += blockDim.x) to[i] = from[i] * scale * (w ? w[i] : 1.0f);
 }
+// y = x / sqrt(sum(x^2) + eps) of rows of k in heads of tokens; a warp a row. Grid (ceil(rows / 4))
+extern "C" __global__ void __launch_bounds__(128)
+    l2_norm(const float* x, float* y, int rows, int heads, int k, i64 x_token, i64 x_head, float eps) {
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int row = gs_min(blockIdx.x * 4 + threadIdx.x / 32, rows - 1), lane = threadIdx.x % 32;
+  const float* from = x + row / heads * x_token + row % heads * x_head;
+  float sum = 0.0f;
+  for (int i = lane; i < k; i += 32) sum = fmaf(from[i], from[i], sum);
+  const float by = 1.0f / sqrtf(gs_warp_sum(sum) + eps);
+  if ((int)(blockIdx.x * 4 + threadIdx.x / 32) < rows)
+    for (int i = lane; i < k; i += 32) y[(i64)row * k + i] = from[i] * by;
+}
