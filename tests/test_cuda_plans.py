@@ -59,9 +59,6 @@ def on_the_host(plan: Plan) -> list[str]:
     """What runs there, but for the embedding: a row or a few of a matrix that would fill the GPU's memory."""
     graph, device = plan.schedule.graph, plan.schedule.assignment.device
     nodes = [n for n in graph.nodes if device[n] == HOST and not n.traits.view]
-    nodes = [
-        n for n in nodes if graph.names[n] != "token_embd_norm"
-    ]  # lfm2's last norm is called like an input layer's
     embedding, *others = nodes
     assert embedding.opdef
     assert embedding.opdef.op is Op.GET_ROWS

@@ -60,7 +60,9 @@ def place(
     homes = {
         name: Home(found.device, f"-ot {found.text}")
         if (found := chosen.get(name))
-        else _by_layer(name[:LONGEST_NAME], layers, output, experts, options)
+        else _by_layer(
+            name[:LONGEST_NAME], layers, output if _is_output(name, tensors) else "", experts, options
+        )
         for name in tensors
     }
     given = (*given, *layers_given(tensors, homes, options))
@@ -78,9 +80,13 @@ def _by_layer(
         return Home(layers[layer], options.layers_flag)
     if layer >= 0:
         return Home(HOST, f"layer {layer} of {len(layers)} is not computed")
-    if _OUTPUT.match(name):
-        return Home(output, options.layers_flag)
-    return Home(HOST, "input layer stays on the host")
+    return Home(output, options.layers_flag) if output else Home(HOST, "input layer stays on the host")
+
+
+def _is_output(name: str, tensors: Mapping[str, TensorType]) -> bool:
+    """Whether a tensor is of the output; LFM2's files call their last norm as others do the first."""
+    is_last = name == "token_embd_norm.weight" and "output_norm.weight" not in tensors
+    return is_last or _OUTPUT.match(name) is not None
 
 
 def _kv_home(device: str, options: PlacementOptions) -> Home:
