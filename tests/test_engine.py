@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from running import model_path
 
 import graphsched
 from graphsched.errors import OptionError
@@ -86,18 +87,35 @@ def test_an_abort_leaves_what_was_there(engine: Engine) -> None:
     np.testing.assert_allclose(again, sequence.read(IDS), rtol=0, atol=2e-4)
 
 
+def calls_of_a_forward(engine: Engine, given: Rows) -> int:
+    """Python and C function calls, once plans and cells are there."""
+    count = 0
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    engine.forward(given)
+    sys.setprofile(profile)
+    engine.forward(given)
+    sys.setprofile(None)
+    return count
+
+
 def test_python_calls_do_not_grow_with_rows(engine: Engine) -> None:
-    def calls(n: int) -> int:
-        given, count = rows(ids=np.full(n, 3, np.int32), wanted=(n - 1,)), 0
+    few, many = (
+        calls_of_a_forward(engine, rows(ids=np.full(n, 3, np.int32), wanted=(n - 1,))) for n in (2, 16)
+    )
+    assert few == many
 
-        def profile(frame: Any, event: str, arg: Any) -> None:
-            nonlocal count
-            count += event in ("call", "c_call")
 
-        engine.forward(given)
-        sys.setprofile(profile)
-        engine.forward(given)
-        sys.setprofile(None)
-        return count
+@pytest.mark.parametrize("name", ["gemma3", "qwen35moe"])
+def test_python_calls_do_not_grow_with_sequences(name: str) -> None:
+    options = SessionOptions(n_ctx=512, n_ubatch=16, n_threads=1, n_parallel=9)
+    engine = Engine(open_default_or(model_path(name)), options)
 
-    assert calls(2) == calls(16)
+    def of(n: int) -> Rows:
+        zeros = np.zeros(n, np.int32)
+        return Rows(np.arange(n, dtype=np.int32), zeros, zeros + 3, np.ones(n, np.bool_))
+
+    assert calls_of_a_forward(engine, of(2)) == calls_of_a_forward(engine, of(9))
