@@ -11,6 +11,7 @@ import pytest
 from gguf import quants
 
 import graphsched
+from graphsched.arch.cells import blocks_of
 from graphsched.graph.graph import from_outputs
 from graphsched.run.device import Setup
 from graphsched.run.runtime import open_runtime
@@ -140,9 +141,9 @@ def test_every_expert_is_used() -> None:
     session = graphsched.load()
     ids = session.tokenizer.encode(STORY)
     n, positions = len(ids), np.arange(len(ids))
-    where = np.stack([np.zeros_like(positions), positions], 1)
-    feed = {"tokens": ids, "pos": positions, "slots": positions, "out_ids": positions}
-    feed |= {"where": where, "cells": where}
+    zeros = np.zeros_like(positions)
+    feed = {"tokens": ids, "pos": positions, "cells": positions, "out_ids": positions}
+    feed |= {"where": np.stack([zeros, positions, zeros], 1), "table": np.arange(blocks_of(n))}
     graph = session.model.graph(n, n, n, session.options)
     runtime = open_runtime("reference", Setup(session.model.weights))
     for leaf in graph.leaves:

@@ -95,12 +95,12 @@ def test_rows_have_the_bytes_of_the_encoders(dtype: dtypes.DType) -> None:
 )
 def test_bytes_of_a_plan(kind: str, per_head: int) -> None:
     """Heads of 64: two blocks, or a header and a byte each."""
-    model, options = Model(open_model(model_path("llama"))), SessionOptions(n_ctx=1000, type_k=kind)
+    model, options = Model(open_model(model_path("llama"))), SessionOptions(n_ctx=1024, type_k=kind)
     config: Any = model.config
     assert config.head_dim == 64
     heads = config.n_layer * config.n_head_kv
     kv = session_of(make_plan(model, options, 1, 1, 1)).needs[HOST].kv
-    assert kv == 1000 * heads * (per_head + 128)
+    assert kv == 1024 * heads * (per_head + 128)
 
 
 @pytest.mark.parametrize("kind", ["q5_1", "iq4_nl", "q8_KV"])

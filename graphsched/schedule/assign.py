@@ -98,6 +98,10 @@ def _cached(node: Tensor) -> Tensor | None:
     if not node.traits.reads_cache:
         return None
     rows = root(node.operand(node.traits.reads_cache))
+    while (
+        rows.traits.gathers and rows.traits.reads_cache
+    ):  # the cells of a run's sequences, in a matrix of their own
+        rows = root(rows.operand(rows.traits.reads_cache))
     return rows if rows.traits.writes_cache else None
 
 

@@ -17,6 +17,7 @@ from graphsched.types.extents import (
     N_OUTPUTS,
     N_OWN,
     N_OWN_SWA,
+    N_SEQUENCES,
     N_TOKENS,
 )
 
@@ -47,13 +48,14 @@ class Feed:
 
     def fill(self, rows: Rows, runs: Runs, wanted: NDArray[np.intp]) -> Mapping[str, int]:
         """Fills all arrays for rows of sequences, of which `wanted` want logits; the lengths of their run."""
-        n, position = len(rows.token), rows.position
+        position, n, n_wanted = rows.position, len(rows.position), len(wanted)
         self._tokens[:n], self._pos[:n] = rows.token, position
-        self._out_ids[: len(wanted)] = wanted
+        self._out_ids[:n_wanted] = wanted
         if self._where is not None:
             self._where[:n, 0], self._where[:n, 1] = rows.sequence, position
-        end = runs.end.item() if len(runs.slots) == 1 else int(runs.end.max())
-        lengths = {N_TOKENS: n, N_OUTPUTS: len(wanted)}
+        n_sequences = len(runs.slots)
+        end = runs.end.item() if n_sequences == 1 else int(runs.end.max())
+        lengths = {N_TOKENS: n, N_OUTPUTS: n_wanted, N_SEQUENCES: n_sequences}
         for kind, inputs in self._cells.items():
             kv, blocks, own = WORDS[kind]
             lengths[blocks] = entries = inputs.fill(runs, position)

@@ -40,7 +40,7 @@ def checked(tokens: Sequence[int] | NDArray[Any], n_vocab: int) -> Tokens:
     ids = np.asarray(tokens, np.int64).reshape(-1)
     if not len(ids):
         raise OptionError("no tokens to evaluate")
-    if ids.view(np.uint64).max() >= n_vocab:  # what is below 0 is then above all
+    if np.maximum.reduce(ids.view(np.uint64)) >= n_vocab:  # what is below 0 is then above all
         bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
         raise OptionError(f"token {bad} is outside the vocabulary of {n_vocab}")
     return ids.astype(np.int32)

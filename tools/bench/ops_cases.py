@@ -210,6 +210,9 @@ def moved(tokens: int) -> Iterator[Shape]:
         rows, cache = f32(tokens, 8, 128), TensorType(t, (4096, 8, 128))
         made = case(cache, rows, i32(tokens), ints={2: (0, 4096)}, dtype=t)
         yield Shape(Op.SET_ROWS, t.name, "Llama 8B cache", tokens, made)
+    if tokens == 1:
+        state = f32(9, 32, 128, 128)
+        yield Shape(Op.COPY_ROWS, "F32", "Qwen3.5-35B-A3B", tokens, case(state, i32(1), i32(1)))
     for t in CACHE_TYPES:
         yield Shape(Op.CPY, t.name, "Llama 8B cache", tokens, case(TensorType(t, (tokens, 8, 128))))
     yield Shape(Op.CONT, "F32", "Llama 8B", tokens, case(f32(tokens, 4096)))

@@ -157,7 +157,7 @@ def operand(shape: Shape, leaf: Tensor, rng: np.random.Generator) -> NDArray[Any
     """Noise, or the integers that an op expects: positions at the cache's end, experts in turn, rows of anywhere."""
     name, number = leaf.name.split(".")
     n, type = int(leaf.shape[0]), leaf.type
-    if shape.op in RECURRENT:
+    if shape.op in RECURRENT or shape.op is Op.COPY_ROWS:
         return _drawn(shape, name, type, rng)
     if type.dtype != dtypes.I32:
         return made_up(type) if type.dtype.numpy is None else _noise(type, rng)
