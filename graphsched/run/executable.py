@@ -82,12 +82,19 @@ class Executable:
     @property
     def outputs(self) -> tuple[Array, ...]:
         """Results of the last run, cut to its actual lengths; valid until the runtime's next run."""
-        return tuple(self._output(*view, o) for view, o in zip(self._views, self._results, strict=True))
+        lengths = self._lengths
+        return tuple(
+            [
+                self._coded(i, word) if view is None else view[: lengths[word]] if word in lengths else view
+                for i, (view, word) in enumerate(self._views)
+            ]
+        )
 
-    def _output(self, view: Array | None, word: str, operand: Operand) -> Array:
-        if view is None:
-            view = self.addresses.values(operand, tuple(map(int, operand.type.shape)))
-        return view[: self._lengths[word]] if word in self._lengths else view
+    def _coded(self, i: int, word: str) -> Array:
+        """Values of a result whose elements are codes."""
+        operand = self._results[i]
+        values = self.addresses.values(operand, tuple(map(int, operand.type.shape)))
+        return values[: self._lengths[word]] if word in self._lengths else values
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""

@@ -37,12 +37,41 @@ class Blocks:
 
     def is_ready(self, runs: Runs) -> bool:
         """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
-        if len(runs.slots) == 1:  # the usual case, without arrays
-            first, end = self._ready.get(runs.slots.item(), (0, 0))
-            if first <= runs.first.item() and runs.end.item() <= end:
+        if len(runs.slots) == 1:  # the usual case, in a few calls
+            slot, begin, end = runs.slots.item(), runs.first.item(), runs.end.item()
+            first, last = self._ready.get(slot, (0, 0))
+            if first <= begin and end <= last:
                 return True
+            there = self.end.item(slot) * CELL_BLOCK
+            if end > there or self.users.item(self.tables.item(slot, begin // CELL_BLOCK)) > 1:
+                return False
+            self._ready[slot] = begin, there
+            return True
         fits = bool((runs.end <= self.end[runs.slots] * CELL_BLOCK).all())
         return fits and not bool(self.shared(runs).any())
+
+    def can_grow(self, runs: Runs) -> bool:
+        """Whether a single sequence gets its cells by taking free blocks, with nothing to copy or to give back."""
+        if len(runs.slots) > 1:
+            return False
+        slot, entry = runs.slots.item(), runs.first.item() // CELL_BLOCK
+        first, there = self.first.item(slot), self.end.item(slot)
+        end = max(-(-runs.end.item() // CELL_BLOCK), there)
+        if end - there > self.n_free or end - first > self.kept:
+            return False
+        return entry >= there or self.users.item(self.tables.item(slot, entry)) == 1
+
+    def grow(self, runs: Runs) -> None:
+        """Gives a sequence that `can_grow` its cells: as `take`, in a few calls."""
+        slot, first, there = runs.slots.item(), runs.first.item(), self.end.item(runs.slots.item())
+        end = max(-(-runs.end.item() // CELL_BLOCK), there)
+        rest = self.n_free - (end - there)
+        blocks = self._free[rest : self.n_free][::-1]
+        self.users[blocks] = 1
+        self.tables[slot, there:end] = blocks
+        self.end[slot], self.n_free = end, rest
+        self._ready[slot] = first, end * CELL_BLOCK
+        self.changes += 1
 
     def lacking(self, runs: Runs) -> int:
         """Blocks that runs take, less those that they give back."""

@@ -37,6 +37,10 @@ class Aborted(Exception):
 
 def checked(tokens: Sequence[int] | NDArray[Any], n_vocab: int) -> Tokens:
     """Tokens as int32. OptionError if there are none, and for an id outside the vocabulary."""
+    if (
+        len(tokens) == 1 and 0 <= (token := int(tokens[0])) < n_vocab
+    ):  # each step of a generation: a few calls only
+        return np.array((token,), np.int32)
     ids = np.asarray(tokens, np.int64).reshape(-1)
     if not len(ids):
         raise OptionError("no tokens to evaluate")

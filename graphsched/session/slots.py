@@ -64,6 +64,10 @@ class Slots:
                 break
         else:
             return
+        if all(pool.can_grow(runs) for pool in self.pools):
+            for pool in self.pools:
+                pool.grow(runs)
+            return
         check_room(self.pools, runs)
         for kind, inputs in self.inputs.items():
             self._copy_shared(kind, inputs.blocks, runs)
