@@ -121,7 +121,7 @@ def test_steps_of_more_and_more_sequences(run: Run) -> None:
     code, out, err = run("plan", *SIM, "-np", "6", "-p", "100", "--json")
     assert (code, err) == (0, "")
     data = json.loads(out)
-    assert data["lengths"] == {"n_tokens": 6, "n_outputs": 6, "n_kv": 101}
+    assert data["lengths"] == {"n_tokens": 6, "n_outputs": 6, "n_sequences": 6, "n_kv": 101}
     steps, config = data["together"], open_default_or(None).config
     assert isinstance(config, ExpertConfig)
     assert [step["n_parallel"] for step in steps] == [1, 2, 4, 6]

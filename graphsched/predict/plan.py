@@ -22,7 +22,16 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.planner import Planner, repacked
 from graphsched.session.summary import ring_bytes
 from graphsched.types.devices import HOST
-from graphsched.types.extents import CELL_BLOCK, ENTRIES, N_KV, N_KV_SWA, N_OUTPUTS, N_TOKENS, OWN
+from graphsched.types.extents import (
+    CELL_BLOCK,
+    ENTRIES,
+    N_KV,
+    N_KV_SWA,
+    N_OUTPUTS,
+    N_SEQUENCES,
+    N_TOKENS,
+    OWN,
+)
 from graphsched.types.shapes import Lengths
 
 _TABLES = frozenset((*ENTRIES.values(), *OWN.values()))
@@ -168,7 +177,7 @@ def make_plan(
     graph = planner.homes.untied(model.graph(n_tokens, max(n_outputs, 1), model.context(options), options))
     graph, _ = in_kernel_types(graph, devices, planner.homes.device, repacked(planner, graph))
     cells = _cells(graph, options.n_parallel, n_kv, n_sequences)
-    lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs} | cells
+    lengths = {N_TOKENS: n_tokens, N_OUTPUTS: n_outputs, N_SEQUENCES: n_sequences} | cells
     schedule = planner.schedule(graph, _shown(lengths))  # made for more steps than this one with its tables
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
@@ -188,8 +197,9 @@ def _cells(graph: Graph, n_slots: int, n_kv: int, n_sequences: int) -> dict[str,
 
 
 def _shown(lengths: Mapping[str, int]) -> dict[str, int]:
-    """Lengths without those of tables."""
-    return {name: n for name, n in lengths.items() if name not in _TABLES}
+    """Lengths without those of tables; the number of sequences if there are several."""
+    left_out = _TABLES if lengths[N_SEQUENCES] > 1 else _TABLES | {N_SEQUENCES}
+    return {name: n for name, n in lengths.items() if name not in left_out}
 
 
 def bound_by(events: list[Event], processor: Processor) -> str:
