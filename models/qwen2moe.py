@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import AttentionConfig, ExpertConfig, Routing, embed, experts, gated_shared, head, norm
+from graphsched.blocks import AttentionConfig, ExpertConfig, Routing, embed, experts_and_gated, head, norm
 from graphsched.models.qwen2 import self_attention
 from graphsched.tensor import Tensor
 
@@ -19,6 +19,5 @@ def qwen2moe(c: Qwen2MoeConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
         x = x + self_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
-        h = norm(c, x, blk, "ffn_norm")
-        x = x + (experts(routing, blk, h) + gated_shared(blk, h))
+        x = x + experts_and_gated(routing, blk, norm(c, x, blk, "ffn_norm"))
     return head(c, w, x)  # [T, V]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import ExpertConfig, Routing, embed, experts, gated_shared, head, norm
+from graphsched.blocks import ExpertConfig, Routing, embed, experts_and_gated, head, norm
 from graphsched.models.qwen35 import Qwen35Config, mixer
 from graphsched.tensor import Tensor
 
@@ -19,6 +19,5 @@ def qwen35moe(c: Qwen35MoeConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:
         x = x + mixer(c, blk, norm(c, x, blk, "attn_norm"), inp)
-        h = norm(c, x, blk, "post_attention_norm")
-        x = x + (experts(routing, blk, h) + gated_shared(blk, h))
+        x = x + experts_and_gated(routing, blk, norm(c, x, blk, "post_attention_norm"))
     return head(c, w, x)  # [T, V]

@@ -10,8 +10,7 @@ from graphsched.blocks import (
     Routing,
     delta_layer,
     embed,
-    experts,
-    gated_shared,
+    experts_and_gated,
     head,
     heads,
     linear,
@@ -36,8 +35,7 @@ def qwen3next(c: Qwen3NextConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:
         x = x + mixer(c, blk, norm(c, x, blk, "attn_norm"), inp)
-        h = norm(c, x, blk, "post_attention_norm")
-        x = x + (experts(routing, blk, h) + gated_shared(blk, h))
+        x = x + experts_and_gated(routing, blk, norm(c, x, blk, "post_attention_norm"))
     return head(c, w, x)  # [T, V]
 
 

@@ -11,7 +11,7 @@ from running import model_path
 
 import graphsched
 from graphsched import Session
-from graphsched.arch.cells import ring_cells
+from graphsched.arch.cells import window_cells
 from graphsched.cli.interactive import Chat
 from graphsched.gguf.loader import open_model
 from graphsched.graph.tensor import i32, input_tensor
@@ -47,11 +47,11 @@ def opened(name: str, **options: Any) -> Session:
 
 
 def logits(name: str, **options: Any) -> NDArray[np.float32]:
-    """A prompt much longer than the ring, in micro-batches, then token by token."""
+    """A prompt much longer than the window, in micro-batches, then token by token."""
     session = graphsched.load(path(name), **{"n_ctx": CONTEXT, "n_ubatch": 64, **options})
     ids = tokens(PROMPT + STEPS)
     rows = [session.eval(ids[:PROMPT], all_logits=True), *(session.eval([int(t)]) for t in ids[PROMPT:])]
-    assert session.engine.feed.ring == (0 if options.get("swa_full") else 256)
+    assert session.engine.feed.window_cells == (0 if options.get("swa_full") else 256)
     session.close()
     return np.concatenate(rows)
 
@@ -87,7 +87,7 @@ def test_same_bits_on_simulated_devices(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_backend(name: str) -> None:
-    """Sums run in another order there: a ring's cells do not begin with the oldest."""
+    """Sums run in another order there."""
     ids, got = tokens(330), []
     for swa_full in (False, True):
         session = opened(name, backend="reference", swa_full=swa_full)
@@ -98,7 +98,7 @@ def test_reference_backend(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_going_back(name: str) -> None:
-    """A little: the ring still has it. Far: what it gave up is read again."""
+    """A little: the blocks are still there. Far: what it gave up is read again."""
     ids, session, whole = tokens(700), opened(name), opened(name, swa_full=True)
     for back in (690, 600, 300, 10, 0):
         for s in (session, whole):
@@ -151,20 +151,20 @@ def test_a_chunk_needs_nothing_older() -> None:
     ],
 )
 def test_size_of_a_ring(span: int, n_ubatch: int, n_kv: int, cells: int) -> None:
-    assert ring_cells(span, n_ubatch, n_kv) == cells
+    assert window_cells(span, n_ubatch, n_kv) == cells
 
 
 def test_memory_of_a_plan_is_that_of_the_rings() -> None:
     model = Model(open_model(path("gemma3")))
-    ring, full = (
+    near, full = (
         make_plan(model, SessionOptions(n_ctx=65536, n_ubatch=64, swa_full=swa), 1, 1, 9000)
         for swa in (False, True)
     )
     per_layer = 2 * 2 * model.config.n_head_kv * model.config.head_dim  # type: ignore[attr-defined]
     assert full.memory["CPU"].kv == 7 * 65536 * per_layer
-    assert ring.memory["CPU"].kv == 6 * 256 * per_layer + 65536 * per_layer
-    assert ring.lengths["n_kv_swa"] == 256
-    assert "for windows (256 cells)" in model.summary(ring.options)
+    assert near.memory["CPU"].kv == 6 * 256 * per_layer + 65536 * per_layer
+    assert near.lengths["n_kv_swa"] == 256
+    assert "for windows (256 cells)" in model.summary(near.options)
     assert "windows" not in model.summary(full.options)
 
 

@@ -5,17 +5,16 @@ from collections.abc import Callable
 from graphsched.backends.cpu.formats.rows import NATIVE, READABLE, dequantize_row
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES, quantize_row
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.simd import get, load, put, store
-from graphsched.backends.cpu.language.vector import F32, I32, U8
+from graphsched.backends.cpu.language.simd import get, put
+from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.program.copies import copy_rows_f32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
+from graphsched.backends.cpu.program.transfer import copy_share
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.operand import Operand, dense
 from graphsched.types import dtypes
-
-LINE = 64  # bytes of a cache line
 
 
 @kernel("x ids -> y | n heads x_token x_head")
@@ -208,14 +207,9 @@ def copy_rows_inside() -> Callable[..., None]:
 
     def copy_rows(step: int, run: int, ith: int, nth: int) -> None:
         source, target, cache, n = arguments(step)
-        first, last = share(n // LINE, ith, nth)
         for r in range(rows(step, run)):
-            x, y = cache + get(source + 4 * r, I32) * n, cache + get(target + 4 * r, I32) * n
-            for i in range(first * LINE, last * LINE, LINE):
-                store(y + i, load(x + i, F32, 16), F32)
-            if ith == 0:
-                for i in range(n // LINE * LINE, n):
-                    put(y + i, get(x + i, U8), U8)
+            x, y = get(source + 4 * r, I32) * n, get(target + 4 * r, I32) * n
+            copy_share(cache + x, cache + y, n, ith, nth)
 
     return copy_rows
 

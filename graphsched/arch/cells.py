@@ -7,9 +7,9 @@ window (or its chunk) a sequence keeps the blocks of the window and of a run's t
 from dataclasses import dataclass
 
 from graphsched.graph.tensor import Extent, Pool, Tensor, i32, input_tensor
-from graphsched.types.extents import CELL_BLOCK, CELLS, EXTENTS
+from graphsched.types.extents import CELL_BLOCK, CELLS, ENTRIES, OWN
 
-RING_STEP = 256  # of the cells that a window keeps, as in llama.cpp
+WINDOW_STEP = 256  # of the cells that a window keeps, as in llama.cpp
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def cells_input(n: Pool, n_tokens: Extent, n_entries: int, **mask: int) -> Cells
     mask: `window` and `chunk` of the layers that use them.
     """
     kind = CELLS[n.word]
-    table = input_tensor(f"inp_table{kind}", i32(Extent(n_entries, _word("n_blocks", kind))))
+    table = input_tensor(f"inp_table{kind}", i32(Extent(n_entries, ENTRIES[n.word])))
     where = input_tensor(f"inp_where{kind}", i32(n_tokens, 3), **mask)
     return Cells(n, where, table, input_tensor(f"inp_cells{kind}", i32(n_tokens)))
 
@@ -66,18 +66,15 @@ def cells_input(n: Pool, n_tokens: Extent, n_entries: int, **mask: int) -> Cells
 def own(table: Tensor, n_blocks: int) -> Own:
     """The inputs that gather the blocks which a table names, up to n_blocks."""
     kind = table.name.removeprefix("inp_table")
-    cells = Extent(n_blocks * CELL_BLOCK, _word("n_own", kind))
+    seen = next(word for word, name in CELLS.items() if name == kind)
+    cells = Extent(n_blocks * CELL_BLOCK, OWN[seen])
     ids = input_tensor(f"inp_own_ids{kind}", i32(cells))
     whose = input_tensor(f"inp_own_cells{kind}", i32(cells, 2))
     return Own(ids, whose, input_tensor(f"inp_own_table{kind}", table.type))
 
 
-def _word(name: str, kind: str) -> str:
-    return EXTENTS[EXTENTS.index(name + kind)]
-
-
-def ring_cells(span: int, n_ubatch: int, n_kv: int) -> int:
+def window_cells(span: int, n_ubatch: int, n_kv: int) -> int:
     """Cells of a sequence for layers that see `span` positions, n_kv if that would save none."""
     inside = CELL_BLOCK - 2  # of a block, where the window may begin
-    n = -(-(span + min(n_ubatch, n_kv) + inside) // RING_STEP) * RING_STEP
+    n = -(-(span + min(n_ubatch, n_kv) + inside) // WINDOW_STEP) * WINDOW_STEP
     return min(n, n_kv)

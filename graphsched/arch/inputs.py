@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from graphsched.arch.cells import Cells, Own, blocks_of, cells_input, own, ring_cells
+from graphsched.arch.cells import Cells, Own, blocks_of, cells_input, own, window_cells
 from graphsched.arch.weights import Weights
 from graphsched.errors import OptionError
 from graphsched.graph.ops import set_rows
@@ -40,7 +40,7 @@ class Inputs:
         self._t, self._n_ubatch, self._swa_full, self._n_slots = t, n_ubatch, swa_full, n_slots
         self._n_rows = n_slots * (1 + n_checkpoints)
         self._recurrent = set[int | None]()  # layers with a state
-        self._ring: Cells | None = None
+        self._of_window: Cells | None = None
         self._own: dict[Tensor, Own] = {}
         self.tokens = input_tensor("inp_tokens", i32(t))
         self.pos = input_tensor("inp_pos", i32(t))
@@ -84,10 +84,10 @@ class Inputs:
             return self.all_cells
         mask = {"window": window, "chunk": chunk}
         # One table of cells per kind: the first layer that slides decides what the pool is for.
-        if self._ring is None:
-            n = ring_cells(min(spans), self._n_ubatch, self.n_kv) * self._n_slots
-            self._ring = self._cells(N_KV_SWA, blocks_of(n), **mask) if n < self.n_kv else self.all_cells
-        return self._ring if self._ring.where.attrs == mask else self.all_cells
+        if self._of_window is None:
+            n = window_cells(min(spans), self._n_ubatch, self.n_kv) * self._n_slots
+            self._of_window = self._cells(N_KV_SWA, blocks_of(n), **mask) if n < self.n_kv else self.all_cells
+        return self._of_window if self._of_window.where.attrs == mask else self.all_cells
 
     def cache(self, blk: Weights, k: Tensor, v: Tensor, cells: Cells | None = None) -> tuple[Tensor, Tensor]:
         """Stores this run's keys and values [tokens, heads, dim]; returns the layer's whole caches."""

@@ -18,6 +18,7 @@ from graphsched.types.shapes import Pool as Pool
 from graphsched.types.shapes import TensorType as TensorType
 from graphsched.types.shapes import f32 as f32
 from graphsched.types.shapes import i32 as i32
+from graphsched.types.shapes import length_word as length_word
 
 if TYPE_CHECKING:
     from graphsched.graph.opdef import OpDef

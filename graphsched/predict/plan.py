@@ -20,7 +20,7 @@ from graphsched.schedule.scheduler import Schedule
 from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions
 from graphsched.session.planner import Planner, repacked
-from graphsched.session.summary import ring_bytes
+from graphsched.session.summary import window_bytes
 from graphsched.types.devices import HOST
 from graphsched.types.extents import (
     CELL_BLOCK,
@@ -186,10 +186,10 @@ def make_plan(
 
 
 def _cells(graph: Graph, n_slots: int, n_kv: int, n_sequences: int) -> dict[str, int]:
-    """The lengths of pools of cells, and of tables: of layers that see everything, and of rings."""
-    ring = ring_bytes(graph)[1] // CELL_BLOCK // n_slots * CELL_BLOCK  # of a sequence
+    """The lengths of pools of cells, and of tables: of layers that see everything, and of those with a window."""
+    of_window = window_bytes(graph)[1] // CELL_BLOCK // n_slots * CELL_BLOCK  # of a sequence
     found: dict[str, int] = {}
-    for word, n in ((N_KV, n_kv), (N_KV_SWA, min(n_kv, ring))):
+    for word, n in ((N_KV, n_kv), (N_KV_SWA, min(n_kv, of_window))):
         entries = n_sequences * blocks_of(n)
         if n:
             found |= {word: n, ENTRIES[word]: entries, OWN[word]: entries * CELL_BLOCK}

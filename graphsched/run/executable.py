@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphsched.graph.tensor import Extent, Pool, TensorType
+from graphsched.graph.tensor import length_word
 from graphsched.run.device import Program
 from graphsched.run.operand import Addresses, Item, Operand, PythonStep
 from graphsched.run.streams import Signal, Wait
@@ -71,30 +71,20 @@ class Executable:
         self._others = [p for stream, p in programs.items() if stream != HOST]
         self.order = [stream for stream in programs if stream != HOST] + [HOST] * (HOST in programs)
         self._order = [programs[stream] for stream in self.order]
-        whole = [tuple(map(int, o.type.shape)) for o in results]
-        self._views = [
-            (addresses.array(o, shape) if o.type.dtype.numpy is not None else None, length_word(o.type))
-            for o, shape in zip(results, whole, strict=True)
-        ]
-        self._results = results
+        self._results = [(o, length_word((*o.type.shape, 1)[0])) for o in results]
+        have_codes = any(o.type.dtype.numpy is None for o in results)  # which are read anew each time
+        self._views = [] if have_codes else self._read()
         self._lengths: Mapping[str, int] = {}
 
     @property
     def outputs(self) -> tuple[Array, ...]:
         """Results of the last run, cut to its actual lengths; valid until the runtime's next run."""
         lengths = self._lengths
-        return tuple(
-            [
-                self._coded(i, word) if view is None else view[: lengths[word]] if word in lengths else view
-                for i, (view, word) in enumerate(self._views)
-            ]
-        )
+        return tuple([v[: lengths[w]] if w in lengths else v for v, w in self._views or self._read()])
 
-    def _coded(self, i: int, word: str) -> Array:
-        """Values of a result whose elements are codes."""
-        operand = self._results[i]
-        values = self.addresses.values(operand, tuple(map(int, operand.type.shape)))
-        return values[: self._lengths[word]] if word in self._lengths else values
+    def _read(self) -> list[tuple[Array, str]]:
+        """The values of each result at its capacity, and the word of its length."""
+        return [(self.addresses.values(o, tuple(map(int, o.type.shape))), w) for o, w in self._results]
 
     def run(self, lengths: Mapping[str, int]) -> None:
         """Runs with actual lengths (`n_tokens`, `n_outputs`, `n_kv`) up to the graph's capacities."""
@@ -119,9 +109,3 @@ class Executable:
         for program in self._others:
             program.wait()
         return marks
-
-
-def length_word(type: TensorType) -> str:
-    """The extent's word of the first dimension; empty if its length is fixed."""
-    first = type.shape[0] if type.shape else 1
-    return first.word if isinstance(first, Extent) and not isinstance(first, Pool) else ""

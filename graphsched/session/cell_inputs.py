@@ -23,11 +23,9 @@ class CellInputs:
 
     def __init__(self, blocks: Blocks, kind: str, arrays: Arrays) -> None:
         self.blocks = blocks
-        n_entries = blocks.tables.size
         self.where = arrays[f"inp_where{kind}"]
-        self.table = arrays.get(
-            f"inp_table{kind}", np.zeros(n_entries, np.int32)
-        )  # not there if all is gathered
+        unread = np.zeros(blocks.tables.size, np.int32)  # where all cells are gathered, no op reads the table
+        self.table = arrays.get(f"inp_table{kind}", unread)
         self.ids = arrays.get(f"inp_cells{kind}")  # not there where layers only read what others store
         self.own_ids: Ints | None = None
         self.own_cells: Ints | None = None

@@ -37,16 +37,11 @@ class Blocks:
 
     def is_ready(self, runs: Runs) -> bool:
         """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
-        if len(runs.slots) == 1:  # the usual case, in a few calls
-            slot, begin, end = runs.slots.item(), runs.first.item(), runs.end.item()
-            first, last = self._ready.get(slot, (0, 0))
-            if first <= begin and end <= last:
-                return True
-            there = self.end.item(slot) * CELL_BLOCK
-            if end > there or self.users.item(self.tables.item(slot, begin // CELL_BLOCK)) > 1:
-                return False
-            self._ready[slot] = begin, there
-            return True
+        if (
+            len(runs.slots) == 1
+        ):  # the usual case, in a few calls; what is not known yet can `grow` by nothing
+            first, last = self._ready.get(runs.slots.item(), (0, 0))
+            return first <= runs.first.item() and runs.end.item() <= last
         fits = bool((runs.end <= self.end[runs.slots] * CELL_BLOCK).all())
         return fits and not bool(self.shared(runs).any())
 
@@ -95,11 +90,8 @@ class Blocks:
         self.users[blocks] = 1
         self.tables[spread(slots, self.end[slots], missing)] = blocks
         self.end[slots] += missing
-        self._ready |= zip(
-            slots.tolist(),
-            zip(runs.first.tolist(), (self.end[slots] * CELL_BLOCK).tolist(), strict=True),
-            strict=True,
-        )
+        ends = (self.end[slots] * CELL_BLOCK).tolist()
+        self._ready |= zip(slots.tolist(), zip(runs.first.tolist(), ends, strict=True), strict=True)
         self.changes += 1
 
     def shared(self, runs: Runs) -> NDArray[np.bool_]:

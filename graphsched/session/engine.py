@@ -127,8 +127,7 @@ class Engine:
         """As `step`, of tokens that are int32 and valid."""
         for sequence, ids, _ in parts:
             sequence.check_room(len(ids))
-            if sequence.is_stale:
-                sequence.mend()
+            sequence.mend()
         found: list[list[Logits]] = [[] for _ in parts]
         for batch in batches(parts, self.n_ubatch, self.checkpoint_every):
             logits = self._read([(parts[number][0], ids, n) for number, ids, n in batch])
@@ -144,13 +143,7 @@ class Engine:
         if n > self.n_ubatch or sequence.is_stale or crosses:
             return self.compute([(sequence, ids, n_wanted)])[0]
         sequence.check_room(n)
-        try:
-            logits = self.forward(sequence.rows(ids, n_wanted))
-        except Aborted:
-            sequence.spoil()
-            raise
-        sequence.extend(ids)
-        return logits
+        return self._read([(sequence, ids, n_wanted)])[0]
 
     def _read(self, parts: list[tuple[Sequence, Tokens, int]]) -> list[Logits]:
         """One forward over parts; the logits of each."""

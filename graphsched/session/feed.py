@@ -10,25 +10,22 @@ from graphsched.session.rows import Rows, Runs
 from graphsched.types.extents import (
     CELL_BLOCK,
     CELLS,
-    N_BLOCKS,
-    N_BLOCKS_SWA,
-    N_KV,
+    ENTRIES,
     N_KV_SWA,
     N_OUTPUTS,
-    N_OWN,
-    N_OWN_SWA,
     N_SEQUENCES,
     N_TOKENS,
+    OWN,
 )
 
 # Lengths of each kind of cells: what a token sees at most, entries of tables, and the cells of these.
-WORDS = {CELLS[N_KV]: (N_KV, N_BLOCKS, N_OWN), CELLS[N_KV_SWA]: (N_KV_SWA, N_BLOCKS_SWA, N_OWN_SWA)}
+WORDS = {kind: (word, ENTRIES[word], OWN[word]) for word, kind in CELLS.items()}
 
 
 class Feed:
     """The arrays of all graphs of an engine. cells: those of each kind of cells.
 
-    ring: cells that a sequence keeps for layers with a window, 0 if there are none.
+    window_cells: those that a sequence keeps for layers with a window, 0 if there are none.
     """
 
     def __init__(self, arrays: Arrays, cells: Mapping[str, CellInputs], n_ubatch: int) -> None:
@@ -39,7 +36,7 @@ class Feed:
         # Of a model without cells only states are to know whose rows these are.
         self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
         swa = CELLS[N_KV_SWA]
-        self.ring = cells[swa].blocks.kept * CELL_BLOCK if swa in cells else 0
+        self.window_cells = cells[swa].blocks.kept * CELL_BLOCK if swa in cells else 0
 
     def gather(self, arrays: Arrays) -> None:
         """Fills the arrays of a further graph, too, as far as they gather cells."""
@@ -59,5 +56,5 @@ class Feed:
         for kind, inputs in self._cells.items():
             kv, blocks, own = WORDS[kind]
             lengths[blocks] = entries = inputs.fill(runs, position)
-            lengths[kv], lengths[own] = min(end, self.ring) if kind else end, entries * CELL_BLOCK
+            lengths[kv], lengths[own] = min(end, self.window_cells) if kind else end, entries * CELL_BLOCK
         return lengths

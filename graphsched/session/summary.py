@@ -18,16 +18,16 @@ def kv_bytes(graph: Graph) -> int:
 
 
 def kv_bytes_per_token(graph: Graph) -> int:
-    """Bytes of caches for each token of context; rings and recurrent state do not grow with it."""
+    """Bytes of caches for each token of context; windows and recurrent state do not grow with it."""
     caches = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and not is_state(leaf)]
-    growing = [type for type in caches if not _is_ring(type.shape[0])]
+    growing = [type for type in caches if not _is_of_window(type.shape[0])]
     return sum(type.dtype.tensor_bytes((1, *type.shape[1:])) for type in growing)
 
 
-def ring_bytes(graph: Graph) -> tuple[int, int]:
-    """Bytes of caches that are rings, and their cells; (0, 0) without."""
-    rings = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and _is_ring(leaf.shape[0])]
-    return sum(type.nbytes for type in rings), int(rings[0].shape[0]) if rings else 0
+def window_bytes(graph: Graph) -> tuple[int, int]:
+    """Bytes of caches of layers with a window, and their cells; (0, 0) without."""
+    windows = [leaf.type for leaf in graph.leaves if leaf.kind == "cache" and _is_of_window(leaf.shape[0])]
+    return sum(type.nbytes for type in windows), int(windows[0].shape[0]) if windows else 0
 
 
 def state_bytes_per_sequence(graph: Graph) -> int:
@@ -36,7 +36,7 @@ def state_bytes_per_sequence(graph: Graph) -> int:
     return sum(type.nbytes // type.shape[0] for type in states)
 
 
-def _is_ring(n: int) -> bool:
+def _is_of_window(n: int) -> bool:
     return isinstance(n, Extent) and n.word == N_KV_SWA
 
 
@@ -59,8 +59,8 @@ def summary(model: "Model", options: SessionOptions) -> str:
         sizes[info.dtype.name] += info.nbytes
     types = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sizes.most_common())
     graph = model.graph(1, 1, model.context(options), options)
-    kv, (rings, cells) = kv_bytes_per_token(graph) / 1024, ring_bytes(graph)
-    fixed = f" + {rings / 1024:.1f} KiB for windows ({cells} cells)" if rings else ""
+    kv, (windows, cells) = kv_bytes_per_token(graph) / 1024, window_bytes(graph)
+    fixed = f" + {windows / 1024:.1f} KiB for windows ({cells} cells)" if windows else ""
     if state := state_bytes_per_sequence(graph):
         fixed += f", recurrent state {state / 1024:.1f} KiB per sequence"
     of_them = f" ({_short(active)} active)" if active < n else ""

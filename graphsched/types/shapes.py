@@ -34,6 +34,11 @@ class Pool(Extent):
     """The cells of a pool, any of which a run may read: arrays have all of them, a token sees `word` at most."""
 
 
+def length_word(dim: int) -> str:
+    """The word of a dimension's actual length; empty if that is fixed, as it is for the arrays of a pool."""
+    return dim.word if isinstance(dim, Extent) and not isinstance(dim, Pool) else ""
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Element type and shape; the first dimension may be an `Extent`."""
@@ -66,7 +71,7 @@ class Lengths:
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with actual lengths in place of capacities; a pool has all its cells."""
-        return tuple(self._length(d) if not isinstance(d, Pool) else int(d) for d in shape)
+        return tuple(self.lengths.get(length_word(d), int(d)) for d in shape)
 
     def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with actual lengths; of a pool as many cells as a token sees, with which it computes."""

@@ -1,7 +1,7 @@
 """Split-KV attention of a single token: threads share a long cache even where a few heads read all of it.
 
 The cache is cut into chunks of KV_CHUNK positions, whatever the number of threads, and their partial results are merged
-in order: bits depend neither on the threads nor on whether the layer keeps a ring or everything.
+in order: bits depend neither on the threads nor on whether the layer keeps a window or everything.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ TOP_AND_TOTAL = 2  # floats behind each chunk's sums: the highest score, and the
 def splits_kv(node: Tensor) -> bool:
     """Whether a token may see more than one chunk, or has sinks: these belong to no chunk, so the merge adds them."""
     cells = node.sources[1].shape[0]
-    is_ring = isinstance(cells, Extent) and cells.word == N_KV_SWA
-    return int(node.shape[0]) == 1 and (is_ring or int(cells) > KV_CHUNK or len(node.sources) > 5)
+    is_of_window = isinstance(cells, Extent) and cells.word == N_KV_SWA
+    return int(node.shape[0]) == 1 and (is_of_window or int(cells) > KV_CHUNK or len(node.sources) > 5)
 
 
 def partials_floats(node: Tensor) -> int:

@@ -1,6 +1,6 @@
 """Word layout of step records and of the run block (docs/decisions/0001-program.md)."""
 
-from graphsched.graph.tensor import Extent, Pool, TensorType
+from graphsched.graph.tensor import TensorType, length_word
 from graphsched.types.extents import EXTENTS
 
 # A step record: a head of 8 int64 words, the kernel's address first, and as many arguments as the kernel has, in whole
@@ -32,6 +32,6 @@ def rows_of(type: TensorType, inner: int = 1) -> tuple[int, int]:
     times = 1
     for d in outer:
         times *= int(d)
-    if outer and isinstance(outer[0], Extent) and not isinstance(outer[0], Pool):
-        return EXTENT_WORDS[outer[0].word], times // int(outer[0])
+    if outer and (word := length_word(outer[0])):
+        return EXTENT_WORDS[word], times // int(outer[0])
     return ONE, times

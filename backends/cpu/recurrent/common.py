@@ -35,6 +35,13 @@ def run_end(where: int, where_row: int, t: int, n: int) -> int:
     return end
 
 
+@helper
+def matrix_at(a: Any, rows: int, columns: int, t: int, head: int, first: int) -> int:
+    """Where the matrix [rows, columns] of token t's sequence and a head begins, from row `first`."""
+    place = a.heads * slot_of(a.where, a.where_row, t) + head
+    return a.state + 4 * columns * (rows * place + first)
+
+
 @for_lanes(16)
 def clear(i: int, block: Any, y: int) -> None:
     """y = 0; called with (n, y)."""

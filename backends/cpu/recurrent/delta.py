@@ -32,12 +32,12 @@ from graphsched.backends.cpu.recurrent.common import (
     clear,
     dots,
     is_first,
+    matrix_at,
     run_end,
-    slot_of,
     where_args,
 )
 from graphsched.backends.cpu.recurrent.delta_chunk import delta_chunks
-from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit
+from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit, takes_chunks
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
@@ -67,7 +67,7 @@ def gated_delta_net_f32(by_channel: int, tiled: int, chunked: int) -> Callable[.
             while t < n:
                 end = run_end(a.where, a.where_row, t, n)
                 if chunked and end - t >= CHUNK:
-                    matrix = matrix_at(a, t, head, first)
+                    matrix = matrix_at(a, a.dv, a.dk, t, head, first)
                     if by_channel:
                         t = channel_chunks(a, matrix, a.dk, t, end, head, key, first, size, own)
                     else:
@@ -81,16 +81,10 @@ def gated_delta_net_f32(by_channel: int, tiled: int, chunked: int) -> Callable[.
 
 
 @helper
-def matrix_at(a: Any, t: int, head: int, first: int) -> int:
-    """Where the matrix of token t's sequence and a head begins, from row `first`."""
-    return a.state + 4 * a.dk * (a.dv * (a.heads * slot_of(a.where, a.where_row, t) + head) + first)
-
-
-@helper
 def one_token(by_channel: int, a: Any, t: int, head: int, key: int, first: int, n: int, scratch: int) -> None:
     """Token t changes and reads n rows of a head's matrix, from row `first`."""
     k, q = a.k + t * a.k_token + key * a.k_head, a.q + t * a.q_token + key * a.q_head
-    matrix = matrix_at(a, t, head, first)
+    matrix = matrix_at(a, a.dv, a.dk, t, head, first)
     if is_first(a.where, a.where_row, t):
         clear(n * a.dk, matrix)
     decay, decayed, change = decays_at(a, scratch)
@@ -152,17 +146,12 @@ def change_rows(tile: int) -> Callable[..., None]:
     return change
 
 
-def _takes_chunks(node: Tensor) -> bool:
-    """Whether a run may be long enough for a chunk, of matrices in whole panels."""
-    return int(node.shape[0]) >= CHUNK and not any(d % CHUNK for d in node.operand("state").shape[2:])
-
-
 @ops.gated_delta_net.lowering("cpu", strided=("q", "k", "v", "g", "beta"))
 def _(low: Low, node: Tensor) -> None:
     state, q, k, v, g, beta, where = map(low.operand, node.sources)
     keys, dk = q.type.shape[1:]
     by_channel = len(g.type.shape) == 3
-    chunked = _takes_chunks(node) and not low.deterministic
+    chunked = takes_chunks(low, node)
     part = rows_of_unit(node, low.n_threads) if chunked else PART
     room = channel_room_bytes if by_channel else room_bytes
     per_thread = room(dk, part) if chunked else 4 * (2 * dk + TILE + 16)

@@ -7,6 +7,7 @@ from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import splat, store
 from graphsched.backends.cpu.language.transpose import transpose
 from graphsched.backends.cpu.language.vector import F32
+from graphsched.backends.cpu.program.lowering import Low
 from graphsched.backends.cpu.recurrent.common import clear, is_first
 from graphsched.graph.tensor import Tensor
 
@@ -151,6 +152,12 @@ def in_chunks(make_room: Callable[..., Any]) -> Callable[[Callable[..., None]], 
         return whole_chunks
 
     return attach
+
+
+def takes_chunks(low: Low, node: Tensor) -> bool:
+    """Whether a run may be long enough for a chunk, its matrices are whole panels, and bits may depend on chunks."""
+    is_whole = not any(d % CHUNK for d in node.operand("state").shape[2:])
+    return is_whole and int(node.shape[0]) >= CHUNK and not low.deterministic
 
 
 def rows_of_unit(node: Tensor, n_threads: int) -> int:

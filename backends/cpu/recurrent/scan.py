@@ -22,11 +22,11 @@ from graphsched.backends.cpu.recurrent.common import (
     by_tile,
     clear,
     is_first,
+    matrix_at,
     run_end,
-    slot_of,
     where_args,
 )
-from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit
+from graphsched.backends.cpu.recurrent.panels import CHUNK, room_bytes, rows_of_unit, takes_chunks
 from graphsched.backends.cpu.recurrent.scan_chunk import scan_chunks
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
@@ -55,7 +55,7 @@ def ssm_scan_f32(by_channel: int, chunked: int) -> Callable[..., None]:
             while t < n:
                 end = run_end(p.where, p.where_row, t, n)
                 if chunked and end - t >= CHUNK:
-                    matrix = matrix_at(p, t, head, first)
+                    matrix = matrix_at(p, p.width, p.n_state, t, head, first)
                     t = scan_chunks(p, matrix, p.n_state, t, end, head, group, first, size, own)
                 for u in range(t, end):
                     one_token(by_channel, p, u, head, group, first, size, own)
@@ -66,17 +66,11 @@ def ssm_scan_f32(by_channel: int, chunked: int) -> Callable[..., None]:
 
 
 @helper
-def matrix_at(p: Any, t: int, head: int, first: int) -> int:
-    """Where the matrix of token t's sequence and a head begins, from row `first`."""
-    return p.state + 4 * p.n_state * (p.width * (p.heads * slot_of(p.where, p.where_row, t) + head) + first)
-
-
-@helper
 def one_token(
     by_channel: int, p: Any, t: int, head: int, group: int, first: int, n: int, scratch: int
 ) -> None:
     """Token t changes and reads n rows of a head's matrix, from row `first`."""
-    matrix = matrix_at(p, t, head, first)
+    matrix = matrix_at(p, p.width, p.n_state, t, head, first)
     if is_first(p.where, p.where_row, t):
         clear(n * p.n_state, matrix)
     delta = max_lanes(softplus(splat(get(p.dt + t * p.dt_token + 4 * head, F32), 16)))
@@ -128,17 +122,11 @@ def grow_rows(tile: int) -> Callable[..., None]:
     return grow
 
 
-def _takes_chunks(node: Tensor) -> bool:
-    """Whether a run may be long enough for a chunk, of a matrix in whole panels that has a decay per head."""
-    state, a = node.operand("state"), node.operand("a")
-    return int(node.shape[0]) >= CHUNK and a.shape[1] == 1 and not any(d % CHUNK for d in state.shape[2:])
-
-
 @ops.ssm_scan.lowering("cpu", strided=("x", "dt", "b", "c"))
 def _(low: Low, node: Tensor) -> None:
     state, x, dt, a, b, c, where = map(low.operand, node.sources)
     width, n_state = state.type.shape[2:]
-    chunked = _takes_chunks(node) and not low.deterministic
+    chunked = a.type.shape[1] == 1 and takes_chunks(low, node)
     part = rows_of_unit(node, low.n_threads) if chunked else PART
     per_thread = room_bytes(n_state, part) if chunked else 4 * (n_state + TILE + 16)
     low.step(

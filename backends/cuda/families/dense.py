@@ -31,6 +31,11 @@ def contiguous(low: Low, x: Operand) -> Operand:
     return x if x.is_contiguous else copied(low, x, low.scratch("contiguous", x.type))
 
 
+def whole_rows(low: Low, x: Operand) -> Operand:
+    """x, or a dense copy where the elements of a row are not next to each other."""
+    return x if x.has_whole_rows else contiguous(low, x)
+
+
 def as_it_lies(low: Low, source: Tensor) -> Operand:
     """The operand of a source with the strides that it has here: rows of weights are padded."""
     x = low.operand(source)

@@ -11,7 +11,7 @@ from graphsched.backends.cuda.families.activations import (
     new_int8_blocks,
     new_int8_rows,
 )
-from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_stride
+from graphsched.backends.cuda.families.dense import contiguous, in_rows, row_stride, whole_rows
 from graphsched.backends.cuda.families.quantize import rms_norm_q8
 from graphsched.backends.cuda.launch.call import Address, Call, threads, up
 from graphsched.backends.cuda.launch.fused import takes_whole
@@ -128,7 +128,6 @@ def _(low: Low, node: Tensor) -> None:
 
 @ops.l2_norm.lowering("cuda", x=(dtypes.F32,))
 def _(low: Low, node: Tensor) -> None:
-    x, y = low.operand(node.sources[0]), low.result(node)
-    x = x if x.has_whole_rows else contiguous(low, x)
+    x, y = whole_rows(low, low.operand(node.sources[0])), low.result(node)
     apart, eps = strides(x), node.attrs["eps"]
     low.launch(lambda at: [l2_norm(at(x), at(y), at.shape(node.type), apart, eps)], x, Out(y))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphsched.backends.cuda.families.dense import as_it_lies, contiguous
+from graphsched.backends.cuda.families.dense import as_it_lies, whole_rows
 from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.lowering import At, Low
 from graphsched.graph import ops
@@ -101,11 +101,6 @@ def _rows(
 F32 = (dtypes.F32,)
 
 
-def _in_rows(low: Low, x: Operand) -> Operand:
-    """x, or a dense copy where the elements of a row are not next to each other."""
-    return x if x.has_whole_rows else contiguous(low, x)
-
-
 def _per_head(x: Operand) -> Strides:
     """Strides of [tokens, heads], or [tokens, heads, k]."""
     return x.strides[0] // 4, x.strides[1] // 4
@@ -121,7 +116,7 @@ def _where(at: At, x: Operand) -> Where:
 def _(low: Low, node: Tensor) -> None:
     state, x, _, where = map(low.operand, node.sources)
     w = as_it_lies(low, node.sources[2])
-    x, y, shape = _in_rows(low, x), low.result(node), (int(w.type.shape[0]), int(w.type.shape[1]))
+    x, y, shape = whole_rows(low, x), low.result(node), (int(w.type.shape[0]), int(w.type.shape[1]))
     rows = x.strides[0] // 4, w.strides[0] // 4
     low.launch(
         lambda at: [ssm_conv(at(state), at(x), at(w), at(y), _where(at, where), shape, rows)],
@@ -147,7 +142,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     state, *operands, where = map(low.operand, node.sources)
     by_channel, y = len(node.sources[4].shape) == 3, low.result(node)
-    rows = [_in_rows(low, x) if len(x.type.shape) == 3 else x for x in operands]
+    rows = [whole_rows(low, x) if len(x.type.shape) == 3 else x for x in operands]
     keys, dk = map(int, node.sources[1].shape[1:])
     shape = int(node.shape[1]), keys, dk, int(node.shape[2])
     apart, tiled = [_per_head(x) for x in rows], node.attrs["tiled"]
@@ -172,7 +167,7 @@ def _(low: Low, node: Tensor) -> None:
 def _(low: Low, node: Tensor) -> None:
     state, x, dt, _, b, c, where = map(low.operand, node.sources)
     a = as_it_lies(low, node.sources[3])
-    x, b, c = (_in_rows(low, o) for o in (x, b, c))
+    x, b, c = (whole_rows(low, o) for o in (x, b, c))
     y, by_channel, (heads, width) = low.result(node), int(a.type.shape[1]) > 1, map(int, node.shape[1:])
     groups, n = map(int, node.sources[4].shape[1:])
     read = x, dt, a, b, c

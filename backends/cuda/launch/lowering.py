@@ -8,7 +8,7 @@ import numpy as np
 
 from graphsched.backends.cuda.launch.call import Launched
 from graphsched.graph import ops
-from graphsched.graph.tensor import Extent, Pool, Tensor, TensorType, f32
+from graphsched.graph.tensor import Extent, Tensor, TensorType, f32, length_word
 from graphsched.run import lowering
 from graphsched.run.operand import Addresses, Operand, Out, Work
 from graphsched.types import dtypes
@@ -108,7 +108,7 @@ class Low(lowering.Low):
 
 def _is_length(dim: int) -> TypeGuard[Extent]:
     """Whether a dimension has an actual length; any cell of a pool may be read."""
-    return isinstance(dim, Extent) and not isinstance(dim, Pool)
+    return bool(length_word(dim))
 
 
 def three(type: TensorType) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 from graphsched.backends.cuda import driver
 from graphsched.backends.cuda.families.copy import fetch_experts, fetch_rows
 from graphsched.backends.cuda.launch.lowering import FIXED, At, Launch
-from graphsched.graph.tensor import Extent
+from graphsched.graph.tensor import Extent, length_word
 from graphsched.run.operand import Operand, Out, Work
 
 Send = Callable[[int, int, int, Any], None]  # to, source, bytes, stream
@@ -40,7 +40,7 @@ def transfer(source: Operand, result: Operand, device: str, on_host: str) -> Tra
     assert source.is_contiguous, f"{source.buffer.name} is copied as dense"
     work: Work = "down" if result.buffer.device == on_host else "up"
     shape = source.type.shape
-    rows = shape[0] if shape and isinstance(shape[0], Extent) else 1
+    rows = shape[0] if shape and length_word(shape[0]) else 1
     row_bytes = source.type.nbytes // max(int(rows), 1)
     if isinstance(rows, Extent) and rows.word not in FIXED and work == "up":
         extent, most = rows, int(rows)

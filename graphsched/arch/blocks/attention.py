@@ -202,7 +202,7 @@ def attend(
     **mask: Any,
 ) -> Tensor:
     """Stores k and v, then attends over the cache; `mask`: attributes of flash_attn_ext. -> [T, H · Dv]"""
-    # Layers with a window or chunks keep a ring of cells instead of the whole context.
+    # Layers with a window or chunks keep cells of a kind of their own, not the whole context.
     held = inp.cells_of(window=mask.get("window", 0), chunk=mask.get("chunk", 0))
     keys, values = inp.cache(blk, k, v, held)
     attrs = {"scale": c.head_dim**-0.5, **mask}

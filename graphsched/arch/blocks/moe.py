@@ -171,7 +171,7 @@ def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:
     return experts(r, blk, x) + gated_ffn(blk, x, "_shexp")
 
 
-def gated_shared(blk: Weights, x: Tensor) -> Tensor:
-    """The shared expert, times the sigmoid of a gate per token. [T, D] -> [T, D]"""
-    gate = sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # one vector: [T, 1]
-    return gated_ffn(blk, x, "_shexp") * sigmoid(gate)
+def experts_and_gated(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+    """The same with the shared expert times the sigmoid of a gate per token. [T, D] -> [T, D]"""
+    chosen, gate = experts(r, blk, x), sum_rows(x * blk.sized("ffn_gate_inp_shexp", x.shape[1]))  # [T, 1]
+    return chosen + gated_ffn(blk, x, "_shexp") * sigmoid(gate)
