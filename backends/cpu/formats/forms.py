@@ -62,6 +62,15 @@ class Form:
         """What `minima` are multiples of."""
         return self.offset or 1
 
+    @property
+    def most(self) -> int:
+        """No code is above it."""
+        if self.ternary:
+            return 2
+        if self.nibbles and self.from_nibbles is itself:
+            return 15
+        return 2 * self.offset or 31
+
     def groups(self, k: int) -> int:
         """Scales of a row of k weights."""
         return k // self.group if self.group else 1

@@ -1,7 +1,8 @@
 """Dot products of four unsigned by four signed bytes, exact in int32: one instruction where there is one.
 
-Signed bytes are activations from -127 to 127. Codes below 128 (u7) take fewer instructions on AVX2, whose products of
-bytes are added in 16 bits.
+Signed bytes are activations from -127 to 127. AVX2 and AVX-512 without VNNI add products of bytes in 16 bits, by pairs:
+codes below 128 (u7) take fewer instructions there, small codes are summed up as pairs for a while (`pair_fours`), and
+codes around 128 lend their sign to the activations.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,37 @@ from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
 from graphsched.backends.cpu.language import target
-from graphsched.backends.cpu.language.vector import I8_T, I16_T, I32_T, by_row, call, const_vec
+from graphsched.backends.cpu.language.vector import (
+    I8_T,
+    I16_T,
+    I32_T,
+    Vec,
+    by_row,
+    call,
+    const_vec,
+    in_pieces,
+    joined,
+)
+
+MOST_I16 = 32767
+
+
+def adds_pairs() -> bool:
+    """Whether the target multiplies bytes by an instruction that adds two products in 16 bits, and by no better one."""
+    return target.has("avx2") and not target.has("avx512vnni") and not target.has_vnni_256()
+
+
+def pair_fours(most: int) -> int:
+    """How many dot products of codes up to `most` are summed in 16 bits before `whole`: a power of two, or 0."""
+    fours = MOST_I16 // (2 * 127 * most)
+    return 1 << fours.bit_length() - 1 if adds_pairs() and fours > 1 else 0
 
 
 def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value, *, u7: bool = False) -> ir.Value:
-    """acc[i] + Σ_j u[4i + j] · s[4i + j]"""
+    """acc[i] + Σ_j u[4i + j] · s[4i + j]; with 16-bit acc the two sums of two j that `whole` makes one of."""
     bits = 8 * u.type.count
+    if acc.type.element == I16_T:
+        return _of_pieces(builder, _add_pairs, u.type.count // target.register_bytes(), acc, u, s)
     if (bits == 512 and target.has("avx512vnni")) or (bits == 256 and target.has_vnni_256()):
         return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, [acc, u, s])
     for feature, size, dot in (
@@ -27,30 +53,16 @@ def dot_raw(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value, *, u
         ("dotprod", 128, _sdot_twice),
     ):
         if bits >= size and target.has(feature):
-            return _in_pieces(builder, dot, size // 8, acc, u, s)
+            return _of_pieces(builder, dot, bits // size, acc, u, s)
     return _dot_generic(builder, acc, u, s)
 
 
-Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
-
-
-def _in_pieces(
-    builder: ir.IRBuilder, dot: Dot, size: int, acc: ir.Value, u: ir.Value, s: ir.Value
+def _of_pieces(
+    builder: ir.IRBuilder, fn: Callable[..., ir.Value], count: int, *vectors: ir.Value
 ) -> ir.Value:
-    """So many bytes at a time, as the registers hold them."""
-    if u.type.count == size:
-        return dot(builder, acc, u, s)
-
-    def piece(v: ir.Value, i: int, n: int) -> ir.Value:
-        picks = const_vec(I32_T, list(range(n * i, n * (i + 1))))
-        return builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), picks)
-
-    count, words = u.type.count // size, size // 4
-    out = [dot(builder, piece(acc, i, words), piece(u, i, size), piece(s, i, size)) for i in range(count)]
-    while len(out) > 1:
-        order = const_vec(I32_T, list(range(2 * out[0].type.count)))
-        out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
-    return out[0]
+    """fn of so many equal pieces of vectors, as the registers hold them, and the results one after the other."""
+    out = [fn(builder, *each) for each in zip(*(in_pieces(builder, v, count) for v in vectors), strict=True)]
+    return joined(builder, out)
 
 
 def _usdot(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
@@ -76,6 +88,14 @@ def _pairs(builder: ir.IRBuilder, u: ir.Value, s: ir.Value) -> ir.Value:
     return call(builder, name, ir.VectorType(I16_T, u.type.count // 2), [u, s])
 
 
+def _sum_pairs(builder: ir.IRBuilder, pairs: ir.Value) -> ir.Value:
+    return _times(builder, pairs, 1)
+
+
+def _add_pairs(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
+    return builder.add(acc, _pairs(builder, u, s))
+
+
 def _times(builder: ir.IRBuilder, pairs: ir.Value, factor: int) -> ir.Value:
     """Sums of two of them in 32 bits, times a factor."""
     n = pairs.type.count
@@ -94,6 +114,14 @@ def _maddubs(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> 
     odd = builder.and_(u, const_vec(I8_T, [1] * n))
     acc = builder.add(acc, _times(builder, _pairs(builder, half, s), 2))
     return builder.add(acc, _times(builder, _pairs(builder, odd, s), 1))
+
+
+def _signed(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
+    """acc[i] + Σ_j (u[4i + j] - 128) · s[4i + j]: the size of one factor times the other with its sign."""
+    w = builder.xor(u, const_vec(I8_T, [-128] * u.type.count))
+    size = builder.select(builder.icmp_signed("<", w, ir.Constant(w.type, None)), builder.neg(w), w)
+    signed = call(builder, "llvm.x86.avx2.psign.b", s.type, [s, w])
+    return _maddubs_u7(builder, acc, size, signed)
 
 
 def _dot_generic(builder: ir.IRBuilder, acc: ir.Value, u: ir.Value, s: ir.Value) -> ir.Value:
@@ -129,3 +157,25 @@ dot_u8_i8 = _as_intrinsic(
     False, "acc[i] += Σ_j u[4i + j] · s[4i + j], u unsigned and s signed bytes; of tiles, row by row."
 )
 dot_u7_i8 = _as_intrinsic(True, "The same for u below 128.")
+
+
+@intrinsic
+def dot_i8_i8(typingctx: Any, acc: Any, u: Any, s: Any) -> Any:
+    """acc[i] += Σ_j (u[4i + j] - 128) · s[4i + j] of a tile, row by row, where the target adds products by pairs."""
+
+    def emit(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
+        return _of_pieces(builder, _signed, u.n // 32, *values)
+
+    return by_row((acc, u, s), emit)
+
+
+@intrinsic
+def whole(typingctx: Any, sums: Any) -> Any:
+    """Sums of dot products in 16 bits, two for each, as int32; of tiles, row by row."""
+    pairs = sums.dtype if isinstance(sums, UniTuple) else sums
+    out = Vec("i32", pairs.n // 2)
+
+    def emit(builder: ir.IRBuilder, values: list[ir.Value]) -> ir.Value:
+        return _of_pieces(builder, _sum_pairs, 2 * pairs.n // target.register_bytes(), *values)
+
+    return by_row((sums,), emit, out)

@@ -41,6 +41,11 @@ def is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
+def register_bytes() -> int:
+    """How wide its vectors are."""
+    return 64 if has("avx512bw") else 32 if has("avx2") else 16
+
+
 def has_vnni_256() -> bool:
     """Whether dot products of bytes are one instruction on 256 bits."""
     return has("avxvnni") or (has("avx512vnni") and has("avx512vl"))

@@ -12,6 +12,7 @@ from numba.core import types
 from numba.core.types.containers import UniTuple
 from numba.extending import intrinsic
 
+from graphsched.backends.cpu.language import target
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import Block, load_block
 from graphsched.backends.cpu.language.simd import add_halves, masked_store
@@ -23,6 +24,8 @@ from graphsched.backends.cpu.language.vector import (
     Vec,
     call,
     const_vec,
+    in_pieces,
+    joined,
     lanes,
     literal,
     load_raw,
@@ -133,7 +136,7 @@ def _zeros(elem: str) -> Any:
     return intrinsic(prefer_literal=True)(typed)
 
 
-zeros, zeros_i32 = _zeros("f32"), _zeros("i32")
+zeros, zeros_i32, zeros_i16 = _zeros("f32"), _zeros("i32"), _zeros("i16")
 
 
 @intrinsic(prefer_literal=True)
@@ -251,6 +254,34 @@ def put_column(typingctx: Any, addr: Any, stride: Any, v: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, v), codegen
+
+
+@intrinsic
+def in_registers(typingctx: Any, tile: Any) -> Any:
+    """The same tile, all of it in registers at this point: sums stay in the order that they were written in.
+
+    Without it the compiler turns a chain of integer sums into a tree, whose many operands are then spilled.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        each = max(tile.dtype.nbytes // target.register_bytes(), 1)
+        rows = [in_pieces(builder, builder.extract_value(args[0], r), each) for r in range(tile.count)]
+        kept = _in_registers(builder, [piece for row in rows for piece in row])
+        return context.make_tuple(
+            builder, tile, [joined(builder, kept[each * r : each * (r + 1)]) for r in range(tile.count)]
+        )
+
+    return tile(tile), codegen
+
+
+def _in_registers(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    if not target.is_x86():
+        return vectors
+    kinds, n = [v.type for v in vectors], len(vectors)
+    constraints = ",".join(["=v" if target.has("avx512vl") else "=x"] * n + [str(i) for i in range(n)])
+    assembly = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+    out = builder.asm(assembly, "", constraints, vectors, side_effect=False)
+    return [builder.extract_value(out, i) for i in range(n)]
 
 
 @each_row

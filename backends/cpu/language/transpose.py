@@ -15,6 +15,7 @@ from graphsched.backends.cpu.language.vector import (
     I64_T,
     Vec,
     const_vec,
+    joined,
     load_raw,
     store_raw,
     widen_half,
@@ -25,14 +26,6 @@ PANEL = 16  # weight rows decoded together: one per lane
 
 def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, order: list[int]) -> ir.Value:
     return builder.shuffle_vector(a, b, const_vec(I32_T, order))
-
-
-def _concat(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
-    """Vectors of equal length, one after another."""
-    while len(vectors) > 1:
-        order = list(range(2 * vectors[0].type.count))
-        vectors = [_shuffle(builder, a, b, order) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-    return vectors[0]
 
 
 def _in_quarters(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, picks: list[int]) -> ir.Value:
@@ -46,7 +39,7 @@ def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
 
     Row 4 l + j is put into quarter l of the j-th vector, so that shuffles within quarters are enough.
     """
-    a, b, c, d = (_concat(builder, rows[j::4]) for j in range(4))
+    a, b, c, d = (joined(builder, rows[j::4]) for j in range(4))
     ab, cd = (
         [_in_quarters(builder, *two, p) for p in ([0, 4, 1, 5], [2, 6, 3, 7])] for two in ((a, b), (c, d))
     )

@@ -21,15 +21,20 @@ ELEMENTS = {F32: "f32", F16: "f32", BF16: "f32", I8: "i8", U8: "i8", I32: "i32"}
 
 I8_T, I16_T, I32_T, I64_T = (ir.IntType(n) for n in (8, 16, 32, 64))
 F32_T, F64_T, HALF_T = ir.FloatType(), ir.DoubleType(), ir.HalfType()
-LLVM = {"f32": F32_T, "i8": I8_T, "i32": I32_T}
+LLVM = {"f32": F32_T, "i8": I8_T, "i16": I16_T, "i32": I32_T}
 
 
 class Vec(types.Type):
-    """A SIMD value: `n` lanes of f32, i32 or i8."""
+    """A SIMD value: `n` lanes of f32, i32, i16 or i8."""
 
     def __init__(self, elem: str, n: int) -> None:
         self.elem, self.n = elem, n
         super().__init__(name=f"vec<{n} x {elem}>")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all lanes."""
+        return self.n * {"i8": 1, "i16": 2}.get(self.elem, 4)
 
     @property
     def llvm(self) -> ir.VectorType:
@@ -173,6 +178,25 @@ def load_elements(builder: ir.IRBuilder, addr: ir.Value, kind: int, n: int) -> i
     """n elements of `kind` at addr; F16 and BF16 arrive as f32."""
     raw = ir.VectorType(I16_T, n) if kind in (F16, BF16) else Vec(ELEMENTS[kind], n).llvm
     return widened(builder, load_raw(builder, addr, raw), kind)
+
+
+def in_pieces(builder: ir.IRBuilder, v: ir.Value, count: int) -> list[ir.Value]:
+    """A vector as so many equal ones."""
+    if count == 1:
+        return [v]
+    n, undef = v.type.count // count, ir.Constant(v.type, ir.Undefined)
+    return [
+        builder.shuffle_vector(v, undef, const_vec(I32_T, list(range(n * i, n * (i + 1)))))
+        for i in range(count)
+    ]
+
+
+def joined(builder: ir.IRBuilder, pieces: list[ir.Value]) -> ir.Value:
+    """Equal vectors, a power of two of them, one after the other."""
+    while len(pieces) > 1:
+        order = const_vec(I32_T, list(range(2 * pieces[0].type.count)))
+        pieces = [builder.shuffle_vector(a, b, order) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    return pieces[0]
 
 
 def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec | None = None) -> Any:

@@ -50,6 +50,8 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
         panel, n_tokens = panels + ith * per_thread, rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
         d_row, shift_row = tile_row(kind, k)
+        passes = tiles * (k // 32)
+        each = (PANEL * w_row // 64 + passes) // passes
         claimed, last = deal(step, ith, nth, heads * units, 1)
         while claimed < last and not word(run, ABORT):
             h, unit = claimed // units, claimed % units
@@ -59,7 +61,7 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
             ahead = here + PANEL * w_row
             end = ahead + min(heads * units - claimed - 1, 1) * PANEL * w_row
             for t in range(tiles):
-                lines = 1 if ahead < end else 0
+                lines = each if ahead < end else 0
                 at = (h * tiles + t) * TILE
                 operands = (panel, q + at * k, d + at * d_row, shift + at * shift_row, k, ahead, lines)
                 put_dots(kind, -1, operands, out, y_row, 0, TILE * t, n_tokens, left)

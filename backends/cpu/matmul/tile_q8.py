@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 
 from graphsched.backends.cpu.formats.forms import FORMS, Form, dot_codes
+from graphsched.backends.cpu.language import target
+from graphsched.backends.cpu.language.dot_bytes import adds_pairs, dot_i8_i8, pair_fours, whole
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import first_of
 from graphsched.backends.cpu.language.mathfn import gated_product
-from graphsched.backends.cpu.language.simd import fma, get, load, mul, prefetch, to_f32
+from graphsched.backends.cpu.language.simd import add_i32, fma, get, load, mul, prefetch, to_f32
 from graphsched.backends.cpu.language.tile import (
     byte_columns,
     columns,
     each_row,
+    in_registers,
     load_rows,
     store_rows,
     zeros,
+    zeros_i16,
     zeros_i32,
 )
 from graphsched.backends.cpu.language.transpose import PANEL
@@ -45,8 +49,7 @@ def _(t: int) -> Callable[..., Any]:
 
 
 def _block_dots(form: Form) -> Callable[..., Any]:
-    t = form.type.id
-    group, offset, has_minima, per_32 = form.group, form.offset, form.has_minima, 32 // form.group
+    t, group, has_minima, per_32 = form.type.id, form.group, form.has_minima, 32 // form.group
 
     def impl(kind: int, rows: int, operands: Any) -> Any:
         panel, q, d, shift, k, ahead, lines = operands
@@ -58,18 +61,76 @@ def _block_dots(form: Form) -> Callable[..., Any]:
                 prefetch(ahead + 64 * (b * lines + line))
             for half in range(per_32):
                 c = per_32 * b + half
-                sums = columns(shift + 4 * TILE * c, 4, I32, rows, 16) if offset else zeros_i32(rows, 16)
-                for four in range(group // 4):
-                    at = group // 4 * c + four
-                    sums = dot_codes(
-                        t, sums, load(panel + 64 * at, I8, 64), byte_columns(q + 4 * TILE * at, rows)
-                    )
+                sums = group_sums(
+                    t, rows, panel + PANEL * group * c, q + TILE * group * c, shift + 4 * TILE * c
+                )
                 scale = mul(load(scales + 64 * c, F32, 16), columns(d + 4 * TILE * b, 4, F32, rows, 16))
                 total = fma(to_f32(sums), scale, total)
                 if has_minima:
                     shifts = columns(shift + 4 * TILE * c, 4, F32, rows, 16)
                     total = fma(load(minima + 64 * c, F32, 16), shifts, total)
         return total
+
+    return impl
+
+
+def group_sums(kind: int, rows: int, codes: int, q: int, shift: int) -> Any:
+    """The sums of a group's products, offset taken off: a tile of int32. For kernels."""
+
+
+@by_literal(group_sums)
+def _(t: int) -> Callable[..., Any]:
+    form = FORMS[t]
+    if form.offset == 128 and adds_pairs():
+        return _signed_sums(form.group)
+    fours = min(pair_fours(form.most), form.group // 4)
+    return _pair_sums(form, fours) if fours else _word_sums(form)
+
+
+def _word_sums(form: Form) -> Callable[..., Any]:
+    t, offset, fours = form.type.id, form.offset, form.group // 4
+
+    def impl(kind: int, rows: int, codes: int, q: int, shift: int) -> Any:
+        sums = columns(shift, 4, I32, rows, 16) if offset else zeros_i32(rows, 16)
+        for four in range(fours):
+            sums = dot_codes(
+                t, sums, load(codes + 64 * four, I8, 64), byte_columns(q + 4 * TILE * four, rows)
+            )
+        return sums
+
+    return impl
+
+
+def _pair_sums(form: Form, fours: int) -> Callable[..., Any]:
+    """In 16 bits while they fit, so many fours."""
+    t, offset, pieces = form.type.id, form.offset, form.group // 4 // fours
+
+    @helper
+    def add_four(pairs: Any, codes: int, q: int, four: int) -> Any:
+        return dot_codes(t, pairs, load(codes + 64 * four, I8, 64), byte_columns(q + 4 * TILE * four, pairs))
+
+    def impl(kind: int, rows: int, codes: int, q: int, shift: int) -> Any:
+        sums = columns(shift, 4, I32, rows, 16) if offset else zeros_i32(rows, 16)
+        for piece in range(pieces):
+            pairs = zeros_i16(rows, 32)
+            for four in range(fours * piece, fours * (piece + 1), 2):
+                pairs = add_four(add_four(pairs, codes, q, four), codes, q, four + 1)
+                pairs = in_registers(pairs)
+            sums = add_i32(sums, whole(pairs))
+        return sums
+
+    return impl
+
+
+def _signed_sums(group: int) -> Callable[..., Any]:
+    """The offset is 128: taken off the codes themselves."""
+
+    def impl(kind: int, rows: int, codes: int, q: int, shift: int) -> Any:
+        sums = zeros_i32(rows, 16)
+        for four in range(group // 4):
+            sums = dot_i8_i8(sums, load(codes + 64 * four, I8, 64), byte_columns(q + 4 * TILE * four, rows))
+            sums = in_registers(sums)
+        return sums
 
     return impl
 
@@ -86,6 +147,10 @@ def put_dots(
 
 @by_literal(put_dots)
 def _(t: int) -> Callable[..., None]:
+    return _by_eight(t) if target.has("avx512f") else _by_four(t)
+
+
+def _by_eight(t: int) -> Callable[..., None]:
     def impl(
         kind: int, activation: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
     ) -> None:
@@ -93,6 +158,20 @@ def _(t: int) -> Callable[..., None]:
             put_some_dots(8, t, activation, operands, y, y_row, order, i, end, left)
         else:
             put_some_dots(4, t, activation, operands, y, y_row, order, i, end, left)
+
+    return impl
+
+
+def _by_four(t: int) -> Callable[..., None]:
+    """Sixteen registers hold the sums of four rows and what is added to them."""
+
+    def impl(
+        kind: int, activation: int, operands: Any, y: int, y_row: int, order: int, i: int, end: int, left: int
+    ) -> None:
+        panel, q, d, shift, k, ahead, lines = operands
+        for r in range(0, min(end - i, TILE), 4):
+            half = (panel, q + 4 * r, d + 4 * r, shift + 4 * r, k, ahead, lines if r == 0 else 0)
+            put_some_dots(4, t, activation, half, y, y_row, order, i + r, end, left)
 
     return impl
 
