@@ -18,6 +18,8 @@ from graphsched.backends.cpu.language.vector import (
     Vec,
     call,
     const_vec,
+    in_pieces,
+    joined,
     literal,
     widen_half,
 )
@@ -52,19 +54,12 @@ def times_3(typingctx: Any, v: Any) -> Any:
 
 def _as_it_is(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
     """A value that LLVM looks no further into: it makes 9 v of 3 · 3 v, and no machine multiplies bytes."""
-    size = next((n for feature, n in (("avx512bw", 64), ("avx2", 32)) if target.has(feature)), 0)
-    if size == 0 or v.type.count % size:
+    size = target.register_bytes()
+    if size < 32 or v.type.count % size:
         return v
-    count, undef, out = v.type.count // size, ir.Constant(v.type, ir.Undefined), []
-    for i in range(count):
-        picks = const_vec(I32_T, list(range(size * i, size * (i + 1))))
-        piece = v if count == 1 else builder.shuffle_vector(v, undef, picks)
-        same = ir.FunctionType(piece.type, [piece.type])
-        out.append(builder.asm(same, "", "=v,0" if size == 64 else "=x,0", [piece], False))
-    while len(out) > 1:
-        order = const_vec(I32_T, list(range(2 * out[0].type.count)))
-        out = [builder.shuffle_vector(a, b, order) for a, b in zip(out[::2], out[1::2], strict=True)]
-    return out[0]
+    constraint, pieces = "=v,0" if size == 64 else "=x,0", in_pieces(builder, v, v.type.count // size)
+    same = ir.FunctionType(pieces[0].type, [pieces[0].type])
+    return joined(builder, [builder.asm(same, "", constraint, [piece], False) for piece in pieces])
 
 
 def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:
@@ -85,27 +80,33 @@ def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> An
 
 
 _PSHUFB = {
-    16: ("ssse3", "ssse3.pshuf.b.128"),
-    32: ("avx2", "avx2.pshuf.b"),
     64: ("avx512bw", "avx512.pshuf.b.512"),
+    32: ("avx2", "avx2.pshuf.b"),
+    16: ("ssse3", "ssse3.pshuf.b.128"),
 }
 
 
 def table16(name: str, values: tuple[int, ...]) -> Any:
     """An intrinsic that maps bytes 0 to 15 to 16 byte values."""
 
-    def typed(typingctx: Any, v: Any) -> Any:
-        feature, shuffle = _PSHUFB[v.n]
+    def looked_up(builder: ir.IRBuilder, at: ir.Value) -> ir.Value:
+        n = at.type.count
+        for size, (feature, shuffle) in _PSHUFB.items():
+            if size <= n and target.has(feature):
+                table = const_vec(I8_T, list(values) * (size // 16))
+                pieces = in_pieces(builder, at, n // size)
+                return joined(
+                    builder, [call(builder, f"llvm.x86.{shuffle}", p.type, [table, p]) for p in pieces]
+                )
+        out: ir.Value = ir.Constant(at.type, [values[0]] * n)
+        for i, value in enumerate(values):
+            is_i = builder.icmp_unsigned("==", at, ir.Constant(at.type, [i] * n))
+            out = builder.select(is_i, ir.Constant(at.type, [value] * n), out)
+        return out
 
+    def typed(typingctx: Any, v: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            if target.has(feature):
-                table = const_vec(I8_T, list(values) * (v.n // 16))
-                return call(builder, f"llvm.x86.{shuffle}", v.llvm, [table, args[0]])
-            out: ir.Value = ir.Constant(v.llvm, [values[0]] * v.n)
-            for i, value in enumerate(values):
-                is_i = builder.icmp_unsigned("==", args[0], ir.Constant(v.llvm, [i] * v.n))
-                out = builder.select(is_i, ir.Constant(v.llvm, [value] * v.n), out)
-            return out
+            return looked_up(builder, args[0])
 
         return v(v), codegen
 
