@@ -1,4 +1,4 @@
-"""A tile of queries that share a KV head, 1 or 4 of them, against a chunk of positions: scores, and sums of values.
+"""A tile of a token's queries that share a KV head, 1 or 4, against a chunk of positions: scores, and sums of values.
 
 Of 4, each key and value is loaded once for all. Of a single query the products run in four chains (`dot_row`), and it
 reads block types, too.
@@ -7,7 +7,7 @@ reads block types, too.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from graphsched.backends.cpu.attention.common import CHUNK, block_end, cell_at, sees
+from graphsched.backends.cpu.attention.common import CHUNK, block_end, cell_at
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes
@@ -15,7 +15,6 @@ from graphsched.backends.cpu.language.simd import fma, get, mul, put, splat
 from graphsched.backends.cpu.language.soft_max import NEVER
 from graphsched.backends.cpu.language.tile import (
     columns,
-    each_row,
     load_rows,
     put_column,
     row_sums,
@@ -29,9 +28,10 @@ SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 
 
 class Chunk(NamedTuple):
-    """Positions [first, end) of one KV head of the sequence in a slot: addresses of keys and values, and of scratch.
+    """Positions [first, end) of one KV head of a sequence: addresses of keys and values, and of scratch.
 
-    table: the address of the list of the sequence's blocks. Strides are in bytes.
+    table: the address of the list of the sequence's blocks; unseen: the last position that is not seen. Strides are in
+    bytes.
     """
 
     first: int
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
     values: int
     value_stride: int
     table: int
-    slot: int
+    unseen: int
     scores: int
 
 
@@ -50,11 +50,8 @@ def scratch_bytes(tile: int, v_dim: int) -> int:
     return SCORES if tile == 1 else SCORES * (tile + 1) + 4 * tile * v_dim
 
 
-def put_scores(tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float) -> int:
-    """Scores of the queries at the addresses q, NEVER for what they do not see; returns of how many positions.
-
-    seen_by has what each query sees (`query_at`). For kernels.
-    """
+def put_scores(tile: int, key_kind: int, chunk: Chunk, q: Any, dim: int, scale: float) -> int:
+    """Scores of the queries at the addresses q, NEVER for what is not seen; returns how many they are. For kernels."""
     raise NotImplementedError
 
 
@@ -72,16 +69,14 @@ def _(tile: int) -> Callable[..., None]:
     return _add_to_one if tile == 1 else _add_to_several
 
 
-def _scores_of_one(
-    tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
-) -> int:
+def _scores_of_one(tile: int, key_kind: int, chunk: Chunk, q: Any, dim: int, scale: float) -> int:
     first = chunk.first
     while first < chunk.end:
         end = min(chunk.end, block_end(first))
         key = chunk.keys + cell_at(chunk.table, first) * chunk.key_stride
         for position in range(first, end):
             s = NEVER
-            if sees(seen_by[0], position):
+            if position > chunk.unseen:
                 s = dot_kv(key_kind, key, q[0], dim) * scale
             put(chunk.scores + 4 * (position - chunk.first), s, F32)
             key += chunk.key_stride
@@ -102,15 +97,13 @@ def _add_to_one(tile: int, value_kind: int, chunk: Chunk, n: int, sums: Any, v_d
         first = end
 
 
-def _scores_of_several(
-    tile: int, key_kind: int, chunk: Chunk, q: Any, seen_by: Any, dim: int, scale: float
-) -> int:
+def _scores_of_several(tile: int, key_kind: int, chunk: Chunk, q: Any, dim: int, scale: float) -> int:
     n = list_cells(chunk)
     for j in range(n):
         index, at = get(indices_of(chunk) + 4 * j, I32), chunk.scores + 4 * j
+        seen = chunk.first + j > chunk.unseen
         products = dots(key_kind, q, chunk.keys + index * chunk.key_stride, dim)
-        put_column(at, SCORES, mul(products, splat(scale, TILE)))
-        hide(TILE, at, seen_by, chunk.slot, chunk.first + j)
+        put_column(at, SCORES, mul(products, splat(scale, TILE)) if seen else splat(NEVER, TILE))
     return n
 
 
@@ -130,15 +123,6 @@ def list_cells(chunk: Chunk) -> int:
             put(indices + 4 * (position - chunk.first), cell + position - first, I32)
         first = end
     return chunk.end - chunk.first
-
-
-@each_row
-def hide(r: int, scores: int, seen_by: Any, slot: int, position: int) -> bool:
-    """Puts NEVER for the score of a position that only other queries see; returns whether this one sees it."""
-    if seen_by[r][0] == slot and sees(seen_by[r], position):
-        return True
-    put(scores + SCORES * r, NEVER, F32)
-    return False
 
 
 def dots(kind: int, q: Any, key: int, dim: int) -> Any:
