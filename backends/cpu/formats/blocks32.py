@@ -23,9 +23,8 @@ from graphsched.backends.cpu.language.simd_int import (
     gather_f16,
     gather_u8,
     half_exp2,
-    interleave,
     lane,
-    nibbles,
+    nibbles_by_run,
     shift_left,
     spread_bits,
 )
@@ -104,14 +103,13 @@ def _powers(kind: int, block: int) -> Any:
 def both_nibbles(at: int) -> Any:
     """32 codes in 16 bytes: low nibbles are weights 0 to 15, high ones 16 to 31."""
     packed = load(at, I8, 16)
-    return concat(nibbles(packed, 0), nibbles(packed, 1))
+    return nibbles_by_run(concat(packed, packed), 16)
 
 
 @helper
 def four_nibbles(first: int, second: int) -> Any:
     """The codes of two such blocks."""
-    packed = concat(load(first, I8, 16), load(second, I8, 16))
-    return interleave(nibbles(packed, 0), nibbles(packed, 1), 16)
+    return concat(both_nibbles(first), both_nibbles(second))
 
 
 def _nibble_codes(at: int) -> Callable[..., Any]:

@@ -34,6 +34,20 @@ def nibbles(typingctx: Any, v: Any, half: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
+def nibbles_by_run(typingctx: Any, v: Any, run: Any) -> Any:
+    """The low four bits of a run of so many bytes, the high ones of the next, and so on: 0 to 15 in each byte."""
+    n = literal(run, "run")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        words = ir.VectorType(I32_T, v.n // 4)  # machines shift words by lane, and no bytes
+        by = const_vec(I32_T, [4 * (4 * i // n % 2) for i in range(v.n // 4)])
+        shifted = builder.lshr(builder.bitcast(args[0], words), by)
+        return builder.and_(builder.bitcast(shifted, v.llvm), ir.Constant(v.llvm, [15] * v.n))
+
+    return v(v, run), codegen
+
+
+@intrinsic(prefer_literal=True)
 def bit_field(typingctx: Any, v: Any, shift: Any, mask: Any) -> Any:
     """(v >> shift) & mask in each byte, 0 <= shift < 8."""
     bits = literal(mask, "mask")
