@@ -5,24 +5,25 @@ from dataclasses import dataclass
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
     ChannelDeltaConfig,
+    LatentConfig,
     channel_delta_layer,
     embed,
     gated_heads,
     head,
     heads,
     latent_halves,
+    latent_heads,
     linear,
     norm,
     rope_of,
 )
-from graphsched.models.deepseek2 import DeepSeek2Config, latent_heads
 from graphsched.models.step35 import ClampedConfig, feed_forward
 from graphsched.ops import Rope, scale, sigmoid
 from graphsched.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class BailingMoe3Config(ChannelDeltaConfig, DeepSeek2Config, ClampedConfig):
+class BailingMoe3Config(ChannelDeltaConfig, LatentConfig, ClampedConfig):
     n_head_kv: int = key("attention.head_count_kv", per_layer=True)
     bound: float = key("kda.gate_lower_bound", low=-1e6, high=0)
 

@@ -5,22 +5,24 @@ from dataclasses import dataclass
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
     ChannelDeltaConfig,
+    LatentConfig,
+    RoutingConfig,
     channel_delta_layer,
     embed,
     feed_forward,
     head,
     heads,
+    latent_attention,
     latent_halves,
     linear,
     norm,
 )
-from graphsched.models.deepseek2 import DeepSeek2Config, latent_attention
 from graphsched.ops import softplus
 from graphsched.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class KimiLinearConfig(ChannelDeltaConfig, DeepSeek2Config):
+class KimiLinearConfig(ChannelDeltaConfig, LatentConfig, RoutingConfig):
     n_head_kv: int = key("attention.head_count_kv", per_layer=True)
     gating: int = key("expert_gating_func", low=1, high=2)
     normalised: bool = True

@@ -57,7 +57,7 @@ def self_attention(c: Llama4Config, blk: Weights, x: Tensor, inp: Inputs, factor
         if c.n_expert != 128:  # Maverick goes without
             q, k = rms_norm(q, eps=c.rms_eps), rms_norm(k, eps=c.rms_eps)
     elif c.window:
-        q = temperature_scale(q, inp.pos, length=CHUNK, slope=0.1)
+        q = temperature_scale(q, inp.pos, length=CHUNK, slope=0.1, offset=1)
     return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, chunk=chunk), c.n_embd)
 
 

@@ -73,7 +73,7 @@ def test_llama4_layers() -> None:
     assert [n.attrs["chunk"] for n in attentions(m)] == [8192, 8192, 8192, 0]
     assert len(rotations(m)) == 3
     (scale,) = [n for n in graph(m).nodes if n.opdef and n.opdef.op is Op.TEMPERATURE_SCALE]
-    assert scale.attrs == {"length": 8192, "slope": 0.1}
+    assert scale.attrs == {"length": 8192, "slope": 0.1, "offset": 1}
     no_chunks = model("llama4", **{"attention.sliding_window": 0})
     assert [n.attrs["chunk"] for n in attentions(no_chunks)] == [0] * 4
     assert not [n for n in graph(no_chunks).nodes if n.opdef and n.opdef.op is Op.TEMPERATURE_SCALE]
@@ -86,7 +86,7 @@ def test_llama4_temperature_formula() -> None:
     pos = np.array([0, 8190, 8191, 16382, 16383, 100_000], np.int32)
     x = np.ones((6, 2, 3), np.float32)
     assert temperature_scale.run_reference is not None
-    got = temperature_scale.run_reference(x, pos, length=8192, slope=0.1)[:, 0, 0]
+    got = temperature_scale.run_reference(x, pos, length=8192, slope=0.1, offset=1)[:, 0, 0]
     expected = [1 + 0.1 * math.log((p + 1) // 8192 + 1) for p in pos.tolist()]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert got[1] == 1.0 < got[2]

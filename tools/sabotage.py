@@ -55,14 +55,14 @@ MISTAKES = (
     Mistake(
         "deepseek2-lite",
         "scores of a context not stretched",
-        "models/deepseek2.py",
+        "graphsched/arch/blocks/latent.py",
         "return m * m * self",
         "return m * self",
     ),
     Mistake(
         "deepseek2-v3",
         "magnitude of YaRN left in the rotation",
-        "models/deepseek2.py",
+        "graphsched/arch/blocks/latent.py",
         "replace(rope, magnitude=1.0)",
         "rope",
     ),

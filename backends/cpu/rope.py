@@ -104,15 +104,15 @@ def _table(low: Low, rope: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Op
     return (table,)
 
 
-@kernel("x pos -> y | n length heads x_token x_head | slope")
+@kernel("x pos -> y | n length offset heads x_token x_head | slope")
 def temperature_f32() -> Callable[..., None]:
-    """y = x · (1 + slope · log(floor((pos + 1) / length) + 1)), rows of n floats."""
+    """y = x · (1 + slope · log(floor((pos + offset) / length) + 1)), rows of n floats."""
 
     def temperature(step: int, run: int, ith: int, nth: int) -> None:
-        x, pos, y, n, length, heads, x_token, x_head, slope = arguments(step)
+        x, pos, y, n, length, offset, heads, x_token, x_head, slope = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for r in range(first, last):
-            far = (get(pos + 4 * (r // heads), I32) + 1) // length
+            far = (get(pos + 4 * (r // heads), I32) + offset) // length
             factor = 1.0 + slope * math.log(float(far + 1))
             px, py = row_at(x, r, heads, x_token, x_head), y + r * n * 4
             for i in range(n):
@@ -125,5 +125,5 @@ def temperature_f32() -> Callable[..., None]:
 def _(low: Low, node: Tensor) -> None:
     x, pos = map(low.operand, node.sources)
     y, a = low.result(node, in_place_of=node.sources[:1]), node.attrs
-    sizes = {"n": node.shape[-1], "length": a["length"], **row_strides(x=x)}
+    sizes = {"n": node.shape[-1], "length": a["length"], "offset": a["offset"], **row_strides(x=x)}
     low.step(temperature_f32(), x=x, pos=pos, y=y, **sizes, slope=a["slope"], over=node.type)

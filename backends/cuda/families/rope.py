@@ -49,12 +49,13 @@ def temperature(
     y: Address,
     shape: tuple[int, int, int],
     length: int,
+    offset: int,
     slope: float,
     strides: tuple[int, int],
 ) -> Call:
     """shape (tokens, heads, dims); strides of x's heads and tokens; y dense."""
     tokens, heads, dims = shape
-    args = (x, positions, y, dims, length, slope, *strides)
+    args = (x, positions, y, dims, length, offset, slope, *strides)
     return Call("rope", (), "temperature", (heads, tokens), min(256, threads(dims)), args)
 
 
@@ -100,7 +101,9 @@ def _(low: Low, node: Tensor) -> None:
     y, (x0, x1), a = low.result(node), strides(x), node.attrs
     low.launch(
         lambda at: [
-            temperature(at(x), at(pos), at(y), at.shape(node.type), a["length"], a["slope"], (x1, x0))
+            temperature(
+                at(x), at(pos), at(y), at.shape(node.type), a["length"], a["offset"], a["slope"], (x1, x0)
+            )
         ],
         x,
         pos,

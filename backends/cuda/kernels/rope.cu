@@ -51,13 +51,13 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   for (int i = n_rot + threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i];
 }
-// y = x * (1 + slope ln(floor((position + 1) / length) + 1)). Grid (heads, tokens); y dense
+// y = x * (1 + slope ln(floor((position + offset) / length) + 1)). Grid (heads, tokens); y dense
 extern "C" __global__ void __launch_bounds__(256)
-    temperature(const float* x, const int* positions, float* y, int dims, int length, float slope, i64 x_head,
-                i64 x_token) {
+    temperature(const float* x, const int* positions, float* y, int dims, int length, int offset, float slope,
+                i64 x_head, i64 x_token) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const float by = 1.0f + slope * logf((float)((positions[blockIdx.y] + 1) / length) + 1.0f);
+  const float by = 1.0f + slope * logf((float)((positions[blockIdx.y] + offset) / length) + 1.0f);
   const float* from = x + blockIdx.x * x_head + blockIdx.y * x_token;
   float* to = y + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * dims;
   for (int i = threadIdx.x; i < dims; i += blockDim.x) to[i] = from[i] * by;

@@ -10,6 +10,7 @@ from graphsched.arch.blocks.attention import (
     attend,
     gated_heads,
     heads,
+    less_yarn,
     normed_heads,
     normed_whole,
     qkv,
@@ -30,7 +31,14 @@ from graphsched.arch.blocks.delta import (
 )
 from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
 from graphsched.arch.blocks.hybrid import HybridHeadsConfig, IntervalConfig, RecurrentConfig, convolved
-from graphsched.arch.blocks.latent import LatentConfig, expanded, latent_halves, over_expanded
+from graphsched.arch.blocks.latent import (
+    LatentConfig,
+    latent_attention,
+    latent_halves,
+    latent_heads,
+    latent_queries,
+    low_queries,
+)
 from graphsched.arch.blocks.linear import embed, head, linear, norm, norm_by_row, scaled
 from graphsched.arch.blocks.moe import (
     ExpertConfig,
@@ -75,7 +83,6 @@ __all__ = [
     "convolved",
     "delta_layer",
     "embed",
-    "expanded",
     "expert_linear",
     "experts",
     "experts_and_gated",
@@ -88,14 +95,18 @@ __all__ = [
     "geglu",
     "head",
     "heads",
+    "latent_attention",
     "latent_halves",
+    "latent_heads",
+    "latent_queries",
+    "less_yarn",
     "linear",
+    "low_queries",
     "mamba2_layer",
     "norm",
     "norm_by_row",
     "normed_heads",
     "normed_whole",
-    "over_expanded",
     "plain_ffn",
     "qkv",
     "query_gated_attention",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -115,6 +115,11 @@ def rope_of(c: RopeConfig, mode: str, base: float = 0.0) -> Rope:
         magnitude=c.rope_attn_factor * (1.0 + 0.1 * math.log(factor) if yarn else 1.0),
         still=still_pairs(c, mode),
     )
+
+
+def less_yarn(rope: Rope, m: float) -> Rope:
+    """With the magnitude of YaRN divided by 1 + 0.1 · m · ln(factor), as models do that have it in the scores."""
+    return replace(rope, magnitude=rope.magnitude / (1.0 + 0.1 * m * math.log(rope.factor))) if rope.yarn else rope
 
 
 def still_pairs(c: RopeConfig, mode: str) -> tuple[int, ...]:

@@ -1,23 +1,24 @@
-"""Multi-head latent attention: keys and values of all heads come from one latent row per token."""
+"""Multi-head latent attention (MLA): keys and values of all heads come from one latent row per token."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch.blocks.attention import RopeConfig, heads, side_by_side
+from graphsched.arch.blocks.attention import RopeConfig, heads, rope_of, side_by_side
+from graphsched.arch.blocks.linear import linear, norm
+from graphsched.arch.blocks.moe import as_row
 from graphsched.arch.config import key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.stored import Derived
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import concat, get_rows, mul_mat, reshape, view
+from graphsched.graph.ops import Rope, concat, flash_attn_ext, get_rows, mul_mat, reshape, rope, view
 from graphsched.graph.tensor import Tensor, labelled
 
 Array = NDArray[np.float32]
-Attend = Callable[[Any, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,26 @@ class LatentConfig(RopeConfig):
     rank: int = key("attention.kv_lora_rank", low=1)
     head_dim: int = key("attention.key_length_mla", or_key="attention.key_length", low=1)
     v_dim: int = key("attention.value_length_mla", or_key="attention.value_length", low=1)
+    yarn_log: float = key("rope.scaling.yarn_log_multiplier", 0.0)
 
     def wrong(self) -> Iterator[tuple[str, str]]:
         """As `Config.wrong`: a head has dimensions that are not rotated."""
         yield from super().wrong()
         if self.rope_dim >= self.head_dim:
             yield "rope_dim", f"less than the head size {self.head_dim}"
+
+    @property
+    def rope(self) -> Rope | None:
+        """The rotary embedding; its YaRN factor is in the scale of the scores where the file gives yarn_log."""
+        rope = rope_of(self, "norm")
+        return replace(rope, magnitude=1.0) if rope.yarn and self.yarn_log else rope
+
+    @property
+    def scale(self) -> float:
+        """Of the scores: YaRN's longer contexts need sharper ones, in queries and keys both."""
+        yarn = self.rope_scaling == "yarn"
+        m = 1.0 + (self.yarn_log or 0.1) * math.log(self.rope_factor or 1.0) if yarn else 1.0
+        return m * m * self.head_dim**-0.5
 
     @property
     def nope(self) -> int:
@@ -43,6 +58,65 @@ class LatentConfig(RopeConfig):
     def expanding_pays(self, n_tokens: int) -> bool:
         """Whether expanding latents costs fewer operations than attending over the latents themselves."""
         return n_tokens * (2 * self.rank - self.nope - self.v_dim) > self.rank * (self.nope + self.v_dim)
+
+
+def latent_attention(c: LatentConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
+    """Multi-head latent attention; `inp.mla` says what is cached, heads or latents. [T, D] -> [T, D]"""
+    return linear(blk, "attn_output", latent_heads(c, blk, x, inp), c.n_embd)
+
+
+def latent_heads(c: LatentConfig, blk: Weights, x: Tensor, inp: Inputs, q: Tensor | None = None) -> Tensor:
+    """What the heads of latent attention see, with queries not rotated yet (None: latent_queries).
+
+    [T, D] -> [T, H · v]
+    """
+    q = latent_queries(c, blk, x) if q is None else q
+    q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
+    q_rope = turned(c, q_rope, inp)
+    kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
+    latent = norm(c, view(kv, start=0, stop=c.rank), blk, "attn_kv_a_norm")  # [T, R]
+    k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
+    if inp.mla == 0:
+        k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
+        return over_cells(c, concat(q_nope, q_rope), k, v, inp.all_cells.where, inp.all_cells.table)
+    return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
+
+
+def turned(c: LatentConfig, x: Tensor, inp: Inputs) -> Tensor:
+    """x rotated by its tokens' positions, where the model rotates."""
+    return rope(x, inp.pos, rope=c.rope) if c.rope else x
+
+
+def low_queries(c: LatentConfig, blk: Weights, x: Tensor) -> Tensor:
+    """Queries of all heads in a low rank. [T, D] -> [T, rank of queries]"""
+    return norm(c, linear(blk, "attn_q_a", x), blk, "attn_q_a_norm")
+
+
+def latent_queries(c: LatentConfig, blk: Weights, x: Tensor) -> Tensor:
+    """Queries of all heads, directly or through a low rank. [T, D] -> [T, H, nope + rope]"""
+    if "attn_q" in blk:
+        return heads(labelled(linear(blk, "attn_q", x, c.n_head * c.head_dim), "q"), c.n_head)
+    return heads(linear(blk, "attn_q_b", low_queries(c, blk, x), c.n_head * c.head_dim), c.n_head)
+
+
+def from_latents(
+    c: LatentConfig, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs
+) -> Tensor:
+    """Attention over cached rows [latent | rotated key]: one KV head that all heads share. -> [T, H · v]"""
+    latent = view(row, start=0, stop=c.rank)
+    rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
+    if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
+        return over_expanded(c, blk, concat(q_nope, q_rope), rows, inp)
+    # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
+    q = concat(mul_mat(blk.sized("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
+    values = values or view(rows, start=0, stop=c.rank)
+    out = heads(over_cells(c, q, rows, values, inp.all_cells.where, inp.all_cells.table), c.n_head)  # [T, H, R]
+    return side_by_side(mul_mat(blk.sized("attn_v_b", c.n_head, c.v_dim, c.rank), out))
+
+
+def over_cells(c: LatentConfig, q: Tensor, k: Tensor, v: Tensor, where: Tensor, table: Tensor) -> Tensor:
+    """Attention over cells, heads side by side. -> [T, H · v]"""
+    return side_by_side(flash_attn_ext(q, k, v, where, table, scale=c.scale))
 
 
 def expanded(
@@ -56,9 +130,7 @@ def expanded(
     return concat(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=n)
 
 
-def over_expanded(
-    c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: Inputs, attend: Attend
-) -> Tensor:
+def over_expanded(c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: Inputs) -> Tensor:
     """Attention over cached rows [latent | rotated key], expanded to keys and values of some heads at a time.
 
     q [T, H, nope + rope], cache [n_kv, 1, R + rope] -> [T, H · v]. Some at a time because those of all heads would take
@@ -72,7 +144,7 @@ def over_expanded(
     for first in range(0, c.n_head, step):
         some = view(side_by_side(q), start=first * c.head_dim, stop=(first + step) * c.head_dim)
         k, v = expanded(c, blk, latent, k_rope, range(first, first + step))
-        outs.append(attend(c, heads(some, step), k, v, inp.all_cells.where, own.table))
+        outs.append(over_cells(c, heads(some, step), k, v, inp.all_cells.where, own.table))
     return reduce(concat, outs)
 
 

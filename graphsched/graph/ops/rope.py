@@ -18,7 +18,8 @@ class Rope:
 
     `norm` rotates pairs (2i, 2i+1), `neox` (i, i + n_rot/2), of the first n_rot dimensions.
     `magnitude` multiplies cos and sin. YaRN (Peng et al. 2023) with `yarn`: context extended by `factor` over
-    `original_context`; otherwise `factor` divides all angles.
+    `original_context`, in which pairs that rotate beta_fast times or more keep their speed, and those that rotate
+    beta_slow times or less are interpolated; otherwise `factor` divides all angles.
     """
 
     n_rot: int
@@ -29,6 +30,8 @@ class Rope:
     original_context: int = 0
     magnitude: float = 1.0
     still: tuple[int, ...] = ()  # pairs that are not rotated
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
 
     def theta(self) -> NDArray[np.float64]:
         """Radians per position of each pair, [n_rot / 2]; 0 for those that are not rotated."""
@@ -42,7 +45,8 @@ class Rope:
         if not self.yarn:
             return plain / self.factor
         # Pairs that rotate often keep their speed, slow ones are interpolated, those between get some of both.
-        low, high = max(0, math.floor(self._pair(32))), min(self.n_rot - 1, math.ceil(self._pair(1)))
+        low = max(0, math.floor(self._pair(self.beta_fast)))
+        high = min(self.n_rot - 1, math.ceil(self._pair(self.beta_slow)))
         ramp = 1.0 - np.clip((i - low) / max(0.001, high - low), 0.0, 1.0)
         return plain * ((1.0 - ramp) / self.factor + ramp)
 
@@ -97,20 +101,20 @@ def _() -> Iterator[Case]:
 
 
 @op(Op.TEMPERATURE_SCALE, rowwise=True, keeps_label=True)
-def temperature_scale(x: Tensor, pos: Tensor, *, length: int, slope: float) -> TensorType:
-    """x[t] · (1 + slope · ln(floor((pos[t] + 1) / length) + 1)): queries sharpen with distance"""
+def temperature_scale(x: Tensor, pos: Tensor, *, length: int, slope: float, offset: int = 0) -> TensorType:
+    """x[t] · (1 + slope · ln(floor((pos[t] + offset) / length) + 1)): queries sharpen with distance"""
     require(length > 0 and pos.shape == x.shape[:1], "temperature_scale: positions {} do not fit {}", pos, x)
     return x.type
 
 
 @temperature_scale.reference
-def _(x: Array, pos: Array, *, length: int, slope: float) -> Array:
-    factor = 1.0 + slope * np.log((pos + 1) // length + 1.0)
+def _(x: Array, pos: Array, *, length: int, slope: float, offset: int = 0) -> Array:
+    factor = 1.0 + slope * np.log((pos + offset) // length + 1.0)
     return x * as_f32(factor).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 @temperature_scale.flops
-def _(x: TensorType, pos: TensorType, *, length: int, slope: float) -> int:
+def _(x: TensorType, pos: TensorType, *, length: int, slope: float, offset: int = 0) -> int:
     return x.numel
 
 
@@ -118,6 +122,7 @@ def _(x: TensorType, pos: TensorType, *, length: int, slope: float) -> int:
 def _() -> Iterator[Case]:
     yield case(f32(7, 3, 32), i32(7), ints={1: (0, 100)}, length=8, slope=0.1)
     yield case(f32(7, 33), i32(7), ints={1: (0, 100000)}, length=8192, slope=0.1)
+    yield case(f32(9, 3, 32), i32(9), ints={1: (0, 40)}, length=4, slope=0.3, offset=1)
 
 
 _rope = rope  # inside fused_rope the name is the attribute's
