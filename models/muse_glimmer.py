@@ -50,6 +50,6 @@ def self_attention(c: MuseGlimmerConfig, blk: Weights, x: Tensor, inp: Inputs) -
     near = slides(c, blk)
     q, k, v = qkv(c, blk, x)
     q, k = normed_heads(c, blk, q, k)
-    q, k = rotated(rope_of(c, "neox", c.base_swa), q, k, inp) if near else (q, k)
+    q, k = rotated(rope_of(c, "norm", c.base_swa), q, k, inp) if near else (q, k)
     out = attend(c, blk, q, k, v, inp, window=c.window if near else 0)
     return linear(blk, "attn_output", gated_heads(blk, out, x, c.n_head, sigmoid), c.n_embd)

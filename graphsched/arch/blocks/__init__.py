@@ -30,6 +30,13 @@ from graphsched.arch.blocks.delta import (
     query_gated_attention,
 )
 from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
+from graphsched.arch.blocks.gemma import (
+    Caches,
+    SharedCachesConfig,
+    attention_of_kind,
+    inputs_of_layers,
+    of_layer_input,
+)
 from graphsched.arch.blocks.hybrid import HybridHeadsConfig, IntervalConfig, RecurrentConfig, convolved
 from graphsched.arch.blocks.latent import (
     LatentConfig,
@@ -56,9 +63,11 @@ from graphsched.arch.blocks.moe import (
     weighted_sum,
 )
 from graphsched.arch.blocks.scan import Mamba2Config, mamba2_layer, split
+from graphsched.arch.blocks.streams import mixed, one, others, root_mean_square
 
 __all__ = [
     "AttentionConfig",
+    "Caches",
     "ChannelDeltaConfig",
     "DeltaConfig",
     "ExpertConfig",
@@ -75,9 +84,11 @@ __all__ = [
     "Routing",
     "RoutingConfig",
     "Sections",
+    "SharedCachesConfig",
     "SlidingConfig",
     "as_row",
     "attend",
+    "attention_of_kind",
     "channel_delta_layer",
     "choose",
     "convolved",
@@ -95,6 +106,7 @@ __all__ = [
     "geglu",
     "head",
     "heads",
+    "inputs_of_layers",
     "latent_attention",
     "latent_halves",
     "latent_heads",
@@ -103,14 +115,19 @@ __all__ = [
     "linear",
     "low_queries",
     "mamba2_layer",
+    "mixed",
     "norm",
     "norm_by_row",
     "normed_heads",
     "normed_whole",
+    "of_layer_input",
+    "one",
+    "others",
     "plain_ffn",
     "qkv",
     "query_gated_attention",
     "relu2",
+    "root_mean_square",
     "rope_factors",
     "rope_of",
     "rotated",

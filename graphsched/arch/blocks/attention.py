@@ -119,7 +119,11 @@ def rope_of(c: RopeConfig, mode: str, base: float = 0.0) -> Rope:
 
 def less_yarn(rope: Rope, m: float) -> Rope:
     """With the magnitude of YaRN divided by 1 + 0.1 · m · ln(factor), as models do that have it in the scores."""
-    return replace(rope, magnitude=rope.magnitude / (1.0 + 0.1 * m * math.log(rope.factor))) if rope.yarn else rope
+    return (
+        replace(rope, magnitude=rope.magnitude / (1.0 + 0.1 * m * math.log(rope.factor)))
+        if rope.yarn
+        else rope
+    )
 
 
 def still_pairs(c: RopeConfig, mode: str) -> tuple[int, ...]:

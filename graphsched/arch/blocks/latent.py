@@ -110,7 +110,9 @@ def from_latents(
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
     q = concat(mul_mat(blk.sized("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
     values = values or view(rows, start=0, stop=c.rank)
-    out = heads(over_cells(c, q, rows, values, inp.all_cells.where, inp.all_cells.table), c.n_head)  # [T, H, R]
+    out = heads(
+        over_cells(c, q, rows, values, inp.all_cells.where, inp.all_cells.table), c.n_head
+    )  # [T, H, R]
     return side_by_side(mul_mat(blk.sized("attn_v_b", c.n_head, c.v_dim, c.rank), out))
 
 
