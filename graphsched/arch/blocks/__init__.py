@@ -63,7 +63,7 @@ from graphsched.arch.blocks.moe import (
     weighted_sum,
 )
 from graphsched.arch.blocks.scan import Mamba2Config, mamba2_layer, split
-from graphsched.arch.blocks.streams import mixed, one, others, root_mean_square
+from graphsched.arch.blocks.streams import mixed, one, others, root_mean_square, stacked
 
 __all__ = [
     "AttentionConfig",
@@ -137,6 +137,7 @@ __all__ = [
     "side_by_side",
     "slides",
     "split",
+    "stacked",
     "swiglu",
     "weighted_sum",
 ]

@@ -97,7 +97,8 @@ def channel_delta_layer(
     c: ChannelDeltaConfig, blk: Weights, x: Tensor, inp: Inputs, forgotten: Tensor, gate: Tensor
 ) -> Tensor:
     """The delta rule with forgotten [T, H, d], which is negative, and the gate of its output [T, H · d]. -> [T, D]"""
-    projected = {name: linear(blk, f"attn_{name}", x, c.n_head * c.kda_dim) for name in "qkv"}
+    # Files may have biases, which the models' own engine ignores.
+    projected = {name: linear(blk, f"attn_{name}", x, c.n_head * c.kda_dim, bias=False) for name in "qkv"}
     q, k, v = (heads(silu(own_convolution(c, blk, y, inp, name)), c.n_head) for name, y in projected.items())
     q, k = l2_norm(q, eps=c.rms_eps), l2_norm(k, eps=c.rms_eps)
     beta = sigmoid(linear(blk, "ssm_beta", x, c.n_head))

@@ -30,7 +30,8 @@ def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bo
 
     bias: whether the file must have one (True) or must not (False); None takes what is there.
     """
-    w = blk.sized(name, n, x.shape[-1])
+    # Files leave out the first axis of a matrix with one row.
+    w = blk.sized(name, n, x.shape[-1]) if n is None else blk.shaped(name, n, int(x.shape[-1]))
     y = mul_mat(w, x)
     if f"{name}.scale" in blk:  # ternary matrices of files that keep the scale apart
         y = y * blk.sized(f"{name}.scale", 1)
