@@ -15,13 +15,14 @@ import gguf_files as g
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny import family_forward, forward, recurrent_forward
+from tiny import family_forward, forward, recurrent_forward, special_forward
 from tiny.family import FAMILY
 from tiny.quants import QUANT_ROWS, TERNARY, encoded, role_of, type_of
 from tiny.recurrent import RECURRENT
+from tiny.special import SPECIAL
 from tiny.table import ROWS, SEEDS, SMALL, Row, V
 
-ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | RECURRENT
+ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | RECURRENT | SPECIAL
 MODELS = list(ROWS)
 QUANTS = list(QUANT_ROWS)
 N_PROMPT, N_TOKENS = 24, 32
@@ -110,7 +111,7 @@ def reference(name: str) -> Reference:
 
 def plain(architecture: str, keys: forward.Keys, tensors: forward.Tensors) -> forward.Model:
     """The plain forward pass of an architecture."""
-    for module in (family_forward, recurrent_forward):
+    for module in (family_forward, recurrent_forward, special_forward):
         if architecture in module.RULES:
             return module.Model(architecture, keys, tensors)
     return forward.Model(architecture, keys, tensors)
@@ -130,7 +131,7 @@ def encoded_tensor(
 ) -> tuple[str, NDArray[np.uint8], NDArray[np.float64]]:
     """Its type, bytes, and the values that they stand for."""
     rng = np.random.default_rng(seed(model, name))
-    type = "F32" if model in FAMILY | RECURRENT else type_of(model, name, shape)
+    type = "F32" if model in FAMILY | RECURRENT | SPECIAL else type_of(model, name, shape)
     made = drawn(model, name, shape, rng)
     if model == "deepseek2-lite":
         by_code(role_of(name), made)
