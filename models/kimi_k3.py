@@ -1,5 +1,5 @@
-"""Kimi K3: Kimi Linear's layers, whose inputs are mixtures of earlier residual streams; experts in a latent space, gated
-latent attention, activations with smooth limits."""
+"""Kimi K3: Kimi Linear's layers, whose inputs are mixtures of earlier residual streams; experts in a latent space,
+gated latent attention, activations with smooth limits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -5,25 +5,23 @@ from dataclasses import dataclass
 
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
-    LatentConfig,
     RoutingConfig,
+    TurnedLatentConfig,
     embed,
     feed_forward,
     head,
     latent_halves,
     latent_heads,
     latent_queries,
-    less_yarn,
     linear,
     norm,
-    rope_of,
 )
-from graphsched.ops import Rope, temperature_scale
+from graphsched.ops import temperature_scale
 from graphsched.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistral4Config(LatentConfig, RoutingConfig):
+class Mistral4Config(TurnedLatentConfig, RoutingConfig):
     temperature: float = key("attention.temperature_scale", 0.0)
     temperature_length: int = key("attention.temperature_length", 0)
 
@@ -31,16 +29,6 @@ class Mistral4Config(LatentConfig, RoutingConfig):
         yield from super().wrong()
         if self.temperature and not self.temperature_length:
             yield "temperature_length", "an integer from 1"
-
-    @property
-    def rope(self) -> Rope:
-        return less_yarn(rope_of(self, "norm"), self.yarn_log / 0.1)
-
-    @property
-    def scale(self) -> float:
-        """Of the scores: with what the rotation has of YaRN it is the square of 1 + 0.1 ln(factor)."""
-        plain = rope_of(self, "norm").magnitude
-        return (plain if self.rope_scaling == "yarn" else 1.0) ** 2 * self.head_dim**-0.5
 
 
 @architecture("mistral4", Mistral4Config, derive=latent_halves)

@@ -104,6 +104,9 @@ class Op(IntEnum):
     GATED_DELTA_NET = 141
     L2_NORM = 142
     COPY_ROWS = 143
+    LIGHTNING_INDEXER = 150
+    SPARSE_ATTN = 151
+    POOL_ROWS = 152
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

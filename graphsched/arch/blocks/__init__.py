@@ -39,7 +39,9 @@ from graphsched.arch.blocks.gemma import (
 )
 from graphsched.arch.blocks.hybrid import HybridHeadsConfig, IntervalConfig, RecurrentConfig, convolved
 from graphsched.arch.blocks.latent import (
+    Attend,
     LatentConfig,
+    TurnedLatentConfig,
     latent_attention,
     latent_halves,
     latent_heads,
@@ -63,9 +65,18 @@ from graphsched.arch.blocks.moe import (
     weighted_sum,
 )
 from graphsched.arch.blocks.scan import Mamba2Config, mamba2_layer, split
+from graphsched.arch.blocks.sparse import (
+    IndexerConfig,
+    LatentIndexerConfig,
+    chosen_by_indexer,
+    layer_normed,
+    over_chosen,
+    sparse_latent_attention,
+)
 from graphsched.arch.blocks.streams import mixed, one, others, root_mean_square, stacked
 
 __all__ = [
+    "Attend",
     "AttentionConfig",
     "Caches",
     "ChannelDeltaConfig",
@@ -73,8 +84,10 @@ __all__ = [
     "ExpertConfig",
     "Gate",
     "HybridHeadsConfig",
+    "IndexerConfig",
     "IntervalConfig",
     "LatentConfig",
+    "LatentIndexerConfig",
     "Mamba2Config",
     "Pattern",
     "PerLayerHeadsConfig",
@@ -86,11 +99,13 @@ __all__ = [
     "Sections",
     "SharedCachesConfig",
     "SlidingConfig",
+    "TurnedLatentConfig",
     "as_row",
     "attend",
     "attention_of_kind",
     "channel_delta_layer",
     "choose",
+    "chosen_by_indexer",
     "convolved",
     "delta_layer",
     "embed",
@@ -111,6 +126,7 @@ __all__ = [
     "latent_halves",
     "latent_heads",
     "latent_queries",
+    "layer_normed",
     "less_yarn",
     "linear",
     "low_queries",
@@ -123,6 +139,7 @@ __all__ = [
     "of_layer_input",
     "one",
     "others",
+    "over_chosen",
     "plain_ffn",
     "qkv",
     "query_gated_attention",
@@ -136,6 +153,7 @@ __all__ = [
     "self_attention",
     "side_by_side",
     "slides",
+    "sparse_latent_attention",
     "split",
     "stacked",
     "swiglu",

@@ -1,14 +1,14 @@
 """Multi-head latent attention (MLA): keys and values of all heads come from one latent row per token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch.blocks.attention import RopeConfig, heads, rope_of, side_by_side
+from graphsched.arch.blocks.attention import RopeConfig, heads, less_yarn, rope_of, side_by_side
 from graphsched.arch.blocks.linear import linear, norm
 from graphsched.arch.blocks.moe import as_row
 from graphsched.arch.config import key
@@ -19,6 +19,7 @@ from graphsched.graph.ops import Rope, concat, flash_attn_ext, get_rows, mul_mat
 from graphsched.graph.tensor import Tensor, labelled
 
 Array = NDArray[np.float32]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # q, k, v, where, table -> [T, H, v]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +61,43 @@ class LatentConfig(RopeConfig):
         return n_tokens * (2 * self.rank - self.nope - self.v_dim) > self.rank * (self.nope + self.v_dim)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TurnedLatentConfig(LatentConfig):
+    """Latent attention that has YaRN's magnitude in the rotation, but for what the file's multiplier takes out."""
+
+    @property
+    def rope(self) -> Rope | None:
+        """The rotary embedding."""
+        return less_yarn(rope_of(self, "norm"), self.yarn_log / 0.1)
+
+    @property
+    def scale(self) -> float:
+        """Of the scores: what the multiplier takes out of the rotation is here, so that it changes nothing."""
+        m = 1.0 + 0.1 * math.log(self.rope_factor or 1.0) if self.rope_scaling == "yarn" else 1.0
+        return m * m * self.head_dim**-0.5
+
+
 def latent_attention(c: LatentConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     """Multi-head latent attention; `inp.mla` says what is cached, heads or latents. [T, D] -> [T, D]"""
     return linear(blk, "attn_output", latent_heads(c, blk, x, inp), c.n_embd)
 
 
-def latent_heads(c: LatentConfig, blk: Weights, x: Tensor, inp: Inputs, q: Tensor | None = None) -> Tensor:
-    """What the heads of latent attention see, with queries not rotated yet (None: latent_queries).
+def latent_heads(
+    c: LatentConfig,
+    blk: Weights,
+    x: Tensor,
+    inp: Inputs,
+    q: Tensor | None = None,
+    attend: Attend | None = None,
+) -> Tensor:
+    """What the heads of latent attention see. [T, D] -> [T, H · v]
 
-    [T, D] -> [T, H · v]
+    q: queries that are not rotated yet, None: latent_queries. attend: attention over cells, None: over all of them.
     """
-    q = latent_queries(c, blk, x) if q is None else q
+    q, attend = (
+        latent_queries(c, blk, x) if q is None else q,
+        attend or partial(flash_attn_ext, scale=c.scale),
+    )
     q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
     q_rope = turned(c, q_rope, inp)
     kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
@@ -78,8 +105,8 @@ def latent_heads(c: LatentConfig, blk: Weights, x: Tensor, inp: Inputs, q: Tenso
     k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
-        return over_cells(c, concat(q_nope, q_rope), k, v, inp.all_cells.where, inp.all_cells.table)
-    return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp)
+        return side_by_side(attend(concat(q_nope, q_rope), k, v, inp.all_cells.where, inp.all_cells.table))
+    return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp, attend)
 
 
 def turned(c: LatentConfig, x: Tensor, inp: Inputs) -> Tensor:
@@ -100,25 +127,18 @@ def latent_queries(c: LatentConfig, blk: Weights, x: Tensor) -> Tensor:
 
 
 def from_latents(
-    c: LatentConfig, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs
+    c: LatentConfig, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs, attend: Attend
 ) -> Tensor:
     """Attention over cached rows [latent | rotated key]: one KV head that all heads share. -> [T, H · v]"""
     latent = view(row, start=0, stop=c.rank)
     rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
-        return over_expanded(c, blk, concat(q_nope, q_rope), rows, inp)
+        return over_expanded(c, blk, concat(q_nope, q_rope), rows, inp, attend)
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
     q = concat(mul_mat(blk.shaped("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
     values = values or view(rows, start=0, stop=c.rank)
-    out = heads(
-        over_cells(c, q, rows, values, inp.all_cells.where, inp.all_cells.table), c.n_head
-    )  # [T, H, R]
+    out = attend(q, rows, values, inp.all_cells.where, inp.all_cells.table)  # [T, H, R]
     return side_by_side(mul_mat(blk.shaped("attn_v_b", c.n_head, c.v_dim, c.rank), out))
-
-
-def over_cells(c: LatentConfig, q: Tensor, k: Tensor, v: Tensor, where: Tensor, table: Tensor) -> Tensor:
-    """Attention over cells, heads side by side. -> [T, H · v]"""
-    return side_by_side(flash_attn_ext(q, k, v, where, table, scale=c.scale))
 
 
 def expanded(
@@ -132,7 +152,9 @@ def expanded(
     return concat(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=n)
 
 
-def over_expanded(c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: Inputs) -> Tensor:
+def over_expanded(
+    c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: Inputs, attend: Attend
+) -> Tensor:
     """Attention over cached rows [latent | rotated key], expanded to keys and values of some heads at a time.
 
     q [T, H, nope + rope], cache [n_kv, 1, R + rope] -> [T, H · v]. Some at a time because those of all heads would take
@@ -146,7 +168,7 @@ def over_expanded(c: LatentConfig, blk: Weights, q: Tensor, cache: Tensor, inp: 
     for first in range(0, c.n_head, step):
         some = view(side_by_side(q), start=first * c.head_dim, stop=(first + step) * c.head_dim)
         k, v = expanded(c, blk, latent, k_rope, range(first, first + step))
-        outs.append(over_cells(c, heads(some, step), k, v, inp.all_cells.where, own.table))
+        outs.append(side_by_side(attend(heads(some, step), k, v, inp.all_cells.where, own.table)))
     return reduce(concat, outs)
 
 

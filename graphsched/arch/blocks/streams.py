@@ -4,7 +4,7 @@ from functools import reduce
 
 from graphsched.arch.blocks.attention import heads, side_by_side
 from graphsched.arch.blocks.moe import weighted_sum
-from graphsched.graph.ops import concat, reshape, rms_norm, scale, sum_rows, view
+from graphsched.graph.ops import concat, rms_norm, scale, sum_rows, view
 from graphsched.graph.tensor import Tensor
 
 

@@ -18,6 +18,7 @@ from graphsched.graph.ops.elementwise import (
     sum_rows,
     unary,
 )
+from graphsched.graph.ops.indexer import lightning_indexer, pool_rows, sparse_attn
 from graphsched.graph.ops.matmul import (
     add_id,
     moe_fused_up_gate,
@@ -66,6 +67,7 @@ __all__ = [
     "get_rows",
     "grouped_top_k",
     "l2_norm",
+    "lightning_indexer",
     "moe_fused_up_gate",
     "mul",
     "mul_mat",
@@ -76,6 +78,7 @@ __all__ = [
     "multi_add",
     "part",
     "permute",
+    "pool_rows",
     "relu",
     "repeat",
     "reshape",
@@ -89,6 +92,7 @@ __all__ = [
     "soft_max",
     "softcap",
     "softplus",
+    "sparse_attn",
     "sqr",
     "ssm_conv",
     "ssm_scan",

@@ -156,6 +156,12 @@ def _(
     return out
 
 
+def soft_max_of(score: Array) -> Array:
+    """softmax over the last dimension"""
+    p = np.exp(score - score.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
 def _weights(score: Array, seen: Array, sinks: Array | None) -> Array:
     """softmax of scores [heads, tokens, cells] over the cells seen; a head's sink takes its share and gives nothing."""
     score = np.where(seen, score, -np.inf)
@@ -248,8 +254,7 @@ def _(
 ) -> Array:
     score = x.astype(np.float64) * scale
     if where is None or cells is None:
-        p = np.exp(score - score.max(axis=-1, keepdims=True))
-        return as_f32(p / p.sum(axis=-1, keepdims=True))
+        return as_f32(soft_max_of(score))
     return as_f32(_weights(score.swapaxes(0, 1), visible(where, cells, window, chunk), sinks).swapaxes(0, 1))
 
 
