@@ -143,11 +143,12 @@ def gate_and_up(
     return gate, expert_linear(blk, "ffn_up_exps", x, ids, (n_expert, gate.shape[2]), bias=bias)
 
 
-def feed_forward(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+def feed_forward(r: Routing, blk: Weights, x: Tensor, activation: Gate = swiglu) -> Tensor:
     """Experts, experts and a shared one, or a dense gated layer: by which weights the layer has. [T, D] -> [T, D]"""
     if "ffn_gate_inp" not in blk:
-        return gated_ffn(blk, x)
-    return experts_and_shared(r, blk, x) if "ffn_up_shexp" in blk else experts(r, blk, x)
+        return gated_ffn(blk, x, activation=activation)
+    made = experts_and_shared if "ffn_up_shexp" in blk else experts
+    return made(r, blk, x, activation)
 
 
 def as_row(x: Tensor) -> Tensor:
@@ -166,9 +167,9 @@ def experts(r: Routing, blk: Weights, x: Tensor, activation: Gate = swiglu) -> T
     return weighted_sum(feed_experts(blk, as_row(x), ids, r.n_expert, activation), weights)
 
 
-def experts_and_shared(r: Routing, blk: Weights, x: Tensor) -> Tensor:
+def experts_and_shared(r: Routing, blk: Weights, x: Tensor, activation: Gate = swiglu) -> Tensor:
     """The chosen experts' weighted sum plus the shared expert, which every token passes. [T, D] -> [T, D]"""
-    return experts(r, blk, x) + gated_ffn(blk, x, "_shexp")
+    return experts(r, blk, x, activation) + gated_ffn(blk, x, "_shexp", activation)
 
 
 def experts_and_gated(r: Routing, blk: Weights, x: Tensor) -> Tensor:
