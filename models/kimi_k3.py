@@ -20,15 +20,15 @@ from graphsched.blocks import (
     gated_ffn,
     gated_heads,
     head,
-    heads,
     latent_halves,
     latent_heads,
     linear,
+    low_rank_forgotten,
     norm,
     stacked,
     weighted_sum,
 )
-from graphsched.ops import reshape, rms_norm, scale, sigmoid, soft_max, softcap, softplus, sum_rows
+from graphsched.ops import reshape, rms_norm, sigmoid, soft_max, softcap, sum_rows
 from graphsched.tensor import Tensor
 
 
@@ -87,14 +87,9 @@ def latent_attention(c: KimiK3Config, blk: Weights, x: Tensor, inp: Inputs) -> T
 
 
 def delta_layer(c: KimiK3Config, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
-    """What is forgotten, through a low rank, may have a bound. [T, D] -> [T, D]"""
-    n, a = c.n_head * c.kda_dim, blk.shaped("ssm_a.", c.n_head, 1)
-    f = linear(blk, "ssm_f_b", linear(blk, "ssm_f_a", x), n) + blk.sized("ssm_dt.bias", n)
-    if c.bound:
-        forgotten = scale(sigmoid(scale(heads(f, c.n_head) * a, by=-1.0)), by=c.bound)
-    else:
-        forgotten = heads(softplus(f), c.n_head) * a
-    return channel_delta_layer(c, blk, x, inp, forgotten, linear(blk, "ssm_g", x, n))
+    """What is forgotten may have a bound. [T, D] -> [T, D]"""
+    gate = linear(blk, "ssm_g", x, c.n_head * c.kda_dim)
+    return channel_delta_layer(c, blk, x, inp, low_rank_forgotten(c, blk, x, c.bound), gate)
 
 
 def feed_forward(c: KimiK3Config, blk: Weights, x: Tensor) -> Tensor:

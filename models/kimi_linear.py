@@ -11,13 +11,12 @@ from graphsched.blocks import (
     embed,
     feed_forward,
     head,
-    heads,
     latent_attention,
     latent_halves,
     linear,
+    low_rank_forgotten,
     norm,
 )
-from graphsched.ops import softplus
 from graphsched.tensor import Tensor
 
 
@@ -41,8 +40,5 @@ def kimi_linear(c: KimiLinearConfig, w: Weights, inp: Inputs) -> Tensor:
 
 def delta_layer(c: KimiLinearConfig, blk: Weights, x: Tensor, inp: Inputs) -> Tensor:
     """What is forgotten, and the gate of the output, through low ranks. [T, D] -> [T, D]"""
-    n = c.n_head * c.kda_dim
-    forgotten = softplus(linear(blk, "ssm_f_b", linear(blk, "ssm_f_a", x), n) + blk.sized("ssm_dt.bias", n))
-    forgotten = heads(forgotten, c.n_head) * blk.shaped("ssm_a.", c.n_head, 1)
-    gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), n)
-    return channel_delta_layer(c, blk, x, inp, forgotten, gate)
+    gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), c.n_head * c.kda_dim)
+    return channel_delta_layer(c, blk, x, inp, low_rank_forgotten(c, blk, x), gate)

@@ -107,6 +107,7 @@ class Op(IntEnum):
     LIGHTNING_INDEXER = 150
     SPARSE_ATTN = 151
     POOL_ROWS = 152
+    HC_WEIGHTS = 153
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

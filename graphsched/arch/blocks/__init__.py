@@ -27,6 +27,7 @@ from graphsched.arch.blocks.delta import (
     Projected,
     channel_delta_layer,
     delta_layer,
+    low_rank_forgotten,
     query_gated_attention,
 )
 from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
@@ -73,7 +74,15 @@ from graphsched.arch.blocks.sparse import (
     over_chosen,
     sparse_latent_attention,
 )
-from graphsched.arch.blocks.streams import mixed, one, others, root_mean_square, stacked
+from graphsched.arch.blocks.streams import (
+    ManifoldConfig,
+    manifold,
+    mixed,
+    one,
+    others,
+    root_mean_square,
+    stacked,
+)
 
 __all__ = [
     "Attend",
@@ -89,6 +98,7 @@ __all__ = [
     "LatentConfig",
     "LatentIndexerConfig",
     "Mamba2Config",
+    "ManifoldConfig",
     "Pattern",
     "PerLayerHeadsConfig",
     "Projected",
@@ -130,7 +140,9 @@ __all__ = [
     "less_yarn",
     "linear",
     "low_queries",
+    "low_rank_forgotten",
     "mamba2_layer",
+    "manifold",
     "mixed",
     "norm",
     "norm_by_row",

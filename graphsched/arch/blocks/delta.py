@@ -18,7 +18,7 @@ from graphsched.arch.blocks.linear import linear, norm
 from graphsched.arch.config import key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import Rope, gated_delta_net, l2_norm, sigmoid, silu, softplus, view
+from graphsched.graph.ops import Rope, gated_delta_net, l2_norm, scale, sigmoid, silu, softplus, view
 from graphsched.graph.tensor import Tensor, labelled
 
 
@@ -91,6 +91,16 @@ class ChannelDeltaConfig(RecurrentConfig):
     n_head: int = key("attention.head_count", low=1)
     rms_eps: float = key("attention.layer_norm_rms_epsilon")
     kda_dim: int = key("kda.head_dim", low=1)
+    l2_eps: float = key("attention.layer_norm_rms_epsilon")
+
+
+def low_rank_forgotten(c: ChannelDeltaConfig, blk: Weights, x: Tensor, bound: float = 0.0) -> Tensor:
+    """What a token makes the state forget, from a low rank: at most e^bound, or anything (0). -> [T, H, d]"""
+    n, a = c.n_head * c.kda_dim, blk.shaped("ssm_a.", c.n_head, 1)
+    f = linear(blk, "ssm_f_b", linear(blk, "ssm_f_a", x), n) + blk.sized("ssm_dt.bias", n)
+    if not bound:
+        return heads(softplus(f), c.n_head) * a
+    return scale(sigmoid(scale(heads(f, c.n_head) * a, by=-1.0)), by=bound)
 
 
 def channel_delta_layer(
@@ -100,7 +110,7 @@ def channel_delta_layer(
     # Files may have biases, which the models' own engine ignores.
     projected = {name: linear(blk, f"attn_{name}", x, c.n_head * c.kda_dim, bias=False) for name in "qkv"}
     q, k, v = (heads(silu(own_convolution(c, blk, y, inp, name)), c.n_head) for name, y in projected.items())
-    q, k = l2_norm(q, eps=c.rms_eps), l2_norm(k, eps=c.rms_eps)
+    q, k = l2_norm(q, eps=c.l2_eps), l2_norm(k, eps=c.l2_eps)
     beta = sigmoid(linear(blk, "ssm_beta", x, c.n_head))
     state = inp.state(blk, "cache_s", c.n_head, c.kda_dim, c.kda_dim)
     out = norm(c, gated_delta_net(state, q, k, v, forgotten, beta, inp.where), blk, "ssm_norm")

@@ -94,19 +94,26 @@ def latent_heads(
 
     q: queries that are not rotated yet, None: latent_queries. attend: attention over cells, None: over all of them.
     """
-    q, attend = (
-        latent_queries(c, blk, x) if q is None else q,
-        attend or partial(flash_attn_ext, scale=c.scale),
-    )
-    q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
-    q_rope = turned(c, q_rope, inp)
+    q = latent_queries(c, blk, x) if q is None else q
+    attend = attend or partial(flash_attn_ext, scale=c.scale)
+    q_nope, q_rope, k_rope = q, None, None
+    if c.rope_dim:
+        q_nope, q_rope = view(q, start=0, stop=c.nope), view(q, start=c.nope, stop=c.head_dim)
+        q_rope = turned(c, q_rope, inp)
     kv = linear(blk, "attn_kv_a_mqa", x, c.rank + c.rope_dim)  # one latent and one rotated key for all heads
     latent = norm(c, view(kv, start=0, stop=c.rank), blk, "attn_kv_a_norm")  # [T, R]
-    k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
+    if c.rope_dim:
+        k_rope = turned(c, heads(view(kv, start=c.rank, stop=kv.shape[1]), 1), inp)  # [T, 1, rope]
     if inp.mla == 0:
         k, v = inp.cache(blk, *expanded(c, blk, latent, k_rope))
-        return side_by_side(attend(concat(q_nope, q_rope), k, v, inp.all_cells.where, inp.all_cells.table))
-    return from_latents(c, blk, q_nope, q_rope, concat(as_row(latent), k_rope), inp, attend)
+        q, cells = with_rope(q_nope, q_rope), inp.all_cells
+        return side_by_side(attend(q, k, v, cells.where, cells.table))
+    return from_latents(c, blk, q_nope, q_rope, with_rope(as_row(latent), k_rope), inp, attend)
+
+
+def with_rope(x: Tensor, rotated: Tensor | None) -> Tensor:
+    """[x | rotated], where the model has a part that rotates."""
+    return concat(x, rotated) if rotated else x
 
 
 def turned(c: LatentConfig, x: Tensor, inp: Inputs) -> Tensor:
@@ -127,29 +134,36 @@ def latent_queries(c: LatentConfig, blk: Weights, x: Tensor) -> Tensor:
 
 
 def from_latents(
-    c: LatentConfig, blk: Weights, q_nope: Tensor, q_rope: Tensor, row: Tensor, inp: Inputs, attend: Attend
+    c: LatentConfig,
+    blk: Weights,
+    q_nope: Tensor,
+    q_rope: Tensor | None,
+    row: Tensor,
+    inp: Inputs,
+    attend: Attend,
 ) -> Tensor:
     """Attention over cached rows [latent | rotated key]: one KV head that all heads share. -> [T, H · v]"""
     latent = view(row, start=0, stop=c.rank)
     rows, values = inp.cache(blk, row, latent) if inp.mla == 1 else (inp.cache_k(blk, row), None)
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
-        return over_expanded(c, blk, concat(q_nope, q_rope), rows, inp, attend)
+        return over_expanded(c, blk, with_rope(q_nope, q_rope), rows, inp, attend)
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
-    q = concat(mul_mat(blk.shaped("attn_k_b", c.n_head, c.rank, c.nope), q_nope), q_rope)  # [T, H, R + rope]
+    q = mul_mat(blk.shaped("attn_k_b", c.n_head, c.rank, c.nope), q_nope)
+    q = with_rope(q, q_rope)  # [T, H, R + rope]
     values = values or view(rows, start=0, stop=c.rank)
     out = attend(q, rows, values, inp.all_cells.where, inp.all_cells.table)  # [T, H, R]
     return side_by_side(mul_mat(blk.shaped("attn_v_b", c.n_head, c.v_dim, c.rank), out))
 
 
 def expanded(
-    c: LatentConfig, blk: Weights, latent: Tensor, k_rope: Tensor, which: range | None = None
+    c: LatentConfig, blk: Weights, latent: Tensor, k_rope: Tensor | None, which: range | None = None
 ) -> tuple[Tensor, Tensor]:
     """Keys [T, H, nope + rope] and values [T, H, v] from latents [T, R], of the heads `which` (None: all)."""
     n, which = c.nope + c.v_dim, which or range(c.n_head)
     w = blk.sized("attn_kv_b", c.n_head * n, c.rank)
     rows = None if len(which) == c.n_head else (which[0] * n, (which[-1] + 1) * n)
     kv = heads(mul_mat(w, latent, rows=rows), len(which))
-    return concat(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=n)
+    return with_rope(view(kv, start=0, stop=c.nope), k_rope), view(kv, start=c.nope, stop=n)
 
 
 def over_expanded(
@@ -163,7 +177,7 @@ def over_expanded(
     own = inp.own(inp.all_cells.table)
     rows = labelled(get_rows(cache, own.ids), "kv_cache")
     latent = reshape(view(rows, start=0, stop=c.rank), shape=(rows.shape[0], c.rank))
-    k_rope = view(rows, start=c.rank, stop=rows.shape[2])
+    k_rope = view(rows, start=c.rank, stop=rows.shape[2]) if c.rope_dim else None
     step, outs = heads_at_once(c, int(rows.shape[0]), inp.amb), []
     for first in range(0, c.n_head, step):
         some = view(side_by_side(q), start=first * c.head_dim, stop=(first + step) * c.head_dim)

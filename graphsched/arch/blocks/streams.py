@@ -1,10 +1,15 @@
 """Streams: several rows per token that layers read and write as mixtures."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 
 from graphsched.arch.blocks.attention import heads, side_by_side
-from graphsched.arch.blocks.moe import weighted_sum
-from graphsched.graph.ops import concat, rms_norm, scale, sum_rows, view
+from graphsched.arch.blocks.linear import linear
+from graphsched.arch.blocks.moe import as_row, weighted_sum
+from graphsched.arch.config import Config, key
+from graphsched.arch.weights import Weights
+from graphsched.graph.ops import concat, hc_weights, repeat, rms_norm, scale, sum_rows, view
 from graphsched.graph.tensor import Tensor
 
 
@@ -36,3 +41,30 @@ def others(x: Tensor) -> Tensor:
 def root_mean_square(x: Tensor) -> Tensor:
     """sqrt(mean(x²)) over the last dimension, which must not be all 0. [..., D] -> [..., 1]"""
     return scale(sum_rows(x * rms_norm(x, eps=0.0)), by=1.0 / int(x.shape[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifoldConfig(Config):
+    """Keys of hyper-connections whose mixing matrices are made doubly stochastic (mHC)."""
+
+    rms_eps: float = key("attention.layer_norm_rms_epsilon")
+    n_streams: int = key("hyper_connection.count", low=2, high=16)
+    hc_rounds: int = key("hyper_connection.sinkhorn_iterations", low=1, high=1000)
+    hc_eps: float = key("hyper_connection.epsilon")
+
+
+def manifold(
+    c: ManifoldConfig, blk: Weights, name: str, x: Tensor, sub_layer: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A sub-layer [T, D] -> [T, D] of a mixture of the streams; they mix, and each gets a share of its result.
+
+    By the weights hc_NAME_fn, _scale and _base. [T, N, D] -> [T, N, D]
+    """
+    n = c.n_streams
+    wide = n * (n + 2)
+    seen = linear(blk, f"hc_{name}_fn", rms_norm(side_by_side(x), eps=c.rms_eps), wide)
+    scales, base = blk.sized(f"hc_{name}_scale", 3), blk.sized(f"hc_{name}_base", wide)
+    weights = hc_weights(seen, scales, base, n=n, rounds=c.hc_rounds, eps=c.hc_eps)
+    y = sub_layer(weighted_sum(x, view(weights, start=0, stop=n)))
+    shares = heads(view(weights, start=n, stop=2 * n), n)  # [T, N, 1]
+    return mixed(x, view(weights, start=2 * n, stop=wide)) + repeat(as_row(y), n=n) * shares

@@ -45,6 +45,7 @@ from graphsched.graph.ops.norm import fused_add_rms_norm, fused_rms_norm, l2_nor
 from graphsched.graph.ops.recurrent import gated_delta_net, ssm_conv, ssm_scan
 from graphsched.graph.ops.rope import Rope, fused_rope, rope, temperature_scale
 from graphsched.graph.ops.several import part
+from graphsched.graph.ops.streams import hc_weights
 
 __all__ = [
     "Rope",
@@ -66,6 +67,7 @@ __all__ = [
     "gelu",
     "get_rows",
     "grouped_top_k",
+    "hc_weights",
     "l2_norm",
     "lightning_indexer",
     "moe_fused_up_gate",

@@ -1,0 +1,121 @@
+"""GLM-5 Next: Kimi's delta rule and latent attention inside hyper-connections; attention reads pools of positions that
+an indexer chooses by pooled keys."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.blocks import (
+    Attend,
+    ChannelDeltaConfig,
+    IndexerConfig,
+    LatentConfig,
+    ManifoldConfig,
+    RoutingConfig,
+    as_row,
+    channel_delta_layer,
+    embed,
+    experts,
+    gated_ffn,
+    head,
+    heads,
+    latent_halves,
+    layer_normed,
+    linear,
+    low_queries,
+    low_rank_forgotten,
+    manifold,
+    norm,
+    over_chosen,
+    sparse_latent_attention,
+)
+from graphsched.ops import clamp, lightning_indexer, multi_add, pool_rows, repeat, scale, silu
+from graphsched.tensor import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glm5NextConfig(ChannelDeltaConfig, LatentConfig, IndexerConfig, ManifoldConfig, RoutingConfig):
+    n_head_kv: int = key("attention.head_count_kv", per_layer=True)
+    rope_dim: int = key("rope.dimension_count", 0, high=0)
+    rope: None = None
+    l2_eps: float = 1e-6
+    index_eps: float = key("attention.layer_norm_epsilon", 0.0)
+    pool: int = key("attention.indexer.kpool", low=2)
+    with_tail: bool = key("attention.indexer.kpool_select_tail", True)
+    indexed: int = key("attention.indexer.types", 1, high=1, per_layer=True)
+    bound: float = key("kda.gate_lower_bound", 0.0, low=-1e6, high=0)
+    gating: int = key("expert_gating_func", 2, low=1, high=2)
+    limit: float = key("swiglu_clamp_exp", 0.0, per_layer=True)
+    limit_shared: float = key("swiglu_clamp_shexp", lambda c: c.limit, per_layer=True)  # of dense layers, too
+
+    def wrong(self) -> Iterator[tuple[str, str]]:
+        yield from super().wrong()
+        if self.top_k % self.pool:
+            yield "pool", f"a divisor of the {self.top_k} positions that are chosen"
+
+
+@architecture("glm5-next", Glm5NextConfig, derive=latent_halves)
+def glm5_next(c: Glm5NextConfig, w: Weights, inp: Inputs) -> Tensor:
+    x = repeat(as_row(embed(c, w, inp)), n=c.n_streams)  # [T, N, D]
+    over: list[Attend] = []  # attention over what the last indexer has chosen
+    for blk in w.blk[: c.n_run]:
+        own = c.at(blk.layer)
+
+        def mixed(row: Tensor, own: Glm5NextConfig = own, blk: Weights = blk) -> Tensor:
+            h = norm(own, row, blk, "attn_norm")
+            mixer = sparse_attention if own.n_head_kv else delta_layer
+            return mixer(own, blk, h, inp, over)
+
+        def fed(row: Tensor, own: Glm5NextConfig = own, blk: Weights = blk) -> Tensor:
+            return feed_forward(own, blk, norm(own, row, blk, "ffn_norm"))
+
+        x = manifold(c, blk, "ffn", manifold(c, blk, "attn", x, mixed), fed)
+    return head(c, w, scale(multi_add(x), by=1.0 / c.n_streams), tied=False)  # [T, V]
+
+
+def delta_layer(c: Glm5NextConfig, blk: Weights, x: Tensor, inp: Inputs, over: list[Attend]) -> Tensor:
+    """[T, D] -> [T, D]"""
+    gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), c.n_head * c.kda_dim)
+    return channel_delta_layer(c, blk, x, inp, low_rank_forgotten(c, blk, x, c.bound), gate)
+
+
+def sparse_attention(c: Glm5NextConfig, blk: Weights, x: Tensor, inp: Inputs, over: list[Attend]) -> Tensor:
+    """Latent attention over what the layer's indexer chooses, or has been chosen before. [T, D] -> [T, D]"""
+    low = low_queries(c, blk, x)
+    if c.indexed:
+        over[:] = [over_chosen(chosen_pools(c, blk, x, low, inp), c.top_k + c.pool - 1, c.scale)]
+    return sparse_latent_attention(c, blk, x, low, inp, over[0])
+
+
+def chosen_pools(c: Glm5NextConfig, blk: Weights, x: Tensor, low: Tensor, inp: Inputs) -> Tensor:
+    """A pool's key is a sum of its positions' keys, gated channel by channel. -> bits i32 [T, 1, words]"""
+    n, d, cells = c.index_heads, c.index_dim, inp.all_cells
+    k = layer_normed(blk, linear(blk, "indexer.attn_k", x, d), "indexer.k_norm", c.index_eps)
+    keys = inp.cache_rows(blk, "cache_idx", as_row(k))
+    gates = inp.cache_rows(blk, "cache_gate", as_row(linear(blk, "indexer_compressor_gate", x, d)))
+    ape = blk.sized("indexer_compressor_ape", c.pool, d)
+    pooled = pool_rows(keys, cells.where, cells.table, gates, ape, size=c.pool)
+    pools = inp.cache_rows(blk, "cache_pool", as_row(pooled))
+    q = heads(linear(blk, "indexer.attn_q_b", low, n * d), n)
+    w = scale(linear(blk, "indexer.proj", x, n), by=(n * d) ** -0.5)
+    which = {"n_positions": inp.n_kv, "top_k": c.top_k // c.pool, "size": c.pool, "tail": c.with_tail}
+    return lightning_indexer(q, pools, cells.where, cells.table, w, pooled=True, **which)
+
+
+def feed_forward(c: Glm5NextConfig, blk: Weights, x: Tensor) -> Tensor:
+    """A dense layer, or experts and a shared one, with clamped gates. [T, D] -> [T, D]"""
+
+    def clamped(limit: float, gate: Tensor, up: Tensor) -> Tensor:
+        if limit <= 1e-6:
+            return silu(gate) * up
+        return silu(clamp(gate, low=-float("inf"), high=limit)) * clamp(up, low=-limit, high=limit)
+
+    def shared(gate: Tensor, up: Tensor) -> Tensor:
+        return clamped(c.limit_shared, gate, up)
+
+    def routed(gate: Tensor, up: Tensor) -> Tensor:
+        return clamped(c.limit, gate, up)
+
+    if "ffn_gate_inp" not in blk:
+        return gated_ffn(blk, x, activation=shared)
+    return experts(c.routing, blk, x, routed) + gated_ffn(blk, x, "_shexp", shared)
