@@ -6,9 +6,9 @@ from types import MappingProxyType
 import numpy as np
 
 from graphsched.arch.stored import EMBEDDING
-from graphsched.backends.cpu import elementwise, moe, movement, norm, rope
+from graphsched.backends.cpu import elementwise, moe, movement, norm, rope, streams
 from graphsched.backends.cpu.attention import flash as attention
-from graphsched.backends.cpu.attention import soft_max
+from graphsched.backends.cpu.attention import indexer, soft_max, sparse
 from graphsched.backends.cpu.attention import unfused as attention_unfused
 from graphsched.backends.cpu.formats.rows import NATIVE, PRODUCT_TYPES
 from graphsched.backends.cpu.matmul import lowering as matmul
@@ -37,6 +37,7 @@ FAMILIES = (
     delta,
     soft_max,
     elementwise,
+    indexer,
     matmul,
     moe,
     movement,
@@ -44,6 +45,8 @@ FAMILIES = (
     qkv,
     rope,
     scan,
+    sparse,
+    streams,
 )  # importing them attaches their lowerings
 
 

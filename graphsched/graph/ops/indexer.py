@@ -109,6 +109,7 @@ def _scores(q: Array, keys: Array, w: Array, attrs: Mapping[str, Any]) -> Array:
 
 @lightning_indexer.reference
 def _(q: Array, k: Array, where: Array, table: Array, w: Array | None = None, **attrs: Any) -> Array:
+    attrs = {**lightning_indexer.defaults, **attrs}
     groups = q.shape[1] if attrs["by_head"] else 1
     chosen = np.zeros((len(q), groups, n_words(attrs["n_positions"]) * CELL_BLOCK), bool)
     for t, (_, position, first) in enumerate(where.tolist()):
@@ -122,7 +123,7 @@ def _(q: Array, k: Array, where: Array, table: Array, w: Array | None = None, **
 
 
 @lightning_indexer.flops
-def _(q: TensorType, k: TensorType, *_: TensorType, size: int, pooled: bool, **attrs: Any) -> int:
+def _(q: TensorType, k: TensorType, *_: TensorType, size: int = 1, pooled: bool = False, **attrs: Any) -> int:
     return 2 * q.numel * (int(k.shape[0]) // (size if pooled else 1))
 
 
@@ -219,9 +220,9 @@ def _() -> Iterator[Case]:
     yield case(f32(3, 4, 33), k, k, i32(3, 3), i32(3), i32(3, 2, 3), scale=0.3, n_chosen=40)
 
 
-@op(Op.POOL_ROWS, reads_cache="rows", named_by_weight=False, label="pooled")
+@op(Op.POOL_ROWS, reads_cache="x", named_by_weight=False, label="pooled")
 def pool_rows(
-    rows: Tensor,
+    x: Tensor,
     where: Tensor,
     table: Tensor,
     gates: Tensor | None = None,
@@ -229,21 +230,21 @@ def pool_rows(
     *,
     size: int,
 ) -> TensorType:
-    """Σ_i p_i · rows[i] over a token's unit of `size` positions, up to its own; p = softmax_i(gates[i] + bias[i])
+    """Σ_i p_i · x[i] over a token's unit of `size` positions, up to its own; p = softmax_i(gates[i] + bias[i])
 
-    Channel by channel, rows and gates in the cells of these positions, bias [size, d]. Without gates it is their mean.
+    Channel by channel, x and gates in the cells of these positions, bias [size, d]. Without gates it is their mean.
     """
-    require(len(rows.shape) == 3 and rows.shape[1] == 1, "pool_rows: {} has more than one head", rows)
-    fits = (gates is None) == (bias is None) and (gates is None or gates.shape == rows.shape)
-    require(fits, "pool_rows: {}, {} do not fit {}", gates, bias, rows)
-    require(bias is None or bias.shape == (size, rows.shape[2]), "pool_rows: {} does not fit {}", bias, rows)
+    require(len(x.shape) == 3 and x.shape[1] == 1, "pool_rows: {} has more than one head", x)
+    fits = (gates is None) == (bias is None) and (gates is None or gates.shape == x.shape)
+    require(fits, "pool_rows: {}, {} do not fit {}", gates, bias, x)
+    require(bias is None or bias.shape == (size, x.shape[2]), "pool_rows: {} does not fit {}", bias, x)
     require(len(where.shape) == 2 and len(table.shape) == 1, "pool_rows: {}, {} do not fit", where, table)
-    return f32(where.shape[0], rows.shape[2])
+    return f32(where.shape[0], x.shape[2])
 
 
 @pool_rows.reference
 def _(
-    rows: Array,
+    x: Array,
     where: Array,
     table: Array,
     gates: Array | None = None,
@@ -251,29 +252,29 @@ def _(
     *,
     size: int,
 ) -> Array:
-    out = np.empty((len(where), rows.shape[2]), np.float32)
+    out = np.empty((len(where), x.shape[2]), np.float32)
     for t, (_, position, first) in enumerate(where.tolist()):
         cells = cells_of(table, first, np.arange(position // size * size, position + 1))
         score = np.zeros((len(cells), 1))
         if gates is not None and bias is not None:
             score = gates[cells, 0].astype(np.float64) + bias[: len(cells)]
         p = np.exp(score - score.max(axis=0))
-        out[t] = as_f32((p / p.sum(axis=0) * rows[cells, 0]).sum(axis=0))
+        out[t] = as_f32((p / p.sum(axis=0) * x[cells, 0]).sum(axis=0))
     return out
 
 
 @pool_rows.flops
-def _(rows: TensorType, where: TensorType, *_: TensorType, size: int) -> int:
-    return 5 * int(where.shape[0]) * size * rows.shape[2]
+def _(x: TensorType, where: TensorType, *_: TensorType, size: int) -> int:
+    return 5 * int(where.shape[0]) * size * x.shape[2]
 
 
 @pool_rows.nbytes
-def _(rows: TensorType, where: TensorType, table: TensorType, *more: TensorType, size: int) -> int:
-    row = rows.dtype.row_bytes(rows.shape[2]) * (2 if more else 1)
-    return int(where.shape[0]) * (size * row + 4 * rows.shape[2])
+def _(x: TensorType, where: TensorType, table: TensorType, *more: TensorType, size: int) -> int:
+    row = x.dtype.row_bytes(x.shape[2]) * (2 if more else 1)
+    return int(where.shape[0]) * (size * row + 4 * x.shape[2])
 
 
-pool_rows.draw(where=last_tokens, table=lambda types, rng: any_blocks({**types, "k": types["rows"]}, rng))
+pool_rows.draw(where=last_tokens, table=lambda types, rng: any_blocks({**types, "k": types["x"]}, rng))
 
 
 @pool_rows.cases
