@@ -50,7 +50,7 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 
 CHEAP = [
     "add", "add_id", "clamp", "concat", "cont", "copy_f32", "copy_rows", "div", "fused_add_rms_norm", "fused_mul_unary",
-    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "mul", "mul_multi_add", "multi_add",
+    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "hc_weights", "mul", "mul_multi_add", "multi_add",
     "repeat", "rms_norm", "rope", "scale",
     "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
     "temperature_scale", "top_k", "topk_moe", "unary",
@@ -66,6 +66,7 @@ def groups() -> list[Any]:
         pytest.param(CHEAP, id="cheap ones"),
         pytest.param(["flash_attn_ext", "soft_max", "soft_cap_max"], id="attention"),
         pytest.param(["gated_delta_net", "l2_norm", "ssm_conv", "ssm_scan"], id="recurrent"),
+        pytest.param(["lightning_indexer", "sparse_attn", "pool_rows"], id="sparse attention"),
     ]
     return [*made, *(pytest.param([op], id=op, marks=pytest.mark.slow) for op in COSTLY)]
 

@@ -48,6 +48,7 @@ MIXED = (
     "q8kv_q8kv",
     "f16_q8kv",
 )  # types of keys and values
+CACHES = ("f32", "f16", "bf16", "q80", "q40", "q51", "iq4nl", "q8kv")
 # every kernel file and the types it is built for
 FILES: dict[str, tuple[str, ...]] = {
     "wrappers": (), "quantize": (), "norm": (), "rope": (), "elementwise": (), "rows": (), "gemm": (), "prompt": (),
@@ -58,7 +59,7 @@ FILES: dict[str, tuple[str, ...]] = {
         "q40_q40_576_512_1", "q40_q40_128_128_8", "q51_q51_576_512_1", "iq4nl_iq4nl_576_512_1", "bf16_bf16_64_64_4",
         "bf16s_bf16s_33_33_1", "q8kv_q8kv_576_512_1",
     ),
-    "scores": ("f32", "f16", "bf16", "q80", "q40", "q51", "iq4nl", "q8kv"),
+    "scores": CACHES, "sparse": CACHES, "streams": (),
     "gemm_q8": ALL, "recurrent": tuple(map(str, recurrent.WIDTHS)),
 }  # fmt: skip
 
