@@ -50,8 +50,8 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 
 CHEAP = [
     "add", "add_id", "clamp", "concat", "cont", "copy_f32", "copy_rows", "div", "fused_add_rms_norm", "fused_mul_unary",
-    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "hc_weights", "mul", "mul_multi_add", "multi_add",
-    "repeat", "rms_norm", "rope", "scale",
+    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "hc_weights", "mul", "mul_multi_add",
+    "multi_add", "repeat", "rms_norm", "rope", "scale",
     "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
     "temperature_scale", "top_k", "topk_moe", "unary",
 ]  # fmt: skip

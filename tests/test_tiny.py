@@ -97,10 +97,15 @@ RECURRENT_VARIANTS = (
 )
 KEEPING_STATE = [*recurrent_forward.RULES, *RECURRENT_VARIANTS]
 SPECIAL_FILES = (
+    "deepseek32",
     "gemma3n",
+    "glm-dsa",
+    "glm5-next",
+    "glm5-next-nobound",
     "laguna",
     "laguna-elem",
     "minicpm3",
+    "minimax-m3-msa",
     "mistral3",
     "mistral3-betas",
     "mistral3-moe",
@@ -116,7 +121,8 @@ def architecture_of(name: str) -> str:
 
 
 # The other engine takes GELU from a table of halves, which the layers of gemma3n amplify: with that table it is 2e-7.
-BY_TABLE = {"gemma": 5e-6, "gemma4": 5e-6, "grok": 5e-6, "gemma3n": 1.1e-4}
+# Of minimax-m3 it computes what is sparse with halves.
+LIMITS = {"gemma": 5e-6, "gemma4": 5e-6, "grok": 5e-6, "gemma3n": 1.1e-4, "minimax-m3": 1e-5}
 
 
 @pytest.mark.reference
@@ -126,9 +132,18 @@ def test_families_have_the_logits_of_another_engine(name: str) -> None:
     data = np.load(shared(f"arch_models/{name}.npz"))
     path, n = shared(f"arch_models/{name}.gguf"), int(data["n_prompt"])
     got = logits_in_pieces(path, data["tokens"], n, backend="reference", **EXACT)
-    limit = BY_TABLE.get(architecture_of(name), EXACT_LIMIT)
+    limit = LIMITS.get(architecture_of(name), EXACT_LIMIT)
     assert nmse(got[:n], data["logits"][:n]) <= limit
     assert nmse(got[n:], data["logits"][n:]) <= limit
+
+
+@pytest.mark.reference
+def test_sparse_attention_that_chooses_everything_is_dense() -> None:
+    """The other engine computes this model without an indexer where it does not have flash attention."""
+    data, path = np.load(shared("arch_models/minimax-m3.npz")), shared("arch_models/minimax-m3.gguf")
+    all_blocks = {"override_kv": ("minimax-m3.attention.indexer.top_k=int:100",)}
+    got = logits_in_pieces(path, data["tokens"], 24, backend="reference", **all_blocks, **EXACT)
+    assert nmse(got, data["logits"]) <= EXACT_LIMIT
 
 
 @pytest.mark.reference
@@ -151,6 +166,6 @@ def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: s
         keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
         tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
     got = plain(prefix[:-1], keys, tensors).logits(data["tokens"])
-    limit = BY_TABLE.get(prefix[:-1], 5e-11 if prefix[:-1] == "mistral4" else 1e-11)
+    limit = LIMITS.get(prefix[:-1], 5e-11 if prefix[:-1] == "mistral4" else 1e-11)
     for rows in (slice(data["n_prompt"]), slice(data["n_prompt"], None)):
         assert nmse(got[rows], data["logits"][rows]) <= limit

@@ -9,6 +9,7 @@ from tiny.family import (
     EXPERTS,
     HEADS,
     IN_FRONT,
+    KV,
     MOE,
     PER_HEAD,
     PLAIN,
@@ -26,7 +27,7 @@ from tiny.family import (
     row,
     sizes,
 )
-from tiny.recurrent import CHANNEL, GROUPED, KERNEL, MLA, NOPE, ROPE, SIGMOID, SIZE, V_DIM, R, heads_in
+from tiny.recurrent import CHANNEL, GROUPED, KERNEL, LOW, MLA, NOPE, ROPE, SIGMOID, SIZE, V_DIM, R, heads_in
 from tiny.table import QKV, Row, Shapes
 
 LOW_RANK = 20
@@ -110,7 +111,100 @@ def laguna(count: Callable[[int], int], per_element: bool) -> Callable[[int], Sh
     return layer
 
 
+# --- sparse attention: fewer positions than a prompt has, heads enough that no two scores are 0
+
+INDEX_HEADS, INDEX_DIM, TOP_K = 8, 16, 5
+INDEX_KEYS = {
+    "attention.indexer.head_count": INDEX_HEADS,
+    "attention.indexer.key_length": INDEX_DIM,
+    "attention.indexer.top_k": TOP_K,
+}
+INDEXER: Shapes = {
+    "indexer.attn_q_b.weight": (INDEX_HEADS * INDEX_DIM, LOW_RANK),
+    "indexer.attn_k.weight": (INDEX_DIM, D),
+    "indexer.k_norm.weight": (INDEX_DIM,),
+    "indexer.k_norm.bias": (INDEX_DIM,),
+    "indexer.proj.weight": (INDEX_HEADS, D),
+}
+BLOCKS: Shapes = {
+    "indexer.q_proj.weight": (KV * INDEX_DIM, D),
+    "indexer.k_proj.weight": (INDEX_DIM, D),
+    "indexer.q_norm.weight": (INDEX_DIM,),
+    "indexer.k_norm.weight": (INDEX_DIM,),
+}
+POOL = 3
+POOLED: Shapes = INDEXER | {
+    "indexer_compressor_gate.weight": (INDEX_DIM, D),
+    "indexer_compressor_ape.weight": (POOL, INDEX_DIM),
+}
+WIDE = STREAMS * (STREAMS + 2)
+CONNECTED: Shapes = {
+    f"hc_{name}_{part}.weight": shape
+    for name in ("attn", "ffn")
+    for part, shape in (("fn", (WIDE, STREAMS * D)), ("base", (WIDE,)), ("scale", (3,)))
+}
+STILL_MLA: Shapes = LOW_QUERIES | {
+    "attn_q_b.weight": (HEADS * (NOPE + ROPE), LOW_RANK),
+    "attn_kv_a_mqa.weight": (R, D),
+    "attn_k_b.weight": (HEADS, R, NOPE + ROPE),
+}
+G5_DELTA: Shapes = CHANNEL | LOW | {"ssm_a": (HEADS,)}
+
+
+def glm5_next(il: int) -> Shapes:
+    mixer = STILL_MLA | (POOLED if il == 1 else {}) if il % 2 else G5_DELTA
+    return IN_FRONT | CONNECTED | mixer | (experts(SHARED, CHOICE) if il else dense())
+
+
 SPECIAL: dict[str, Row] = {
+    "deepseek32": row(
+        "deepseek32",
+        sizes()
+        | MLA_KEYS
+        | INDEX_KEYS
+        | ROUTED
+        | GROUPED
+        | YARN
+        | {"rope.scaling.yarn_log_multiplier": 0.05},
+        behind_dense(experts(SHARED, CHOICE), LOW_QUERIES | INDEXER | IN_FRONT),
+        layers=3,
+    ),
+    "glm-dsa": row(
+        "glm-dsa",
+        sizes() | MLA_KEYS | INDEX_KEYS | ROUTED | YARN | {"attention.indexer.types": [1, 0, 1]},
+        behind_dense(experts(SHARED, CHOICE), LOW_QUERIES | INDEXER | IN_FRONT),
+        layers=3,
+    ),
+    "glm5-next": row(
+        "glm5-next",
+        sizes()
+        | MLA_KEYS
+        | INDEX_KEYS
+        | ROUTED
+        | heads_in(1, 3, kv=1)
+        | {"rope.dimension_count": 0, "attention.key_length": R, "attention.layer_norm_epsilon": 1e-4}
+        | {"attention.indexer.kpool": POOL, "attention.indexer.top_k": 2 * POOL}
+        | {"attention.indexer.types": [0, 1, 0, 0], "ssm.conv_kernel": KERNEL, "kda.head_dim": SIZE}
+        | {"hyper_connection.count": STREAMS, "hyper_connection.sinkhorn_iterations": 3}
+        | {"hyper_connection.epsilon": 1e-3, "kda.gate_lower_bound": -5.0}
+        | {"swiglu_clamp_exp": [0.0, 0.7, 0.5, 0.0], "swiglu_clamp_shexp": [0.6, 0.0, 0.5, 0.4]},
+        glm5_next,
+    ),
+    "minimax-m3": row(
+        "minimax-m3",
+        sizes(rope__dimension_count=12)
+        | ROUTED
+        | INDEX_KEYS
+        | {"attention.indexer.head_count": KV, "attention.indexer.top_k": 3}
+        | {"attention.indexer.block_size": 4, "attention.indexer.local_blocks": 1},
+        lambda il: (
+            attention()
+            | PER_HEAD
+            | IN_FRONT
+            | (BLOCKS if il else {})
+            | (experts(SHARED, CHOICE) if il else dense())
+        ),
+    ),
     "gemma3n": row(
         "gemma3n",
         sizes(rope__freq_base=1e5, rope__freq_base_swa=1e3, feed_forward_length=48)

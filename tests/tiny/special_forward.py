@@ -37,7 +37,7 @@ class Model:
         value = self.keys.get(name, default)
         if il is not None and isinstance(value, list | tuple | np.ndarray):
             value = value[il]
-        return default if isinstance(value, int | float) and not value else value
+        return default if isinstance(value, int | float | np.number) and not value else value
 
     def has(self, name: str) -> bool:
         return name in self.w or f"{name}.weight" in self.w
@@ -439,11 +439,195 @@ def kda(m: Model, blk: str, h: Array, n: int, eps: float, gate: Array) -> Array:
     return m.norm(f"{blk}.ssm_norm", o) * sigmoid(gate).reshape(o.shape)
 
 
+# --- sparse attention
+
+
+def layer_norm(m: Model, name: str, x: Array, eps: float) -> Array:
+    away = x - x.mean(axis=-1, keepdims=True)
+    return (
+        away / np.sqrt((away**2).mean(axis=-1, keepdims=True) + eps) * m.w[f"{name}.weight"]
+        + m.w[f"{name}.bias"]
+    )
+
+
+def highest(score: Array, n: int) -> Seen:
+    """Where the n highest of a row are, the first of equals first."""
+    chosen = np.zeros(len(score), bool)
+    chosen[np.argsort(-score, kind="stable")[:n]] = True
+    return chosen
+
+
+def weighted_scores(q: Array, k: Array, w: Array) -> Array:
+    """[T, S]: Σ_h w[t, h] · relu(q[t, h] · k[s])"""
+    return np.einsum("th,ths->ts", w, np.maximum(np.einsum("thd,sd->ths", q, k), 0))
+
+
+def indexer(m: Model, blk: str, h: Array, low: Array, turn: Callable[[Array], Array], eps: float) -> Seen:
+    """What each token sees: as many positions as the key says, by the sum over heads."""
+    n, d = m.key("attention.indexer.head_count"), m.key("attention.indexer.key_length")
+    q = turn(m.linear(f"{blk}.indexer.attn_q_b", low).reshape(-1, n, d))
+    k = layer_norm(m, f"{blk}.indexer.k_norm", m.linear(f"{blk}.indexer.attn_k", h), eps)
+    score = weighted_scores(q, turn(k[:, None])[:, 0], m.linear(f"{blk}.indexer.proj", h) / np.sqrt(n * d))
+    chosen = np.zeros(score.shape, bool)
+    for t in range(len(h)):
+        chosen[t, : t + 1] = highest(score[t, : t + 1], m.key("attention.indexer.top_k"))
+    return chosen
+
+
+def dsa(m: Model, x: Array, *, norm: bool, log: float, eps: float, kind: int) -> Array:
+    """Latent attention over what an indexer chooses, whose pairs are neighbours or halves."""
+    base, n, width = (
+        m.key(k) for k in ("rope.freq_base", "rope.dimension_count", "attention.key_length_mla")
+    )
+    frequency, size = m.yarn(n, base), m.log_factor(1.0) / m.log_factor(log)
+    indexed = m.keys.get("attention.indexer.types", [1] * m.n_layer)
+    for il in range(m.n_layer):
+        blk = f"blk.{il}"
+        h = m.norm(f"{blk}.attn_norm", x)
+        if indexed[il]:
+            low = m.low_query(blk, h)
+            chosen = indexer(m, blk, h, low, lambda z: m.turn(z, frequency, norm=norm, size=size), eps)
+        q = m.latent_queries(blk, h, m.key("attention.head_count"))
+        scale = m.log_factor(1.0) ** 2 / np.sqrt(width)
+        y = m.latent(blk, h, q, lambda z: m.turn(z, frequency, norm=True, size=size), scale, chosen)
+        x = x + m.out(blk, y)
+        x = x + m.dense_or_experts(blk, m.norm(f"{blk}.ffn_norm", x), kind=kind)
+    return m.head(x)
+
+
+def deepseek32(m: Model, x: Array) -> Array:
+    log = m.key("rope.scaling.yarn_log_multiplier", 0.0) / 0.1
+    return dsa(m, x, norm=False, log=log, eps=1e-6, kind=1)
+
+
+def glm_dsa(m: Model, x: Array) -> Array:
+    return dsa(m, x, norm=True, log=0.0, eps=0.0, kind=2)
+
+
+def oai(gate: Array, up: Array) -> Array:
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    return gate * sigmoid(1.702 * gate) * (up + 1)
+
+
+def minimax_m3(m: Model, x: Array) -> Array:
+    d, base, n = m.key("attention.key_length"), m.key("rope.freq_base"), m.key("rope.dimension_count")
+    frequency = m.yarn(n, base)
+    for il in range(m.n_layer):
+        blk = f"blk.{il}"
+        h = m.norm(f"{blk}.attn_norm", x)
+        q, k, v = m.heads(blk, h, il)
+        q, k = (m.turn(z, frequency, norm=False) for z in m.normed(blk, q, k))
+        seen = m.seen()
+        if m.has(f"{blk}.indexer.q_proj"):
+            seen = _blocks(m, blk, h, lambda z: m.turn(z, frequency, norm=False))
+        x = x + m.out(blk, m.attend(q, k, v, d**-0.5, seen))
+        h = m.norm(f"{blk}.ffn_norm", x)
+        if m.has(f"{blk}.ffn_gate_inp"):
+            x = x + m.experts(blk, h, oai) + m.ffn(blk, h, oai, "_shexp")
+        else:
+            x = x + m.ffn(blk, h, oai)
+    return m.head(x)
+
+
+def _blocks(m: Model, blk: str, h: Array, turn: Callable[[Array], Array]) -> Seen:
+    """[K, T, S]: blocks of positions for each head of keys."""
+    n, size, top_k, local = (
+        m.key(f"attention.indexer.{k}", 0) for k in ("head_count", "block_size", "top_k", "local_blocks")
+    )
+    q = turn(m.norm(f"{blk}.indexer.q_norm", m.linear(f"{blk}.indexer.q_proj", h).reshape(len(h), n, -1)))
+    k = turn(m.norm(f"{blk}.indexer.k_norm", m.linear(f"{blk}.indexer.k_proj", h)[:, None]))[:, 0]
+    score, chosen = np.einsum("thd,sd->hts", q, k), np.zeros((n, len(h), len(h)), bool)
+    for head, t in np.ndindex(n, len(h)):
+        own = t // size
+        best = np.array(
+            [score[head, t, b * size : min(b * size + size, t + 1)].max() for b in range(own + 1)]
+        )
+        best[max(own + 1 - local, 0) :] = np.inf
+        chosen[head, t, : t + 1] = np.repeat(highest(best, top_k), size)[: t + 1]
+    return chosen
+
+
+def connected(m: Model, name: str, streams: Array, sub_layer: Callable[[Array], Array]) -> Array:
+    """Hyper-connections around a sub-layer: streams [T, N, D], mixed by a matrix that Sinkhorn's rounds make."""
+    n, eps = streams.shape[1], m.keys["hyper_connection.epsilon"]
+    z = m.linear(f"{name}_fn", m.rms(streams.reshape(len(streams), -1)))
+    s, base = m.w[f"{name}_scale.weight"], m.w[f"{name}_base.weight"]
+    read = sigmoid(z[:, :n] * s[0] + base[:n]) + eps
+    write = 2 * sigmoid(z[:, n : 2 * n] * s[1] + base[n : 2 * n])
+    c = softmax((z[:, 2 * n :] * s[2] + base[2 * n :]).reshape(-1, n, n)) + eps  # [from, to]
+    c = c / (c.sum(axis=1, keepdims=True) + eps)
+    for _ in range(m.keys["hyper_connection.sinkhorn_iterations"] - 1):
+        c = c / (c.sum(axis=2, keepdims=True) + eps)
+        c = c / (c.sum(axis=1, keepdims=True) + eps)
+    y = sub_layer(np.einsum("tn,tnd->td", read, streams))
+    return write[..., None] * y[:, None] + np.einsum("tfo,tfd->tod", c, streams)
+
+
+def glm5_next(m: Model, x: Array) -> Array:
+    n, streams = (
+        m.key("attention.head_count"),
+        np.repeat(x[:, None], m.keys["hyper_connection.count"], axis=1),
+    )
+    chosen: list[Seen] = []
+    for il in range(m.n_layer):
+        blk = f"blk.{il}"
+
+        def mixed(row: Array, il: int = il, blk: str = blk) -> Array:
+            h = m.norm(f"{blk}.attn_norm", row)
+            if m.has(f"{blk}.ssm_beta"):
+                gate = m.linear(f"{blk}.ssm_g_b", m.linear(f"{blk}.ssm_g_a", h))
+                return m.out(blk, kda(m, blk, h, n, 1e-6, gate))
+            if m.has(f"{blk}.indexer.proj") and m.key("attention.indexer.types", 1, il):
+                chosen[:] = [_pools(m, blk, h)]
+            scale = m.key("attention.key_length_mla") ** -0.5
+            return m.out(blk, m.latent(blk, h, m.latent_queries(blk, h, n), lambda z: z, scale, chosen[0]))
+
+        def fed(row: Array, il: int = il, blk: str = blk) -> Array:
+            def clamped(name: str) -> Act:
+                c = m.key(name, np.inf, il)
+                return lambda gate, up: silu(np.minimum(gate, c)) * np.clip(up, -c, c)
+
+            h, shared = m.norm(f"{blk}.ffn_norm", row), clamped("swiglu_clamp_shexp")
+            if not m.has(f"{blk}.ffn_gate_inp"):
+                return m.ffn(blk, h, shared)
+            y = m.experts(blk, h, clamped("swiglu_clamp_exp"), kind=2)
+            return y + m.ffn(blk, h, shared, "_shexp")
+
+        streams = connected(m, f"{blk}.hc_attn", streams, mixed)
+        streams = connected(m, f"{blk}.hc_ffn", streams, fed)
+    return m.head(streams.mean(axis=1))
+
+
+def _pools(m: Model, blk: str, h: Array) -> Seen:
+    """Complete pools by the scores of their keys, and the positions behind the last one."""
+    n, d, size, top_k = (
+        m.key(f"attention.indexer.{k}") for k in ("head_count", "key_length", "kpool", "top_k")
+    )
+    eps = m.key("attention.layer_norm_epsilon", 0.0)
+    k = layer_norm(m, f"{blk}.indexer.k_norm", m.linear(f"{blk}.indexer.attn_k", h), eps)
+    pools, whole = len(h) // size, len(h) // size * size
+    gate = m.linear(f"{blk}.indexer_compressor_gate", h)[:whole].reshape(pools, size, d)
+    p = softmax((gate + m.w[f"{blk}.indexer_compressor_ape.weight"]).swapaxes(1, 2))
+    pooled = np.einsum("bds,bsd->bd", p, k[:whole].reshape(pools, size, d))
+    q = m.linear(f"{blk}.indexer.attn_q_b", m.low_query(blk, h)).reshape(-1, n, d)
+    score = weighted_scores(q, pooled, m.linear(f"{blk}.indexer.proj", h) / np.sqrt(n * d))
+    chosen = np.zeros((len(h), len(h)), bool)
+    for t in range(len(h)):
+        complete = (t + 1) // size
+        chosen[t, : complete * size] = np.repeat(highest(score[t, :complete], top_k // size), size)
+        chosen[t, complete * size : t + 1] = m.keys.get("attention.indexer.kpool_select_tail", True)
+    return chosen
+
+
 RULES: dict[str, Callable[[Model, Array], Array]] = {
+    "deepseek32": deepseek32,
     "gemma3n": gemma3n,
+    "glm-dsa": glm_dsa,
+    "glm5-next": glm5_next,
     "kimi-k3": kimi_k3,
     "laguna": laguna,
     "minicpm3": minicpm3,
+    "minimax-m3": minimax_m3,
     "mistral3": mistral3,
     "mistral4": mistral4,
     "muse-glimmer": muse_glimmer,
