@@ -98,8 +98,18 @@ def chosen_pools(c: Glm5NextConfig, blk: Weights, x: Tensor, low: Tensor, inp: I
     pools = inp.cache_rows(blk, "cache_pool", as_row(pooled))
     q = heads(linear(blk, "indexer.attn_q_b", low, n * d), n)
     w = scale(linear(blk, "indexer.proj", x, n), by=(n * d) ** -0.5)
-    which = {"n_positions": inp.n_kv, "top_k": c.top_k // c.pool, "size": c.pool, "tail": c.with_tail}
-    return lightning_indexer(q, pools, cells.where, cells.table, w, pooled=True, **which)
+    return lightning_indexer(
+        q,
+        pools,
+        cells.where,
+        cells.table,
+        w,
+        n_positions=inp.n_kv,
+        top_k=c.top_k // c.pool,
+        size=c.pool,
+        pooled=True,
+        tail=c.with_tail,
+    )
 
 
 def feed_forward(c: Glm5NextConfig, blk: Weights, x: Tensor) -> Tensor:

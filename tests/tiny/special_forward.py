@@ -331,7 +331,8 @@ def gemma3n(m: Model, x: Array) -> Array:
         "per_layer_proj_norm", (m.linear("per_layer_model_proj", x) / np.sqrt(m.D)).reshape(-1, layers, width)
     )
     second = m.w["per_layer_token_embd.weight"][m.tokens].reshape(-1, layers, width)
-    given, kept = (a + second * np.sqrt(width)) / np.sqrt(2), {}
+    given = (a + second * np.sqrt(width)) / np.sqrt(2)
+    kept: dict[bool, tuple[Array, Array]] = {}
 
     def long(z: Array, y: Array) -> Array:
         return z / np.linalg.norm(z, axis=-1, keepdims=True) * np.linalg.norm(y, axis=-1, keepdims=True)

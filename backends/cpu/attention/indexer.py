@@ -17,7 +17,7 @@ from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO
 from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.backends.cpu.program.kernel_args import arguments, next_unit, rows, share
 from graphsched.backends.cpu.program.layout import ABORT
-from graphsched.backends.cpu.program.lowering import Low, row_strides, rows_of
+from graphsched.backends.cpu.program.lowering import Low, rows_of
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
@@ -128,6 +128,7 @@ def set_bits(y: int, first: int, end: int) -> None:
 def _(low: Low, node: Tensor) -> None:
     q, k, where, table, *w = map(low.operand, node.sources)
     a, (_, groups, words) = node.attrs, node.shape
+    (q_token, q_head), k_token = q.strides[:2], k.strides[0]
     per_thread = 4 * (CELL_BLOCK * words + 16)
     low.step(
         chosen_bits(k.type.dtype.id),
@@ -142,8 +143,14 @@ def _(low: Low, node: Tensor) -> None:
         groups=groups,
         words=words,
         heads=q.type.shape[1],
-        **{name: value for name, value in row_strides(q=q, k=k).items() if name not in ("heads", "k_head")},
-        **{name: int(a[name]) for name in ("top_k", "size", "pooled", "tail", "local")},
+        q_token=q_token,
+        q_head=q_head,
+        k_token=k_token,
+        top_k=a["top_k"],
+        size=a["size"],
+        pooled=int(a["pooled"]),
+        tail=int(a["tail"]),
+        local=a["local"],
         per_thread=per_thread,
         rows=rows_of(where.type),
     )

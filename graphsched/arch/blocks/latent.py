@@ -66,7 +66,7 @@ class TurnedLatentConfig(LatentConfig):
     """Latent attention that has YaRN's magnitude in the rotation, but for what the file's multiplier takes out."""
 
     @property
-    def rope(self) -> Rope | None:
+    def rope(self) -> Rope:
         """The rotary embedding."""
         return less_yarn(rope_of(self, "norm"), self.yarn_log / 0.1)
 

@@ -1,0 +1,81 @@
+"""Models with parts of their own on the CPU and on simulated devices: streams, indexers, pools, latents, gates."""
+
+import itertools
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from running import EXACT, ONE, TWO, logits_in_pieces, nmse, on_host, reference
+from tiny.special import SPECIAL
+
+import graphsched
+from graphsched.schedule.placement import PlacementOptions
+from graphsched.session.switches import FUSIONS
+
+P = PlacementOptions
+EXACT_LIMIT = 1e-9
+LATENT = ("deepseek32", "glm-dsa", "glm5-next", "kimi-k3", "minicpm3", "mistral4")
+SPARSE = ("deepseek32", "glm-dsa", "glm5-next", "minimax-m3")
+PRESETS: dict[str, dict[str, Any]] = {
+    "all on devices": {"devices": TWO},
+    "alternate layers": {
+        "devices": TWO,
+        "placement": P(overrides=tuple(rf"blk\.{i}\.={('CPU', 'sim0', 'sim1')[i % 3]}" for i in range(15))),
+    },
+    "experts out": {"devices": ONE, "placement": P(overrides=("exps=CPU",)), "offload_min_batch": 1},
+    "cache on the host": {"devices": ONE, "placement": P(kv_offload=False)},
+    "attention out": {"devices": ONE, "placement": P(overrides=("attn=CPU", "indexer=CPU", "hc_=CPU"))},
+}
+
+
+def in_turn(*options: Any) -> list[Any]:
+    """Every model with every option; by default each model with one of them."""
+    product = itertools.product(enumerate(SPECIAL), enumerate(options))
+    return [
+        pytest.param(name, option, marks=() if (m - o) % len(options) == 0 else pytest.mark.slow)
+        for (m, name), (o, option) in product
+    ]
+
+
+@pytest.mark.parametrize(("name", "preset"), in_turn(*PRESETS))
+def test_same_bits_as_the_cpu(name: str, preset: str) -> None:
+    ref = reference(name)
+    got = logits_in_pieces(ref.model, ref.tokens, 24, poison=True, **PRESETS[preset])
+    np.testing.assert_array_equal(got, on_host(name))
+
+
+@pytest.mark.parametrize(("name", "options"), in_turn({"n_threads": 2}, {"off": frozenset(FUSIONS)}), ids=str)
+def test_threads_and_fusions_change_no_bit(name: str, options: dict[str, Any]) -> None:
+    ref = reference(name)
+    np.testing.assert_array_equal(logits_in_pieces(ref.model, ref.tokens, 24, **options), on_host(name))
+
+
+@pytest.mark.parametrize("mla", range(4))
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_attention(name: str, mla: int) -> None:
+    ref = reference(name)
+    assert nmse(logits_in_pieces(ref.model, ref.tokens, 24, mla=mla, **EXACT), ref.logits) <= EXACT_LIMIT
+
+
+@pytest.mark.parametrize("first", [1, 6, 15])
+@pytest.mark.parametrize("name", SPARSE)
+def test_any_cut_of_the_prompt(name: str, first: int) -> None:
+    ref = reference(name)
+    got = logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=5, **EXACT)
+    assert nmse(got, ref.logits) <= EXACT_LIMIT
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sequences_see_what_their_own_indexer_chooses(name: str) -> None:
+    """A fork and a sequence with other tokens in one forward: each as alone."""
+    ref = reference(name)
+    with closing(graphsched.load(ref.model, n_ctx=192, n_parallel=3, deterministic=True, **EXACT)) as session:
+        engine, first = session.engine, session.sequence
+        other = engine.sequence()
+        engine.step([(first, ref.tokens[:20], 1), (other, ref.tokens[::-1], 1)])
+        fork = first.fork()
+        rest = [(s, ref.tokens[20:], len(ref.tokens) - 20) for s in (fork, first)]
+        found = engine.step([*rest, (other, ref.tokens[:3], 1)])
+    for logits in found[:2]:
+        assert nmse(logits, ref.logits[20:]) <= EXACT_LIMIT
