@@ -3,6 +3,7 @@ an indexer chooses by pooled keys."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
@@ -14,6 +15,8 @@ from graphsched.blocks import (
     RoutingConfig,
     as_row,
     channel_delta_layer,
+    chosen_units,
+    clamped_swiglu,
     embed,
     experts,
     gated_ffn,
@@ -29,7 +32,7 @@ from graphsched.blocks import (
     over_chosen,
     sparse_latent_attention,
 )
-from graphsched.ops import clamp, lightning_indexer, multi_add, pool_rows, repeat, scale, silu
+from graphsched.ops import multi_add, pool_rows, repeat, scale
 from graphsched.tensor import Tensor
 
 
@@ -60,27 +63,26 @@ def glm5_next(c: Glm5NextConfig, w: Weights, inp: Inputs) -> Tensor:
     over: list[Attend] = []  # attention over what the last indexer has chosen
     for blk in w.blk[: c.n_run]:
         own = c.at(blk.layer)
-
-        def mixed(row: Tensor, own: Glm5NextConfig = own, blk: Weights = blk) -> Tensor:
-            h = norm(own, row, blk, "attn_norm")
-            mixer = sparse_attention if own.n_head_kv else delta_layer
-            return mixer(own, blk, h, inp, over)
-
-        def fed(row: Tensor, own: Glm5NextConfig = own, blk: Weights = blk) -> Tensor:
-            return feed_forward(own, blk, norm(own, row, blk, "ffn_norm"))
-
-        x = manifold(c, blk, "ffn", manifold(c, blk, "attn", x, mixed), fed)
+        mixer = (
+            partial(sparse_attention, own, blk, inp, over)
+            if own.n_head_kv
+            else partial(delta_layer, own, blk, inp)
+        )
+        x = manifold(c, blk, "attn", x, mixer)
+        x = manifold(c, blk, "ffn", x, partial(feed_forward, own, blk))
     return head(c, w, scale(multi_add(x), by=1.0 / c.n_streams), tied=False)  # [T, V]
 
 
-def delta_layer(c: Glm5NextConfig, blk: Weights, x: Tensor, inp: Inputs, over: list[Attend]) -> Tensor:
+def delta_layer(c: Glm5NextConfig, blk: Weights, inp: Inputs, row: Tensor) -> Tensor:
     """[T, D] -> [T, D]"""
+    x = norm(c, row, blk, "attn_norm")
     gate = linear(blk, "ssm_g_b", linear(blk, "ssm_g_a", x), c.n_head * c.kda_dim)
     return channel_delta_layer(c, blk, x, inp, low_rank_forgotten(c, blk, x, c.bound), gate)
 
 
-def sparse_attention(c: Glm5NextConfig, blk: Weights, x: Tensor, inp: Inputs, over: list[Attend]) -> Tensor:
+def sparse_attention(c: Glm5NextConfig, blk: Weights, inp: Inputs, over: list[Attend], row: Tensor) -> Tensor:
     """Latent attention over what the layer's indexer chooses, or has been chosen before. [T, D] -> [T, D]"""
+    x = norm(c, row, blk, "attn_norm")
     low = low_queries(c, blk, x)
     if c.indexed:
         over[:] = [over_chosen(chosen_pools(c, blk, x, low, inp), c.top_k + c.pool - 1, c.scale)]
@@ -98,34 +100,13 @@ def chosen_pools(c: Glm5NextConfig, blk: Weights, x: Tensor, low: Tensor, inp: I
     pools = inp.cache_rows(blk, "cache_pool", as_row(pooled))
     q = heads(linear(blk, "indexer.attn_q_b", low, n * d), n)
     w = scale(linear(blk, "indexer.proj", x, n), by=(n * d) ** -0.5)
-    return lightning_indexer(
-        q,
-        pools,
-        cells.where,
-        cells.table,
-        w,
-        n_positions=inp.n_kv,
-        top_k=c.top_k // c.pool,
-        size=c.pool,
-        pooled=True,
-        tail=c.with_tail,
-    )
+    return chosen_units(q, pools, w, inp, top_k=c.top_k // c.pool, size=c.pool, tail=c.with_tail)
 
 
-def feed_forward(c: Glm5NextConfig, blk: Weights, x: Tensor) -> Tensor:
+def feed_forward(c: Glm5NextConfig, blk: Weights, row: Tensor) -> Tensor:
     """A dense layer, or experts and a shared one, with clamped gates. [T, D] -> [T, D]"""
-
-    def clamped(limit: float, gate: Tensor, up: Tensor) -> Tensor:
-        if limit <= 1e-6:
-            return silu(gate) * up
-        return silu(clamp(gate, low=-float("inf"), high=limit)) * clamp(up, low=-limit, high=limit)
-
-    def shared(gate: Tensor, up: Tensor) -> Tensor:
-        return clamped(c.limit_shared, gate, up)
-
-    def routed(gate: Tensor, up: Tensor) -> Tensor:
-        return clamped(c.limit, gate, up)
-
+    x = norm(c, row, blk, "ffn_norm")
+    shared = clamped_swiglu(c.limit_shared)
     if "ffn_gate_inp" not in blk:
         return gated_ffn(blk, x, activation=shared)
-    return experts(c.routing, blk, x, routed) + gated_ffn(blk, x, "_shexp", shared)
+    return experts(c.routing, blk, x, clamped_swiglu(c.limit)) + gated_ffn(blk, x, "_shexp", shared)

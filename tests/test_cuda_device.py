@@ -57,8 +57,8 @@ CHEAP = [
 ]  # fmt: skip
 COSTLY = ["mul_mat", "mul_mat_id", "mul_mat_qkv", "mul_mat_up_gate", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
-# them, types that only the CPU reads, and a gate that no model has.
-WITHOUT = {"mul_mat": 2, "get_rows": 1, "fused_mul_unary": 1}
+# them, types that only the CPU reads, and gates that no model has.
+WITHOUT = {"mul_mat": 2, "get_rows": 1, "fused_mul_unary": 2}
 
 
 def groups() -> list[Any]:
@@ -66,7 +66,9 @@ def groups() -> list[Any]:
         pytest.param(CHEAP, id="cheap ones"),
         pytest.param(["flash_attn_ext", "soft_max", "soft_cap_max"], id="attention"),
         pytest.param(["gated_delta_net", "l2_norm", "ssm_conv", "ssm_scan"], id="recurrent"),
-        pytest.param(["lightning_indexer", "sparse_attn", "pool_rows"], id="sparse attention"),
+        pytest.param(
+            ["lightning_indexer", "sparse_attn", "compressed_attn", "pool_rows"], id="sparse attention"
+        ),
     ]
     return [*made, *(pytest.param([op], id=op, marks=pytest.mark.slow) for op in COSTLY)]
 

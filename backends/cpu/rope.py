@@ -13,15 +13,15 @@ from graphsched.graph.tensor import Tensor, f32
 from graphsched.run.operand import Operand
 
 
-@kernel("pos theta factors? -> table | half | magnitude")
+@kernel("pos theta factors? -> table | half every | magnitude")
 def rope_table(factored: int) -> Callable[..., None]:
-    """table[t, i] = (cos, sin) · magnitude of pos[t] · theta[i]; angles in float64."""
+    """table[t, i] = (cos, sin) · magnitude of pos[t] · theta[i], positions rounded down to `every`."""
 
     def angles(step: int, run: int, ith: int, nth: int) -> None:
-        pos, theta, factors, table, half, magnitude = arguments(step)
+        pos, theta, factors, table, half, every, magnitude = arguments(step)
         first, last = share(rows(step, run), ith, nth)
         for t in range(first, last):
-            p = float(get(pos + 4 * t, I32))
+            p = float(get(pos + 4 * t, I32) // every * every)
             for i in range(half):
                 angle = p * double(theta, i)
                 if factored:
@@ -98,6 +98,7 @@ def _table(low: Low, rope: ops.Rope, pos: Tensor, *divisors: Tensor) -> tuple[Op
         factors=low.operand(divisors[0]) if divisors else None,
         table=table,
         half=rope.n_rot // 2,
+        every=rope.every,
         magnitude=rope.magnitude,
         rows=rows_of(pos.type, inner=0),
     )

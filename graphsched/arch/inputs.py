@@ -99,9 +99,9 @@ class Inputs:
         """Stores this run's keys only; returns the layer's whole cache of keys."""
         return self._store(blk, "cache_k", k, self._kv_types[0], self.all_cells)
 
-    def cache_rows(self, blk: Weights, name: str, rows: Tensor) -> Tensor:
+    def cache_rows(self, blk: Weights, name: str, rows: Tensor, cells: Cells | None = None) -> Tensor:
         """Stores this run's rows [tokens, 1, dim] in the type of keys; returns the layer's whole cache `name`."""
-        return self._store(blk, name, rows, self._kv_types[0], self.all_cells)
+        return self._store(blk, name, rows, self._kv_types[0], cells or self.all_cells)
 
     def state(self, blk: Weights, name: str, *shape: int) -> Tensor:
         """A layer's recurrent state, f32[n_slots, *shape]: a row per slot, changed in place by the op that reads it.

@@ -108,6 +108,7 @@ class Op(IntEnum):
     SPARSE_ATTN = 151
     POOL_ROWS = 152
     HC_WEIGHTS = 153
+    COMPRESSED_ATTN = 154
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

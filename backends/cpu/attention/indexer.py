@@ -156,61 +156,55 @@ def _(low: Low, node: Tensor) -> None:
     )
 
 
-@kernel("x where table gates? bias? -> y scratch | dim x_token gates_token size per_thread")
+@kernel("x where table gates? bias? -> y scratch | dim x_token gates_token size overlap per_thread")
 def pooled_rows(kind: int) -> Callable[..., None]:
     """Sums of the rows of each token's unit up to its own, by gates or in equal shares."""
 
     def pool(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
         first, last = share(rows(step, run), ith, nth)
-        mine = a.scratch + ith * a.per_thread
+        mine, width = a.scratch + ith * a.per_thread, a.dim * (1 + a.overlap)
         for t in range(first, last):
             position, entry = get(a.where + WHERE * t + 4, I32), get(a.where + WHERE * t + 8, I32)
-            begin, out = position // a.size * a.size, a.y + 4 * t * a.dim
-            n = position + 1 - begin
-            clear(out, a.dim)
-            for i in range(n):
-                cell = cell_at(a.table + 4 * entry, begin + i)
-                if a.gates:
-                    gate_row(kind, a, i, cell, mine + 8 * i * a.dim)
-                else:
-                    add_scaled(kind, a.x + cell * a.x_token, ONE / n, out, a.dim)
-            if a.gates:
-                weigh_rows(mine, n, a.dim, out)
+            own = position // a.size * a.size
+            begin = max(own - a.size, 0) if a.overlap else own
+            for p in range(begin, position + 1):
+                put_member(kind, a, p, a.table + 4 * entry, mine + 8 * (p - begin) * width)
+            weigh_rows(mine, own - begin, position + 1 - begin, width, a.dim, a.y + 4 * t * a.dim)
 
     return pool
 
 
 @helper
-def clear(y: int, n: int) -> None:
-    """n zeros."""
-    for i in range(n):
-        put(y + 4 * i, ZERO, F32)
+def put_member(kind: int, a: Any, position: int, table: int, at: int) -> None:
+    """A position's row and, behind it, its gates with their bias (0 without gates), as float32."""
+    width, cell = a.dim * (1 + a.overlap), cell_at(table, position)
+    for c in range(2 * width):
+        put(at + 4 * c, ZERO, F32)
+    add_scaled(kind, a.x + cell * a.x_token, ONE, at, width)
+    if a.gates:
+        add_scaled(kind, a.gates + cell * a.gates_token, ONE, at + 4 * width, width)
+        for c in range(width):
+            gate, bias = at + 4 * (width + c), a.bias + 4 * (position % a.size * width + c)
+            put(gate, get(gate, F32) + get(bias, F32), F32)
 
 
 @helper
-def gate_row(kind: int, a: Any, i: int, cell: int, at: int) -> None:
-    """A cell's row and, behind it, its gates with their bias, as float32."""
-    clear(at, 2 * a.dim)
-    add_scaled(kind, a.x + cell * a.x_token, ONE, at, a.dim)
-    add_scaled(kind, a.gates + cell * a.gates_token, ONE, at + 4 * a.dim, a.dim)
-    for c in range(a.dim):
-        gate = at + 4 * (a.dim + c)
-        put(gate, get(gate, F32) + get(a.bias + 4 * (i * a.dim + c), F32), F32)
+def weigh_rows(members: int, n_before: int, n: int, width: int, dim: int, y: int) -> None:
+    """Softmax of the gates over n members, channel by channel, and the sum of their rows by it.
 
-
-@helper
-def weigh_rows(scratch: int, n: int, dim: int, y: int) -> None:
-    """Softmax of the gates over n rows, channel by channel, and the sum of rows by it."""
+    The first n_before are of the unit in front: their channels are the first ones, those of the others the last.
+    """
     for c in range(dim):
-        top = NEVER
+        own, top = c + width - dim, NEVER
         for i in range(n):
-            top = max(top, get(scratch + 4 * ((2 * i + 1) * dim + c), F32))
+            top = max(top, get(members + 4 * ((2 * i + 1) * width + (c if i < n_before else own)), F32))
         total, acc = ZERO, ZERO
         for i in range(n):
-            p = ZERO + math.exp(get(scratch + 4 * ((2 * i + 1) * dim + c), F32) - top)
+            at = members + 4 * (2 * i * width + (c if i < n_before else own))
+            p = ZERO + math.exp(get(at + 4 * width, F32) - top)
             total += p
-            acc += p * get(scratch + 4 * (2 * i * dim + c), F32)
+            acc += p * get(at, F32)
         put(y + 4 * c, acc / total, F32)
 
 
@@ -218,8 +212,8 @@ def weigh_rows(scratch: int, n: int, dim: int, y: int) -> None:
 def _(low: Low, node: Tensor) -> None:
     x, where, table, *gated = map(low.operand, node.sources)
     gates, bias = gated if gated else (None, None)
-    size, dim = node.attrs["size"], node.shape[1]
-    per_thread = 8 * size * dim if gated else 16
+    size, overlap = node.attrs["size"], int(node.attrs["overlap"])
+    per_thread = 8 * (1 + overlap) * size * x.type.shape[2]
     low.step(
         pooled_rows(x.type.dtype.id),
         x=x,
@@ -228,11 +222,12 @@ def _(low: Low, node: Tensor) -> None:
         gates=gates,
         bias=bias,
         y=low.result(node),
-        scratch=low.scratch("rows", TensorType(dtypes.I8, (low.n_threads, per_thread))),
-        dim=dim,
+        scratch=low.scratch("members", TensorType(dtypes.I8, (low.n_threads, per_thread))),
+        dim=node.shape[1],
         x_token=x.strides[0],
         gates_token=gates.strides[0] if gates else 0,
         size=size,
+        overlap=overlap,
         per_thread=per_thread,
         over=node.type,
     )

@@ -14,12 +14,14 @@ from graphsched.backends.cpu.language.simd import (
     nearest,
     scale_exp2,
     splat,
+    sqrt,
     sub,
     where_less,
 )
 
-SILU, GELU, RELU, SIGMOID, SOFTPLUS = range(5)
+SILU, GELU, RELU, SIGMOID, SOFTPLUS, SQRT_SOFTPLUS = range(6)
 KINDS = {"silu": SILU, "gelu": GELU, "relu": RELU, "sigmoid": SIGMOID, "softplus": SOFTPLUS}
+KINDS["sqrt_softplus"] = SQRT_SOFTPLUS
 SWIGLU_OAI = len(KINDS)  # the clamped SwiGLU of gpt-oss, of two operands only
 
 
@@ -89,6 +91,8 @@ def gated(kind: int, x: Any) -> Any:
         return maximum(x, splat(0.0, 16))
     if kind == SOFTPLUS:
         return softplus(x)
+    if kind == SQRT_SOFTPLUS:
+        return sqrt(softplus(x))
     return sigmoid(x)
 
 

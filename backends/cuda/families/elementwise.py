@@ -15,7 +15,15 @@ from graphsched.run.operand import Operand, Out
 from graphsched.types import dtypes
 
 Strides = tuple[int, int]  # of tokens, of heads
-UNARY = (*ACTIVATIONS, "scale", "sqr", "clamp", "softcap", "softplus")  # as the kernel numbers them
+UNARY = (
+    *ACTIVATIONS,
+    "scale",
+    "sqr",
+    "clamp",
+    "softcap",
+    "softplus",
+    "sqrt_softplus",
+)  # as the kernel numbers them
 BINARY = ("add", "mul", "divide", *(f"{a}_mul" for a in ACTIVATIONS))
 
 

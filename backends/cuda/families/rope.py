@@ -34,11 +34,12 @@ def rope(
     neox: bool,
     mscale: float = 1.0,
     factors: Address = None,
+    every: int = 1,
 ) -> Call:
-    """One or two tensors [tokens, heads, dims] at the same positions; freq: radians a position."""
+    """One or two tensors [tokens, heads, dims] at positions rounded down to `every`; freq: radians a position."""
     first, last = of[0], of[-1]
     flat = (v for t in (first, last) for v in (t.x, t.y, *t.strides))
-    args = (*flat, first.heads, positions, freq, factors, dims, n_rot, int(neox), mscale)
+    args = (*flat, first.heads, positions, freq, factors, dims, n_rot, int(neox), every, mscale)
     grid = (sum(t.heads for t in of), tokens)
     return Call("rope", (), "rope", grid, min(256, threads(dims // 2)), args)
 
@@ -77,7 +78,7 @@ def _rotate(low: Low, node: Tensor, pairs: Sequence[tuple[Operand, Operand]], re
         rotated = [Rotated(at(x), at(y), three(x.type)[1], _strides(x, y)) for x, y in pairs]
         attrs = how.n_rot, how.mode == "neox", float(how.magnitude)
         divisors = at(factors[0]) if factors else None
-        return [rope(rotated, at(pos), at(freq), tokens, dims, *attrs, divisors)]
+        return [rope(rotated, at(pos), at(freq), tokens, dims, *attrs, divisors, how.every)]
 
     low.launch(make, *(x for x, _ in pairs), pos, freq, *factors, *(Out(y) for _, y in pairs))
 

@@ -78,11 +78,27 @@ def pool(
     tokens: int,
     dim: int,
     size: int,
+    overlap: bool,
     apart: tuple[int, int],
 ) -> Call:
     """operands: x, where, table, gates, bias (None: equal shares); apart: bytes from cell to cell of x and gates."""
-    args = (*operands, y, dim, size, *apart)
+    args = (*operands, y, dim, size, int(overlap), *apart)
     return Call("sparse", (kind,), f"pool_{kind}", (tokens, up(dim, THREADS)), THREADS, args)
+
+
+def compressed_attn(
+    kind: str,
+    operands: tuple[Address, ...],
+    y: Address,
+    tokens: int,
+    shape: tuple[int, int, int, int, int],
+    apart: tuple[int, ...],
+    scale: float,
+) -> Call:
+    """operands: q, k, where, table, c, c's where and table, sinks, bits (None: all units); shape (heads, width, words
+    of bits, window, size of a unit); apart: of tokens and heads of q in floats, of cells of k and of c in bytes."""
+    args = (*operands, y, *shape, *apart, scale)
+    return Call("sparse", (kind,), f"compressed_attn_{kind}", (shape[0], tokens), THREADS, args)
 
 
 # ---- lowered
@@ -131,6 +147,28 @@ def _(low: Low, node: Tensor) -> None:
     low.launch(make, q, k, v, where, table, chosen, Out(y))
 
 
+def _is_one_type(node: Tensor) -> bool:
+    k, c = node.sources[1], node.sources[4]
+    return k.dtype == c.dtype and not k.shape[2] % k.dtype.block and int(k.shape[2]) <= MOST_VALUES
+
+
+@ops.compressed_attn.lowering("cuda", when=_is_one_type, q=(dtypes.F32,), k=KINDS, c=KINDS)
+def _(low: Low, node: Tensor) -> None:
+    q, k, where, table, c, c_where, c_table, sinks, *bits = map(low.operand, node.sources)
+    q, y, a = whole_rows(low, q), low.result(node), node.attrs
+    words = int(bits[0].type.shape[2]) if bits else 0
+    shape = int(node.shape[1]), int(node.shape[2]), words, a["window"], a["size"]
+    apart = (*strides(q), k.strides[0], c.strides[0])
+
+    def make(at: At) -> list[Call]:
+        own, far = (at(q), at(k), at(where), at(table)), (at(c), at(c_where), at(c_table))
+        given = *own, *far, at(sinks), at(bits[0]) if bits else None
+        kind = KINDS[k.type.dtype]
+        return [compressed_attn(kind, given, at(y), at.n(node.shape[0]), shape, apart, a["scale"])]
+
+    low.launch(make, q, k, where, table, c, c_where, c_table, sinks, *bits, Out(y))
+
+
 @ops.pool_rows.lowering("cuda", x=KINDS)
 def _(low: Low, node: Tensor) -> None:
     x, where, table, *gated = map(low.operand, node.sources)
@@ -139,7 +177,7 @@ def _(low: Low, node: Tensor) -> None:
 
     def make(at: At) -> list[Call]:
         given = at(x), at(where), at(table), *((at(gates), at(bias)) if gates and bias else (None, None))
-        shape = at.n(node.shape[0]), int(node.shape[1]), node.attrs["size"]
+        shape = at.n(node.shape[0]), int(node.shape[1]), node.attrs["size"], node.attrs["overlap"]
         return [pool(KINDS[x.type.dtype], given, at(y), *shape, apart)]
 
     low.launch(make, x, where, table, *gated, Out(y))

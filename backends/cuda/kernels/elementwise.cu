@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(256)
   *v.y = g / (1.0f + expf(-alpha * g)) * (u + 1.0f);
 }
 
-enum { GS_SCALE = 5, GS_SQR, GS_CLAMP, GS_SOFTCAP, GS_SOFTPLUS };  // after the activations
+enum { GS_SCALE = 5, GS_SQR, GS_CLAMP, GS_SOFTCAP, GS_SOFTPLUS, GS_SQRT_SOFTPLUS };  // after the activations
 // y = f(x) with up to two constants. Grid (columns, heads, tokens)
 extern "C" __global__ void __launch_bounds__(256)
     unary(const float* x, float* y, int k, i64 x_token, i64 x_head, i64 y_token, i64 y_head, int how, float p,
@@ -97,7 +97,10 @@ extern "C" __global__ void __launch_bounds__(256)
   else if (how == GS_SQR) *to = v * v;
   else if (how == GS_CLAMP) *to = fminf(fmaxf(v, p), q);
   else if (how == GS_SOFTCAP) *to = p * tanhf(v / p);
-  else if (how == GS_SOFTPLUS) *to = v > 20.0f ? v : log1pf(expf(v));
+  else if (how == GS_SOFTPLUS || how == GS_SQRT_SOFTPLUS) {
+    const float y = v > 20.0f ? v : log1pf(expf(v));
+    *to = how == GS_SOFTPLUS ? y : sqrtf(y);
+  }
   else *to = gs_activate(v, how);
 }
 // y[t] = sum_e weights[t, e] * x[t, e]; null weights: 1. Grid (columns, 1, tokens)

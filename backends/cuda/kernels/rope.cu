@@ -1,6 +1,6 @@
 // Rotary position embedding. freq[i] is the angle of pair i per position, computed once on the host in double precision
 // with base, linear and YaRN scaling; `factors`, if any, divide it; `mscale` is YaRN's magnitude. Pairs are (2i, 2i+1),
-// or (i, i + n_rot/2) with `neox`. Dimensions from n_rot on are copied. Grid (heads of x and x1, tokens); y may be x.
+// or (i, i + n_rot/2) with `neox`. A position counts as the first of its `every`. Dimensions from n_rot on are copied. Grid (heads of x and x1, tokens); y may be x.
 #include "common.cuh"
 
 struct SinCos {
@@ -32,7 +32,8 @@ struct Rotated {  // strides between heads and tokens
 extern "C" __global__ void __launch_bounds__(256)
     rope(const float* x, float* y, i64 x_head, i64 x_token, i64 y_head, i64 y_token, const float* x1, float* y1,
          i64 x1_head, i64 x1_token, i64 y1_head, i64 y1_token, int heads, const int* positions, const float* freq,
-         const float* factors, int dims, int n_rot, int neox, float mscale) {
+         const float* factors, int dims, int n_rot, int neox, int every,
+         float mscale) {
   gs_pdl_launch();
   gs_pdl_wait();
   const bool second = (int)blockIdx.x >= heads;
@@ -41,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const i64 head = second ? blockIdx.x - heads : blockIdx.x, token = blockIdx.y;
   const float* from = t.x + head * t.x_head + token * t.x_token;
   float* to = t.y + head * t.y_head + token * t.y_token;
-  const float position = (float)positions[token];
+  const float position = (float)(positions[token] / every * every);
   for (int i = threadIdx.x; i < n_rot / 2; i += blockDim.x) {
     const SinCos at = gs_sincos(position, factors ? freq[i] / factors[i] : freq[i]);
     const int a = neox ? i : 2 * i, b = neox ? i + n_rot / 2 : 2 * i + 1;

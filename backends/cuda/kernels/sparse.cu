@@ -153,27 +153,92 @@ GS_DEV void gs_sparse_attn(const float* q, const u8* k, const u8* v, const int* 
 }
 
 // y[t] = sum of the rows of a token's unit of `size` positions up to its own, by the softmax of gates + bias channel by
-// channel, or in equal shares without gates. Grid (tokens, ceil(dim / 128))
+// channel, or in equal shares without gates. `overlap`: also of the unit in front, whose channels are the first half of
+// a row; those of its own are the second half. Grid (tokens, ceil(dim / 128))
 template <class T>
 GS_DEV void gs_pool(const u8* x, const int* where, const int* table, const u8* gates, const float* bias, float* y,
-                    int dim, int size, i64 x_token, i64 gates_token) {
+                    int dim, int size, int overlap, i64 x_token, i64 gates_token) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int t = blockIdx.x, d = blockIdx.y * blockDim.x + threadIdx.x;
   if (d >= dim) return;
   const Sight sight = gs_sight(Mask{where, 0, 0}, t);
-  const int *own = table + sight.entry, first = sight.last / size * size, n = sight.last + 1 - first;
-  const auto gate = [&](int i) {
-    return gates ? T::at(gs_row_at(gates, own, first + i, gates_token), d, T::SIZE) + bias[i * dim + d] : 0.0f;
+  const int *own = table + sight.entry, unit = sight.last / size * size, width = dim * (1 + overlap);
+  const int first = overlap ? gs_max(unit - size, 0) : unit, end = sight.last + 1;
+  const auto channel = [&](int p) { return overlap && p >= unit ? d + dim : d; };
+  const auto gate = [&](int p) {
+    if (!gates) return 0.0f;
+    return T::at(gs_row_at(gates, own, p, gates_token), channel(p), T::SIZE) + bias[p % size * width + channel(p)];
   };
   float top = GS_LEAST, total = 0.0f, sum = 0.0f;
-  for (int i = 0; i < n; i++) top = fmaxf(top, gate(i));
-  for (int i = 0; i < n; i++) {
-    const float p = expf(gate(i) - top);
-    total += p;
-    sum = fmaf(p, T::at(gs_row_at(x, own, first + i, x_token), d, T::SIZE), sum);
+  for (int p = first; p < end; p++) top = fmaxf(top, gate(p));
+  for (int p = first; p < end; p++) {
+    const float weight = expf(gate(p) - top);
+    total += weight;
+    sum = fmaf(weight, T::at(gs_row_at(x, own, p, x_token), channel(p), T::SIZE), sum);
   }
   y[(i64)t * dim + d] = sum / total;
+}
+
+struct Compressed {
+  int heads, dim, words, window, size;
+  i64 q_token, q_head, k_token, c_token;
+};
+// y[t, h] = softmax(scale * q[t, h] * row) * row over the last `window` rows of k, rows of c in the cells of the last
+// positions of complete units whose bits are set (no bits: all), and a sink; 32 rows at a time. Grid (heads, tokens)
+template <class T>
+GS_DEV void gs_compressed_attn(const float* q, const u8* k, const int* where, const int* table, const u8* c,
+                               const int* c_where, const int* c_table, const float* sinks, const u32* chosen,
+                               float* y, const Compressed& s, float scale) {
+  GS_SHARED(float, scores, 32);
+  gs_pdl_launch();
+  gs_pdl_wait();
+  const int h = blockIdx.x, t = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const Sight sight = gs_sight(Mask{where, s.window, 0}, t), far = gs_sight(Mask{c_where, 0, 0}, t);
+  const int *near_table = table + sight.entry, *far_table = c_table + far.entry;
+  const u32* bits = chosen ? chosen + (i64)t * s.words : chosen;
+  const float* query = q + t * s.q_token + h * s.q_head;
+  const int near = sight.last + 1 - sight.first, both = near + (sight.last + 1) / s.size;
+  const auto row = [&](int i) {  // null where it is not chosen
+    if (i < near) return gs_row_at(k, near_table, sight.first + i, s.k_token);
+    const int p = (i - near) * s.size + s.size - 1;
+    const bool is_chosen = i < both && (!bits || bits[gs_block_of(p)] >> p % GS_CELL_BLOCK & 1);
+    return is_chosen ? gs_row_at(c, far_table, p, s.c_token) : (const u8*)nullptr;
+  };
+  float out[GS_MOST_VALUES] = {}, top = sinks[h], total = 1.0f;
+  for (int base = 0; base < both; base += 32) {
+    for (int i = warp; i < 32; i += GS_SPARSE_THREADS / 32) {
+      const u8* key = row(base + i);
+      float sum = 0.0f;
+      if (key)
+        for (int d = lane; d < s.dim; d += 32) sum = fmaf(query[d], T::at(key, d, T::SIZE), sum);
+      sum = gs_warp_sum(sum);
+      if (lane == 0) scores[i] = key ? sum * scale : GS_LEAST;
+    }
+    gs_sync();
+    const float best = fmaxf(top, gs_warp_max(scores[lane])), factor = expf(top - best);
+    top = best, total *= factor;
+#pragma unroll
+    for (int j = 0; j < GS_MOST_VALUES; j++) out[j] *= factor;
+    for (int i = 0; i < 32; i++) {
+      const u8* value = row(base + i);
+      if (!value) continue;
+      const float p = expf(scores[i] - top);
+      total += p;
+#pragma unroll
+      for (int j = 0; j < GS_MOST_VALUES; j++) {
+        const int d = j * GS_SPARSE_THREADS + threadIdx.x;
+        if (d < s.dim) out[j] = fmaf(p, T::at(value, d, T::SIZE), out[j]);
+      }
+    }
+    gs_sync();  // before the next rows' scores
+  }
+  float* to = y + ((i64)t * s.heads + h) * s.dim;
+#pragma unroll
+  for (int j = 0; j < GS_MOST_VALUES; j++) {
+    const int d = j * GS_SPARSE_THREADS + threadIdx.x;
+    if (d < s.dim) to[d] = out[j] / total;
+  }
 }
 
 //@ for TYPE
@@ -192,7 +257,15 @@ extern "C" __global__ void __launch_bounds__(128)
   gs_sparse_attn<TYPE>(q, k, v, where, table, chosen, y, s, scale);
 }
 extern "C" __global__ void __launch_bounds__(128)
+    compressed_attn_TYPE(const float* q, const u8* k, const int* where, const int* table, const u8* c,
+                         const int* c_where, const int* c_table, const float* sinks, const u32* chosen, float* y,
+                         int heads, int dim, int words, int window, int size, i64 q_token, i64 q_head, i64 k_token,
+                         i64 c_token, float scale) {
+  const Compressed s = {heads, dim, words, window, size, q_token, q_head, k_token, c_token};
+  gs_compressed_attn<TYPE>(q, k, where, table, c, c_where, c_table, sinks, chosen, y, s, scale);
+}
+extern "C" __global__ void __launch_bounds__(128)
     pool_TYPE(const u8* x, const int* where, const int* table, const u8* gates, const float* bias, float* y, int dim,
-              int size, i64 x_token, i64 gates_token) {
-  gs_pool<TYPE>(x, where, table, gates, bias, y, dim, size, x_token, gates_token);
+              int size, int overlap, i64 x_token, i64 gates_token) {
+  gs_pool<TYPE>(x, where, table, gates, bias, y, dim, size, overlap, x_token, gates_token);
 }

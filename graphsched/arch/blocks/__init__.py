@@ -21,6 +21,7 @@ from graphsched.arch.blocks.attention import (
     side_by_side,
     slides,
 )
+from graphsched.arch.blocks.compressed import chosen_units, compressed_rows, rotated_last
 from graphsched.arch.blocks.delta import (
     ChannelDeltaConfig,
     DeltaConfig,
@@ -30,7 +31,16 @@ from graphsched.arch.blocks.delta import (
     low_rank_forgotten,
     query_gated_attention,
 )
-from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
+from graphsched.arch.blocks.ffn import (
+    Gate,
+    clamped_swiglu,
+    gate_up_ffn,
+    gated_ffn,
+    geglu,
+    plain_ffn,
+    relu2,
+    swiglu,
+)
 from graphsched.arch.blocks.gemma import (
     Caches,
     SharedCachesConfig,
@@ -77,6 +87,7 @@ from graphsched.arch.blocks.sparse import (
 from graphsched.arch.blocks.streams import (
     ManifoldConfig,
     manifold,
+    merged,
     mixed,
     one,
     others,
@@ -116,6 +127,9 @@ __all__ = [
     "channel_delta_layer",
     "choose",
     "chosen_by_indexer",
+    "chosen_units",
+    "clamped_swiglu",
+    "compressed_rows",
     "convolved",
     "delta_layer",
     "embed",
@@ -143,6 +157,7 @@ __all__ = [
     "low_rank_forgotten",
     "mamba2_layer",
     "manifold",
+    "merged",
     "mixed",
     "norm",
     "norm_by_row",
@@ -160,6 +175,7 @@ __all__ = [
     "rope_factors",
     "rope_of",
     "rotated",
+    "rotated_last",
     "router",
     "scaled",
     "self_attention",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from graphsched.arch.blocks.linear import linear
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import gelu, relu, silu, sqr, view
+from graphsched.graph.ops import clamp, gelu, relu, silu, sqr, view
 from graphsched.graph.tensor import Tensor
 
 Activation = Callable[[Tensor], Tensor]
@@ -14,6 +14,15 @@ Gate = Callable[[Tensor, Tensor], Tensor]  # of a gated layer: (gate · x, up ·
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up"""
     return silu(gate) * up
+
+
+def clamped_swiglu(limit: float) -> Gate:
+    """silu(min(gate, limit)) · up, that within ±limit; no limits at 0"""
+
+    def activation(gate: Tensor, up: Tensor) -> Tensor:
+        return silu(clamp(gate, low=-float("inf"), high=limit)) * clamp(up, low=-limit, high=limit)
+
+    return activation if limit > 1e-6 else swiglu
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def turned(c: LatentConfig, x: Tensor, inp: Inputs) -> Tensor:
     return rope(x, inp.pos, rope=c.rope) if c.rope else x
 
 
-def low_queries(c: LatentConfig, blk: Weights, x: Tensor) -> Tensor:
+def low_queries(c: RopeConfig, blk: Weights, x: Tensor) -> Tensor:
     """Queries of all heads in a low rank. [T, D] -> [T, rank of queries]"""
     return norm(c, linear(blk, "attn_q_a", x), blk, "attn_q_a_norm")
 

@@ -19,6 +19,7 @@ from graphsched.graph.ops import (
     scale,
     sigmoid,
     soft_max,
+    sqrt_softplus,
     sum_rows,
     top_k,
     view,
@@ -26,7 +27,7 @@ from graphsched.graph.ops import (
 from graphsched.graph.tensor import Tensor
 
 SMALLEST_NORMAL_F16 = 6.103515625e-5  # what llama.cpp clamps the sum of expert weights to
-SOFTMAX, SIGMOID, SOFTMAX_CHOSEN = 1, 2, 3  # values of expert_gating_func
+SOFTMAX, SIGMOID, SOFTMAX_CHOSEN, SQRT_SOFTPLUS = 1, 2, 3, 4  # values of expert_gating_func
 BIASES = ("exp_probs_b.bias", "exp_probs_b.")  # one architecture's files leave the suffix out
 
 
@@ -72,13 +73,22 @@ class RoutingConfig(ExpertConfig):
         groups = (self.n_group, self.n_group_used) if self.n_group > 1 else (1, 1)
         sigmoid = self.gating == SIGMOID
         return Routing(
-            self.n_expert, self.n_expert_used, sigmoid, self.normalised, self.weights_scale, *groups
+            self.n_expert,
+            self.n_expert_used,
+            sigmoid,
+            self.normalised,
+            self.weights_scale,
+            *groups,
+            root=self.gating == SQRT_SOFTPLUS,
         )
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How tokens choose experts: softmax over all or sigmoid, normalised over the chosen or not, scaled."""
+    """How tokens choose experts: softmax over all or sigmoid, normalised over the chosen or not, scaled.
+
+    root: by sqrt(softplus) instead.
+    """
 
     n_expert: int
     n_used: int
@@ -87,12 +97,13 @@ class Routing:
     scale: float = 0.0
     n_group: int = 1
     n_group_used: int = 1
+    root: bool = False
 
 
 def choose(r: Routing, blk: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     """The experts of each token, and their weights. [T, D] -> i32 [T, K], f32 [T, K]"""
     logits = router(blk, x, r.n_expert)
-    probs = sigmoid(logits) if r.sigmoid else soft_max(logits)  # [T, E]
+    probs = sqrt_softplus(logits) if r.root else sigmoid(logits) if r.sigmoid else soft_max(logits)  # [T, E]
     # A bias sways the choice, not the weights.
     bias = next((name for name in BIASES if name in blk), None)
     score = probs + blk.sized(bias, r.n_expert) if bias else probs

@@ -9,7 +9,17 @@ from graphsched.arch.blocks.linear import linear
 from graphsched.arch.blocks.moe import as_row, weighted_sum
 from graphsched.arch.config import Config, key
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import concat, hc_weights, repeat, rms_norm, scale, sum_rows, view
+from graphsched.graph.ops import (
+    concat,
+    hc_weights,
+    multi_add,
+    repeat,
+    rms_norm,
+    scale,
+    sigmoid,
+    sum_rows,
+    view,
+)
 from graphsched.graph.tensor import Tensor
 
 
@@ -68,3 +78,10 @@ def manifold(
     y = sub_layer(weighted_sum(x, view(weights, start=0, stop=n)))
     shares = heads(view(weights, start=n, stop=2 * n), n)  # [T, N, 1]
     return mixed(x, view(weights, start=2 * n, stop=wide)) + repeat(as_row(y), n=n) * shares
+
+
+def merged(c: ManifoldConfig, w: Weights, x: Tensor) -> Tensor:
+    """A mixture of the streams by the weights output_hc_fn, _scale and _base. [T, N, D] -> [T, D]"""
+    seen = linear(w, "output_hc_fn", rms_norm(side_by_side(x), eps=c.rms_eps), c.n_streams)
+    gates = sigmoid(seen * w.sized("output_hc_scale", 1) + w.sized("output_hc_base", c.n_streams))
+    return weighted_sum(x, gates) + scale(multi_add(x), by=c.hc_eps)

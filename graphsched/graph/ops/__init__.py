@@ -15,10 +15,11 @@ from graphsched.graph.ops.elementwise import (
     softcap,
     softplus,
     sqr,
+    sqrt_softplus,
     sum_rows,
     unary,
 )
-from graphsched.graph.ops.indexer import lightning_indexer, pool_rows, sparse_attn
+from graphsched.graph.ops.indexer import compressed_attn, lightning_indexer, pool_rows, sparse_attn
 from graphsched.graph.ops.matmul import (
     add_id,
     moe_fused_up_gate,
@@ -52,6 +53,7 @@ __all__ = [
     "add",
     "add_id",
     "clamp",
+    "compressed_attn",
     "concat",
     "cont",
     "copy_f32",
@@ -96,6 +98,7 @@ __all__ = [
     "softplus",
     "sparse_attn",
     "sqr",
+    "sqrt_softplus",
     "ssm_conv",
     "ssm_scan",
     "sum_rows",

@@ -27,6 +27,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0),
     "sigmoid": _sigmoid,
     "softplus": _softplus,
+    "sqrt_softplus": lambda x: np.sqrt(_softplus(x)),
 }
 
 
@@ -187,7 +188,7 @@ def _() -> Iterator[Case]:
 
 @op(Op.UNARY, rowwise=True)
 def unary(x: Tensor, *, kind: str) -> TensorType:
-    """kind(x), one of silu, gelu (tanh form), relu, sigmoid, softplus"""
+    """kind(x), one of silu, gelu (tanh form), relu, sigmoid, softplus, sqrt_softplus"""
     require(kind in UNARY, "unary: no function {}; there are {}", kind, ", ".join(UNARY))
     return x.type
 
@@ -273,6 +274,11 @@ def relu(x: Tensor) -> Tensor:
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))"""
     return unary(x, kind="sigmoid")
+
+
+def sqrt_softplus(x: Tensor) -> Tensor:
+    """sqrt(ln(1 + e^x))"""
+    return unary(x, kind="sqrt_softplus")
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -220,6 +220,88 @@ def _() -> Iterator[Case]:
     yield case(f32(3, 4, 33), k, k, i32(3, 3), i32(3), i32(3, 2, 3), scale=0.3, n_chosen=40)
 
 
+@op(Op.COMPRESSED_ATTN, product=("k",), rate="f16", reads_cache="k", named_by_weight=False, label="kqv")
+def compressed_attn(
+    q: Tensor,
+    k: Tensor,
+    where: Tensor,
+    table: Tensor,
+    c: Tensor,
+    c_where: Tensor,
+    c_table: Tensor,
+    sinks: Tensor,
+    chosen: Tensor | None = None,
+    *,
+    scale: float,
+    window: int,
+    size: int,
+    n_chosen: int,
+) -> TensorType:
+    """softmax(scale · q·rowᵀ) · row over the last `window` rows of k, a row of c for each complete unit, and a sink
+
+    One row is key and value of all heads. That of a unit of `size` positions is in the cell of its last one; with
+    `chosen` only units count whose bits are set, about n_chosen. k and c are found as in flash_attn_ext.
+    """
+    _require_where("compressed_attn", q, k, where, table)
+    _require_where("compressed_attn", q, c, c_where, c_table)
+    fits = k.shape[1:] == c.shape[1:] == (1, q.shape[2]) and sinks.shape == (q.shape[1],)
+    require(fits, "compressed_attn: {}, {}, {} do not fit", k, c, sinks)
+    return q.type
+
+
+@compressed_attn.reference
+def _(
+    q: Array,
+    k: Array,
+    where: Array,
+    table: Array,
+    c: Array,
+    c_where: Array,
+    c_table: Array,
+    sinks: Array,
+    chosen: Array | None = None,
+    *,
+    scale: float,
+    window: int,
+    size: int,
+    n_chosen: int,
+) -> Array:
+    out = np.empty(q.shape, np.float32)
+    for t, (_, position, first) in enumerate(where.tolist()):
+        near = k[cells_of(table, first, np.arange(max(position - window, -1) + 1, position + 1)), 0]
+        ends = np.arange(size - 1, position + 1, size)
+        if chosen is not None:
+            ends = ends[as_bools(chosen)[t, 0, ends]]
+        rows = np.concatenate([near, c[cells_of(c_table, int(c_where[t, 2]), ends), 0]]).astype(np.float64)
+        score = np.concatenate([q[t].astype(np.float64) @ rows.T * scale, sinks[:, None]], axis=1)
+        out[t] = as_f32(soft_max_of(score)[:, :-1] @ rows)
+    return out
+
+
+@compressed_attn.flops
+def _(q: TensorType, k: TensorType, *_: TensorType, window: int, n_chosen: int, **attrs: Any) -> int:
+    return 4 * q.numel * (window + n_chosen)
+
+
+compressed_attn.draw(
+    where=last_tokens,
+    table=any_blocks,
+    c_where=lambda types, rng: last_tokens({"where": types["c_where"], "table": types["c_table"]}, rng),
+    c_table=lambda types, rng: any_blocks({"k": types["c"], "table": types["c_table"]}, rng),
+    chosen=_any_bits,
+)
+
+
+@compressed_attn.cases
+def _() -> Iterator[Case]:
+    for t in (dtypes.F32, dtypes.F16, dtypes.Q8_0):
+        for n, blocks, d in ((1, 9, 64), (5, 9, 96)):
+            cells, near = TensorType(t, (blocks * CELL_BLOCK, 1, d)), (i32(n, 3), i32(blocks))
+            given = f32(n, 4, d), cells, *near, cells, *near, f32(4)
+            yield case(*given, i32(n, 1, blocks), scale=0.2, window=9, size=4, n_chosen=20)
+            yield case(*given, scale=0.2, window=40, size=70, n_chosen=4)
+
+
 @op(Op.POOL_ROWS, reads_cache="x", named_by_weight=False, label="pooled")
 def pool_rows(
     x: Tensor,
@@ -229,17 +311,20 @@ def pool_rows(
     bias: Tensor | None = None,
     *,
     size: int,
+    overlap: bool = False,
 ) -> TensorType:
     """Σ_i p_i · x[i] over a token's unit of `size` positions, up to its own; p = softmax_i(gates[i] + bias[i])
 
-    Channel by channel, x and gates in the cells of these positions, bias [size, d]. Without gates it is their mean.
+    Channel by channel, x and gates in the cells of these positions, bias [size, width]. Without gates it is their mean.
+    overlap: the positions of the unit in front belong to it, too; of these the first half of the channels counts, of
+    the unit's own the second half.
     """
     require(len(x.shape) == 3 and x.shape[1] == 1, "pool_rows: {} has more than one head", x)
     fits = (gates is None) == (bias is None) and (gates is None or gates.shape == x.shape)
     require(fits, "pool_rows: {}, {} do not fit {}", gates, bias, x)
     require(bias is None or bias.shape == (size, x.shape[2]), "pool_rows: {} does not fit {}", bias, x)
     require(len(where.shape) == 2 and len(table.shape) == 1, "pool_rows: {}, {} do not fit", where, table)
-    return f32(where.shape[0], x.shape[2])
+    return f32(where.shape[0], x.shape[2] // (1 + overlap))
 
 
 @pool_rows.reference
@@ -251,25 +336,33 @@ def _(
     bias: Array | None = None,
     *,
     size: int,
+    overlap: bool = False,
 ) -> Array:
-    out = np.empty((len(where), x.shape[2]), np.float32)
+    d = x.shape[2] // (1 + overlap)
+    out = np.empty((len(where), d), np.float32)
     for t, (_, position, first) in enumerate(where.tolist()):
-        cells = cells_of(table, first, np.arange(position // size * size, position + 1))
+        begin = position // size * size
+        before = np.arange(max(begin - size, 0) if overlap else begin, begin)
+        cells = cells_of(table, first, np.concatenate([before, np.arange(begin, position + 1)]))
+        half = np.arange(d) + np.where(np.arange(len(cells)) < len(before), 0, d * overlap)[:, None]
         score = np.zeros((len(cells), 1))
         if gates is not None and bias is not None:
-            score = gates[cells, 0].astype(np.float64) + bias[: len(cells)]
+            places = np.concatenate([before % size, np.arange(position + 1 - begin)])
+            score = np.take_along_axis(gates[cells, 0].astype(np.float64) + bias[places], half, axis=1)
         p = np.exp(score - score.max(axis=0))
-        out[t] = as_f32((p / p.sum(axis=0) * x[cells, 0]).sum(axis=0))
+        out[t] = as_f32((p / p.sum(axis=0) * np.take_along_axis(x[cells, 0], half, axis=1)).sum(axis=0))
     return out
 
 
 @pool_rows.flops
-def _(x: TensorType, where: TensorType, *_: TensorType, size: int) -> int:
+def _(x: TensorType, where: TensorType, *_: TensorType, size: int, overlap: bool = False) -> int:
     return 5 * int(where.shape[0]) * size * x.shape[2]
 
 
 @pool_rows.nbytes
-def _(x: TensorType, where: TensorType, table: TensorType, *more: TensorType, size: int) -> int:
+def _(
+    x: TensorType, where: TensorType, table: TensorType, *more: TensorType, size: int, overlap: bool = False
+) -> int:
     row = x.dtype.row_bytes(x.shape[2]) * (2 if more else 1)
     return int(where.shape[0]) * (size * row + 4 * x.shape[2])
 
@@ -284,3 +377,4 @@ def _() -> Iterator[Case]:
             rows, cells = TensorType(t, (160, 1, d)), (i32(n, 3), i32(5))
             yield case(rows, *cells, size=size)
             yield case(rows, *cells, rows, f32(size, d), size=size)
+            yield case(rows, *cells, rows, f32(size, d), size=size, overlap=True)

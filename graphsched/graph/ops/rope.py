@@ -19,7 +19,8 @@ class Rope:
     `norm` rotates pairs (2i, 2i+1), `neox` (i, i + n_rot/2), of the first n_rot dimensions.
     `magnitude` multiplies cos and sin. YaRN (Peng et al. 2023) with `yarn`: context extended by `factor` over
     `original_context`, in which pairs that rotate beta_fast times or more keep their speed, and those that rotate
-    beta_slow times or less are interpolated; otherwise `factor` divides all angles.
+    beta_slow times or less are interpolated; otherwise `factor` divides all angles. Positions count as the first of
+    each `every`; `back` rotates the other way.
     """
 
     n_rot: int
@@ -32,12 +33,14 @@ class Rope:
     still: tuple[int, ...] = ()  # pairs that are not rotated
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    every: int = 1
+    back: bool = False
 
     def theta(self) -> NDArray[np.float64]:
         """Radians per position of each pair, [n_rot / 2]; 0 for those that are not rotated."""
         theta = self._theta_of_all()
         theta[list(self.still)] = 0.0
-        return theta
+        return -theta if self.back else theta
 
     def _theta_of_all(self) -> NDArray[np.float64]:
         i = np.arange(self.n_rot // 2)
@@ -73,7 +76,7 @@ def rope(x: Tensor, pos: Tensor, factors: Tensor | None = None, *, rope: Rope) -
 @rope.reference
 def _(x: Array, pos: Array, factors: Array | None = None, *, rope: Rope) -> Array:
     theta = rope.theta() if factors is None else rope.theta() / factors
-    angle = pos[:, None, None] * theta
+    angle = (pos // rope.every * rope.every)[:, None, None] * theta
     cos, sin = np.cos(angle) * rope.magnitude, np.sin(angle) * rope.magnitude
     half = rope.n_rot // 2
     first, second = (slice(0, rope.n_rot, 2), slice(1, rope.n_rot, 2))
@@ -98,6 +101,8 @@ def _() -> Iterator[Case]:
         yield case(f32(1, 4, 8), i32(1), f32(4), ints={1: (0, 500)}, rope=Rope(8, mode=mode))
     yarn = Rope(64, mode="neox", factor=32.0, yarn=True, original_context=4096, magnitude=1.3)
     yield case(f32(5, 3, 64), i32(5), ints={1: (0, 500)}, rope=yarn)
+    yield case(f32(5, 3, 32), i32(5), ints={1: (0, 500)}, rope=Rope(32, every=4))
+    yield case(f32(5, 3, 32), i32(5), ints={1: (0, 500)}, rope=Rope(16, mode="neox", every=3, back=True))
 
 
 @op(Op.TEMPERATURE_SCALE, rowwise=True, keeps_label=True)
