@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from running import EXACT, ONE, TWO, logits_in_pieces, nmse, on_host, reference
+from tiny.files import encoded_tensor, keys, plain, shapes
 from tiny.special import SPECIAL
+from tiny.table import V
 
 import graphsched
 from graphsched.schedule.placement import PlacementOptions
@@ -16,7 +18,7 @@ from graphsched.session.switches import FUSIONS
 P = PlacementOptions
 EXACT_LIMIT = 1e-9
 LATENT = ("deepseek32", "glm-dsa", "glm5-next", "kimi-k3", "minicpm3", "mistral4")
-SPARSE = ("deepseek32", "glm-dsa", "glm5-next", "minimax-m3")
+SPARSE = ("deepseek32", "deepseek4", "deepseek4-wide", "glm-dsa", "glm5-next", "minimax-m3")
 PRESETS: dict[str, dict[str, Any]] = {
     "all on devices": {"devices": TWO},
     "alternate layers": {
@@ -64,6 +66,18 @@ def test_any_cut_of_the_prompt(name: str, first: int) -> None:
     ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=5, **EXACT)
     assert nmse(got, ref.logits) <= EXACT_LIMIT
+
+
+@pytest.mark.parametrize("name", ["deepseek4", "deepseek4-wide"])
+def test_windows_that_give_blocks_back(name: str) -> None:
+    """Rows that stand for several positions are all there, whatever a window has given back."""
+    tokens = np.random.default_rng(7).integers(3, V, 420).astype(np.int32)
+    values = {t: encoded_tensor(name, t, shape)[2] for t, shape in shapes(name).items()}
+    stored = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in keys(name).items()}
+    want = plain("deepseek4", stored, values).logits(tokens)
+    with closing(graphsched.load(reference(name).model, n_ctx=1024, n_ubatch=32, **EXACT)) as session:
+        got = session.eval(tokens, all_logits=True)
+    assert nmse(got, want) <= EXACT_LIMIT
 
 
 @pytest.mark.parametrize("name", SPARSE)

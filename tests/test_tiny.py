@@ -98,6 +98,7 @@ RECURRENT_VARIANTS = (
 KEEPING_STATE = [*recurrent_forward.RULES, *RECURRENT_VARIANTS]
 SPECIAL_FILES = (
     "deepseek32",
+    "deepseek4",
     "gemma3n",
     "glm-dsa",
     "glm5-next",

@@ -312,6 +312,52 @@ MISTAKES = (
         "qwen35moe", "weights not normalised", "models/qwen35moe.py", "normalised=True", "normalised=False"
     ),
     Mistake("qwen3next", "heads with keys of others", "models/qwen3next.py", "tiled=False", "tiled=True"),
+    Mistake("mistral3", "YaRN between other speeds", "models/mistral3.py", "beta_fast=self.beta_fast, ", ""),
+    Mistake(
+        "mistral3-moe", "weights not normalised", "models/mistral3.py", "normalised=True", "normalised=False"
+    ),
+    Mistake(
+        "mistral4", "queries that do not sharpen", "models/mistral4.py", "if c.temperature:", "if False:"
+    ),
+    Mistake("laguna", "the other gate", "models/laguna.py", "c.n_head, softplus)", "c.n_head, lambda x: x)"),
+    Mistake(
+        "laguna-full",
+        "the other kind of rotation",
+        "models/laguna.py",
+        'rope_of(c, "neox")',
+        'rope_of(c, "norm")',
+    ),
+    Mistake("minicpm3", "the other kind of rotation", "models/minicpm3.py", '"neox"', '"norm"'),
+    Mistake("plamo3", "one base for all layers", "models/plamo3.py", "c.base_swa if near else ", ""),
+    Mistake("muse-glimmer", "full layers rotate", "models/muse_glimmer.py", " if near else (q, k)", ""),
+    Mistake(
+        "gemma3n",
+        "activations of all layers dense",
+        "models/gemma3n.py",
+        "4, 20, 10,",
+        "4, 20, 0,",
+    ),
+    Mistake("kimi-k3", "no stream kept", "models/kimi_k3.py", "kept.append(x)", "pass"),
+    Mistake(
+        "deepseek32", "the indexer rotates neighbours", "models/deepseek32.py", 'mode="neox"', 'mode="norm"'
+    ),
+    Mistake(
+        "glm-dsa",
+        "each layer its own indexer",
+        "models/glm_dsa.py",
+        "if c.at(blk.layer).indexed:",
+        "if True:",
+    ),
+    Mistake("minimax-m3", "no local blocks", "models/minimax_m3.py", "local=c.local_blocks", "local=0"),
+    Mistake("glm5-next", "no tail", "models/glm5_next.py", "tail=c.with_tail", "tail=False"),
+    Mistake("deepseek4", "heads not rotated back", "models/deepseek4.py", "back=True", "back=False"),
+    Mistake(
+        "deepseek4-wide",
+        "every row chosen",
+        "models/deepseek4.py",
+        "if c.ratio == INDEXED else ()",
+        "if False else ()",
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Rows of models with parts of their own: streams beside each other, latents, gates, temperatures; small, in F32."""
 
 from collections.abc import Callable
+from typing import Any
 
 from tiny.family import (
     BEHIND,
@@ -156,7 +157,73 @@ def glm5_next(il: int) -> Shapes:
     return IN_FRONT | CONNECTED | mixer | (experts(SHARED, CHOICE) if il else dense())
 
 
+# --- deepseek4
+
+OUT_GROUPS, OUT_RANK, V4_DIM, V4_INDEX = 2, 12, 20, 12
+V4_COMMON: Shapes = {
+    **IN_FRONT,
+    **CONNECTED,
+    **experts(SHARED, CHOICE),
+    "attn_q_a.weight": (LOW_RANK, D),
+    "attn_q_a_norm.weight": (LOW_RANK,),
+    "attn_q_b.weight": (HEADS * V4_DIM, LOW_RANK),
+    "attn_kv.weight": (V4_DIM, D),
+    "attn_kv_a_norm.weight": (V4_DIM,),
+    "attn_sinks.weight": (HEADS,),
+    "attn_output_a.weight": (OUT_GROUPS, OUT_RANK, HEADS * V4_DIM // OUT_GROUPS),
+    "attn_output_b.weight": (D, OUT_GROUPS * OUT_RANK),
+}
+
+
+def compressor(name: str, dim: int, ratio: int) -> Shapes:
+    width = dim * (2 if ratio == 4 else 1)
+    return {
+        f"{name}_ape.weight": (ratio, width),
+        f"{name}_gate.weight": (width, D),
+        f"{name}_kv.weight": (width, D),
+        f"{name}_norm.weight": (dim,),
+    }
+
+
+V4_RATIOS = [0, 4, 5]
+V4_INDEXER: Shapes = compressor("indexer_compressor", V4_INDEX, 4) | {
+    "indexer.attn_q_b.weight": (INDEX_HEADS * V4_INDEX, LOW_RANK),
+    "indexer.proj.weight": (INDEX_HEADS, D),
+}
+
+
+def deepseek4(il: int) -> Shapes:
+    ratio = V4_RATIOS[il]
+    rows = compressor("attn_compressor", V4_DIM, ratio) if ratio else {}
+    return V4_COMMON | rows | (V4_INDEXER if ratio == 4 else {})
+
+
+def v4_keys(window: int) -> dict[str, Any]:
+    return (
+        sizes(rope__dimension_count=8)
+        | ROUTED
+        | INDEX_KEYS
+        | {"attention.head_count_kv": 1, "attention.key_length": V4_DIM, "attention.value_length": V4_DIM}
+        | {"attention.indexer.key_length": V4_INDEX, "attention.indexer.top_k": 2}
+        | {"attention.sliding_window": window, "attention.compress_ratios": V4_RATIOS}
+        | {"attention.compress_rope_freq_base": 4e3, "attention.q_lora_rank": LOW_RANK}
+        | {"attention.output_group_count": OUT_GROUPS, "attention.output_lora_rank": OUT_RANK}
+        | {"hyper_connection.count": STREAMS, "hyper_connection.sinkhorn_iterations": 3}
+        | {"hyper_connection.epsilon": 1e-3, "expert_gating_func": 4, "swiglu_clamp_exp": 0.7}
+        | YARN
+    )
+
+
+V4_MORE: Shapes = {
+    "output_hc_fn.weight": (STREAMS, STREAMS * D),
+    "output_hc_scale.weight": (1,),
+    "output_hc_base.weight": (STREAMS,),
+}
+
+
 SPECIAL: dict[str, Row] = {
+    "deepseek4": row("deepseek4", v4_keys(6), deepseek4, layers=3, more=V4_MORE),
+    "deepseek4-wide": row("deepseek4", v4_keys(9), deepseek4, layers=3, more=V4_MORE),
     "deepseek32": row(
         "deepseek32",
         sizes()
@@ -256,7 +323,7 @@ SPECIAL: dict[str, Row] = {
         sizes(attention__temperature_scale=0.3)
         | YARN
         | {"rope.scaling.original_context_length": 8, "rope.scaling.yarn_log_multiplier": 0.5}
-        | {"rope.scaling.yarn_beta_fast": 4.0, "rope.scaling.yarn_beta_slow": 0.1},
+        | {"rope.scaling.yarn_beta_fast": 0.1, "rope.scaling.yarn_beta_slow": 0.02},
         PLAIN,
     ),
     "mistral3-moe": row("mistral3", sizes() | YARN | MOE, attention() | IN_FRONT | experts()),

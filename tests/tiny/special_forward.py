@@ -168,10 +168,10 @@ class Model:
     def chosen(
         self, blk: str, h: Array, kind: int, normalised: bool | None
     ) -> tuple[NDArray[np.int64], Array]:
-        """Experts of each token and their weights; kind: 1 softmax, 2 sigmoid, where the file does not say."""
+        """Experts of each token and their weights. kind, if no key says: 1 softmax, 2 sigmoid, 4 root of softplus."""
         logits = h @ self.w[f"{blk}.ffn_gate_inp.weight"].T
         kind = self.key("expert_gating_func", kind)
-        p = sigmoid(logits) if kind == 2 else softmax(logits)
+        p = sigmoid(logits) if kind == 2 else np.sqrt(softplus(logits)) if kind == 4 else softmax(logits)
         ids = best(
             self.in_groups(p + self.w.get(f"{blk}.exp_probs_b.bias", 0.0)), self.keys["expert_used_count"]
         )
@@ -620,8 +620,96 @@ def _pools(m: Model, blk: str, h: Array) -> Seen:
     return chosen
 
 
+def deepseek4(m: Model, x: Array) -> Array:
+    n, d, eps = (
+        m.key("attention.head_count"),
+        m.key("attention.key_length"),
+        m.keys["hyper_connection.epsilon"],
+    )
+    streams = np.repeat(x[:, None], m.keys["hyper_connection.count"], axis=1)
+    for il in range(m.n_layer):
+        blk, c = f"blk.{il}", m.key("swiglu_clamp_exp", np.inf, il)
+        shared = m.key("swiglu_clamp_shexp", c, il)
+
+        def attends(row: Array, il: int = il, blk: str = blk) -> Array:
+            return _compressed_attention(m, il, m.norm(f"{blk}.attn_norm", row), n, d)
+
+        def fed(row: Array, blk: str = blk, c: float = c, shared: float = shared) -> Array:
+            h = m.norm(f"{blk}.ffn_norm", row)
+            y = m.experts(blk, h, lambda gate, up: silu(np.minimum(gate, c)) * np.clip(up, -c, c), kind=4)
+            return y + m.ffn(
+                blk,
+                h,
+                lambda gate, up: silu(np.minimum(gate, shared)) * np.clip(up, -shared, shared),
+                "_shexp",
+            )
+
+        streams = connected(m, f"{blk}.hc_attn", streams, attends)
+        streams = connected(m, f"{blk}.hc_ffn", streams, fed)
+    z = m.linear("output_hc_fn", m.rms(streams.reshape(len(x), -1)))
+    gates = sigmoid(z * m.w["output_hc_scale.weight"] + m.w["output_hc_base.weight"]) + eps
+    return m.head(np.einsum("tn,tnd->td", gates, streams))
+
+
+def _compressed_attention(m: Model, il: int, h: Array, n: int, d: int) -> Array:
+    """A window, rows that stand for several positions each, and a sink, in one softmax."""
+    blk, ratio, T = f"blk.{il}", m.key("attention.compress_ratios", 0, il), len(h)
+    n_rot = m.key("rope.dimension_count", d)
+    turns = m.key("rope.freq_base") ** (-np.arange(0, n_rot, 2) / n_rot)
+    if ratio:
+        turns = m.yarn(n_rot, m.key("attention.compress_rope_freq_base"))
+
+    def turn(z: Array, sign: int = 1, pos: Any = None) -> Array:
+        last = m.turn(z[..., -n_rot:], sign * turns, norm=True, pos=pos)
+        return np.concatenate([z[..., :-n_rot], last], axis=-1)
+
+    def rows_of(name: str) -> Array:
+        return _compressed(m, f"{blk}.{name}", h, ratio, turn)
+
+    low = m.low_query(blk, h)
+    q = turn(m.rms(m.linear(f"{blk}.attn_q_b", low).reshape(T, n, d)))
+    keys = turn(m.norm(f"{blk}.attn_kv_a_norm", m.linear(f"{blk}.attn_kv", h))[:, None])[:, 0]
+    seen = m.seen(m.key("attention.sliding_window"))
+    if ratio:
+        far = rows_of("attn_compressor")
+        is_there = (np.arange(len(far)) + 1) * ratio - 1 <= m.pos[:, None]
+        if ratio == 4:
+            n_i, d_i = m.key("attention.indexer.head_count"), m.key("attention.indexer.key_length")
+            q_i = turn(m.linear(f"{blk}.indexer.attn_q_b", low).reshape(T, n_i, d_i))
+            w = m.linear(f"{blk}.indexer.proj", h) / np.sqrt(n_i * d_i)
+            score = weighted_scores(q_i, rows_of("indexer_compressor"), w)
+            for t in range(T):
+                some = int(is_there[t].sum())
+                is_there[t, :some] = highest(score[t, :some], m.key("attention.indexer.top_k"))
+        keys, seen = np.concatenate([keys, far]), np.concatenate([seen, is_there], axis=1)
+    scores = np.where(seen, np.einsum("thd,sd->hts", q, keys) / np.sqrt(d), -np.inf)
+    sink = np.broadcast_to(m.w[f"{blk}.attn_sinks.weight"][:, None, None], (n, T, 1))
+    p = softmax(np.concatenate([scores, sink], axis=2))[..., :-1]
+    y = turn(np.einsum("hts,sd->thd", p, keys), -1)
+    a = m.w[f"{blk}.attn_output_a.weight"]
+    grouped = np.einsum("tgi,goi->tgo", y.reshape(T, len(a), -1), a)
+    return m.linear(f"{blk}.attn_output_b", grouped.reshape(T, -1))
+
+
+def _compressed(m: Model, name: str, h: Array, ratio: int, turn: Callable[..., Array]) -> Array:
+    """A row for each complete block of positions; of 4 the ones in front count, too, with channels of their own."""
+    v, g = m.linear(f"{name}_kv", h), m.linear(f"{name}_gate", h)
+    g = g + m.w[f"{name}_ape.weight"][m.pos % ratio]
+    d, rows = v.shape[1] // (2 if ratio == 4 else 1), []
+    for b in range(len(h) // ratio):
+        own = slice(b * ratio, (b + 1) * ratio)
+        values, gates = v[own, -d:], g[own, -d:]
+        if ratio == 4 and b:
+            before = slice((b - 1) * ratio, b * ratio)
+            values, gates = np.concatenate([v[before, :d], values]), np.concatenate([g[before, :d], gates])
+        rows.append((softmax(gates.T).T * values).sum(axis=0))
+    out = m.norm(f"{name}_norm", np.array(rows).reshape(-1, d))
+    return turn(out[:, None], 1, np.arange(len(out)) * ratio)[:, 0]
+
+
 RULES: dict[str, Callable[[Model, Array], Array]] = {
     "deepseek32": deepseek32,
+    "deepseek4": deepseek4,
     "gemma3n": gemma3n,
     "glm-dsa": glm_dsa,
     "glm5-next": glm5_next,
