@@ -50,10 +50,11 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 
 CHEAP = [
     "add", "add_id", "clamp", "concat", "cont", "copy_f32", "copy_rows", "div", "fused_add_rms_norm", "fused_mul_unary",
-    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "mul", "mul_multi_add", "multi_add",
+    "fused_norm", "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows",
+    "grouped_top_k", "layer_norm", "mul", "mul_multi_add", "multi_add",
     "repeat", "rms_norm", "rope", "scale",
     "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
-    "temperature_scale", "top_k", "topk_moe", "unary",
+    "temperature_scale", "top_k", "topk_moe", "unary", "xielu",
 ]  # fmt: skip
 COSTLY = ["mul_mat", "mul_mat_id", "mul_mat_qkv", "mul_mat_up_gate", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
