@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Final
 
 from graphsched.arch.config import Config
 from graphsched.arch.inputs import Inputs
@@ -16,6 +16,8 @@ from graphsched.graph.tensor import Tensor
 
 GROUP = "graphsched.architectures"  # of entry points
 MODELS = "graphsched.models"  # the package whose modules are the architectures that ship
+SCALED: Final = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "output")
+EVERY_SCALE: Final = ("",)
 Build = Callable[[Any, Weights, Inputs], Tensor]
 Derive = Callable[[Any, Weights], Iterable[tuple[str, Derived]]]
 
@@ -26,22 +28,32 @@ class Architecture:
     config: type[Config]
     build: Build
     derive: Derive | None = None
+    scaled: tuple[str, ...] = SCALED
+
+    def reads(self, tensor: str) -> bool:
+        """Whether the architecture reads a tensor of this name, if a file has it: not so scales of other matrices."""
+        matrix = tensor.removesuffix(".scale").rpartition(".")[2]
+        return not tensor.endswith(".scale") or self.scaled == EVERY_SCALE or matrix in self.scaled
 
 
 _REGISTRY: dict[str, Architecture] = {}
 
 
 def architecture(
-    name: str, config: type[Config], *, derive: Derive | None = None
+    name: str,
+    config: type[Config],
+    *,
+    derive: Derive | None = None,
+    scaled: tuple[str, ...] = SCALED,
 ) -> Callable[[Build], Build]:
     """Registers `build(config, weights, inputs) -> logits [n_tokens, n_vocab]` for a general.architecture.
 
     `derive(config, weights)` names weights that are made from others when first needed; a graph reads them
-    as any.
+    as any. `scaled`: the matrices whose products a file may scale by a number, `X.scale`; llama.cpp ignores others.
     """
 
     def register(build: Build) -> Build:
-        _REGISTRY[name] = Architecture(name, config, build, derive)
+        _REGISTRY[name] = Architecture(name, config, build, derive, scaled)
         return build
 
     return register

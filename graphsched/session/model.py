@@ -56,7 +56,8 @@ class Model:
             )
 
     def _weights(self) -> Weights:
-        return Weights(self.types, self.source, n_layer=self.config.n_layer, asked=self._asked)
+        read = {name: type for name, type in self.types.items() if self.architecture.reads(name)}
+        return Weights(read, self.source, n_layer=self.config.n_layer, asked=self._asked)
 
     @property
     def unread(self) -> tuple[str, ...]:
