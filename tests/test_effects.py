@@ -15,6 +15,7 @@ import pytest
 from gguf_files import gguf, tensor, write
 from running import model_path
 from tiny import files
+from tiny.early import EARLY
 from tiny.family import FAMILY
 from tiny.files import MODELS
 from tiny.recurrent import RECURRENT
@@ -382,7 +383,7 @@ def test_a_rule_of_another_package_is_counted() -> None:
 # --- tensors of a file that nothing reads ---
 
 
-ASKED = [(name, 3) for name in (*MODELS, *FAMILY, *RECURRENT)]
+ASKED = [(name, 3) for name in (*MODELS, *FAMILY, *EARLY, *RECURRENT)]
 LATENT = ("deepseek2", "kimi-linear", "bailingmoe3")
 ASKED += [(name, mla) for name, _ in ASKED if name.startswith(LATENT) for mla in (0, 1)]
 
