@@ -387,6 +387,15 @@ MISTAKES = (
     ),
     Mistake("starcoder", "GELU left out", "models/starcoder.py", ", gelu)", ", lambda x: x)"),
     Mistake("starcoder2", "GELU left out", "models/starcoder2.py", ", gelu)", ", lambda x: x)"),
+    Mistake(
+        "rnd1",
+        "queries and keys without their norms",
+        "models/rnd1.py",
+        "qk_norm=normed_heads",
+        "qk_norm=None",
+    ),
+    Mistake("llada", "a bias behind attention", "models/llada.py", "out_bias=False", "out_bias=None"),
+    Mistake("dream", "tokens see only those in front", "models/dream.py", "causal=False", "causal=True"),
 )
 
 

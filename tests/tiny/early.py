@@ -114,6 +114,7 @@ EARLY = {
         early(attention__clamp_kqv=0.8) | MOE,
         IN_ONE | norms("attn_norm", "attn_output_norm") | experts(),
     ),
+    "dream": row("dream", sizes(), biases(PLAIN, *QKV), more={"output.bias": (512,)}),
     "exaone": row("exaone", sizes(), PLAIN, more=norms("rope_freqs", width=DIM // 2)),
     "falcon": row(
         "falcon",
@@ -145,6 +146,12 @@ EARLY = {
         early() | ALIBI,
         biased_norms(biases(SIX_IN_ONE | dense(), "attn_qkv", *MATRICES[3:], "ffn_gate")),
         more=OUTPUT_NORM,
+    ),
+    "llada": row(
+        "llada",
+        sizes(),
+        biases(PLAIN, "attn_output", "ffn_gate", "ffn_up", "ffn_down"),
+        more=norms("rope_freqs", width=DIM // 2),
     ),
     "mpt": row(
         "mpt",
@@ -180,6 +187,7 @@ EARLY = {
     ),
     "plamo": row("plamo", sizes(), ONE_NORM),
     "qwen": row("qwen", sizes(), biases(IN_ONE | IN_FRONT | dense(), "attn_qkv")),
+    "rnd1": row("rnd1", sizes() | MOE, attention() | PER_HEAD | IN_FRONT | experts()),
     "stablelm": row(
         "stablelm",
         early(rope__dimension_count=8),

@@ -23,8 +23,12 @@ class Early(forward.Rules):
         default_factory=dict
     )  # of ALiBi by number of layers, 0 of all; else the file says
     rotated_layers: int = 0  # models of this many layers rotate, 0: all
+    both_ways: bool = False  # tokens of the prompt see each other, later ones themselves
+    unbiased: tuple[str, ...] = ()  # matrices whose biases do not count
     scaled: bool = False  # scales of matrices outside of attention count
 
+
+N_PROMPT = 24  # tokens that are read at once
 
 RULES = {
     "apertus": Early(factors=True),
@@ -43,11 +47,13 @@ RULES = {
     ),
     "command-r": Early(rope="norm", beside=True),
     "dbrx": Early(normalised=True),
+    "dream": Early(both_ways=True, unbiased=("output",)),
     "exaone": Early(factors=True),
     "falcon": Early(act=gelu, beside=True),
     "gpt2": Early(act=gelu, rope=""),
     "gptneox": Early(act=gelu),
     "jais": Early(rope=""),
+    "llada": Early(rope="norm", both_ways=True, unbiased=("attn_output", "ffn_gate", "ffn_up", "ffn_down")),
     "mpt": Early(act=gelu, rope=""),
     "nemotron": Early(act=squared_relu),
     "olmo": Early(rope="norm"),
@@ -57,6 +63,7 @@ RULES = {
     "phi2": Early(act=gelu, beside=True),
     "plamo": Early(beside=True, all_dims=True),
     "qwen": Early(),
+    "rnd1": Early(both_ways=True, normalised=True),
     "stablelm": Early(),
     "starcoder": Early(act=gelu, rope=""),
     "starcoder2": Early(act=gelu),
@@ -82,6 +89,8 @@ class Model(forward.Model):
     def counts(self, name: str) -> bool:
         if name.endswith(".scale"):
             return self.rules.scaled or "attn_" in name
+        if name.endswith(".bias") and name.split(".")[-2] in self.rules.unbiased:
+            return False
         return self.rules.factors or name != "rope_freqs.weight"
 
     def at(self, il: int) -> None:
@@ -145,6 +154,8 @@ class Model(forward.Model):
     def mask(self, il: int) -> NDArray[np.bool_]:
         ago = self.positions[:, None] - self.positions[None]
         seen: NDArray[np.bool_] = ago >= 0
+        if self.rules.both_ways:
+            seen = (ago == 0) | (np.maximum(self.positions[:, None], self.positions[None]) < N_PROMPT)
         return seen & (ago < self.keys["attention.sliding_window"]) if self.slides(il) else seen
 
     def rotates(self, il: int) -> bool:

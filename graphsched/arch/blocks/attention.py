@@ -13,7 +13,17 @@ from graphsched.arch.blocks.linear import linear, norm, norm_by_row
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import Rope, clamp, flash_attn_ext, reshape, rope, view
+from graphsched.graph.ops import (
+    Rope,
+    clamp,
+    flash_attn_ext,
+    mul_mat,
+    permute,
+    reshape,
+    rope,
+    soft_max,
+    view,
+)
 from graphsched.graph.tensor import Tensor, labelled
 
 Pattern = int | NDArray[np.bool_]
@@ -223,6 +233,13 @@ def attend(
     return side_by_side(out)
 
 
+def attend_both_ways(c: AttentionConfig, q: Tensor, k: Tensor, v: Tensor, inp: Inputs) -> Tensor:
+    """Attends over this run's tokens, those behind too; nothing is stored. -> [T, H · Dv]"""
+    scores = mul_mat(permute(k, axes=(1, 0, 2)), q)  # [T, H, T]
+    chances = soft_max(scores, *inp.beside, scale=c.head_dim**-0.5)
+    return side_by_side(mul_mat(permute(v, axes=(1, 2, 0)), chances))
+
+
 def gated_heads(blk: Weights, out: Tensor, x: Tensor, n_head: int, act: Callable[[Tensor], Tensor]) -> Tensor:
     """`out` [T, H · Dv] times act(attn_gate · x), which has one number per head or one per element."""
     gate = act(linear(blk, "attn_gate", x))
@@ -242,14 +259,17 @@ def self_attention(
     qk_norm: QkNorm | None = None,
     out_bias: bool | None = None,
     clip: float = 0.0,
+    causal: bool = True,
     **mask: Any,
 ) -> Tensor:
     """Projections, norm, rotary embedding (none if `rope` is None), attention, output. [T, D] -> [T, D]
 
     qk_norm: normed_heads, normed_whole, or a function like them. clip: what projections are at most, either way; 0:
-    anything. mask: attributes of flash_attn_ext, such as `window`.
+    anything. causal: False where tokens see those behind them, too, and nothing is kept. mask: attributes of
+    flash_attn_ext, such as `window`.
     """
     q, k, v = (clamp(t, low=-clip, high=clip) if clip else t for t in qkv(c, blk, x))
     q, k = qk_norm(c, blk, q, k) if qk_norm else (q, k)
     q, k = rotated(rope, q, k, inp, factors) if rope else (q, k)
-    return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, **mask), c.n_embd, bias=out_bias)
+    out = attend(c, blk, q, k, v, inp, **mask) if causal else attend_both_ways(c, q, k, v, inp)
+    return linear(blk, "attn_output", out, c.n_embd, bias=out_bias)
