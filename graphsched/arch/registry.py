@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -92,6 +93,11 @@ def _modules() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(importlib.import_module(MODELS).__path__)]
 
 
+def nearest(name: str) -> list[str]:
+    """The three known architectures whose names are most like this one, the likest first."""
+    return get_close_matches(name, names(), n=3, cutoff=0.0)
+
+
 def get(name: str, source: str) -> Architecture:
     """The architecture by its GGUF name, imported on use. `source` names the file in the error."""
     module = name.replace("-", "_").replace(".", "_")
@@ -100,5 +106,8 @@ def get(name: str, source: str) -> Architecture:
     if name not in _REGISTRY and name in _installed():
         _import_installed(name)
     if name not in _REGISTRY:
-        raise LoadError(f"{source}: unknown architecture {name!r}; known are {', '.join(names())}")
+        near = ", ".join(nearest(name))
+        raise LoadError(
+            f"{source}: unknown architecture {name!r}; nearest are {near}; `graphsched models` lists all"
+        )
     return _REGISTRY[name]
