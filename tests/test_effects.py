@@ -421,6 +421,29 @@ def with_more(name: str, folder: Path, more: dict[str, tuple[int, ...]]) -> Path
     return write(folder, gguf(files.metadata(name), entries, bytes(data)), "more.gguf")
 
 
+@pytest.mark.parametrize(("name", "unread"), [("llama", ()), ("qwen2", ("blk.0.ffn_up.scale",))])
+def test_scales_of_matrices_count_where_llama_cpp_applies_them(
+    name: str, unread: tuple[str, ...], tmp_path: Path
+) -> None:
+    more: dict[str, tuple[int, ...]] = {"blk.0.ffn_up.scale": (1,), "blk.0.attn_q.scale": (1,)}
+    model = Model(open_model(with_more(name, tmp_path, more)))
+    graph = model.graph(1, 1, 64, SessionOptions())
+    read = {leaf.name for leaf in graph.leaves} & {*more}
+    assert (model.unread, read) == (unread, {*more} - {*unread})
+
+
+def test_scales_of_a_feed_forward_scale_its_bias(tmp_path: Path) -> None:
+    more: dict[str, tuple[int, ...]] = {
+        f"blk.0.{matrix}.{what}": (n,)
+        for matrix, width in (("ffn_up", 256), ("attn_q", 128))
+        for what, n in (("scale", 1), ("bias", width))
+    }
+    graph = Model(open_model(with_more("llama", tmp_path, more))).graph(1, 1, 64, SessionOptions())
+    readers = {s.name: node for node in graph.nodes for s in node.sources if s.name in more}
+    assert readers["blk.0.ffn_up.scale"].sources[0] is readers["blk.0.ffn_up.bias"]
+    assert readers["blk.0.attn_q.bias"].sources[0] is readers["blk.0.attn_q.scale"]
+
+
 @pytest.mark.parametrize(
     ("more", "hint"),
     [

@@ -67,7 +67,8 @@ class Model:
     @property
     def unread(self) -> tuple[str, ...]:
         """The tensors of the file that the architecture has not asked for in any graph so far."""
-        return tuple(name for name in self.file.tensors if name not in self._asked)
+        read = {name for name in self._asked if self.architecture.reads(name)}
+        return tuple(name for name in self.file.tensors if name not in read)
 
     @property
     def n_ctx_train(self) -> int:

@@ -34,13 +34,17 @@ def scaled(x: Tensor, by: float) -> Tensor:
 def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bool | None = None) -> Tensor:
     """x · Wᵀ [· scale] [+ bias], as far as the file has them. [T, in] -> [T, n]
 
+    Of a feed-forward the bias is scaled, too.
     bias: whether the file must have one (True) or must not (False); None takes what is there.
     """
     w = blk.sized(name, n, x.shape[-1])
+    has_bias = f"{name}.bias" in blk if bias is None else bias
     y = mul_mat(w, x)
-    if f"{name}.scale" in blk:  # ternary matrices of files that keep the scale apart
+    if has_bias and name.startswith("ffn_"):  # llama.cpp's order
+        y = y + blk.sized(f"{name}.bias", w.shape[0])
+    if f"{name}.scale" in blk:  # of files that keep the scale of a matrix apart
         y = y * blk.sized(f"{name}.scale", 1)
-    if bias or (bias is None and f"{name}.bias" in blk):
+    if has_bias and not name.startswith("ffn_"):
         y = y + blk.sized(f"{name}.bias", w.shape[0])
     return y
 
