@@ -2,12 +2,13 @@
 
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
-from graphsched.arch.registry import EVERY_SCALE, SCALED, Architecture, architecture, get, names
+from graphsched.arch.registry import EVERY_SCALE, QKV, SCALED, Architecture, architecture, get, names
 from graphsched.arch.stored import Derived
 from graphsched.arch.weights import Weights
 
 __all__ = [
     "EVERY_SCALE",
+    "QKV",
     "SCALED",
     "Architecture",
     "Config",

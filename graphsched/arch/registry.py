@@ -17,7 +17,9 @@ from graphsched.graph.tensor import Tensor
 
 GROUP = "graphsched.architectures"  # of entry points
 MODELS = "graphsched.models"  # the package whose modules are the architectures that ship
-SCALED: Final = ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "output")
+QKV: Final = ("attn_q", "attn_k", "attn_v")
+# Matrices whose products a file may scale: where an architecture does not say otherwise, and all.
+SCALED: Final = (*QKV, "attn_qkv", "attn_output", "output")
 EVERY_SCALE: Final = ("",)
 Build = Callable[[Any, Weights, Inputs], Tensor]
 Derive = Callable[[Any, Weights], Iterable[tuple[str, Derived]]]

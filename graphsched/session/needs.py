@@ -54,8 +54,9 @@ def _default(f: "Field[Any]") -> str | None:
 def needs_of(model: Model) -> Needs:
     """What a model's architecture asks of its file, by the graph of its whole context."""
     graph = model.graph(1, 1, model.context(WHOLE), WHOLE)
-    there = model.asked & {*model.file.tensors}
-    lacking = {_in_any_layer(name) for name in model.asked - there}
+    asked = {name for name in model.asked if model.architecture.reads(name)}
+    there = asked & {*model.file.tensors}
+    lacking = {_in_any_layer(name) for name in asked - there}
     every = {_in_any_layer(name) for name in there}
     ops = {node.op.name for node in graph.nodes if node.op is not None and not node.traits.view}
     return Needs(
