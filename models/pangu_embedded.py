@@ -1,15 +1,7 @@
 """openPangu Embedded: Llama with biases around attention."""
 
 from graphsched.arch import Inputs, Weights, architecture
-from graphsched.blocks import (
-    AttentionConfig,
-    embed,
-    gated_ffn,
-    head,
-    norm,
-    rope_of,
-    self_attention,
-)
+from graphsched.blocks import AttentionConfig, embed, gated_ffn, head, norm, rope_of, self_attention
 from graphsched.tensor import Tensor
 
 
