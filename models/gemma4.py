@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     ExpertConfig,
     Pattern,
@@ -67,7 +67,7 @@ class Gemma4Config(PerLayerHeadsConfig, SlidingConfig, ExpertConfig):
             yield "n_shared", f"less than the {self.n_layer} layers"
 
 
-@architecture("gemma4", Gemma4Config)
+@architecture("gemma4", Gemma4Config, scaled=EVERY_SCALE)
 def gemma4(c: Gemma4Config, w: Weights, inp: Inputs) -> Tensor:
     x = scale(embed(c, w, inp), by=math.sqrt(c.n_embd))  # [T, D]
     layer_inputs = side_by_side(inputs_of_layers(c, w, x, inp)) if c.n_per_layer else None  # [T, L · P]

@@ -4,14 +4,16 @@ With an exact cache: what is left is rounding of float32, so that any other form
 """
 
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
 from running import EXACT, logits_in_pieces, model_path, nmse, reference
 from shared import FILES, references, shared
-from tiny import family_forward, forward, recurrent_forward
+from tiny import early_forward, family_forward, forward, recurrent_forward
+from tiny.early import EARLY
 from tiny.family import FAMILY
-from tiny.files import ALL, MODELS, QUANTS, plain, row
+from tiny.files import ALL, BARE, MODELS, QUANTS, plain, row
 from tiny.recurrent import RECURRENT
 from tiny.table import ROWS
 
@@ -22,6 +24,9 @@ from graphsched.gguf.loader import ModelFile, open_model
 EXACT_LIMIT = 1e-9  # NMSE; the best of the tiny models reach 1e-13, that of 27 layers 5e-12
 
 
+BOTH_WAYS = [name for name, rules in early_forward.RULES.items() if rules.both_ways]  # do not survive cuts
+
+
 def own_architectures() -> list[str]:
     """Those of the project: a package that is installed beside it may bring more."""
     foreign = {e.name for e in entry_points(group=GROUP)}
@@ -29,16 +34,17 @@ def own_architectures() -> list[str]:
 
 
 def test_every_architecture_has_a_row() -> None:
-    shown = {r.architecture for r in (ROWS | FAMILY | RECURRENT).values()}
-    rules = forward.RULES | family_forward.RULES | recurrent_forward.RULES
+    shown = {r.architecture for r in (ROWS | FAMILY | EARLY | RECURRENT).values()}
+    rules = forward.RULES | family_forward.RULES | early_forward.RULES | recurrent_forward.RULES
     assert sorted(shown) == sorted(rules) == own_architectures()
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *RECURRENT])
+@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *EARLY, *RECURRENT])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
-    got = logits_in_pieces(ref.model, ref.tokens, 7, n_threads=2, **EXACT)
+    first = 24 if name in BOTH_WAYS else 7
+    got = logits_in_pieces(ref.model, ref.tokens, first, n_threads=2, **EXACT)
     assert nmse(got, ref.logits) <= EXACT_LIMIT
     np.testing.assert_array_equal(got.argmax(axis=1), ref.logits.argmax(axis=1))
 
@@ -94,23 +100,33 @@ RECURRENT_VARIANTS = (
     "qwen3next-old",
 )
 KEEPING_STATE = [*recurrent_forward.RULES, *RECURRENT_VARIANTS]
-KNOWN = [*family_forward.RULES, *VARIANTS, *KEEPING_STATE]
+OF_LLAMA_CPP = {"exaone": "exaone-dense", "olmo": "olmo-dense", "pangu-embedded": "pangu-embedded-dense"}
+OF_LLAMA_CPP |= {"qwen": "qwen-dense", "starcoder": "starcoder-dense"}
+EARLY_VARIANTS = ("baichuan-13b", "falcon-7b", "gptneox-seq", "stablelm-par")
+EARLY_KNOWN = [OF_LLAMA_CPP.get(name, name) for name in early_forward.RULES]
+KNOWN = [*family_forward.RULES, *VARIANTS, *EARLY_KNOWN, *EARLY_VARIANTS, *KEEPING_STATE]
+
+
+def beside(name: str, suffix: str) -> Path:
+    """A reference file of a family: of llama.cpp's own, or of those in which mistakes show."""
+    return shared(f"{'llama_cpp_archs' if name in OF_LLAMA_CPP.values() else 'arch_models'}/{name}{suffix}")
 
 
 def architecture_of(name: str) -> str:
-    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+    with open_model(beside(name, ".gguf")) as file:
         return str(file.metadata["general.architecture"])
 
 
-BY_TABLE = ("gemma", "gemma4", "grok")  # the other engine takes GELU from a table of halves
+BY_TABLE = {"gemma", "gemma4", "grok"}  # the other engine takes GELU from a table of halves
+BY_TABLE |= {name for name, rules in early_forward.RULES.items() if rules.act is forward.gelu}
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", KNOWN)
 def test_families_have_the_logits_of_another_engine(name: str) -> None:
     """The prompt and the tokens behind it apart: what a cache loses shows in these only."""
-    data = np.load(shared(f"arch_models/{name}.npz"))
-    path, n = shared(f"arch_models/{name}.gguf"), int(data["n_prompt"])
+    data = np.load(beside(name, ".npz"))
+    path, n = beside(name, ".gguf"), int(data["n_prompt"])
     got = logits_in_pieces(path, data["tokens"], n, backend="reference", **EXACT)
     limit = 5e-6 if architecture_of(name) in BY_TABLE else EXACT_LIMIT
     assert nmse(got[:n], data["logits"][:n]) <= limit
@@ -131,10 +147,10 @@ def test_recurrent_state_survives_any_cut(name: str, first: int, n_ubatch: int) 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", KNOWN)
 def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: str) -> None:
-    data = np.load(shared(f"arch_models/{name}.npz"))
-    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+    data = np.load(beside(name, ".npz"))
+    with open_model(beside(name, ".gguf")) as file:
         prefix = f"{file.metadata['general.architecture']}."
-        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith((prefix, BARE))}
         tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
     got, limit = (
         plain(prefix[:-1], keys, tensors).logits(data["tokens"]),

@@ -104,6 +104,8 @@ class Op(IntEnum):
     GATED_DELTA_NET = 141
     L2_NORM = 142
     COPY_ROWS = 143
+    FUSED_NORM = 144
+    XIELU = 145
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

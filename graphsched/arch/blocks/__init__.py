@@ -2,6 +2,7 @@
 
 from graphsched.arch.blocks.attention import (
     AttentionConfig,
+    LayerNormConfig,
     Pattern,
     PerLayerHeadsConfig,
     RopeConfig,
@@ -10,6 +11,7 @@ from graphsched.arch.blocks.attention import (
     attend,
     gated_heads,
     heads,
+    normed_by_head,
     normed_heads,
     normed_whole,
     qkv,
@@ -31,7 +33,16 @@ from graphsched.arch.blocks.delta import (
 from graphsched.arch.blocks.ffn import Gate, gate_up_ffn, gated_ffn, geglu, plain_ffn, relu2, swiglu
 from graphsched.arch.blocks.hybrid import HybridHeadsConfig, IntervalConfig, RecurrentConfig, convolved
 from graphsched.arch.blocks.latent import LatentConfig, expanded, latent_halves, over_expanded
-from graphsched.arch.blocks.linear import embed, head, linear, norm, norm_by_row, scaled
+from graphsched.arch.blocks.linear import (
+    embed,
+    embed_at_positions,
+    head,
+    linear,
+    norm,
+    norm_by_row,
+    project,
+    scaled,
+)
 from graphsched.arch.blocks.moe import (
     ExpertConfig,
     Routing,
@@ -58,6 +69,7 @@ __all__ = [
     "HybridHeadsConfig",
     "IntervalConfig",
     "LatentConfig",
+    "LayerNormConfig",
     "Mamba2Config",
     "Pattern",
     "PerLayerHeadsConfig",
@@ -75,6 +87,7 @@ __all__ = [
     "convolved",
     "delta_layer",
     "embed",
+    "embed_at_positions",
     "expanded",
     "expert_linear",
     "experts",
@@ -93,10 +106,12 @@ __all__ = [
     "mamba2_layer",
     "norm",
     "norm_by_row",
+    "normed_by_head",
     "normed_heads",
     "normed_whole",
     "over_expanded",
     "plain_ffn",
+    "project",
     "qkv",
     "query_gated_attention",
     "relu2",

@@ -17,6 +17,7 @@ from graphsched.graph.ops.elementwise import (
     sqr,
     sum_rows,
     unary,
+    xielu,
 )
 from graphsched.graph.ops.matmul import (
     add_id,
@@ -40,7 +41,14 @@ from graphsched.graph.ops.movement import (
     set_rows,
     view,
 )
-from graphsched.graph.ops.norm import fused_add_rms_norm, fused_rms_norm, l2_norm, rms_norm
+from graphsched.graph.ops.norm import (
+    fused_add_rms_norm,
+    fused_norm,
+    fused_rms_norm,
+    l2_norm,
+    layer_norm,
+    rms_norm,
+)
 from graphsched.graph.ops.recurrent import gated_delta_net, ssm_conv, ssm_scan
 from graphsched.graph.ops.rope import Rope, fused_rope, rope, temperature_scale
 from graphsched.graph.ops.several import part
@@ -58,6 +66,7 @@ __all__ = [
     "flash_attn_ext",
     "fused_add_rms_norm",
     "fused_mul_unary",
+    "fused_norm",
     "fused_rms_norm",
     "fused_rope",
     "fused_set_rows",
@@ -66,6 +75,7 @@ __all__ = [
     "get_rows",
     "grouped_top_k",
     "l2_norm",
+    "layer_norm",
     "moe_fused_up_gate",
     "mul",
     "mul_mat",
@@ -99,4 +109,5 @@ __all__ = [
     "topk_moe",
     "unary",
     "view",
+    "xielu",
 ]
