@@ -20,6 +20,14 @@ def cache_dir() -> Path | None:
         return None
 
 
+def compile_jobs() -> int | None:
+    """GRAPHSCHED_COMPILE_JOBS: processes that compile kernels at once; None, as many as there are cores, if not set."""
+    found = os.environ.get("GRAPHSCHED_COMPILE_JOBS", "")
+    if found and not (found.isascii() and found.isdigit() and int(found)):
+        raise OptionError(f"GRAPHSCHED_COMPILE_JOBS is {found}, a number of processes is needed")
+    return int(found) if found else None
+
+
 def debug() -> int:
     """GRAPHSCHED_DEBUG: how much is told on stderr, each step with those before it.
 

@@ -33,7 +33,7 @@ class BailingMoe3Config(ChannelDeltaConfig, LatentConfig, ClampedConfig):
         return rope_of(self, "mrope") if len(self.rope_sections) else super().rope
 
 
-@architecture("bailingmoe3", BailingMoe3Config, derive=latent_halves)
+@architecture("bailingmoe3", BailingMoe3Config, derive=latent_halves, scaled=())
 def bailingmoe3(c: BailingMoe3Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

@@ -1,12 +1,12 @@
 """BitNet: ternary matrices with a norm in front of the last one of each sub-layer."""
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture
 from graphsched.blocks import AttentionConfig, attend, embed, head, linear, norm, qkv, rope_of, rotated
 from graphsched.ops import silu
 from graphsched.tensor import Tensor
 
 
-@architecture("bitnet", AttentionConfig)
+@architecture("bitnet", AttentionConfig, scaled=EVERY_SCALE)
 def bitnet(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

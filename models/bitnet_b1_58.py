@@ -1,13 +1,13 @@
 """BitNet b1.58 2B-4T: BitNet with grouped heads and a squared ReLU."""
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture
 from graphsched.blocks import AttentionConfig, embed, head, linear, norm
 from graphsched.models.bitnet import self_attention
 from graphsched.ops import relu, sqr
 from graphsched.tensor import Tensor
 
 
-@architecture("bitnet-b1.58", AttentionConfig)
+@architecture("bitnet-b1.58", AttentionConfig, scaled=EVERY_SCALE)
 def bitnet_b1_58(c: AttentionConfig, w: Weights, inp: Inputs) -> Tensor:
     factors = w.sized("rope_freqs", c.rope_dim // 2) if "rope_freqs" in w else None
     x = embed(c, w, inp)  # [T, D]

@@ -7,7 +7,8 @@ from graphsched.blocks import (
     LatentConfig,
     RoutingConfig,
     embed,
-    feed_forward,
+    experts_and_shared,
+    gated_ffn,
     head,
     latent_attention,
     latent_halves,
@@ -26,5 +27,6 @@ def deepseek2(c: DeepSeek2Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:
         x = x + latent_attention(c, blk, norm(c, x, blk, "attn_norm"), inp)
-        x = x + feed_forward(c.routing, blk, norm(c, x, blk, "ffn_norm"))
+        h = norm(c, x, blk, "ffn_norm")
+        x = x + (experts_and_shared(c.routing, blk, h) if "ffn_gate_inp" in blk else gated_ffn(blk, h))
     return head(c, w, x)  # [T, V]

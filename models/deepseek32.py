@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from graphsched.arch import Inputs, Weights, architecture
 from graphsched.blocks import (
+    SCALED_OUTPUTS,
     LatentIndexerConfig,
     RoutingConfig,
     chosen_by_indexer,
@@ -24,7 +25,7 @@ class DeepSeek32Config(LatentIndexerConfig, RoutingConfig):
     pass
 
 
-@architecture("deepseek32", DeepSeek32Config, derive=latent_halves)
+@architecture("deepseek32", DeepSeek32Config, derive=latent_halves, scaled=SCALED_OUTPUTS)
 def deepseek32(c: DeepSeek32Config, w: Weights, inp: Inputs) -> Tensor:
     turns = replace(c.rope, mode="neox")  # the indexer's; attention rotates neighbours
     x = embed(c, w, inp)  # [T, D]

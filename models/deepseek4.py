@@ -1,5 +1,4 @@
-"""DeepSeek-V4: windows over keys that are also values, and rows that stand for 4 or 128 positions each, those of 4
-chosen by an indexer; streams with hyper-connections; experts weighed by the root of a softplus."""
+"""DeepSeek-V4: windows beside rows that stand for 4 or 128 positions each, an indexer, hyper-connections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import SCALED, Inputs, Weights, architecture
 from graphsched.blocks import (
     AttentionConfig,
     Mamba2Config,
@@ -22,7 +22,7 @@ class FalconH1Config(Mamba2Config, AttentionConfig):
     pass
 
 
-@architecture("falcon-h1", FalconH1Config)
+@architecture("falcon-h1", FalconH1Config, scaled=(*SCALED, "ssm_in", "ssm_out"))
 def falcon_h1(c: FalconH1Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

@@ -1,5 +1,4 @@
-"""Gemma 3n: four streams that predict each other (AltUp), a low-rank path beside attention (LAuReL), sparse activations
-in the first layers, inputs for each layer from a second embedding."""
+"""Gemma 3n: four streams that predict each other (AltUp), a low-rank path beside attention (LAuReL)."""
 
 import math
 from dataclasses import dataclass

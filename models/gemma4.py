@@ -1,10 +1,9 @@
-"""Gemma 4: heads of two sizes by kind of layer, unscaled scores, caches that later layers share, inputs for each layer
-from a second embedding; in the MoE model experts beside the dense layer."""
+"""Gemma 4: heads of two sizes by kind of layer, shared caches, inputs for each layer; or experts."""
 
 import math
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     Caches,
     ExpertConfig,
@@ -48,7 +47,7 @@ class Gemma4Config(SharedCachesConfig, ExpertConfig):
     final_cap: float = key("final_logit_softcapping", 30.0)
 
 
-@architecture("gemma4", Gemma4Config)
+@architecture("gemma4", Gemma4Config, scaled=EVERY_SCALE)
 def gemma4(c: Gemma4Config, w: Weights, inp: Inputs) -> Tensor:
     x = scale(embed(c, w, inp), by=math.sqrt(c.n_embd))  # [T, D]
     layer_inputs = inputs_of_layers(c, w, x, inp) if c.n_per_layer else None  # [T, L · P]

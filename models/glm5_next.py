@@ -1,5 +1,4 @@
-"""GLM-5 Next: Kimi's delta rule and latent attention inside hyper-connections; attention reads pools of positions that
-an indexer chooses by pooled keys."""
+"""GLM-5 Next: Kimi Linear inside hyper-connections; latent attention over pools that an indexer chooses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class Glm5NextConfig(ChannelDeltaConfig, LatentConfig, IndexerConfig, ManifoldCo
             yield "pool", f"a divisor of the {self.top_k} positions that are chosen"
 
 
-@architecture("glm5-next", Glm5NextConfig, derive=latent_halves)
+@architecture("glm5-next", Glm5NextConfig, derive=latent_halves, scaled=())
 def glm5_next(c: Glm5NextConfig, w: Weights, inp: Inputs) -> Tensor:
     x = repeat(as_row(embed(c, w, inp)), n=c.n_streams)  # [T, N, D]
     over: list[Attend] = []  # attention over what the last indexer has chosen

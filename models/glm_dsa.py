@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from graphsched.arch import Inputs, Weights, architecture, key
 from graphsched.blocks import (
+    SCALED_OUTPUTS,
     LatentIndexerConfig,
     RoutingConfig,
     chosen_by_indexer,
@@ -44,7 +45,7 @@ class GlmDsaConfig(LatentIndexerConfig, RoutingConfig):
             yield "indexed", "1 for the first layer"
 
 
-@architecture("glm-dsa", GlmDsaConfig, derive=latent_halves)
+@architecture("glm-dsa", GlmDsaConfig, derive=latent_halves, scaled=SCALED_OUTPUTS)
 def glm_dsa(c: GlmDsaConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import SCALED, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     HybridHeadsConfig,
     Mamba2Config,
@@ -26,7 +26,7 @@ class GraniteHybridConfig(Mamba2Config, HybridHeadsConfig, GraniteConfig):
     logit_scale: float = key("logit_scale", 1.0)
 
 
-@architecture("granitehybrid", GraniteHybridConfig)
+@architecture("granitehybrid", GraniteHybridConfig, scaled=(*SCALED, "ssm_in", "ssm_out"))
 def granitehybrid(c: GraniteHybridConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
     rope = (rope_of(c, "norm"), rope_factors(c, w, inp)) if c.rotates else (None,)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     AttentionConfig,
     RoutingConfig,
@@ -23,7 +23,7 @@ class HyV3Config(AttentionConfig, RoutingConfig):
     gating: int = key("expert_gating_func", 2, low=1, high=2)
 
 
-@architecture("hy_v3", HyV3Config)
+@architecture("hy_v3", HyV3Config, scaled=EVERY_SCALE)
 def hy_v3(c: HyV3Config, w: Weights, inp: Inputs) -> Tensor:
     rope, factors = rope_of(c, "neox"), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import SCALED, Inputs, Weights, architecture
 from graphsched.blocks import (
     ExpertConfig,
     HybridHeadsConfig,
@@ -22,7 +22,7 @@ class JambaConfig(MambaConfig, HybridHeadsConfig, ExpertConfig):
     pass
 
 
-@architecture("jamba", JambaConfig)
+@architecture("jamba", JambaConfig, scaled=(*SCALED, "ssm_in", "ssm_out"))
 def jamba(c: JambaConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used)
     x = embed(c, w, inp)  # [T, D]

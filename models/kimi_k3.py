@@ -1,5 +1,4 @@
-"""Kimi K3: Kimi Linear's layers, whose inputs are mixtures of earlier residual streams; experts in a latent space,
-gated latent attention, activations with smooth limits."""
+"""Kimi K3: Kimi Linear whose inputs are mixtures of earlier streams; latent experts, smoothly limited gates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -53,7 +52,7 @@ def halves(c: KimiK3Config, w: Weights) -> Iterator[tuple[str, Derived]]:
     return latent_halves(c.of_layers, w)
 
 
-@architecture("kimi-k3", KimiK3Config, derive=halves)
+@architecture("kimi-k3", KimiK3Config, derive=halves, scaled=())
 def kimi_k3(c: KimiK3Config, w: Weights, inp: Inputs) -> Tensor:
     kept: list[Tensor] = []
     x = embed(c, w, inp)  # [T, D]

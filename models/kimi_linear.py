@@ -28,7 +28,7 @@ class KimiLinearConfig(ChannelDeltaConfig, LatentConfig, RoutingConfig):
     rope: None = None
 
 
-@architecture("kimi-linear", KimiLinearConfig, derive=latent_halves)
+@architecture("kimi-linear", KimiLinearConfig, derive=latent_halves, scaled=())
 def kimi_linear(c: KimiLinearConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture
 from graphsched.blocks import (
     AttentionConfig,
     ExpertConfig,
@@ -23,7 +23,7 @@ class LlamaConfig(AttentionConfig, ExpertConfig):
     pass
 
 
-@architecture("llama", LlamaConfig)
+@architecture("llama", LlamaConfig, scaled=EVERY_SCALE)
 def llama(c: LlamaConfig, w: Weights, inp: Inputs) -> Tensor:
     rope = rope_of(c, "norm")
     factors = w.sized("rope_freqs", c.rope_dim // 2) if "rope_freqs" in w else None

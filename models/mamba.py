@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import SCALED, Inputs, Weights, architecture, key
 from graphsched.blocks import RecurrentConfig, as_row, convolved, embed, head, linear, norm, split, swiglu
 from graphsched.ops import reshape, rms_norm, silu, ssm_scan
 from graphsched.tensor import Tensor
@@ -17,7 +17,7 @@ class MambaConfig(RecurrentConfig):
     normed: bool = key("ssm.dt_b_c_rms", False)
 
 
-@architecture("mamba", MambaConfig)
+@architecture("mamba", MambaConfig, scaled=(*SCALED, "ssm_in", "ssm_out"))
 def mamba(c: MambaConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

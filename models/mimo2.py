@@ -35,7 +35,7 @@ class MiMo2Config(PerLayerHeadsConfig, SlidingConfig, RoutingConfig):
     weights_scale: float = 0.0
 
 
-@architecture("mimo2", MiMo2Config)
+@architecture("mimo2", MiMo2Config, scaled=("attn_output",))
 def mimo2(c: MiMo2Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch import Derived, Inputs, Weights, architecture, key
+from graphsched.arch import QKV, Derived, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     AttentionConfig,
     ExpertConfig,
@@ -51,7 +51,7 @@ def _rates(n: int, of_layer: float, _: NDArray[np.float32]) -> NDArray[np.float3
     return (-of_layer * base ** np.arange(1, n + 1)).astype(np.float32)[:, None]
 
 
-@architecture("minimax-01", MiniMax01Config, derive=rates)
+@architecture("minimax-01", MiniMax01Config, derive=rates, scaled=(*QKV, "attn_output", "output"))
 def minimax_01(c: MiniMax01Config, w: Weights, inp: Inputs) -> Tensor:
     routing, rope = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_of(c, "neox")
     x = embed(c, w, inp)  # [T, D]

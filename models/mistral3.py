@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     AttentionConfig,
     ExpertConfig,
@@ -37,7 +37,7 @@ class Mistral3Config(AttentionConfig, ExpertConfig):
         return less_yarn(rope, self.yarn_log)
 
 
-@architecture("mistral3", Mistral3Config)
+@architecture("mistral3", Mistral3Config, scaled=EVERY_SCALE)
 def mistral3(c: Mistral3Config, w: Weights, inp: Inputs) -> Tensor:
     routing, factors = Routing(c.n_expert, c.n_expert_used, normalised=True), rope_factors(c, w, inp)
     x = embed(c, w, inp)  # [T, D]

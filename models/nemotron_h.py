@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     HybridHeadsConfig,
     Mamba2Config,
@@ -23,7 +23,7 @@ class NemotronHConfig(Mamba2Config, HybridHeadsConfig):
     n_ffn: int = key("feed_forward_length", per_layer=True)
 
 
-@architecture("nemotron_h", NemotronHConfig)
+@architecture("nemotron_h", NemotronHConfig, scaled=EVERY_SCALE)
 def nemotron_h(c: NemotronHConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     RoutingConfig,
     as_row,
@@ -26,7 +26,7 @@ class NemotronHMoeConfig(NemotronHConfig, RoutingConfig):
     gating: int = 2
 
 
-@architecture("nemotron_h_moe", NemotronHMoeConfig)
+@architecture("nemotron_h_moe", NemotronHMoeConfig, scaled=EVERY_SCALE)
 def nemotron_h_moe(c: NemotronHMoeConfig, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

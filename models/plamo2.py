@@ -39,7 +39,7 @@ class Plamo2Config(RecurrentConfig, HybridHeadsConfig):
         return max(64, self.n_embd // 16)
 
 
-@architecture("plamo2", Plamo2Config)
+@architecture("plamo2", Plamo2Config, scaled=("attn_output",))
 def plamo2(c: Plamo2Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

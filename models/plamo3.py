@@ -24,7 +24,7 @@ class Plamo3Config(SlidingConfig):
     base_swa: float = key("rope.freq_base_swa", 10000.0, low=1)
 
 
-@architecture("plamo3", Plamo3Config)
+@architecture("plamo3", Plamo3Config, scaled=("attn_output", "output"))
 def plamo3(c: Plamo3Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk:

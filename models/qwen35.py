@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture, key
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture, key
 from graphsched.blocks import (
     DeltaConfig,
     Projected,
@@ -24,7 +24,7 @@ class Qwen35Config(DeltaConfig):
     rope_sections: Sections = key("rope.dimension_sections")
 
 
-@architecture("qwen35", Qwen35Config)
+@architecture("qwen35", Qwen35Config, scaled=EVERY_SCALE)
 def qwen35(c: Qwen35Config, w: Weights, inp: Inputs) -> Tensor:
     x = embed(c, w, inp)  # [T, D]
     for blk in w.blk[: c.n_run]:

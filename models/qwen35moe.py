@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import EVERY_SCALE, Inputs, Weights, architecture
 from graphsched.blocks import ExpertConfig, Routing, embed, experts_and_gated, head, norm
 from graphsched.models.qwen35 import Qwen35Config, mixer
 from graphsched.tensor import Tensor
@@ -13,7 +13,7 @@ class Qwen35MoeConfig(Qwen35Config, ExpertConfig):
     pass
 
 
-@architecture("qwen35moe", Qwen35MoeConfig)
+@architecture("qwen35moe", Qwen35MoeConfig, scaled=EVERY_SCALE)
 def qwen35moe(c: Qwen35MoeConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
     x = embed(c, w, inp)  # [T, D]

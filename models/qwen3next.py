@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphsched.arch import Inputs, Weights, architecture
+from graphsched.arch import QKV, Inputs, Weights, architecture
 from graphsched.blocks import (
     DeltaConfig,
     ExpertConfig,
@@ -29,7 +29,7 @@ class Qwen3NextConfig(DeltaConfig, ExpertConfig):
     pass
 
 
-@architecture("qwen3next", Qwen3NextConfig)
+@architecture("qwen3next", Qwen3NextConfig, scaled=(*QKV, "attn_output", "output"))
 def qwen3next(c: Qwen3NextConfig, w: Weights, inp: Inputs) -> Tensor:
     routing = Routing(c.n_expert, c.n_expert_used, normalised=True)
     x = embed(c, w, inp)  # [T, D]

@@ -11,11 +11,13 @@ from shared import HERE, ROOT, SHARED
 
 from graphsched import disk_cache
 from graphsched.cli.main import run as run_command
-from graphsched.session.options import usable_cores
+from graphsched.run.limits import usable_cores
 
 # Of a user who has none kernels are kept among the temporary files: what commands say about that is in no test's way.
 with warnings.catch_warnings(action="ignore"):
     os.environ["GRAPHSCHED_CACHE_DIR"] = str(disk_cache.folder())
+
+os.environ.setdefault("GRAPHSCHED_COMPILE_JOBS", "1")  # tests run side by side already
 
 # Other work on the machine makes no example wrong, and where nothing may be written examples are not kept.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,6 +15,7 @@ from chrome_traces import assert_is_chrome_trace
 from numpy.typing import NDArray
 from running import model_path, nmse, reference, tokens_of
 from stand_in import ENDED, ROOT, StandIn, by_default, close, needs_stand_in, on_stand_in, run
+from tiny.early import EARLY
 from tiny.files import MODELS, QUANTS
 from tiny.recurrent import RECURRENT
 
@@ -50,10 +51,11 @@ def either(request: pytest.FixtureRequest, gpu: StandIn, without_words: StandIn)
 
 CHEAP = [
     "add", "add_id", "clamp", "concat", "cont", "copy_f32", "copy_rows", "div", "fused_add_rms_norm", "fused_mul_unary",
-    "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows", "grouped_top_k", "hc_weights", "mul", "mul_multi_add",
-    "multi_add", "repeat", "rms_norm", "rope", "scale",
+    "fused_norm", "fused_rms_norm", "fused_rope", "fused_set_rows", "get_rows",
+    "grouped_top_k", "hc_weights", "layer_norm", "mul", "mul_multi_add", "multi_add",
+    "repeat", "rms_norm", "rope", "scale",
     "set_rows", "sigmoid", "softcap", "sqr", "sum_rows", "swiglu_oai",
-    "temperature_scale", "top_k", "topk_moe", "unary",
+    "temperature_scale", "top_k", "topk_moe", "unary", "xielu",
 ]  # fmt: skip
 COSTLY = ["mul_mat", "mul_mat_id", "mul_mat_qkv", "mul_mat_up_gate", "moe_fused_up_gate"]
 # Cases without a kernel, which the scheduler places on the host: matrices of blocks that heads share, as no model has
@@ -94,11 +96,11 @@ def test_ternary_products_have_the_bits_of_the_host(gpu: StandIn) -> None:
 FEW = {"deepseek2-lite": 7}  # tokens by default, of a model of a thousand nodes
 DEFAULT = [
     "llama", "llama-Q4_0", "llama-Q8_0", "qwen3moe",
-    "deepseek2-lite", "gpt-oss", "bitnet-b1.58-iq2_bn", "bitnet-iq1_bn", "qwen35moe", "mamba2",
+    "deepseek2-lite", "gpt-oss", "bitnet-b1.58-iq2_bn", "bitnet-iq1_bn", "qwen35moe", "mamba2", "jais",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", by_default([*MODELS, *QUANTS, *RECURRENT], DEFAULT))
+@pytest.mark.parametrize("name", by_default([*MODELS, *QUANTS, *EARLY, *RECURRENT], DEFAULT))
 def test_models_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
     n = FEW.get(name, 32)
     close(name, run(gpu, tmp_path, name, n, first=min(24, n - 3)))

@@ -15,6 +15,7 @@ import pytest
 from gguf_files import gguf, tensor, write
 from running import model_path
 from tiny import files
+from tiny.early import EARLY
 from tiny.family import FAMILY
 from tiny.files import MODELS
 from tiny.recurrent import RECURRENT
@@ -382,7 +383,12 @@ def test_a_rule_of_another_package_is_counted() -> None:
 # --- tensors of a file that nothing reads ---
 
 
-ASKED = [(name, 3) for name in (*MODELS, *FAMILY, *RECURRENT)]
+ASKED = [(name, 3) for name in (*MODELS, *FAMILY, *EARLY, *RECURRENT)]
+IGNORED = {  # on purpose
+    "dream": ("output.bias",),
+    "ernie": ("attn_output.bias",),
+    "llada": ("attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", "rope_freqs.weight"),
+}
 LATENT = ("deepseek2", "kimi-linear", "bailingmoe3")
 ASKED += [(name, mla) for name, _ in ASKED if name.startswith(LATENT) for mla in (0, 1)]
 
@@ -395,8 +401,9 @@ def test_architectures_ask_for_all_their_tensors(name: str, mla: int) -> None:
         model.config.n_layer - 1
     )  # of some only the last one, which predicts further tokens, is not computed
     unread = [found for found in model.unread if not re.match(rf"blk\.{last}\.", found)]
-    left_out = [f"blk.{i}.attn_output.bias" for i in range(last)] if "ernie" in name else []  # on purpose
-    assert unread == left_out
+    ignored = next((names for start, names in IGNORED.items() if name.startswith(start)), ())
+    assert {found for found in unread if not found.endswith(ignored)} == set()
+    assert {n for n in ignored if not any(found.endswith(n) for found in unread)} == set()
 
 
 def with_more(name: str, folder: Path, more: dict[str, tuple[int, ...]]) -> Path:
@@ -412,6 +419,29 @@ def with_more(name: str, folder: Path, more: dict[str, tuple[int, ...]]) -> Path
         size = 4 * int(np.prod(shape))
         data += bytes(-(-size // 32) * 32)
     return write(folder, gguf(files.metadata(name), entries, bytes(data)), "more.gguf")
+
+
+@pytest.mark.parametrize(("name", "unread"), [("llama", ()), ("qwen2", ("blk.0.ffn_up.scale",))])
+def test_scales_of_matrices_count_where_llama_cpp_applies_them(
+    name: str, unread: tuple[str, ...], tmp_path: Path
+) -> None:
+    more: dict[str, tuple[int, ...]] = {"blk.0.ffn_up.scale": (1,), "blk.0.attn_q.scale": (1,)}
+    model = Model(open_model(with_more(name, tmp_path, more)))
+    graph = model.graph(1, 1, 64, SessionOptions())
+    read = {leaf.name for leaf in graph.leaves} & {*more}
+    assert (model.unread, read) == (unread, {*more} - {*unread})
+
+
+def test_scales_of_a_feed_forward_scale_its_bias(tmp_path: Path) -> None:
+    more: dict[str, tuple[int, ...]] = {
+        f"blk.0.{matrix}.{what}": (n,)
+        for matrix, width in (("ffn_up", 256), ("attn_q", 128))
+        for what, n in (("scale", 1), ("bias", width))
+    }
+    graph = Model(open_model(with_more("llama", tmp_path, more))).graph(1, 1, 64, SessionOptions())
+    readers = {s.name: node for node in graph.nodes for s in node.sources if s.name in more}
+    assert readers["blk.0.ffn_up.scale"].sources[0] is readers["blk.0.ffn_up.bias"]
+    assert readers["blk.0.attn_q.bias"].sources[0] is readers["blk.0.attn_q.scale"]
 
 
 @pytest.mark.parametrize(

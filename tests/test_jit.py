@@ -19,6 +19,7 @@ from graphsched.run.operand import Buffer, Operand, Out, dense
 from graphsched.types import dtypes
 
 PACKAGE = Path(graphsched.__file__).resolve().parent
+CHECKOUT = str(PACKAGE.parent)
 RUN = """
 import numpy as np
 from graphsched.backends.cpu.movement import get_elements_f32
@@ -33,6 +34,17 @@ from graphsched.graph.tensor import TensorType
 kernel = packing(TensorType(dtypes.by_name("Q4_0"), (2, 32))).kernel
 kernel.address
 print("hit" if kernel.was_cached else "miss")
+"""
+
+TOGETHER = """
+from graphsched.backends.cpu.language import compilation
+from graphsched.backends.cpu.matmul.gates import mul_unary_f32
+kernels, heard = [mul_unary_f32(kind) for kind in range(8)], []
+assert not any(kernel.is_there for kernel in kernels)
+compilation.compile_all(kernels, lambda done, total: heard.append((done, total)))
+assert all(kernel.is_there for kernel in kernels)
+assert heard[0] == (0, 8) and heard[-1] == (8, 8) and heard == sorted(heard)
+print("shared" if any(kernel.was_cached for kernel in kernels) else "alone")
 """
 
 
@@ -77,6 +89,18 @@ def test_kernels_that_pack_have_sources_of_their_own(copy: Path) -> None:
     assert (run(copy), run(copy, PACK)) == ("hit", "miss")
     simd.write_text(simd.read_text() + "\n# an edit\n")
     assert (run(copy), run(copy, PACK)) == ("miss", "miss")
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [("2", "shared"), ("1", "alone")])
+def test_kernels_are_compiled_by_several_processes(tmp_path: Path, jobs: str, expected: str) -> None:
+    assert run(tmp_path, TOGETHER, PYTHONPATH=CHECKOUT, GRAPHSCHED_COMPILE_JOBS=jobs) == expected
+
+
+def test_where_no_other_process_starts_kernels_are_compiled_here(tmp_path: Path) -> None:
+    code = TOGETHER.replace(
+        "kernels, heard", "compilation.sys.executable = '/no such program'\nkernels, heard"
+    )
+    assert run(tmp_path, code, PYTHONPATH=CHECKOUT, GRAPHSCHED_COMPILE_JOBS="2") == "alone"
 
 
 def test_another_target_does_not_load_these_kernels(copy: Path) -> None:

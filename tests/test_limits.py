@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from graphsched.run.limits import core_quota, memory_limit
+from graphsched.run import limits
+from graphsched.run.limits import core_quota, memory_limit, usable_cores
 from graphsched.session import options
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -104,9 +105,9 @@ def test_a_system_without_groups(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 1), (3.0, 3), (64.0, 4), (math.inf, 4)])
 def test_threads_follow_the_quota(monkeypatch: pytest.MonkeyPatch, quota: float, cores: int) -> None:
-    monkeypatch.setattr(options, "usable_cpus", lambda: frozenset(range(4)))
-    monkeypatch.setattr(options, "core_quota", lambda: quota)
-    assert options.usable_cores() == cores
+    monkeypatch.setattr(limits, "usable_cpus", lambda: frozenset(range(4)))
+    monkeypatch.setattr(limits, "core_quota", lambda: quota)
+    assert usable_cores() == cores
     assert options.SessionOptions().threads == cores
     assert options.SessionOptions(n_threads=8).threads == 8
 

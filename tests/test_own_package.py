@@ -150,7 +150,7 @@ def test_ops_lists_it_and_op_takes_it(site: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "source", "sentence"),
     [
-        ("other = snakenet", "", ", other, "),
+        ("other = snakenet", "", "unknown architecture 'snakenet'; nearest are "),
         (
             "snakenet = snakenet",
             "",

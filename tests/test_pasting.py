@@ -18,7 +18,8 @@ from graphsched.cli.arguments import flags_of
 from graphsched.cli.foreign import Kind, table
 from graphsched.cli.model_command import COMMANDS, ModelLine
 from graphsched.cli.suggestions import edits, likely
-from graphsched.session.options import SessionOptions, session_options, usable_cores
+from graphsched.run.limits import usable_cores
+from graphsched.session.options import SessionOptions, session_options
 
 Run = Callable[..., tuple[int, str, str]]
 HINT: Final = "hint: without effect here: "

@@ -4,14 +4,16 @@ With an exact cache: what is left is rounding of float32, so that any other form
 """
 
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
 from running import EXACT, logits_in_pieces, model_path, nmse, reference
 from shared import FILES, references, shared
-from tiny import family_forward, forward, recurrent_forward, special_forward
+from tiny import early_forward, family_forward, forward, recurrent_forward, special_forward
+from tiny.early import EARLY
 from tiny.family import FAMILY
-from tiny.files import ALL, MODELS, QUANTS, plain, row
+from tiny.files import ALL, BARE, MODELS, QUANTS, plain, row
 from tiny.recurrent import RECURRENT
 from tiny.special import SPECIAL
 from tiny.table import ROWS
@@ -23,6 +25,9 @@ from graphsched.gguf.loader import ModelFile, open_model
 EXACT_LIMIT = 1e-9  # NMSE; the best of the tiny models reach 1e-13, that of 27 layers 5e-12
 
 
+BOTH_WAYS = [name for name, rules in early_forward.RULES.items() if rules.both_ways]  # do not survive cuts
+
+
 def own_architectures() -> list[str]:
     """Those of the project: a package that is installed beside it may bring more."""
     foreign = {e.name for e in entry_points(group=GROUP)}
@@ -30,17 +35,18 @@ def own_architectures() -> list[str]:
 
 
 def test_every_architecture_has_a_row() -> None:
-    shown = {r.architecture for r in (ROWS | FAMILY | RECURRENT | SPECIAL).values()}
-    modules = (forward, family_forward, recurrent_forward, special_forward)
+    shown = {r.architecture for r in (ROWS | FAMILY | EARLY | RECURRENT | SPECIAL).values()}
+    modules = (forward, family_forward, early_forward, recurrent_forward, special_forward)
     rules = [name for module in modules for name in module.RULES]
     assert sorted(shown) == sorted(rules) == own_architectures()
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *RECURRENT, *SPECIAL])
+@pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *EARLY, *RECURRENT, *SPECIAL])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
-    got = logits_in_pieces(ref.model, ref.tokens, 7, n_threads=2, **EXACT)
+    first = 24 if name in BOTH_WAYS else 7
+    got = logits_in_pieces(ref.model, ref.tokens, first, n_threads=2, **EXACT)
     assert nmse(got, ref.logits) <= EXACT_LIMIT
     np.testing.assert_array_equal(got.argmax(axis=1), ref.logits.argmax(axis=1))
 
@@ -103,6 +109,7 @@ SPECIAL_FILES = (
     "glm-dsa",
     "glm5-next",
     "glm5-next-nobound",
+    "kimi-k3-moe",
     "laguna",
     "laguna-elem",
     "minicpm3",
@@ -112,26 +119,40 @@ SPECIAL_FILES = (
     "mistral3-moe",
     "mistral4",
     "mistral4-lm05",
+    "muse-glimmer-dense",
+    "plamo3-dense",
 )
-KNOWN = [*family_forward.RULES, *VARIANTS, *KEEPING_STATE, *SPECIAL_FILES]
+OF_LLAMA_CPP = {"exaone": "exaone-dense", "olmo": "olmo-dense", "pangu-embedded": "pangu-embedded-dense"}
+OF_LLAMA_CPP |= {"qwen": "qwen-dense", "starcoder": "starcoder-dense"}
+OF_LLAMA_CPP |= {"kimi-k3": "kimi-k3-moe", "muse-glimmer": "muse-glimmer-dense", "plamo3": "plamo3-dense"}
+EARLY_VARIANTS = ("baichuan-13b", "falcon-7b", "gptneox-seq", "stablelm-par")
+EARLY_KNOWN = [OF_LLAMA_CPP.get(name, name) for name in early_forward.RULES]
+KNOWN = [*family_forward.RULES, *VARIANTS, *EARLY_KNOWN, *EARLY_VARIANTS, *KEEPING_STATE, *SPECIAL_FILES]
+
+
+def beside(name: str, suffix: str) -> Path:
+    """A reference file of a family: of llama.cpp's own, or of those in which mistakes show."""
+    return shared(f"{'llama_cpp_archs' if name in OF_LLAMA_CPP.values() else 'arch_models'}/{name}{suffix}")
 
 
 def architecture_of(name: str) -> str:
-    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+    with open_model(beside(name, ".gguf")) as file:
         return str(file.metadata["general.architecture"])
 
 
 # The other engine takes GELU from a table of halves, which the layers of gemma3n amplify: with that table it is 2e-7.
 # Of minimax-m3 it computes what is sparse with halves.
-LIMITS = {"gemma": 5e-6, "gemma4": 5e-6, "grok": 5e-6, "gemma3n": 1.1e-4, "minimax-m3": 1e-5}
+BY_TABLE = {"gemma", "gemma4", "grok"}
+BY_TABLE |= {name for name, rules in early_forward.RULES.items() if rules.act is forward.gelu}
+LIMITS = dict.fromkeys(BY_TABLE, 5e-06) | {"gemma3n": 1.1e-4, "minimax-m3": 1e-5}
 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", KNOWN)
 def test_families_have_the_logits_of_another_engine(name: str) -> None:
     """The prompt and the tokens behind it apart: what a cache loses shows in these only."""
-    data = np.load(shared(f"arch_models/{name}.npz"))
-    path, n = shared(f"arch_models/{name}.gguf"), int(data["n_prompt"])
+    data = np.load(beside(name, ".npz"))
+    path, n = beside(name, ".gguf"), int(data["n_prompt"])
     got = logits_in_pieces(path, data["tokens"], n, backend="reference", **EXACT)
     limit = LIMITS.get(architecture_of(name), EXACT_LIMIT)
     assert nmse(got[:n], data["logits"][:n]) <= limit
@@ -161,10 +182,10 @@ def test_recurrent_state_survives_any_cut(name: str, first: int, n_ubatch: int) 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", KNOWN)
 def test_plain_forward_pass_of_families_has_the_logits_of_another_engine(name: str) -> None:
-    data = np.load(shared(f"arch_models/{name}.npz"))
-    with open_model(shared(f"arch_models/{name}.gguf")) as file:
+    data = np.load(beside(name, ".npz"))
+    with open_model(beside(name, ".gguf")) as file:
         prefix = f"{file.metadata['general.architecture']}."
-        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+        keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith((prefix, BARE))}
         tensors = {n: file.array(n).astype(np.float64) for n in file.tensors}
     got = plain(prefix[:-1], keys, tensors).logits(data["tokens"])
     limit = LIMITS.get(prefix[:-1], 5e-11 if prefix[:-1] == "mistral4" else 1e-11)

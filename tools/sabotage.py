@@ -358,6 +358,90 @@ MISTAKES = (
         "if c.ratio == INDEXED else ()",
         "if False else ()",
     ),
+    Mistake("apertus", "no beta below 0", "models/apertus.py", "self.beta + alpha_n", "alpha_n"),
+    Mistake(
+        "baichuan",
+        "no rotation",
+        "models/baichuan.py",
+        'rope_of(c, "norm") if c.n_layer == 32 else None',
+        "None",
+    ),
+    Mistake("baichuan-13b", "no ALiBi", "models/baichuan.py", "8.0 if", "0.0 if"),
+    Mistake(
+        "bloom", "slopes of another kind", "graphsched/graph/ops/attention.py", "h - n + 0.5", "h - n + 1.5"
+    ),
+    Mistake("cohere2", "far layers rotate", "models/cohere2.py", "else (None, 0)", "else (rope, 0)"),
+    Mistake(
+        "cohere2moe", "sum with the shared expert not halved", "models/cohere2moe.py", "by=0.5", "by=1.0"
+    ),
+    Mistake("command-r", "logits not scaled", "models/command_r.py", "c.logit_scale)", "1.0)"),
+    Mistake("dbrx", "queries, keys and values not clipped", "models/dbrx.py", "clip=c.clip", "clip=0.0"),
+    Mistake("exaone", "frequency factors forgotten", "models/exaone.py", "rope_factors(c, w, inp)", "None"),
+    Mistake("falcon-40b", "both read one norm", "models/falcon.py", 'norm(c, x, blk, "attn_norm_2")', "h"),
+    Mistake(
+        "gpt2",
+        "positions forgotten",
+        "graphsched/arch/blocks/linear.py",
+        " + get_rows(positions, inp.pos)",
+        "",
+    ),
+    Mistake(
+        "gptneox", "one behind the other", "models/gptneox.py", "x if c.is_parallel else attended", "attended"
+    ),
+    Mistake("jais", "scores over the root", "models/jais.py", "1.0 / c.head_dim", "c.head_dim**-0.5"),
+    Mistake("mpt", "activations not scaled", "models/mpt.py", 'if "ffn.act.scales." in blk', "if False"),
+    Mistake("nemotron", "ReLU not squared", "models/nemotron.py", ", relu2)", ", lambda x: x)"),
+    Mistake("olmo", "nothing clipped", "models/olmo.py", "clip=c.clip", "clip=0.0"),
+    Mistake(
+        "openelm",
+        "queries and keys without their norms",
+        "models/openelm.py",
+        "qk_norm=normed_heads",
+        "qk_norm=None",
+    ),
+    Mistake(
+        "orion",
+        "RMS norms",
+        "graphsched/arch/blocks/linear.py",
+        "if c.ln_eps and not c.rms_eps else rms_norm(x, eps=c.rms_eps)",
+        "if False else rms_norm(x, eps=c.ln_eps)",
+    ),
+    Mistake(
+        "pangu-embedded",
+        "the other kind of rotation",
+        "models/pangu_embedded.py",
+        'rope_of(c, "neox")',
+        'rope_of(c, "norm")',
+    ),
+    Mistake("phi2", "no bias on the logits", "models/phi2.py", "bias=True", "bias=False"),
+    Mistake(
+        "plamo",
+        "one behind the other",
+        "models/plamo.py",
+        "gated_ffn(blk, h)",
+        'gated_ffn(blk, norm(c, x, blk, "attn_norm") + h)',
+    ),
+    Mistake(
+        "qwen", "the other kind of rotation", "models/qwen.py", 'rope_of(c, "neox")', 'rope_of(c, "norm")'
+    ),
+    Mistake(
+        "stablelm-12b",
+        "queries and keys without their norms",
+        "models/stablelm.py",
+        'if "attn_q_norm" in blk',
+        "if False",
+    ),
+    Mistake("starcoder", "GELU left out", "models/starcoder.py", ", gelu)", ", lambda x: x)"),
+    Mistake("starcoder2", "GELU left out", "models/starcoder2.py", ", gelu)", ", lambda x: x)"),
+    Mistake(
+        "rnd1",
+        "queries and keys without their norms",
+        "models/rnd1.py",
+        "qk_norm=normed_heads",
+        "qk_norm=None",
+    ),
+    Mistake("llada", "a bias behind attention", "models/llada.py", "out_bias=False", "out_bias=None"),
+    Mistake("dream", "tokens see only those in front", "models/dream.py", "causal=False", "causal=True"),
 )
 
 

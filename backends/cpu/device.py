@@ -11,6 +11,7 @@ from graphsched.backends.cpu.attention import flash as attention
 from graphsched.backends.cpu.attention import indexer, soft_max, sparse
 from graphsched.backends.cpu.attention import unfused as attention_unfused
 from graphsched.backends.cpu.formats.rows import NATIVE, PRODUCT_TYPES
+from graphsched.backends.cpu.language.compilation import compile_all
 from graphsched.backends.cpu.matmul import lowering as matmul
 from graphsched.backends.cpu.matmul import qkv
 from graphsched.backends.cpu.program import pack as program
@@ -24,7 +25,7 @@ from graphsched.backends.cpu.program.runner import CpuProgram
 from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.backends.cpu.recurrent import conv, delta, scan
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.device import Device, Progress, Raw, Setup
+from graphsched.run.device import COMPILING, Device, Progress, Raw, Setup
 from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -116,14 +117,19 @@ class CpuDevice:
 
 
 def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
-    """Compiles (or loads from disk) every kernel that the steps need."""
+    """Compiles every kernel that the steps need and that is not kept on disk; loads the others."""
     kernels = list(dict.fromkeys(item.kernel for item in items if isinstance(item, Step)))
-    for done, kernel in enumerate(kernels):
-        if progress:
-            progress("compiling kernels", done, len(kernels))
+    missing = [kernel for kernel in kernels if not kernel.is_there]
+    tell = progress or _nobody
+    if missing:
+        compile_all(missing, lambda done, total: tell(COMPILING, done, total))
+    for kernel in kernels:
         _ = kernel.address
-    if progress:
-        progress("compiling kernels", len(kernels), len(kernels))
+    tell("loading kernels", len(kernels), len(kernels))
+
+
+def _nobody(what: str, done: int, total: int) -> None:
+    """Hears of progress where nobody wants to."""
 
 
 def open_host(setup: Setup) -> Device:

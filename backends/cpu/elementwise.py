@@ -5,10 +5,11 @@ from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel, specialised
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.mathfn import KINDS, gated, tanh
+from graphsched.backends.cpu.language.mathfn import KINDS, exp, gated, tanh
 from graphsched.backends.cpu.language.simd import (
     add,
     div,
+    fma,
     get,
     load,
     load_first,
@@ -19,7 +20,9 @@ from graphsched.backends.cpu.language.simd import (
     splat,
     store,
     store_first,
+    sub,
     sum_lanes,
+    where_less,
 )
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
@@ -170,6 +173,15 @@ def clamped(x: Any, a: Any) -> Any:
 def softcapped(x: Any, a: Any) -> Any:
     """cap · tanh(x / cap)"""
     return mul(splat(a.cap, 16), tanh(mul(x, splat(1.0 / a.cap, 16))))
+
+
+@maps(ops.xielu, "alpha_n alpha_p beta eps")
+def xielu_lanes(x: Any, a: Any) -> Any:
+    """alpha_p · x² above 0, alpha_n · (e^min(x, eps) - 1 - x) below, and beta · x"""
+    above = mul(mul(splat(a.alpha_p, 16), x), x)
+    below = sub(sub(exp(minimum(x, splat(a.eps, 16))), splat(1.0, 16)), x)
+    bent = where_less(splat(0.0, 16), x, above, mul(splat(a.alpha_n, 16), below))
+    return fma(splat(a.beta, 16), x, bent)
 
 
 @helper

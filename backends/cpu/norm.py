@@ -3,20 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from graphsched.backends.cpu.elementwise import row_sum
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, load_or, store_lanes
 from graphsched.backends.cpu.language.simd import (
     add,
     fma,
     mul,
     splat,
     sqrt,
+    sub,
     sum_lanes,
 )
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, row_at, rows, share
 from graphsched.backends.cpu.program.lowering import Low, row_strides
-from graphsched.graph.ops import fused_add_rms_norm, fused_rms_norm, l2_norm, rms_norm
+from graphsched.graph.ops import fused_add_rms_norm, fused_norm, fused_rms_norm, l2_norm, layer_norm, rms_norm
 from graphsched.graph.tensor import Tensor
 
 
@@ -103,6 +107,38 @@ def _(low: Low, node: Tensor) -> None:
     x, n, eps = low.operand(node.sources[0]), node.shape[-1], node.attrs["eps"]
     y = low.result(node, in_place_of=node.sources)
     low.step(l2_norm_f32(), x=x, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
+
+
+@kernel("x w? -> y | n heads x_token x_head | eps")
+def layer_norm_f32(weighted: int) -> Callable[..., None]:
+    """y[r] = (x[r] - mean) / sqrt(variance + eps), times w if it is weighted; rows of n floats."""
+
+    def norm(step: int, run: int, ith: int, nth: int) -> None:
+        x, w, y, n, heads, x_token, x_head, eps = arguments(step)
+        first, last = share(rows(step, run), ith, nth)
+        for r in range(first, last):
+            src, dst = row_at(x, r, heads, x_token, x_head), y + 4 * r * n
+            acc = centre_row(n, splat(0.0, 16), src, dst, row_sum(src, n) / n)
+            norm_row(dst, w, dst, n, acc, eps, weighted)
+
+    return norm
+
+
+@fold_lanes(16)
+def centre_row(i: int, block: Any, acc: Any, src: int, dst: int, mean: float) -> Any:
+    """dst = src - mean; adds its squares to the lanes of acc. Called with (n, acc, src, ...)."""
+    v = sub(load_or(src + 4 * i, block, np.float32(mean)), splat(mean, 16))
+    store_lanes(dst + 4 * i, v, F32, block)
+    return fma(v, v, acc)
+
+
+@layer_norm.lowering("cpu", strided=("x",))
+@fused_norm.lowering("cpu", strided=("x",))
+def _(low: Low, node: Tensor) -> None:
+    (x, *w), n, eps = map(low.operand, node.sources), node.shape[-1], node.attrs["eps"]
+    y = low.result(node, in_place_of=node.sources[:1])
+    kernel, weight = layer_norm_f32(len(w)), w[0] if w else None
+    low.step(kernel, x=x, w=weight, y=y, n=n, **row_strides(x=x), eps=eps, over=node.type)
 
 
 @kernel("a b w -> s y | n a_row b_row | eps")

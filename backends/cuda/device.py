@@ -24,7 +24,7 @@ from graphsched.backends.cuda.stream.program import CudaProgram
 from graphsched.backends.cuda.support import has_kernel, kernel_type
 from graphsched.errors import OptionError
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.run.device import Device, Progress, Setup
+from graphsched.run.device import COMPILING, Device, Progress, Setup
 from graphsched.run.operand import Addresses, Buffer, Item, Memory, Operand, Work
 from graphsched.types import dtypes
 from graphsched.types.devices import HOST
@@ -143,10 +143,12 @@ class CudaDevice:
         """Compiles (or loads from disk) what a run at full capacity needs; the rest follows on first use."""
         calls = (call for item in items if isinstance(item, Launch) for call in item.make(full))
         wanted = list(dict.fromkeys((c.stem, c.types) for c in calls if isinstance(c, Call)))
-        for done, (stem, types) in enumerate(wanted, 1):
-            kernels(self.gpu.ordinal, stem, types)
+        for done, (stem, types) in enumerate(wanted):
             if progress:
-                progress("compiling kernels", done, len(wanted))
+                progress(COMPILING, done, len(wanted))
+            kernels(self.gpu.ordinal, stem, types)
+        if progress and wanted:
+            progress(COMPILING, len(wanted), len(wanted))
 
     def prepared(self, call: Launched) -> Callable[[Any], None]:
         """A launch with its kernel loaded and its arguments packed."""

@@ -2,8 +2,21 @@
 
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
-from graphsched.arch.registry import Architecture, architecture, get, names
+from graphsched.arch.registry import EVERY_SCALE, QKV, SCALED, Architecture, architecture, get, names
 from graphsched.arch.stored import Derived
 from graphsched.arch.weights import Weights
 
-__all__ = ["Architecture", "Config", "Derived", "Inputs", "Weights", "architecture", "get", "key", "names"]
+__all__ = [
+    "EVERY_SCALE",
+    "QKV",
+    "SCALED",
+    "Architecture",
+    "Config",
+    "Derived",
+    "Inputs",
+    "Weights",
+    "architecture",
+    "get",
+    "key",
+    "names",
+]

@@ -26,15 +26,23 @@ def key(
     high: float = LARGEST,
     or_key: str = "",
     per_layer: bool = False,
+    prefixed: bool = True,
 ) -> Any:
     """A config field read from the GGUF key `<architecture>.<name>`; without a default the key is required.
 
     The default may be a function of the fields read before it (as a namespace). Numbers are in [low, high].
     `or_key` is read if the file lacks the key: a former name of it, or one that says the same in older files.
     `per_layer`: the file may have a list of one number per layer; `Config.at` gives a layer's.
+    `prefixed`: False for the few keys that have no architecture in front.
     """
-    limits = {"low": low, "high": high, "or_key": or_key, "per_layer": per_layer}
-    return field(metadata={"key": name, "default": default, **limits})
+    names = {"key": name, "or_key": or_key, "prefixed": prefixed}
+    return field(metadata={"default": default, "low": low, "high": high, "per_layer": per_layer, **names})
+
+
+def names_of(f: "Field[Any]", arch: str) -> list[str]:
+    """The names under which a file may have a field, those to prefer first."""
+    prefix = f"{arch}." if f.metadata["prefixed"] else ""
+    return [f"{prefix}{name}" for name in (f.metadata["key"], f.metadata["or_key"]) if name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,7 @@ class Config:
     n_embd: int = key("embedding_length", low=1)
     n_ctx_train: int = key("context_length", 0)
     n_draft: int = key("nextn_predict_layers", 0)
+    ln_eps: float = 0.0  # of LayerNorm; norms are RMS norms where it is 0, or rms_eps is not
 
     @property
     def n_run(self) -> int:
@@ -101,7 +110,7 @@ class _Namespace:
 
 def _value(f: "Field[Any]", hint: Any, file: "ModelFile", arch: str, before: _Namespace) -> Any:
     default = f.metadata["default"]
-    names = [f"{arch}.{n}" for n in (f.metadata["key"], f.metadata["or_key"]) if n]
+    names = names_of(f, arch)
     name = next((n for n in names if n in file.metadata), names[0])
     if name not in file.metadata and default is not MISSING:
         return default(before) if callable(default) else default
@@ -130,7 +139,7 @@ def _needed(f: "Field[Any]", value: Any, n_layer: int) -> str | None:
 
 
 def _error(file: "ModelFile", arch: str, f: "Field[Any]", value: Any, needed: str) -> LoadError:
-    name = f"{arch}.{f.metadata['key']}"
+    name = names_of(f, arch)[0]
     given = "an array" if isinstance(value, np.ndarray) else shown(value) if isinstance(value, str) else value
     state = f"is {given}" if name in file.metadata else f"is absent and would be {given}"
     return LoadError(f"{file.path.name}: key {name} {state}, {needed} is needed")

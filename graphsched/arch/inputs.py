@@ -1,6 +1,7 @@
 """Inputs of a model's graph, and the caches in which it keeps keys, values and recurrent state."""
 
 from collections import Counter
+from functools import cached_property
 
 from graphsched.arch.cells import Cells, Own, blocks_of, cells_input, own, window_cells
 from graphsched.arch.weights import Weights
@@ -62,6 +63,15 @@ class Inputs:
     def where(self) -> Tensor:
         """i32[n_tokens, 3]: (slot of its sequence, position, first entry of its table) of each token."""
         return self.all_cells.where
+
+    @cached_property
+    def beside(self) -> tuple[Tensor, Tensor]:
+        """soft_max's `where` and `cells` by which a run's tokens see each other, before and behind: i32[T, 3], [T, 2].
+
+        All tokens of a sequence are at one position.
+        """
+        where = input_tensor("inp_beside", i32(self._t, 3))
+        return where, input_tensor("inp_beside_cells", i32(self._t, 2))
 
     def own(self, table: Tensor) -> Own:
         """What gathers the cells of a run's sequences by their table, where an op reads them as one matrix.

@@ -87,7 +87,7 @@ def _unread(model: "Model") -> Iterator[str]:
 
 def threads_hint(options: "SessionOptions") -> str | None:
     """A sentence if more threads compute than there are cores for them, which is slow."""
-    from graphsched.session.options import usable_cores
+    from graphsched.run.limits import usable_cores
 
     cores = usable_cores()
     return (

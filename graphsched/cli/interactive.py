@@ -44,7 +44,7 @@ class Chat:
         self._budget, self._on_prompt = reasoning_budget, on_prompt
         given = session.tokenizer.chat_template if template is None else template
         self.dialect = dialect_of(given, session.tokenizer, more=template_values)
-        self.timings = Timings(session.timings.load_ms)
+        self.timings = Timings(session.timings.load_ms, session.timings.compile_ms)
         self.notes = (*self.dialect.notes, *self._unused(template_values or {}))
         self._first: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._first)
@@ -115,6 +115,7 @@ class Chat:
 
     def _count(self) -> None:
         total, last = self.timings, self.session.timings
+        total.compile_ms = last.compile_ms
         total.prompt_tokens += last.prompt_tokens
         total.prompt_ms += last.prompt_ms
         total.generated_tokens += last.generated_tokens

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "plan": "Show what would run where, and why, without running it.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
+    "models": "List the architectures, with what each needs and what it lacks here.",
     "devices": "List what this machine can compute on, or why not.",
     "ops": "List the ops, and which backends run them on which types.",
     "quantize": "Write a model file with fewer bits per weight.",

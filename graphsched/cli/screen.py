@@ -112,8 +112,10 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def rates(timings: "Timings") -> str:
-    """Load, prompt and generation: milliseconds, tokens, tokens per second."""
+    """Load, compilation if there was any, prompt and generation: milliseconds, tokens, tokens per second."""
     rows = [f"load       {timings.load_ms:10.1f} ms"]
+    if timings.compile_ms:
+        rows.append(f"compile    {timings.compile_ms:10.1f} ms")
     for name, tokens, ms in (
         ("prompt", timings.prompt_tokens, timings.prompt_ms),
         ("generation", timings.generated_tokens, timings.generate_ms),

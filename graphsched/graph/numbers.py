@@ -104,11 +104,13 @@ class Op(IntEnum):
     GATED_DELTA_NET = 141
     L2_NORM = 142
     COPY_ROWS = 143
-    LIGHTNING_INDEXER = 150
-    SPARSE_ATTN = 151
-    POOL_ROWS = 152
-    HC_WEIGHTS = 153
-    COMPRESSED_ATTN = 154
+    FUSED_NORM = 144
+    XIELU = 145
+    LIGHTNING_INDEXER = 146
+    SPARSE_ATTN = 147
+    COMPRESSED_ATTN = 148
+    POOL_ROWS = 149
+    HC_WEIGHTS = 150
 
 
 FIRST_USER_OP = 1000  # numbers from here up belong to other packages

@@ -20,6 +20,7 @@ _BY_KIND: Final = {
     "wait": "sync: waiting for another stream",
     "wake": "thread wake-up",
     "barrier": "barriers",
+    "compile": "compiling kernels",
     "load": "load",
     "build": "graph build",
     "place": "place weights",

@@ -7,7 +7,7 @@ A schedule's nodes become items (`lowering`), copies become items (`copy`), the 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from graphsched.types.dtypes import DType
 
 Raw = NDArray[np.uint8]
 Progress = Callable[[str, int, int], None]  # what, done, total
+COMPILING: Final = "compiling kernels"  # what programs are told that is; runs report its time apart
 
 KNOWN = ("cpu", "reference")
 INTERNAL = ("null",)  # plans, and does not compute

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from graphsched.run.affinity import usable_cpus
+
 ROOT: Final = Path("/")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
@@ -107,3 +109,8 @@ def _lines(file: Path) -> list[str]:
     with suppress(OSError):
         return file.read_text(errors="replace").splitlines()
     return []
+
+
+def usable_cores() -> int:
+    """Cores that affinity and the quotas of containers allow."""
+    return max(1, int(min(len(usable_cpus()), core_quota())))

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter_ns
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ from graphsched.arch.stored import StoredWeights
 from graphsched.graph.graph import Graph, replace_leaves
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.run.arenas import plan_arenas
-from graphsched.run.device import Device, Progress, Raw, Setup, open_devices
+from graphsched.run.device import COMPILING, Device, Progress, Raw, Setup, open_devices
 from graphsched.run.executable import Executable, tagged
 from graphsched.run.lowering import Low
 from graphsched.run.operand import FLAG_BYTES, Addresses, Buffer, Item, Memory, Operand, dense
@@ -124,11 +125,27 @@ class Runtime:
         addresses = replace(
             addresses, flags=self.devices[HOST].allocate(n_flags * FLAG_BYTES) if n_flags else None
         )
-        programs = {s: self._runner(s).pack(own, addresses, progress) for s, own in streams.items()}
+        timed = self._timed(progress)
+        programs = {s: self._runner(s).pack(own, addresses, timed) for s, own in streams.items()}
         tags = tagged(streams, dict(zip(map(id, items), issues, strict=True)))
         return Executable(
             self.recorder, self.setup.poison, schedule, addresses, streams, programs, results, tags
         )
+
+    def _timed(self, progress: Progress | None) -> Progress:
+        """The same, which notes what is spent compiling."""
+        began = 0
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal began
+            if what == COMPILING and done == 0:
+                began = perf_counter_ns()
+            elif what == COMPILING and done == total:
+                self.recorder.compiled(began)
+            if progress:
+                progress(what, done, total)
+
+        return tell
 
     def _load(self, schedule: Schedule, progress: Progress | None) -> None:
         """Brings weights to the devices that read them; counts MB where that takes a while."""

@@ -80,12 +80,18 @@ class Recorder:
         self.level = level
         self.spans: deque[tuple[Any, ...]] = deque(maxlen=SPANS)
         self.last = 0  # when the last span ended that was noted here
+        self.compile_ns = 0  # spent compiling kernels
 
     def since(self, kind: str, begin: int = 0) -> None:
         """Notes a span that ends now, and began then, or where the one before it ended."""
         if self.level:
             self.last, before = perf_counter_ns(), self.last
             self.spans.append((kind, begin or before, self.last))
+
+    def compiled(self, begin: int) -> None:
+        """Notes that kernels were compiled from then until now."""
+        self.compile_ns += perf_counter_ns() - begin
+        self.since("compile", begin)
 
     @contextmanager
     def recording(self, level: int) -> Iterator[list[tuple[Any, ...]]]:

@@ -35,6 +35,7 @@ class Feed:
         self._cells = cells
         # Of a model without cells only states are to know whose rows these are.
         self._where = arrays["inp_where"] if "inp_where" in arrays and "" not in cells else None
+        self._beside = [arrays[name] for name in ("inp_beside", "inp_beside_cells") if name in arrays]
         swa = CELLS[N_KV_SWA]
         self.window_cells = cells[swa].blocks.kept * CELL_BLOCK if swa in cells else 0
 
@@ -50,6 +51,9 @@ class Feed:
         self._out_ids[:n_wanted] = wanted
         if self._where is not None:
             self._where[:n, 0], self._where[:n, 1] = rows.sequence, position
+        for beside in self._beside:
+            beside[:n] = 0
+            beside[:n, 0] = rows.sequence
         n_sequences = len(runs.slots)
         end = runs.end.item() if n_sequences == 1 else int(runs.end.max())
         lengths = {N_TOKENS: n, N_OUTPUTS: n_wanted, N_SEQUENCES: n_sequences}

@@ -15,9 +15,10 @@ StopReason = Literal["eog", "stop", "limit", "context", "abort", ""]
 
 @dataclass
 class Timings:
-    """Milliseconds and tokens of the last load, prompt and generation."""
+    """Milliseconds and tokens of the last load, prompt and generation; compiling kernels counts for none of them."""
 
     load_ms: float = 0.0
+    compile_ms: float = 0.0
     prompt_tokens: int = 0
     prompt_ms: float = 0.0
     generated_tokens: int = 0
@@ -79,22 +80,22 @@ class Generation:
     def tokens(self, prompt: Sequence[int]) -> Iterator[int]:
         """Sampled tokens; the time between them counts as generation."""
         timings = self.timings
-        clock = time.perf_counter()
+        began = self._now()
         try:
             logits = self.read(prompt) if prompt else None
         finally:
-            timings.prompt_ms = (time.perf_counter() - clock) * 1e3
+            timings.prompt_ms = self._since(began)
         while logits is not None:
             if timings.generated_tokens == self.n_predict:
                 self.stop_reason = "limit"
                 return
-            clock = time.perf_counter()
+            began = self._now()
             token = self._sampled(logits)
             if token in self.eog:
                 self.stop_reason = "eog"
                 return
             timings.generated_tokens += 1
-            timings.generate_ms += (time.perf_counter() - clock) * 1e3
+            timings.generate_ms += self._since(began)
             # The clock stands still while the caller has the token: what it does with it is not generation.
             yield token
             if self.is_full():
@@ -103,9 +104,18 @@ class Generation:
             # The last token wanted is not read: its logits would cost a run and serve nobody.
             if timings.generated_tokens == self.n_predict:
                 continue
-            clock = time.perf_counter()
+            began = self._now()
             logits = self.read((token,))
-            timings.generate_ms += (time.perf_counter() - clock) * 1e3
+            timings.generate_ms += self._since(began)
+
+    def _now(self) -> tuple[float, int]:
+        return time.perf_counter(), self.recorder.compile_ns
+
+    def _since(self, began: tuple[float, int]) -> float:
+        """Milliseconds since then but for those spent compiling kernels."""
+        now, compile_ns = self._now()
+        self.timings.compile_ms = compile_ns / 1e6
+        return (now - began[0]) * 1e3 - (compile_ns - began[1]) / 1e6
 
     def _sampled(self, logits: Logits) -> int:
         token = self.sampler.sample(logits[-1])

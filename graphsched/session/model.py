@@ -56,12 +56,19 @@ class Model:
             )
 
     def _weights(self) -> Weights:
-        return Weights(self.types, self.source, n_layer=self.config.n_layer, asked=self._asked)
+        read = {name: type for name, type in self.types.items() if self.architecture.reads(name)}
+        return Weights(read, self.source, n_layer=self.config.n_layer, asked=self._asked)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of tensors that the architecture has asked for so far, or asked whether they are there."""
+        return frozenset(self._asked)
 
     @property
     def unread(self) -> tuple[str, ...]:
         """The tensors of the file that the architecture has not asked for in any graph so far."""
-        return tuple(name for name in self.file.tensors if name not in self._asked)
+        read = {name for name in self._asked if self.architecture.reads(name)}
+        return tuple(name for name in self.file.tensors if name not in read)
 
     @property
     def n_ctx_train(self) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from graphsched.errors import LoadError, OptionError
 from graphsched.option import Options, Parsed, declarations, is_not, names, one_of, option, switch, texts
-from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins, usable_cpus
-from graphsched.run.limits import core_quota, memory_limit
+from graphsched.run.affinity import Pins, listed, mask, parse_mask, parse_range, pins
+from graphsched.run.limits import memory_limit, usable_cores
 from graphsched.schedule.options import PlacementOptions
 from graphsched.session.switches import SWITCHES, field, read_off, switched
 from graphsched.types.devices import gpu_number
@@ -297,11 +297,6 @@ def session_options(**given: Any) -> SessionOptions:
     options = SessionOptions(**given)
     placement, off = replace(options.placement, **placed), switched(options.off, switches)
     return replace(options, placement=placement, off=off)
-
-
-def usable_cores() -> int:
-    """Cores that affinity and the quotas of containers allow."""
-    return max(1, int(min(len(usable_cpus()), core_quota())))
 
 
 def physical_memory() -> int:

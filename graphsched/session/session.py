@@ -156,7 +156,7 @@ class Session:
         # Penalties look back over the prompt, too.
         for token in ids:
             sampler.accept(token)
-        self.timings = Timings(self.timings.load_ms, prompt_tokens=len(ids))
+        self.timings = Timings(self.timings.load_ms, self.timings.compile_ms, prompt_tokens=len(ids))
         self._generation = Generation(
             self.eval,
             lambda: self.sequence.is_full,
@@ -202,5 +202,6 @@ def opened(
     """A session on a model whose loading began at a time of `time.perf_counter`."""
     session = Session(model, options, progress, observer)
     session.recorder.since("load", round(started * 1e9))
-    session.timings.load_ms = (time.perf_counter() - started) * 1e3
+    session.timings.compile_ms = session.recorder.compile_ns / 1e6
+    session.timings.load_ms = (time.perf_counter() - started) * 1e3 - session.timings.compile_ms
     return session

@@ -7,6 +7,7 @@ import numpy as np
 
 from cuda_emu.values import MIXED, STORED, Array, Case, Out, Result, Run, Target, narrow, normal, widen
 from graphsched.backends.cuda.families import attention
+from graphsched.graph.ops.attention import slopes
 from graphsched.types.extents import CELL_BLOCK
 
 HEADS = (
@@ -49,10 +50,11 @@ class Paged:
     pool: int
     window: int
     chunk: int
+    max_bias: float = 0.0
 
     @property
     def mask(self) -> attention.Mask:
-        return attention.Mask(self.where, self.window, self.chunk)
+        return attention.Mask(self.where, self.window, self.chunk, self.max_bias)
 
     @property
     def written(self) -> Array:
@@ -132,6 +134,8 @@ def attend(
         for h in range(heads):
             s = k[at, h // group].astype(np.float64) @ q[t, h] * scale
             s = cap * np.tanh(s / cap) if cap else s
+            if p.max_bias:
+                s += slopes(p.max_bias, heads)[h] * (np.arange(p.begins[t], len(p.cells[t])) - p.where[t, 1])
             s = np.append(s, sinks[h]) if sinks is not None else s
             e = np.exp(s - s.max())
             out[t, h] = e[: len(at)] @ v[at, h // group] / e.sum()
@@ -153,11 +157,12 @@ def attention_case(
     of_values: str = "",
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> Run:
     """A token has the same bits whatever others are beside it."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
-        p = paged(FEW, rng, window, chunk, shared=1)
+        p = replace(paged(FEW, rng, window, chunk, shared=1), max_bias=max_bias)
         tokens = len(p.where)
         q = normal(rng, tokens, heads, dk) * 2
         k, keys = cache_of(kind, normal(rng, p.pool, kv, dk), p.written)
@@ -204,11 +209,12 @@ def prompt_case(
     cap: float = 0.0,
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> Run:
     """The rows of a sequence have the same bits whatever others are in their block."""
 
     def run(target: Target, rng: np.random.Generator) -> Result:
-        p = paged(spans, rng, window, chunk, shared=1)
+        p = replace(paged(spans, rng, window, chunk, shared=1), max_bias=max_bias)
         q = normal(rng, len(p.where), heads, dk)
         k, v = (normal(rng, p.pool, kv, d).astype(np.float16) for d in (dk, dv))
         k[~p.written], v[~p.written] = np.nan, np.nan
@@ -248,6 +254,7 @@ def attentions() -> Iterator[Case]:
             yield Case(f"attention-{kind}-{heads}q{kv}kv-{dk}-{dv}", attention_case(kind, heads, kv, dk, dv))
         yield Case(f"attention-{kind}-sinks", attention_case(kind, 8, 2, 64, 64, True))
         yield Case(f"attention-{kind}-cap", attention_case(kind, 8, 2, 64, 64, True, 3.0))
+        yield Case(f"attention-{kind}-alibi", attention_case(kind, 6, 2, 64, 64, max_bias=8.0))
     for kind, heads, kv, dk, dv in UNEVEN:
         yield Case(f"attention-{kind}-{heads}q{kv}kv-{dk}-{dv}", attention_case(kind, heads, kv, dk, dv))
     for types in MIXED:
@@ -272,3 +279,4 @@ def attentions() -> Iterator[Case]:
     yield Case("prompt-sinks", prompt_case(4, 2, 64, 64, spans, True))
     yield Case("prompt-cap", prompt_case(4, 2, 64, 64, spans, True, 3.0))
     yield Case("prompt-chunk", prompt_case(4, 2, 64, 64, spans, chunk=48))
+    yield Case("prompt-alibi", prompt_case(6, 2, 64, 64, spans, max_bias=8.0))

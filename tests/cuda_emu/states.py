@@ -7,7 +7,7 @@ import numpy as np
 
 from cuda_emu.values import Array, Case, Out, Result, Run, Target, normal
 from graphsched.backends.cuda.families import norm, recurrent
-from graphsched.graph.ops import gated_delta_net, l2_norm, ssm_conv, ssm_scan
+from graphsched.graph.ops import gated_delta_net, l2_norm, layer_norm, ssm_conv, ssm_scan
 
 SLOTS = 9
 # (position of the first token, how many) of sequences: one that begins, short ones beside a long one, one token
@@ -138,6 +138,18 @@ def norm_case(tokens: int, heads: int, k: int) -> Run:
     return run
 
 
+def layer_norm_case(tokens: int, heads: int, k: int, weighted: bool) -> Run:
+    def run(target: Target, rng: np.random.Generator) -> Result:
+        x, w, y = normal(rng, tokens, heads + 1, k + 2) + 3, normal(rng, k), Out(tokens, heads, k)
+        apart = (heads + 1) * (k + 2), k + 2
+        target.run(norm.layer_norm(x, w if weighted else None, y, (tokens, heads, k), apart, 0.1))
+        assert layer_norm.run_reference is not None
+        want = layer_norm.run_reference(x[:, :heads, :k], eps=0.1)
+        return y.array, want * w if weighted else want, 1e-6
+
+    return run
+
+
 def recurrents() -> Iterator[Case]:
     for name, spans in MIXTURES.items():
         yield Case(f"ssm_conv-{name}", conv_case(70, 4, spans))
@@ -156,3 +168,5 @@ def recurrents() -> Iterator[Case]:
         yield Case(f"ssm_scan-channels-{n}", scan_case(2, 6, 2, n, True, several))
     for k in (33, 128):
         yield Case(f"l2_norm-{k}", norm_case(3, 2, k))
+    for k, weighted in ((7, True), (128, False), (5000, True)):
+        yield Case(f"layer_norm-{k}", layer_norm_case(3, 2, k, weighted))

@@ -15,17 +15,19 @@ import gguf_files as g
 import numpy as np
 from numpy.typing import NDArray
 
-from tiny import family_forward, forward, recurrent_forward, special_forward
+from tiny import early_forward, family_forward, forward, recurrent_forward, special_forward
+from tiny.early import EARLY
 from tiny.family import FAMILY
 from tiny.quants import QUANT_ROWS, TERNARY, encoded, role_of, type_of
 from tiny.recurrent import RECURRENT
 from tiny.special import SPECIAL
 from tiny.table import ROWS, SEEDS, SMALL, Row, V
 
-ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | RECURRENT | SPECIAL
+ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | EARLY | RECURRENT | SPECIAL
 MODELS = list(ROWS)
 QUANTS = list(QUANT_ROWS)
 N_PROMPT, N_TOKENS = 24, 32
+BARE = "xielu."  # keys that have no architecture in front
 TYPE_IDS = {
     "F32": 0,
     "F16": 1,
@@ -69,7 +71,8 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model [out, in]."""
     model = row(name)
     matrix = (V, model.n_embd)
-    whole = {"token_embd.weight": matrix, f"{model.final}.weight": (model.n_embd,), **model.more}
+    final = {f"{model.final}.weight": (model.n_embd,)} if model.final else {}
+    whole = {"token_embd.weight": matrix, **final, **model.more}
     layers = {f"blk.{il}.{t}": s for il in range(model.layers) for t, s in model.layer(il).items()}
     return whole | ({"output.weight": matrix} if model.head else {}) | layers
 
@@ -111,7 +114,7 @@ def reference(name: str) -> Reference:
 
 def plain(architecture: str, keys: forward.Keys, tensors: forward.Tensors) -> forward.Model:
     """The plain forward pass of an architecture."""
-    for module in (family_forward, recurrent_forward, special_forward):
+    for module in (family_forward, early_forward, recurrent_forward, special_forward):
         if architecture in module.RULES:
             return module.Model(architecture, keys, tensors)
     return forward.Model(architecture, keys, tensors)
@@ -131,7 +134,7 @@ def encoded_tensor(
 ) -> tuple[str, NDArray[np.uint8], NDArray[np.float64]]:
     """Its type, bytes, and the values that they stand for."""
     rng = np.random.default_rng(seed(model, name))
-    type = "F32" if model in FAMILY | RECURRENT | SPECIAL else type_of(model, name, shape)
+    type = "F32" if model in FAMILY | EARLY | RECURRENT | SPECIAL else type_of(model, name, shape)
     made = drawn(model, name, shape, rng)
     if model == "deepseek2-lite":
         by_code(role_of(name), made)
@@ -150,7 +153,16 @@ def drawn(model: str, name: str, shape: tuple[int, ...], rng: np.random.Generato
     if role == "ssm_a":  # bailingmoe3 keeps it positive
         return np.exp(noise) * (1 if row(model).architecture == "bailingmoe3" else -1)
     if role.endswith(
-        ("norm", "ssm_d", "norm.weight", ".scale", "norm_1.weight", "norm_2.weight", "output_scale.weight")
+        (
+            "norm",
+            "act.scales",
+            "ssm_d",
+            "norm.weight",
+            ".scale",
+            "norm_1.weight",
+            "norm_2.weight",
+            "output_scale.weight",
+        )
     ):
         return 1 + 0.1 * noise
     if role.endswith(".bias") or role == "exp_probs_b":
@@ -192,7 +204,8 @@ def deviation(model: str, role: str) -> float:
 def metadata(name: str) -> list[bytes]:
     """Keys as bytes: architecture, vocabulary, the model's own, what kind of file it is."""
     architecture = row(name).architecture
-    own = [one(f"{architecture}.{key}", value) for key, value in keys(name).items()]
+    given = keys(name).items()
+    own = [one(key if key.startswith(BARE) else f"{architecture}.{key}", value) for key, value in given]
     file_type = FILE_TYPES.get(name.rpartition("-")[2], 1)
     last = [one("general.quantization_version", 2), one("general.file_type", file_type)]
     return [one("general.architecture", architecture), *vocabulary(), *own, *last]

@@ -16,7 +16,7 @@ V, D = 512, 128
 class Row:
     """A model: `layer(il)` gives the tensors of a layer, `head` whether the output matrix is one of its own.
 
-    `final` is the norm in front of the output.
+    `final` is the norm in front of the output, "" where that has no weights.
     """
 
     architecture: str

@@ -168,6 +168,8 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
         def of(op: Op, made: Case, model: str = model) -> Shape:
             return Shape(op, "F32", model, tokens, made)
 
+        yield of(Op.NORM, case(x, eps=1e-5))
+        yield of(Op.FUSED_NORM, case(x, f32(width), eps=1e-5))
         yield of(Op.RMS_NORM, case(x, eps=1e-6))
         yield of(Op.FUSED_RMS_NORM, case(x, f32(width), eps=1e-6))
         yield of(Op.FUSED_ADD_RMS_NORM, case(x, x, f32(width), eps=1e-6))
@@ -184,6 +186,7 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
         yield of(Op.SQR, case(x))
         yield of(Op.CLAMP, case(x, low=-1.0, high=1.0))
         yield of(Op.SOFTCAP, case(x, cap=30.0))
+        yield of(Op.XIELU, case(x, alpha_n=0.9, alpha_p=0.8, beta=0.5, eps=-1e-6))
         yield of(Op.SUM_ROWS, case(x))
         for kind in ("silu", "gelu", "relu", "sigmoid", "softplus"):
             yield Shape(Op.UNARY, "F32", f"{model} {kind}", tokens, case(h, kind=kind))

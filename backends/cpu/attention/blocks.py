@@ -16,7 +16,9 @@ from graphsched.backends.cpu.attention.common import (
     WHERE,
     Query,
     cell_at,
+    lean,
     query_at,
+    slope,
 )
 from graphsched.backends.cpu.formats.rows import dequantize_row
 from graphsched.backends.cpu.language import target
@@ -136,7 +138,7 @@ def attend(
                 if sees_some(a, i, min(i + tile, last), position, position + PANEL):
                     put_scores(tile, room, scores, i - first, a.scale)
         for i in range(first, last):
-            weigh(a, room, query(a, i), i - first, at, until)
+            weigh(a, room, kv_head * a.group + i % a.group, query(a, i), i - first, at, until)
         for position in range(at, until, VALUES):
             stop = min(position + VALUES, until)
             put_values(value_kind, a, room, kv_head, table, position, stop)
@@ -205,8 +207,8 @@ def put_scores(tile: int, room: Room, scores: int, place: int, scale: float) -> 
 
 
 @helper
-def weigh(a: Any, room: Room, seen: Query, place: int, first: int, end: int) -> None:
-    """Scores of a query with positions [first, end) become weights, 0 where it does not see them."""
+def weigh(a: Any, room: Room, head: int, seen: Query, place: int, first: int, end: int) -> None:
+    """Scores of a head's query with positions [first, end) become weights, 0 where it does not see them."""
     low, high = max(seen[2] + 1, first), min(seen[1] + 1, end)
     scores, state = room.scores + SCORES * place, room.state + STATE * place
     for j in range(min(low, end) - first):
@@ -214,6 +216,9 @@ def weigh(a: Any, room: Room, seen: Query, place: int, first: int, end: int) -> 
     for j in range(max(high, first) - first, end - first):
         put(scores + 4 * j, NEVER, F32)
     if low < high:
+        if a.max_bias > 0.0:
+            at = scores + 4 * (low - first)
+            lean(high - low, at, slope(a.max_bias, head, a.heads), low, seen[1])
         sums = room.sums + room.v_width * place
         top, total = weigh_chunk(
             scores, end - first, a.cap, get(state, F32), get(state + 4, F32), sums, a.v_dim

@@ -1,8 +1,13 @@
 """What the attention kernels share: the positions that a token sees, where they are, and the chunks to read them in."""
 
+import math
+
+import numpy as np
+
 from graphsched.backends.cpu.language.jit import helper
-from graphsched.backends.cpu.language.simd import get
-from graphsched.backends.cpu.language.vector import I32
+from graphsched.backends.cpu.language.simd import get, put
+from graphsched.backends.cpu.language.soft_max import one_exp
+from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.types.extents import CELL_BLOCK
 
 CHUNK = 256  # positions per pass: their scores are 1 KB
@@ -10,12 +15,13 @@ KV_CHUNK = 4 * CHUNK  # positions of a split-KV chunk: what one unit of a single
 ALIGN = 16  # positions of a sequence are always in the same lanes, so that bits depend on no other query of a tile
 WHERE = 12  # bytes of (slot of the sequence, position, first entry of its table)
 # What the flash attention kernels take: strides and per_thread (scratch of each thread) in bytes, dim and v_dim in
-# elements. window, chunk and cap are 0 where there is none.
+# elements. window, chunk, cap and max_bias are 0 where there is none.
 ATTENTION = (
     "q k v where table sinks? -> y scratch"
     " | dim v_dim group heads q_token q_head k_token k_head v_token v_head window chunk per_thread"
-    " | scale cap"
+    " | scale cap max_bias"
 )
+LN_2 = math.log(2.0)
 Query = tuple[int, int, int, int]
 
 
@@ -39,6 +45,24 @@ def last_unseen(pos: int, window: int, chunk: int) -> int:
 def sees(query: Query, position: int) -> bool:
     """Whether a query (`query_at`) sees a position of its sequence."""
     return position <= query[1] and position > query[2]
+
+
+@helper
+def slope(max_bias: float, head: int, heads: int) -> float:
+    """ALiBi's slope of a head, see the op's `slopes`."""
+    n = 1
+    while 2 * n <= heads:
+        n *= 2
+    place = head + 1.0 if head < n else head - n + 0.5
+    return one_exp(np.float32(-LN_2 * max_bias * place / n))
+
+
+@helper
+def lean(n: int, scores: int, slope: float, first: int, position: int) -> None:
+    """Adds ALiBi's bias to the scores that a token at `position` gives n positions from `first` on."""
+    for i in range(n):
+        s = get(scores + 4 * i, F32) + np.float32(slope * (first + i - position))
+        put(scores + 4 * i, s, F32)
 
 
 @helper

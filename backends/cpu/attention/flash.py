@@ -15,8 +15,10 @@ from graphsched.backends.cpu.attention.common import (
     ATTENTION,
     CHUNK,
     kv_chunk_range,
+    lean,
     n_kv_chunks,
     query_at,
+    slope,
 )
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, merge_chunks, partials_floats, splits_kv
 from graphsched.backends.cpu.attention.tile import SCORES, TILE, Chunk, add_values, put_scores, scratch_bytes
@@ -55,6 +57,8 @@ def flash_attn(tile: int, key_kind: int, value_kind: int, split: int) -> Callabl
                 span = max(first, begin // ALIGN * ALIGN), min(first + CHUNK, end)
                 piece = chunk_at(a, kv_head, scores, span, a.table + 4 * seen[3], seen[2])
                 n = put_scores(tile, key_kind, piece, queries, a.dim, a.scale)
+                if a.max_bias > 0.0:
+                    lean_rows(tile, a, numbers, kv_head, scores, span[0], n, seen[1])
                 state = weigh(tile, scores, n, a.cap, state, sums, a.v_dim)
                 add_values(tile, value_kind, piece, n, sums, a.v_dim)
             finish(tile, numbers, state, sums, out, a.v_dim, split)
@@ -105,6 +109,16 @@ def start(r: int, a: Any, numbers: Any, kv_head: int, sums: Any) -> tuple[Any, A
     if a.sinks and numbers[r] >= 0:
         return get(a.sinks + 4 * (kv_head * a.group + numbers[r]), F32), ONE
     return NEVER, ZERO
+
+
+@each_row
+def lean_rows(
+    r: int, a: Any, numbers: Any, kv_head: int, scores: int, first: int, n: int, position: int
+) -> int:
+    """Adds ALiBi's biases to the scores of each query of the token at a position."""
+    head = kv_head * a.group + numbers[r]
+    lean(n, scores + SCORES * r, slope(a.max_bias, head, a.heads), first, position)
+    return n
 
 
 @each_row
@@ -177,6 +191,7 @@ def _(low: Low, node: Tensor) -> None:
         per_thread=per_thread,
         scale=a["scale"],
         cap=a["softcap"],
+        max_bias=a["max_bias"],
         rows=rows_of(node.sources[3].type),
     )
     if split:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.attention.common import WHERE, query_at, sees
+import numpy as np
+
+from graphsched.backends.cpu.attention.common import WHERE, query_at, sees, slope
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.soft_max import (
@@ -36,7 +38,7 @@ def soft_max_f32() -> Callable[..., None]:
     return soft_max
 
 
-@kernel("x where cells sinks? -> y | heads window chunk capacity n_word n_times | scale cap")
+@kernel("x where cells sinks? -> y | heads window chunk capacity n_word n_times | scale cap max_bias")
 def masked_soft_max() -> Callable[..., None]:
     """softmax over the cells that a token sees, of scaled and capped scores; a sink takes its share."""
 
@@ -51,6 +53,8 @@ def masked_soft_max() -> Callable[..., None]:
             sink = get(a.sinks + 4 * (unit % a.heads), F32) if a.sinks else NEVER
             query = query_at(a.where + WHERE * t, a.window, a.chunk)
             put_seen(a.x + at, a.y + at, n, query, a.cells, a.scale)
+            if a.max_bias > 0.0:
+                lean_cells(a.y + at, n, query, a.cells, slope(a.max_bias, unit % a.heads, a.heads))
             if a.cap > 0.0:
                 cap_row(n, a.y + at, a.cap)
             top = highest(a.y + at, n)
@@ -71,6 +75,14 @@ def put_seen(x: int, y: int, n: int, query: Any, cells: int, scale: float) -> No
     for j in range(n):
         is_seen = get(cells + 8 * j, I32) == query[0] and sees(query, get(cells + 8 * j + 4, I32))
         put(y + 4 * j, get(x + 4 * j, F32) * scale if is_seen else NEVER, F32)
+
+
+@helper
+def lean_cells(y: int, n: int, query: Any, cells: int, slope: float) -> None:
+    """Adds ALiBi's biases to a query's scores of cells."""
+    for j in range(n):
+        s = get(y + 4 * j, F32) + np.float32(slope * (get(cells + 8 * j + 4, I32) - query[1]))
+        put(y + 4 * j, s, F32)
 
 
 @ops.soft_max.lowering(
@@ -104,5 +116,6 @@ def _(low: Low, node: Tensor) -> None:
         n_times=times,
         scale=a["scale"],
         cap=a.get("cap", 0.0),
+        max_bias=a.get("max_bias", 0.0),
         rows=rows_of(node.type, inner=2),
     )

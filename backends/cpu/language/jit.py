@@ -93,14 +93,32 @@ class Kernel:
     @functools.cached_property
     def compiled(self) -> Any:
         """Numba's C callback; compiles, or loads from disk, at first use."""
+        compiled = self._callback
+        compiled.compile()
+        return compiled
+
+    @functools.cached_property
+    def _callback(self) -> Any:
+        """The same before it is compiled."""
         fn = self._build(*self._params)
         assert isinstance(fn, FunctionType)
         self._check(fn)
         step = types.int64 if self.signature is None else StepType(self.signature)
-        compiled: Any = CFunc(fn, ((step, types.int64, types.int64, types.int64), types.void), {}, OPTIONS)
-        compiled._cache = KernelCache(self.name, fn, self._at)
-        compiled.compile()
-        return compiled
+        callback: Any = CFunc(fn, ((step, types.int64, types.int64, types.int64), types.void), {}, OPTIONS)
+        callback._cache = KernelCache(self.name, fn, self._at)
+        return callback
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nothing has to be compiled for it: it was, here or by another process."""
+        return "compiled" in vars(self) or self._callback._cache.keeps(self._callback._sig)
+
+    @property
+    def recipe(self) -> tuple[str, str, tuple[int, ...]] | None:
+        """(module, family, parameters) by which another process finds it; None for one of no module of ours."""
+        module, name = self._build.__module__, self._build.__name__
+        is_ours = module.startswith("graphsched.") and self._build.__qualname__ == name
+        return (module, name, self._params) if is_ours else None
 
     def _check(self, fn: FunctionType) -> None:
         """What is declared must be what is unpacked, and the disk cache must be able to tell closures apart."""

@@ -18,6 +18,7 @@ import llvmlite
 import numba
 from numba.core import serialize
 from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
 
 from graphsched import disk_cache
 from graphsched.backends.cpu.language import target
@@ -64,6 +65,10 @@ class KernelCache:
         self._name = "-".join((file.parent.name, file.stem, name))
         self._file = BACKEND / "__init__.py" if BACKEND in file.parents else file
         self._key = (at.__code__.co_firstlineno, fn.__code__.co_firstlineno, fn.__code__.co_code)
+
+    def keeps(self, signature: Any) -> bool:
+        """Whether a compiled function is on disk."""
+        return self._path(signature, cpu_target.target_context.codegen()).exists()
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The compiled function, None if it is not kept."""

@@ -38,11 +38,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Mask:
-    """(slot, position, first entry of the table) of tokens, in device memory; window, chunk."""
+    """(slot, position, first entry of the table) of tokens, in device memory; window, chunk, ALiBi's bias."""
 
     where: Address
     window: int = 0
     chunk: int = 0
+    max_bias: float = 0.0
 
 
 def lanes_of(dk: int, dv: int) -> int:
@@ -129,7 +130,7 @@ def attention(
     sizes = chunk, mask.window, mask.chunk
     shape = f"{kinds[0]}_{kinds[1]}_{h.dk}_{h.dv}_{per}"
     grid = (h.kv_heads * sets_of(h), chunks, tokens)
-    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, *sizes))
+    first = Call("attention", (shape,), f"attention_{shape}", grid, 128, (*args, *sizes, mask.max_bias))
     merge = (partials, sinks, mask.where, y, chunks, h.dv, h.dv, h.heads * h.dv, *sizes)
     return first, Call(
         "attention", (), "attention_merge", (h.heads, tokens), min(256, up(h.dv, 32) * 32), merge
@@ -171,7 +172,7 @@ def prompt(
     grid = (up(tokens * group, ROWS), h.kv_heads, min(sequences, up(ROWS, group) + 1))
     shared = 2 * PROMPT_SHAPES[h.dk, h.dv] * (h.dk + h.dv) * 2
     name = f"prompt_{h.dk}_{h.dv}"
-    return Call("prompt", (), name, grid, 128, (*args, mask.window, mask.chunk), shared)
+    return Call("prompt", (), name, grid, 128, (*args, mask.window, mask.chunk, mask.max_bias), shared)
 
 
 # ---- lowered
@@ -259,7 +260,7 @@ def _(low: Low, node: Tensor) -> None:
     def make(at: At) -> Sequence[Call]:
         tokens, sink = at.n(node.shape[0]), at(sinks[0]) if sinks else None
         sequences = at.n(of_sequences) if caches else 1
-        mask, blocks = Mask(at(where), a["window"], a["chunk"]), at(table)
+        mask, blocks = Mask(at(where), a["window"], a["chunk"], a["max_bias"]), at(table)
         scale, cap = a["scale"], a["softcap"]
         if caches and tokens - sequences + 1 >= PROMPT_FROM:  # not one token each
             keys, values = caches

@@ -67,6 +67,16 @@ def unary(
     return Call("elementwise", (), "unary", (up(k, 256), heads, tokens), 256, args)
 
 
+def xielu(
+    x: Address, y: Address, shape: Sequence[int], strides: Sequence[Strides], constants: Sequence[float]
+) -> Call:
+    """constants: alpha_n, alpha_p, beta, eps; strides of x, y."""
+    tokens, heads, k = shape
+    (x0, x1), (y0, y1) = strides
+    args = (x, y, k, x0, x1, y0, y1, *constants)
+    return Call("elementwise", (), "xielu", (up(k, 256), heads, tokens), 256, args)
+
+
 def scale(x: Address, y: Address, n: int, k: int, strides: tuple[int, int], by: float) -> Call:
     """y = x · by."""
     return unary("scale", x, y, (n, 1, k), ((strides[0], 0), (strides[1], 0)), (by, 0.0))
@@ -153,6 +163,16 @@ def _(low: Low, node: Tensor) -> None:
 @ops.unary.lowering("cuda", x=F32)
 def _(low: Low, node: Tensor) -> None:
     _one(low, node, node.attrs["kind"])
+
+
+@ops.xielu.lowering("cuda", x=F32)
+def _(low: Low, node: Tensor) -> None:
+    x, y = low.operand(node.sources[0]), low.result(node, in_place_of=node.sources[:1])
+    per_operand, constants = (
+        (strides(x), strides(y)),
+        [node.attrs[name] for name in ("alpha_n", "alpha_p", "beta", "eps")],
+    )
+    low.launch(lambda at: [xielu(at(x), at(y), at.shape(node.type), per_operand, constants)], x, Out(y))
 
 
 @ops.scale.lowering("cuda", x=F32)

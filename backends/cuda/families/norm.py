@@ -47,6 +47,15 @@ def l2_norm(x: Address, y: Address, shape: tuple[int, int, int], apart: tuple[in
     return Call("norm", (), "l2_norm", (up(tokens * heads, 4),), 128, args)
 
 
+def layer_norm(
+    x: Address, w: Address, y: Address, shape: tuple[int, int, int], apart: tuple[int, int], eps: float
+) -> Call:
+    """y = (x - mean) / sqrt(variance + eps) · w over rows of k, y dense; w may be None; else as l2_norm."""
+    tokens, heads, k = shape
+    args = (x, w, y, heads, k, *apart, eps)
+    return Call("norm", (), "layer_norm", (tokens * heads,), threads(up(k, 4)), args)
+
+
 # ---- lowered
 
 
@@ -131,3 +140,17 @@ def _(low: Low, node: Tensor) -> None:
     x, y = whole_rows(low, low.operand(node.sources[0])), low.result(node)
     apart, eps = strides(x), node.attrs["eps"]
     low.launch(lambda at: [l2_norm(at(x), at(y), at.shape(node.type), apart, eps)], x, Out(y))
+
+
+@ops.layer_norm.lowering("cuda", x=(dtypes.F32,))
+@ops.fused_norm.lowering("cuda", x=(dtypes.F32,), w=(dtypes.F32,))
+def _(low: Low, node: Tensor) -> None:
+    x, *w = map(low.operand, node.sources)
+    x, y = whole_rows(low, x), low.result(node)
+    apart, eps = strides(x), node.attrs["eps"]
+
+    def make(at: At) -> list[Call]:
+        weight = at(w[0]) if w else None
+        return [layer_norm(at(x), weight, at(y), at.shape(node.type), apart, eps)]
+
+    low.launch(make, x, *w, Out(y))

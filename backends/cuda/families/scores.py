@@ -74,7 +74,7 @@ def soft_max_seen(
     cells: (slot, position) of each; of n as many as `used` holds.
     """
     scales = (scale / cap, cap) if cap else (scale, 0.0)
-    sizes = (heads, n, *scales, mask.window, mask.chunk)
+    sizes = (heads, n, *scales, mask.window, mask.chunk, mask.max_bias)
     args = (x, y, mask.where, cells, used, sinks, *sizes)
     return Call("scores", (), "soft_max_seen", (tokens * heads,), 256, args)
 
@@ -122,7 +122,8 @@ def _soft_max(low: Low, node: Tensor, cap: float = 0.0) -> None:
 
     def make(at: At) -> list[Call]:
         sink = at(sinks[0]) if sinks else None
-        mask, shape = Mask(at(where), a["window"], a["chunk"]), (at.n(tokens), int(heads), int(n))
+        mask = Mask(at(where), a["window"], a["chunk"], a.get("max_bias", 0.0))
+        shape = at.n(tokens), int(heads), int(n)
         return [soft_max_seen(at(x), at(y), mask, at(cells), used(at), *shape, a["scale"], cap, sink)]
 
     low.launch(make, x, where, cells, *sinks, Out(y))

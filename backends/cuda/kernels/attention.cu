@@ -114,6 +114,7 @@ GS_DEV void gs_attention(const float* q, const Cache& cache, const Mask& mask, f
 #pragma unroll
         for (int m = LANES / 2; m > 0; m /= 2) s += gs_shfl_xor(s, m);
         if (cap > 0.0f) s = cap * tanhf(s);
+        if (mask.max_bias > 0.0f) s += (p - sight.last) * 1.44269504f * gs_slope(mask.max_bias, first_head + h, heads);
         if (AHEAD == 1 && h == 0)  // keys and values at once would not fit the registers
 #pragma unroll
           for (int c = 0; c < CV; c++)
@@ -159,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(256)
                     i64 y_token, int chunk, int window, int span) {
   gs_pdl_launch();
   gs_pdl_wait();
-  const int chunks = gs_min(gs_chunks(gs_sight(Mask{where, window, span}, blockIdx.y), chunk), most);
+  const int chunks = gs_min(gs_chunks(gs_sight(Mask{where, window, span, 0.0f}, blockIdx.y), chunk), most);
   const float* from = partials + ((i64)blockIdx.y * gridDim.x + blockIdx.x) * most * (dv + 2);
   const float sink = sinks ? sinks[blockIdx.x] * 1.44269504f : GS_LOWEST;
   float best = sink;
@@ -180,9 +181,9 @@ extern "C" __global__ void __launch_bounds__(128, 2)
     attention_KEYS_VALUES_DK_DV_HEADS(const float* q, const u8* k, const u8* v, const int* where, const int* table,
                                       float* partials, int heads, int kv_heads, i64 k_pos,
                                       i64 k_head, i64 v_pos, i64 v_head, i64 q_head, i64 q_token, float scale,
-                                      float cap, int chunk, int window, int span) {
+                                      float cap, int chunk, int window, int span, float max_bias) {
   const Cache cache = {k, v, table, k_pos, k_head, v_pos, v_head};
-  const Mask mask = {where, window, span};
+  const Mask mask = {where, window, span, max_bias};
   gs_attention<KEYS, VALUES, DK, DV, HEADS>(q, cache, mask, partials, heads, kv_heads, q_head, q_token, scale, cap,
                                             chunk);
 }

@@ -103,6 +103,16 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   else *to = gs_activate(v, how);
 }
+// y = p x^2 + beta x above 0, n (e^min(x, eps) - 1 - x) + beta x below. Grid (columns, heads, tokens)
+extern "C" __global__ void __launch_bounds__(256)
+    xielu(const float* x, float* y, int k, i64 x_token, i64 x_head, i64 y_token, i64 y_head, float n, float p,
+          float beta, float eps) {
+  const Cell c = gs_cell();
+  if (c.i >= k) return;
+  const float v = x[c.token * x_token + c.head * x_head + c.i];
+  const float bent = v > 0.0f ? p * v * v : n * (expm1f(fminf(v, eps)) - v);
+  y[c.token * y_token + c.head * y_head + c.i] = fmaf(beta, v, bent);
+}
 // y[t] = sum_e weights[t, e] * x[t, e]; null weights: 1. Grid (columns, 1, tokens)
 extern "C" __global__ void __launch_bounds__(256)
     weighted_sum(const float* x, const float* weights, float* y, int k, int used) {

@@ -74,7 +74,7 @@ GS_DEV void gs_load_queries(u32 (&a)[D / 16][4], const float* q, const Place& at
 // one tile of positions: scores, running softmax, output
 template <int DK, int DV, int TILE>
 GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], const u32 (&q)[DK / 16][4], u8* keys,
-                    u8* values, const Sight (&sight)[2], int first, float cap) {
+                    u8* values, const Sight (&sight)[2], const float (&slope)[2], int first, float cap) {
   const int lane = threadIdx.x % 32;
   float s[TILE / 8][4] = {};
 #pragma unroll
@@ -94,6 +94,7 @@ GS_DEV void gs_tile(float (&out)[DV / 8][4], float (&top)[2], float (&sum)[2], c
       const int p = first + i / 2 * 8 + lane % 4 * 2 + i % 2;
       float& v = s[i / 2][half * 2 + i % 2];
       if (cap > 0.0f) v = cap * tanhf(v);
+      v = fmaf(slope[half], (float)(p - sight[half].last), v);
       if (!gs_sees(sight[half], p)) v = GS_LOWEST;
       up = fmaxf(up, v);
     }
@@ -161,6 +162,11 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* tab
   Sight sight[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) sight[half] = gs_sight(mask, gs_min(at.row(half), at.rows - 1) / group);
+  float slope[2] = {0.0f, 0.0f};  // to base 2
+  if (mask.max_bias > 0.0f)
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      slope[half] = 1.44269504f * gs_slope(mask.max_bias, at.kv * group + at.row(half) % group, heads);
   u32 queries[DK / 16][4];
   gs_load_queries<DK>(queries, q, at, q_head, q_token, scale);
   const u16 *keys = k + at.kv * k_head, *values = v + at.kv * v_head;
@@ -189,7 +195,7 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* tab
       gs_copy_wait<1>();
       gs_sync();
       if (first < mine.end && first + TILE > mine.begin)
-        gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, sight, first, cap);
+        gs_tile<DK, DV, TILE>(out, top, sum, queries, tile, tile + KEYS, sight, slope, first, cap);
       gs_sync();  // before the next round overwrites this tile
     }
     gs_write<DV>(out, top, sum, y, sinks, at, heads, pass);
@@ -198,25 +204,28 @@ GS_DEV void gs_prompt(const float* q, const u16* k, const u16* v, const int* tab
 
 // the parameters of the kernels below as arguments of gs_prompt
 #define GS_PROMPT_ARGS                                                                                       \
-  q, k, v, table, Mask{where, window, span}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, \
+  q, k, v, table, Mask{where, window, span, max_bias}, sinks, y, tokens, heads, kv_heads, k_pos, k_head, v_pos, \
       v_head, q_head, q_token, scale, cap
 
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_64_64(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
-                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span,
+                 float max_bias) {
   gs_prompt<64, 64, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_128_128(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
-                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span,
+                 float max_bias) {
   gs_prompt<128, 128, 64>(GS_PROMPT_ARGS);
 }
 extern "C" __global__ void __launch_bounds__(128, 2)
     prompt_192_128(const float* q, const u16* k, const u16* v, const int* where, const int* table,
                  const float* sinks, float* y, int tokens, int heads, int kv_heads, i64 k_pos, i64 k_head, i64 v_pos,
-                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span) {
+                 i64 v_head, i64 q_head, i64 q_token, float scale, float cap, int window, int span,
+                 float max_bias) {
   gs_prompt<192, 128, 32>(GS_PROMPT_ARGS);
 }
 

@@ -104,17 +104,19 @@ GS_DEV float gs_block_max(float v) {
 // Grid (tokens * heads)
 extern "C" __global__ void __launch_bounds__(256)
     soft_max_seen(const float* x, float* y, const int* where, const int2* cells, const int* used, const float* sinks,
-                  int heads, int n, float scale, float cap, int window, int span) {
+                  int heads, int n, float scale, float cap, int window, int span, float max_bias) {
   gs_pdl_launch();
   gs_pdl_wait();
   const int head = blockIdx.x % heads, length = gs_min(*used, n);
-  const Sight sight = gs_sight(Mask{where, window, span}, blockIdx.x / heads);
+  const Sight sight = gs_sight(Mask{where, window, span, max_bias}, blockIdx.x / heads);
+  const float slope = max_bias > 0.0f ? gs_slope(max_bias, head, heads) : 0.0f;
   const float *from = x + (i64)blockIdx.x * n, sink = sinks ? sinks[head] : -3.0e38f;
   float* to = y + (i64)blockIdx.x * n;
   float top = sink, sum = 0.0f;
   for (int i = threadIdx.x; i < length; i += blockDim.x) {
     float s = from[i] * scale;
     if (cap > 0.0f) s = cap * tanhf(s);
+    s = fmaf(slope, (float)(cells[i].y - sight.last), s);
     if (cells[i].x == sight.slot && gs_sees(sight, cells[i].y)) top = fmaxf(top, s);
     to[i] = s;
   }

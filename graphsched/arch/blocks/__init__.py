@@ -2,6 +2,7 @@
 
 from graphsched.arch.blocks.attention import (
     AttentionConfig,
+    LayerNormConfig,
     Pattern,
     PerLayerHeadsConfig,
     RopeConfig,
@@ -11,6 +12,7 @@ from graphsched.arch.blocks.attention import (
     gated_heads,
     heads,
     less_yarn,
+    normed_by_head,
     normed_heads,
     normed_whole,
     qkv,
@@ -59,7 +61,16 @@ from graphsched.arch.blocks.latent import (
     latent_queries,
     low_queries,
 )
-from graphsched.arch.blocks.linear import embed, head, linear, norm, norm_by_row, scaled
+from graphsched.arch.blocks.linear import (
+    embed,
+    embed_at_positions,
+    head,
+    linear,
+    norm,
+    norm_by_row,
+    project,
+    scaled,
+)
 from graphsched.arch.blocks.moe import (
     ExpertConfig,
     Routing,
@@ -77,6 +88,7 @@ from graphsched.arch.blocks.moe import (
 )
 from graphsched.arch.blocks.scan import Mamba2Config, mamba2_layer, split
 from graphsched.arch.blocks.sparse import (
+    SCALED_OUTPUTS,
     IndexerConfig,
     LatentIndexerConfig,
     chosen_by_indexer,
@@ -96,6 +108,7 @@ from graphsched.arch.blocks.streams import (
 )
 
 __all__ = [
+    "SCALED_OUTPUTS",
     "Attend",
     "AttentionConfig",
     "Caches",
@@ -108,6 +121,7 @@ __all__ = [
     "IntervalConfig",
     "LatentConfig",
     "LatentIndexerConfig",
+    "LayerNormConfig",
     "Mamba2Config",
     "ManifoldConfig",
     "Pattern",
@@ -133,6 +147,7 @@ __all__ = [
     "convolved",
     "delta_layer",
     "embed",
+    "embed_at_positions",
     "expert_linear",
     "experts",
     "experts_and_gated",
@@ -161,6 +176,7 @@ __all__ = [
     "mixed",
     "norm",
     "norm_by_row",
+    "normed_by_head",
     "normed_heads",
     "normed_whole",
     "of_layer_input",
@@ -168,6 +184,7 @@ __all__ = [
     "others",
     "over_chosen",
     "plain_ffn",
+    "project",
     "qkv",
     "query_gated_attention",
     "relu2",

@@ -9,11 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphsched.arch.blocks.linear import linear, norm
+from graphsched.arch.blocks.linear import linear, norm, norm_by_row
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import Rope, flash_attn_ext, reshape, rope, view
+from graphsched.graph.ops import (
+    Rope,
+    clamp,
+    flash_attn_ext,
+    mul_mat,
+    permute,
+    reshape,
+    rope,
+    soft_max,
+    view,
+)
 from graphsched.graph.tensor import Tensor, labelled
 
 Pattern = int | NDArray[np.bool_]
@@ -66,6 +76,14 @@ class AttentionConfig(RopeConfig):
             yield "n_head_kv", f"a divisor of the {self.n_head} heads"
         if self.rope_dim > self.head_dim:
             yield "rope_dim", f"at most the head size {self.head_dim}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormConfig(AttentionConfig):
+    """Attention of models whose norms are LayerNorms."""
+
+    rms_eps: float = 0.0
+    ln_eps: float = key("attention.layer_norm_epsilon", low=1e-12)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +201,11 @@ def normed_whole(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tupl
     return heads(q, c.n_head), heads(norm(c, side_by_side(k), blk, "attn_k_norm"), c.n_head_kv)
 
 
+def normed_by_head(c: AttentionConfig, blk: Weights, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, each head normed by itself, with weights of its own."""
+    return norm_by_row(c, q, blk, "attn_q_norm"), norm_by_row(c, k, blk, "attn_k_norm")
+
+
 def rope_factors(c: RopeConfig, w: Weights, inp: Inputs) -> Tensor | None:
     """The weights [n_rot / 2] that divide the angles, or None. LongRoPE has two sets, chosen by the cache's length."""
     left_out = "rope_factors_short" if inp.n_kv > c.rope_context else "rope_factors_long"
@@ -219,6 +242,13 @@ def attend(
     return side_by_side(out)
 
 
+def attend_both_ways(c: AttentionConfig, q: Tensor, k: Tensor, v: Tensor, inp: Inputs) -> Tensor:
+    """Attends over this run's tokens, those behind too; nothing is stored. -> [T, H · Dv]"""
+    scores = mul_mat(permute(k, axes=(1, 0, 2)), q)  # [T, H, T]
+    chances = soft_max(scores, *inp.beside, scale=c.head_dim**-0.5)
+    return side_by_side(mul_mat(permute(v, axes=(1, 2, 0)), chances))
+
+
 def gated_heads(blk: Weights, out: Tensor, x: Tensor, n_head: int, act: Callable[[Tensor], Tensor]) -> Tensor:
     """`out` [T, H · Dv] times act(attn_gate · x), which has one number per head or one per element."""
     gate = act(linear(blk, "attn_gate", x))
@@ -237,13 +267,18 @@ def self_attention(
     *,
     qk_norm: QkNorm | None = None,
     out_bias: bool | None = None,
+    clip: float = 0.0,
+    causal: bool = True,
     **mask: Any,
 ) -> Tensor:
     """Projections, norm, rotary embedding (none if `rope` is None), attention, output. [T, D] -> [T, D]
 
-    qk_norm: normed_heads, normed_whole, or a function like them. mask: attributes of flash_attn_ext, such as `window`.
+    qk_norm: normed_heads, normed_whole, or a function like them. clip: what projections are at most, either way; 0:
+    anything. causal: False where tokens see those behind them, too, and nothing is kept. mask: attributes of
+    flash_attn_ext, such as `window`.
     """
-    q, k, v = qkv(c, blk, x)
+    q, k, v = (clamp(t, low=-clip, high=clip) if clip else t for t in qkv(c, blk, x))
     q, k = qk_norm(c, blk, q, k) if qk_norm else (q, k)
     q, k = rotated(rope, q, k, inp, factors) if rope else (q, k)
-    return linear(blk, "attn_output", attend(c, blk, q, k, v, inp, **mask), c.n_embd, bias=out_bias)
+    out = attend(c, blk, q, k, v, inp, **mask) if causal else attend_both_ways(c, q, k, v, inp)
+    return linear(blk, "attn_output", out, c.n_embd, bias=out_bias)

@@ -30,11 +30,16 @@ def geglu(gate: Tensor, up: Tensor) -> Tensor:
     return gelu(gate) * up
 
 
-def gated_ffn(blk: Weights, x: Tensor, suffix: str = "", activation: Gate = swiglu) -> Tensor:
-    """down(activation(gate(x), up(x))) by the weights ffn_gate, ffn_up, ffn_down with `suffix`. [T, D] -> [T, D]"""
-    gate = linear(blk, f"ffn_gate{suffix}", x)
-    up = linear(blk, f"ffn_up{suffix}", x, gate.shape[1])
-    return linear(blk, f"ffn_down{suffix}", activation(gate, up), x.shape[1])
+def gated_ffn(
+    blk: Weights, x: Tensor, suffix: str = "", activation: Gate = swiglu, *, bias: bool | None = None
+) -> Tensor:
+    """down(activation(gate(x), up(x))) by the weights ffn_gate, ffn_up, ffn_down with `suffix`. [T, D] -> [T, D]
+
+    bias: as in `linear`, of each of them.
+    """
+    gate = linear(blk, f"ffn_gate{suffix}", x, bias=bias)
+    up = linear(blk, f"ffn_up{suffix}", x, gate.shape[1], bias=bias)
+    return linear(blk, f"ffn_down{suffix}", activation(gate, up), x.shape[1], bias=bias)
 
 
 def plain_ffn(blk: Weights, x: Tensor, act: Activation, suffix: str = "") -> Tensor:

@@ -9,8 +9,15 @@ from graphsched.arch.blocks.moe import as_row
 from graphsched.arch.config import Config, key
 from graphsched.arch.inputs import Inputs
 from graphsched.arch.weights import Weights
-from graphsched.graph.ops import Rope, lightning_indexer, rms_norm, rope, scale, sparse_attn, sum_rows
+from graphsched.graph.ops import Rope, layer_norm, lightning_indexer, rope, scale, sparse_attn
 from graphsched.graph.tensor import Tensor
+
+FEED_FORWARD = [f"ffn_{name}{end}" for name in ("gate", "up", "down") for end in ("", "_shexp")]
+SCALED_OUTPUTS = (
+    "attn_output",
+    *FEED_FORWARD,
+    "output",
+)  # what files of DSA may scale: nothing of the latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +38,7 @@ class LatentIndexerConfig(IndexerConfig, TurnedLatentConfig):
 
 def layer_normed(blk: Weights, x: Tensor, name: str, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) · w + b over the last dimension"""
-    n = int(x.shape[-1])
-    y = rms_norm(x + scale(sum_rows(x), by=-1.0 / n), eps=eps)
-    return y * blk.sized(name, n) + blk.sized(f"{name}.bias", n)
+    return layer_norm(x, eps=eps) * blk.sized(name, x.shape[-1]) + blk.sized(f"{name}.bias", x.shape[-1])
 
 
 def chosen_by_indexer(

@@ -35,7 +35,7 @@ def command(as_json: bool) -> None:
 def facts() -> dict[str, Any]:
     """Everything as plain data."""
     from graphsched.run import device
-    from graphsched.session.options import usable_cores
+    from graphsched.run.limits import usable_cores
 
     name, features = device.cpu_facts()
     return {

@@ -64,7 +64,7 @@ def command(model: Path, rest: tuple[str, ...], imatrix: Path | None, **values: 
     from graphsched.quantize.choose import choose
     from graphsched.quantize.model import write
     from graphsched.quantize.prune import open_pruned, parse_layers
-    from graphsched.session.options import usable_cores
+    from graphsched.run.limits import usable_cores
 
     # OUT may be left out as in llama-quantize, so positions alone do not say which argument is which.
     out, type, threads = arguments(model, rest)

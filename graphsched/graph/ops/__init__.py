@@ -18,6 +18,7 @@ from graphsched.graph.ops.elementwise import (
     sqrt_softplus,
     sum_rows,
     unary,
+    xielu,
 )
 from graphsched.graph.ops.indexer import compressed_attn, lightning_indexer, pool_rows, sparse_attn
 from graphsched.graph.ops.matmul import (
@@ -42,7 +43,14 @@ from graphsched.graph.ops.movement import (
     set_rows,
     view,
 )
-from graphsched.graph.ops.norm import fused_add_rms_norm, fused_rms_norm, l2_norm, rms_norm
+from graphsched.graph.ops.norm import (
+    fused_add_rms_norm,
+    fused_norm,
+    fused_rms_norm,
+    l2_norm,
+    layer_norm,
+    rms_norm,
+)
 from graphsched.graph.ops.recurrent import gated_delta_net, ssm_conv, ssm_scan
 from graphsched.graph.ops.rope import Rope, fused_rope, rope, temperature_scale
 from graphsched.graph.ops.several import part
@@ -62,6 +70,7 @@ __all__ = [
     "flash_attn_ext",
     "fused_add_rms_norm",
     "fused_mul_unary",
+    "fused_norm",
     "fused_rms_norm",
     "fused_rope",
     "fused_set_rows",
@@ -71,6 +80,7 @@ __all__ = [
     "grouped_top_k",
     "hc_weights",
     "l2_norm",
+    "layer_norm",
     "lightning_indexer",
     "moe_fused_up_gate",
     "mul",
@@ -108,4 +118,5 @@ __all__ = [
     "topk_moe",
     "unary",
     "view",
+    "xielu",
 ]

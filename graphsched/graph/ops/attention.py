@@ -26,6 +26,24 @@ def last_unseen(pos: Array, window: int, chunk: int) -> Array:
     return np.maximum(np.maximum(oldest, -1), pos // chunk * chunk - 1 if chunk else -1)
 
 
+def slopes(max_bias: float, n_head: int) -> Array:
+    """ALiBi's slope of each head: powers of 2 from 2^(-max_bias / n) to 2^-max_bias, n the power of 2 up to n_head.
+
+    Heads behind the n-th have those in between, from the first on.
+    """
+    n = 1 << n_head.bit_length() - 1
+    h = np.arange(n_head)
+    return np.exp2(-max_bias * np.where(h < n, h + 1, h - n + 0.5) / n)
+
+
+def biases(max_bias: float, where: Array, cells: Array, n_head: int) -> Array | float:
+    """What is added to scores [heads, tokens, cells]: slopes times distances, which are below 0; 0 without ALiBi."""
+    if not max_bias:
+        return 0.0
+    distance = cells[:, 1] - where[:, 1:2].astype(np.float64)
+    return slopes(max_bias, n_head)[:, None, None] * distance
+
+
 def cells_of(table: Array, first_entry: int, positions: Array) -> Array:
     """The cells of positions of a sequence whose blocks a table names from an entry on."""
     return table[first_entry + positions // CELL_BLOCK] * CELL_BLOCK + positions % CELL_BLOCK
@@ -89,13 +107,16 @@ def flash_attn_ext(
     softcap: float = 0.0,
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> TensorType:
     """softmax(scale · q·kᵀ) · v per head over the positions that a token sees
 
     k and v are cells of a pool. where [tokens, 3] = (slot of the sequence, position, first entry of its table):
     position p is in cell table[first + p // CELL_BLOCK] · CELL_BLOCK + p % CELL_BLOCK. A token sees positions up to its
-    own: the last `window` of them, and nothing before its own `chunk`.
+    own: the last `window` of them, and nothing before its own `chunk`. With max_bias (ALiBi) a head's scores fall with
+    the distance, by `slopes`.
     """
+    require(not (softcap and max_bias), "flash_attn_ext: scores that are capped have no bias")
     require(
         len(q.shape) == len(k.shape) == len(v.shape) == 3,
         "flash_attn_ext: {}, {}, {} need three dimensions",
@@ -138,6 +159,7 @@ def _(
     softcap: float = 0.0,
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> Array:
     group, out = q.shape[1] // k.shape[1], np.zeros((*q.shape[:2], v.shape[2]), np.float32)
     for sequence in np.unique(where[:, [0, 2]], axis=0):
@@ -151,6 +173,7 @@ def _(
         if softcap:
             score = softcap * np.tanh(score / softcap)
         own = np.stack([np.full(len(seen), sequence[0]), seen], axis=1)
+        score += biases(max_bias, where[rows], own, len(score))
         p = _weights(score, visible(where[rows], own, window, chunk), sinks)
         out[rows] = as_f32(np.einsum("htc,chd->thd", p, values))
     return out
@@ -211,6 +234,9 @@ def _() -> Iterator[Case]:
     yield case(f32(5, 4, 64), k, k, *over(5, 3), f32(4), scale=0.2, softcap=5.0, window=9)
     yield case(f32(1, 4, 64), k, k, *over(1, 3), f32(4), scale=0.2, softcap=5.0, window=9)
     yield case(f32(20, 4, 64), k, k, *over(20, 3), scale=0.2, chunk=16)
+    for n_tokens in (1, 20):  # ALiBi
+        yield case(f32(n_tokens, 4, 64), k, k, *over(n_tokens, 3), scale=0.2, max_bias=8.0)
+        yield case(f32(n_tokens, 6, 64), k, k, *over(n_tokens, 3), scale=0.2, max_bias=4.0, window=40)
 
 
 def _require_mask(x: Tensor, where: Tensor | None, cells: Tensor | None) -> None:
@@ -234,8 +260,12 @@ def soft_max(
     scale: float = 1.0,
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> TensorType:
-    """softmax(scale · x) over the last dimension; of scores [tokens, heads, cells] over the cells that a token sees"""
+    """softmax(scale · x) over the last dimension; of scores [tokens, heads, cells] over the cells that a token sees
+
+    max_bias: as in flash_attn_ext.
+    """
     if where is not None or cells is not None:
         _require_mask(x, where, cells)
     return x.type
@@ -251,11 +281,13 @@ def _(
     scale: float = 1.0,
     window: int = 0,
     chunk: int = 0,
+    max_bias: float = 0.0,
 ) -> Array:
     score = x.astype(np.float64) * scale
     if where is None or cells is None:
         return as_f32(soft_max_of(score))
-    return as_f32(_weights(score.swapaxes(0, 1), visible(where, cells, window, chunk), sinks).swapaxes(0, 1))
+    score = score.swapaxes(0, 1) + biases(max_bias, where, cells, score.shape[1])
+    return as_f32(_weights(score, visible(where, cells, window, chunk), sinks).swapaxes(0, 1))
 
 
 @soft_max.flops
@@ -276,6 +308,7 @@ def _() -> Iterator[Case]:
         yield case(f32(n_tokens, 4, n_cells), *mask, scale=0.3)
         yield case(f32(n_tokens, 4, n_cells), *mask, f32(4), scale=0.3, window=9)
     yield case(f32(5, 4, 70), i32(5, 3), i32(70, 2), scale=0.3, chunk=16)
+    yield case(f32(5, 6, 70), i32(5, 3), i32(70, 2), scale=0.3, max_bias=8.0)
 
 
 @op(Op.SOFT_CAP_MAX, rowwise=True, named_by_weight=False)

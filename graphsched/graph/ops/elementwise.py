@@ -209,6 +209,28 @@ def _() -> Iterator[Case]:
         yield case(f32(5, 33), kind=kind)
 
 
+@op(Op.XIELU, rowwise=True)
+def xielu(x: Tensor, *, alpha_n: float, alpha_p: float, beta: float, eps: float) -> TensorType:
+    """alpha_p · x² + beta · x above 0, alpha_n · (e^min(x, eps) - 1 - x) + beta · x below"""
+    return x.type
+
+
+@xielu.reference
+def _(x: Array, *, alpha_n: float, alpha_p: float, beta: float, eps: float) -> Array:
+    below = alpha_n * (np.expm1(np.minimum(x, eps, dtype=np.float64)) - x)
+    return as_f32(np.where(x > 0, alpha_p * x * x, below) + beta * x)
+
+
+@xielu.flops
+def _(x: TensorType, **attrs: float) -> int:
+    return 8 * x.numel
+
+
+@xielu.cases
+def _() -> Iterator[Case]:
+    yield case(f32(5, 33), alpha_n=0.9, alpha_p=0.7, beta=0.5, eps=-1e-6)
+
+
 @op(Op.FUSED_MUL_UNARY, rowwise=True)
 def fused_mul_unary(a: Tensor, b: Tensor, *, kind: str) -> TensorType:
     """kind(a) · b: the gate of a gated feed-forward"""

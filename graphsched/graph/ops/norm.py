@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from graphsched.graph.opdef import Array, Case, Op, case, op, require
+from graphsched.graph.opdef import Array, Case, Op, as_f32, case, op, require
 from graphsched.graph.ops.elementwise import add
 from graphsched.graph.ops.several import several
 from graphsched.graph.tensor import Tensor, TensorType, f32
@@ -79,6 +79,58 @@ def _(x: TensorType, w: TensorType, *, eps: float) -> int:
 def _() -> Iterator[Case]:
     for n in (1, 33, 64, 1025):
         yield case(f32(5, n), f32(n), eps=1e-6)
+    yield case(f32(3, 4, 24), f32(24), eps=1e-1)
+
+
+@op(Op.NORM, rowwise=True, label="norm")
+def layer_norm(x: Tensor, *, eps: float) -> TensorType:
+    """y = (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) over the last dimension"""
+    return x.type
+
+
+@layer_norm.reference
+def _(x: Array, *, eps: float) -> Array:
+    return _centred(x, eps)
+
+
+def _centred(x: Array, eps: float) -> Array:
+    away = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64)
+    return as_f32(away / np.sqrt(np.mean(away * away, axis=-1, keepdims=True) + eps))
+
+
+@layer_norm.flops
+def _(x: TensorType, *, eps: float) -> int:
+    return 5 * x.numel  # accumulate, subtract, square, accumulate, scale
+
+
+@layer_norm.cases
+def _() -> Iterator[Case]:
+    for n in (1, 33, 64, 1025):
+        yield case(f32(5, n), eps=1e-5)
+    yield case(f32(3, 4, 24), eps=1e-1)
+
+
+@op(Op.FUSED_NORM, rowwise=True)
+def fused_norm(x: Tensor, w: Tensor, *, eps: float) -> TensorType:
+    """y = w · (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) over the last dimension"""
+    require(w.shape == x.shape[-1:], "norm: weight {} does not fit {}", w, x)
+    return x.type
+
+
+@fused_norm.reference
+def _(x: Array, w: Array, *, eps: float) -> Array:
+    return w * _centred(x, eps)
+
+
+@fused_norm.flops
+def _(x: TensorType, w: TensorType, *, eps: float) -> int:
+    return 6 * x.numel
+
+
+@fused_norm.cases
+def _() -> Iterator[Case]:
+    for n in (1, 33, 64, 1025):
+        yield case(f32(5, n), f32(n), eps=1e-5)
     yield case(f32(3, 4, 24), f32(24), eps=1e-1)
 
 

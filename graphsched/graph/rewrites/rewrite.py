@@ -94,8 +94,10 @@ def _unfused(node: Tensor, label: str, own: Own) -> list[Tensor]:
     attrs = {name: value for name, value in node.attrs.items() if name != "softcap"}
     keys = replace(permute(k, axes=(1, 0, 2)), label="k")
     kq = replace(mul_mat(keys, q), label="kq")
-    cap = node.attrs["softcap"]
-    chances = soft_cap_max(kq, *mask, cap=cap, **attrs) if cap else soft_max(kq, *mask, **attrs)
+    cap, bias = node.attrs["softcap"], attrs.pop("max_bias")  # never both
+    chances = (
+        soft_cap_max(kq, *mask, cap=cap, **attrs) if cap else soft_max(kq, *mask, max_bias=bias, **attrs)
+    )
     chances = replace(chances, label="kq_soft_max_ext")
     values = replace(permute(v, axes=(1, 2, 0)), label="v")
     kqv = replace(mul_mat(values, chances), label="kqv" if label == "fa" else label)

@@ -1,14 +1,15 @@
 """All fusions, in the order in which they are tried: a rule is a function that finds them, and a line in RULES."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.labels import stem_of
-from graphsched.graph.opdef import Op
+from graphsched.graph.opdef import AnyOp, Op, OpDef
 from graphsched.graph.ops import (
     fused_add_rms_norm,
     fused_mul_unary,
+    fused_norm,
     fused_rms_norm,
     fused_rope,
     moe_fused_up_gate,
@@ -26,12 +27,15 @@ def _nodes(graph: Graph, op: Op) -> Iterator[Tensor]:
     return (node for node in graph.nodes if node.op is op)
 
 
-def rms_norm_mul(graph: Graph) -> Iterator[Fusion]:
-    """MUL(RMS_NORM(x), w) -> FUSED_RMS_NORM(x, w)"""
+WEIGHTED: Final[Mapping[AnyOp | None, OpDef[Any]]] = {Op.RMS_NORM: fused_rms_norm, Op.NORM: fused_norm}
+
+
+def norm_mul(graph: Graph) -> Iterator[Fusion]:
+    """MUL(RMS_NORM(x), w) -> FUSED_RMS_NORM(x, w), MUL(NORM(x), w) -> FUSED_NORM(x, w)"""
     for node in _nodes(graph, Op.MUL):
         inner, w = node.sources
-        if inner.op is Op.RMS_NORM and w.kind == "weight" and w.shape == inner.shape[-1:]:
-            made = fused_rms_norm(inner.sources[0], w, eps=inner.attrs["eps"])
+        if inner.op in WEIGHTED and w.kind == "weight" and w.shape == inner.shape[-1:]:
+            made = WEIGHTED[inner.op](inner.sources[0], w, eps=inner.attrs["eps"])
             yield Fusion(made, (node,), (inner,))
 
 
@@ -96,7 +100,7 @@ def _is_projection(node: Tensor, x: Tensor) -> bool:
 
 
 RULES: Final = (
-    Rule("fused-rms-norm", rms_norm_mul, "homes"),
+    Rule("fused-rms-norm", norm_mul, "homes"),
     Rule("fused-mul-unary", mul_unary, "homes"),
     Rule("fmoe", up_gate, "homes"),
     Rule("merge-qkv", qkv, "devices"),
