@@ -82,6 +82,10 @@ class Weights:
             f"{found.name} {shape}", weight(found.name, TensorType(found.dtype, shape))
         )
 
+    def stacked(self, name: str, *shape: int) -> Tensor:
+        """As sized; where the first length is 1, as for a single head, the file may leave it out."""
+        return self.shaped(name, *shape) if shape[0] == 1 else self.sized(name, *shape)
+
     def lacking(
         self, name: str, shape: tuple[int, ...], compute: Callable[..., NDArray[np.float32]], *sources: Tensor
     ) -> Iterator[tuple[str, Derived]]:

@@ -70,6 +70,7 @@ def shapes(tokens: int) -> Iterator[Shape]:
         by_expert,
         attentions,
         recurrences,
+        sparse,
         scores,
         rows_of_width,
         chosen,
@@ -151,6 +152,27 @@ def recurrences(tokens: int) -> Iterator[Shape]:
         yield Shape(Op.SSM_SCAN, "F32", model, tokens, made)
 
 
+def sparse(tokens: int) -> Iterator[Shape]:
+    """Indexers, attention over what they choose, and hyper-connections, over a context of 4096."""
+    n, seen = 4096, (i32(tokens, 3), i32(blocks_of(4096)))
+    bits = i32(tokens, 1, blocks_of(n))
+    for t in CACHE_TYPES:
+        k, w = TensorType(t, (n, 1, 128)), f32(tokens, 64)
+        made = case(f32(tokens, 64, 128), k, *seen, w, n_positions=n, top_k=2048)
+        yield Shape(Op.LIGHTNING_INDEXER, t.name, "DeepSeek-V3.2", tokens, made)
+        row, latent = TensorType(t, (n, 1, 576)), TensorType(t, (n, 1, 512))
+        made = case(f32(tokens, 128, 576), row, latent, *seen, bits, scale=0.1, n_chosen=2048)
+        yield Shape(Op.SPARSE_ATTN, t.name, "DeepSeek-V3.2", tokens, made)
+        how: dict[str, Any] = {"scale": 0.05, "window": 128, "size": 4, "n_chosen": 512}
+        made = case(f32(tokens, 64, 512), latent, *seen, latent, *seen, f32(64), bits, **how)
+        yield Shape(Op.COMPRESSED_ATTN, t.name, "DeepSeek-V4", tokens, made)
+        wide = TensorType(t, (n, 1, 1024))
+        made = case(wide, *seen, wide, f32(4, 1024), size=4, overlap=True)
+        yield Shape(Op.POOL_ROWS, t.name, "DeepSeek-V4", tokens, made)
+    made = case(f32(tokens, 24), f32(3), f32(24), n=4, rounds=20, eps=1e-6)
+    yield Shape(Op.HC_WEIGHTS, "F32", "DeepSeek-V4", tokens, made)
+
+
 def scores(tokens: int) -> Iterator[Shape]:
     """Softmax of experts and, without flash attention, of scores."""
     yield Shape(Op.SOFT_MAX, "F32", "DeepSeek-V2-Lite experts", tokens, case(f32(tokens, 64)))
@@ -188,7 +210,7 @@ def rows_of_width(tokens: int) -> Iterator[Shape]:
         yield of(Op.SOFTCAP, case(x, cap=30.0))
         yield of(Op.XIELU, case(x, alpha_n=0.9, alpha_p=0.8, beta=0.5, eps=-1e-6))
         yield of(Op.SUM_ROWS, case(x))
-        for kind in ("silu", "gelu", "relu", "sigmoid", "softplus"):
+        for kind in ("silu", "gelu", "relu", "sigmoid", "softplus", "sqrt_softplus"):
             yield Shape(Op.UNARY, "F32", f"{model} {kind}", tokens, case(h, kind=kind))
             yield Shape(Op.FUSED_MUL_UNARY, "F32", f"{model} {kind}", tokens, case(h, h, kind=kind))
         yield of(Op.SWIGLU_OAI, case(h, h))

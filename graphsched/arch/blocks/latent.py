@@ -148,11 +148,11 @@ def from_latents(
     if inp.mla > 1 and c.expanding_pays(q_nope.shape[0]):
         return over_expanded(c, blk, with_rope(q_nope, q_rope), rows, inp, attend)
     # attn_kv_b absorbed: q·(k_b·latent) = (q·k_b)·latent, and Σ p·(v_b·latent) = v_b·(Σ p·latent)
-    q = mul_mat(blk.shaped("attn_k_b", c.n_head, c.rank, c.nope), q_nope)
+    q = mul_mat(blk.stacked("attn_k_b", c.n_head, c.rank, c.nope), q_nope)
     q = with_rope(q, q_rope)  # [T, H, R + rope]
     values = values or view(rows, start=0, stop=c.rank)
     out = attend(q, rows, values, inp.all_cells.where, inp.all_cells.table)  # [T, H, R]
-    return side_by_side(mul_mat(blk.shaped("attn_v_b", c.n_head, c.v_dim, c.rank), out))
+    return side_by_side(mul_mat(blk.stacked("attn_v_b", c.n_head, c.v_dim, c.rank), out))
 
 
 def expanded(
@@ -207,7 +207,7 @@ def latent_halves(c: LatentConfig, w: Weights) -> Iterator[tuple[str, Derived]]:
             )
             yield from blk.lacking("attn_v_b", v_shape, lambda x: x.reshape(split)[:, c.nope :], kv)
         elif "attn_kv_a_mqa" in blk:
-            halves = blk.shaped("attn_k_b", *k_shape), blk.shaped("attn_v_b", *v_shape)
+            halves = blk.stacked("attn_k_b", *k_shape), blk.stacked("attn_v_b", *v_shape)
             yield from blk.lacking("attn_kv_b", (n_rows, c.rank), _kv_b, *halves)
 
 

@@ -37,8 +37,7 @@ def linear(blk: Weights, name: str, x: Tensor, n: int | None = None, *, bias: bo
     Of a feed-forward the bias is scaled, too.
     bias: whether the file must have one (True) or must not (False); None takes what is there.
     """
-    # Files leave out the first axis of a matrix with one row.
-    w = blk.sized(name, n, x.shape[-1]) if n is None else blk.shaped(name, n, int(x.shape[-1]))
+    w = blk.sized(name, n, x.shape[-1]) if n is None else blk.stacked(name, n, int(x.shape[-1]))
     has_bias = f"{name}.bias" in blk if bias is None else bias
     y = mul_mat(w, x)
     if has_bias and name.startswith("ffn_"):  # llama.cpp's order
