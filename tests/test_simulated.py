@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import ONE, THREE, TWO, logits_in_pieces, on_host, reference
-from tiny.files import MODELS
+from tiny.files import SHORT_MODELS as MODELS
 
 from graphsched.schedule.placement import PlacementOptions
 
