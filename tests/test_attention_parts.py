@@ -77,7 +77,6 @@ def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
     assert nmse(got[1], got[0]) <= 1e-6
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0", "q5_1", "iq4_nl", "q8_KV"])
 @pytest.mark.parametrize("name", ["llama", "deepseek2-v3"])
 def test_cache_types(name: str, kv: str) -> None:

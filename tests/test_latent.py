@@ -38,7 +38,6 @@ def run(path: Path, tokens: NDArray[np.int32], **options: Any) -> NDArray[np.flo
     return np.concatenate(rows)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("n", [1, 24, 200])
 @pytest.mark.parametrize("name", MODELS)
 def test_variants_agree(name: str, n: int) -> None:
@@ -48,7 +47,6 @@ def test_variants_agree(name: str, n: int) -> None:
     assert max(nmse(other, plain) for other in others) <= 1e-6
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("mla", range(4))
 @pytest.mark.parametrize("name", [*MODELS, *references(OF_THE_FILES)])
 def test_variants_agree_with_the_reference(name: str, mla: int) -> None:
@@ -69,7 +67,6 @@ def test_variants_on_reference(name: str, mla: int) -> None:
     check(name, run(ref.model, long_prompt(ref.tokens), mla=mla, backend="reference")[:32], ref.logits)
 
 
-@pytest.mark.target
 def test_bits_do_not_depend_on_threads() -> None:
     ref = reference(MODELS[1])
     for mla in (1, 3):

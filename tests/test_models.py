@@ -23,7 +23,6 @@ def test_every_reference_is_here() -> None:
         assert files == {FILES[name].partition("/")[2] for name in names}
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(
     ("name", "way"),
     [
@@ -53,7 +52,6 @@ def test_logits_on_reference_in_pieces(name: str, first: int, n_ubatch: int) -> 
     check(name, got, ref.logits)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("name", SHORT_MODELS)
 def test_ways_to_batch_agree(name: str) -> None:
     """With an exact cache: one rounded to F16 may tip the choice of an expert."""
@@ -77,7 +75,6 @@ KV_LIMITS = {
 }  # NMSE of the logits, as docs/numerics.md has it
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(
     ("k", "v"),
     [
@@ -112,7 +109,6 @@ def test_the_reference_caches_float32() -> None:
     assert nmse(asked, ref.logits) <= F16_LIMIT[0]
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(
     "name",
     [*SHORT_MODELS, "llama-Q4_0", "llama-Q4_K_M", *(q for q in QUANTS if "bitnet" in q)],
@@ -124,7 +120,6 @@ def test_bits_do_not_depend_on_threads(name: str) -> None:
     np.testing.assert_array_equal(one, three)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("name", SHORT_MODELS)
 def test_bits_do_not_depend_on_fusion(name: str) -> None:
     ref = reference(name)

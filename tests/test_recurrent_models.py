@@ -32,7 +32,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("name", "cut"), in_turn(RECURRENT, CUTS))
 def test_any_cut_of_the_prompt(name: str, cut: tuple[int, int, int]) -> None:
     ref, (first, n_ubatch, threads) = reference(name), cut

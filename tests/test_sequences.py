@@ -66,7 +66,6 @@ def together(engine: Engine, texts: list[Ids], seed: int) -> list[NDArray[np.flo
     return [np.concatenate(rows) for rows in found]
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(("name", "others"), in_turn(NAMES, [1, 3, 8]))
 def test_logits_among_others(name: str, others: int) -> None:
     engine = opened(name)

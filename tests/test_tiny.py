@@ -39,7 +39,6 @@ def test_every_architecture_has_a_row() -> None:
     assert sorted(shown) == sorted(rules) == own_architectures()
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *EARLY, *RECURRENT])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
