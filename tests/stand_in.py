@@ -59,7 +59,7 @@ class Server:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, str(HERE / "on_stand_in.py"), str(library()), "--serve"]
         with its:
-            self._process = subprocess.Popen(command, stdin=its, cwd=ROOT)
+            self._process = subprocess.Popen(command, stdin=its.fileno(), cwd=ROOT)
         self._socket = mine
 
     def close(self) -> None:

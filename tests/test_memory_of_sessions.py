@@ -37,7 +37,7 @@ def opened(name: str) -> Model:
 # --- what it takes ---
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral", "deepseek2-lite", "gemma3", "bitnet-b1.58"])
+@pytest.mark.parametrize("name", ["llama", "mixtral", "deepseek2-short", "gemma3", "bitnet-b1.58"])
 @pytest.mark.parametrize("overrides", [(), ("exps=CPU", "ffn=CPU")])
 def test_the_most_of_a_token_and_a_micro_batch(name: str, overrides: tuple[str, ...]) -> None:
     """Weights are those of both, arenas and staging rings the larger ones, caches those of the whole context."""

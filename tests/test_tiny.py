@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import EXACT, logits_in_pieces, model_path, nmse, reference
+from running import EXACT, in_turn, logits_in_pieces, model_path, nmse, reference
 from shared import FILES, references, shared
 from tiny import early_forward, family_forward, forward, recurrent_forward
 from tiny.early import EARLY
@@ -132,11 +132,12 @@ def test_families_have_the_logits_of_another_engine(name: str) -> None:
     assert nmse(got[n:], data["logits"][n:]) <= limit
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize(("first", "n_ubatch"), [(1, 512), (6, 512), (15, 512), (24, 5)])
-@pytest.mark.parametrize("name", KEEPING_STATE)
-def test_recurrent_state_survives_any_cut(name: str, first: int, n_ubatch: int) -> None:
-    data = np.load(shared(f"arch_models/{name}.npz"))
+CUTS = [(1, 512), (6, 512), (15, 512), (24, 5)]  # first piece of the prompt, micro-batch
+
+
+@pytest.mark.parametrize(("name", "cut"), in_turn(KEEPING_STATE, CUTS, pytest.mark.reference))
+def test_recurrent_state_survives_any_cut(name: str, cut: tuple[int, int]) -> None:
+    data, (first, n_ubatch) = np.load(shared(f"arch_models/{name}.npz")), cut
     path = shared(f"arch_models/{name}.gguf")
     got = logits_in_pieces(path, data["tokens"], first, backend="reference", n_ubatch=n_ubatch, **EXACT)
     for rows in (slice(first), slice(first, data["n_prompt"]), slice(data["n_prompt"], None)):
