@@ -41,7 +41,7 @@ from graphsched.backends.cpu.language import compilation
 from graphsched.backends.cpu.matmul.gates import mul_unary_f32
 kernels, heard = [mul_unary_f32(kind) for kind in range(8)], []
 assert not any(kernel.is_there for kernel in kernels)
-compilation.compile_all(kernels, lambda done, total: heard.append((done, total)))
+compilation.compile_all(kernels, lambda done, total: heard.append((done, total)), "graphsched.backends.cpu.device")
 assert all(kernel.is_there for kernel in kernels)
 assert heard[0] == (0, 8) and heard[-1] == (8, 8) and heard == sorted(heard)
 print("shared" if any(kernel.was_cached for kernel in kernels) else "alone")
