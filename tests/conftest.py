@@ -1,5 +1,6 @@
 """Hooks of the test run: reference files as an additional suite (shared.py), and settings for any machine."""
 
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out the tests with reference files where there are none."""
     if not HERE:
         items[:] = [item for item in items if not item.get_closest_marker("reference")]
+
+
+def pytest_collection_finish() -> None:
+    """Ten thousand tests stay until the end: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,16 +1,18 @@
 """Models and their expected logits by name, runs in pieces, and when two results agree."""
 
 import itertools
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from shared import shared
 from tiny import files
-from tiny.files import MODELS, Reference
+from tiny.files import MODELS, SHORT_MODELS, Reference
 
 import graphsched
 from graphsched import Session
@@ -54,6 +56,19 @@ def logits_in_pieces(
     return np.concatenate(rows)
 
 
+def in_turn(names: Iterable[str], options: Sequence[Any], *marks: pytest.MarkDecorator) -> list[Any]:
+    """Parameters, every name with every option: by default each name with one of them, the others are slow.
+
+    For what depends on names and on options, but not on which come together.
+    """
+    return [
+        pytest.param(
+            name, option, marks=(*marks, *(() if (m - o) % len(options) == 0 else (pytest.mark.slow,)))
+        )
+        for (m, name), (o, option) in itertools.product(enumerate(names), enumerate(options))
+    ]
+
+
 @cache
 def on_host(name: str) -> NDArray[np.float32]:
     """Logits of the CPU run, once per model."""
@@ -70,7 +85,7 @@ def nmse(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 def limits(name: str) -> tuple[float, float]:
     """NMSE, and how close the best two may be, for a run with a cache of halves."""
-    if name in MODELS or name.startswith("conformance/"):
+    if name in MODELS + SHORT_MODELS or name.startswith("conformance/"):
         return LITE_LIMIT if "lite" in name else F16_LIMIT
     return LIMITS.get(name.rpartition("-")[2], QUANT_LIMIT)
 

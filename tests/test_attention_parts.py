@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import EXACT, WAYS, check, logits_in_pieces, model_path, nmse, reference
-from tiny.files import MODELS
+from running import EXACT, WAYS, check, in_turn, logits_in_pieces, model_path, nmse, reference
+from tiny.files import SHORT_MODELS as MODELS
 
 import graphsched
 from graphsched.cli import main as cli
@@ -21,8 +21,9 @@ from graphsched.session.options import SessionOptions
 APART: dict[str, Any] = {"off": frozenset({"fa"})}
 LATENT = [name for name in MODELS if "deepseek2" in name]
 # Those that differ in their attention; the others are slow tests.
-DIFFERENT = ("llama", "gemma2", "gpt-oss", "llama4", "qwen3moe", "deepseek2-v3")
-BY_DEFAULT = [pytest.param(n, marks=() if n in DIFFERENT else pytest.mark.slow) for n in MODELS]
+DIFFERENT = ["llama", "gemma2", "gpt-oss", "llama4", "qwen3moe", "deepseek2-v3"]
+ALIKE = [name for name in MODELS if name not in DIFFERENT]
+BY_DEFAULT = [*DIFFERENT, *(pytest.param(n, marks=pytest.mark.slow) for n in ALIKE)]
 
 
 def tokens(n: int) -> Any:
@@ -43,10 +44,11 @@ def ops(model: Model, n_tokens: int = 1, **options: Any) -> list[tuple[str, str]
     ]
 
 
-@pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
-@pytest.mark.parametrize("name", BY_DEFAULT)
-def test_agrees_with_flash_attention(name: str, first: int, n_ubatch: int) -> None:
-    ref = reference(name)
+@pytest.mark.parametrize(
+    ("name", "way"), [*in_turn(DIFFERENT, WAYS), *in_turn(ALIKE, WAYS, pytest.mark.slow)]
+)
+def test_agrees_with_flash_attention(name: str, way: tuple[int, int]) -> None:
+    ref, (first, n_ubatch) = reference(name), way
     one, apart = (
         logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=2, **EXACT, **o)
         for o in ({}, APART)
@@ -75,7 +77,6 @@ def test_latent_variants_agree(name: str, mla: int, n: int) -> None:
     assert nmse(got[1], got[0]) <= 1e-6
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("kv", ["f16", "q8_0", "q4_0", "q5_1", "iq4_nl", "q8_KV"])
 @pytest.mark.parametrize("name", ["llama", "deepseek2-v3"])
 def test_cache_types(name: str, kv: str) -> None:

@@ -4,7 +4,6 @@ import ctypes
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,18 +105,10 @@ FEW: dict[str, tuple[str, ...]] = {  # types
 }  # fmt: skip
 
 
+@cache
 def report(source: str, arch: str) -> str:
     """Registers, shared and local memory, spills of each kernel, as the assembler says them."""
     return driver.compile_cubin(source, cubins.options(arch))[1]
-
-
-@cache
-def reports(arch: str, every: bool) -> dict[str, str]:
-    """The assembler's log of every file; NVRTC compiles in two threads."""
-    types = {stem: all_types if every else FEW.get(stem, all_types) for stem, all_types in FILES.items()}
-    with ThreadPoolExecutor(2) as pool:
-        logs = pool.map(lambda stem: report(cubins.assemble(stem, types[stem]), arch), FILES)
-        return dict(zip(FILES, logs, strict=True))
 
 
 def uses_local_memory(stem: str, log: str) -> list[tuple[str, ...]]:
@@ -127,18 +118,29 @@ def uses_local_memory(stem: str, log: str) -> list[tuple[str, ...]]:
 
 
 @needs_nvrtc
+@pytest.mark.ci
 @pytest.mark.parametrize("stem", FILES)
 def test_compiles_without_local_memory(stem: str) -> None:
-    log = reports("sm_90", True)[stem]
+    log = report(cubins.assemble(stem, FILES[stem]), "sm_90")
     assert {name for name, *_ in REPORT.findall(log)} == set(parse(cubins.assemble(stem, FILES[stem])))
     assert uses_local_memory(stem, log) == []
 
 
 @needs_nvrtc
+@pytest.mark.ci
 @pytest.mark.parametrize("arch", ["sm_80", "sm_120"])
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_compiles_for(arch: str, every: bool) -> None:
-    assert [f for stem, log in reports(arch, every).items() for f in uses_local_memory(stem, log)] == []
+@pytest.mark.parametrize("stem", FILES)
+def test_compiles_for(arch: str, stem: str) -> None:
+    log = report(cubins.assemble(stem, FEW.get(stem, FILES[stem])), arch)
+    assert uses_local_memory(stem, log) == []
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_120"])
+@pytest.mark.parametrize("stem", FEW)
+def test_every_type_compiles_for(arch: str, stem: str) -> None:
+    assert uses_local_memory(stem, report(cubins.assemble(stem, FILES[stem]), arch)) == []
 
 
 @needs_nvrtc
@@ -192,6 +194,7 @@ def sass(stem: str, types: tuple[str, ...], arch: str = "sm_90") -> dict[str, st
 
 @needs_nvrtc
 @needs_nvdisasm
+@pytest.mark.ci
 @pytest.mark.parametrize(("stem", "kernel"), SASS)
 def test_instructions(stem: str, kernel: str) -> None:
     body = sass(stem, SASS_TYPES.get(stem, ()))[kernel]
@@ -209,6 +212,7 @@ SLOTS = {
 
 @needs_nvrtc
 @needs_nvdisasm
+@pytest.mark.ci
 def test_the_quantised_gemm_is_few_instructions() -> None:
     found = {k.name: k for k in kernels("gemm_q8", tuple(SLOTS), "sm_90") if "_id_" not in k.name}
     slots = {t: float(gemm_row(found[f"gemm_q8_{t}"])[3]) for t in SLOTS}
@@ -217,6 +221,7 @@ def test_the_quantised_gemm_is_few_instructions() -> None:
 
 @needs_nvrtc
 @needs_nvdisasm
+@pytest.mark.ci
 def test_mat_vecs_have_the_bytes_under_way_that_memory_takes() -> None:
     """25 KiB a multiprocessor is an H200's bandwidth times 700 ns; 14.5 bytes a clock its share of an H100's."""
     types = ("q4_0", "q8_0", "q4_k", "q6_k", "iq4_nl", "mxfp4")
@@ -243,6 +248,7 @@ def test_machine_code_is_counted_by_loops() -> None:
 
 @needs_nvrtc
 @needs_nvdisasm
+@pytest.mark.ci
 @pytest.mark.parametrize("stem", FILES)
 def test_nothing_but_weights_is_touched_before_the_wait(stem: str) -> None:
     """Where kernels overlap: else the one after the next could run too early, or read what is not written yet."""

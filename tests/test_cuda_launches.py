@@ -100,7 +100,7 @@ def header(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pat
     @cache
     def made(layout: str, type: str) -> Path:
         path = folder / f"{layout}-{type}.gguf"
-        write(layout, path, type, extent="header")
+        write(layout, path, type, layers=8, extent="header")
         return path
 
     return made

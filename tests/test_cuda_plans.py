@@ -30,9 +30,7 @@ LAYOUTS = {
     "llama-8b": "Q4_0", "qwen3-30b-a3b": "Q4_K", "deepseek-v2-lite": "IQ4_NL", "deepseek-v3": "Q4_K",
     "maverick": "Q4_K", "bitnet-2b": "IQ2_BN",
 }  # fmt: skip
-SIZES = [
-    pytest.param(n, marks=() if n in ("llama-8b", "deepseek-v2-lite") else pytest.mark.slow) for n in LAYOUTS
-]
+LAYERS = 5  # of each model: with the sixth begins what was there before
 PARTS: dict[str, dict[str, Any]] = {"-fa 1": {}, "-fa 0": {"off": frozenset({"fa"})}}
 CACHES = {kind: {"type_k": kind, "type_v": kind} for kind in KV_TYPES.values}
 
@@ -44,7 +42,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     @cache
     def opened(name: str) -> Model:
         path = folder / f"{name}.gguf"
-        write(name, path, LAYOUTS[name], extent="header")
+        write(name, path, LAYOUTS[name], layers=LAYERS, extent="header")
         return Model(open_model(path, header_only=True))
 
     return opened
@@ -81,16 +79,17 @@ def test_architectures_run_on_the_gpu(name: str, fa: str) -> None:
 
 
 @pytest.mark.parametrize("fa", PARTS)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_models_of_full_size_run_on_the_gpu(layout: Callable[[str], Model], name: str, fa: str) -> None:
     *others, last = ways(name)
     of_types = [(last, kind) for kind in CACHES] + [
         (way, kind) for way in others for kind in ("f16", "q8_KV")
     ]
+    model = layout(name)
     for way, kind in of_types:
-        assert on_the_host(planned(layout(name), 1, **way, **CACHES[kind], **PARTS[fa])) == []
+        assert on_the_host(planned(model, 1, **way, **CACHES[kind], **PARTS[fa])) == []
     for way in ways(name):
-        assert on_the_host(planned(layout(name), 200, **way, **PARTS[fa])) == []
+        assert on_the_host(planned(model, 200, **way, **PARTS[fa])) == []
 
 
 # ---- grids
@@ -108,14 +107,14 @@ def launches(plan: Plan) -> list[Call]:
 
 
 @pytest.mark.parametrize("fa", PARTS)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_grids_of_long_contexts(layout: Callable[[str], Model], name: str, fa: str) -> None:
     """128 k cells, micro-batches of 4096, attention expanded for all heads at once."""
     for way in ways(name):
         for cache_type in ("f16", "q8_0"):
             for n_tokens in (1, 4096):
                 plan = planned(layout(name), n_tokens, **way, **LARGE, **CACHES[cache_type], **PARTS[fa])
-                assert len(launches(plan)) > 100
+                assert len(launches(plan)) > 20
 
 
 def test_a_grid_that_no_gpu_takes_is_an_error() -> None:

@@ -68,6 +68,7 @@ SOME: dict[str, tuple[dict[str, tuple[str, ...]], str]] = {
 }
 
 
+@pytest.mark.ci  # building with a sanitizer takes half a minute each
 @pytest.mark.parametrize("mode", MODES)
 def test_cases(mode: str) -> None:
     needs(mode)

@@ -86,7 +86,7 @@ def test_the_list_has_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_real_layouts_run_on_a_gpu_as_one_split(tmp_path: Path, layout: str, n_tokens: int) -> None:
     """All but the embedding's rows, which the host looks up."""
     path = tmp_path / "header.gguf"
-    synth.write(layout, path, extent="header")
+    synth.write(layout, path, layers=8, extent="header")  # all others are like some of these
     model = Model(open_model(path, header_only=True))
     plan = make_plan(model, SessionOptions(n_ctx=4096, devices=("CUDA0",)), n_tokens, 1, n_tokens)
     assert [(s.device, len(s.nodes) > 1) for s in plan.schedule.splits] == [("CPU", False), ("CUDA0", True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from running import model_path
-from tiny.files import MODELS
+from tiny.files import SHORT_MODELS as MODELS
 
 from graphsched.cli.interactive import Chat
 from graphsched.gguf.loader import open_model

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plans import opened
 from running import ONE, TWO
-from tiny.files import MODELS
+from tiny.files import SHORT_MODELS as MODELS
 
 from graphsched.gguf.loader import open_model
 from graphsched.graph.rewrites.rules import RULES

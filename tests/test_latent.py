@@ -1,5 +1,6 @@
 """Latent attention in its four variants, what it caches, and weights derived from others."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from running import EXACT, check, model_path, nmse, reference
-from shared import FILES, with_references
+from shared import FILES, references
 
 import graphsched
 from graphsched.arch import Inputs, Weights, get
@@ -19,7 +20,8 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.summary import kv_bytes_per_token
 from graphsched.types import dtypes
 
-MODELS = ["deepseek2-lite", "deepseek2-v3"]
+MODELS = ["deepseek2-short", "deepseek2-v3"]
+OF_THE_FILES = ["deepseek2-lite", "deepseek2-v3"]
 
 
 def long_prompt(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -36,7 +38,6 @@ def run(path: Path, tokens: NDArray[np.int32], **options: Any) -> NDArray[np.flo
     return np.concatenate(rows)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("n", [1, 24, 200])
 @pytest.mark.parametrize("name", MODELS)
 def test_variants_agree(name: str, n: int) -> None:
@@ -46,9 +47,8 @@ def test_variants_agree(name: str, n: int) -> None:
     assert max(nmse(other, plain) for other in others) <= 1e-6
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("mla", range(4))
-@pytest.mark.parametrize("name", with_references(MODELS))
+@pytest.mark.parametrize("name", [*MODELS, *references(OF_THE_FILES)])
 def test_variants_agree_with_the_reference(name: str, mla: int) -> None:
     ref = reference(name)
     for n in (32, 200):
@@ -56,12 +56,9 @@ def test_variants_agree_with_the_reference(name: str, mla: int) -> None:
 
 
 def on_reference() -> list[Any]:
-    """Models and variants: 27 layers take seconds there, so that of their variants two are slow tests."""
-    return [
-        pytest.param(name, mla, marks=pytest.mark.slow if "lite" in name and mla in (1, 2) else ())
-        for name in MODELS
-        for mla in range(4)
-    ] + [pytest.param(FILES[name], 3, marks=pytest.mark.reference) for name in MODELS]
+    """Models and variants; of the files the variant that is the default."""
+    files = [pytest.param(FILES[name], 3, marks=pytest.mark.reference) for name in OF_THE_FILES]
+    return [*itertools.product(MODELS, range(4)), *files]
 
 
 @pytest.mark.parametrize(("name", "mla"), on_reference())
@@ -70,7 +67,6 @@ def test_variants_on_reference(name: str, mla: int) -> None:
     check(name, run(ref.model, long_prompt(ref.tokens), mla=mla, backend="reference")[:32], ref.logits)
 
 
-@pytest.mark.target
 def test_bits_do_not_depend_on_threads() -> None:
     ref = reference(MODELS[1])
     for mla in (1, 3):

@@ -62,7 +62,6 @@ def attend(
     return np.array(executable.outputs[0])
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("dtype", [dtypes.F16, dtypes.Q8_0, dtypes.Q5_1], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bits_do_not_depend_on_threads(shape: tuple[int, int, int, int], dtype: dtypes.DType) -> None:

@@ -77,9 +77,10 @@ def good_sentence(sentence: str, file: ModelFile) -> bool:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_wrong_values_give_a_sentence(name: str) -> None:
+    """Of each key every third value; most keys are those of many models, which take the others."""
     metadata = file_of(name).metadata
-    for key in architecture_keys(file_of(name)):
-        for value in BAD[type(metadata[key])]:
+    for number, key in enumerate(architecture_keys(file_of(name)), MODELS.index(name)):
+        for value in BAD[type(metadata[key])][number % 3 :: 3]:
             file = with_key(file_of(name), key, value)
             sentence = error_of(file)
             assert not sentence or good_sentence(sentence, file), f"{key} = {value!r}: {sentence}"

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import F16_LIMIT, WAYS, check, logits_in_pieces, nmse, reference
-from shared import FILES, shared, with_references
-from tiny.files import MODELS, QUANTS
+from running import F16_LIMIT, WAYS, check, in_turn, logits_in_pieces, nmse, reference
+from shared import FILES, references, shared, with_references
+from tiny.files import MODELS, QUANTS, SHORT_MODELS
 
 from graphsched.graph.rewrites.rules import RULES
 from graphsched.schedule.placement import PlacementOptions
@@ -23,16 +23,22 @@ def test_every_reference_is_here() -> None:
         assert files == {FILES[name].partition("/")[2] for name in names}
 
 
-@pytest.mark.target
-@pytest.mark.parametrize(("first", "n_ubatch"), WAYS)
-@pytest.mark.parametrize("name", with_references(MODELS + QUANTS))
-def test_logits_on_cpu(name: str, first: int, n_ubatch: int) -> None:
-    ref = reference(name)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *in_turn(SHORT_MODELS + QUANTS, WAYS),
+        *in_turn([FILES[name] for name in MODELS + QUANTS], WAYS, pytest.mark.reference),
+    ],
+)
+def test_logits_on_cpu(name: str, way: tuple[int, int]) -> None:
+    ref, (first, n_ubatch) = reference(name), way
     check(name, logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=2), ref.logits)
 
 
-@pytest.mark.parametrize("name", with_references(MODELS + QUANTS))
+@pytest.mark.reference
+@pytest.mark.parametrize("name", references(MODELS + QUANTS))
 def test_logits_on_reference(name: str) -> None:
+    """Of the tiny models they are in test_tiny.py."""
     ref = reference(name)
     check(name, logits_in_pieces(ref.model, ref.tokens, 24, backend="reference"), ref.logits)
 
@@ -46,8 +52,7 @@ def test_logits_on_reference_in_pieces(name: str, first: int, n_ubatch: int) -> 
     check(name, got, ref.logits)
 
 
-@pytest.mark.target
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHORT_MODELS)
 def test_ways_to_batch_agree(name: str) -> None:
     """With an exact cache: one rounded to F16 may tip the choice of an expert."""
     ref = reference(name)
@@ -56,16 +61,6 @@ def test_ways_to_batch_agree(name: str) -> None:
         for first, n in WAYS
     )
     assert max(nmse(other, whole) for other in others) <= 1e-6
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_backends_agree(name: str) -> None:
-    ref = reference(name)
-    exact = {"type_k": "f32", "type_v": "f32"}
-    cpu, plain = (
-        logits_in_pieces(ref.model, ref.tokens, 24, backend=b, **exact) for b in ("cpu", "reference")
-    )
-    assert nmse(cpu, plain) <= 1e-6
 
 
 KV_LIMITS = {
@@ -80,7 +75,6 @@ KV_LIMITS = {
 }  # NMSE of the logits, as docs/numerics.md has it
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(
     ("k", "v"),
     [
@@ -115,10 +109,9 @@ def test_the_reference_caches_float32() -> None:
     assert nmse(asked, ref.logits) <= F16_LIMIT[0]
 
 
-@pytest.mark.target
 @pytest.mark.parametrize(
     "name",
-    [*MODELS, "llama-Q4_0", "llama-Q4_K_M", *(q for q in QUANTS if "bitnet" in q)],
+    [*SHORT_MODELS, "llama-Q4_0", "llama-Q4_K_M", *(q for q in QUANTS if "bitnet" in q)],
 )
 def test_bits_do_not_depend_on_threads(name: str) -> None:
     ref = reference(name)
@@ -127,8 +120,7 @@ def test_bits_do_not_depend_on_threads(name: str) -> None:
     np.testing.assert_array_equal(one, three)
 
 
-@pytest.mark.target
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHORT_MODELS)
 def test_bits_do_not_depend_on_fusion(name: str) -> None:
     ref = reference(name)
     fused = logits_in_pieces(ref.model, ref.tokens, 24)
@@ -137,14 +129,14 @@ def test_bits_do_not_depend_on_fusion(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("off", FUSIONS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHORT_MODELS)
 def test_bits_do_not_depend_on_one_fusion(name: str, off: str) -> None:
     ref = reference(name)
     fused = logits_in_pieces(ref.model, ref.tokens, 24)
     np.testing.assert_array_equal(fused, logits_in_pieces(ref.model, ref.tokens, 24, off=frozenset({off})))
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(q for q in QUANTS if "bitnet" in q)])
+@pytest.mark.parametrize("name", [*SHORT_MODELS, *(q for q in QUANTS if "bitnet" in q)])
 def test_bits_do_not_depend_on_placement(name: str) -> None:
     """Experts on the host, uploaded for every batch; what no copy has written is NaN."""
     ref = reference(name)

@@ -20,7 +20,7 @@ from graphsched.machine.machine import load
 from graphsched.measure import peaks
 
 FAST = ("-p", "8", "-n", "3", "-r", "2", "-t", "1", "-c", "64")
-DEEPSEEK = "deepseek2-lite"
+DEEPSEEK = "deepseek2-short"
 HYBRID = ("--device", "sim:rtx4080-7950x", "-ngl", "99", "-ot", "exps=CPU", "-mla", "0")
 
 Output = Callable[..., str]
@@ -202,7 +202,7 @@ def test_trace_of_a_prediction_has_flows(output: Output, tmp_path: Path) -> None
     assert_is_chrome_trace(trace)
     flows = [e for e in trace["traceEvents"] if e["ph"] == "f"]
     copies = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["cat"] == "copy"]
-    assert len(flows) > 0.9 * len(copies) > 50
+    assert len(flows) > 0.9 * len(copies) > 20
     assert all(e["args"]["bytes"] > 0 for e in copies)
 
 

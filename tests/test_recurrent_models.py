@@ -1,12 +1,11 @@
 """Models with recurrent state on the CPU and on simulated devices: any cut of the prompt, any place, any cache."""
 
-import itertools
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
-from running import EXACT, ONE, TWO, logits_in_pieces, model_path, nmse, on_host, reference
+from running import EXACT, ONE, TWO, in_turn, logits_in_pieces, model_path, nmse, on_host, reference
 from tiny.files import keys
 from tiny.recurrent import RECURRENT
 
@@ -33,17 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def in_turn(*options: Any) -> list[Any]:
-    """Every model with every option; by default each model with one of them."""
-    product = itertools.product(enumerate(RECURRENT), enumerate(options))
-    return [
-        pytest.param(name, option, marks=() if (m - o) % len(options) == 0 else pytest.mark.slow)
-        for (m, name), (o, option) in product
-    ]
-
-
-@pytest.mark.target
-@pytest.mark.parametrize(("name", "cut"), in_turn(*CUTS))
+@pytest.mark.parametrize(("name", "cut"), in_turn(RECURRENT, CUTS))
 def test_any_cut_of_the_prompt(name: str, cut: tuple[int, int, int]) -> None:
     ref, (first, n_ubatch, threads) = reference(name), cut
     got = logits_in_pieces(ref.model, ref.tokens, first, n_ubatch=n_ubatch, n_threads=threads, **EXACT)
@@ -57,7 +46,7 @@ def test_threads_change_no_bit(name: str) -> None:
     np.testing.assert_array_equal(logits_in_pieces(ref.model, ref.tokens, 24, n_threads=2), on_host(name))
 
 
-@pytest.mark.parametrize(("name", "preset"), in_turn(*PRESETS))
+@pytest.mark.parametrize(("name", "preset"), in_turn(RECURRENT, list(PRESETS)))
 def test_same_bits_as_the_cpu(name: str, preset: str) -> None:
     ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, 24, poison=True, **PRESETS[preset])

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
-from running import EXACT, model_path, nmse
+from running import EXACT, in_turn, model_path, nmse
 
 from graphsched.errors import ContextError, OptionError
 from graphsched.graph.opdef import Op
@@ -66,9 +66,7 @@ def together(engine: Engine, texts: list[Ids], seed: int) -> list[NDArray[np.flo
     return [np.concatenate(rows) for rows in found]
 
 
-@pytest.mark.target
-@pytest.mark.parametrize("others", [1, 3, 8])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "others"), in_turn(NAMES, [1, 3, 8]))
 def test_logits_among_others(name: str, others: int) -> None:
     engine = opened(name)
     before = engine.slots.n_free
@@ -90,10 +88,9 @@ def test_same_bits_where_the_same_kernels_run(name: str) -> None:
     np.testing.assert_array_equal(beside, alone)
 
 
-@pytest.mark.parametrize("quants", [EXACT, {}], ids=["f32 cache", "f16 cache"])
-@pytest.mark.parametrize("name", NAMES)
-def test_deterministic_is_bit_for_bit(name: str, quants: dict[str, Any]) -> None:
-    engine = opened(name, deterministic=True, **quants)
+@pytest.mark.parametrize(("name", "cache"), in_turn(NAMES, ["f32", "f16"]))
+def test_deterministic_is_bit_for_bit(name: str, cache: str) -> None:
+    engine = opened(name, deterministic=True, type_k=cache, type_v=cache)
     texts = [tokens(20 + 7 * i, i) for i in range(5)]
     for ids, logits in zip(texts, together(engine, texts, 3), strict=True):
         np.testing.assert_array_equal(logits, in_pieces(engine, ids, 16))
@@ -101,7 +98,7 @@ def test_deterministic_is_bit_for_bit(name: str, quants: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q6_K"])
 def test_deterministic_with_quantised_weights(name: str) -> None:
-    test_deterministic_is_bit_for_bit(name, {})
+    test_deterministic_is_bit_for_bit(name, "f16")
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "deepseek2-v3", "qwen35moe"])

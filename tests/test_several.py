@@ -165,7 +165,7 @@ def test_bits_are_those_without(name: str, off: str, backend: str) -> None:
         np.testing.assert_array_equal(fused, apart)
 
 
-@pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q4_K_M", "deepseek2-lite"])
+@pytest.mark.parametrize("name", ["llama-Q4_0", "llama-Q4_K_M", "deepseek2-short"])
 def test_bits_of_a_split_are_those_without(name: str) -> None:
     """Attention on the host, the rest on a simulated device; blocks, of two types in one layer, and latents."""
     ref = reference(name)

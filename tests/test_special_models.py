@@ -1,12 +1,11 @@
 """Models with parts of their own on the CPU and on simulated devices: streams, indexers, pools, latents, gates."""
 
-import itertools
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
-from running import EXACT, ONE, TWO, logits_in_pieces, nmse, on_host, reference
+from running import EXACT, ONE, TWO, in_turn, logits_in_pieces, nmse, on_host, reference
 from tiny.files import encoded_tensor, keys, plain, shapes
 from tiny.special import SPECIAL
 from tiny.table import V
@@ -31,23 +30,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def in_turn(*options: Any) -> list[Any]:
-    """Every model with every option; by default each model with one of them."""
-    product = itertools.product(enumerate(SPECIAL), enumerate(options))
-    return [
-        pytest.param(name, option, marks=() if (m - o) % len(options) == 0 else pytest.mark.slow)
-        for (m, name), (o, option) in product
-    ]
-
-
-@pytest.mark.parametrize(("name", "preset"), in_turn(*PRESETS))
+@pytest.mark.parametrize(("name", "preset"), in_turn(SPECIAL, list(PRESETS)))
 def test_same_bits_as_the_cpu(name: str, preset: str) -> None:
     ref = reference(name)
     got = logits_in_pieces(ref.model, ref.tokens, 24, poison=True, **PRESETS[preset])
     np.testing.assert_array_equal(got, on_host(name))
 
 
-@pytest.mark.parametrize(("name", "options"), in_turn({"n_threads": 2}, {"off": frozenset(FUSIONS)}), ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"), in_turn(SPECIAL, [{"n_threads": 2}, {"off": frozenset(FUSIONS)}]), ids=str
+)
 def test_threads_and_fusions_change_no_bit(name: str, options: dict[str, Any]) -> None:
     ref = reference(name)
     np.testing.assert_array_equal(logits_in_pieces(ref.model, ref.tokens, 24, **options), on_host(name))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import EXACT, logits_in_pieces, model_path, nmse, reference
+from running import EXACT, in_turn, logits_in_pieces, model_path, nmse, reference
 from shared import FILES, references, shared
 from tiny import early_forward, family_forward, forward, recurrent_forward, special_forward
 from tiny.early import EARLY
@@ -41,7 +41,6 @@ def test_every_architecture_has_a_row() -> None:
     assert sorted(shown) == sorted(rules) == own_architectures()
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("name", [*MODELS, "llama-F32", *FAMILY, *EARLY, *RECURRENT, *SPECIAL])
 def test_logits_are_those_of_a_plain_forward_pass(name: str) -> None:
     ref = reference(name)
@@ -168,11 +167,12 @@ def test_sparse_attention_that_chooses_everything_is_dense() -> None:
     assert nmse(got, data["logits"]) <= EXACT_LIMIT
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize(("first", "n_ubatch"), [(1, 512), (6, 512), (15, 512), (24, 5)])
-@pytest.mark.parametrize("name", KEEPING_STATE)
-def test_recurrent_state_survives_any_cut(name: str, first: int, n_ubatch: int) -> None:
-    data = np.load(shared(f"arch_models/{name}.npz"))
+CUTS = [(1, 512), (6, 512), (15, 512), (24, 5)]  # first piece of the prompt, micro-batch
+
+
+@pytest.mark.parametrize(("name", "cut"), in_turn(KEEPING_STATE, CUTS, pytest.mark.reference))
+def test_recurrent_state_survives_any_cut(name: str, cut: tuple[int, int]) -> None:
+    data, (first, n_ubatch) = np.load(shared(f"arch_models/{name}.npz")), cut
     path = shared(f"arch_models/{name}.gguf")
     got = logits_in_pieces(path, data["tokens"], first, backend="reference", n_ubatch=n_ubatch, **EXACT)
     for rows in (slice(first), slice(first, data["n_prompt"]), slice(data["n_prompt"], None)):

@@ -28,7 +28,7 @@ from graphsched.session.session import Session
 from graphsched.text.sampling import SamplingOptions
 from graphsched.types.devices import HOST
 
-MODELS = (None, "deepseek2-lite", "qwen3moe")
+MODELS = (None, "deepseek2-short", "qwen3moe")
 HYBRID: dict[str, Any] = {
     "devices": ("sim:rtx4080-7950x",),
     "placement": PlacementOptions(overrides=("exps=CPU",)),

@@ -56,7 +56,6 @@ def logits(name: str, **options: Any) -> NDArray[np.float32]:
     return np.concatenate(rows)
 
 
-@pytest.mark.target
 @pytest.mark.parametrize("name", NAMES)
 def test_same_bits_as_the_whole_cache(name: str) -> None:
     np.testing.assert_array_equal(logits(name), logits(name, swa_full=True))

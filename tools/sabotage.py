@@ -1,4 +1,6 @@
-"""Plants a mistake in each architecture and asks whether its test notices: python tools/sabotage.py [--only NAME].
+"""Plants mistakes and asks whether the tests notice: python tools/sabotage.py [--parts] [--only NAME].
+
+One in each architecture, or with --parts one in each kind of kernel, in the scheduler and in tokenizers.
 
 Each mistake goes into a copy of the checkout without reference files beside it: a plain clone notices.
 """
@@ -9,24 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from mistakes import PARTS as MISTAKES_IN_PARTS
+from mistakes import Mistake
 
 ROOT = Path(__file__).resolve().parents[1]
 
 PARTS = ("graphsched", "backends", "models", "tests", "tools", "pyproject.toml")
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """`right` in `file` becomes `wrong`; the tiny model `model` should show it."""
-
-    model: str
-    what: str
-    file: str
-    right: str
-    wrong: str
-
 
 QWEN_NORMS = 'q, k = norm(c, q, blk, "attn_q_norm"), norm(c, k, blk, "attn_k_norm")'
 MISTAKES = (
@@ -465,14 +457,24 @@ def noticed(tree: Path, mistake: Mistake) -> str:
         return "not planted: the code has changed"
     file.write_text(whole.replace(mistake.right, mistake.wrong), encoding="utf-8")
     try:
-        return verdict(tree, mistake.model)
+        return verdict(tree, mistake)
     finally:
         file.write_text(whole, encoding="utf-8")
 
 
-def verdict(tree: Path, model: str) -> str:
-    test = f"tests/test_tiny.py::test_logits_on_reference_are_those_of_a_plain_forward_pass[{model}]"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+def verdict(tree: Path, mistake: Mistake) -> str:
+    test = f"tests/test_tiny.py::test_logits_on_reference_are_those_of_a_plain_forward_pass[{mistake.model}]"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *(mistake.test or test).split(),
+    ]
+    command += ["-k", mistake.only] if mistake.only else []
     env = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=False)
     known = {0: "not caught", 1: "caught"}
@@ -482,11 +484,12 @@ def verdict(tree: Path, model: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", metavar="NAME", help="mistakes of one model")
-    only = parser.parse_args().only
-    found = []
+    parser.add_argument("--parts", action="store_true", help="mistakes in kernels, scheduler and tokenizers")
+    given = parser.parse_args()
+    mistakes, found = MISTAKES_IN_PARTS if given.parts else MISTAKES, []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder, "clone"))
-        for mistake in (m for m in MISTAKES if only in ("", m.model)):
+        for mistake in (m for m in mistakes if given.only in ("", m.model)):
             found.append(noticed(tree, mistake))
             print(f"{mistake.model:16} {mistake.what:44} {found[-1]}", flush=True)
     print(f"{found.count('caught')} of {len(found)} caught")

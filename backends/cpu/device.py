@@ -122,7 +122,7 @@ def compile_kernels(items: Sequence[Item], progress: Progress | None) -> None:
     missing = [kernel for kernel in kernels if not kernel.is_there]
     tell = progress or _nobody
     if missing:
-        compile_all(missing, lambda done, total: tell(COMPILING, done, total))
+        compile_all(missing, lambda done, total: tell(COMPILING, done, total), __name__)
     for kernel in kernels:
         _ = kernel.address
     tell("loading kernels", len(kernels), len(kernels))

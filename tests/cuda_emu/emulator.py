@@ -1,6 +1,7 @@
 """Builds kernel files with g++ and calls them on numpy arrays, arguments packed as for a GPU."""
 
 import ctypes
+import fcntl
 import hashlib
 import mmap
 import os
@@ -8,8 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -125,14 +126,41 @@ def build(source: str, flags: tuple[str, ...] = FLAGS) -> Path:
     """The shared library of the kernels in `source`, from the cache or built now."""
     source += "".join(map(RUN.format, parse(source)))
     digest = hashlib.sha256("\0".join((source, HEADER.read_text(), *flags)).encode()).hexdigest()[:32]
+    folder = library_folder()
+    library = folder / f"{digest}.so"
+    with _alone(library):
+        if not library.is_file():
+            _compile(source, library, flags)
+    return library
+
+
+@contextmanager
+def _alone(library: Path) -> Iterator[None]:
+    """Of processes that want the same library one builds it, and the others wait."""
+    with open(library.with_suffix(".lock"), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def built_whole(source: Path, name: str, flags: tuple[str, ...]) -> Path:
+    """The shared library called `name` of a file that includes no other of the project, as above."""
+    digest = hashlib.sha256("\0".join((source.read_text(), *flags)).encode()).hexdigest()[:32]
+    library = library_folder() / digest / name
+    library.parent.mkdir(exist_ok=True)
+    with _alone(library), tempfile.TemporaryDirectory(dir=library.parent) as tmp:
+        if not library.is_file():
+            _gxx(*flags, "-shared", "-fPIC", str(source), "-o", str(Path(tmp, name)), "-ldl")
+            os.replace(Path(tmp, name), library)
+    return library
+
+
+def library_folder() -> Path:
+    """Where libraries are kept: beside the cubins, or among the temporary files."""
     folder = cache_dir().with_name("emulator")
     if not _writable(folder):
         folder = Path(tempfile.gettempdir()) / f"graphsched-emulator-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{digest}.so"
-    if not library.is_file():
-        _compile(source, library, flags)
-    return library
+    return folder
 
 
 def _writable(folder: Path) -> bool:
@@ -157,7 +185,9 @@ def _precompiled(folder: Path, flags: tuple[str, ...]) -> Path:
     """The header in a folder of its own, compiled beside it: reading it takes as long as most kernel files do."""
     digest = hashlib.sha256("\0".join((HEADER.read_text(), *flags)).encode()).hexdigest()[:32]
     header = folder / f"header-{digest}" / HEADER.name
-    if not header.exists():
+    with _alone(folder / f"header-{digest}"):
+        if header.exists():
+            return header
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             copy = Path(tmp, "header", HEADER.name)
             copy.parent.mkdir()

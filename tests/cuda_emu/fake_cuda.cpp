@@ -46,7 +46,10 @@ struct Work {
 };
 typedef std::shared_ptr<Work> WorkPtr;
 static int failed = OK;  // like a GPU's context: after a fault every call says so
-static std::mt19937 rng(getenv("GS_FAKE_SEED") ? atoi(getenv("GS_FAKE_SEED")) : 1);
+static unsigned drawn() {  // seeded at first use: a fork has a seed of its own
+  static std::mt19937 rng(getenv("GS_FAKE_SEED") ? atoi(getenv("GS_FAKE_SEED")) : 1);
+  return rng();
+}
 static std::recursive_mutex& mutex = *new std::recursive_mutex;  // never destroyed: the worker may hold it at exit
 static auto& progress = *new std::condition_variable_any;
 static auto& pending = *new std::map<const void*, std::deque<WorkPtr>>;  // of each stream, in the order queued
@@ -76,7 +79,7 @@ static void force(WorkPtr w) {
     return;
   }
   std::vector<WorkPtr> after = w->after;
-  for (size_t i = after.size(); i > 1; i--) std::swap(after[i - 1], after[rng() % i]);
+  for (size_t i = after.size(); i > 1; i--) std::swap(after[i - 1], after[drawn() % i]);
   for (auto& a : after) force(a);
   if (!w->done) perform(w);
 }
@@ -88,7 +91,7 @@ static bool runnable(const Work& w) {
 }
 static WorkPtr runnable_of(std::deque<WorkPtr>& queue) {  // work is queued behind what it comes after
   while (!queue.empty() && queue.front()->done) queue.pop_front();
-  const size_t n = queue.size() < WINDOW ? queue.size() : WINDOW, start = n ? rng() % n : 0;
+  const size_t n = queue.size() < WINDOW ? queue.size() : WINDOW, start = n ? drawn() % n : 0;
   for (size_t i = 0; i < n; i++) {
     auto& w = queue[(start + i) % n];
     if (!w->done && runnable(*w)) return w;
@@ -105,13 +108,13 @@ static void drive() {  // the worker: the stream that is liked best goes on as l
       const auto now = std::chrono::steady_clock::now();
       // not before all streams have their work: else the first one queued would always be ahead
       const bool settled = now - queued_at > std::chrono::milliseconds(1) || awaited;
-      if (rng() % 128 == 0) liking.clear();
+      if (drawn() % 128 == 0) liking.clear();
       WorkPtr best;
       u32 most = 0;
       bool is_avoided = false;
       for (auto& [stream, queue] : pending) {
         if (queue.empty() || (!settled && stream != preferred)) continue;
-        if (!liking.count(stream)) liking[stream] = rng() / 2 | 1;
+        if (!liking.count(stream)) liking[stream] = drawn() / 2 | 1;
         const u32 like = stream == preferred ? ~0u : stream == avoided ? 1 : liking[stream] + 1;
         if (like <= most) continue;
         if (auto w = runnable_of(queue)) best = w, most = like, is_avoided = stream == avoided;
@@ -119,9 +122,9 @@ static void drive() {  // the worker: the stream that is liked best goes on as l
       if (best && !is_avoided) alone_since = now;
       if (is_avoided && now - alone_since < std::chrono::milliseconds(2)) best = nullptr;  // the host may bring others on
       if (best) perform(best), progress.notify_all();
-      if (best && rng() % 32) continue;
+      if (best && drawn() % 32) continue;
     }
-    usleep(rng() % 100);
+    usleep(drawn() % 100);
   }
 }
 static void start_worker() {
@@ -495,7 +498,7 @@ API cuLaunchKernelEx(const Config* c, Kernel* k, void** args, void**) {
     char text[512];
     static int left = env("GS_FAKE_FAULT_AFTER", 0);  // kernels
     if (left && !--left) return env("GS_FAKE_FAULT", LAUNCH_FAILED);
-    if (!k->run(at.data(), dims, config.shared, rng() % 8, text)) return (int)OK;
+    if (!k->run(at.data(), dims, config.shared, drawn() % 8, text)) return (int)OK;
     return fprintf(stderr, "stand-in: %s: %s\n", k->name.c_str(), text), (int)LAUNCH_FAILED;
   });
   stream_of(config.stream)->last->is_kernel = true;

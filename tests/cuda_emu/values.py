@@ -62,6 +62,23 @@ FILES: dict[str, tuple[str, ...]] = {
     "scores": CACHES, "sparse": CACHES, "streams": (),
     "gemm_q8": ALL, "recurrent": tuple(map(str, recurrent.WIDTHS)),
 }  # fmt: skip
+# What cases of the op table and tiny models have beside these.
+ON_THE_STAND_IN: dict[str, tuple[str, ...]] = {
+    "attention": (
+        *(f"{t}_{t}_288_256_1" for t in ("f16", "f32", "bf16", "q40", "q51", "q80", "iq4nl", "q8kv")),
+        *(f"{t}_{t}_32_32_4" for t in ("f16", "f32", "bf16", "q40", "q51", "q80", "iq4nl", "q8kv")),
+        *(f"f32_f32_{s}" for s in ("24_24_2", "48_48_2", "8_8_2")), "f32s_f32s_33_33_2",
+        *(f"f16_f16_{s}" for s in ("32_32_2", "64_32_1", "64_32_2")),
+        *(f"{t}_64_64_2" for t in ("q40_q40", "q80_q40", "q51_iq4nl", "q8kv_q8kv")),
+        "q51_q51_64_64_8", "q80_q80_64_64_8",
+    ),
+}  # fmt: skip
+
+
+def built_for(stem: str, types: tuple[str, ...]) -> tuple[str, ...]:
+    """The types that the stand-in builds a file for when it needs `types`: all known ones, in one run of g++."""
+    known = FILES.get(stem, ()) + ON_THE_STAND_IN.get(stem, ())
+    return known if set(types) <= set(known) else types
 
 
 class Out:

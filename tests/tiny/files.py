@@ -21,10 +21,11 @@ from tiny.family import FAMILY
 from tiny.quants import QUANT_ROWS, TERNARY, encoded, role_of, type_of
 from tiny.recurrent import RECURRENT
 from tiny.special import SPECIAL
-from tiny.table import ROWS, SEEDS, SMALL, Row, V
+from tiny.table import ROWS, SEEDS, SHORT, SMALL, Row, V
 
-ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | EARLY | RECURRENT | SPECIAL
+ALL = ROWS | QUANT_ROWS | {"llama-F32": SMALL} | FAMILY | EARLY | RECURRENT | SPECIAL | SHORT
 MODELS = list(ROWS)
+SHORT_MODELS = [{"deepseek2-lite": "deepseek2-short"}.get(name, name) for name in MODELS]
 QUANTS = list(QUANT_ROWS)
 N_PROMPT, N_TOKENS = 24, 32
 BARE = "xielu."  # keys that have no architecture in front
@@ -136,7 +137,7 @@ def encoded_tensor(
     rng = np.random.default_rng(seed(model, name))
     type = "F32" if model in FAMILY | EARLY | RECURRENT | SPECIAL else type_of(model, name, shape)
     made = drawn(model, name, shape, rng)
-    if model == "deepseek2-lite":
+    if model in ("deepseek2-lite", *SHORT):
         by_code(role_of(name), made)
     raw, values = encoded(type, made.reshape(-1, shape[-1]), rng)
     return type, raw, values.reshape(shape)

@@ -5,7 +5,7 @@ mix up, biases and norm weights away from 0 and 1, windows shorter than a test's
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Shapes = dict[str, tuple[int, ...]]
@@ -275,6 +275,9 @@ ROWS = {
         "bitnet-25", sizes(2, 1, 256, 1e-5, rope__dimension_count=64, rope__freq_base=5e5), bitnet(1)
     ),
 }
+
+# Four layers of a model of 27, which take seconds to plan: for tests that compare runs with each other.
+SHORT = {"deepseek2-short": replace(ROWS["deepseek2-lite"], layers=4)}
 
 # Of those that choose experts: with these no token's last chosen and first left out are nearly alike, which rounding
 # would tip.

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason = driver.probe()
     if reason:
         print(f"No timings, because no GPU can be used: {reason}.")
-        return without_a_card()
+        return without_a_card(options.small)
     from gpu_bench import Bench
     from gpu_target import GpuTarget
 
@@ -61,17 +61,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 # ---- correctness
 
 
-def without_a_card() -> int:
+def without_a_card(small: bool) -> int:
     if compiler():
         return 0 if checked(EmulatedTarget(), "the emulator") else 1
     rng, good = np.random.default_rng(8), 0
-    for rows, k, parts in SHAPES:
+    shapes = sorted(SHAPES)[: 2 if small else None]
+    for rows, k, parts in shapes:
         weights, scales = matrix(rows, k, parts, rng)
         q, ds = quantised_tokens(rng.standard_normal((1, k)).astype(np.float32))
         unpacked = ternary_tiles.unpack(ternary_tiles.pack(weights), rows, k)
         good += np.array_equal(expected(unpacked, scales, q, ds), expected(weights, scales, q, ds))
-    print(f"{good} of {len(SHAPES)} shapes are exact in numpy (g++, which the emulator needs, is not here)")
-    return 0 if good == len(SHAPES) else 1
+    print(f"{good} of {len(shapes)} shapes are exact in numpy (g++, which the emulator needs, is not here)")
+    return 0 if good == len(shapes) else 1
 
 
 def checked(target: Target, where: str) -> bool:

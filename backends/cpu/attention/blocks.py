@@ -41,39 +41,41 @@ STATE = 8  # bytes of a query's (top, total)
 
 
 class Room(NamedTuple):
-    """Addresses in a thread's scratch, and bytes of a row of queries and keys, and of values, in it.
+    """Addresses in a thread's scratch, how many queries have room, and bytes of a row of keys, and of values, in it.
 
-    queries [query][width]; state: (top, total) of each; sums [query][v_dim]; scores [query][CHUNK], which become
-    weights; decoded: keys [16][width], then values [VALUES][v_dim]; panel: keys [width][16].
+    panel: keys [width][16]; decoded: keys [16][width], then values [VALUES][v_dim]; queries [query][width]; state:
+    (top, total) of each; sums [query][v_dim]; scores [query][CHUNK], which become weights.
     """
 
+    panel: int
+    decoded: int
     queries: int
     state: int
     sums: int
     scores: int
-    decoded: int
-    panel: int
+    places: int
     width: int
     v_width: int
 
 
-def scratch_bytes(dim: int, v_dim: int) -> int:
-    """Scratch per thread."""
-    width = (dim + 3) // 4 * 4
-    decoded = 4 * max(PANEL * width, VALUES * v_dim)
-    return QUERIES * (4 * width + STATE + 4 * v_dim + SCORES) + decoded + ROW * width
+def scratch_bytes(dim: int, v_dim: int, queries: int) -> int:
+    """Scratch per thread; a KV head has so many queries at most."""
+    width, v_width = (dim + 3) // 4 * 16, 4 * v_dim
+    places = min((queries + LEAST - 1) // LEAST * LEAST, QUERIES)
+    return PANEL * width + max(PANEL * width, VALUES * v_width) + places * (width + STATE + v_width + SCORES)
 
 
 @helper
-def room_at(scratch: int, dim: int, v_dim: int) -> Room:
-    """The parts of a thread's scratch."""
+def room_at(scratch: int, nbytes: int, dim: int, v_dim: int) -> Room:
+    """The parts of a thread's scratch of so many bytes."""
     width, v_width = (dim + 3) // 4 * 16, 4 * v_dim
-    state = scratch + QUERIES * width
-    sums = state + QUERIES * STATE
-    scores = sums + QUERIES * v_width
-    decoded = scores + QUERIES * SCORES
-    panel = decoded + max(PANEL * width, VALUES * v_width)
-    return Room(scratch, state, sums, scores, decoded, panel, width, v_width)
+    decoded = scratch + PANEL * width
+    queries = decoded + max(PANEL * width, VALUES * v_width)
+    places = (scratch + nbytes - queries) // (width + STATE + v_width + SCORES)
+    state = queries + places * width
+    sums = state + places * STATE
+    scores = sums + places * v_width
+    return Room(scratch, decoded, queries, state, sums, scores, places, width, v_width)
 
 
 @kernel(ATTENTION)
@@ -84,7 +86,8 @@ def flash_attn_blocks(key_kind: int, value_kind: int) -> Callable[..., None]:
     def attention(step: int, run: int, ith: int, nth: int) -> None:
         a = arguments(step)
         n, kv_heads = rows(step, run) * a.group, a.heads // a.group
-        room, block = room_at(a.scratch + ith * a.per_thread, a.dim, a.v_dim), block_of(n * kv_heads // nth)
+        room = room_at(a.scratch + ith * a.per_thread, a.per_thread, a.dim, a.v_dim)
+        block = block_of(n * kv_heads // nth, room.places)
         blocks = (n + block - 1) // block
         unit = next_unit(step)
         while unit < blocks * kv_heads and not word(run, ABORT):
@@ -100,9 +103,9 @@ def flash_attn_blocks(key_kind: int, value_kind: int) -> Callable[..., None]:
 
 
 @helper
-def block_of(per_thread: int) -> int:
+def block_of(per_thread: int, places: int) -> int:
     """Queries of a block: fewer where threads would have less than four to balance with."""
-    return max(min(per_thread // 4 // LEAST * LEAST, QUERIES), LEAST)
+    return max(min(per_thread // 4 // LEAST * LEAST, places), LEAST)
 
 
 @helper

@@ -161,7 +161,8 @@ def _(low: Low, node: Tensor) -> None:
     q, k, v, where, table, *sinks = map(low.operand, node.sources)
     a, group, kinds = node.attrs, q.type.shape[1] // k.type.shape[1], (k.type.dtype.id, v.type.dtype.id)
     if int(q.type.shape[0]) > 1:
-        kernel, per_thread = flash_attn_blocks(*kinds), blocks.scratch_bytes(q.type.shape[2], v.type.shape[2])
+        dims, queries = (q.type.shape[2], v.type.shape[2]), int(q.type.shape[0]) * group
+        kernel, per_thread = flash_attn_blocks(*kinds), blocks.scratch_bytes(*dims, queries)
     else:
         # Four queries share what they read of a KV head; the tile needs types that load as lanes.
         tile = TILE if group >= 4 and k.type.dtype.block == v.type.dtype.block == 1 else 1

@@ -23,13 +23,18 @@ MOST = 8  # processes, unless GRAPHSCHED_COMPILE_JOBS asks for more: each takes 
 PER_PROCESS = 4  # kernels: fewer are compiled here before another process has imported Numba
 
 
-def compile_all(kernels: Sequence[Kernel], progress: Progress) -> None:
-    """Compiles kernels, some of them in other processes; `progress` hears how many are there."""
+def compile_all(kernels: Sequence[Kernel], progress: Progress, backend: str) -> None:
+    """Compiles kernels, some of them in other processes; `progress` hears how many are there.
+
+    backend: the module by which another process imports all types and kernels.
+    """
     todo, total, done = deque(kernels), len(kernels), 0
     others = []
     with ExitStack() as stack:
         with suppress(OSError):  # processes that cannot be started are done without
-            others += [stack.enter_context(_other_process(todo)) for _ in range(_other_processes(total))]
+            others += [
+                stack.enter_context(_other_process(todo, backend)) for _ in range(_other_processes(total))
+            ]
         while todo:
             progress(done, total)
             _ = todo.popleft().address
@@ -48,9 +53,9 @@ def _other_processes(kernels: int) -> int:
 
 
 @contextmanager
-def _other_process(todo: deque[Kernel]) -> Iterator[Thread]:
+def _other_process(todo: deque[Kernel], backend: str) -> Iterator[Thread]:
     """A process that compiles what is to do, and the thread that gives it one kernel after the other."""
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-m", __name__, backend]
     environment = os.environ | {"GRAPHSCHED_CACHE_DIR": str(disk_cache.folder())}
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -88,6 +93,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    import graphsched.backends.cpu.device  # noqa: F401  # types and ops are declared by importing them
-
+    import_module(sys.argv[1])
     serve()
