@@ -18,6 +18,7 @@ from stand_in import ENDED, ROOT, StandIn, by_default, close, needs_stand_in, on
 from tiny.early import EARLY
 from tiny.files import MODELS, QUANTS
 from tiny.recurrent import RECURRENT
+from tiny.special import SPECIAL
 
 import graphsched
 
@@ -97,10 +98,11 @@ FEW = {"deepseek2-lite": 7}  # tokens by default, of a model of a thousand nodes
 DEFAULT = [
     "llama", "llama-Q4_0", "llama-Q8_0", "qwen3moe",
     "deepseek2-lite", "gpt-oss", "bitnet-b1.58-iq2_bn", "bitnet-iq1_bn", "qwen35moe", "mamba2", "jais",
+    "deepseek32", "deepseek4",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", by_default([*MODELS, *QUANTS, *EARLY, *RECURRENT], DEFAULT))
+@pytest.mark.parametrize("name", by_default([*MODELS, *QUANTS, *EARLY, *RECURRENT, *SPECIAL], DEFAULT))
 def test_models_on_the_gpu(gpu: StandIn, tmp_path: Path, name: str) -> None:
     n = FEW.get(name, 32)
     close(name, run(gpu, tmp_path, name, n, first=min(24, n - 3)))
