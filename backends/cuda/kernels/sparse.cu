@@ -29,8 +29,10 @@ GS_DEV float gs_score(const float* q, i64 q_head, const float* w, const u8* key,
   const int lane = threadIdx.x % 32;
   const bool by_head = c.groups == c.heads && !w;
   float total = 0.0f;
+#pragma unroll 1
   for (int h = by_head ? group : 0; h < (by_head ? group + 1 : c.heads); h++) {
     float sum = 0.0f;
+#pragma unroll 1
     for (int i = lane; i < c.dim; i += 32) sum = fmaf(q[h * q_head + i], T::at(key, i, T::SIZE), sum);
     sum = gs_warp_sum(sum);
     if (by_head) return sum;
@@ -242,7 +244,7 @@ GS_DEV void gs_compressed_attn(const float* q, const u8* k, const int* where, co
 }
 
 //@ for TYPE
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
     choose_TYPE(const float* q, const u8* k, const int* where, const int* table, const float* w, int* y, int* scores,
                 int rows, int dim, int heads, int groups, int words, int top_k, int size, int pooled, int tail,
                 int local, int most, i64 q_token, i64 q_head, i64 k_token) {
