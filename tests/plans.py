@@ -28,7 +28,19 @@ def opened(name: str) -> Model:
     return Model(open_model(model_path(name)))
 
 
+# Models that people run; each has a plan with its experts out, or over two devices if it has none.
+POPULAR = """
+    afmoe arcee bailingmoe2 bailingmoe3 cohere2 cohere2moe deepseek32 deepseek4 dots1 ernie4_5-moe exaone-moe exaone4 gemma
+    gemma3n gemma4 glm-dsa glm4 glm5-next granite granitemoe hunyuan-moe hy_v3 laguna mimo2 minimax-m2 minimax-m3 mistral3
+    mistral4 olmo2 olmoe qwen35moe qwen3vl qwen3vlmoe seed_oss smollm3 step35
+""".split()
+
+
 def cases() -> list[tuple[str, str]]:
     """Models and presets; that of experts for models that have some."""
-    moe = {name for name in MODELS if any("exps" in tensor for tensor in shapes(name))}
-    return [(m, p) for m in sorted(MODELS) for p in PRESETS if p != "experts-on-cpu" or m in moe]
+    every = [(m, p) for m in sorted(MODELS) for p in PRESETS if p != "experts-on-cpu" or has_experts(m)]
+    return every + [(m, "experts-on-cpu" if has_experts(m) else "two-devices") for m in POPULAR]
+
+
+def has_experts(name: str) -> bool:
+    return any("exps" in tensor for tensor in shapes(name))
