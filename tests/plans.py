@@ -29,11 +29,44 @@ def opened(name: str) -> Model:
 
 
 # Models that people run; each has a plan with its experts out, or over two devices if it has none.
-POPULAR = """
-    afmoe arcee bailingmoe2 bailingmoe3 cohere2 cohere2moe deepseek32 deepseek4 dots1 ernie4_5-moe exaone-moe exaone4 gemma
-    gemma3n gemma4 glm-dsa glm4 glm5-next granite granitemoe hunyuan-moe hy_v3 laguna mimo2 minimax-m2 minimax-m3 mistral3
-    mistral4 olmo2 olmoe qwen35moe qwen3vl qwen3vlmoe seed_oss smollm3 step35
-""".split()
+POPULAR = [
+    "afmoe",
+    "arcee",
+    "bailingmoe2",
+    "bailingmoe3",
+    "cohere2",
+    "cohere2moe",
+    "deepseek32",
+    "deepseek4",
+    "dots1",
+    "ernie4_5-moe",
+    "exaone-moe",
+    "exaone4",
+    "gemma",
+    "gemma3n",
+    "gemma4",
+    "glm-dsa",
+    "glm4",
+    "glm5-next",
+    "granite",
+    "granitemoe",
+    "hunyuan-moe",
+    "hy_v3",
+    "laguna",
+    "mimo2",
+    "minimax-m2",
+    "minimax-m3",
+    "mistral3",
+    "mistral4",
+    "olmo2",
+    "olmoe",
+    "qwen35moe",
+    "qwen3vl",
+    "qwen3vlmoe",
+    "seed_oss",
+    "smollm3",
+    "step35",
+]
 
 
 def cases() -> list[tuple[str, str]]:

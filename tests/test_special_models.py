@@ -37,12 +37,17 @@ def test_same_bits_as_the_cpu(name: str, preset: str) -> None:
     np.testing.assert_array_equal(got, on_host(name))
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), in_turn(SPECIAL, [{"n_threads": 2}, {"off": frozenset(FUSIONS)}]), ids=str
-)
-def test_threads_and_fusions_change_no_bit(name: str, options: dict[str, Any]) -> None:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "two threads": {"n_threads": 2},
+    "nothing fused": {"off": frozenset(FUSIONS)},
+}
+
+
+@pytest.mark.parametrize(("name", "options"), in_turn(SPECIAL, list(OPTIONS)))
+def test_threads_and_fusions_change_no_bit(name: str, options: str) -> None:
     ref = reference(name)
-    np.testing.assert_array_equal(logits_in_pieces(ref.model, ref.tokens, 24, **options), on_host(name))
+    got = logits_in_pieces(ref.model, ref.tokens, 24, **OPTIONS[options])
+    np.testing.assert_array_equal(got, on_host(name))
 
 
 @pytest.mark.parametrize("mla", range(4))
