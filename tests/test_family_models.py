@@ -1,6 +1,6 @@
-"""Models of the families on simulated devices, bit for bit as on the CPU: slow, their parts are those of others.
+"""Models of the families on simulated devices, bit for bit as on the CPU: slow, as their parts are those of others.
 
-    pytest -m slow tests/test_family_models.py
+`pytest -m slow tests/test_family_models.py` runs them.
 """
 
 from typing import Any
