@@ -29,9 +29,10 @@ from graphsched.graph.tensor import TensorType
 from graphsched.quantize import model
 from graphsched.quantize.choose import QuantizeOptions, choose, parse_mix
 from graphsched.quantize.imatrix import read_importance
-from graphsched.synth import layouts as synth_layouts
 from graphsched.synth import model as synth
 from graphsched.synth.blocks import bitnet_block, llama_block
+from graphsched.synth.layout import Layout, rope, sizes
+from graphsched.synth.layouts import LAYOUTS
 from graphsched.types import dtypes
 from graphsched.types.dtypes import by_name
 
@@ -142,15 +143,15 @@ def test_what_recurrent_ops_read_stays_as_it_is(name: str) -> None:
     assert all(c.is_copied for c in read)
 
 
-def layout(layers: int, kv: int, ffn: int = 512, **more: int) -> synth_layouts.Layout:
-    keys = synth_layouts._sizes(layers, 256, ffn, 8, kv, 512, 256) | synth_layouts._rope(32, 1e4)
-    return synth_layouts.Layout("llama", "x", keys, llama_block)
+def layout(layers: int, kv: int, ffn: int = 512, **more: int) -> Layout:
+    keys = sizes(layers, 256, ffn, 8, kv, 512, 256) | rope(32, 1e4)
+    return Layout("llama", "x", keys, llama_block)
 
 
 @pytest.fixture
 def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFile:
     """32 layers, four queries per key, F16, without data."""
-    monkeypatch.setitem(synth_layouts.LAYOUTS, "deep", layout(32, 2))
+    monkeypatch.setitem(LAYOUTS, "deep", layout(32, 2))
     synth.write("deep", tmp_path / "deep.gguf", "F16", extent="sparse")
     return open_model(tmp_path / "deep.gguf")
 
@@ -220,7 +221,7 @@ def test_mixes(deep: ModelFile, mix: str, values: dict[str, Any], down: dict[str
 def test_rows_that_blocks_do_not_divide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mix: str, got: str
 ) -> None:
-    monkeypatch.setitem(synth_layouts.LAYOUTS, "odd", layout(2, 8, ffn=544))
+    monkeypatch.setitem(LAYOUTS, "odd", layout(2, 8, ffn=544))
     synth.write("odd", tmp_path / "odd.gguf", "F16", extent="sparse")
     with open_model(tmp_path / "odd.gguf") as file:
         choices = {c.source.name: c for c in choose(file, QuantizeOptions(mix=parse_mix(mix)))}
@@ -243,8 +244,8 @@ def types_of(path: Path) -> dict[str, str]:
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two layers of BitNet, F16: ternary values in all matrices but the embedding."""
-    keys = synth_layouts._sizes(2, 256, 512, 4, 2, 320, 64) | synth_layouts._rope(64, 5e5)
-    small = synth_layouts.Layout("bitnet-b1.58", "x", keys, bitnet_block)
+    keys = sizes(2, 256, 512, 4, 2, 320, 64) | rope(64, 5e5)
+    small = Layout("bitnet-b1.58", "x", keys, bitnet_block)
     metadata: dict[str, MetaValue] = {"general.architecture": "bitnet-b1.58", "general.alignment": 32}
     metadata |= {f"bitnet-b1.58.{k}": v for k, v in keys.items()} | synth.vocabulary(320)
     rng, types, data = np.random.default_rng(5), {}, []
@@ -358,7 +359,7 @@ def test_the_layout_that_i2_s_has_on_arm(small: Path, tmp_path: Path) -> None:
 def test_a_type_that_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(synth_layouts.LAYOUTS, "x", layout(1, 8))
+    monkeypatch.setitem(LAYOUTS, "x", layout(1, 8))
     synth.write("x", tmp_path / "x.gguf", "IQ4_KS", extent="sparse")
     assert quantize(tmp_path / "x.gguf", tmp_path / "out.gguf", "Q4_0", "--allow-requantize") == 2
     what = "IQ4_KS: this type can be listed but not dequantised"

@@ -21,7 +21,9 @@ from graphsched.session.options import SessionOptions
 from graphsched.session.session import Session
 from graphsched.synth import model as synth
 from graphsched.synth.blocks import llama_block
-from graphsched.synth.layouts import LAYOUTS, Layout
+from graphsched.synth.layout import Layout
+from graphsched.synth.layouts import LAYOUTS
+from graphsched.synth.recent import RECENT
 from graphsched.synth.types import type_name
 from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types import dtypes
@@ -63,6 +65,23 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
         ("bitnet-2b", 2_412_820_480, 332),
         ("qwen3.5-35b-a3b", 34_660_610_688, 733),
         ("nemotron-3-nano-30b-a3b", 31_577_940_288, 401),
+        ("qwen3-32b", 32_762_123_264, 707),
+        ("qwen3-235b-a22b", 235_093_634_560, 1131),
+        ("qwen3-coder-480b-a35b", 480_154_875_392, 747),
+        ("qwen3-next-80b-a3b", 79_674_391_296, 843),
+        ("glm-4.5-air", 106_852_251_264, 780),
+        ("glm-4.6", 352_797_829_024, 1736),
+        ("gpt-oss-20b", 20_914_757_184, 459),
+        ("gpt-oss-120b", 116_829_156_672, 687),
+        ("minimax-m2", 228_689_764_864, 809),
+        ("kimi-k2", 1_026_408_232_448, 1096),
+        ("deepseek-v3.2", 671_877_944_064, 1391),
+        ("mistral-small-3.2", 23_572_403_200, 363),
+        ("gemma-3-27b", 27_009_346_304, 808),
+        ("seed-oss-36b", 36_151_104_512, 771),
+        ("hunyuan-a13b", 80_393_183_232, 482),
+        ("granite-4.0-h-small", 32_207_337_984, 666),
+        ("lfm2-8b-a1b", 8_339_930_560, 256),
     ],
 )
 def test_layouts_have_the_size_of_the_models(layout: str, weights: int, tensors: int) -> None:
@@ -72,6 +91,46 @@ def test_layouts_have_the_size_of_the_models(layout: str, weights: int, tensors:
     assert len(types) == tensors
     arch = metadata["general.architecture"]
     assert metadata[f"{arch}.block_count"] == 1 + max(map(layer_of, types))
+
+
+@pytest.mark.parametrize(
+    ("layout", "billions"),
+    [
+        ("qwen3-32b", 32.8),
+        ("qwen3-235b-a22b", 235),
+        ("qwen3-coder-480b-a35b", 480),
+        ("qwen3-next-80b-a3b", 80),
+        ("glm-4.5-air", 106),
+        ("glm-4.6", 355),
+        ("gpt-oss-20b", 20.9),
+        ("gpt-oss-120b", 116.8),
+        ("minimax-m2", 230),
+        ("kimi-k2", 1030),  # counted on its page; "1T" in its name
+        ("deepseek-v3.2", 671),
+        ("mistral-small-3.2", 23.6),  # the text model of 24.0
+        ("gemma-3-27b", 27.0),  # the text model of 27.4
+        ("seed-oss-36b", 36),
+        ("hunyuan-a13b", 80),
+        ("granite-4.0-h-small", 32),
+        ("lfm2-8b-a1b", 8.3),
+    ],
+)
+def test_recent_layouts_have_the_published_number_of_parameters(layout: str, billions: float) -> None:
+    weights = sum(t.numel for t in synth.header(layout)[1].values())
+    assert weights == pytest.approx(billions * 1e9, rel=0.01)
+
+
+@pytest.mark.parametrize("layout", RECENT)
+def test_the_first_layers_have_what_the_architecture_reads_and_nothing_else(
+    layout: str, tmp_path: Path
+) -> None:
+    synth.write(layout, tmp_path / "x", layers=min(6, LAYOUTS[layout].keys["block_count"]), extent="header")
+    model = Model(open_model(tmp_path / "x", header_only=True))
+    try:
+        model.graph(1, 1, 64, SessionOptions(n_ctx=64))
+        assert not model.unread
+    finally:
+        model.file.close()
 
 
 def counted(layout: str, type: str) -> dict[str, int]:
@@ -90,6 +149,7 @@ def counted(layout: str, type: str) -> dict[str, int]:
         ("bitnet-2b", "", {"F32": 121, "IQ2_BN": 210, "Q6_K": 1}),
         ("bitnet-2b", "I2_S", {"F32": 121, "I2_S": 210, "F16": 1}),
         ("qwen3.5-35b-a3b", "", {"F32": 301, "Q4_0": 432}),
+        ("gpt-oss-20b", "", {"F32": 289, "Q8_0": 98, "MXFP4": 72}),  # as in the published file
         ("nemotron-3-nano-30b-a3b", "Q4_K_M", {"F32": 237, "Q4_K": 29, "Q5_0": 110, "Q8_0": 25}),
     ],
 )
@@ -284,8 +344,7 @@ class TestErrors:
             (
                 "llama-7b",
                 "",
-                "no layout llama-7b; there are llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, "
-                "deepseek-v3, maverick, bitnet-2b, qwen3.5-35b-a3b, nemotron-3-nano-30b-a3b",
+                f"no layout llama-7b; there are llama-1.1b, llama-8b, {', '.join(synth.names()[2:])}",
             ),
             ("llama-8b", "Q4_K_X", "no type Q4_K_X for weights; did you mean Q4_K_M?"),
             ("llama-8b", "q4", "no type q4 for weights; did you mean Q4_K?"),

@@ -16,8 +16,7 @@ def llama_block(k: Keys, i: int) -> Shapes:
 def qwen3moe_block(k: Keys, i: int) -> Shapes:
     """Tensors of layer i: attention with normed heads, experts."""
     yield from attention(k)
-    yield "attn_q_norm.weight", (k["attention.key_length"],)
-    yield "attn_k_norm.weight", (k["attention.key_length"],)
+    yield from head_norms(k)
     yield from experts(k)
 
 
@@ -101,3 +100,22 @@ def experts(k: Keys) -> Shapes:
     yield "ffn_gate_inp.weight", (n, width)
     for name, shape in ffn(width, inner, "_exps"):
         yield name, (n, *shape)
+
+
+def head_norms(k: Keys) -> Shapes:
+    yield "attn_q_norm.weight", (k["attention.key_length"],)
+    yield "attn_k_norm.weight", (k["attention.key_length"],)
+
+
+def with_biases(shapes: Shapes, *names: str) -> Shapes:
+    """The tensors, and a bias behind each matrix, or each expert's matrix, of these names."""
+    for name, shape in shapes:
+        yield name, shape
+        if name.removesuffix(".weight") in names:
+            yield name.removesuffix("weight") + "bias", shape[:-1]
+
+
+def normed_behind_attention(shapes: Shapes) -> Shapes:
+    """A feed-forward's tensors, with its norm under the name that it has in files of such models."""
+    for name, shape in shapes:
+        yield "post_attention_norm.weight" if name == "ffn_norm.weight" else name, shape

@@ -1,22 +1,61 @@
 """The tensors of one block of models with recurrent layers."""
 
-from graphsched.synth.blocks import Keys, Shapes, attention, experts, ffn
+from graphsched.synth.blocks import (
+    Keys,
+    Shapes,
+    attention,
+    dense,
+    experts,
+    ffn,
+    head_norms,
+    normed_behind_attention,
+)
 
 
 def qwen35_block(k: Keys, i: int) -> Shapes:
     """Tensors of layer i: the delta rule, or each so many layers attention with gates; experts and a shared one."""
-    width, size = k["embedding_length"], k["attention.key_length"]
+    width = k["embedding_length"]
     if (i + 1) % k["full_attention_interval"]:
         yield from _delta(k)
     else:
         for name, shape in attention(k):
             yield name, (2 * shape[0], width) if name == "attn_q.weight" else shape
-        yield "attn_q_norm.weight", (size,)
-        yield "attn_k_norm.weight", (size,)
-    for name, shape in experts(k):
-        yield "post_attention_norm.weight" if name == "ffn_norm.weight" else name, shape
+        yield from head_norms(k)
+    yield from normed_behind_attention(experts(k))
     yield "ffn_gate_inp_shexp.weight", (width,)
     yield from ffn(width, k["expert_shared_feed_forward_length"], "_shexp")
+
+
+def qwen3next_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: Qwen3.5's, with beta and alpha in one matrix."""
+    for name, shape in qwen35_block(k, i):
+        if name == "ssm_beta.weight":
+            yield "ssm_ba.weight", (2 * shape[0], shape[1])
+        elif name != "ssm_alpha.weight":
+            yield name, shape
+
+
+def granitehybrid_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention or Mamba 2, then experts and a shared one."""
+    kv = int(k["attention.head_count_kv"][i])
+    yield from attention({**k, "attention.head_count_kv": kv}) if kv else _mamba2(k)
+    yield from experts(k)
+    yield from ffn(k["embedding_length"], k["expert_shared_feed_forward_length"], "_shexp")
+
+
+def lfm2moe_block(k: Keys, i: int) -> Shapes:
+    """Tensors of layer i: attention or a short convolution, experts behind the leading dense layers."""
+    kv = int(k["attention.head_count_kv"][i])
+    if kv:
+        yield from attention({**k, "attention.head_count_kv": kv})
+        yield from head_norms(k)
+    else:
+        yield from _short_convolution(k)
+    if i < k["leading_dense_block_count"]:
+        yield from dense(k)
+        return
+    yield from experts(k)
+    yield "exp_probs_b.bias", (k["expert_count"],)
 
 
 def nemotron_h_block(k: Keys, i: int) -> Shapes:
@@ -66,3 +105,11 @@ def _mamba2(k: Keys) -> Shapes:
     yield "ssm_d", (heads, 1)
     yield "ssm_norm.weight", (groups, inner // groups)
     yield "ssm_out.weight", (width, inner)
+
+
+def _short_convolution(k: Keys) -> Shapes:
+    width = k["embedding_length"]
+    yield "attn_norm.weight", (width,)
+    yield "shortconv.conv.weight", (width, k["shortconv.l_cache"])
+    yield "shortconv.in_proj.weight", (3 * width, width)
+    yield "shortconv.out_proj.weight", (width, width)

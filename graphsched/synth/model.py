@@ -11,7 +11,8 @@ from graphsched.gguf.atomic import check_target, replacing
 from graphsched.gguf.format import MetaValue, printable
 from graphsched.gguf.write import aligned, encode_header
 from graphsched.graph.tensor import layer_of
-from graphsched.synth.layouts import LAYOUTS, Layout
+from graphsched.synth.layout import Layout
+from graphsched.synth.layouts import LAYOUTS
 from graphsched.synth.types import FILE_TYPES, type_for, type_name
 from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types.shapes import TensorType

@@ -11,7 +11,7 @@ from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
 
 TERNARY: Final = ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4", "I2_S", "TQ1_0", "TQ2_0")
-MIXES: Final = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K"}
+MIXES: Final = {"Q4_K_M": "Q4_K", "Q5_K_M": "Q5_K", "MXFP4_MOE": "MXFP4"}
 _NOT_WEIGHTS: Final = ("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K", "Q8_KV")
 # A plain Q4_K has no mix: its number is that of the mix which has least of other types.
 FILE_TYPES: Final = {m.name: m.file_type for m in mixes.MIXES.values()} | {"Q4_K": 14, "Q5_K": 16}
@@ -30,7 +30,7 @@ def type_name(text: str) -> str:
 
 def type_for(name: str, shape: tuple[int, ...], type: str, n_layer: int) -> DType:
     """The type of a tensor: norms, biases, routers and convolutions stay F32, as in every converted model."""
-    if is_vector(name, shape) or "ffn_gate_inp" in name or "ssm_conv1d" in name:
+    if is_vector(name, shape) or "ffn_gate_inp" in name or "ssm_conv1d" in name or "shortconv.conv" in name:
         return dtypes.F32
     if type in MIXES:
         return _fitting(_mixed(name, type, n_layer), shape)
@@ -44,11 +44,16 @@ def type_for(name: str, shape: tuple[int, ...], type: str, n_layer: int) -> DTyp
 
 def is_vector(name: str, shape: tuple[int, ...]) -> bool:
     """Whether it is no matrix of a product: a norm, a bias, a number per head."""
-    return len(shape) == 1 or shape[-1] == 1 or name.endswith("norm.weight")
+    return len(shape) == 1 or shape[-1] == 1 or name.endswith(("norm.weight", ".bias"))
 
 
 def _mixed(name: str, type: str, n_layer: int) -> str:
-    """llama.cpp's Q4_K_M and Q5_K_M: more bits for the output and for half of the values and down projections."""
+    """llama.cpp's Q4_K_M and Q5_K_M: more bits for the output and for half of the values and down projections.
+
+    MXFP4_MOE is for experts, with Q8_0 around them.
+    """
+    if type == "MXFP4_MOE":
+        return "MXFP4" if "_exps" in name else "Q8_0"
     i = layer_of(name)
     more = i < n_layer // 8 or i >= 7 * n_layer // 8 or (i - n_layer // 8) % 3 == 2
     is_wide = name == "output.weight" or (i >= 0 and more and ("attn_v." in name or "ffn_down" in name))

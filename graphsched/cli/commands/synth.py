@@ -16,7 +16,7 @@ from graphsched.cli.screen import Screen
     "type_name",
     default="",
     metavar="TYPE",
-    help="type of the matrices (default: Q4_0, of BitNet IQ2_BN)",
+    help="type of the matrices (default: Q4_0, of BitNet IQ2_BN, of gpt-oss MXFP4_MOE)",
 )
 @click.option("--layers", type=int, default=0, metavar="N", help="the first N layers only")
 @click.option("--sparse", is_flag=True, help="leave a hole for the weights, all zero, which takes no space")
@@ -28,7 +28,9 @@ def command(
     """Write the GGUF file OUT with the shapes of LAYOUT and made-up weights.
 
     Layouts: llama-1.1b, llama-8b, qwen3-30b-a3b, deepseek-v2-lite, deepseek-v3, maverick, bitnet-2b,
-    qwen3.5-35b-a3b, nemotron-3-nano-30b-a3b.
+    qwen3.5-35b-a3b, nemotron-3-nano-30b-a3b, qwen3-32b, qwen3-235b-a22b, qwen3-coder-480b-a35b,
+    qwen3-next-80b-a3b, glm-4.5-air, glm-4.6, gpt-oss-20b, gpt-oss-120b, minimax-m2, kimi-k2, deepseek-v3.2,
+    mistral-small-3.2, gemma-3-27b, seed-oss-36b, hunyuan-a13b, granite-4.0-h-small, lfm2-8b-a1b.
     """
     from graphsched.synth.model import Extent, write
 
