@@ -108,7 +108,7 @@ def render(plan: Plan, nodes: bool = False, about: SessionPlan | None = None) ->
     if nodes:
         parts.append(_node_table(plan))
     if plan.timeline is not None:
-        parts.append(Text(_prediction(plan, about)))
+        parts.append(Text(prediction(plan, about)))
     if about.together:
         parts.append(together_table(about.together))
     return Group(*parts)
@@ -202,7 +202,8 @@ def cause(plan: Plan, node: Tensor) -> str:
     return meaning(short)
 
 
-def _prediction(plan: Plan, about: SessionPlan) -> str:
+def prediction(plan: Plan, about: SessionPlan) -> str:
+    """The predicted time on the described machine, and the shares of it that devices and links are busy, as a line."""
     timeline, machine = plan.timeline, plan.machine
     assert timeline is not None
     assert machine is not None
