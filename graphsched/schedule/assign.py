@@ -200,7 +200,7 @@ def _traffic(
     end = moved[-1] if moved else start
     returned = end.type.nbytes if any(draft.device[u] != HOST and u not in inside for u in users[end]) else 0
     fetched = {root(s) for n in moved for s in n.sources if s.kind == "node" and s not in inside}
-    return returned + sum(s.type.nbytes for s in fetched if draft.device[s] != HOST)
+    return returned + sum(s.type.nbytes for s in fetched if draft.of(s) not in (None, HOST))
 
 
 def root(tensor: Tensor) -> Tensor:
