@@ -13,6 +13,7 @@ from graphsched.backends.cpu.attention.common import (
     ALIGN,
     ATTENTION,
     CHUNK,
+    SCORES,
     WHERE,
     Query,
     cell_at,
@@ -23,7 +24,13 @@ from graphsched.backends.cpu.attention.common import (
 from graphsched.backends.cpu.formats.rows import dequantize_row
 from graphsched.backends.cpu.language import target
 from graphsched.backends.cpu.language.jit import by_literal, helper, kernel
-from graphsched.backends.cpu.language.lanes import for_lanes, full_block, load_lanes, store_lanes
+from graphsched.backends.cpu.language.lanes import (
+    clear,
+    for_lanes,
+    full_block,
+    load_lanes,
+    put_scaled,
+)
 from graphsched.backends.cpu.language.simd import fma, get, load, mul, put, splat, word
 from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO, weigh_chunk
 from graphsched.backends.cpu.language.tile import columns, load_rows, row_starts, store_rows, zeros
@@ -35,7 +42,6 @@ from graphsched.backends.cpu.program.layout import ABORT
 QUERIES = 64  # of a block: decoding and transposing a key costs as much as the products of some with it
 LEAST = 8  # of a block
 VALUES = 64  # positions whose values are decoded at a time
-SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 ROW = 4 * PANEL  # bytes of an element of the keys of a panel
 STATE = 8  # bytes of a query's (top, total)
 
@@ -166,8 +172,8 @@ def start_query(a: Any, room: Room, kv_head: int, i: int, place: int) -> None:
     head, to = kv_head * a.group + i % a.group, room.queries + room.width * place
     for d in range(a.dim, room.width // 4):
         put(to + 4 * d, ZERO, F32)
-    copy(a.dim, a.q + i // a.group * a.q_token + head * a.q_head, to, ONE)
-    copy(a.v_dim, room.sums + room.v_width * place, room.sums + room.v_width * place, ZERO)
+    put_scaled(a.dim, a.q + i // a.group * a.q_token + head * a.q_head, to, ONE)
+    clear(a.v_dim, room.sums + room.v_width * place)
     put(room.state + STATE * place, get(a.sinks + 4 * head, F32) if a.sinks else NEVER, F32)
     put(room.state + STATE * place + 4, ONE if a.sinks else ZERO, F32)
 
@@ -178,14 +184,7 @@ def finish_query(a: Any, room: Room, kv_head: int, i: int, place: int) -> None:
     total = get(room.state + STATE * place + 4, F32)
     row = i // a.group * a.heads + kv_head * a.group + i % a.group
     factor = ONE / total if total > 0.0 else ZERO
-    copy(a.v_dim, room.sums + room.v_width * place, a.y + 4 * row * a.v_dim, factor)
-
-
-@for_lanes(16)
-def copy(i: int, block: Any, x: int, y: int, factor: float) -> None:
-    """y = factor · x, or zeros for a factor of 0 whatever is there; called with (n, x, y, factor)."""
-    v = mul(load_lanes(x + 4 * i, F32, block), splat(factor, 16)) if factor != 0.0 else splat(0.0, 16)
-    store_lanes(y + 4 * i, v, F32, block)
+    put_scaled(a.v_dim, room.sums + room.v_width * place, a.y + 4 * row * a.v_dim, factor)
 
 
 @helper
@@ -214,11 +213,9 @@ def weigh(a: Any, room: Room, head: int, seen: Query, place: int, first: int, en
     """Scores of a head's query with positions [first, end) become weights, 0 where it does not see them."""
     low, high = max(seen[2] + 1, first), min(seen[1] + 1, end)
     scores, state = room.scores + SCORES * place, room.state + STATE * place
-    for j in range(min(low, end) - first):
-        put(scores + 4 * j, NEVER, F32)
-    for j in range(max(high, first) - first, end - first):
-        put(scores + 4 * j, NEVER, F32)
     if low < high:
+        hide(scores, 0, low - first)
+        hide(scores, high - first, end - first)
         if a.max_bias > 0.0:
             at = scores + 4 * (low - first)
             lean(high - low, at, slope(a.max_bias, head, a.heads), low, seen[1])
@@ -229,7 +226,14 @@ def weigh(a: Any, room: Room, head: int, seen: Query, place: int, first: int, en
         put(state, top, F32)
         put(state + 4, total, F32)
     else:
-        copy(end - first, scores, scores, ZERO)
+        clear(end - first, scores)
+
+
+@helper
+def hide(scores: int, first: int, end: int) -> None:
+    """Puts NEVER for scores [first, end)."""
+    for j in range(first, end):
+        put(scores + 4 * j, NEVER, F32)
 
 
 @helper

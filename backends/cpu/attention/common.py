@@ -8,9 +8,11 @@ from graphsched.backends.cpu.language.jit import helper
 from graphsched.backends.cpu.language.simd import get, put
 from graphsched.backends.cpu.language.soft_max import one_exp
 from graphsched.backends.cpu.language.vector import F32, I32
+from graphsched.graph.tensor import Tensor
 from graphsched.types.extents import CELL_BLOCK
 
 CHUNK = 256  # positions per pass: their scores are 1 KB
+SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 KV_CHUNK = 4 * CHUNK  # positions of a split-KV chunk: what one unit of a single token reads
 ALIGN = 16  # positions of a sequence are always in the same lanes, so that bits depend on no other query of a tile
 WHERE = 12  # bytes of (slot of the sequence, position, first entry of its table)
@@ -23,6 +25,11 @@ ATTENTION = (
 )
 LN_2 = math.log(2.0)
 Query = tuple[int, int, int, int]
+
+
+def in_whole_blocks(node: Tensor) -> bool:
+    """Whether keys and values, second and third of its operands, are whole blocks of their types in every head."""
+    return all(s.shape[-1] % s.dtype.block == 0 for s in node.sources[1:3])
 
 
 @helper

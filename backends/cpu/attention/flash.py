@@ -14,6 +14,8 @@ from graphsched.backends.cpu.attention.common import (
     ALIGN,
     ATTENTION,
     CHUNK,
+    SCORES,
+    in_whole_blocks,
     kv_chunk_range,
     lean,
     n_kv_chunks,
@@ -21,11 +23,11 @@ from graphsched.backends.cpu.attention.common import (
     slope,
 )
 from graphsched.backends.cpu.attention.split_kv import TOP_AND_TOTAL, merge_chunks, partials_floats, splits_kv
-from graphsched.backends.cpu.attention.tile import SCORES, TILE, Chunk, add_values, put_scores, scratch_bytes
+from graphsched.backends.cpu.attention.tile import TILE, Chunk, add_values, put_scores, scratch_bytes
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.simd import get, mul, put, splat, word
+from graphsched.backends.cpu.language.lanes import clear, put_scaled
+from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO, weigh_chunk
 from graphsched.backends.cpu.language.tile import each_row
 from graphsched.backends.cpu.language.vector import F32
@@ -104,8 +106,7 @@ def queries_at(r: int, a: Any, numbers: Any, kv_head: int) -> int:
 @each_row
 def start(r: int, a: Any, numbers: Any, kv_head: int, sums: Any) -> tuple[Any, Any]:
     """(top, total) before the first chunk: those of the sink, if there is one. Clears the sums."""
-    for i in range(a.v_dim):
-        put(sums[r] + 4 * i, 0.0, F32)
+    clear(a.v_dim, sums[r])
     if a.sinks and numbers[r] >= 0:
         return get(a.sinks + 4 * (kv_head * a.group + numbers[r]), F32), ONE
     return NEVER, ZERO
@@ -144,19 +145,9 @@ def finish(r: int, numbers: Any, state: Any, sums: Any, out: Any, v_dim: int, sp
     return 1
 
 
-@for_lanes(16)
-def put_scaled(i: int, block: Any, x: int, y: int, factor: float) -> None:
-    """y = factor · x; called with (n, x, y, factor)."""
-    store_lanes(y + 4 * i, mul(load_lanes(x + 4 * i, F32, block), splat(factor, 16)), F32, block)
-
-
-def _fits(node: Tensor) -> bool:
-    """Block types need whole blocks per head."""
-    k, v = node.sources[1:3]
-    return all(s.shape[-1] % s.dtype.block == 0 for s in (k, v))
-
-
-@ops.flash_attn_ext.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES)
+@ops.flash_attn_ext.lowering(
+    "cpu", when=in_whole_blocks, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES
+)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, table, *sinks = map(low.operand, node.sources)
     a, group, kinds = node.attrs, q.type.shape[1] // k.type.shape[1], (k.type.dtype.id, v.type.dtype.id)

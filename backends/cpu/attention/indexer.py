@@ -12,6 +12,7 @@ from graphsched.backends.cpu.attention.common import WHERE, cell_at
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.lanes import clear
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO
 from graphsched.backends.cpu.language.vector import F32, I32
@@ -179,8 +180,7 @@ def pooled_rows(kind: int) -> Callable[..., None]:
 def put_member(kind: int, a: Any, position: int, table: int, at: int) -> None:
     """A position's row and, behind it, its gates with their bias (0 without gates), as float32."""
     width, cell = a.dim * (1 + a.overlap), cell_at(table, position)
-    for c in range(2 * width):
-        put(at + 4 * c, ZERO, F32)
+    clear(2 * width, at)
     add_scaled(kind, a.x + cell * a.x_token, ONE, at, width)
     if a.gates:
         add_scaled(kind, a.gates + cell * a.gates_token, ONE, at + 4 * width, width)

@@ -5,10 +5,11 @@ and rows that stand for several positions each.
 from collections.abc import Callable
 from typing import Any
 
-from graphsched.backends.cpu.attention.common import CHUNK, WHERE, cell_at
+from graphsched.backends.cpu.attention.common import CHUNK, WHERE, cell_at, in_whole_blocks
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
+from graphsched.backends.cpu.language.lanes import clear
 from graphsched.backends.cpu.language.simd import get, put, put_word, word
 from graphsched.backends.cpu.language.soft_max import NEVER, ONE, ZERO, scale_row, weigh_chunk
 from graphsched.backends.cpu.language.vector import F32, I32
@@ -48,8 +49,7 @@ def attend(key_kind: int, value_kind: int, a: Any, t: int, h: int, scratch: int)
     query, keys, values = a.q + t * a.q_token + h * a.q_head, a.k + kv * a.k_head, a.v + kv * a.v_head
     end, table = get(a.where + WHERE * t + 4, I32) + 1, a.table + 4 * get(a.where + WHERE * t + 8, I32)
     bits = a.chosen + 4 * a.words * (t * a.groups + (kv if a.groups > 1 else 0))
-    for i in range(a.v_dim):
-        put(y + 4 * i, ZERO, F32)
+    clear(a.v_dim, y)
     top, total, position = NEVER, ZERO, 0
     while position < end:
         n, position = list_chosen(bits, table, position, end, scratch + SCORES)
@@ -79,12 +79,7 @@ def list_chosen(bits: int, table: int, position: int, end: int, cells: int) -> t
     return n, position
 
 
-def _fits(node: Tensor) -> bool:
-    """Block types need whole blocks per head."""
-    return all(s.shape[-1] % s.dtype.block == 0 for s in node.sources[1:3])
-
-
-@ops.sparse_attn.lowering("cpu", when=_fits, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES)
+@ops.sparse_attn.lowering("cpu", when=in_whole_blocks, strided=("q", "k", "v"), k=CACHE_TYPES, v=CACHE_TYPES)
 def _(low: Low, node: Tensor) -> None:
     q, k, v, where, table, chosen = map(low.operand, node.sources)
     low.step(
@@ -134,8 +129,7 @@ def over_window_and_units(kind: int, a: Any, t: int, h: int, scratch: int) -> No
     y, query = a.y + 4 * (t * a.heads + h) * a.dim, a.q + t * a.q_token + h * a.q_head
     end, near = get(a.where + WHERE * t + 4, I32) + 1, a.table + 4 * get(a.where + WHERE * t + 8, I32)
     far, bits = a.c_table + 4 * get(a.c_where + WHERE * t + 8, I32), a.chosen + 4 * a.words * t
-    for i in range(a.dim):
-        put(y + 4 * i, ZERO, F32)
+    clear(a.dim, y)
     top, total, i, n = get(a.sinks + 4 * h, F32), ONE, 0, 0
     first = max(end - a.window, 0)
     both = end - first + end // a.size

@@ -11,8 +11,8 @@ import numpy as np
 
 from graphsched.backends.cpu.attention.common import KV_CHUNK, n_kv_chunks, query_at
 from graphsched.backends.cpu.language.jit import kernel
-from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.simd import add, get, mul, put, splat
+from graphsched.backends.cpu.language.lanes import clear, for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.simd import add, get, mul, splat
 from graphsched.backends.cpu.language.soft_max import NEVER, one_exp, rise, scale_row
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
@@ -49,8 +49,7 @@ def merge_chunks() -> Callable[..., None]:
             out, top, total = y + 4 * h * v_dim, NEVER, np.float32(0.0)
             if sinks:
                 top, total = get(sinks + 4 * h, F32), np.float32(1.0)
-            for i in range(v_dim):
-                put(out + 4 * i, 0.0, F32)
+            clear(v_dim, out)
             for p in range(chunks):
                 partial = sums + 4 * (p * heads + h) * (v_dim + TOP_AND_TOTAL)
                 peak = get(partial + 4 * v_dim, F32)

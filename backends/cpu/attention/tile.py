@@ -7,7 +7,7 @@ reads block types, too.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from graphsched.backends.cpu.attention.common import CHUNK, block_end, cell_at
+from graphsched.backends.cpu.attention.common import SCORES, block_end, cell_at
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.language.jit import by_literal, helper
 from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes
@@ -24,7 +24,6 @@ from graphsched.backends.cpu.language.tile import (
 from graphsched.backends.cpu.language.vector import F32, I32
 
 TILE = 4
-SCORES = 4 * CHUNK  # bytes from the scores of one query to those of the next
 
 
 class Chunk(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from graphsched.backends.cpu.attention.kv import add_scaled, dot_kv
 from graphsched.backends.cpu.formats.writers import CACHE_TYPES
 from graphsched.backends.cpu.language.jit import kernel
+from graphsched.backends.cpu.language.lanes import clear
 from graphsched.backends.cpu.language.simd import get, put, word
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
@@ -57,8 +58,7 @@ def head_sums(kind: int) -> Callable[..., None]:
             if word(run, ABORT):
                 break
             out, values = y + 4 * unit * dim, v + unit % heads // group * v_head
-            for i in range(dim):
-                put(out + 4 * i, 0.0, F32)
+            clear(dim, out)
             for c in range(n):
                 weight = get(p + 4 * (unit * capacity + c), F32)
                 if weight > 0.0:

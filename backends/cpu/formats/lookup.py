@@ -16,6 +16,7 @@ from graphsched.backends.cpu.language.vector import (
     I32_T,
     I64_T,
     Vec,
+    as_they_are,
     call,
     const_vec,
     in_pieces,
@@ -57,9 +58,7 @@ def _as_it_is(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
     size = target.register_bytes()
     if size < 32 or v.type.count % size:
         return v
-    constraint, pieces = "=v,0" if size == 64 else "=x,0", in_pieces(builder, v, v.type.count // size)
-    same = ir.FunctionType(pieces[0].type, [pieces[0].type])
-    return joined(builder, [builder.asm(same, "", constraint, [piece], False) for piece in pieces])
+    return joined(builder, as_they_are(builder, in_pieces(builder, v, v.type.count // size)))
 
 
 def trit_table(name: str, picks: tuple[int, ...], powers: tuple[int, ...]) -> Any:

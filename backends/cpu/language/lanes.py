@@ -12,7 +12,7 @@ from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
 from graphsched.backends.cpu.language.jit import helper
-from graphsched.backends.cpu.language.simd import masked_load, masked_store
+from graphsched.backends.cpu.language.simd import masked_load, masked_store, mul, splat
 from graphsched.backends.cpu.language.vector import (
     ELEMENTS,
     F32,
@@ -165,3 +165,15 @@ def fold_lanes(width: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return loop
 
     return attach
+
+
+@for_lanes(16)
+def clear(i: int, block: Any, y: int) -> None:
+    """y = 0; called with (n, y)."""
+    store_lanes(y + 4 * i, splat(0.0, 16), F32, block)
+
+
+@for_lanes(16)
+def put_scaled(i: int, block: Any, x: int, y: int, factor: float) -> None:
+    """y = factor · x; called with (n, x, y, factor)."""
+    store_lanes(y + 4 * i, mul(load_lanes(x + 4 * i, F32, block), splat(factor, 16)), F32, block)

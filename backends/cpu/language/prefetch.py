@@ -7,6 +7,12 @@ AHEAD = 8192  # bytes: what hardware fetches by itself ends with a page, and tha
 
 
 @helper
+def lines_each(nbytes: int, passes: int) -> int:
+    """Cache lines to ask for in each of so many passes, so that all of so many bytes are asked for."""
+    return (nbytes // 64 + passes) // passes
+
+
+@helper
 def ask_ahead(at: int, nbytes: int) -> None:
     """Asks for as many bytes as are read at `at`, some rows on; between products, not all at once."""
     for line in range(0, nbytes, 64):

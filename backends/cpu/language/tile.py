@@ -22,6 +22,7 @@ from graphsched.backends.cpu.language.vector import (
     I64_T,
     LLVM,
     Vec,
+    as_they_are,
     call,
     const_vec,
     in_pieces,
@@ -266,22 +267,12 @@ def in_registers(typingctx: Any, tile: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         each = max(tile.dtype.nbytes // target.register_bytes(), 1)
         rows = [in_pieces(builder, builder.extract_value(args[0], r), each) for r in range(tile.count)]
-        kept = _in_registers(builder, [piece for row in rows for piece in row])
+        kept = as_they_are(builder, [piece for row in rows for piece in row])
         return context.make_tuple(
             builder, tile, [joined(builder, kept[each * r : each * (r + 1)]) for r in range(tile.count)]
         )
 
     return tile(tile), codegen
-
-
-def _in_registers(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
-    if not target.is_x86():
-        return vectors
-    kinds, n = [v.type for v in vectors], len(vectors)
-    constraints = ",".join(["=v" if target.has("avx512vl") else "=x"] * n + [str(i) for i in range(n)])
-    assembly = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
-    out = builder.asm(assembly, "", constraints, vectors, side_effect=False)
-    return [builder.extract_value(out, i) for i in range(n)]
 
 
 @each_row

@@ -199,6 +199,17 @@ def joined(builder: ir.IRBuilder, pieces: list[ir.Value]) -> ir.Value:
     return pieces[0]
 
 
+def as_they_are(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """Vectors of at most a register each, in registers at this point: LLVM looks no further into what they are."""
+    if not target.is_x86():
+        return vectors
+    kinds, n = [v.type for v in vectors], len(vectors)
+    constraints = ",".join(["=v" if target.has("avx512vl") else "=x"] * n + [str(i) for i in range(n)])
+    assembly = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+    out = builder.asm(assembly, "", constraints, vectors, side_effect=False)
+    return [builder.extract_value(out, i) for i in range(n)]
+
+
 def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec | None = None) -> Any:
     """Signature and code of an operation on tiles, row by row; vectors among its operands count for every row.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from graphsched.backends.cpu.formats.rows import FLOAT_TYPES
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.lanes import first_of
+from graphsched.backends.cpu.language.prefetch import lines_each
 from graphsched.backends.cpu.language.simd import (
     get,
     put,
@@ -105,7 +106,7 @@ def experts_blocks(kind: int, activation: int) -> Callable[..., None]:
                     ahead = here + from_gate_to_up if matrix + 1 < n_matrices else following
                     lines = 0
                     if matrix + 1 < n_matrices or has_more:
-                        lines = (PANEL * w_row // 64 + passes) // passes
+                        lines = lines_each(PANEL * w_row, passes)
                     at = tile * TILE
                     for i in range(first, last, TILE):
                         operands = (

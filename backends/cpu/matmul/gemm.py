@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from graphsched.backends.cpu.language.jit import kernel
 from graphsched.backends.cpu.language.lanes import first_of
+from graphsched.backends.cpu.language.prefetch import lines_each
 from graphsched.backends.cpu.language.simd import word
 from graphsched.backends.cpu.language.tile import row_starts, store_rows
 from graphsched.backends.cpu.language.transpose import PANEL
@@ -50,8 +51,7 @@ def gemm_blocks(kind: int) -> Callable[..., None]:
         panel, n_tokens = panels + ith * per_thread, rows(step, run)
         tiles, units, y_row = (n_tokens + TILE - 1) // TILE, (n + PANEL - 1) // PANEL, heads * 4 * n
         d_row, shift_row = tile_row(kind, k)
-        passes = tiles * (k // 32)
-        each = (PANEL * w_row // 64 + passes) // passes
+        each = lines_each(PANEL * w_row, tiles * (k // 32))
         claimed, last = deal(step, ith, nth, heads * units, 1)
         while claimed < last and not word(run, ABORT):
             h, unit = claimed // units, claimed % units

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper
-from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
-from graphsched.backends.cpu.language.simd import fma, get, splat
+from graphsched.backends.cpu.language.lanes import fold_lanes, load_lanes
+from graphsched.backends.cpu.language.simd import fma, get
 from graphsched.backends.cpu.language.tile import load_rows
 from graphsched.backends.cpu.language.vector import F32, I32
 from graphsched.run.operand import Operand
@@ -40,12 +40,6 @@ def matrix_at(a: Any, rows: int, columns: int, t: int, head: int, first: int) ->
     """Where the matrix [rows, columns] of token t's sequence and a head begins, from row `first`."""
     place = a.heads * slot_of(a.where, a.where_row, t) + head
     return a.state + 4 * columns * (rows * place + first)
-
-
-@for_lanes(16)
-def clear(i: int, block: Any, y: int) -> None:
-    """y = 0; called with (n, y)."""
-    store_lanes(y + 4 * i, splat(0.0, 16), F32, block)
 
 
 @fold_lanes(16)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.lanes import for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.lanes import clear, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.simd import fma, get, load, prefetch_near, put, put_word, splat, word
 from graphsched.backends.cpu.language.transpose import transpose
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.kernel_args import arguments, rows, share
 from graphsched.backends.cpu.program.lowering import Low, rows_of
-from graphsched.backends.cpu.recurrent.common import clear, is_first, run_end, slot_of, where_args
+from graphsched.backends.cpu.recurrent.common import is_first, run_end, slot_of, where_args
 from graphsched.graph import ops
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes

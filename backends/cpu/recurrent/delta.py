@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.lanes import clear, fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import exp
 from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import fma, get, load, mul, splat, store, sub, word
@@ -29,7 +29,6 @@ from graphsched.backends.cpu.recurrent.common import (
     PART,
     TILE,
     by_tile,
-    clear,
     dots,
     is_first,
     matrix_at,

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from graphsched.backends.cpu.language.jit import helper
+from graphsched.backends.cpu.language.lanes import clear
 from graphsched.backends.cpu.language.simd import splat, store
 from graphsched.backends.cpu.language.transpose import transpose
 from graphsched.backends.cpu.language.vector import F32
 from graphsched.backends.cpu.program.lowering import Low
-from graphsched.backends.cpu.recurrent.common import clear, is_first
+from graphsched.backends.cpu.recurrent.common import is_first
 from graphsched.graph.tensor import Tensor
 
 CHUNK = 16  # tokens of a chunk, and rows of a panel

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graphsched.backends.cpu.language.jit import helper, kernel
-from graphsched.backends.cpu.language.lanes import fold_lanes, for_lanes, load_lanes, store_lanes
+from graphsched.backends.cpu.language.lanes import clear, fold_lanes, for_lanes, load_lanes, store_lanes
 from graphsched.backends.cpu.language.mathfn import exp, softplus
 from graphsched.backends.cpu.language.prefetch import ask_ahead
 from graphsched.backends.cpu.language.simd import fma, get, load, max_lanes, mul, splat, store, word
@@ -20,7 +20,6 @@ from graphsched.backends.cpu.recurrent.common import (
     PART,
     TILE,
     by_tile,
-    clear,
     is_first,
     matrix_at,
     run_end,

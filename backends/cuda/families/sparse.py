@@ -7,7 +7,7 @@ from graphsched.backends.cuda.families.dense import contiguous, whole_rows
 from graphsched.backends.cuda.launch.call import Address, Call, up
 from graphsched.backends.cuda.launch.lowering import At, Low, strides
 from graphsched.graph import ops
-from graphsched.graph.ops.indexer import n_words
+from graphsched.graph.ops.sparse import n_words
 from graphsched.graph.tensor import Tensor, i32
 from graphsched.run.operand import Out
 from graphsched.types import dtypes

@@ -100,6 +100,51 @@ struct Sparse {  // strides of q in floats, of caches in bytes
   i64 q_token, q_head, k_token, k_head, v_token, v_head;
 };
 enum { GS_SPARSE_THREADS = 128, GS_MOST_VALUES = 8 };  // values of a thread: rows are at most 1024 wide
+// The softmax of a query so far: sums of values against the highest score, `top`.
+struct Weighed {
+  float out[GS_MOST_VALUES], top, total;
+};
+
+// Adds 32 rows. key(i) and value(i): where the i-th is, null for none.
+template <class T, class Key, class Value>
+GS_DEV void gs_weigh_32(Weighed& so_far, float* scores, const float* query, int dk, int dv, float scale, Key key,
+                        Value value) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (int i = warp; i < 32; i += GS_SPARSE_THREADS / 32) {
+    const u8* at = key(i);
+    float sum = 0.0f;
+    if (at)
+      for (int d = lane; d < dk; d += 32) sum = fmaf(query[d], T::at(at, d, T::SIZE), sum);
+    sum = gs_warp_sum(sum);
+    if (lane == 0) scores[i] = at ? sum * scale : GS_LEAST;
+  }
+  gs_sync();
+  const float best = fmaxf(so_far.top, gs_warp_max(scores[lane])), factor = expf(so_far.top - best);
+  so_far.top = best, so_far.total *= factor;
+#pragma unroll
+  for (int j = 0; j < GS_MOST_VALUES; j++) so_far.out[j] *= factor;
+  for (int i = 0; i < 32; i++) {
+    const u8* at = value(i);
+    if (!at) continue;
+    const float p = expf(scores[i] - so_far.top);
+    so_far.total += p;
+#pragma unroll
+    for (int j = 0; j < GS_MOST_VALUES; j++) {
+      const int d = j * GS_SPARSE_THREADS + threadIdx.x;
+      if (d < dv) so_far.out[j] = fmaf(p, T::at(at, d, T::SIZE), so_far.out[j]);
+    }
+  }
+  gs_sync();  // before the next rows' scores
+}
+
+GS_DEV void gs_put_weighed(const Weighed& all, float* to, int dv) {
+#pragma unroll
+  for (int j = 0; j < GS_MOST_VALUES; j++) {
+    const int d = j * GS_SPARSE_THREADS + threadIdx.x;
+    if (d < dv) to[d] = all.total > 0.0f ? all.out[j] / all.total : 0.0f;
+  }
+}
+
 // y[t, h] = softmax(scale * q[t, h] * k) * v over the positions whose bits are set, a word at a time. Grid (heads, tokens)
 template <class T>
 GS_DEV void gs_sparse_attn(const float* q, const u8* k, const u8* v, const int* where, const int* table,
@@ -107,51 +152,25 @@ GS_DEV void gs_sparse_attn(const float* q, const u8* k, const u8* v, const int* 
   GS_SHARED(float, scores, 32);
   gs_pdl_launch();
   gs_pdl_wait();
-  const int h = blockIdx.x, t = blockIdx.y, kv = h / s.group, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int h = blockIdx.x, t = blockIdx.y, kv = h / s.group;
   const Sight sight = gs_sight(Mask{where, 0, 0}, t);
   const int* own = table + sight.entry;
   const u32* bits = chosen + ((i64)t * s.groups + (s.groups > 1 ? kv : 0)) * s.words;
   const float* query = q + t * s.q_token + h * s.q_head;
   const u8 *keys = k + kv * s.k_head, *values = v + kv * s.v_head;
-  float out[GS_MOST_VALUES] = {}, top = GS_LEAST, total = 0.0f;
+  Weighed sums = {{}, GS_LEAST, 0.0f};
   for (int w = 0; w <= gs_block_of(sight.last); w++) {
     const int behind = sight.last + 1 - w * 32;
     const u32 word = bits[w] & (behind < 32 ? (1u << behind) - 1 : ~0u);
     if (!word) continue;
-    const int block = own[w];
-    for (int i = warp; i < 32; i += GS_SPARSE_THREADS / 32) {
-      float sum = 0.0f;
-      if (word >> i & 1) {
-        const u8* key = keys + (i64)gs_cell(block, i) * s.k_token;
-        for (int d = lane; d < s.dk; d += 32) sum = fmaf(query[d], T::at(key, d, T::SIZE), sum);
-      }
-      sum = gs_warp_sum(sum);
-      if (lane == 0) scores[i] = word >> i & 1 ? sum * scale : GS_LEAST;
-    }
-    gs_sync();
-    const float best = fmaxf(top, gs_warp_max(scores[lane])), factor = expf(top - best);
-    top = best, total *= factor;
-#pragma unroll
-    for (int j = 0; j < GS_MOST_VALUES; j++) out[j] *= factor;
-    for (int i = 0; i < 32; i++) {
-      if (!(word >> i & 1)) continue;
-      const float p = expf(scores[i] - top);
-      const u8* value = values + (i64)gs_cell(block, i) * s.v_token;
-      total += p;
-#pragma unroll
-      for (int j = 0; j < GS_MOST_VALUES; j++) {
-        const int d = j * GS_SPARSE_THREADS + threadIdx.x;
-        if (d < s.dv) out[j] = fmaf(p, T::at(value, d, T::SIZE), out[j]);
-      }
-    }
-    gs_sync();  // before the next word's scores
+    const auto row = [&](const u8* rows, i64 stride, int i) {
+      return word >> i & 1 ? rows + (i64)gs_cell(own[w], i) * stride : (const u8*)nullptr;
+    };
+    gs_weigh_32<T>(
+        sums, scores, query, s.dk, s.dv, scale, [&](int i) { return row(keys, s.k_token, i); },
+        [&](int i) { return row(values, s.v_token, i); });
   }
-  float* to = y + ((i64)t * s.heads + h) * s.dv;
-#pragma unroll
-  for (int j = 0; j < GS_MOST_VALUES; j++) {
-    const int d = j * GS_SPARSE_THREADS + threadIdx.x;
-    if (d < s.dv) to[d] = total > 0.0f ? out[j] / total : 0.0f;
-  }
+  gs_put_weighed(sums, y + ((i64)t * s.heads + h) * s.dv, s.dv);
 }
 
 // y[t] = sum of the rows of a token's unit of `size` positions up to its own, by the softmax of gates + bias channel by
@@ -195,7 +214,7 @@ GS_DEV void gs_compressed_attn(const float* q, const u8* k, const int* where, co
   GS_SHARED(float, scores, 32);
   gs_pdl_launch();
   gs_pdl_wait();
-  const int h = blockIdx.x, t = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int h = blockIdx.x, t = blockIdx.y;
   const Sight sight = gs_sight(Mask{where, s.window, 0}, t), far = gs_sight(Mask{c_where, 0, 0}, t);
   const int *near_table = table + sight.entry, *far_table = c_table + far.entry;
   const u32* bits = chosen ? chosen + (i64)t * s.words : chosen;
@@ -207,40 +226,12 @@ GS_DEV void gs_compressed_attn(const float* q, const u8* k, const int* where, co
     const bool is_chosen = i < both && (!bits || bits[gs_block_of(p)] >> p % GS_CELL_BLOCK & 1);
     return is_chosen ? gs_row_at(c, far_table, p, s.c_token) : (const u8*)nullptr;
   };
-  float out[GS_MOST_VALUES] = {}, top = sinks[h], total = 1.0f;
+  Weighed sums = {{}, sinks[h], 1.0f};
   for (int base = 0; base < both; base += 32) {
-    for (int i = warp; i < 32; i += GS_SPARSE_THREADS / 32) {
-      const u8* key = row(base + i);
-      float sum = 0.0f;
-      if (key)
-        for (int d = lane; d < s.dim; d += 32) sum = fmaf(query[d], T::at(key, d, T::SIZE), sum);
-      sum = gs_warp_sum(sum);
-      if (lane == 0) scores[i] = key ? sum * scale : GS_LEAST;
-    }
-    gs_sync();
-    const float best = fmaxf(top, gs_warp_max(scores[lane])), factor = expf(top - best);
-    top = best, total *= factor;
-#pragma unroll
-    for (int j = 0; j < GS_MOST_VALUES; j++) out[j] *= factor;
-    for (int i = 0; i < 32; i++) {
-      const u8* value = row(base + i);
-      if (!value) continue;
-      const float p = expf(scores[i] - top);
-      total += p;
-#pragma unroll
-      for (int j = 0; j < GS_MOST_VALUES; j++) {
-        const int d = j * GS_SPARSE_THREADS + threadIdx.x;
-        if (d < s.dim) out[j] = fmaf(p, T::at(value, d, T::SIZE), out[j]);
-      }
-    }
-    gs_sync();  // before the next rows' scores
+    const auto here = [&](int i) { return row(base + i); };
+    gs_weigh_32<T>(sums, scores, query, s.dim, s.dim, scale, here, here);
   }
-  float* to = y + ((i64)t * s.heads + h) * s.dim;
-#pragma unroll
-  for (int j = 0; j < GS_MOST_VALUES; j++) {
-    const int d = j * GS_SPARSE_THREADS + threadIdx.x;
-    if (d < s.dim) to[d] = out[j] / total;
-  }
+  gs_put_weighed(sums, y + ((i64)t * s.heads + h) * s.dim, s.dim);
 }
 
 //@ for TYPE

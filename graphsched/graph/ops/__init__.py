@@ -20,7 +20,6 @@ from graphsched.graph.ops.elementwise import (
     unary,
     xielu,
 )
-from graphsched.graph.ops.indexer import compressed_attn, lightning_indexer, pool_rows, sparse_attn
 from graphsched.graph.ops.matmul import (
     add_id,
     moe_fused_up_gate,
@@ -54,6 +53,7 @@ from graphsched.graph.ops.norm import (
 from graphsched.graph.ops.recurrent import gated_delta_net, ssm_conv, ssm_scan
 from graphsched.graph.ops.rope import Rope, fused_rope, rope, temperature_scale
 from graphsched.graph.ops.several import part
+from graphsched.graph.ops.sparse import compressed_attn, lightning_indexer, pool_rows, sparse_attn
 from graphsched.graph.ops.streams import hc_weights
 
 __all__ = [
