@@ -23,6 +23,7 @@ LEVELS = (
     ("predict", "convert"),
     ("measure", "library"),
     ("report",),
+    ("serve",),
     ("cli",),
 )
 SETTINGS = ("lint", "flake8-tidy-imports", "banned-api")

@@ -1,0 +1,1 @@
+"""A server: requests of many clients as sequences of one engine, over HTTP."""
