@@ -37,6 +37,13 @@ def _parts(name: str) -> list[str]:
     return [name] if is_file else name.split(",")
 
 
+def _file(given: Any) -> str:
+    """The path of a description, which is read where it is used."""
+    if not isinstance(given, str) or (given and not given.endswith(".toml")):
+        raise is_not(given, "the path of a .toml file")
+    return given
+
+
 def _policy(given: Any) -> "frozenset[int] | Policy":
     """What -op means, once the ops of other packages are declared; or a policy."""
     from graphsched.arch import registry
@@ -180,6 +187,13 @@ class SessionOptions(Options):
         help="CUDA0,..., none, or a simulated sim:NAME or .toml file, whose devices are CUDA0, ..., too",
         shown="all GPUs",
         many="all",
+    )
+    machine: str = option(
+        "--machine",
+        "",
+        values=Parsed("FILE", _file, str),
+        help="a described machine for predictions of what runs on the CPU alone",
+        shown="as measured, if it was",
     )
     offload_policy: Annotated[Any, "frozenset[int] | Policy"] = option(
         "-op --offload-policy",

@@ -8,8 +8,9 @@ from typing import Final
 from graphsched.gguf.given import Given
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
+from graphsched.machine.description import load
 from graphsched.machine.estimate import machine_costs
-from graphsched.machine.machine import Machine, load
+from graphsched.machine.machine import Machine
 from graphsched.option import declarations
 from graphsched.run.device import device_names, machines
 from graphsched.run.repack import repackable

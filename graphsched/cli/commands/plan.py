@@ -12,13 +12,15 @@ import click
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
 from graphsched.cli.hints import say_hints
+from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.model_command import ModelCommand
-from graphsched.cli.opening import hint_at_unused
+from graphsched.cli.opening import hint_at_unused, open_session
 from graphsched.cli.screen import Screen
 from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
+    from graphsched.measure.check import Check
     from graphsched.predict.plan import Plan
     from graphsched.predict.session import SessionPlan
     from graphsched.session.model import Model
@@ -40,6 +42,9 @@ NO_DEVICE: Final = (
 )
 @click.option("--nodes", is_flag=True, help="every node with its device and why it is there")
 @click.option("--vs", metavar="FLAGS", help="what changes with other flags, as in --vs '-op 26,0'")
+@click.option(
+    "--check", "checks", is_flag=True, help="run it, and lay what is measured beside the prediction"
+)
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
 def command(
     model: Path | None,
@@ -48,6 +53,7 @@ def command(
     n_prompt: int | None,
     nodes: bool,
     vs: str | None,
+    checks: bool,
     as_json: bool,
 ) -> None:
     """Show what would run where, and why, without running it.
@@ -56,13 +62,17 @@ def command(
     a token is one of each of N sequences, and a table compares fewer that generate together.
     """
     from graphsched.report import plan as report
+    from graphsched.report.check import render as render_check
     from graphsched.report.plan_diff import difference, render_difference
     from graphsched.session.model import open_default_or
 
-    loaded = open_default_or(model, options.override_kv, header_only=True)
+    loaded = open_default_or(model, options.override_kv, header_only=not checks)
     asked = Asked(loaded, phase, n_prompt, Screen())
     made, about = asked.plan(options)
     hint_at_unused(loaded, options, asked.screen)
+    if checks:
+        found = checked(loaded, options, made, about, asked.screen)
+        return show(found.as_json(), as_json, lambda: render_check(found))
     if vs is None:
         data = report.as_data(made, nodes, about)
         return show(data, as_json, lambda: report.render(made, nodes, about))
@@ -72,6 +82,24 @@ def command(
     other, other_about = asked.plan(behind)
     change = difference(made, other, about, other_about)
     return show(change, as_json, lambda: render_difference(change))
+
+
+def checked(
+    model: "Model", options: "SessionOptions", plan: "Plan", about: "SessionPlan", screen: Screen
+) -> "Check":
+    """A run of what was planned, beside its prediction. OptionError where there is no prediction, or nothing to run."""
+    from graphsched.measure.check import check
+
+    if plan.machine is None:
+        what = "measures this machine, with as many threads"
+        raise OptionError(f"--check needs a prediction: graphsched measure {what}, --machine FILE names one")
+    if plan.planner.devices:
+        raise OptionError("--check is for plans without simulated devices, whose times are never measured")
+    with Interrupts() as interrupts:
+        session = open_session(model, options, screen, interrupts)
+        n_past = 0 if plan.lengths["n_tokens"] > plan.n_sequences else plan.n_kv - 1
+        with interrupts.aborting(session):
+            return check(session, about.prompt.plans if about.prompt else (plan,), n_past)
 
 
 @dataclass(frozen=True)
