@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from graphsched.graph import ops
 from graphsched.graph.cost import Cost, cost_of
 from graphsched.graph.tensor import TensorType, f32, i32, input_tensor, weight
 from graphsched.machine import kept
-from graphsched.machine.description import read, text_of
+from graphsched.machine.changes import changed, parse_changes
+from graphsched.machine.description import load, read, text_of
 from graphsched.machine.machine import Machine, Processor, Rates, node_seconds
 from graphsched.measure import machine, products
-from graphsched.predict.plan import make_plan
+from graphsched.predict.critical import critical_path, shares
+from graphsched.predict.plan import Plan, make_plan
 from graphsched.session.model import open_default_or
 from graphsched.session.options import session_options
 from graphsched.types import dtypes
@@ -57,17 +60,20 @@ def test_products_by_their_matrices_and_rows() -> None:
     matrix, experts = TensorType(dtypes.Q4_0, (64, 128)), TensorType(dtypes.Q4_0, (8, 64, 128))
     w, x = weight("w", matrix), input_tensor("x", f32(6, 128))
     cost = cost_of(ops.mul_mat(w, x), {})
-    assert (cost.product, cost.rows) == ("MUL_MAT Q4_0", pytest.approx(6))
+    assert cost.product == "MUL_MAT Q4_0"
+    assert cost.rows == pytest.approx(6)
     one = ops.mul_mat_id(
         weight("e", experts), input_tensor("y", f32(1, 1, 128)), input_tensor("i", i32(1, 2))
     )
-    assert (cost_of(one, {}).product, cost_of(one, {}).rows) == ("MUL_MAT Q4_0", pytest.approx(1))
+    assert cost_of(one, {}).product == "MUL_MAT Q4_0"
+    assert cost_of(one, {}).rows == pytest.approx(1)
     many = ops.mul_mat_id(
         weight("e", experts), input_tensor("y", f32(64, 1, 128)), input_tensor("i", i32(64, 2))
     )
     assert cost_of(many, {}).rows == pytest.approx(64 * 2 / 8)  # as good as all experts are used
     joined = ops.mul_mat_qkv(x, w, w, w)
-    assert (cost_of(joined, {}).product, cost_of(joined, {}).rows) == ("MUL_MAT Q4_0", pytest.approx(6))
+    assert cost_of(joined, {}).product == "MUL_MAT Q4_0"
+    assert cost_of(joined, {}).rows == pytest.approx(6)
 
 
 def test_a_description_is_read_as_it_was_written(described: Path) -> None:
@@ -146,7 +152,8 @@ def test_a_run_begins_with_the_work_of_python(described: Path) -> None:
     plan = make_plan(open_default_or(None, (), header_only=True), options, 1, 1, 8)
     assert plan.timeline is not None
     first = plan.timeline.events[0]
-    assert (first.kind, first.start, first.end) == ("host", 0, pytest.approx(100e-6))
+    assert (first.kind, first.start) == ("host", 0)
+    assert first.end == pytest.approx(100e-6)
     assert min(e.start for e in plan.timeline.events[1:]) == pytest.approx(100e-6)
 
 
@@ -191,3 +198,90 @@ def test_what_is_refused(run: Run, args: tuple[Any, ...], sentence: str) -> None
     code, out, err = run(*args)
     assert (code, out) == (2, "")
     assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "expected"),
+    [
+        ("link=2x", lambda m: (m.devices[0].link.up, m.devices[0].link.down), (50e9, 52e9)),
+        ("up=10GB/s", lambda m: (m.devices[0].link.up, m.devices[0].link.down), (10e9, 26e9)),
+        ("sync=0", lambda m: m.devices[0].link.latency_us, 0),
+        ("sync=-3us,sync=2x", lambda m: m.devices[0].link.latency_us, 10),
+        ("vram=+8GB", lambda m: m.devices[0].processor.memory_bytes, 25_757_220_864 + 8_000_000_000),
+        ("device=0.5x", lambda m: m.devices[0].processor.rates["f16"], 82.6e12),
+        ("device=2x", lambda m: m.devices[0].processor.bandwidth, 2 * 907e9),
+        ("memory=80", lambda m: m.host.bandwidth, 80e9),
+        ("barrier=0.5µs", lambda m: m.host.launch_us, 0.5),
+        ("launch=.5x", lambda m: m.devices[0].processor.graph_us, 0.65),
+    ],
+)
+def test_what_if(text: str, value: Callable[[Machine], Any], expected: Any) -> None:
+    before = load("sim:rtx4090")
+    after = changed(before, parse_changes(text))
+    assert value(after) == pytest.approx(expected)
+    assert after.name == f"{before.name}, {text}"
+    assert changed(before, ()) == before
+
+
+def test_a_faster_host_has_faster_products() -> None:
+    host = changed(Machine("mine", HOST, ()), parse_changes("host=2x")).host
+    assert host.products["MUL_MAT Q4_0"].at(4) == pytest.approx(40e9)
+    assert (host.near_bandwidth, host.bandwidth) == (80e9, 40e9)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("links=2x", "has links, which is none of link, up, down,"),
+        ("link", "has link, a value as 2x, 10GB/s or +10GB/s is needed"),
+        ("sync=2GB", "has sync=2GB, a value as 2x, 10us or +10us is needed"),
+        ("link=+2x", "has link=+2x, a value as"),
+        ("host=3", "has host=3, a factor as 2x is needed"),
+        ("vram=-900GB", "is vram=-900GB: nothing computes or copies at 0"),
+    ],
+)
+def test_bad_changes(run: Run, text: str, sentence: str) -> None:
+    code, out, err = run("plan", "--device", "sim:rtx4090", "--what-if", text)
+    assert (code, out) == (2, "")
+    assert f"--what-if {sentence}" in err
+
+
+def test_what_if_shows_what_changes(run: Run) -> None:
+    args = ("plan", "--device", "sim:rtx4090", "-ot", "exps=CPU", "--json")
+    before = json.loads(run(*args)[1])["predicted"]["wall"]
+    change = json.loads(run(*args, "--what-if", "sync=0,link=4x")[1])
+    assert change["seconds"][0] == before > change["seconds"][1]
+    text = run(*args[:-1], "--what-if", "sync=0")[1]
+    assert "no node moves" in text
+    assert "(-" in text
+
+
+def sim_plan() -> Plan:
+    options = session_options(devices="sim:rtx4090", overrides="exps=CPU", n_ctx=128)
+    return make_plan(open_default_or(None, (), header_only=True), options, 1, 1, 8)
+
+
+def test_the_critical_path_is_as_long_as_the_run(described: Path) -> None:
+    on_host = session_options(machine=str(described), n_ctx=64, n_threads=1)
+    model = open_default_or(None, (), header_only=True)
+    for plan in (sim_plan(), make_plan(model, on_host, 1, 1, 8)):
+        timeline = plan.timeline
+        assert timeline is not None
+        path = critical_path(timeline)
+        assert sum(e.end - e.start for e in path) == pytest.approx(timeline.wall)
+        assert all(a.end == pytest.approx(b.start) for a, b in pairwise(path))
+        assert sum(share.seconds for share in shares(path)) == pytest.approx(timeline.wall)
+    lanes = {share.lane for share in shares(critical_path(sim_plan().timeline))}  # type: ignore[arg-type]
+    assert {"CPU", "sim0", "sim0 up", "sim0 down"} <= lanes
+
+
+def test_the_table_of_the_critical_path(run: Run) -> None:
+    args = ("plan", "--device", "sim:rtx4090", "-ot", "exps=CPU", "--critical-path")
+    code, out, _ = run(*args)
+    assert code == 0
+    assert "critical path" in out
+    found = json.loads(run(*args, "--json")[1])["critical_path"]
+    assert sum(row["seconds"] for row in found["rows"]) == pytest.approx(found["wall"])
+    code, _, err = run("plan", "--critical-path")
+    assert code == 2
+    assert "--critical-path needs a prediction" in err

@@ -9,6 +9,7 @@ from pathlib import Path
 from graphsched.arch.cells import blocks_of
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor, TensorType, is_state
+from graphsched.machine.changes import changed
 from graphsched.machine.description import read
 from graphsched.machine.kept import kept
 from graphsched.machine.machine import Device, Machine, Processor
@@ -163,7 +164,8 @@ class Plan:
 
 def this_machine(options: SessionOptions) -> Machine | None:
     """The machine that computes what is on the CPU alone: of --machine, else as measured, if it was."""
-    return read(Path(options.machine)) if options.machine else kept(options.threads)
+    found = read(Path(options.machine)) if options.machine else kept(options.threads)
+    return found and changed(found, options.what_if)
 
 
 def make_plan(

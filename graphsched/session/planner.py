@@ -8,6 +8,7 @@ from typing import Final
 from graphsched.gguf.given import Given
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
+from graphsched.machine.changes import changed
 from graphsched.machine.description import load
 from graphsched.machine.estimate import machine_costs
 from graphsched.machine.machine import Machine
@@ -156,7 +157,7 @@ def described_machine(options: SessionOptions) -> Machine | None:
         return None
     there = {f"sim{i}": device for i, device in enumerate(d for m in loaded for d in m.devices)}
     devices = tuple(there[name] for name in device_names(options.devices))
-    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
+    return changed(Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices), options.what_if)
 
 
 def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:

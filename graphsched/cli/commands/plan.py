@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,12 +21,12 @@ from graphsched.cli.values import Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
-    from graphsched.measure.check import Check
     from graphsched.predict.plan import Plan
     from graphsched.predict.session import SessionPlan
     from graphsched.session.model import Model
     from graphsched.session.options import SessionOptions
 
+Shown = tuple[Any, Callable[[], Any]]  # data, and what renders it
 DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
 NO_DEVICE: Final = (
     "hint: everything is on the CPU, as no device is named; --device sim:NAME or CUDA0 names one"
@@ -43,6 +44,9 @@ NO_DEVICE: Final = (
 @click.option("--nodes", is_flag=True, help="every node with its device and why it is there")
 @click.option("--vs", metavar="FLAGS", help="what changes with other flags, as in --vs '-op 26,0'")
 @click.option(
+    "--critical-path", "critical", is_flag=True, help="what the predicted time consists of, end to end"
+)
+@click.option(
     "--check", "checks", is_flag=True, help="run it, and lay what is measured beside the prediction"
 )
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
@@ -53,6 +57,7 @@ def command(
     n_prompt: int | None,
     nodes: bool,
     vs: str | None,
+    critical: bool,
     checks: bool,
     as_json: bool,
 ) -> None:
@@ -61,34 +66,54 @@ def command(
     Works on a file that ends after its header. Times are predictions for the machine that --device names. With -np N
     a token is one of each of N sequences, and a table compares fewer that generate together.
     """
-    from graphsched.report import plan as report
-    from graphsched.report.check import render as render_check
-    from graphsched.report.plan_diff import difference, render_difference
     from graphsched.session.model import open_default_or
 
     loaded = open_default_or(model, options.override_kv, header_only=not checks)
     asked = Asked(loaded, phase, n_prompt, Screen())
-    made, about = asked.plan(options)
+    made = asked.plan(options)
     hint_at_unused(loaded, options, asked.screen)
     if checks:
-        found = checked(loaded, options, made, about, asked.screen)
-        return show(found.as_json(), as_json, lambda: render_check(found))
-    if vs is None:
-        data = report.as_data(made, nodes, about)
-        return show(data, as_json, lambda: report.render(made, nodes, about))
-    behind = with_flags(vs, flags.sequences)
-    if behind.override_kv != options.override_kv:
-        asked = replace(asked, model=open_default_or(model, behind.override_kv, header_only=True))
-    other, other_about = asked.plan(behind)
-    change = difference(made, other, about, other_about)
-    return show(change, as_json, lambda: render_difference(change))
+        found = checked(asked, options, *made)
+    elif vs is not None:
+        behind = with_flags(vs, flags.sequences)
+        if behind.override_kv != options.override_kv:
+            loaded = open_default_or(model, behind.override_kv, header_only=True)
+        found = compared(made, replace(asked, model=loaded).plan(behind))
+    elif options.what_if:
+        found = compared(asked.plan(replace(options, what_if=())), made)
+    else:
+        found = alone(*made, nodes, critical)
+    show(*found, as_json)
 
 
-def checked(
-    model: "Model", options: "SessionOptions", plan: "Plan", about: "SessionPlan", screen: Screen
-) -> "Check":
+def alone(plan: "Plan", about: "SessionPlan", nodes: bool, critical: bool) -> Shown:
+    """A plan, with every node and the critical path if these are asked for."""
+    from rich.console import Group
+
+    from graphsched.report import critical as report_path
+    from graphsched.report import plan as report
+
+    data = report.as_data(plan, nodes, about)
+    if not critical:
+        return data, lambda: report.render(plan, nodes, about)
+    path = report_path.path_data(plan)
+    return data | {"critical_path": path}, lambda: Group(
+        report.render(plan, nodes, about), report_path.path_table(path)
+    )
+
+
+def compared(before: "tuple[Plan, SessionPlan]", after: "tuple[Plan, SessionPlan]") -> Shown:
+    """What changes from one plan to another."""
+    from graphsched.report.plan_diff import difference, render_difference
+
+    change = difference(before[0], after[0], before[1], after[1])
+    return change, lambda: render_difference(change)
+
+
+def checked(asked: "Asked", options: "SessionOptions", plan: "Plan", about: "SessionPlan") -> Shown:
     """A run of what was planned, beside its prediction. OptionError where there is no prediction, or nothing to run."""
     from graphsched.measure.check import check
+    from graphsched.report.check import render
 
     if plan.machine is None:
         what = "measures this machine, with as many threads"
@@ -96,10 +121,11 @@ def checked(
     if plan.planner.devices:
         raise OptionError("--check is for plans without simulated devices, whose times are never measured")
     with Interrupts() as interrupts:
-        session = open_session(model, options, screen, interrupts)
+        session = open_session(asked.model, options, asked.screen, interrupts)
         n_past = 0 if plan.lengths["n_tokens"] > plan.n_sequences else plan.n_kv - 1
         with interrupts.aborting(session):
-            return check(session, about.prompt.plans if about.prompt else (plan,), n_past)
+            found = check(session, about.prompt.plans if about.prompt else (plan,), n_past)
+    return found.as_json(), lambda: render(found)
 
 
 @dataclass(frozen=True)
@@ -140,7 +166,7 @@ class Asked:
         return prompt[0], about
 
 
-def show(data: Any, as_json: bool, render: Any) -> None:
+def show(data: Any, render: Callable[[], Any], as_json: bool) -> None:
     """Data as JSON, or a rendering of it, on standard output."""
     if as_json:
         click.echo(json.dumps(data, indent=1))
