@@ -185,6 +185,9 @@ def test_the_table_of_a_check(described: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
+        (("plan", "--plot", "a.svg"), "--plot draws the lengths of --sweep N,..."),
+        (("plan", "--sweep", "8", "--plot", "a.gif"), "--plot a.gif: a name that ends in .svg or .png"),
+        (("plan", "--sweep", "1-9999*2", "-c", "64"), "does not fit the context of 64 tokens"),
         (("plan", "--check"), "--check needs a prediction: graphsched measure measures this machine"),
         (("plan", "--check", "--device", "sim:rtx4090"), "--check is for plans without simulated devices"),
         (("plan", "--machine", "m.txt"), "--machine is m.txt, the path of a .toml file is needed"),
@@ -285,3 +288,26 @@ def test_the_table_of_the_critical_path(run: Run) -> None:
     code, _, err = run("plan", "--critical-path")
     assert code == 2
     assert "--critical-path needs a prediction" in err
+
+
+def test_prompts_of_several_lengths(run: Run) -> None:
+    args = ("plan", "--device", "sim:rtx4090", "-ot", "exps=CPU", "-c", "512", "--sweep", "8-512*4")
+    rows = json.loads(run(*args, "--json")[1])
+    assert [row["n_tokens"] for row in rows] == [8, 32, 128, 512]
+    assert rows[0]["uploads"] == 0 < rows[-1]["uploads"]
+    assert rows[0]["predicted"] < rows[-1]["predicted"]
+    assert rows[0]["measured"] is None
+    assert "uploads" in run(*args)[1]
+
+
+def test_lengths_are_run_and_drawn(described: Path, run: Run, tmp_path: Path) -> None:
+    plot = tmp_path / "lengths.svg"
+    args = ("--machine", described, "-t", "1", "-c", "64", "--sweep", "4,40", "--check", "--plot", plot)
+    code, out, err = run("plan", *args, "--json")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert all(row["measured"] > 0 for row in rows)
+    assert rows[0]["error"] == pytest.approx(rows[0]["predicted"] / rows[0]["measured"] - 1)
+    drawn = plot.read_text()
+    assert "predicted" in drawn
+    assert "measured" in drawn

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -73,6 +74,12 @@ def check(session: Session, plans: Sequence[Plan], n_past: int) -> Check:
     }
     wall = rows.pop(WHOLE)
     return Check(tuple(sorted(rows.values(), key=lambda r: -max(r.measured, r.predicted))), wall, n)
+
+
+def prompt_seconds(session: Session, n: int) -> float:
+    """Seconds of a prompt of n tokens in an empty context: the median of a few runs behind one that does not count."""
+    runs = _runs(session, n, 0, PROMPTS)
+    return median(seconds[WHOLE] for seconds, _ in runs)
 
 
 def _runs(session: Session, n: int, n_past: int, repeats: int) -> list[tuple[Seconds, Seconds]]:

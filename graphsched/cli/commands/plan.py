@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.model_command import ModelCommand
 from graphsched.cli.opening import hint_at_unused, open_session
 from graphsched.cli.screen import Screen
-from graphsched.cli.values import Number, OneOf
+from graphsched.cli.values import FileName, ListOf, Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from graphsched.predict.session import SessionPlan
     from graphsched.session.model import Model
     from graphsched.session.options import SessionOptions
+    from graphsched.session.session import Session
 
 Shown = tuple[Any, Callable[[], Any]]  # data, and what renders it
 DEFAULT_PROMPT: Final = 512  # tokens, where the context has room for them
@@ -47,6 +49,10 @@ NO_DEVICE: Final = (
     "--critical-path", "critical", is_flag=True, help="what the predicted time consists of, end to end"
 )
 @click.option(
+    "--sweep", type=ListOf(Number(int, 1)), metavar="N,...", help="prompts of these lengths, as in 32-4096*2"
+)
+@click.option("--plot", type=FileName(), help="draw their speeds into an .svg or .png file")
+@click.option(
     "--check", "checks", is_flag=True, help="run it, and lay what is measured beside the prediction"
 )
 @click.option("--json", "as_json", is_flag=True, help="plain data instead of tables")
@@ -58,6 +64,8 @@ def command(
     nodes: bool,
     vs: str | None,
     critical: bool,
+    sweep: tuple[int, ...] | None,
+    plot: Path | None,
     checks: bool,
     as_json: bool,
 ) -> None:
@@ -70,6 +78,10 @@ def command(
 
     loaded = open_default_or(model, options.override_kv, header_only=not checks)
     asked = Asked(loaded, phase, n_prompt, Screen())
+    if plot and not sweep:
+        raise OptionError("--plot draws the lengths of --sweep N,...")
+    if sweep:
+        return show(*swept(asked, options, sweep, plot, checks), as_json)
     made = asked.plan(options)
     hint_at_unused(loaded, options, asked.screen)
     if checks:
@@ -83,7 +95,7 @@ def command(
         found = compared(asked.plan(replace(options, what_if=())), made)
     else:
         found = alone(*made, nodes, critical)
-    show(*found, as_json)
+    return show(*found, as_json)
 
 
 def alone(plan: "Plan", about: "SessionPlan", nodes: bool, critical: bool) -> Shown:
@@ -110,21 +122,47 @@ def compared(before: "tuple[Plan, SessionPlan]", after: "tuple[Plan, SessionPlan
     return change, lambda: render_difference(change)
 
 
+def swept(
+    asked: "Asked", options: "SessionOptions", lengths: tuple[int, ...], plot: Path | None, checks: bool
+) -> Shown:
+    """Prompts of several lengths; with `checks` each is run, too."""
+    from graphsched.gguf.atomic import replacing
+    from graphsched.measure.check import prompt_seconds
+    from graphsched.predict.sweep import predicted
+    from graphsched.report.lengths import draw, table
+    from graphsched.report.plot import plot_format
+
+    kind = plot_format(plot) if plot else ""
+    asked.model.batching(options).check_room(max(lengths), 0)
+    found = list(predicted(asked.model, options, lengths))
+    if checks:
+        check_plan(found[0].plans[0])
+        with asked.session(options) as session:
+            found = [replace(f, measured=prompt_seconds(session, f.n_tokens)) for f in found]
+    if plot:
+        with replacing(plot) as file:
+            draw(found, asked.model.summary(options).partition(":")[0], file, kind)
+    return [f.as_json() for f in found], lambda: table(found)
+
+
+def check_plan(plan: "Plan") -> None:
+    """OptionError for a plan that cannot be laid beside a run."""
+    if plan.planner.devices:
+        raise OptionError("--check is for plans without simulated devices, whose times are never measured")
+    if plan.machine is None:
+        what = "measures this machine, with as many threads"
+        raise OptionError(f"--check needs a prediction: graphsched measure {what}, --machine FILE names one")
+
+
 def checked(asked: "Asked", options: "SessionOptions", plan: "Plan", about: "SessionPlan") -> Shown:
     """A run of what was planned, beside its prediction. OptionError where there is no prediction, or nothing to run."""
     from graphsched.measure.check import check
     from graphsched.report.check import render
 
-    if plan.machine is None:
-        what = "measures this machine, with as many threads"
-        raise OptionError(f"--check needs a prediction: graphsched measure {what}, --machine FILE names one")
-    if plan.planner.devices:
-        raise OptionError("--check is for plans without simulated devices, whose times are never measured")
-    with Interrupts() as interrupts:
-        session = open_session(asked.model, options, asked.screen, interrupts)
-        n_past = 0 if plan.lengths["n_tokens"] > plan.n_sequences else plan.n_kv - 1
-        with interrupts.aborting(session):
-            found = check(session, about.prompt.plans if about.prompt else (plan,), n_past)
+    check_plan(plan)
+    n_past = 0 if plan.lengths["n_tokens"] > plan.n_sequences else plan.n_kv - 1
+    with asked.session(options) as session:
+        found = check(session, about.prompt.plans if about.prompt else (plan,), n_past)
     return found.as_json(), lambda: render(found)
 
 
@@ -136,6 +174,14 @@ class Asked:
     phase: str
     n_prompt: int | None
     screen: Screen
+
+    @contextmanager
+    def session(self, options: "SessionOptions") -> "Iterator[Session]":
+        """A session to run what was planned, which Ctrl-C ends."""
+        with Interrupts() as interrupts:
+            session = open_session(self.model, options, self.screen, interrupts)
+            with interrupts.aborting(session):
+                yield session
 
     def plan(self, options: "SessionOptions") -> "tuple[Plan, SessionPlan]":
         """The plan of a token behind the prompt, or of its first micro-batch, and its session. Says what is odd.
