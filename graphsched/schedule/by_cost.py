@@ -8,6 +8,7 @@ from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.schedule.costs import Costs
+from graphsched.schedule.policy import MinBatch
 from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV, N_OUTPUTS, N_SEQUENCES, N_TOKENS
 from graphsched.types.shapes import Lengths
@@ -43,8 +44,15 @@ class ByCost:
     beside: Callable[[int], float]
 
     def wants(self, node: Tensor, rows: int) -> bool:
-        """Whether it takes less time to upload the node's weights than to compute on the host. Embeddings never pay."""
-        return not node.traits.gathers and self.margin(node, rows).uploads
+        """Whether it takes less time to upload the node's weights than to compute on the host. Embeddings never pay.
+
+        What multiplies no matrices, as a norm or a bias, goes with the product in front of it: what it costs to be on
+        another device than its neighbours is more than what it costs to compute.
+        """
+        if node.traits.gathers:
+            return False
+        product = product_before(node)
+        return self.margin(product, rows).uploads if product else rows >= MinBatch.min_batch
 
     def margin(self, node: Tensor, rows: int) -> Margin:
         """Both ways of a node with so many rows."""
@@ -66,6 +74,8 @@ class ByCost:
 
     def why(self, node: Tensor, rows: int) -> str:
         """The decision with its margin and what would flip it, as a sentence."""
+        if (product := product_before(node)) is not node:
+            return "auto: as the product in front of it" if product else f"auto: by {rows} rows"
         m, flip = self.margin(node, rows), self.flips_at(node, rows)
         upload = f"upload {_ms(m.upload)}, {_ms(m.behind)} of it behind other work, {_ms(m.device)} there"
         ways = (upload, f"{_ms(m.host)} on the host")
@@ -78,6 +88,19 @@ class ByCost:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
+
+
+def product_before(node: Tensor) -> Tensor | None:
+    """The node itself if it multiplies weights, else the nearest one in front of it that does; None without any."""
+    front, seen = [node], {node}
+    while front:
+        for found in front:
+            if found.traits.product and any(s.kind == "weight" for s in found.sources):
+                return found
+        sources = [s for n in front for s in n.sources if s.opdef is not None and s not in seen]
+        front = list(dict.fromkeys(sources))
+        seen.update(front)
+    return None
 
 
 def work_beside(
