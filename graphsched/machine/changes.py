@@ -8,6 +8,7 @@ from typing import Any, Final
 from graphsched.errors import OptionError
 from graphsched.gguf.format import printable
 from graphsched.machine.machine import Device, Machine, Processor, Rates
+from graphsched.option import is_not
 
 _VALUE: Final = re.compile(r"([+-]?)(\d+(?:\.\d+)?|\.\d+)(x|GB/s|GB|us|µs)?")
 
@@ -31,8 +32,10 @@ class Change:
 
 def parse_changes(given: Any) -> tuple[Change, ...]:
     """The changes that a text names. OptionError for an unknown name, and for a value that is none."""
-    if isinstance(given, tuple):
+    if isinstance(given, tuple) and all(isinstance(change, Change) for change in given):
         return given
+    if not isinstance(given, str):
+        raise is_not(given, "a text as link=2x,sync=0")
     return tuple(_parsed(part.strip()) for part in given.split(",")) if given else ()
 
 
