@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -62,9 +63,12 @@ def serving(said: Events = greeting, **options: Any) -> Iterator[SimpleNamespace
     app = make_app(
         fake, ServerOptions(alias="tiny,other", **options), Defaults(SamplingOptions(temperature=0.0))
     )
-    with running(app) as url, httpx.Client(base_url=url, timeout=30) as http:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=30) as client:
-            yield SimpleNamespace(url=url, fake=fake, http=http, openai=client)
+    with (
+        running(app) as url,
+        httpx.Client(base_url=url, timeout=30) as http,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=30) as client,
+    ):
+        yield SimpleNamespace(url=url, fake=fake, http=http, openai=client)
 
 
 @pytest.fixture(scope="module")
@@ -216,14 +220,14 @@ def test_a_large_body() -> None:
 
 
 def test_a_body_that_does_not_come() -> None:
-    with serving(timeout=0.1) as server:
-        with httpx.stream("POST", f"{server.url}/v1/completions", content=_slow()) as answer:
-            assert answer.status_code == 408
+    with (
+        serving(timeout=0.1) as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", content=_slow()) as answer,
+    ):
+        assert answer.status_code == 408
 
 
 def _slow() -> Iterator[bytes]:
-    import time
-
     yield b"{"
     time.sleep(0.5)
     yield b"}"
@@ -313,8 +317,6 @@ def test_a_client_that_goes_away_ends_its_request(stream: bool) -> None:
 
 def until(holds: Callable[[], bool]) -> None:
     """Waits until something holds."""
-    import time
-
     end = time.monotonic() + 20
     while not holds():
         assert time.monotonic() < end
