@@ -12,7 +12,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from graphsched.serve.api import chat, completions, health, models
+from graphsched.serve.api import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    llama,
+    metrics,
+    models,
+    openapi,
+    props,
+    slots,
+    tokens,
+)
 from graphsched.serve.api.endpoint import Endpoint, Handler, told
 from graphsched.serve.api.failures import Failure, not_found, openai_form
 from graphsched.serve.api.served import Defaults, Served, served
@@ -21,12 +33,8 @@ from graphsched.serve.http_options import ServerOptions
 if TYPE_CHECKING:
     Service = Any
 
-ENDPOINTS: Final[tuple[Endpoint, ...]] = (
-    *chat.ENDPOINTS,
-    *completions.ENDPOINTS,
-    *models.ENDPOINTS,
-    *health.ENDPOINTS,
-)
+_MODULES: Final = (chat, completions, llama, embeddings, models, tokens, health, slots, props, metrics)
+ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(e for module in _MODULES for e in module.ENDPOINTS)
 _DEFAULTS: Final = Defaults()
 
 
@@ -39,8 +47,9 @@ def make_app(
     """The application of a service that has started. OptionError for keys that cannot be read."""
     what = served(service, options, defaults)
     endpoints = (*ENDPOINTS, *more)
+    endpoints = (*endpoints, openapi.endpoint_of(endpoints))
     app = Starlette(
-        routes=[route for path in _paths(endpoints) for route in (_route(path, endpoints, what),)],
+        routes=[_route(path, endpoints, what) for path in _paths(endpoints)],
         middleware=_cors(options),
         exception_handlers={HTTPException: _told},
     )

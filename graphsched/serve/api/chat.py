@@ -1,7 +1,8 @@
 """`/v1/chat/completions`, as OpenAI has it, with llama.cpp's extensions."""
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,17 @@ from graphsched.serve.api.kinds import AnyObject, Flag, integer
 from graphsched.serve.api.messages import MESSAGES, plain_messages
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
-from graphsched.serve.api.turns import Conversation, Ended, Said, Turn, Whole, answered, turn_of, whole
+from graphsched.serve.api.turns import (
+    Conversation,
+    Ended,
+    Said,
+    Turn,
+    Whole,
+    answered,
+    prompt_of,
+    turn_of,
+    whole,
+)
 from graphsched.serve.request import Chosen, Done
 
 MAX_TOP: Final = 20
@@ -34,6 +45,7 @@ FIELDS: Final = table(
     Field("stream_options", table(Field("include_usage", Flag())), help="usage at the end of a stream"),
     Field("chat_template_kwargs", AnyObject(), help="further values for the template"),
 )
+TEMPLATE: Final = table(MESSAGES, Field("chat_template_kwargs", AnyObject()))
 
 
 @dataclass(frozen=True)
@@ -60,24 +72,30 @@ class Reply:
 
 async def complete(call: Call) -> Response:
     """Answers a conversation."""
-    reply = reply_to(call)
+    reply = await reply_to(call)
     if call.values.get("stream"):
         return await streamed(call.served, chunks(reply))
     answers = await whole(call.served, reply.turn)
     return JSONResponse(_body(reply, answers))
 
 
-def reply_to(call: Call) -> Reply:
+async def reply_to(call: Call) -> Reply:
     """What is asked for. Failure for values that do not go together."""
     v, id = call.values, f"chatcmpl-{secrets.token_hex(12)}"
     has_probs = v.get("logprobs", False)
     if v.get("top_logprobs") and not has_probs:
         raise refused("top_logprobs", "needs logprobs: true")
-    n_probs = max(1, v.get("top_logprobs", 0)) if has_probs else 0
-    asked = Conversation(plain_messages(v["messages"]), v, v.get("n", 1), n_probs)
+    turn = await turn_of(call.served, conversation(v), id)
     has_usage = v.get("stream_options", {}).get("include_usage", False)
-    turn = turn_of(call.served, asked, id)
     return Reply(call.served, turn, id, has_probs, has_usage, v.get("timings_per_token", False))
+
+
+def conversation(v: Mapping[str, Any]) -> Conversation:
+    """What is to be answered."""
+    n_probs = max(1, v.get("top_logprobs", 0)) if v.get("logprobs") else 0
+    return Conversation(
+        plain_messages(v["messages"]), v, v.get("n", 1), n_probs, v.get("chat_template_kwargs", {})
+    )
 
 
 def _body(reply: Reply, answers: list[Whole]) -> dict[str, Any]:
@@ -178,6 +196,12 @@ def _last(reply: Reply, end: Ended, total: Any) -> bytes:
     return _chunk(reply, end.index, {}, (), finish(end.done, end.has_calls))
 
 
+async def apply_template(call: Call) -> Response:
+    """The prompt that the template makes of a conversation."""
+    prompt = await asyncio.to_thread(lambda: prompt_of(call.served, conversation(call.values)))
+    return JSONResponse({"prompt": prompt})
+
+
 ENDPOINTS: Final = (
     Endpoint(
         "POST",
@@ -187,4 +211,5 @@ ENDPOINTS: Final = (
         FIELDS,
         computes=True,
     ),
+    Endpoint("POST", ("/apply-template",), apply_template, "The prompt of a conversation", TEMPLATE),
 )

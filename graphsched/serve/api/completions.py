@@ -1,5 +1,6 @@
 """`/v1/completions`, as OpenAI has it: prompts of text or tokens that are continued."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -65,7 +66,7 @@ class Reply:
 
 async def complete(call: Call) -> Response:
     """Continues prompts."""
-    reply = reply_to(call)
+    reply = await asyncio.to_thread(reply_to, call)
     if call.values.get("stream"):
         return await streamed(call.served, chunks(reply))
     found = await finished(call.served, reply.requests)

@@ -24,7 +24,7 @@ class Call:
 
     served: Served
     values: Mapping[str, Any]
-    query: Mapping[str, str]
+    query: Mapping[str, Any]
     path: Mapping[str, Any]
     headers: Mapping[str, str]
 
@@ -36,7 +36,7 @@ Answer = Callable[[Call], Awaitable[Response]]
 class Endpoint:
     """One endpoint; paths: the first is its name, others are as good. fields: of its JSON body, None if it has none.
 
-    is_public: needs no key. computes: is refused while the server ends.
+    query: of its query, whose values are texts. is_public: needs no key. computes: is refused while the server ends.
     """
 
     method: str
@@ -44,6 +44,7 @@ class Endpoint:
     answer: Answer
     summary: str
     fields: Table | None = None
+    query: Table | None = None
     form: Form = openai_form
     is_public: bool = False
     computes: bool = False
@@ -86,9 +87,10 @@ class Handler:
         await response(scope, _nothing_more, send)
 
     def _call(self, request: Request, body: bytes) -> Call:
-        fields = self.endpoint.fields
+        fields, asked = self.endpoint.fields, self.endpoint.query
+        query = {} if asked is None else asked.read(dict(request.query_params))
         values = {} if fields is None else fields.read(parsed(body))
-        return Call(self.served, values, request.query_params, request.path_params, request.headers)
+        return Call(self.served, values, query, request.path_params, request.headers)
 
 
 def told(error: Exception, form: Form) -> Response:

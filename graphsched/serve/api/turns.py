@@ -1,8 +1,9 @@
 """A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all dialects of chats share."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
@@ -26,6 +27,7 @@ class Conversation:
     values: Mapping[str, Any] = field(default_factory=dict)
     n: int = 1
     n_probs: int = 0
+    template_values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,21 @@ def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
     return (tokenizer.bos or 0, *ids) if begins else tuple(ids)
 
 
-def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
+def prompt_of(served: Served, asked: Conversation) -> str:
+    """The prompt that the template makes of a conversation. Error if it refuses."""
+    dialect = served.dialect
+    if asked.template_values:
+        dialect = replace(dialect, more={**dialect.more, **asked.template_values})
+    return dialect.render(asked.messages)
+
+
+async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
     """The request for a conversation. Error if the template refuses it, Failure for values that cannot be used."""
-    prompt = served.dialect.render(asked.messages)
+    return await asyncio.to_thread(_turn, served, asked, name)  # of a long one others need not wait
+
+
+def _turn(served: Served, asked: Conversation, name: str) -> Turn:
+    prompt = prompt_of(served, asked)
     ids = prompt_tokens(served, prompt)
     request = request_of(asked.values, served, ids, n=asked.n, n_probs=asked.n_probs, name=name)
     return Turn(request, served.dialect.marks.opens(prompt))
