@@ -35,6 +35,10 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.users)
 
+    def needed(self, n: int) -> int:
+        """Blocks of a sequence of n tokens."""
+        return min(-(-n // CELL_BLOCK), self.kept, self.tables.shape[1])
+
     def is_ready(self, runs: Runs) -> bool:
         """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
         if (

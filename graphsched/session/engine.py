@@ -110,9 +110,9 @@ class Engine:
     def _compiled(self, graph: Graph) -> Runnable:
         return instrumented(graph, self._factory({}))
 
-    def sequence(self) -> Sequence:
-        """A new, empty sequence. ContextError if there are `n_parallel` already."""
-        return Sequence(self, self.slots.open())
+    def sequence(self, slot: int | None = None) -> Sequence:
+        """A new, empty sequence, in a slot if that is given. ContextError if it, or all `n_parallel` are taken."""
+        return Sequence(self, self.slots.open(slot))
 
     def step(self, parts: Iterable[tuple[Sequence, Ids, int]]) -> list[Logits]:
         """Reads tokens behind sequences, each given once: (sequence, tokens, logits wanted of the last ... of them).

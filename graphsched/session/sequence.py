@@ -91,9 +91,9 @@ class Sequence:
 
     def holds(self, n_past: int) -> bool:
         """Whether it is all there behind the first n_past tokens: cells that the next one sees, and the state."""
-        return self._nearest(n_past) == n_past
+        return self.nearest(n_past) == n_past
 
-    def _nearest(self, n_past: int) -> int:
+    def nearest(self, n_past: int) -> int:
         """The position from which tokens must be read again to be behind the first n_past."""
         slots, most = self.engine.slots, min(n_past, self._cells)
         places = (self._state, *(c.n_past for c in self.checkpoints)) if slots.has_state else (most,)
@@ -110,16 +110,20 @@ class Sequence:
         Aborted in between: the rest is read again later (`mend`).
         """
         kept = min(max(n_past, 0), self.n_past)
-        start = self._nearest(kept)
-        again = self._tokens[start:kept].copy()
-        self._restore(start)
-        self.n_past = start
+        again = self._tokens[self.nearest(kept) : kept].copy()
+        self.back_to(kept)
         try:
             if len(again):
                 self.engine.compute([(self, again, 0)])
         finally:
             self.n_past = kept
         return len(again)
+
+    def back_to(self, n_past: int) -> int:
+        """Forgets tokens until all is there behind those that are left, at most n_past; returns how many are."""
+        self.n_past = start = self.nearest(min(max(n_past, 0), self.n_past))
+        self._restore(start)
+        return start
 
     def _restore(self, n_past: int) -> None:
         """Goes back to where all is there; 0 is always such a place, as a state begins anew at position 0."""
@@ -143,19 +147,30 @@ class Sequence:
         if self.is_stale:
             self.rewind(self.n_past)
 
-    def fork(self) -> "Sequence":
+    def fork(self, n_past: int | None = None, slot: int | None = None) -> "Sequence":
         """Another sequence with the same tokens: it has the same cells until one of them writes, and a copied state.
 
-        ContextError if the engine has no slot left.
+        With n_past it has at most so many of them, as many as are there to go back to (`nearest`). slot: where it is to
+        be. ContextError if the engine has no slot left.
         """
-        self.mend()
-        other = self.engine.sequence()
-        is_whole = self.engine.slots.fork(self.slot, other.slot)
-        other._tokens[: self.n_past] = self.tokens
-        other.n_past = other._cells = self.n_past
-        other._state = self.n_past if is_whole else -1
+        if n_past is None:
+            self.mend()
+        there = self.n_past if n_past is None else self.nearest(min(n_past, self.n_past))
+        other = self.engine.sequence(slot)
+        is_whole = self.engine.slots.fork(self._row_at(there), self.slot, other.slot)
+        other._tokens[:there] = self._tokens[:there]
+        other.n_past = other._cells = there
+        other._state = there if is_whole else -1
+        for pool in self.engine.slots.pools:
+            pool.cut(other.slot, there)
         other.checkpoint()
         return other
+
+    def _row_at(self, n_past: int) -> int | None:
+        """The row that holds the state behind the first n_past tokens; None at 0, where a state begins anew."""
+        if n_past == self._state:
+            return self.slot if n_past else None
+        return next((c.row for c in self.checkpoints if c.n_past == n_past), None)
 
     def close(self) -> None:
         """Gives back its slot, cells and checkpoints."""

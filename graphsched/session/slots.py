@@ -1,6 +1,6 @@
 """Slots of sequences: who has which blocks of cells and which rows of recurrent state, and copies of both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from graphsched.errors import ContextError
@@ -36,11 +36,16 @@ class Slots:
         self._free = list(range(n_slots))[::-1]
         self._rows = list(range(n_slots, n_rows))[::-1]
 
-    def open(self) -> int:
-        """A slot for a new sequence. ContextError if all are taken."""
+    def open(self, slot: int | None = None) -> int:
+        """A slot for a new sequence: the one that is asked for, or any. ContextError if it, or all are taken."""
         if not self._free:
             raise ContextError(f"all {self.n_slots} sequences are in use; more are -np N")
-        return self._free.pop()
+        if slot is None:
+            return self._free.pop()
+        if slot not in self._free:
+            raise ContextError(f"slot {slot} is in use, or there is none; there are {self.n_slots}")
+        self._free.remove(slot)
+        return slot
 
     def close(self, slot: int) -> None:
         """Gives back a slot and what it has."""
@@ -48,11 +53,14 @@ class Slots:
             pool.cut(slot, 0)
         self._free.append(slot)
 
-    def fork(self, source: int, slot: int) -> bool:
-        """Gives an empty slot all cells of another one, and a copy of its state; False if an abort came in between."""
+    def fork(self, row: int | None, source: int, slot: int) -> bool:
+        """Gives an empty slot all cells of another one, and a copy of the state in a row, if any.
+
+        False if an abort came in between.
+        """
         for pool in self.pools:
             pool.share(source, slot)
-        return not self.has_state or self.copy_state(source, slot)
+        return not self.has_state or row is None or self.copy_state(row, slot)
 
     def make_room(self, runs: Runs) -> None:
         """Gives sequences cells for their rows. ContextError if there are too few: then nothing has changed.
@@ -72,6 +80,10 @@ class Slots:
         for kind, inputs in self.inputs.items():
             self._copy_shared(kind, inputs.blocks, runs)
             inputs.blocks.take(runs)
+
+    def has_blocks(self, lengths: Sequence[int]) -> bool:
+        """Whether sequences of so many tokens have cells side by side, with no common beginning and nobody else."""
+        return all(sum(map(pool.needed, lengths)) <= len(pool) for pool in self.pools)
 
     def too_many(self, runs: Runs) -> bool:
         """Whether runs have more entries of tables together than one forward reads."""
