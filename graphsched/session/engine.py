@@ -15,6 +15,7 @@ from graphsched.errors import ContextError
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
 from graphsched.run.device import Progress, Setup, device_names
+from graphsched.run.operand import Memory
 from graphsched.run.runnable import PlanFactory, Runnable
 from graphsched.run.runtime import Runtime, open_runtime
 from graphsched.run.trace import OFF, ON
@@ -26,6 +27,7 @@ from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Decisions, Planner, repacked
 from graphsched.session.rows import Aborted, Logits, Rows, Runs, Tokens, checked, in_order, joined, part
+from graphsched.session.saved import Saved, restored
 from graphsched.session.sequence import Sequence
 from graphsched.session.slots import KINDS, STATE, Slots
 from graphsched.session.summary import kv_bytes
@@ -95,13 +97,17 @@ class Engine:
         with_cells = {kind: leaves for kind, leaves in caches.items() if kind != STATE}
         cells = cell_inputs(graph, arrays, with_cells, self.options.n_parallel, self.n_ctx)
         copiers = {
-            kind: Copier(kind, leaves, 1 if kind == STATE else CELL_BLOCK, self._compiled, self.runtime.input)
+            kind: Copier(kind, leaves, n, self._compiled, self.runtime.input, self._memory)
             for kind, leaves in caches.items()
+            for n in (1 if kind == STATE else CELL_BLOCK,)
         }
         rows = int(caches[STATE][0].shape[0]) if STATE in caches else 0
         self.slots = Slots(self.options.n_parallel, cells, copiers, rows, lambda: self._aborted)
         self.checkpoint_every = self.options.checkpoint_every if self.slots.n_checkpoints else 0
         self.feed = Feed(arrays, cells, self.n_ubatch)
+
+    def _memory(self, cache: Tensor) -> Memory:
+        return self.runtime.cache(cache, self.planner.homes.device(cache))
 
     def _arrays(self, graph: Graph) -> Mapping[str, NDArray[Any]]:
         """The host arrays that feed a graph's inputs."""
@@ -113,6 +119,13 @@ class Engine:
     def sequence(self, slot: int | None = None) -> Sequence:
         """A new, empty sequence, in a slot if that is given. ContextError if it, or all `n_parallel` are taken."""
         return Sequence(self, self.slots.open(slot))
+
+    def restored(self, saved: Saved, slot: int | None = None) -> Sequence:
+        """A new sequence that is as one was when it was saved, on an engine with caches of the same layout.
+
+        ContextError if there is no slot, or too few free cells for it: then nothing has changed.
+        """
+        return restored(self.sequence(slot), saved)
 
     def step(self, parts: Iterable[tuple[Sequence, Ids, int]]) -> list[Logits]:
         """Reads tokens behind sequences, each given once: (sequence, tokens, logits wanted of the last ... of them).

@@ -1,5 +1,6 @@
 """A sequence: the tokens that were read, its slot in the engine, and how far one can go back."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from graphsched.errors import ContextError
 from graphsched.session.rows import Logits, Rows, Tokens
+from graphsched.session.saved import Saved, saved
 
 if TYPE_CHECKING:
     from graphsched.session.engine import Engine
@@ -171,6 +173,16 @@ class Sequence:
         if n_past == self._state:
             return self.slot if n_past else None
         return next((c.row for c in self.checkpoints if c.n_past == n_past), None)
+
+    def adopt(self, tokens: Tokens, checkpoints: Iterable[tuple[int, int]]) -> None:
+        """Notes that the slot of an empty sequence holds what is behind tokens, and rows what is at (n_past, row)."""
+        self._tokens[: len(tokens)] = tokens
+        self.n_past = self._cells = self._state = len(tokens)
+        self.checkpoints = [Checkpoint(*both) for both in checkpoints]
+
+    def saved(self) -> Saved:
+        """A copy of it in the host's memory, which `Engine.restored` makes a sequence of, bit for bit the same."""
+        return saved(self)
 
     def close(self) -> None:
         """Gives back its slot, cells and checkpoints."""

@@ -1,7 +1,10 @@
 """Slots of sequences: who has which blocks of cells and which rows of recurrent state, and copies of both."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from graphsched.errors import ContextError
 from graphsched.session.cell_inputs import CellInputs
@@ -10,8 +13,17 @@ from graphsched.session.copies import Copier
 from graphsched.session.rows import Aborted, Runs
 from graphsched.types.extents import CELLS
 
+Arrays = Mapping[str, NDArray[np.uint8]]  # by the names of caches
 STATE: Final = "_state"  # kind of caches that have a row for each slot and checkpoint
 KINDS: Final = {**CELLS, "": STATE}  # of caches by the word of their first dimension
+
+
+class Block(NamedTuple):
+    """A sequence's cells of one kind on the host: entries of its table from first to end, u8[entries, bytes] each."""
+
+    first: int
+    end: int
+    values: Arrays
 
 
 class Slots:
@@ -81,6 +93,38 @@ class Slots:
             self._copy_shared(kind, inputs.blocks, runs)
             inputs.blocks.take(runs)
 
+    def saved(self, slot: int, rows: Sequence[int]) -> tuple[dict[str, Block], Arrays]:
+        """Copies on the host: of a slot's cells by kind, and of rows of state."""
+        cells = {kind: self._saved(kind, inputs.blocks, slot) for kind, inputs in self.inputs.items()}
+        return cells, self._copiers[STATE].read(np.array(rows, np.int32)) if self.has_state else {}
+
+    def _saved(self, kind: str, pool: Blocks, slot: int) -> Block:
+        first, end = int(pool.first[slot]), int(pool.end[slot])
+        return Block(first, end, self._copiers[kind].read(pool.tables[slot, first:end]))
+
+    def restore(self, slot: int, cells: Mapping[str, Block], rows: Sequence[int], states: Arrays) -> None:
+        """Gives an empty slot what was saved, and rows their states. ContextError if there are too few free cells."""
+        for kind, inputs in self.inputs.items():
+            if inputs.blocks.n_free < cells[kind].end - cells[kind].first:
+                raise ContextError(
+                    "there are too few free cells for a sequence that was saved; more are -c N"
+                )
+        for kind, inputs in self.inputs.items():
+            places = inputs.blocks.place(slot, cells[kind].first, cells[kind].end)
+            self._copiers[kind].write(places, cells[kind].values)
+        if self.has_state:
+            self._copiers[STATE].write(np.array(rows, np.int32), states)
+
+    def row(self) -> int | None:
+        """A row for a checkpoint; None if none is free."""
+        return self._rows.pop() if self._rows else None
+
+    @property
+    def layout(self) -> dict[str, str]:
+        """The type and shape of each cache's rows, by its name: what is saved fits where these are the same."""
+        leaves = (leaf for copier in self._copiers.values() for leaf in copier.caches)
+        return {leaf.name: f"{leaf.dtype}{list(map(int, leaf.shape[1:]))}" for leaf in leaves}
+
     def has_blocks(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of so many tokens have cells side by side, with no common beginning and nobody else."""
         return all(sum(map(pool.needed, lengths)) <= len(pool) for pool in self.pools)
@@ -100,10 +144,8 @@ class Slots:
 
     def checkpoint(self, slot: int) -> int | None:
         """A row with a copy of the slot's state; None if no row is free, or an abort came in between."""
-        if not self._rows:
-            return None
-        row = self._rows.pop()
-        if self.copy_state(slot, row):
+        row = self.row()
+        if row is None or self.copy_state(slot, row):
             return row
         self._rows.append(row)
         return None
