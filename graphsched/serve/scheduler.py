@@ -14,7 +14,8 @@ from graphsched.serve.answer import Answer
 from graphsched.serve.job import Job, Task, first_task
 from graphsched.serve.load import Load
 from graphsched.serve.options import ServiceOptions
-from graphsched.serve.prefixes import FEWEST, as_tokens, longest, turning_points
+from graphsched.serve.places import Places, idlest
+from graphsched.serve.prefixes import FEWEST, as_tokens, turning_points
 from graphsched.serve.request import Event, Reason
 from graphsched.serve.shares import most_rows, shares
 from graphsched.serve.slot import Slot
@@ -31,6 +32,7 @@ class Scheduler:
     def __init__(self, engine: Engine, tokenizer: Tokenizer, options: ServiceOptions) -> None:
         self.engine, self.tokenizer, self.options = engine, tokenizer, options
         self.slots = [Slot(engine.sequence(i)) for i in range(engine.slots.n_slots)]
+        self.places = Places(engine, self.slots, options)
         self.waiting: deque[Task] = deque()
         self.load = Load()
         self._n_seated = 0
@@ -102,51 +104,18 @@ class Scheduler:
         return not running or self.engine.slots.has_blocks([n + FEWEST for n in lengths])
 
     def _seat(self, task: Task, free: list[Slot]) -> None:
-        slot = self._slot_for(task, free)
+        slot = self.places.slot_for(task, free)
         job = task.job
         if not job.started:
             job.started, job.cached, job.slot = self.load.now(), slot.sequence.n_past, slot.id
             self.load.cached += slot.sequence.n_past
-        others = sorted((s for s in free if s is not slot), key=_idlest)[: len(task.answers) - 1]
+        others = sorted((s for s in free if s is not slot), key=idlest)[: len(task.answers) - 1]
         self._n_seated += 1
         slot.begin(task, self._n_seated)
         for other in others:
-            self._clear(other)
+            self.places.clear(other)
             other.task, other.since = task, self._n_seated
         slot.reserved = others
-
-    def _slot_for(self, task: Task, free: list[Slot]) -> Slot:
-        """The slot that a task gets: its sequence then has the part of the tokens that need not be read."""
-        asked, tokens = task.job.request.slot, task.tokens
-        pool = [slot for slot in self.slots if slot.sequence.n_past] if task.job.request.keeps else []
-        n, number = longest(((s.id, s.sequence) for s in pool), tokens)
-        source = self.slots[number] if n else None
-        if source in free and asked in (None, number) and self._stays(source, n, tokens):
-            source.sequence.back_to(n)
-            return source
-        others = [slot for slot in free if slot is not source] or free
-        target = self.slots[asked] if asked is not None else min(others, key=_idlest)
-        if target is source:
-            self._remember(target)
-            target.sequence.back_to(n)
-            return target
-        self._clear(target)
-        if source is not None and n >= FEWEST:
-            target.sequence.close()
-            target.sequence = source.sequence.fork(n, target.id)
-        return target
-
-    def _stays(self, slot: Slot, n: int, tokens: Tokens) -> bool:
-        """Whether a sequence goes on where it is: the rest of it is worth less than what it has in common."""
-        return 2 * n >= slot.sequence.n_past and n >= self.options.slot_prompt_similarity * len(tokens)
-
-    def _remember(self, slot: Slot) -> None:
-        """Keeps what a slot is about to lose, if there is room."""
-
-    def _clear(self, slot: Slot) -> None:
-        if slot.sequence.n_past:
-            self._remember(slot)
-        slot.renew()
 
     def _leave(self, slot: Slot) -> None:
         slot.leave()
@@ -194,7 +163,7 @@ class Scheduler:
         """Makes cells free: of an idle sequence, else of the task that came last, else by ending the only one."""
         idle = [slot for slot in self.slots if slot.task is None and slot.sequence.n_past]
         if idle:
-            self._clear(min(idle, key=_idlest))
+            self.places.clear(min(idle, key=idlest))
             return
         running = [slot for slot in self.slots if slot.is_at_work]
         last = max(running, key=lambda slot: (slot.since, slot.id))
@@ -213,7 +182,7 @@ class Scheduler:
         tokens = np.concatenate((prompt, as_tokens(rest))) if rest else task.tokens
         self.waiting.appendleft(Task(task.job, tokens, task.answers, task.marks))
         self._leave(slot)
-        self._clear(slot)
+        self.places.clear(slot)
 
     def _end_all(self, slot: Slot) -> None:
         assert slot.task is not None
@@ -261,10 +230,10 @@ class Scheduler:
         if not task.job.answering:
             task.job.answering = self.load.now()
             self.load.prompt_ns += task.job.answering - task.job.started
-        for place in self._places(slot, task):
+        for place in self._begun(slot, task):
             self._choose(place, logits[-1])
 
-    def _places(self, slot: Slot, task: Task) -> list[Slot]:
+    def _begun(self, slot: Slot, task: Task) -> list[Slot]:
         """The slots of a task's answers, one for each: the others' sequences are made now, as forks."""
         for other, answer in zip(slot.reserved, task.answers[1:], strict=True):
             other.sequence.close()
@@ -307,8 +276,3 @@ class Scheduler:
         job.emit([*events, done])
         if job.is_done:
             self.load.finished(job, done)
-
-
-def _idlest(slot: Slot) -> tuple[bool, int]:
-    """Empty slots first, then those unused for longest."""
-    return slot.sequence.n_past > 0, slot.used

@@ -113,7 +113,7 @@ def sequences(name: str, path: str, **options: Any) -> dict[str, Any]:
     rows += [engine.step([(b, others[i : i + 1], 1), (a, tokens[i : i + 1], 1)])[1] for i in (27, 28, 29)]
     saved = (forked := a.fork()).saved()
     forked.close()
-    engine.sequence(2).read(others[:9])  # its blocks and its row are another one's now
+    engine.step([(engine.sequence(2), others[:9], 1)])  # its blocks and its row are another one's now
     forked = engine.restored(saved, slot=3)
     steps = [engine.step([(s, tokens[i : i + 1], 1) for s in (forked, b, a)]) for i in (30, 31)]
     np.save(path, np.concatenate([*rows, *(step[2] for step in steps)]))
