@@ -1,58 +1,17 @@
 """The service: answers of many at once are what each is alone; cancelling, queueing, stopping, and no leaks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from running import model_path
+from serving import GREEDY, TEXT, collected, opened, run, serving, tokens_of_answer
 
 from graphsched.errors import ContextError, OptionError
-from graphsched.serve.options import ServiceOptions
-from graphsched.serve.request import Busy, Done, Piece, Request
+from graphsched.serve.request import Busy, Piece, Request
 from graphsched.serve.service import Service
-from graphsched.session.session import Session, load
 from graphsched.text.options import SamplingOptions
-
-GREEDY = SamplingOptions(temperature=0)
-TEXT = "Once upon a time"
-
-
-def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, 120))
-
-
-def opened(name: str | None = None, **options: Any) -> Session:
-    given = {"n_parallel": 4, "n_ctx": 512, "n_threads": 2, "n_ubatch": 64, **options}
-    return load(model_path(name) if name else None, **given)
-
-
-@asynccontextmanager
-async def serving(session: Session, **options: Any) -> AsyncIterator[Service]:
-    """A service that has nothing left in use at the end."""
-    service = Service(session, ServiceOptions(**options))
-    service.start()
-    try:
-        yield service
-        await service.drain()
-        assert not any(slot.is_processing for slot in service.slots())
-    finally:
-        service.close()
-        session.close()
-
-
-async def collected(service: Service, request: Request) -> tuple[list[str], list[Done]]:
-    """Texts and ends of all answers."""
-    texts, ends = [""] * request.n, list[Done]()
-    async for event in service.answers(request):
-        if isinstance(event, Piece):
-            assert event.index not in {end.index for end in ends}
-            texts[event.index] += event.text
-        else:
-            ends.append(event)
-    return texts, sorted(ends, key=lambda end: end.index)
 
 
 def prompt(service: Service, text: str = TEXT) -> tuple[int, ...]:
@@ -194,6 +153,79 @@ def test_a_full_context_ends_an_answer_and_a_full_pool_makes_wait() -> None:
             for each, ((text,), (end,)) in zip(seeds, found, strict=True):
                 assert end.reason == "context"
                 assert text == alone(each, n_ctx=128, deterministic=True)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", [None, "qwen35moe", "mamba2", "gemma3"])
+def test_a_chat_reads_only_what_is_new(name: str | None) -> None:
+    """Ten turns beside another chat: the last token that was chosen has not been read, and the new turn."""
+
+    async def main() -> None:
+        async with serving(opened(name, n_ctx=2048)) as service:
+            chats: list[tuple[int, ...]] = [(1, 20, 21, 22), (1, 30, 31, 32)]
+            n_answer = 15
+            for turn in range(10):
+                new = tuple(range(40 + turn, 60 + turn))
+                for i, text in enumerate(chats):
+                    before = service.counters().prompt_tokens
+                    request = Request((*text, *new), n_answer, SamplingOptions(seed=1), ignore_eos=True)
+                    said, end = await tokens_of_answer(service, request)
+                    assert len(said) == n_answer
+                    read = service.counters().prompt_tokens - before
+                    assert read == len(new) + (1 if turn else len(text))
+                    assert end.timings.cached_tokens == len(request.prompt) - read
+                    chats[i] = (*request.prompt, *said)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", [None, "qwen35moe"])
+def test_thoughts_that_a_template_drops_cost_only_their_turn(name: str | None) -> None:
+    """The next prompt has the turn without thoughts: it is the same up to where the last message began."""
+
+    async def main() -> None:
+        async with serving(opened(name, n_ctx=2048)) as service:
+            history: tuple[int, ...] = tuple(range(100, 160))
+            for turn in range(6):
+                new = (1, *range(40 + turn, 60 + turn))
+                opening = (1, 70, 71, 72)  # a control token, and what begins thoughts
+                request = Request((*history, *new, *opening), 30, SamplingOptions(seed=1), ignore_eos=True)
+                before = service.counters().prompt_tokens
+                await tokens_of_answer(service, request)
+                read = service.counters().prompt_tokens - before
+                said = tuple(range(200, 210))
+                if turn:
+                    assert len(new) + len(opening) + len(said) <= read
+                    assert read <= len(new) + len(opening) + len(said) + 2
+                history = (*history, *new, 1, 70, *said)
+
+    run(main())
+
+
+def test_idle_sequences_come_back_from_memory() -> None:
+    async def main() -> None:
+        async with serving(opened("qwen35moe", n_parallel=2, n_ctx=1024, deterministic=True)) as service:
+            prompts = [tuple(range(10 + i, 90 + i)) for i in range(5)]
+            first = [
+                await tokens_of_answer(service, Request(p, 10, GREEDY, ignore_eos=True)) for p in prompts
+            ]
+            before = service.counters().prompt_tokens
+            for p, (said, _) in zip(prompts, first, strict=True):
+                more = (*p, *said, 5, 6, 7)
+                _, end = await tokens_of_answer(service, Request(more, 3, GREEDY, ignore_eos=True))
+                assert end.timings.cached_tokens == len(p) + len(said) - 1
+            assert service.counters().prompt_tokens - before == 5 * 4
+
+    run(main())
+
+
+def test_no_memory_for_idle_sequences() -> None:
+    async def main() -> None:
+        async with serving(opened(n_parallel=1), cache_ram=0) as service:
+            prompts = [tuple(range(10 + i, 90 + i)) for i in (0, 1, 0)]
+            ends = [(await tokens_of_answer(service, Request(p, 2, GREEDY)))[1] for p in prompts]
+            assert [end.timings.cached_tokens for end in ends] == [0, 0, 0]
 
     run(main())
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from graphsched.errors import ContextError
 from graphsched.serve.job import Task
 from graphsched.serve.kept import Kept
 from graphsched.serve.options import ServiceOptions
@@ -11,7 +10,6 @@ from graphsched.serve.slot import Slot
 from graphsched.session.engine import Engine
 from graphsched.session.rows import Tokens
 from graphsched.session.saved import Saved
-from graphsched.session.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,22 @@ class Places:
             return target
         self.clear(target)
         if source.n >= FEWEST:
-            target.sequence.close()
-            target.sequence = self._copy(source, target.id)
+            self._copy(source, target)
         return target
 
     def clear(self, slot: Slot) -> None:
         """Empties a slot; what it has read is kept if there is room."""
         self._keep(slot)
         slot.renew()
+
+    def restore(self, slot: Slot, saved: Saved) -> None:
+        """Makes an idle slot hold what was saved. ContextError if there are too few free cells; idle ones give way."""
+        self.clear(slot)
+        for other in sorted((s for s in self._slots if s.task is None), key=idlest):
+            if self._engine.slots.has_free(saved.cells):
+                break
+            self.clear(other)
+        slot.sequence.restore(saved)
 
     def _source(self, task: Task) -> _Source:
         if not task.job.request.keeps:
@@ -73,19 +79,16 @@ class Places:
         is_similar = source.n >= self._options.slot_prompt_similarity * len(tokens)
         return is_similar and 2 * source.n >= source.slot.sequence.n_past
 
-    def _copy(self, source: _Source, slot: int) -> Sequence:
-        """A sequence in a slot that has the tokens of a source."""
+    def _copy(self, source: _Source, target: Slot) -> None:
+        """Gives an empty slot the tokens of a source, if there are cells for them."""
         if source.slot is not None:
-            return source.slot.sequence.fork(source.n, slot)
-        assert source.saved is not None
-        try:
-            sequence = self._engine.restored(source.saved, slot)
-        except ContextError:  # there are too few cells for all of it
-            return self._engine.sequence(slot)
-        sequence.back_to(source.n)
-        if 2 * source.n >= len(source.saved.tokens):
-            self.kept.drop(source.saved)
-        return sequence
+            target.sequence.close()
+            target.sequence = source.slot.sequence.fork(source.n, target.id)
+        elif source.saved is not None and self._engine.slots.has_free(source.saved.cells):
+            target.sequence.restore(source.saved)
+            target.sequence.back_to(source.n)
+            if 2 * source.n >= len(source.saved.tokens):
+                self.kept.drop(source.saved)
 
     def _keep(self, slot: Slot) -> None:
         if slot.sequence.n_past >= FEWEST:

@@ -1,10 +1,14 @@
 """The service: many requests on one engine, asked for from an asyncio loop, computed by a thread of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
 
-from graphsched.errors import ContextError, OptionError
+from graphsched.errors import ContextError, Error, OptionError
+from graphsched.serve import slot_files
 from graphsched.serve.answer import answers
 from graphsched.serve.job import Job
 from graphsched.serve.load import Counters, RequestRecord
@@ -13,9 +17,12 @@ from graphsched.serve.outbox import Outbox
 from graphsched.serve.request import Busy, Done, Event, Request
 from graphsched.serve.scheduler import Scheduler
 from graphsched.serve.slot import Slot
+from graphsched.serve.slot_files import SavedFile
 from graphsched.serve.worker import Worker
 from graphsched.session.session import Session
 from graphsched.text.dialect import Dialect, dialect_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Service:
     """
 
     def __init__(self, session: Session, options: ServiceOptions) -> None:
-        engine = session.engine
+        self._engine = engine = session.engine
         if engine.n_ubatch < engine.slots.n_slots:
             what = f"is {engine.n_ubatch}, a step needs a token for each of {engine.slots.n_slots} slots"
             raise OptionError(what, "n_ubatch")
@@ -128,13 +135,52 @@ class Service:
         """The last requests that have ended, the oldest first."""
         return tuple(self._scheduler.load.recent)
 
+    async def save(self, slot: int, path: Path) -> SavedFile:
+        """Saves what an idle slot holds to a file.
+
+        OptionError if there is no such slot; Error if it is at work, or for the file: then nothing has changed.
+        """
+        begin = perf_counter()
+        saved = await self._called(lambda: self._idle_slot(slot).sequence.saved())
+        nbytes = await asyncio.to_thread(slot_files.write, path, saved, self._engine)
+        return SavedFile(len(saved.tokens), nbytes, (perf_counter() - begin) * 1e3)
+
+    async def restore(self, slot: int, path: Path) -> SavedFile:
+        """Makes an idle slot hold what was saved to a file. Errors as of `save`, and for a file that does not fit."""
+        begin = perf_counter()
+        saved = await asyncio.to_thread(slot_files.read, path, self._engine)
+        await self._called(lambda: self._scheduler.places.restore(self._idle_slot(slot), saved))
+        return SavedFile(len(saved.tokens), path.stat().st_size, (perf_counter() - begin) * 1e3)
+
+    async def erase(self, slot: int) -> int:
+        """Makes an idle slot forget all; the tokens that it held. Errors as of `save`."""
+
+        def erase() -> int:
+            found = self._idle_slot(slot)
+            n = found.sequence.n_past
+            found.renew()
+            return n
+
+        return await self._called(erase)
+
+    def _called(self, function: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.wrap_future(self._worker.call(function))
+
+    def _idle_slot(self, number: int) -> Slot:
+        if not 0 <= number < self.n_slots:
+            raise OptionError(f"is {number}, there are slots 0 to {self.n_slots - 1}", "id_slot")
+        slot = self._scheduler.slots[number]
+        if slot.task is not None:
+            raise Error(f"slot {number} is at work")
+        return slot
+
     async def drain(self) -> None:
         """Takes no more requests; returns when all that there are have ended."""
         self._drains = True
         while self._jobs:
             self._idle.clear()
             await self._idle.wait()
-        await asyncio.wrap_future(self._worker.call(lambda: None))  # behind the calls that freed slots
+        await self._called(lambda: None)  # behind the calls that freed slots
 
     def close(self) -> None:
         """Ends everything now: requests end with the reason `abort`. The session stays open."""

@@ -50,15 +50,18 @@ class Copier:
 
     def read(self, places: NDArray[np.int32]) -> dict[str, NDArray[np.uint8]]:
         """Copies on the host of n rows each from place · n on: u8[places, bytes] by the name of the cache."""
-        return {cache.name: self._memory(cache).read(places, self._bytes(cache)) for cache in self.caches}
+        sizes = self.row_bytes
+        return {cache.name: self._memory(cache).read(places, sizes[cache.name]) for cache in self.caches}
 
     def write(self, places: NDArray[np.int32], values: Mapping[str, NDArray[np.uint8]]) -> None:
         """Puts back what `read` gave, there or elsewhere."""
         for cache in self.caches:
             self._memory(cache).write(places, values[cache.name])
 
-    def _bytes(self, cache: Tensor) -> int:
-        return cache.type.nbytes // int(cache.shape[0]) * self._n
+    @property
+    def row_bytes(self) -> dict[str, int]:
+        """Bytes of n rows of each cache, by its name."""
+        return {cache.name: cache.type.nbytes // int(cache.shape[0]) * self._n for cache in self.caches}
 
 
 def caches_by_kind(graph: Graph, kinds: Mapping[str, str]) -> Mapping[str, tuple[Tensor, ...]]:

@@ -27,7 +27,7 @@ from graphsched.session.model import Model
 from graphsched.session.options import SessionOptions, physical_memory
 from graphsched.session.planner import Decisions, Planner, repacked
 from graphsched.session.rows import Aborted, Logits, Rows, Runs, Tokens, checked, in_order, joined, part
-from graphsched.session.saved import Saved, restored
+from graphsched.session.saved import Saved
 from graphsched.session.sequence import Sequence
 from graphsched.session.slots import KINDS, STATE, Slots
 from graphsched.session.summary import kv_bytes
@@ -125,7 +125,13 @@ class Engine:
 
         ContextError if there is no slot, or too few free cells for it: then nothing has changed.
         """
-        return restored(self.sequence(slot), saved)
+        sequence = self.sequence(slot)
+        try:
+            sequence.restore(saved)
+        except ContextError:
+            sequence.close()
+            raise
+        return sequence
 
     def step(self, parts: Iterable[tuple[Sequence, Ids, int]]) -> list[Logits]:
         """Reads tokens behind sequences, each given once: (sequence, tokens, logits wanted of the last ... of them).

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from graphsched.errors import ContextError
 from graphsched.session.cells import oldest_seen
 from graphsched.session.rows import Tokens
-from graphsched.session.slots import Arrays, Block
+from graphsched.session.slots import Arrays, Block, Slots
 from graphsched.types.extents import CELL_BLOCK
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Saved:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that it takes."""
-        cells = sum(array.nbytes for block in self.cells.values() for array in block.values.values())
-        return cells + sum(array.nbytes for array in self.states.values()) + self.tokens.nbytes
+        return self.tokens.nbytes + sum(array.nbytes for part in self._parts() for array in part.values())
 
     def nearest(self, n_past: int) -> int:
         """As `Sequence.nearest`: where one is when it is restored and goes back."""
@@ -41,6 +40,20 @@ class Saved:
             n for n in self.places or (most,) if n <= most and all(self._holds(k, n) for k in self.cells)
         )
         return max(there, default=0)
+
+    def fits(self, slots: Slots) -> bool:
+        """Whether it can be a sequence of these slots: all kinds of cells, and rows of the size of each cache."""
+        n = len(self.tokens)
+        if set(self.cells) != set(slots.inputs) or bool(self.places) != slots.has_state:
+            return False
+        if self.places and (self.places[-1] != n or list(self.places) != sorted({*self.places} - {0})):
+            return False
+        sizes = {name: values.shape[1] for block in self._parts() for name, values in block.items()}
+        blocks = self.cells.values()
+        return sizes == slots.row_bytes and all(0 <= b.first <= b.end == -(-n // CELL_BLOCK) for b in blocks)
+
+    def _parts(self) -> list[Arrays]:
+        return [*(block.values for block in self.cells.values()), self.states]
 
     def _holds(self, kind: str, n_past: int) -> bool:
         oldest = oldest_seen(n_past, *self.spans[kind])
@@ -58,24 +71,17 @@ def saved(sequence: "Sequence") -> Saved:
     return Saved(sequence.tokens.copy(), cells, tuple(places), states, spans)
 
 
-def restored(empty: "Sequence", saved: Saved) -> "Sequence":
-    """An empty sequence with what was saved. ContextError if there are too few free cells; the sequence is then closed.
+def restore(empty: "Sequence", saved: Saved) -> None:
+    """Makes an empty sequence what was saved. ContextError if there are too few free cells: then it stays empty.
 
     Of checkpoints there are as many as there are free rows for, the last ones.
     """
     slots = empty.engine.slots
+    if not slots.has_free(saved.cells):
+        raise ContextError("there are too few free cells for a sequence that was saved; more are -c N")
     n_checkpoints = max(len(saved.places) - 1, 0)
     rows = [row for _ in range(min(n_checkpoints, slots.n_checkpoints)) if (row := slots.row()) is not None]
     kept = slice(n_checkpoints - len(rows), None)
     states = {name: values[kept] for name, values in saved.states.items()}
-    places = [*rows, empty.slot] if slots.has_state else []
-    try:
-        slots.restore(empty.slot, saved.cells, places, states)
-    except ContextError:
-        for row in rows:
-            slots.drop(row)
-        empty.close()
-        raise
-    positions = saved.places[kept][: len(rows)]
-    empty.adopt(saved.tokens, list(zip(positions, rows, strict=True)))
-    return empty
+    slots.restore(empty.slot, saved.cells, [*rows, empty.slot] if slots.has_state else [], states)
+    empty.adopt(saved.tokens, zip(saved.places[kept], rows, strict=False))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from graphsched.errors import ContextError
 from graphsched.session.rows import Logits, Rows, Tokens
-from graphsched.session.saved import Saved, saved
+from graphsched.session.saved import Saved, restore, saved
 
 if TYPE_CHECKING:
     from graphsched.session.engine import Engine
@@ -183,6 +183,10 @@ class Sequence:
     def saved(self) -> Saved:
         """A copy of it in the host's memory, which `Engine.restored` makes a sequence of, bit for bit the same."""
         return saved(self)
+
+    def restore(self, saved: Saved) -> None:
+        """Makes it, being empty, what was saved. ContextError if there are too few free cells: then it stays empty."""
+        restore(self, saved)
 
     def close(self) -> None:
         """Gives back its slot, cells and checkpoints."""

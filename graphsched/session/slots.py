@@ -103,17 +103,17 @@ class Slots:
         return Block(first, end, self._copiers[kind].read(pool.tables[slot, first:end]))
 
     def restore(self, slot: int, cells: Mapping[str, Block], rows: Sequence[int], states: Arrays) -> None:
-        """Gives an empty slot what was saved, and rows their states. ContextError if there are too few free cells."""
-        for kind, inputs in self.inputs.items():
-            if inputs.blocks.n_free < cells[kind].end - cells[kind].first:
-                raise ContextError(
-                    "there are too few free cells for a sequence that was saved; more are -c N"
-                )
+        """Gives an empty slot what was saved, for which there must be cells (`has_free`), and rows their states."""
         for kind, inputs in self.inputs.items():
             places = inputs.blocks.place(slot, cells[kind].first, cells[kind].end)
             self._copiers[kind].write(places, cells[kind].values)
         if self.has_state:
             self._copiers[STATE].write(np.array(rows, np.int32), states)
+
+    def has_free(self, cells: Mapping[str, Block]) -> bool:
+        """Whether there are free cells for what was saved."""
+        pools = ((inputs.blocks, cells[kind]) for kind, inputs in self.inputs.items())
+        return all(pool.n_free >= block.end - block.first for pool, block in pools)
 
     def row(self) -> int | None:
         """A row for a checkpoint; None if none is free."""
@@ -124,6 +124,11 @@ class Slots:
         """The type and shape of each cache's rows, by its name: what is saved fits where these are the same."""
         leaves = (leaf for copier in self._copiers.values() for leaf in copier.caches)
         return {leaf.name: f"{leaf.dtype}{list(map(int, leaf.shape[1:]))}" for leaf in leaves}
+
+    @property
+    def row_bytes(self) -> dict[str, int]:
+        """Bytes of what is saved of each cache at once, by its name: a block of cells, a row of state."""
+        return {name: n for copier in self._copiers.values() for name, n in copier.row_bytes.items()}
 
     def has_blocks(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of so many tokens have cells side by side, with no common beginning and nobody else."""
