@@ -7,6 +7,7 @@ from time import perf_counter_ns
 import numpy as np
 
 from graphsched.serve.answer import Answer
+from graphsched.serve.embedding import Embedding
 from graphsched.serve.request import Event, Request, RequestTimings
 from graphsched.session.rows import Tokens
 
@@ -17,7 +18,8 @@ class Job:
 
     request: Request
     answers: list[Answer]
-    emit: Callable[[Iterable[Event | BaseException]], None]
+    emit: Callable[[Iterable[Event | Embedding | BaseException]], None]
+    embedding: Embedding | None = None
     queued: int = field(default_factory=perf_counter_ns)
     started: int = 0
     answering: int = 0  # since when the prompt has been read
@@ -45,12 +47,20 @@ class Job:
 
 @dataclass(eq=False)
 class Task:
-    """Tokens to read, and the answers that begin behind them: of a prompt all, else one that had to give way."""
+    """Tokens to read, and the answers that begin behind them: of a prompt all, else one that had to give way.
+
+    There is none behind a text that becomes an embedding.
+    """
 
     job: Job
     tokens: Tokens
     answers: list[Answer]
     marks: tuple[int, ...] = ()  # positions at which a recurrent state is worth a checkpoint
+
+    @property
+    def n_slots(self) -> int:
+        """Slots that it takes."""
+        return max(len(self.answers), 1)
 
 
 def first_task(job: Job, marks: tuple[int, ...] = ()) -> Task:

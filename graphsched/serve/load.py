@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from graphsched.serve.job import Job
-from graphsched.serve.request import Done, Reason, RequestTimings
+from graphsched.serve.request import Reason, RequestTimings
 
 _RECENT: Final = 256
 
@@ -51,14 +51,15 @@ class Load:
 
     now = staticmethod(perf_counter_ns)
 
-    def finished(self, job: Job, last: Done) -> None:
-        """Counts a request whose last answer has ended."""
+    def finished(self, job: Job, reason: Reason) -> None:
+        """Counts a request whose last answer has ended for a reason."""
+        last = job.timings()
         self.requests += 1
-        self.generate_ns += round(last.timings.generate_ms * 1e6)
+        self.generate_ns += round(last.generate_ms * 1e6)
         n = sum(len(answer.tokens) for answer in job.answers)
         sampling = sum(answer.sampling_ns for answer in job.answers) / 1e6
-        timings = replace(last.timings, generated_tokens=n, sampling_ms=sampling)
-        self.recent.append(RequestRecord(job.request.name, job.slot, job.queued, timings, last.reason))
+        timings = replace(last, generated_tokens=n, sampling_ms=sampling)
+        self.recent.append(RequestRecord(job.request.name, job.slot, job.queued, timings, reason))
 
     def counters(self, running: int, waiting: int) -> Counters:
         """The sums as they are now."""

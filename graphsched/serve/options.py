@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from graphsched.option import Options, Parsed, option
+from graphsched.option import Options, Parsed, Words, option
 
 _MIB: Final = 1 << 20
+POOLINGS: Final = ("none", "mean", "cls", "last")
 
 
 def _path(given: Any) -> Path | None:
@@ -31,6 +32,13 @@ class ServiceOptions(Options):
         low=0,
         high=1,
         help="part of a prompt that a slot must hold to be preferred to the one unused for longest",
+    )
+    pooling: str = option(
+        "--pooling",
+        "",
+        values=Words({name: name for name in POOLINGS} | {"": ""}, "NAME"),
+        help="how the states of tokens become an embedding: none, mean, cls, last",
+        shown="the model's, else mean",
     )
     slot_save_path: Annotated[Any, Path | None] = option(
         "--slot-save-path",

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 
+from graphsched.serve.embedding import Embedding
 from graphsched.serve.request import Event
+
+Mail = Event | Embedding
 
 
 class Outbox:
@@ -12,18 +15,18 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        self._queue: asyncio.Queue[Mail | BaseException] = asyncio.Queue()
 
-    def put(self, events: Iterable[Event | BaseException]) -> None:
+    def put(self, events: Iterable[Mail | BaseException]) -> None:
         """Hands events over, in order; an error is raised where they are taken."""
         with suppress(RuntimeError):  # the loop has ended: nobody waits any more
             self._loop.call_soon_threadsafe(self._put, list(events))
 
-    def _put(self, events: Iterable[Event | BaseException]) -> None:
+    def _put(self, events: Iterable[Mail | BaseException]) -> None:
         for event in events:
             self._queue.put_nowait(event)
 
-    async def take(self) -> Event:
+    async def take(self) -> Mail:
         """The next event. Raises the error that came in its place."""
         event = await self._queue.get()
         if isinstance(event, BaseException):

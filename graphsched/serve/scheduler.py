@@ -5,25 +5,22 @@ oldest before the others; then the task that came last, which goes on later; a t
 """
 
 from collections import deque
-from collections.abc import Iterator
+from typing import get_args
 
-import numpy as np
-
-from graphsched.errors import ContextError, Error
+from graphsched.errors import ContextError
 from graphsched.serve.answer import Answer
 from graphsched.serve.job import Job, Task, first_task
 from graphsched.serve.load import Load
 from graphsched.serve.options import ServiceOptions
+from graphsched.serve.pieces import Piece, pieces
 from graphsched.serve.places import Places, idlest
 from graphsched.serve.prefixes import FEWEST, as_tokens, turning_points
 from graphsched.serve.request import Event, Reason
-from graphsched.serve.shares import most_rows, shares
 from graphsched.serve.slot import Slot
 from graphsched.session.engine import Engine
+from graphsched.session.model import Head
 from graphsched.session.rows import Aborted, Logits, Tokens
 from graphsched.text.tokenizer import Tokenizer
-
-Part = tuple[Slot, Tokens, int]  # tokens that a slot reads in a step, and of how many logits are wanted
 
 
 class Scheduler:
@@ -72,15 +69,12 @@ class Scheduler:
                     self._end(job, answer, "abort")
 
     def step(self) -> None:
-        """One forward for all that have a slot, after those that wait have got free ones."""
+        """One forward for all that have a slot, after those that wait have got free ones; another for embeddings."""
         self._seat_all()
-        parts = list(self._parts())
-        while parts and (logits := self._computed(parts)) is None:
-            parts = list(self._parts())
-        if parts:
-            self.load.steps += 1
-            for (slot, ids, n_wanted), rows in zip(parts, logits or (), strict=True):
-                self._advance(slot, ids, rows if n_wanted else None)
+        found = list(pieces(self.slots, self.engine.n_ubatch, self.engine.checkpoint_every))
+        self.load.steps += bool(found)
+        for head in get_args(Head):
+            self._run([piece for piece in found if piece.slot.head == head], head)
 
     # Seats
 
@@ -91,7 +85,7 @@ class Scheduler:
             free = [slot for slot in self.slots if slot.task is None]
             if asked is not None and self.slots[asked] not in free:
                 continue
-            if len(free) < len(task.answers) or not self._has_cells(task):
+            if len(free) < task.n_slots or not self._has_cells(task):
                 return
             self.waiting.remove(task)
             self._seat(task, free)
@@ -100,7 +94,7 @@ class Scheduler:
         """Whether a task fits beside those that have a slot; idle sequences give way."""
         running = [slot for slot in self.slots if slot.task]
         lengths = [max(len(s.task.tokens), s.sequence.n_past) for s in running if s.task]
-        lengths += [len(task.tokens)] * len(task.answers)
+        lengths += [len(task.tokens)] * task.n_slots
         return not running or self.engine.slots.has_blocks([n + FEWEST for n in lengths])
 
     def _seat(self, task: Task, free: list[Slot]) -> None:
@@ -109,7 +103,7 @@ class Scheduler:
         if not job.started:
             job.started, job.cached, job.slot = self.load.now(), slot.sequence.n_past, slot.id
             self.load.cached += slot.sequence.n_past
-        others = sorted((s for s in free if s is not slot), key=idlest)[: len(task.answers) - 1]
+        others = sorted((s for s in free if s is not slot), key=idlest)[: task.n_slots - 1]
         self._n_seated += 1
         slot.begin(task, self._n_seated)
         for other in others:
@@ -123,41 +117,39 @@ class Scheduler:
 
     # Steps
 
-    def _parts(self) -> Iterator[Part]:
-        """What the next step reads."""
-        at_work = [slot for slot in self.slots if slot.is_at_work]
-        reading = sorted((s for s in at_work if s.is_reading), key=lambda s: s.since)
-        generating = [s for s in at_work if not s.is_reading]
-        lengths = [len(slot.pending) for slot in reading]
-        room = most_rows(self.engine.n_ubatch, len(generating), lengths) - len(generating)
-        for slot in generating:
-            yield slot, slot.pending, 1
-        for slot, n in zip(reading, shares(lengths, room), strict=True):
-            if n := self._until_mark(slot, n):
-                yield slot, slot.pending[:n], int(n == len(slot.pending))
+    def _run(self, wanted: list[Piece], head: Head) -> None:
+        """Computes pieces of slots, and hands results to their tasks.
 
-    def _until_mark(self, slot: Slot, n: int) -> int:
-        """Tokens of a piece that goes beyond no position at which a checkpoint is due."""
-        assert slot.task is not None
-        past, every = slot.sequence.n_past, self.engine.checkpoint_every
-        ends = [mark - past for mark in slot.task.marks if mark > past]
-        return min([n, *ends, *([every - past % every] if every else [])])
+        Some lose their slot first if there are too few cells. A request that the engine fails for ends alone: when
+        several fail together each is tried by itself.
+        """
+        while wanted := [piece for piece in wanted if piece.slot.task is not None]:
+            begin = self.load.now()
+            try:
+                parts = [(slot.sequence, ids, n) for slot, ids, n in wanted]
+                results = self.engine.compute(parts, head)
+            except ContextError:
+                self._give_way()
+                continue
+            except Aborted:
+                raise
+            except Exception as error:
+                self._apart(wanted, head, error)
+                return
+            finally:
+                self.load.busy_ns += self.load.now() - begin
+            for piece, rows in zip(wanted, results, strict=True):
+                self._advance(*piece, rows)
+            return
 
-    def _computed(self, parts: list[Part]) -> list[Logits] | None:
-        """The logits of a step; None if someone had to give way first."""
-        begin = self.load.now()
-        try:
-            return self.engine.compute([(slot.sequence, ids, n) for slot, ids, n in parts])
-        except ContextError:
-            self._give_way()
-            return None
-        except Aborted:
-            raise
-        except Exception as error:
-            self._blame(parts, error)
-            return None
-        finally:
-            self.load.busy_ns += self.load.now() - begin
+    def _apart(self, failed: list[Piece], head: Head, error: Exception) -> None:
+        for piece in failed:
+            piece.slot.sequence.spoil()
+        if len(failed) == 1:
+            self._fail(failed[0].slot, error)
+            return
+        for piece in failed:
+            self._run([piece], head)
 
     def _give_way(self) -> None:
         """Makes cells free: of an idle sequence, else of the task that came last, else by ending the only one."""
@@ -177,9 +169,8 @@ class Scheduler:
         """Takes a slot from a task, which goes on later where it was."""
         assert slot.task is not None
         task = slot.task
-        rest = slot.answer.tokens if not slot.is_reading and len(task.answers) == 1 else []
-        prompt = as_tokens(task.job.request.prompt)
-        tokens = np.concatenate((prompt, as_tokens(rest))) if rest else task.tokens
+        rest = slot.answer.tokens if len(task.answers) == 1 and not slot.is_reading else []
+        tokens = as_tokens((*task.job.request.prompt, *rest)) if rest else task.tokens
         self.waiting.appendleft(Task(task.job, tokens, task.answers, task.marks))
         self._leave(slot)
         self.places.clear(slot)
@@ -190,21 +181,6 @@ class Scheduler:
             self._end(slot.task.job, answer, "context")
         self._leave(slot)
 
-    def _blame(self, parts: list[Part], error: Exception) -> None:
-        """Ends the requests that a step fails for: those whose part fails alone, too."""
-        for slot, *_ in parts:
-            slot.sequence.spoil()
-        for slot, ids, n in parts if len(parts) > 1 else ():
-            try:
-                (rows,) = self.engine.compute([(slot.sequence, ids, n)])
-                self._advance(slot, ids, rows if n else None)
-            except Aborted:
-                raise
-            except Exception as own:
-                self._fail(slot, own)
-        if len(parts) == 1:
-            self._fail(parts[0][0], error)
-
     def _fail(self, slot: Slot, error: Exception) -> None:
         assert slot.task is not None
         job = slot.task.job
@@ -212,26 +188,41 @@ class Scheduler:
         slot.renew()
         job.emit([error])
 
-    # What becomes of logits
+    # What becomes of results
 
-    def _advance(self, slot: Slot, ids: Tokens, logits: Logits | None) -> None:
+    def _advance(self, slot: Slot, ids: Tokens, n_wanted: int, rows: Logits) -> None:
         """Notes what a slot has read; behind the last token of it, each of its answers chooses a token."""
         task = slot.task
         if task is None:
             return  # it was another answer of a request that has just failed
-        was_reading = slot.sequence.n_past <= len(task.tokens)
-        if was_reading:
+        n_past = slot.sequence.n_past
+        if n_past <= len(task.tokens):
             self.load.prompt_tokens += len(ids)
-            if slot.sequence.n_past in task.marks:
+            if n_past in task.marks:
                 slot.sequence.checkpoint()
         slot.pending = slot.pending[len(ids) :]
-        if logits is None:
-            return
-        if not task.job.answering:
-            task.job.answering = self.load.now()
-            self.load.prompt_ns += task.job.answering - task.job.started
-        for place in self._begun(slot, task):
-            self._choose(place, logits[-1])
+        if task.job.embedding is not None:
+            task.job.embedding.take(n_past - len(ids), rows)
+            if not slot.is_at_work:
+                self._embedded(slot, task.job)
+        elif n_wanted:
+            self._began(task.job)
+            for place in self._begun(slot, task):
+                self._choose(place, rows[-1])
+
+    def _began(self, job: Job) -> None:
+        if not job.answering:
+            job.answering = self.load.now()
+            self.load.prompt_ns += job.answering - job.started
+
+    def _embedded(self, slot: Slot, job: Job) -> None:
+        """Hands over an embedding; its sequence is nothing to come back to."""
+        self._began(job)
+        self._leave(slot)
+        slot.renew()
+        assert job.embedding is not None
+        job.emit([job.embedding])
+        self.load.finished(job, "limit")
 
     def _begun(self, slot: Slot, task: Task) -> list[Slot]:
         """The slots of a task's answers, one for each: the others' sequences are made now, as forks."""
@@ -250,7 +241,7 @@ class Scheduler:
         before = len(answer.tokens)
         try:
             piece = None if answer.is_enough() else answer.choose(logits)
-        except Error as error:
+        except Exception as error:  # a sampler's or a grammar's: it is this request's own
             self._fail(slot, error)
             return
         self.load.generated_tokens += len(answer.tokens) - before
@@ -272,7 +263,6 @@ class Scheduler:
         self._finish(job, answer, [piece] if piece else [])
 
     def _finish(self, job: Job, answer: Answer, events: list[Event]) -> None:
-        done = answer.done(job.timings())
-        job.emit([*events, done])
-        if job.is_done:
-            self.load.finished(job, done)
+        job.emit([*events, answer.done(job.timings())])
+        if job.is_done and answer.reason is not None:
+            self.load.finished(job, answer.reason)

@@ -1,15 +1,19 @@
 """The service: many requests on one engine, asked for from an asyncio loop, computed by a thread of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphsched.errors import ContextError, Error, OptionError
 from graphsched.serve import slot_files
 from graphsched.serve.answer import answers
+from graphsched.serve.embedding import Embedding, pooling_of
 from graphsched.serve.job import Job
 from graphsched.serve.load import Counters, RequestRecord
 from graphsched.serve.options import ServiceOptions
@@ -55,6 +59,7 @@ class Service:
         self.model, self.tokenizer = session.model, session.tokenizer
         self.dialect: Dialect = dialect_of(self.tokenizer.chat_template, self.tokenizer)
         self.n_ctx, self.n_slots = engine.n_ctx, engine.slots.n_slots
+        self._pooling = pooling_of(self.model.file, options.pooling)
         session.sequence.close()  # all sequences are slots'
         self._scheduler = Scheduler(engine, self.tokenizer, options)
         self._worker = Worker(self._scheduler)
@@ -75,20 +80,58 @@ class Service:
         self._check(request)
         outbox = Outbox()
         job = Job(request, list(answers(request, self.tokenizer)), outbox.put)
-        self._jobs.add(job)
+        self._submit(job)
         try:
-            self._worker.call(lambda: self._scheduler.add(job))
             left = request.n
             while left:
                 event = await outbox.take()
+                assert not isinstance(event, Embedding)
                 left -= isinstance(event, Done)
                 yield event
         finally:
-            if not job.is_done:
-                self._worker.call(lambda: self._scheduler.remove(job))
             self._forget(job)
 
+    async def embed(self, prompts: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+        """Hidden states of the tokens of texts, pooled (`--pooling`), not normalised: float32 [n_embd] of each.
+
+        Without pooling they are [n_tokens, n_embd]. Raises as `answers` does.
+        """
+        asked = [Request(prompt, keeps=False, name="embedding") for prompt in prompts]
+        for request in asked:
+            self._check(request)
+        rest = iter(asked)
+        found: dict[int, NDArray[np.float32]] = {}
+
+        async def some() -> None:
+            for request in rest:
+                found[id(request)] = await self._embedded(request)
+
+        tasks = [asyncio.create_task(some()) for _ in range(min(self.n_slots, len(asked)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [found[id(request)] for request in asked]
+
+    async def _embedded(self, request: Request) -> NDArray[np.float32]:
+        outbox = Outbox()
+        job = Job(request, [], outbox.put, Embedding(len(request.prompt), self._pooling))
+        self._submit(job)
+        try:
+            embedding = await outbox.take()
+            assert isinstance(embedding, Embedding)
+            return embedding.values
+        finally:
+            self._forget(job)
+
+    def _submit(self, job: Job) -> None:
+        self._jobs.add(job)
+        self._worker.call(lambda: self._scheduler.add(job))
+
     def _forget(self, job: Job) -> None:
+        """Nobody waits for a request any more: what there is left of it ends."""
+        self._worker.call(lambda: self._scheduler.remove(job))
         self._jobs.discard(job)
         if not self._jobs:
             self._idle.set()

@@ -6,6 +6,7 @@ import numpy as np
 
 from graphsched.serve.answer import Answer
 from graphsched.serve.job import Task
+from graphsched.session.model import Head
 from graphsched.session.rows import Tokens
 from graphsched.session.sequence import Sequence
 
@@ -33,11 +34,6 @@ class Slot:
         return self.sequence.slot
 
     @property
-    def is_generating(self) -> bool:
-        """Whether its answer has begun: a single token is pending."""
-        return self.task is not None and self.is_at_work and not self.is_reading
-
-    @property
     def is_reading(self) -> bool:
         """Whether it reads a prompt."""
         return self.task is not None and self.sequence.n_past < len(self.task.tokens) and self.is_at_work
@@ -46,6 +42,18 @@ class Slot:
     def is_at_work(self) -> bool:
         """Whether there is something to read for it."""
         return len(self.pending) > 0
+
+    @property
+    def head(self) -> Head:
+        """What its task wants of tokens."""
+        return "hidden" if self.task is not None and self.task.job.embedding is not None else "logits"
+
+    def wanted(self, n: int) -> int:
+        """Of how many of the next n tokens results are wanted, the last ones."""
+        assert self.task is not None
+        if self.task.job.embedding is not None:
+            return self.task.job.embedding.wanted(self.sequence.n_past, n)
+        return int(n == len(self.pending))
 
     @property
     def answer(self) -> Answer:
