@@ -1,48 +1,58 @@
-"""Servers of tests: on a port that the system chooses, in a thread with a loop of its own, ended with the block."""
+"""Services for tests, and what they answer."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
-import uvicorn
+from running import model_path
+
+from graphsched.serve.options import ServiceOptions
+from graphsched.serve.request import Done, Piece, Request
+from graphsched.serve.service import Service
+from graphsched.session.session import Session, load
+from graphsched.text.options import SamplingOptions
+
+GREEDY = SamplingOptions(temperature=0)
+TEXT = "Once upon a time"
 
 
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """An application on loopback; its address without a slash at the end."""
-    config = uvicorn.Config(
-        app, "127.0.0.1", 0, log_level="error", lifespan="off", timeout_graceful_shutdown=5
-    )
-    server, failed = uvicorn.Server(config), threading.Event()
-    socket = config.bind_socket()
-    ready = threading.Event()
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(main, 120))
 
-    async def serve() -> None:
-        task = asyncio.ensure_future(server.serve([socket]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
-        ready.set()
-        await task
 
-    def work() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException:
-            failed.set()
-            raise
-        finally:
-            ready.set()
+def opened(name: str | None = None, **options: Any) -> Session:
+    given = {"n_parallel": 4, "n_ctx": 512, "n_threads": 2, "n_ubatch": 64, **options}
+    return load(model_path(name) if name else None, **given)
 
-    thread = threading.Thread(target=work, name="test server")
-    thread.start()
+
+@asynccontextmanager
+async def serving(session: Session, **options: Any) -> AsyncIterator[Service]:
+    """A service that has nothing left in use at the end."""
+    service = Service(session, ServiceOptions(**options))
+    service.start()
     try:
-        assert ready.wait(30)
-        assert not failed.is_set()
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        yield service
+        await service.drain()
+        assert not any(slot.is_processing for slot in service.slots())
     finally:
-        server.should_exit = True
-        thread.join(30)
-        socket.close()
-        assert not thread.is_alive()
+        service.close()
+        session.close()
+
+
+async def collected(service: Service, request: Request) -> tuple[list[str], list[Done]]:
+    """Texts and ends of all answers."""
+    texts, ends = [""] * request.n, list[Done]()
+    async for event in service.answers(request):
+        if isinstance(event, Piece):
+            assert event.index not in {end.index for end in ends}
+            texts[event.index] += event.text
+        else:
+            ends.append(event)
+    return texts, sorted(ends, key=lambda end: end.index)
+
+
+async def tokens_of_answer(service: Service, request: Request) -> tuple[tuple[int, ...], Done]:
+    events = [event async for event in service.answers(request)]
+    (end,) = (event for event in events if isinstance(event, Done))
+    return tuple(t for event in events if isinstance(event, Piece) for t in event.tokens), end

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serving import running
+from http_servers import running
 
 from graphsched.serve.api.app import make_app
 from graphsched.serve.api.served import Defaults
