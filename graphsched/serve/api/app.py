@@ -1,7 +1,7 @@
 """The application: all endpoints of a service, with what holds for each of them."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ from graphsched.serve.api.served import Defaults, Served, served
 from graphsched.serve.http_options import ServerOptions
 
 if TYPE_CHECKING:
-    Service = Any
+    from graphsched.serve.service import Service
 
 _MODULES: Final = (chat, completions, llama, embeddings, models, tokens, health, slots, props, metrics)
 ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(e for module in _MODULES for e in module.ENDPOINTS)
