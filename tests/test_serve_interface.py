@@ -59,7 +59,7 @@ async def greeting(request: Request) -> AsyncGenerator[Event, None]:
 @contextmanager
 def serving(said: Events = greeting, **options: Any) -> Iterator[SimpleNamespace]:
     """A server with such a service: its url, the service, a client for HTTP, and OpenAI's."""
-    fake = Fake(said)
+    fake: Any = Fake(said)
     app = make_app(
         fake, ServerOptions(alias="tiny,other", **options), Defaults(SamplingOptions(temperature=0.0))
     )

@@ -1,7 +1,7 @@
 """The application: all endpoints of a service, with what holds for each of them."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,7 +33,7 @@ from graphsched.serve.api.served import Defaults, Served, served
 from graphsched.serve.http_options import ServerOptions
 
 if TYPE_CHECKING:
-    Service = Any
+    from graphsched.serve.service import Service
 
 _MODULES: Final = (
     chat,

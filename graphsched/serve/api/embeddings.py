@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
 from graphsched.serve.api.endpoint import Call, Endpoint
-from graphsched.serve.api.failures import llama_form, refused, too_long
+from graphsched.serve.api.failures import Failure, llama_form, refused, too_long
 from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.kinds import Choice, integer
 from graphsched.serve.api.prompts import PROMPT, ids_of, prompts_of
@@ -38,6 +38,8 @@ async def embed(call: Call) -> Response:
     """Vectors, as OpenAI's interface has them."""
     v = call.values
     vectors, n_tokens = await _vectors(call.served, v["input"], "input", v)
+    if vectors[0].ndim > 1:
+        raise Failure(400, "embeddings are not pooled here, /embeddings has one for each token")
     if v.get("dimensions", len(vectors[0])) != len(vectors[0]):
         raise refused("dimensions", f"is {v['dimensions']}, the model has {len(vectors[0])}")
     is_base64 = v.get("encoding_format") == "base64"
@@ -54,7 +56,7 @@ async def embed_as_llama(call: Call) -> Response:
     if "content" not in call.values:
         raise refused("content", "is missing")
     vectors, _ = await _vectors(call.served, call.values["content"], "content", call.values)
-    return JSONResponse([{"index": i, "embedding": [x.tolist()]} for i, x in enumerate(vectors)])
+    return JSONResponse([{"index": i, "embedding": np.atleast_2d(x).tolist()} for i, x in enumerate(vectors)])
 
 
 async def _vectors(
@@ -69,7 +71,7 @@ async def _vectors(
             raise too_long(len(ids), served.service.n_ctx)
     norm = values.get("embd_normalize", EUCLIDEAN)
     found = await served.service.embed(prompts)
-    return [normalised(x, norm) for x in found], sum(map(len, prompts))
+    return [x if x.ndim > 1 else normalised(x, norm) for x in found], sum(map(len, prompts))
 
 
 def normalised(x: Vector, norm: int) -> Vector:

@@ -1,7 +1,7 @@
 """The fields that every request for text may have, whatever its dialect, and the request that they make."""
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from graphsched.serve.api.failures import Failure, refused, too_long
 from graphsched.serve.api.fields import Field
@@ -59,5 +59,4 @@ def stops(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def events(served: Served, request: Request) -> AsyncGenerator[Event, None]:
     """The events of a request."""
-    found: AsyncGenerator[Event, None] = served.service.answers(request)
-    return found
+    return cast(AsyncGenerator[Event, None], served.service.answers(request))

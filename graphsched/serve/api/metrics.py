@@ -1,13 +1,14 @@
 """`/metrics`: counters in the text format of Prometheus, by llama.cpp's names behind `graphsched:`."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import Response
 
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import llama_form
 from graphsched.serve.api.slots import unsupported
+from graphsched.serve.load import Counters
 
 TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -21,7 +22,7 @@ async def metrics(call: Call) -> Response:
     return Response("".join(_lines(service.counters(), busy, service.n_slots)), media_type=TYPE)
 
 
-def _lines(c: Any, busy: int, n_slots: int) -> Iterator[str]:
+def _lines(c: Counters, busy: int, n_slots: int) -> Iterator[str]:
     for name, kind, help, value in (
         ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", c.prompt_tokens),
         ("cached_tokens_total", "counter", "Tokens of prompts that need not be read again.", c.cached_tokens),

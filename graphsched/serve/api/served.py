@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphsched.serve.api.auth import Guard, guard
 from graphsched.serve.api.responses.kept import Kept
@@ -12,7 +12,7 @@ from graphsched.text.dialect import Dialect, dialect_of
 from graphsched.text.options import SamplingOptions
 
 if TYPE_CHECKING:
-    Service = Any
+    from graphsched.serve.service import Service
 
 
 @dataclass

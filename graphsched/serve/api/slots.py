@@ -2,7 +2,7 @@
 
 import unicodedata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import JSONResponse, Response
 
@@ -10,6 +10,7 @@ from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import Failure, llama_form, not_found, refused, unavailable
 from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.kinds import Choice, Text
+from graphsched.serve.service import SlotState
 
 _LONGEST: Final = 200  # bytes of a file's name
 _NOT_IN_NAMES: Final = frozenset('/\\:*?"<>|')
@@ -28,7 +29,7 @@ async def listed(call: Call) -> Response:
     return JSONResponse([_told(slot) for slot in found])
 
 
-def _told(slot: Any) -> dict[str, Any]:
+def _told(slot: SlotState) -> dict[str, object]:
     """A slot as llama.cpp tells it, as far as there is the same here."""
     return {
         "id": slot.id,
@@ -60,7 +61,7 @@ async def act(call: Call) -> Response:
         raise not_found(f"there is no saved slot {path.name}")
     found = await (service.save if is_save else service.restore)(id, path)
     n, size, ms = ("n_saved", "n_written", "save_ms") if is_save else ("n_restored", "n_read", "restore_ms")
-    told = {"id_slot": id, "filename": path.name, n: found.tokens, size: found.bytes}
+    told = {"id_slot": id, "filename": path.name, n: found.tokens, size: found.nbytes}
     return JSONResponse(told | {"timings": {ms: found.ms}})
 
 
