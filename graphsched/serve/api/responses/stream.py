@@ -38,7 +38,9 @@ class Numbered:
             yield self.event("response.content_part.added", **self._at(block), part=part(block, ""))
 
     def _grows(self, grows: Grows) -> bytes:
-        more: dict[str, Any] = {"delta": grows.text} | ({"logprobs": []} if grows.block.kind == "text" else {})
+        more: dict[str, Any] = {"delta": grows.text} | (
+            {"logprobs": []} if grows.block.kind == "text" else {}
+        )
         return self.event(f"{_name(grows.block)}.delta", **self._at(grows.block), **more)
 
     def _ends(self, block: Block) -> Iterator[bytes]:
