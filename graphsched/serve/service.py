@@ -18,6 +18,7 @@ from graphsched.serve.job import Job
 from graphsched.serve.load import Counters, RequestRecord
 from graphsched.serve.options import ServiceOptions
 from graphsched.serve.outbox import Outbox
+from graphsched.serve.profiled import ProfileData, last_trace, profile_of
 from graphsched.serve.request import Busy, Done, Event, Request
 from graphsched.serve.scheduler import Scheduler
 from graphsched.serve.slot import Slot
@@ -216,6 +217,12 @@ class Service:
         if slot.task is not None:
             raise Error(f"slot {number} is at work")
         return slot
+
+    def profile(self, seconds: float) -> ProfileData:
+        """Where the last seconds went, as far as the trace holds them. It takes a while: not for an asyncio loop."""
+        recorder = self._engine.recorder
+        trace, wall = self._worker.call(lambda: last_trace(recorder, seconds)).result()
+        return profile_of(self.session, trace, wall)
 
     async def drain(self) -> None:
         """Takes no more requests; returns when all that there are have ended."""

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import perf_counter_ns
 from typing import TypeVar
 
 from graphsched.serve.scheduler import Scheduler
@@ -63,8 +64,14 @@ class Worker:
     def _wait(self) -> bool:
         """Waits for something to do; False at the end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._ends or self._calls or self._scheduler.has_work)
+            if not self._has_work():
+                begin = perf_counter_ns()
+                self._wake.wait_for(self._has_work)
+                self._scheduler.engine.recorder.since("idle", begin)
             return not self._ends
+
+    def _has_work(self) -> bool:
+        return self._ends or bool(self._calls) or self._scheduler.has_work
 
 
 def _resolve(future: Future[T], function: Callable[[], T]) -> None:
