@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs a scheduler's steps in a thread of its own, as long as there is work."""
+    """Runs a scheduler's steps in a thread of its own, as long as there is work. send: called behind each step."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, send: Callable[[], None]) -> None:
+        self._scheduler, self._send = scheduler, send
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -57,9 +57,10 @@ class Worker:
             try:
                 self._scheduler.step()
             except Aborted:
-                continue
+                pass
             except Exception as error:  # whatever it is, the others' requests go on
                 self._scheduler.fail_all(error)
+            self._send()
 
     def _wait(self) -> bool:
         """Waits for something to do; False at the end."""
