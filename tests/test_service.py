@@ -9,6 +9,7 @@ import pytest
 from serving import GREEDY, TEXT, collected, opened, run, serving, tokens_of_answer
 
 from graphsched.errors import ContextError, OptionError
+from graphsched.report.profile_page import html_page
 from graphsched.serve.request import Busy, Piece, Request
 from graphsched.serve.service import Service
 from graphsched.text.options import SamplingOptions
@@ -226,6 +227,24 @@ def test_no_memory_for_idle_sequences() -> None:
             prompts = [tuple(range(10 + i, 90 + i)) for i in (0, 1, 0)]
             ends = [(await tokens_of_answer(service, Request(p, 2, GREEDY)))[1] for p in prompts]
             assert [end.timings.cached_tokens for end in ends] == [0, 0, 0]
+
+    run(main())
+
+
+def test_a_profile_of_the_last_seconds() -> None:
+    async def main() -> None:
+        async with serving(opened()) as service:
+            await asyncio.gather(
+                *(tokens_of_answer(service, Request((1, 9 + i), 20, GREEDY)) for i in range(6))
+            )
+            found = await asyncio.to_thread(service.profile, 60)
+            (phase,) = found.data["phases"]
+            rows = {row["name"]: row["seconds"] for row in phase["overhead"]}
+            assert {"compute on CPU", "host: sampling", "host: slots of requests"} <= set(rows)
+            assert sum(rows.values()) == pytest.approx(phase["wall"])
+            assert phase["tokens"] == 6 * (2 + 19)
+            assert "<html" in html_page(found.phases, found.data)
+            assert {record.reason for record in service.recent()} == {"limit"}
 
     run(main())
 
