@@ -5,7 +5,7 @@ The scheduler is stepped here, without a thread.
 
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from graphsched.serve.options import ServiceOptions
 from graphsched.serve.request import Done, Piece, Request
 from graphsched.serve.scheduler import Scheduler
 from graphsched.serve.shares import most_rows, shares
+from graphsched.session.model import Head
 from graphsched.session.saved import Saved
 from graphsched.session.session import Session, load
 from graphsched.text.options import SamplingOptions
@@ -185,6 +186,7 @@ def test_rows_of_a_step(n_ubatch: int) -> None:
     assert most_rows(n_ubatch, 1, [8000]) <= max(n_ubatch // 4, 32)
     assert most_rows(n_ubatch, 0, [8000, 5000]) == n_ubatch
     assert most_rows(n_ubatch, 0, [8000, 3]) <= max(n_ubatch // 4, 32)  # the short one is to begin soon
+    assert most_rows(n_ubatch, 0, [8000, 200]) == min(400, n_ubatch)
     assert most_rows(n_ubatch, 4, []) == n_ubatch
 
 
@@ -196,3 +198,87 @@ def test_shares_are_fair() -> None:
     assert shares([300, 300, 300], 512) == [300, 212, 0]
     assert shares([], 512) == []
     assert shares([5, 5, 5], 1) == [1, 0, 0]
+
+
+def stepped(name: str, **options: Any) -> tuple[Scheduler, list[int], Session]:
+    """A scheduler of four slots, and the rows of each forward."""
+    own = load(model_path(name), n_threads=2, n_parallel=4, **{"n_ctx": 4096, "n_ubatch": 128, **options})
+    own.sequence.close()
+    rows, forward = list[int](), own.engine.forward
+
+    def count(given: Any, head: Head = "logits") -> Any:
+        rows.append(len(given.token))
+        return forward(given, head)
+
+    cast(Any, own.engine).forward = count
+    return Scheduler(own.engine, own.tokenizer, ServiceOptions()), rows, own
+
+
+def added(scheduler: Scheduler, prompt: tuple[int, ...], n_predict: int) -> list[Any]:
+    """The events of a greedy request, as they come."""
+    events: list[Any] = []
+    request = Request(prompt, n_predict, GREEDY, ignore_eos=True)
+    scheduler.add(Job(request, list(answers(request, scheduler.tokenizer)), events.extend))
+    return events
+
+
+@pytest.mark.parametrize("n_short", [5, 60])
+def test_a_short_prompt_overtakes_a_long_one(n_short: int) -> None:
+    """Its first token comes before two micro-batches have been computed, that in progress included."""
+    scheduler, rows, own = stepped("llama")
+    long = added(scheduler, tuple(range(3, 403)) * 8, 4)
+    for _ in range(3):
+        scheduler.step()
+    assert rows == [128] * 3
+    short = added(scheduler, tuple(range(7, 7 + n_short)), 30)
+    scheduler.step()  # the one in progress when it came had these rows
+    del rows[:3]
+    while not short:
+        scheduler.step()
+    assert 128 + sum(rows) < 2 * 128
+    del rows[:]
+    while len(short) < 30:
+        scheduler.step()
+    assert max(rows) <= 128 // 4  # nobody waits longer for the next token
+    while not long:
+        scheduler.step()
+    assert sum(slot.sequence.n_past for slot in scheduler.slots) >= 3200 + n_short
+    own.close()
+
+
+def test_long_prompts_beside_each_other_go_on_at_half_speed_at_least() -> None:
+    scheduler, _, own = stepped("llama")
+    added(scheduler, tuple(range(3, 403)) * 2, 1)
+    for i in range(3):
+        added(scheduler, tuple(range(20 + i, 320 + i)), 1)
+    scheduler.step()
+    assert [slot.sequence.n_past for slot in scheduler.slots] == [64, 64, 0, 0]
+    own.close()
+
+
+def test_an_error_of_the_engine_ends_only_its_request() -> None:
+    scheduler, _, own = stepped("qwen35moe")
+    compute = own.engine.compute
+
+    def failing(parts: Any, head: Head = "logits") -> Any:
+        if any(13 in ids for _, ids, _ in parts):
+            raise RuntimeError("a device has failed")
+        return compute(parts, head)
+
+    expected = added(scheduler, (5, 6, 7), 12)
+    while scheduler.has_work:
+        scheduler.step()
+    cast(Any, own.engine).compute = failing
+    good, bad = added(scheduler, (5, 6, 7), 12), added(scheduler, (5, 13, 7), 12)
+    while scheduler.has_work:
+        scheduler.step()
+    assert [str(event) for event in bad] == ["a device has failed"]
+    assert text_of(good) == text_of(expected)
+    for slot in scheduler.slots:
+        slot.sequence.close()
+    assert own.engine.slots.n_free[0] == 4
+    own.close()
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Piece))

@@ -5,20 +5,17 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from http_servers import running
+from http_servers import GREEDY, Running, clients
 
-from graphsched.serve.api.app import make_app
 from graphsched.serve.api.served import Defaults
 from graphsched.serve.http_options import ServerOptions
 from graphsched.serve.request import Busy, Chosen, Done, Event, Likely, Piece, Request, RequestTimings
 from graphsched.session.model import open_default_or
-from graphsched.text.options import SamplingOptions
 
 Events = Callable[[Request], AsyncGenerator[Event, None]]
 
@@ -57,22 +54,14 @@ async def greeting(request: Request) -> AsyncGenerator[Event, None]:
 
 
 @contextmanager
-def serving(said: Events = greeting, **options: Any) -> Iterator[SimpleNamespace]:
-    """A server with such a service: its url, the service, a client for HTTP, and OpenAI's."""
-    fake: Any = Fake(said)
-    app = make_app(
-        fake, ServerOptions(alias="tiny,other", **options), Defaults(SamplingOptions(temperature=0.0))
-    )
-    with (
-        running(app) as url,
-        httpx.Client(base_url=url, timeout=30) as http,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0, timeout=30) as client,
-    ):
-        yield SimpleNamespace(url=url, fake=fake, http=http, openai=client)
+def serving(said: Events = greeting, **options: Any) -> Iterator[Running]:
+    """A server with such a service."""
+    with clients(Fake(said), ServerOptions(alias="tiny,other", **options), Defaults(GREEDY)) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
+def server() -> Iterator[Running]:
     with serving() as found:
         yield found
 
@@ -80,7 +69,7 @@ def server() -> Iterator[SimpleNamespace]:
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 
 
-def test_health_and_models(server: SimpleNamespace) -> None:
+def test_health_and_models(server: Running) -> None:
     assert server.http.get("/health").json() == {"status": "ok"}
     assert [m.id for m in server.openai.models.list()] == ["tiny", "other"]
     assert server.openai.models.retrieve("other").id == "other"
@@ -88,19 +77,19 @@ def test_health_and_models(server: SimpleNamespace) -> None:
         server.openai.models.retrieve("x")
 
 
-def test_a_chat(server: SimpleNamespace) -> None:
+def test_a_chat(server: Running) -> None:
     answer = server.openai.chat.completions.create(model="any", messages=HI, seed=7, max_tokens=5)
     assert answer.choices[0].message.content == "Hello"
     assert (answer.choices[0].finish_reason, answer.model) == ("stop", "tiny")
     assert answer.usage.prompt_tokens_details.cached_tokens == 4
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 2)
     assert answer.timings["prompt_per_second"] == pytest.approx(100)
-    asked = server.fake.asked[-1]
+    asked = server.service.asked[-1]
     assert (asked.n_predict, asked.sampling.seed, asked.sampling.temperature) == (5, 7, 0.0)
-    assert "Hi" in server.fake.tokenizer.decode(asked.prompt)
+    assert "Hi" in server.service.tokenizer.decode(asked.prompt)
 
 
-def test_a_chat_as_a_stream(server: SimpleNamespace) -> None:
+def test_a_chat_as_a_stream(server: Running) -> None:
     chunks = list(
         server.openai.chat.completions.create(
             model="x", messages=HI, stream=True, n=2, stream_options={"include_usage": True}
@@ -115,7 +104,7 @@ def test_a_chat_as_a_stream(server: SimpleNamespace) -> None:
     assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 4)
 
 
-def test_log_probabilities(server: SimpleNamespace) -> None:
+def test_log_probabilities(server: Running) -> None:
     answer = server.openai.chat.completions.create(model="x", messages=HI, logprobs=True, top_logprobs=2)
     entries = answer.choices[0].logprobs.content
     assert [e.logprob for e in entries] == [-0.5, -0.5]
@@ -124,7 +113,7 @@ def test_log_probabilities(server: SimpleNamespace) -> None:
     assert (old.token_logprobs, len(old.top_logprobs)) == ([-0.5, -0.5], 2)
 
 
-def test_completions_of_several_prompts(server: SimpleNamespace) -> None:
+def test_completions_of_several_prompts(server: Running) -> None:
     answer = server.openai.completions.create(model="x", prompt=["Lily", "Tom"], n=2, echo=True)
     assert [c.text for c in answer.choices] == ["LilyHello", "LilyHello", "TomHello", "TomHello"]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (14, 8)
@@ -167,9 +156,7 @@ def test_completions_of_several_prompts(server: SimpleNamespace) -> None:
         ("", {"prompt": []}, "prompt", "at least 1 are needed"),
     ],
 )
-def test_a_bad_field_is_one_sentence(
-    server: SimpleNamespace, path: str, body: Any, param: str, what: str
-) -> None:
+def test_a_bad_field_is_one_sentence(server: Running, path: str, body: Any, param: str, what: str) -> None:
     name = "/v1/chat/completions" if path else "/v1/completions"
     answer = server.http.post(name, json=body)
     error = answer.json()["error"]
@@ -190,20 +177,20 @@ def test_a_bad_field_is_one_sentence(
         (b'{"a": ' + b"1" * 5000 + b"}", "the body is no JSON: "),
     ],
 )
-def test_a_bad_body_is_one_sentence(server: SimpleNamespace, body: bytes, what: str) -> None:
+def test_a_bad_body_is_one_sentence(server: Running, body: bytes, what: str) -> None:
     answer = server.http.post("/v1/completions", content=body)
     assert answer.status_code == 400
     assert what in answer.json()["error"]["message"]
 
 
-def test_a_prompt_that_does_not_fit(server: SimpleNamespace) -> None:
+def test_a_prompt_that_does_not_fit(server: Running) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         server.openai.completions.create(model="x", prompt=[1] * 300)
     body = caught.value.response.json()["error"]
     assert (body["type"], body["n_prompt_tokens"], body["n_ctx"]) == ("exceed_context_size_error", 300, 256)
 
 
-def test_paths_and_methods(server: SimpleNamespace) -> None:
+def test_paths_and_methods(server: Running) -> None:
     answer = server.http.get("/v2")
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
     answer = server.http.get("/v1/completions")
@@ -249,7 +236,7 @@ def test_keys(tmp_path: Any) -> None:
             server.openai.models.list()
 
 
-def test_strange_hosts_and_origins(server: SimpleNamespace) -> None:
+def test_strange_hosts_and_origins(server: Running) -> None:
     get = server.http.get
     assert get("/health", headers={"Host": "evil.example:80"}).status_code == 403
     assert get("/health", headers={"Host": "localhost:8080"}).status_code == 200
@@ -312,7 +299,7 @@ def test_a_client_that_goes_away_ends_its_request(stream: bool) -> None:
         else:
             with pytest.raises(httpx.ReadTimeout):
                 server.http.post("/v1/chat/completions", json=body, timeout=0.3)
-        until(server.fake.ended.is_set)
+        until(server.service.ended.is_set)
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -1,6 +1,7 @@
 """The service: answers of many at once are what each is alone; cancelling, queueing, stopping, and no leaks."""
 
 import asyncio
+import gc
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,10 @@ import pytest
 from serving import GREEDY, TEXT, collected, opened, run, serving, tokens_of_answer
 
 from graphsched.errors import ContextError, OptionError
+from graphsched.report.profile_page import html_page
+from graphsched.serve.answer import Answer
+from graphsched.serve.job import Job
+from graphsched.serve.outbox import Outbox
 from graphsched.serve.request import Busy, Piece, Request
 from graphsched.serve.service import Service
 from graphsched.text.options import SamplingOptions
@@ -226,6 +231,49 @@ def test_no_memory_for_idle_sequences() -> None:
             prompts = [tuple(range(10 + i, 90 + i)) for i in (0, 1, 0)]
             ends = [(await tokens_of_answer(service, Request(p, 2, GREEDY)))[1] for p in prompts]
             assert [end.timings.cached_tokens for end in ends] == [0, 0, 0]
+
+    run(main())
+
+
+def test_nothing_is_left_of_many_requests() -> None:
+    async def main() -> None:
+        session = opened()
+        n_free = session.engine.slots.n_free
+        async with serving(session, cache_ram=1) as service:
+
+            async def one(i: int) -> None:
+                events = service.answers(Request((1, 5 + i % 50, *range(3, 3 + i % 90)), 1 + i % 9, GREEDY))
+                async for _ in events:
+                    if i % 3 == 0:
+                        break
+                await events.aclose()  # type: ignore[attr-defined]
+
+            for first in range(0, 300, 30):
+                await asyncio.gather(*(one(i) for i in range(first, first + 30)))
+            await service.drain()
+            gc.collect()
+            assert not any(isinstance(found, Job | Answer | Outbox) for found in gc.get_objects())
+            for slot in range(4):
+                await service.erase(slot)
+            assert session.engine.slots.n_free[1:] == n_free[1:]
+
+    run(main())
+
+
+def test_a_profile_of_the_last_seconds() -> None:
+    async def main() -> None:
+        async with serving(opened()) as service:
+            await asyncio.gather(
+                *(tokens_of_answer(service, Request((1, 9 + i), 20, GREEDY)) for i in range(6))
+            )
+            found = await asyncio.to_thread(service.profile, 60)
+            (phase,) = found.data["phases"]
+            rows = {row["name"]: row["seconds"] for row in phase["overhead"]}
+            assert {"compute on CPU", "host: sampling", "host: slots of requests"} <= set(rows)
+            assert sum(rows.values()) == pytest.approx(phase["wall"])
+            assert phase["tokens"] == 6 * (2 + 19)
+            assert "<html" in html_page(found.phases, found.data)
+            assert {record.reason for record in service.recent()} == {"limit"}
 
     run(main())
 

@@ -23,14 +23,14 @@ def test_a_restart_goes_on_where_it_was(name: str | None, tmp_path: Path) -> Non
         async with serving(opened(name, deterministic=True)) as service:
             said, _ = await tokens_of_answer(service, Request(IDS, 20, GREEDY, ignore_eos=True))
             saved = await service.save(0, file)
-            assert (saved.tokens, saved.nbytes) == (119, file.stat().st_size)
+            assert (saved.tokens, saved.bytes) == (119, file.stat().st_size)
             more, _ = await tokens_of_answer(service, Request((*IDS, *said, 7), 20, GREEDY, ignore_eos=True))
             return (*said, *more)
 
     async def after(said: tuple[int, ...]) -> None:
         async with serving(opened(name, deterministic=True)) as service:
             restored = await service.restore(2, file)
-            assert (restored.tokens, restored.nbytes) == (119, file.stat().st_size)
+            assert (restored.tokens, restored.bytes) == (119, file.stat().st_size)
             assert service.slots()[2].n_past == 119
             again = Request((*IDS, *said[:20], 7), 20, GREEDY, ignore_eos=True)
             more, end = await tokens_of_answer(service, again)

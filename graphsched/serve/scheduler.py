@@ -73,6 +73,7 @@ class Scheduler:
         self._seat_all()
         found = list(pieces(self.slots, self.engine.n_ubatch, self.engine.checkpoint_every))
         self.load.steps += bool(found)
+        self.engine.recorder.since("slots")
         for head in get_args(Head):
             self._run([piece for piece in found if piece.slot.head == head], head)
 
@@ -128,6 +129,7 @@ class Scheduler:
             try:
                 parts = [(slot.sequence, ids, n) for slot, ids, n in wanted]
                 results = self.engine.compute(parts, head)
+                self.engine.recorder.evaluated(begin)
             except ContextError:
                 self._give_way()
                 continue

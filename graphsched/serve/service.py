@@ -17,7 +17,8 @@ from graphsched.serve.embedding import Embedding, pooling_of
 from graphsched.serve.job import Job
 from graphsched.serve.load import Counters, RequestRecord
 from graphsched.serve.options import ServiceOptions
-from graphsched.serve.outbox import Outbox
+from graphsched.serve.outbox import Outbox, Post
+from graphsched.serve.profiled import ProfileData, last_trace, profile_of
 from graphsched.serve.request import Busy, Done, Event, Request
 from graphsched.serve.scheduler import Scheduler
 from graphsched.serve.slot import Slot
@@ -62,7 +63,8 @@ class Service:
         self._pooling = pooling_of(self.model.file, options.pooling)
         session.sequence.close()  # all sequences are slots'
         self._scheduler = Scheduler(engine, self.tokenizer, options)
-        self._worker = Worker(self._scheduler)
+        self._post = Post()
+        self._worker = Worker(self._scheduler, self._post.send)
         self._jobs: set[Job] = set()
         self._drains = False
         self._idle = asyncio.Event()
@@ -78,7 +80,7 @@ class Service:
         that does not fit, OptionError for other values that do not, Busy if the queue is full, or the service ends.
         """
         self._check(request)
-        outbox = Outbox()
+        outbox = Outbox(self._post)
         job = Job(request, list(answers(request, self.tokenizer)), outbox.put)
         self._submit(job)
         try:
@@ -115,7 +117,7 @@ class Service:
         return [found[id(request)] for request in asked]
 
     async def _embedded(self, request: Request) -> NDArray[np.float32]:
-        outbox = Outbox()
+        outbox = Outbox(self._post)
         job = Job(request, [], outbox.put, Embedding(len(request.prompt), self._pooling))
         self._submit(job)
         try:
@@ -217,6 +219,12 @@ class Service:
             raise Error(f"slot {number} is at work")
         return slot
 
+    def profile(self, seconds: float) -> ProfileData:
+        """Where the last seconds went, as far as the trace holds them. It takes a while: not for an asyncio loop."""
+        recorder = self._engine.recorder
+        trace, wall = self._worker.call(lambda: last_trace(recorder, seconds)).result()
+        return profile_of(self.session, trace, wall)
+
     async def drain(self) -> None:
         """Takes no more requests; returns when all that there are have ended."""
         self._drains = True
@@ -230,6 +238,7 @@ class Service:
         self._drains = True
         self._worker.close()
         self._scheduler.end_all()
+        self._post.send()
 
 
 def _state(slot: Slot, n_ctx: int) -> SlotState:

@@ -16,15 +16,16 @@ _PART: Final = 4  # of a micro-batch, while someone waits for it
 def most_rows(n_ubatch: int, n_generating: int, prompts: Sequence[int]) -> int:
     """Rows of the next step at most; prompts: tokens that are left of each.
 
-    That is a micro-batch if there are prompts only. It is a quarter (32 rows at least, and one for each that generates
-    and some for prompts) while an answer is being generated, and where a prompt is about to end that is no longer than
-    half of that while others go on: its first token is not to wait for their rows.
+    That is a micro-batch if there is a prompt only. It is a quarter while an answer is being generated: 32 rows at
+    least, and one for each that generates and some for prompts. Of several prompts the shortest is to end in this step,
+    if it can, without waiting for more rows of others than it has itself.
     """
     if not prompts:
         return n_ubatch
     small = min(max(n_ubatch // _PART, min(FEWEST, n_ubatch), n_generating + FEWEST // 2), n_ubatch)
-    is_ending = len(prompts) > 1 and min(prompts) <= small // 2
-    return small if n_generating or is_ending else n_ubatch
+    if n_generating:
+        return small
+    return min(max(2 * min(prompts), small), n_ubatch) if len(prompts) > 1 else n_ubatch
 
 
 def shares(prompts: Sequence[int], room: int) -> list[int]:

@@ -33,7 +33,7 @@ class SavedFile:
     """What was saved or restored: tokens, bytes of the file, and the milliseconds that it took."""
 
     tokens: int
-    nbytes: int
+    bytes: int
     ms: float
 
 

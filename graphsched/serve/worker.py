@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import perf_counter_ns
 from typing import TypeVar
 
 from graphsched.serve.scheduler import Scheduler
@@ -13,10 +14,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs a scheduler's steps in a thread of its own, as long as there is work."""
+    """Runs a scheduler's steps in a thread of its own, as long as there is work. send: called behind each step."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, send: Callable[[], None]) -> None:
+        self._scheduler, self._send = scheduler, send
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -56,15 +57,22 @@ class Worker:
             try:
                 self._scheduler.step()
             except Aborted:
-                continue
+                pass
             except Exception as error:  # whatever it is, the others' requests go on
                 self._scheduler.fail_all(error)
+            self._send()
 
     def _wait(self) -> bool:
         """Waits for something to do; False at the end."""
         with self._wake:
-            self._wake.wait_for(lambda: self._ends or self._calls or self._scheduler.has_work)
+            if not self._has_work():
+                begin = perf_counter_ns()
+                self._wake.wait_for(self._has_work)
+                self._scheduler.engine.recorder.since("idle", begin)
             return not self._ends
+
+    def _has_work(self) -> bool:
+        return self._ends or bool(self._calls) or self._scheduler.has_work
 
 
 def _resolve(future: Future[T], function: Callable[[], T]) -> None:

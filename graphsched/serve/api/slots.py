@@ -61,7 +61,7 @@ async def act(call: Call) -> Response:
         raise not_found(f"there is no saved slot {path.name}")
     found = await (service.save if is_save else service.restore)(id, path)
     n, size, ms = ("n_saved", "n_written", "save_ms") if is_save else ("n_restored", "n_read", "restore_ms")
-    told = {"id_slot": id, "filename": path.name, n: found.tokens, size: found.nbytes}
+    told = {"id_slot": id, "filename": path.name, n: found.tokens, size: found.bytes}
     return JSONResponse(told | {"timings": {ms: found.ms}})
 
 
