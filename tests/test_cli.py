@@ -39,6 +39,7 @@ from graphsched.text.sampling import SamplingOptions
 Run = Callable[..., tuple[int, str, str]]
 PROGRAM: Final = (sys.executable, "-m", "graphsched")
 SHORT: Final = ("-n", "3", "--temp", "0")
+SERVING: Final = {**flags.SERVER, **flags.SERVICE}
 CTRL_C_MS: Final = 50
 PATIENCE_S: Final = 300  # with a process that shares its cores with other work
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="this test sends POSIX signals")
@@ -87,18 +88,19 @@ def test_each_command_has_an_example(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "option"),
-    [*flags.OPTIONS.items(), *flags.SAMPLING.items(), *flags.CHAT.items()],
+    [*flags.OPTIONS.items(), *flags.SAMPLING.items(), *flags.CHAT.items(), *SERVING.items()],
     ids=lambda x: x if x is str else "",
 )
 def test_a_declaration_is_the_flag_with_its_help(run: Run, field: str, option: Option) -> None:
-    command = "run" if field in {**flags.ONE_SEQUENCE, **flags.SAMPLING, **flags.CHAT} else "plan"
+    is_of_run = field in {**flags.ONE_SEQUENCE, **flags.SAMPLING, **flags.CHAT}
+    command = "run" if is_of_run else "serve" if field in SERVING else "plan"
     help_of = " ".join(run(command, "--help")[1].split())
     assert ", ".join((*option.flags, *option.off)) in help_of
     assert option.text in help_of
 
 
 def test_a_flag_and_an_option_is_declared_once() -> None:
-    options = [*flags.SESSION.items(), *flags.SAMPLING.items(), *flags.CHAT.items()]
+    options = [*flags.SESSION.items(), *flags.SAMPLING.items(), *flags.CHAT.items(), *SERVING.items()]
     names = [name for field, option in options for name in (field, *option.flags, *option.off)]
     assert sorted(names) == sorted(set(names))
 

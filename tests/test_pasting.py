@@ -13,6 +13,7 @@ import pasted_lines
 import pytest
 
 import graphsched
+from graphsched.cli import flags
 from graphsched.cli import main as cli
 from graphsched.cli.arguments import flags_of
 from graphsched.cli.foreign import Kind, table
@@ -96,8 +97,32 @@ def test_a_servers_flags_are_named_in_one_line(name: str) -> None:
 
 def test_sequences_at_once_are_of_commands_that_compute_several() -> None:
     takes = [name for name in COMMANDS if "-np" not in parsed(name, "-np", "2")[1]]
-    assert takes == ["bench", "plan"]
+    assert takes == ["serve", "bench", "plan"]
     assert parsed("plan", "--parallel", "4")[0]["n_parallel"] == "4"
+
+
+def test_a_line_for_a_server() -> None:
+    line = (
+        "./llama-server -m x.gguf --host 0.0.0.0 --port 8081 -np -1 -c 32768 -cb -fa on --jinja --no-webui --alias x "
+        "--api-key k --metrics --slots --slot-save-path /tmp -cram 4096 -sps 0.5 --threads-http 4 -to 600 --embeddings"
+    )
+    params, unused = parsed("serve", *line.split())
+    assert unused == ["-cb", "--jinja", "--no-webui", "--threads-http", "--embeddings"]
+    assert (params["host"], params["port"], params["metrics"]) == ("0.0.0.0", "8081", "1")
+    assert (params["slots"], params["timeout"], params["cache_ram"]) == ("1", "600", "4096")
+
+
+def test_slots_where_nothing_is_said() -> None:
+    seen = []
+
+    @click.command()
+    @flags.slots
+    def command(model: Path | None, options: SessionOptions) -> None:
+        seen.append(options.n_parallel)
+
+    for args in ([], ["-np", "-1"], ["-np", "2"]):
+        command.main(args, standalone_mode=False)
+    assert seen == [4, 4, 2]
 
 
 def test_the_line_is_a_hint(run: Run) -> None:

@@ -15,7 +15,7 @@ from graphsched.graph.opdef import Op
 from graphsched.run.executable import Executable
 from graphsched.schedule.scheduler import Schedule
 from graphsched.session.engine import Engine
-from graphsched.session.model import open_default_or
+from graphsched.session.model import Head, open_default_or
 from graphsched.session.options import session_options
 from graphsched.session.rows import Aborted, Rows
 from graphsched.session.sequence import Sequence
@@ -336,9 +336,9 @@ def counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each forward from now on."""
     found, forward = list[int](), engine.forward
 
-    def count(rows: Rows) -> NDArray[np.float32]:
+    def count(rows: Rows, head: Head = "logits") -> NDArray[np.float32]:
         found.append(len(rows.token))
-        return forward(rows)
+        return forward(rows, head)
 
     monkeypatch.setattr(engine, "forward", count)
     return found

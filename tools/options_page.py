@@ -1,4 +1,4 @@
-"""Writes docs/options.md: every option of a session, of sampling and of chats, from their declarations."""
+"""Writes docs/options.md: every option of a session, sampling, chats and the server, from their declarations."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Final
 from graphsched.cli import flags
 from graphsched.option import Option, declarations
 from graphsched.schedule.options import PlacementOptions
+from graphsched.serve.http_options import ServerOptions
+from graphsched.serve.options import ServiceOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import SWITCHES, field
 from graphsched.text.chat_options import ChatOptions
@@ -36,7 +38,17 @@ def page() -> str:
             "Switches", switches, "Each is on: attention as one op, fusions, improvements of the scheduler."
         ),
         _table("Sampling", declarations(SamplingOptions), "Keywords of `graphsched.SamplingOptions`."),
-        _table("Chats", declarations(ChatOptions), "Flags of `run`; a chat is `-i`, also called `-cnv`."),
+        _table(
+            "Chats",
+            declarations(ChatOptions),
+            "Flags of `run`, where a chat is `-i`, also called `-cnv`, and of `serve`.",
+        ),
+        _table(
+            "The server's interface",
+            declarations(ServerOptions),
+            "Flags of `serve`, which has 4 slots by default.",
+        ),
+        _table("What the server keeps", declarations(ServiceOptions), "Flags of `serve`."),
     ]
     return "\n".join(parts)
 

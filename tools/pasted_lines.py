@@ -26,7 +26,7 @@ from graphsched.errors import OptionError
 from graphsched.option import Option, read
 
 JOBS: Final = {
-    "server": "run",
+    "server": "serve",
     "cli": "run",
     "main": "run",
     "completion": "run",
@@ -72,7 +72,7 @@ def bad_value(command: ModelCommand, args: list[str], *, is_grid: bool) -> str:
     try:
         with redirect_stdout(StringIO()):  # flags such as --version do something at once
             given = command.make_context("line", list(args), help_option_names=HELP).params
-        for name, declared in {**flags.OPTIONS, **flags.SAMPLING}.items():
+        for name, declared in {**flags.OPTIONS, **flags.SAMPLING, **flags.SERVER, **flags.SERVICE}.items():
             for value in each(declared, given.get(name), is_grid=is_grid):
                 read(name, declared, value)
     except click.exceptions.Exit:

@@ -4,14 +4,18 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from graphsched.cli.flag import add_all, alternatives, later
 from graphsched.cli.values import MOST
 from graphsched.errors import OptionError
-from graphsched.option import Option, Parsed, declarations, read
+from graphsched.option import Option, Options, Parsed, declarations, read
 from graphsched.schedule.options import PlacementOptions
+from graphsched.serve.http_options import ServerOptions
+from graphsched.serve.options import ServiceOptions
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
 from graphsched.text.chat_options import ChatOptions
@@ -31,6 +35,15 @@ SESSION: Final[Mapping[str, Option]] = {"model": MODEL, **OPTIONS}
 ONE_SEQUENCE: Final = {name: option for name, option in SESSION.items() if name != "n_parallel"}
 SAMPLING: Final = declarations(SamplingOptions)
 CHAT: Final = declarations(ChatOptions)
+SERVER: Final = declarations(ServerOptions)
+SERVICE: Final = declarations(ServiceOptions)
+# Slots of a server are sequences; there are several if nothing is said.
+SLOTS: Final = replace(
+    SESSION["n_parallel"],
+    values=replace(SESSION["n_parallel"].values, also={-1: 4}),  # type: ignore[type-var]
+    help="slots: requests computed at once, which share the context",
+    default="4",
+)
 
 
 def session(command: Function) -> Function:
@@ -43,10 +56,22 @@ def sequences(command: Function) -> Function:
     return _with_session(command, SESSION)
 
 
-def _with_session(command: Function, declared: Mapping[str, Option]) -> Function:
+def slots(command: Function) -> Function:
+    """As `sequences`, with several slots if -np does not say how many."""
+    return _with_session(command, {**SESSION, "n_parallel": SLOTS}, {"n_parallel": "4"})
+
+
+def _with_session(
+    command: Function, declared: Mapping[str, Option], defaults: Mapping[str, str] = MappingProxyType({})
+) -> Function:
+    """Adds declared flags; where nothing, or a word for it, is given, other defaults than those of a session count."""
+
     @functools.wraps(command)
     def with_options(**values: Any) -> Any:
-        model, options = _chosen({name: values.pop(name) for name in declared})
+        given = {name: values.pop(name) for name in declared}
+        for name, text in defaults.items():
+            given[name] = read(name, declared[name], text if given[name] is None else given[name])
+        model, options = _chosen(given)
         return command(model=model, options=options, **values)
 
     return add_all(declared.items(), with_options)
@@ -90,7 +115,17 @@ def chat(command: Function) -> Function:
     return _with_set(command, "chat", ChatOptions)
 
 
-def _with_set(command: Function, field: str, kind: type[SamplingOptions] | type[ChatOptions]) -> Function:
+def server(command: Function) -> Function:
+    """Adds the flags of the interface over HTTP; the command receives `server: ServerOptions`."""
+    return _with_set(command, "server", ServerOptions)
+
+
+def service(command: Function) -> Function:
+    """Adds the flags of what a server keeps; the command receives `service: ServiceOptions`."""
+    return _with_set(command, "service", ServiceOptions)
+
+
+def _with_set(command: Function, field: str, kind: type[Options]) -> Function:
     """Adds the flags of a set of options; the command receives the set under the name of `field`."""
     options = declarations(kind)
 
@@ -124,7 +159,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flag_of(name: str) -> str:
     """What a command line calls an option."""
-    found = {**CHAT, **SAMPLING, **OPTIONS}.get(name)
+    found = {**SERVICE, **SERVER, **CHAT, **SAMPLING, **OPTIONS}.get(name)
     return found.flag if found else name
 
 

@@ -30,36 +30,23 @@ TAKEN: Final = """
 # Results are the same without them.
 UNUSED: Final[Mapping[str, str]] = {
     "of a server": """
-        --host HOST
-        --port N
         --reuse-port
         --path DIR
         --api-prefix PREFIX
         --server-base URL
-        --api-key KEY
-        --api-key-file FILE
         --ssl-key-file FILE
         --ssl-cert-file FILE
-        --cors-origins ORIGINS
         --cors-methods METHODS
         --cors-headers HEADERS
         --cors-credentials
         --no-cors-credentials
-        -to --timeout N
-        --sse-ping-interval N
         --threads-http N
         --sleep-idle-seconds N
-        -a --alias NAME
         --tags TAGS
         -ns --sequences N
         -cb --cont-batching
         -nocb --no-cont-batching
-        --metrics
         --props
-        --slots
-        --no-slots
-        --slot-save-path DIR
-        -sps --slot-prompt-similarity N
         --cache-idle-slots
         --no-cache-idle-slots
         -kvu --kv-unified
@@ -78,6 +65,7 @@ UNUSED: Final[Mapping[str, str]] = {
         -ag --agent
         -no-ag --no-agent
         --media-path DIR
+        -embd --embedding --embeddings
         --models-dir DIR
         --models-preset FILE
         --models-max N
@@ -104,7 +92,6 @@ UNUSED: Final[Mapping[str, str]] = {
         --cache-prompt
         --no-cache-prompt
         --cache-reuse N
-        -cram --cache-ram N
         -crs --cache-ram-similarity N
         -cram-n-min --cache-ram-n-min N
         -ctx-ckpt-t --ctx-checkpoints-tolerance N
@@ -378,11 +365,9 @@ REFUSED: Final[Mapping[str, str]] = {
         --image --audio --video FILE
     """,
     "text is made, no embeddings or ranks": """
-        -embd --embedding --embeddings
         --embd-normalize N
         --embd-output-format NAME
         --embd-separator TEXT
-        --pooling NAME
         --rerank --reranking
     """,
     "this sampler is missing, --help lists those there are": """

@@ -15,6 +15,7 @@ from graphsched.errors import Error, OptionError
 
 COMMANDS: Final = {
     "run": "Generate text, or chat with -i.",
+    "serve": "Serve a model over HTTP, as OpenAI, Anthropic and llama.cpp do.",
     "bench": "Measure tokens per second, of prompts and of generation.",
     "sweep-bench": "Measure prompts and generation as the KV cache fills.",
     "batched-bench": "Measure prompts and generation of several sequences at once.",
@@ -33,6 +34,7 @@ COMMANDS: Final = {
     "tokenize": "Show the tokens of a text.",
     "synth": "Write a model file with real shapes and made-up weights.",
 }
+ALIASES: Final = {"server": "serve"}
 BAD_INPUT, BUG, INTERRUPTED, NO_READER = 2, 1, 130, 141
 
 
@@ -45,6 +47,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, whose module is imported now; None for an unknown name."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(
@@ -56,7 +59,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does; UsageError with the likeliest names for an unknown command."""
-        if args[0] not in COMMANDS:
+        if args[0] not in {**COMMANDS, **ALIASES}:
             raise click.UsageError(no_such("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 

@@ -18,7 +18,7 @@ from graphsched.cli.screen import Screen
 from graphsched.cli.toggle import Toggle
 
 COMMANDS: Final = (
-    *("run", "bench", "sweep-bench", "batched-bench", "perplexity", "imatrix", "plan", "profile"),
+    *("run", "serve", "bench", "sweep-bench", "batched-bench", "perplexity", "imatrix", "plan", "profile"),
 )
 _LINE: Final = "graphsched.line"
 _VARIABLES: Final = "LLAMA_ARG_"

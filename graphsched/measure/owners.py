@@ -30,7 +30,9 @@ _BY_KIND: Final = {
     "sampling": "host: sampling",
     "tokenise": "host: tokenising",
     "detokenise": "host: detokenising",
+    "slots": "host: slots of requests",
     "host": "host: other",
+    "idle": "idle: no requests",
 }
 # Rows that are shown even where they are empty.
 ALWAYS: Final = (

@@ -22,7 +22,9 @@ class Memory:
     address: int
     nbytes: int
     bytes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
-    owner: Any = field(default=None, repr=False)  # keeps memory alive that is not numpy's, and can `fill` it
+    owner: Any = field(
+        default=None, repr=False
+    )  # keeps memory alive that is not numpy's; fills, reads, writes it
 
     def fill(self, value: int) -> None:
         """Sets every byte."""
@@ -30,6 +32,25 @@ class Memory:
             self.bytes[:] = value
         elif self.owner is not None:
             self.owner.fill(value)
+
+    def read(self, rows: NDArray[np.int32], row_bytes: int) -> NDArray[np.uint8]:
+        """Copies of some rows of row_bytes each, u8[n, row_bytes]; nothing may run meanwhile."""
+        if self.bytes.size:
+            return self._rows(row_bytes)[rows]
+        found = np.empty((len(rows), row_bytes), np.uint8)
+        if self.owner is not None and found.size:
+            self.owner.read(rows, found)
+        return found
+
+    def write(self, rows: NDArray[np.int32], values: NDArray[np.uint8]) -> None:
+        """Sets rows to values u8[n, row_bytes]; nothing may run meanwhile."""
+        if self.bytes.size:
+            self._rows(values.shape[1])[rows] = values
+        elif self.owner is not None and values.size:
+            self.owner.write(rows, values)
+
+    def _rows(self, row_bytes: int) -> NDArray[np.uint8]:
+        return self.bytes[: len(self.bytes) // row_bytes * row_bytes].reshape(-1, row_bytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,10 @@ class Runtime:
             self._memory[leaf.name, device] = self.devices[device].allocate(size)
         return self._memory[leaf.name, device]
 
+    def cache(self, leaf: Tensor, device: str) -> Memory:
+        """The memory of a cache on the device where it lives."""
+        return self._allocated(leaf, device)
+
     def leaf(self, device: str, tensor: Tensor) -> Operand:
         """The operand of a weight, input or cache on a device."""
         memory = self._weight(tensor, device) if tensor.kind == "weight" else self._allocated(tensor, device)

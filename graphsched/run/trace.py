@@ -17,7 +17,8 @@ OFF, ON, THREADS = range(3)  # nothing; one lane per stream; a lane for each of 
 SPANS: Final = 1 << 12  # of the ring: once it is full, a token allocates nothing that stays
 HOST_LANE: Final = "Python"
 # Kinds of events. Python's: load, build (graphs), place (homes of weights), plan (schedules, memory, packing), inputs,
-# outputs, launch, sampling, detokenise, host. A stream's: step, copy, wait, wake (a thread that begins), barrier.
+# outputs, launch, sampling, detokenise, host;
+# a server's: slots (who gets one), idle. A stream's: step, copy, wait, wake (a thread that begins), barrier.
 RUN: Final = "run"
 EVAL: Final = "eval"
 
@@ -87,6 +88,12 @@ class Recorder:
         if self.level:
             self.last, before = perf_counter_ns(), self.last
             self.spans.append((kind, begin or before, self.last))
+
+    def evaluated(self, begin: int) -> None:
+        """Notes that runs were prepared, run and read from then until now."""
+        if self.level:
+            self.last = perf_counter_ns()
+            self.spans.append((EVAL, begin, self.last))
 
     def compiled(self, begin: int) -> None:
         """Notes that kernels were compiled from then until now."""

@@ -35,6 +35,10 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.users)
 
+    def needed(self, n: int) -> int:
+        """Blocks of a sequence of n tokens."""
+        return min(-(-n // CELL_BLOCK), self.kept, self.tables.shape[1])
+
     def is_ready(self, runs: Runs) -> bool:
         """Whether sequences have blocks of their own for all their rows, so that nothing is to be taken."""
         if (
@@ -132,6 +136,18 @@ class Blocks:
         self.n_free += 1
         self.changes += 1
 
+    def place(self, slot: int, first: int, end: int) -> Ints:
+        """Gives an empty slot blocks for its entries from first to end, of which there must be enough; these."""
+        n = end - first
+        blocks = self._free[self.n_free - n : self.n_free][::-1].copy()
+        self.n_free -= n
+        self.users[blocks] = 1
+        self.tables[slot, first:end] = blocks
+        self.first[slot], self.end[slot] = first, end
+        self._ready.pop(slot, None)
+        self.changes += 1
+        return blocks
+
     def share(self, source: int, slot: int) -> None:
         """Gives an empty slot all blocks of another one."""
         self.tables[slot], self.first[slot], self.end[slot] = (
@@ -161,10 +177,14 @@ class Blocks:
 
     def holds(self, slot: int, n_past: int) -> bool:
         """Whether the cells hold every position that a token at n_past attends to."""
-        oldest = n_past - self.window + 1 if self.window else 0
-        if self.chunk:
-            oldest = max(oldest, n_past // self.chunk * self.chunk)
-        return bool(max(oldest, 0) >= self.first[slot] * CELL_BLOCK or n_past == 0)
+        oldest = oldest_seen(n_past, self.window, self.chunk)
+        return bool(oldest >= self.first[slot] * CELL_BLOCK or n_past == 0)
+
+
+def oldest_seen(n_past: int, window: int, chunk: int) -> int:
+    """The first position that a token at n_past attends to."""
+    oldest = n_past - window + 1 if window else 0
+    return max(oldest, n_past // chunk * chunk if chunk else 0, 0)
 
 
 def spread(rows: Integers, first: Integers, counts: Integers) -> tuple[Integers, Integers]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from graphsched.arch import registry as arch
 from graphsched.arch.config import Config, read_config
@@ -17,7 +18,7 @@ from graphsched.gguf.loader import ModelFile, open_model
 from graphsched.gguf.override import Override
 from graphsched.graph.graph import Graph
 from graphsched.graph.rewrites.fewer_experts import choices, fewer_experts
-from graphsched.graph.rewrites.rewrite import select_outputs, unfused_attention
+from graphsched.graph.rewrites.rewrite import behind_layers, select_outputs, unfused_attention
 from graphsched.graph.tensor import TensorType
 from graphsched.session.batching import Batching, batching
 from graphsched.session.options import SessionOptions
@@ -26,6 +27,7 @@ from graphsched.text.tokenizer import Tokenizer, check_vocabulary, from_metadata
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "data" / "stories.gguf"
 DEFAULT_CONTEXT = 4096
+Head = Literal["logits", "hidden"]  # what a graph computes
 
 
 class Model:
@@ -120,8 +122,13 @@ class Model:
         """How a session reads prompts."""
         return batching(options, self.context(options), self.n_ctx_train)
 
-    def graph(self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions) -> Graph:
-        """The graph for given capacities: logits of n_outputs rows. Attention is one op unless `fa` is off."""
+    def graph(
+        self, n_tokens: int, n_outputs: int, n_kv: int, options: SessionOptions, head: Head = "logits"
+    ) -> Graph:
+        """The graph for given capacities: logits, or hidden states, of n_outputs rows.
+
+        Hidden states are what is multiplied with the output matrix. Attention is one op unless `fa` is off.
+        """
         o = options
         inputs = Inputs(
             n_tokens,
@@ -138,7 +145,8 @@ class Model:
         try:
             logits = self.architecture.build(self.config, self._weights(), inputs)
             self.layers_asking = inputs.asked
-            graph = select_outputs(logits, inputs.out_ids)
+            result = logits if head == "logits" else behind_layers(logits)
+            graph = select_outputs(result, inputs.out_ids)
             graph = unfused_attention(graph, inputs.own) if "fa" in options.off else graph
             return fewer_experts(graph, *o.ser) if o.ser else graph
         except ShapeError as error:

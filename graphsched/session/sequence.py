@@ -1,5 +1,6 @@
 """A sequence: the tokens that were read, its slot in the engine, and how far one can go back."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from graphsched.errors import ContextError
 from graphsched.session.rows import Logits, Rows, Tokens
+from graphsched.session.saved import Saved, restore, saved
 
 if TYPE_CHECKING:
     from graphsched.session.engine import Engine
@@ -91,9 +93,9 @@ class Sequence:
 
     def holds(self, n_past: int) -> bool:
         """Whether it is all there behind the first n_past tokens: cells that the next one sees, and the state."""
-        return self._nearest(n_past) == n_past
+        return self.nearest(n_past) == n_past
 
-    def _nearest(self, n_past: int) -> int:
+    def nearest(self, n_past: int) -> int:
         """The position from which tokens must be read again to be behind the first n_past."""
         slots, most = self.engine.slots, min(n_past, self._cells)
         places = (self._state, *(c.n_past for c in self.checkpoints)) if slots.has_state else (most,)
@@ -110,16 +112,20 @@ class Sequence:
         Aborted in between: the rest is read again later (`mend`).
         """
         kept = min(max(n_past, 0), self.n_past)
-        start = self._nearest(kept)
-        again = self._tokens[start:kept].copy()
-        self._restore(start)
-        self.n_past = start
+        again = self._tokens[self.nearest(kept) : kept].copy()
+        self.back_to(kept)
         try:
             if len(again):
                 self.engine.compute([(self, again, 0)])
         finally:
             self.n_past = kept
         return len(again)
+
+    def back_to(self, n_past: int) -> int:
+        """Forgets tokens until all is there behind those that are left, at most n_past; returns how many are."""
+        self.n_past = start = self.nearest(min(max(n_past, 0), self.n_past))
+        self._restore(start)
+        return start
 
     def _restore(self, n_past: int) -> None:
         """Goes back to where all is there; 0 is always such a place, as a state begins anew at position 0."""
@@ -143,19 +149,44 @@ class Sequence:
         if self.is_stale:
             self.rewind(self.n_past)
 
-    def fork(self) -> "Sequence":
+    def fork(self, n_past: int | None = None, slot: int | None = None) -> "Sequence":
         """Another sequence with the same tokens: it has the same cells until one of them writes, and a copied state.
 
-        ContextError if the engine has no slot left.
+        With n_past it has at most so many of them, as many as are there to go back to (`nearest`). slot: where it is to
+        be. ContextError if the engine has no slot left.
         """
-        self.mend()
-        other = self.engine.sequence()
-        is_whole = self.engine.slots.fork(self.slot, other.slot)
-        other._tokens[: self.n_past] = self.tokens
-        other.n_past = other._cells = self.n_past
-        other._state = self.n_past if is_whole else -1
+        if n_past is None:
+            self.mend()
+        there = self.n_past if n_past is None else self.nearest(min(n_past, self.n_past))
+        other = self.engine.sequence(slot)
+        is_whole = self.engine.slots.fork(self._row_at(there), self.slot, other.slot)
+        other._tokens[:there] = self._tokens[:there]
+        other.n_past = other._cells = there
+        other._state = there if is_whole else -1
+        for pool in self.engine.slots.pools:
+            pool.cut(other.slot, there)
         other.checkpoint()
         return other
+
+    def _row_at(self, n_past: int) -> int | None:
+        """The row that holds the state behind the first n_past tokens; None at 0, where a state begins anew."""
+        if n_past == self._state:
+            return self.slot if n_past else None
+        return next((c.row for c in self.checkpoints if c.n_past == n_past), None)
+
+    def adopt(self, tokens: Tokens, checkpoints: Iterable[tuple[int, int]]) -> None:
+        """Notes that the slot of an empty sequence holds what is behind tokens, and rows what is at (n_past, row)."""
+        self._tokens[: len(tokens)] = tokens
+        self.n_past = self._cells = self._state = len(tokens)
+        self.checkpoints = [Checkpoint(*both) for both in checkpoints]
+
+    def saved(self) -> Saved:
+        """A copy of it in the host's memory, which `Engine.restored` makes a sequence of, bit for bit the same."""
+        return saved(self)
+
+    def restore(self, saved: Saved) -> None:
+        """Makes it, being empty, what was saved. ContextError if there are too few free cells: then it stays empty."""
+        restore(self, saved)
 
     def close(self) -> None:
         """Gives back its slot, cells and checkpoints."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphsched.errors import OptionError
 from graphsched.option import names
 from graphsched.run.device import Progress
-from graphsched.run.trace import EVAL, Trace
+from graphsched.run.trace import Trace
 from graphsched.run.trace_read import read
 from graphsched.session.engine import Engine, Observer
 from graphsched.session.generate import Generation, StopReason, Timings
@@ -92,8 +92,7 @@ class Session:
             logits = self._read_all(ids, all_logits)
             self.sequence.checkpoint()  # what is generated may be taken back
         if begin:
-            recorder.last = end = perf_counter_ns()
-            recorder.spans.append((EVAL, begin, end))
+            recorder.evaluated(begin)
         return logits
 
     def _read_all(self, ids: NDArray[np.int32], all_logits: bool) -> Logits:

@@ -98,7 +98,10 @@ def logits(
 
 
 def sequences(name: str, path: str, **options: Any) -> dict[str, Any]:
-    """Saves the logits of a reference's first 32 tokens, read beside other sequences, and those of a fork at 30."""
+    """Saves the logits of a reference's first 32 tokens, read beside other sequences, and those of a fork at 30.
+
+    The fork goes through the host's memory in between, and comes back in another slot.
+    """
     given = {"n_ctx": 128, "n_parallel": 4, "n_ubatch": 64, "devices": (GPU,), "poison": True, "n_threads": 1}
     engine = Engine(open_default_or(model_path(name)), session_options(**given, **options))
     tokens, others = tokens_of(name)[:32], np.random.default_rng(3).integers(3, 200, 40)
@@ -108,7 +111,10 @@ def sequences(name: str, path: str, **options: Any) -> dict[str, Any]:
     rows.append(engine.step([(a, tokens[20:27], 7), (c, others[24:26], 2)])[0])
     c.close()
     rows += [engine.step([(b, others[i : i + 1], 1), (a, tokens[i : i + 1], 1)])[1] for i in (27, 28, 29)]
-    forked = a.fork()
+    saved = (forked := a.fork()).saved()
+    forked.close()
+    engine.step([(engine.sequence(2), others[:9], 1)])  # its blocks and its row are another one's now
+    forked = engine.restored(saved, slot=3)
     steps = [engine.step([(s, tokens[i : i + 1], 1) for s in (forked, b, a)]) for i in (30, 31)]
     np.save(path, np.concatenate([*rows, *(step[2] for step in steps)]))
     same = all(np.array_equal(step[0], step[2]) for step in steps)

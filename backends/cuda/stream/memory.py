@@ -1,5 +1,7 @@
 """Memory of one GPU, the host memory that its copies use, and what is said when something does not fit."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from graphsched.backends.cuda.stream.upload import Uploads
 from graphsched.run.operand import Memory
 
 Raw = NDArray[np.uint8]
+_BOUNCE_BYTES = 1 << 24  # of page-locked memory through which caches are read and written
 
 
 class PinnedSpace(HostSpace):
@@ -41,6 +44,34 @@ class Block:
     def fill(self, value: int) -> None:
         """Sets every byte, and returns when they are set."""
         driver.fill(self.address, value, self.nbytes, self.device.stream)
+
+    def read(self, rows: NDArray[np.int32], out: Raw) -> None:
+        """Fills out u8[n, row_bytes] with copies of rows."""
+        self.device.settle()
+        for first, place, pinned in self._parts(rows, out):
+            driver.copy_down(pinned.ctypes.data, self.address + first, pinned.size, self.device.stream)
+            self.device.stream.sync()
+            place[:] = pinned.reshape(place.shape)
+
+    def write(self, rows: NDArray[np.int32], values: Raw) -> None:
+        """Sets rows to values u8[n, row_bytes]."""
+        self.device.settle()
+        for first, place, pinned in self._parts(rows, values):
+            pinned[:] = place.reshape(-1)
+            driver.copy_up(self.address + first, pinned.ctypes.data, pinned.size, self.device.stream)
+            self.device.stream.sync()
+
+    def _parts(self, rows: NDArray[np.int32], values: Raw) -> Iterator[tuple[int, Raw, Raw]]:
+        """Rows that follow each other: the first byte of each such part, its values, and page-locked memory for it."""
+        driver.use(self.device.gpu)
+        row_bytes = values.shape[1]
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        most = max(_BOUNCE_BYTES // row_bytes, 1)
+        pinned = _staging(min(len(rows), most) * row_bytes)
+        for begin, end in itertools.pairwise((0, *cuts.tolist(), len(rows))):
+            for at in range(begin, end, most):
+                part = values[at : min(at + most, end)]
+                yield int(rows[at]) * row_bytes, part, pinned[: part.size]
 
 
 @dataclass(frozen=True)

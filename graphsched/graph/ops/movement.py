@@ -35,6 +35,7 @@ def _(x: Array, ids: Array) -> Array:
 @get_rows.nbytes
 def _(x: TensorType, ids: TensorType) -> int:
     rows = x.shape[0] if len(ids.shape) == 1 else x.shape[0] * x.shape[1]
+    rows = max(rows, 1)  # none, where no row of the outputs is wanted
     return (x.nbytes // rows + 4 * x.numel // rows) * ids.numel + ids.nbytes
 
 

@@ -45,6 +45,15 @@ def select_outputs(logits: Tensor, out_ids: Tensor) -> Graph:
     return from_outputs(rows(logits))
 
 
+def behind_layers(logits: Tensor) -> Tensor:
+    """What the output matrix is multiplied with: the last product with a weight of no layer makes logits of it."""
+    for node in reversed(reachable([logits])):
+        weights = [s for s in node.operands(node.traits.product) if s.kind == "weight"]
+        if weights and not weights[0].name.startswith("blk."):
+            return next(s for s in node.sources if s not in weights)
+    raise ValueError("a graph of logits has no product with an output matrix")
+
+
 def _needed_whole(logits: Tensor) -> set[Tensor]:
     """Nodes of which every row is needed, since some op that reads them mixes rows."""
     mixing = [n for n in reachable([logits]) if not _passes(n)]

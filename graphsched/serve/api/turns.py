@@ -1,0 +1,144 @@
+"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all dialects of chats share."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
+from graphsched.serve.api.failures import unavailable
+from graphsched.serve.api.generation import events, request_of
+from graphsched.serve.api.served import Served
+from graphsched.serve.request import Chosen, Done, Request
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is to be answered, as templates take it, whatever dialect it came in.
+
+    messages: with `role` and `content`, a text; of assistants also `reasoning_content` and `tool_calls`, whose
+    arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`, and further ones of `Request`.
+    """
+
+    messages: Sequence[Message]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    n: int = 1
+    n_probs: int = 0
+    template_values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A conversation that became a request."""
+
+    request: Request
+    in_thoughts: bool = False
+
+    def stream(self) -> AnswerStream:
+        """What takes an answer apart; each answer needs its own."""
+        return AnswerStream()
+
+
+def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
+    """The ids of a prompt that a template wrote, BOS in front where the model wants it."""
+    tokenizer = served.service.tokenizer
+    ids = tokenizer.encode(prompt, add_special=False, parse_special=True)
+    begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
+    return (tokenizer.bos or 0, *ids) if begins else tuple(ids)
+
+
+def prompt_of(served: Served, asked: Conversation) -> str:
+    """The prompt that the template makes of a conversation. Error if it refuses."""
+    dialect = served.dialect
+    if asked.template_values:
+        dialect = replace(dialect, more={**dialect.more, **asked.template_values})
+    return dialect.render(asked.messages)
+
+
+async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
+    """The request for a conversation. Error if the template refuses it, Failure for values that cannot be used."""
+    return await asyncio.to_thread(_turn, served, asked, name)  # of a long one others need not wait
+
+
+def _turn(served: Served, asked: Conversation, name: str) -> Turn:
+    prompt = prompt_of(served, asked)
+    ids = prompt_tokens(served, prompt)
+    request = request_of(asked.values, served, ids, n=asked.n, n_probs=asked.n_probs, name=name)
+    return Turn(request, served.dialect.marks.opens(prompt))
+
+
+@dataclass(frozen=True)
+class Said:
+    """More of answer number `index`: its parts, and the tokens behind them."""
+
+    index: int
+    parts: tuple[Delta, ...]
+    chosen: tuple[Chosen, ...] = ()
+    n_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of answer number `index`; has_calls: whether it called tools."""
+
+    index: int
+    done: Done
+    has_calls: bool = False
+
+
+async def answered(served: Served, turn: Turn) -> AsyncGenerator[Said | Ended, None]:
+    """The answers in parts as they come. Failure 503 for one that the server had to end."""
+    streams = [turn.stream() for _ in range(turn.request.n)]
+    calling: set[int] = set()
+    async with aclosing(events(served, turn.request)) as found:
+        async for event in found:
+            stream, is_end = streams[event.index], isinstance(event, Done)
+            parts = tuple(stream.finish() if isinstance(event, Done) else stream.push(event.text))
+            calling |= {event.index for part in parts if isinstance(part, CallBegins)}
+            if not isinstance(event, Done):
+                yield Said(event.index, parts, event.chosen, len(event.tokens))
+                continue
+            if parts:
+                yield Said(event.index, parts)
+            if is_end and event.reason == "abort":
+                raise unavailable("the server ended the answer")
+            yield Ended(event.index, event, event.index in calling)
+
+
+@dataclass
+class Whole:
+    """An answer of which all parts have come."""
+
+    text: str = ""
+    thoughts: str = ""
+    calls: list[dict[str, str]] = field(default_factory=list)  # id, name, arguments as JSON text
+    chosen: list[Chosen] = field(default_factory=list)
+    done: Done | None = None
+
+    def add(self, part: Delta) -> None:
+        """Adds a part."""
+        if isinstance(part, Text):
+            self.text += part.text
+        elif isinstance(part, Thought):
+            self.thoughts += part.text
+        elif isinstance(part, CallBegins):
+            self.calls.append({"id": part.id, "name": part.name, "arguments": ""})
+        elif isinstance(part, CallArguments):
+            self.calls[part.index]["arguments"] += part.text
+
+
+async def whole(served: Served, turn: Turn) -> list[Whole]:
+    """All answers once they have ended."""
+    found = [Whole() for _ in range(turn.request.n)]
+    async with aclosing(answered(served, turn)) as parts:
+        async for said in parts:
+            if isinstance(said, Ended):
+                found[said.index].done = said.done
+                continue
+            found[said.index].chosen.extend(said.chosen)
+            for part in said.parts:
+                found[said.index].add(part)
+    return found
