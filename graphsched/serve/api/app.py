@@ -25,15 +25,30 @@ from graphsched.serve.api import (
     slots,
     tokens,
 )
+from graphsched.serve.api.anthropic import endpoints as anthropic
 from graphsched.serve.api.endpoint import Endpoint, Handler, told
 from graphsched.serve.api.failures import Failure, not_found, openai_form
+from graphsched.serve.api.responses import endpoints as responses
 from graphsched.serve.api.served import Defaults, Served, served
 from graphsched.serve.http_options import ServerOptions
 
 if TYPE_CHECKING:
     from graphsched.serve.service import Service
 
-_MODULES: Final = (chat, completions, llama, embeddings, models, tokens, health, slots, props, metrics)
+_MODULES: Final = (
+    chat,
+    completions,
+    responses,
+    anthropic,
+    llama,
+    embeddings,
+    models,
+    tokens,
+    health,
+    slots,
+    props,
+    metrics,
+)
 ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(e for module in _MODULES for e in module.ENDPOINTS)
 _DEFAULTS: Final = Defaults()
 

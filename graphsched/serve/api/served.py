@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphsched.serve.api.auth import Guard, guard
+from graphsched.serve.api.responses.kept import Kept
 from graphsched.serve.http_options import ServerOptions
 from graphsched.text.chat_options import ChatOptions
 from graphsched.text.dialect import Dialect, dialect_of
@@ -42,6 +43,7 @@ class Served:
     names: tuple[str, ...]
     guard: Guard
     life: Life = field(default_factory=Life)
+    responses: Kept = field(default_factory=Kept)
     began: int = field(default_factory=lambda: int(time.time()))
 
     @property
