@@ -74,9 +74,7 @@ JSON: Final = st.recursive(
 )
 
 
-@settings(
-    max_examples=60, suppress_health_check=[*QUIET, HealthCheck.function_scoped_fixture], database=None
-)
+@settings(max_examples=60, suppress_health_check=[*QUIET, HealthCheck.function_scoped_fixture], database=None)
 @given(name=st.integers(0, 1000), value=JSON)
 def test_any_value_in_any_field(server: Running, name: int, value: Any) -> None:
     """A good request with one field of any kind."""
