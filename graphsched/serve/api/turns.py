@@ -1,4 +1,4 @@
-"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all dialects of chats share."""
+"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all interfaces to chats share."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -18,7 +18,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is to be answered, as templates take it, whatever dialect it came in.
+    """What is to be answered, as templates take it, whatever interface it came by.
 
     messages: with `role` and `content`, a text; of assistants also `reasoning_content` and `tool_calls`, whose
     arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`. template_values: what the
