@@ -1,4 +1,4 @@
-"""The fields that every request for text may have, whatever its dialect, and the request that they make."""
+"""The fields that every request for text may have, whatever its interface, and the request that they make."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, cast
