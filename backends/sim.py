@@ -21,7 +21,7 @@ from graphsched.backends.cpu.program.transfer import copy_step
 from graphsched.backends.cuda.launch.fused import takes_whole
 from graphsched.graph.ops.several import between, made_of
 from graphsched.graph.tensor import Tensor, TensorType
-from graphsched.machine import machine
+from graphsched.machine import description
 from graphsched.run.device import Device, Progress, Raw, Setup
 from graphsched.run.lowering import has_kernel
 from graphsched.run.operand import Addresses, Item, Memory, Operand, Work
@@ -101,4 +101,4 @@ def open_device(name: str, setup: Setup, host: Device) -> Device:
 
 def n_devices(spec: str) -> int:
     """How many devices a described machine has. OptionError for one that is not described."""
-    return len(machine.load(spec).devices)
+    return len(description.load(spec).devices)

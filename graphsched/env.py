@@ -38,6 +38,11 @@ def debug() -> int:
     return int(value) if value.isascii() and value.isdigit() else int(bool(value))
 
 
+def measured() -> bool:
+    """GRAPHSCHED_MEASURED: whether plans use what `graphsched measure` has found out about this machine; not with 0."""
+    return os.environ.get("GRAPHSCHED_MEASURED", "") != "0"
+
+
 def validate() -> bool:
     """GRAPHSCHED_VALIDATE: plans are checked, and every node of every run is compared with its numpy reference."""
     return os.environ.get("GRAPHSCHED_VALIDATE", "") not in ("", "0")

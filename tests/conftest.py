@@ -18,6 +18,7 @@ from graphsched.run.limits import usable_cores
 with warnings.catch_warnings(action="ignore"):
     os.environ["GRAPHSCHED_CACHE_DIR"] = str(disk_cache.folder())
 
+os.environ["GRAPHSCHED_MEASURED"] = "0"  # tests know nothing of this machine
 os.environ.setdefault("GRAPHSCHED_COMPILE_JOBS", "1")  # tests run side by side already
 
 # Other work on the machine makes no example wrong, and where nothing may be written examples are not kept.

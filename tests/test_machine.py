@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsched.errors import OptionError
-from graphsched.machine import machine
-from graphsched.machine.machine import KINDS, Link, Processor, copy_seconds, load, node_seconds
+from graphsched.graph.cost import Cost
+from graphsched.machine import description
+from graphsched.machine.description import load
+from graphsched.machine.machine import KINDS, Link, Processor, copy_seconds, node_seconds
 
 SMALL = """
 name = "small"
@@ -36,8 +38,8 @@ def written(folder: Path, text: str | bytes, name: str = "m.toml") -> Path:
 
 
 def test_the_shipped_machines() -> None:
-    assert machine.names() == ["2x3090", "h200", "rtx4080-7950x", "rtx4090", "rtx4090-pcie3x4"]
-    for name in machine.names():
+    assert description.names() == ["2x3090", "h200", "rtx4080-7950x", "rtx4090", "rtx4090-pcie3x4"]
+    for name in description.names():
         m = load(f"sim:{name}")
         assert len(m.devices) == (2 if name == "2x3090" else 1)
         for d in m.devices:
@@ -50,7 +52,7 @@ def test_the_shipped_machines() -> None:
 
 
 def test_every_figure_of_the_shipped_machines_has_its_source_in_a_comment() -> None:
-    folder = Path(machine.__file__).parents[1] / "data" / "machines"
+    folder = Path(description.__file__).parents[1] / "data" / "machines"
     for path in folder.glob("*.toml"):
         above = ""
         for line in path.read_text().splitlines():
@@ -70,10 +72,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_node_takes_the_longer_of_reading_and_computing() -> None:
     p = Processor("p", 1, 100e9, {"f32": 1e12, "int8": 4e12}, 5, 5)
-    assert node_seconds(p, 1e9, 50e9, "f32") == pytest.approx(0.5)
-    assert node_seconds(p, 3e12, 50e9, "f32") == pytest.approx(3)
-    assert node_seconds(p, 3e12, 50e9, "int8") == pytest.approx(0.75)
-    assert node_seconds(p, 0, 0, "f32") == 0
+    assert node_seconds(p, Cost(1e9, 50e9, "f32")) == pytest.approx(0.5)
+    assert node_seconds(p, Cost(3e12, 50e9, "f32")) == pytest.approx(3)
+    assert node_seconds(p, Cost(3e12, 50e9, "int8")) == pytest.approx(0.75)
+    assert node_seconds(p, Cost(0, 0, "f32")) == 0
 
 
 def test_a_copy_takes_its_latency_and_its_bytes() -> None:

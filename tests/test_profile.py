@@ -16,7 +16,7 @@ from chrome_traces import assert_is_chrome_trace
 from running import model_path
 
 from graphsched.cli import main as cli
-from graphsched.machine.machine import load
+from graphsched.machine.description import load
 from graphsched.measure import peaks
 
 FAST = ("-p", "8", "-n", "3", "-r", "2", "-t", "1", "-c", "64")

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "batched-bench": "Measure prompts and generation of several sequences at once.",
     "perplexity": "Measure how well a model predicts a text, or how far it is from another.",
     "plan": "Show what would run where, and why, without running it.",
+    "measure": "Measure how fast this machine computes, for predictions.",
     "profile": "Show where time goes: per op, per result, waiting and overhead.",
     "inspect": "Show what is in a model file.",
     "models": "List the architectures, with what each needs and what it lacks here.",

@@ -5,18 +5,26 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from graphsched.graph.numbers import Op
 from graphsched.graph.tensor import Tensor, TensorType
 from graphsched.types import dtypes
+from graphsched.types.dtypes import DType
 from graphsched.types.shapes import Lengths
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations and bytes of one node; `kind` names the rate that applies."""
+    """Operations and bytes of one node; `kind` names the rate that applies.
+
+    product: op and type of its matrices, as "MUL_MAT Q4_0", empty if it has none; chosen and joined matrices count as
+    MUL_MAT, for these multiply with the same kernels. rows: of activations for each matrix that is read.
+    """
 
     flops: float
     nbytes: float
     kind: str
+    product: str = ""
+    rows: float = 0.0
 
 
 def cost_of(node: Tensor, lengths: Mapping[str, int]) -> Cost:
@@ -29,7 +37,27 @@ def cost_of(node: Tensor, lengths: Mapping[str, int]) -> Cost:
     )
     types = [TensorType(s.dtype, actual.read(s.shape)) for s in node.sources]
     result = TensorType(node.dtype, actual.read(node.shape))
-    return Cost(flops, _bytes(node, types, result, attrs), kind_of(node))
+    product, rows = _product(node, types, flops)
+    return Cost(flops, _bytes(node, types, result, attrs), kind_of(node), product, rows)
+
+
+def _product(node: Tensor, types: list[TensorType], flops: float) -> tuple[str, float]:
+    """`Cost.product` and `Cost.rows`."""
+    traits = node.traits
+    if not traits.product:
+        return "", 0.0
+    by_name = dict(zip(node.declaration.operands, types, strict=False))
+    matrices = [by_name[name] for name in traits.product if name in by_name]
+    numel = float(sum(m.numel for m in matrices))
+    if traits.chosen_by:
+        numel *= used_share(matrices[0].shape[0], by_name[traits.chosen_by].shape)
+    op = node.op if traits.rate else Op.MUL_MAT
+    return product_name(op.name, matrices[0].dtype), flops / (2 * numel)
+
+
+def product_name(op: str, dtype: DType) -> str:
+    """The name under which a product is measured."""
+    return f"{op} {dtype.name}"
 
 
 def _resolved(value: Any, actual: Lengths) -> Any:

@@ -24,7 +24,7 @@ class MachineCosts:
         cost = cost_of(node, lengths)
         # Single tokens are replayed from captured graphs, so their launches cost less.
         launch = processor.graph_us if lengths.get("n_tokens", 1) == 1 else processor.launch_us
-        return launch * 1e-6 + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
+        return launch * 1e-6 + node_seconds(processor, cost)
 
     def copy(self, nbytes: float, source: str, device: str) -> float:
         """Seconds of a copy; between two devices it goes through the host."""

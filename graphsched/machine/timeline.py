@@ -21,7 +21,9 @@ from graphsched.types.shapes import Lengths
 
 @dataclass(frozen=True)
 class Event:
-    """Work on a lane from `start` to `end`, in seconds. kind: compute, up, down, and launch, which precedes compute.
+    """Work on a lane from `start` to `end`, in seconds.
+
+    kind: compute, up, down; launch, which precedes compute; host, which is the work of a run in front of all else.
 
     issue: its number in the order of issue. after: the lane whose work it had to wait for, empty if it was its own.
     """
@@ -102,6 +104,9 @@ class _Clock:
         return self.lengths.get("n_tokens", 1) == 1
 
     def __post_init__(self) -> None:
+        self.began = self.host.run_us * 1e-6
+        if self.began:
+            self.events.append(Event(HOST, "host", "run", "", 0.0, self.began, 0, -1))
         self.uploads = {c.tensor for c in self.schedule.copies if c.is_weight}
 
     def run(self, number: int, issue: Issue) -> None:
@@ -128,7 +133,7 @@ class _Clock:
         self, number: int, copy: Copy, device: str, direction: str, need: tuple[float, str], nbytes: float
     ) -> tuple[float, str]:
         lane, (start, after) = f"{device} {direction}", need
-        begin = max(start, self.free.get(lane, 0.0))
+        begin = max(start, self.free.get(lane, self.began))
         link = self.devices[device].link
         end = begin + copy_seconds(link, nbytes, "up" if direction == "up" else "down")
         name = self.schedule.graph.names.get(copy.source, copy.source.name)
@@ -139,7 +144,7 @@ class _Clock:
         """Seconds at which the next staging buffer is free: when the op that reads it has run."""
         slots = self.ring.setdefault(device, [0.0] * RING)
         if not slots:  # one op reads more weights than the ring holds
-            return self.free.get(device, 0.0)
+            return self.free.get(device, self.began)
         slots.sort()
         return slots.pop(0)
 
@@ -157,9 +162,9 @@ class _Clock:
             return
         processor = self.host if split.device == HOST else self.devices[split.device].processor
         cost = cost_of(node, self.lengths)
-        begin = max(start, self.free.get(split.device, 0.0))
+        begin = max(start, self.free.get(split.device, self.began))
         ran = begin + (processor.graph_us if self.is_captured else processor.launch_us) * 1e-6
-        end = ran + node_seconds(processor, cost.flops, cost.nbytes, cost.kind)
+        end = ran + node_seconds(processor, cost)
         old = self.schedule.origin.get(node, node)
         name = self.schedule.graph.names.get(old, "")
         op, on, own = node.op.name, split.device, (number, self.issue)

@@ -2,12 +2,12 @@
 
 import importlib
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from graphsched import disk_cache
+from graphsched.machine.kept import cpu_name
 from graphsched.machine.machine import Device, Processor
 from graphsched.run.device import device_names
 from graphsched.session.options import SessionOptions
@@ -44,7 +44,7 @@ def _rates(processor: Processor) -> dict[str, float]:
 def host_peaks(n_threads: int, refresh: bool = False) -> Mapping[str, float]:
     """Of this machine's CPU with so many threads: from the cache folder, else measured, which takes a second."""
     path = disk_cache.folder() / "peaks"
-    key = f"{_cpu_name()}, {n_threads} threads"
+    key = f"{cpu_name()}, {n_threads} threads"
     known = _read(path)
     if refresh or not _is_valid(known.get(key)):
         measured: dict[str, float] = importlib.import_module("graphsched.backends.cpu.peaks").measured_peaks(
@@ -67,11 +67,3 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError:  # not there, or not ours: it is measured again
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

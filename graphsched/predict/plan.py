@@ -4,10 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from graphsched.arch.cells import blocks_of
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor, TensorType, is_state
+from graphsched.machine.changes import changed
+from graphsched.machine.description import read
+from graphsched.machine.kept import kept
 from graphsched.machine.machine import Device, Machine, Processor
 from graphsched.machine.timeline import Event, Timeline, simulate
 from graphsched.run.arenas import plan_arenas
@@ -100,7 +104,7 @@ class Plan:
     def described_devices(self) -> dict[str, Device]:
         """The described devices by the names that the schedule gives them."""
         assert self.machine is not None
-        return dict(zip(self.planner.devices, self.machine.devices, strict=True))
+        return dict(zip(self.planner.devices, self.machine.devices, strict=False))  # none may be in use
 
     def at(self, n_kv: int) -> "Plan":
         """The same schedule with another number of tokens in the cache of each sequence."""
@@ -158,6 +162,12 @@ class Plan:
         return self.schedule.assignment.cause[node]
 
 
+def this_machine(options: SessionOptions) -> Machine | None:
+    """The machine that computes what is on the CPU alone: of --machine, else as measured, if it was."""
+    found = read(Path(options.machine)) if options.machine else kept(options.threads)
+    return found and changed(found, options.what_if)
+
+
 def make_plan(
     model: Model,
     options: SessionOptions,
@@ -181,7 +191,7 @@ def make_plan(
     schedule = planner.schedule(graph, _shown(lengths))  # made for more steps than this one with its tables
     items, results, _ = lowered(schedule, devices, sized)
     arenas = plan_arenas(items, [o.buffer for o in results])
-    machine = planner.machine
+    machine = planner.machine or (None if names else this_machine(options))
     return Plan(model, options, planner, schedule, lengths, arenas, machine, devices, graph, n_sequences)
 
 

@@ -31,6 +31,9 @@ def as_trace(timeline: Timeline, schedule: Schedule, lengths: Mapping[str, int])
                 Event("wait", e.lane, name, free[e.lane], begin, device=e.lane, peer=e.after, run=0)
             )
         free[e.lane] = end
+        if e.kind == "host":
+            events.append(Event("host", e.lane, e.name, begin, end, run=0))
+            continue
         what = whats[e.issue]
         if e.kind == "launch":
             events.append(Event("launch", e.lane, what.name, begin, end, device=what.device, run=0))

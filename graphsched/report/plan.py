@@ -70,6 +70,7 @@ def _split_data(plan: Plan, i: int, split: Split, nodes: bool) -> dict[str, Any]
                 "name": name_of(plan, n),
                 "label": plan.schedule.graph.labels[n],
                 "cause": plan.cause(n),
+                "auto": plan.planner.why(n, plan.lengths) or None,
                 "runs": "python step" if is_python_step(n) else "kernel",
             }
             for n in real_nodes(plan, split)
@@ -190,7 +191,11 @@ def _copy_cells(plan: Plan, copy: Copy) -> tuple[str | Text, ...]:
 
 
 def cause(plan: Plan, node: Tensor) -> str:
-    """The cause as the scheduler has it, and its meaning."""
+    """The cause as the scheduler has it, and its meaning; behind it what `auto` decided, if it was asked."""
+    return "; ".join(filter(None, (_cause(plan, node), plan.planner.why(node, plan.lengths))))
+
+
+def _cause(plan: Plan, node: Tensor) -> str:
     short = plan.cause(node)
     if is_python_step(node):
         return f"{short}: no kernel, a Python step on the host"

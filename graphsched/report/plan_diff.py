@@ -68,7 +68,8 @@ def render_difference(change: dict[str, Any]) -> RenderableType:
     lines = [f"splits {s0} -> {s1}; copied {megabytes(b0)} -> {megabytes(b1)}"]
     if t0 is not None and t1 is not None:
         lines.append(f"predicted {t0 * 1e3:.3f} ms -> {t1 * 1e3:.3f} ms ({t1 / t0 - 1:+.1%})")
-    return Group(table, Text("; ".join(lines)), Text("memory " + ", ".join(_memory(*change["memory"]))))
+    what = table if change["moved"] else Text("no node moves")
+    return Group(what, Text("; ".join(lines)), Text("memory " + ", ".join(_memory(*change["memory"]))))
 
 
 def _memory(was: dict[str, Any], would: dict[str, Any]) -> list[str]:

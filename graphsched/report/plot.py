@@ -1,7 +1,8 @@
 """The plot of a sweep, with matplotlib, which is an extra of its own."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -26,12 +27,21 @@ def plot_format(path: Path) -> str:
     return kind
 
 
-def draw(points: Sequence[Point], title: str, file: BinaryIO, kind: str) -> None:
-    """Tokens per second of prompts and of generation over the tokens in the cache, one above the other."""
+@contextmanager
+def figure_of(title: str, file: BinaryIO, kind: str) -> Iterator[Any]:
+    """A figure to draw into, which is written at the end; the same drawing gives the same file."""
     matplotlib: Any = importlib.import_module("matplotlib")
     figures: Any = importlib.import_module("matplotlib.figure")
     with matplotlib.rc_context({"svg.hashsalt": "graphsched", "svg.fonttype": "none"}):
         figure = figures.Figure(figsize=(8, 6), layout="constrained")
+        yield figure
+        figure.suptitle(title)
+        figure.savefig(file, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
+
+
+def draw(points: Sequence[Point], title: str, file: BinaryIO, kind: str) -> None:
+    """Tokens per second of prompts and of generation over the tokens in the cache, one above the other."""
+    with figure_of(title, file, kind) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         at = [p.n_kv for p in points]
         for axes, speeds, what, colour in (
@@ -44,5 +54,3 @@ def draw(points: Sequence[Point], title: str, file: BinaryIO, kind: str) -> None
             axes.set_title(what, fontsize="medium")
             axes.grid(alpha=0.3)
         below.set_xlabel("tokens in the KV cache")
-        figure.suptitle(title)
-        figure.savefig(file, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)

@@ -9,6 +9,7 @@ from typing import Final
 from graphsched.gguf.given import Given
 from graphsched.graph.opdef import every_op
 from graphsched.graph.tensor import Tensor
+from graphsched.schedule.by_cost import ByCost
 from graphsched.schedule.options import PlacementOptions, listed
 from graphsched.schedule.overrides import Override
 from graphsched.schedule.policy import MinBatch, OffloadPolicy, Policy
@@ -91,5 +92,6 @@ def policy_given(policy: Policy, asked: Iterable[Tensor]) -> tuple[Given, ...]:
         return (Given("-op -1,0", counts.total(), why=_NO_WEIGHT),)
     given = [Given(f"-op {names[n]}=0", counts[n], why=why) for n in sorted(policy.off)]
     if not isinstance(policy.rule, MinBatch):
-        given.append(Given(f"-op-rule {policy.rule}", counts.total(), why=_NO_WEIGHT))
+        flag = "-op" if isinstance(policy.rule, ByCost) else "-op-rule"
+        given.append(Given(f"{flag} {policy.rule}", counts.total(), why=_NO_WEIGHT))
     return tuple(given)

@@ -20,6 +20,7 @@ from graphsched.option import texts
 
 GROUP: Final = "graphsched.policies"  # of entry points
 _EVERY: Final = "-1"
+_AUTO: Final = "auto"
 _NUMBERED: Final = 81  # the ops of ik_llama.cpp's list; ours follow with a gap
 
 
@@ -57,6 +58,21 @@ class MinBatch:
 
 
 @dataclass(frozen=True)
+class Auto:
+    """`auto`: the rule by cost (`by_cost`), once a machine is known; where there is none nothing is uploaded."""
+
+    def wants(self, node: Tensor, rows: int) -> bool:
+        """Never."""
+        return False
+
+    def __str__(self) -> str:
+        return "auto"
+
+
+AUTO: Final = Auto()
+
+
+@dataclass(frozen=True)
 class OffloadPolicy:
     """A rule, and the ops (by number) that are held back whatever it wants. Permits and never forces."""
 
@@ -68,8 +84,8 @@ class OffloadPolicy:
         return int(node.op) not in self.off and self.rule.wants(node, rows)
 
     def __str__(self) -> str:
-        """What is off, as -op takes it; empty if nothing is."""
-        return shown(self.off)
+        """What is off, and auto if that is the rule, as -op takes it; empty if nothing is."""
+        return ",".join(filter(None, (_AUTO if str(self.rule) == _AUTO else "", shown(self.off))))
 
 
 @dataclass(frozen=True)
@@ -97,11 +113,19 @@ class Checked:
 
 def read_policy(given: Any) -> frozenset[int] | Policy:
     """A policy, or the ops that -op texts (or numbers) switch off. OptionError for what is neither."""
+    if isinstance(given, OffloadPolicy):
+        return given
     if isinstance(given, Policy) or inspect.isclass(given):
         return checked(given)
     items = texts(given)
     if all(isinstance(item, str) for item in items):
-        return parse_off(items)
+        pieces = [[piece for piece in item.split(",") if piece.strip() != _AUTO] for item in items]
+        off = parse_off([",".join(left) for left in pieces if left])
+        return (
+            off
+            if sum(map(len, pieces)) == sum(len(i.split(",")) for i in items)
+            else OffloadPolicy(off, AUTO)
+        )
     if all(isinstance(item, int) and item in set(map(int, every_op())) for item in items):
         return frozenset(map(int, items))
     needed = "a text such as 26,0 or an object with wants(node, rows) is needed"
@@ -114,6 +138,8 @@ def read_rule(given: Any) -> Policy | None:
         return None
     if not isinstance(given, str):
         return checked(given)
+    if given == _AUTO:
+        return AUTO
     points = _installed()
     if given not in points:
         choices = f"; there are {', '.join(sorted(points))}" if points else ""

@@ -17,6 +17,7 @@ from graphsched.types.devices import gpu_number
 
 if TYPE_CHECKING:
     from graphsched.gguf.override import Override
+    from graphsched.machine.changes import Change
     from graphsched.schedule.policy import Policy
     from graphsched.types.dtypes import DType
 
@@ -35,6 +36,25 @@ def _parts(name: str) -> list[str]:
         return name.split("/")
     is_file = name.endswith(".toml") and Path(name).is_file()  # whose name may have a comma
     return [name] if is_file else name.split(",")
+
+
+def _file(given: Any) -> str:
+    """The path of a description, which is read where it is used."""
+    if not isinstance(given, str) or (given and not given.endswith(".toml")):
+        raise is_not(given, "the path of a .toml file")
+    return given
+
+
+def _changes(given: Any) -> "tuple[Change, ...]":
+    from graphsched.machine.changes import parse_changes
+
+    return parse_changes(given)
+
+
+def _shown_changes(given: "tuple[Change, ...]") -> str:
+    from graphsched.machine.changes import typed
+
+    return typed(given)
 
 
 def _policy(given: Any) -> "frozenset[int] | Policy":
@@ -180,6 +200,20 @@ class SessionOptions(Options):
         help="CUDA0,..., none, or a simulated sim:NAME or .toml file, whose devices are CUDA0, ..., too",
         shown="all GPUs",
         many="all",
+    )
+    machine: str = option(
+        "--machine",
+        "",
+        values=Parsed("FILE", _file, str),
+        help="a described machine for predictions of what runs on the CPU alone",
+        shown="as measured, if it was",
+    )
+    what_if: Annotated[Any, "tuple[Change, ...]"] = option(
+        "--what-if",
+        (),
+        values=Parsed("NAME=VALUE,...", _changes, _shown_changes),
+        help="predict another machine: link=2x,sync=0,vram=+8GB",
+        shown="",
     )
     offload_policy: Annotated[Any, "frozenset[int] | Policy"] = option(
         "-op --offload-policy",

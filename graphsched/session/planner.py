@@ -1,23 +1,27 @@
 """Schedules of a model's graphs for actual lengths, as the options of a session ask for them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Final
 
+from graphsched.errors import OptionError
 from graphsched.gguf.given import Given
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
+from graphsched.machine.changes import changed
+from graphsched.machine.description import load
 from graphsched.machine.estimate import machine_costs
-from graphsched.machine.machine import Machine, load
+from graphsched.machine.machine import Machine
 from graphsched.option import declarations
 from graphsched.run.device import device_names, machines
 from graphsched.run.repack import repackable
 from graphsched.schedule.assign import Target
+from graphsched.schedule.by_cost import ByCost, work_beside
 from graphsched.schedule.costs import CROSSING_BYTES, Costs
 from graphsched.schedule.effects import policy_given
 from graphsched.schedule.fuse import fuse
-from graphsched.schedule.policy import Policy
+from graphsched.schedule.policy import AUTO, OffloadPolicy, Policy
 from graphsched.schedule.scheduler import Schedule, schedule
 from graphsched.session.batching import Batching
 from graphsched.session.capacity import capacities, shares
@@ -73,8 +77,18 @@ class Planner:
 
     @cached_property
     def policy(self) -> Policy:
-        """The offload policy."""
-        return self.options.policy
+        """The offload policy. OptionError for `auto` where nothing is known of the devices."""
+        policy = self.options.policy
+        if not isinstance(policy, OffloadPolicy) or policy.rule is not AUTO or not self.devices:
+            return policy
+        if self.machine is None:
+            what = "is auto, which needs a described machine, as of --device sim:NAME"
+            raise OptionError(what, "offload_policy")
+        return replace(policy, rule=ByCost(self.costs, self.devices[0], cache(self._work_beside)))
+
+    def _work_beside(self, rows: int) -> float:
+        graph = self.model.graph(1, 1, self.batching.n_ctx, self.options)
+        return work_beside(graph, self.costs, self.devices[0], lambda w: self.homes.device(w) == HOST, rows)
 
     @cached_property
     def costs(self) -> Costs:
@@ -96,6 +110,14 @@ class Planner:
     def fused(self, graph: Graph, lengths: Mapping[str, int]) -> Graph:
         """The graph with what is fused before assignment, at these lengths."""
         return fuse(graph, self.target(lengths))
+
+    def why(self, node: Tensor, lengths: Mapping[str, int]) -> str:
+        """What `auto` found about a node of a placed graph with a weight in host memory; empty for all else."""
+        rule = getattr(self.policy, "rule", None)
+        weights = [s for s in node.sources if s.kind == "weight"]
+        if not isinstance(rule, ByCost) or not any(self.homes.device(w) == HOST for w in weights):
+            return ""
+        return "" if node.traits.gathers else rule.why(node, self.target(lengths).length(node))
 
     def decisions(self, graph: Graph, lengths: Mapping[str, int]) -> Decisions:
         """The ops with weights of a fused graph, and which are offloaded from host memory at these lengths.
@@ -155,7 +177,7 @@ def described_machine(options: SessionOptions) -> Machine | None:
         return None
     there = {f"sim{i}": device for i, device in enumerate(d for m in loaded for d in m.devices)}
     devices = tuple(there[name] for name in device_names(options.devices))
-    return Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices)
+    return changed(Machine(" + ".join(m.name for m in loaded), loaded[0].host, devices), options.what_if)
 
 
 def repacked(planner: Planner, graph: Graph) -> Mapping[str, DType]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from graphsched.types import dtypes
 from graphsched.types.dtypes import DType
-from graphsched.types.extents import N_TOKENS, OWN
+from graphsched.types.extents import N_KV, N_SEQUENCES, N_TOKENS, OWN
 
 
 class Extent(int):
@@ -74,12 +74,19 @@ class Lengths:
         return tuple(self.lengths.get(length_word(d), int(d)) for d in shape)
 
     def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape with actual lengths; of a pool as many cells as a token sees, with which it computes."""
-        return tuple(map(self._length, shape))
+        """The shape with actual lengths; of a pool as many cells as a token sees on average, with which it computes."""
+        return tuple(map(self._seen, shape))
 
     def read(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with actual lengths; of a pool the cells that tokens of all sequences see, which are read."""
         return tuple(self._read(d) if isinstance(d, Pool) else self._length(d) for d in shape)
+
+    def _seen(self, d: int) -> int:
+        """The last of a sequence's tokens sees all cells, each one before it a cell less; a window is always full."""
+        if not isinstance(d, Pool) or d.word != N_KV:
+            return self._length(d)
+        n_tokens = self.lengths.get(N_TOKENS, 1) // max(self.lengths.get(N_SEQUENCES, 1), 1)
+        return max(self._length(d) - (n_tokens - 1) // 2, 1)
 
     def _read(self, pool: Pool) -> int:
         seen = self._length(pool)
