@@ -55,14 +55,15 @@ class Script:
 
     def stream(self) -> Any:
         """What takes an answer apart: a piece is the number of its parts."""
-        return SimpleNamespace(push=lambda text: list(self.said[int(text)]), finish=list)
+        return SimpleNamespace(push=lambda text: self.said[int(text)], finish=list)
 
 
 @contextmanager
 def scripted(**options: Any) -> Iterator[SimpleNamespace]:
     """A server with a script: the script, clients for HTTP, Anthropic's and OpenAI's, and what was rendered."""
     script, rendered = Script(), list[list[dict[str, Any]]]()
-    app = make_app(script, ServerOptions(alias="tiny", **options))
+    service: Any = script
+    app = make_app(service, ServerOptions(alias="tiny", **options))
     render = turns.prompt_of
 
     def noted(served: Any, asked: Any, *more: Any, **named: Any) -> str:
