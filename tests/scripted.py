@@ -15,6 +15,7 @@ from graphsched.serve.api import turns
 from graphsched.serve.api.answer_parts import Delta
 from graphsched.serve.api.app import make_app
 from graphsched.serve.http_options import ServerOptions
+from graphsched.serve.load import Counters
 from graphsched.serve.request import Done, Event, Piece, Reason, Request, RequestTimings
 from graphsched.session.model import open_default_or
 
@@ -40,16 +41,29 @@ class Script:
             yield Piece(0, str(i), (403,))
         yield Done(0, self.reason, TIMINGS, self.stopped_by)
 
+    def slots(self) -> list[Any]:
+        """None."""
+        return []
+
+    def recent(self) -> tuple[Any, ...]:
+        """None."""
+        return ()
+
+    def counters(self) -> Counters:
+        """Nothing was counted."""
+        return Counters(0, 0, 0.0, 0, 0.0, 0, 0, 0, 0, 0.0)
+
     def stream(self) -> Any:
         """What takes an answer apart: a piece is the number of its parts."""
-        return SimpleNamespace(push=lambda text: list(self.said[int(text)]), finish=list)
+        return SimpleNamespace(push=lambda text: self.said[int(text)], finish=list)
 
 
 @contextmanager
 def scripted(**options: Any) -> Iterator[SimpleNamespace]:
     """A server with a script: the script, clients for HTTP, Anthropic's and OpenAI's, and what was rendered."""
     script, rendered = Script(), list[list[dict[str, Any]]]()
-    app = make_app(script, ServerOptions(alias="tiny", **options))
+    service: Any = script
+    app = make_app(service, ServerOptions(alias="tiny", **options))
     render = turns.prompt_of
 
     def noted(served: Any, asked: Any, *more: Any, **named: Any) -> str:

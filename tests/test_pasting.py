@@ -107,7 +107,8 @@ def test_a_line_for_a_server() -> None:
         "--api-key k --metrics --slots --slot-save-path /tmp -cram 4096 -sps 0.5 --threads-http 4 -to 600 --embeddings"
     )
     params, unused = parsed("serve", *line.split())
-    assert unused == ["-cb", "--jinja", "--no-webui", "--threads-http", "--embeddings"]
+    assert unused == ["-cb", "--jinja", "--threads-http", "--embeddings"]
+    assert params["ui"] == "0"
     assert (params["host"], params["port"], params["metrics"]) == ("0.0.0.0", "8081", "1")
     assert (params["slots"], params["timeout"], params["cache_ram"]) == ("1", "600", "4096")
 

@@ -390,10 +390,10 @@ def test_flags_change_the_text(run: Run, flags: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("--presence-penalty x", "--presence-penalty is x, a finite number is needed"),
-        ("--presence-penalty nan", "--presence-penalty is nan, a finite number is needed"),
-        ("--presence-penalty inf", "--presence-penalty is inf, a finite number is needed"),
-        ("--frequency-penalty -", "--frequency-penalty is -, a finite number is needed"),
+        ("--presence-penalty x", "--presence-penalty is x, a number from -1e6 to 1e6 is needed"),
+        ("--presence-penalty nan", "--presence-penalty is nan, a number from -1e6 to 1e6 is needed"),
+        ("--presence-penalty inf", "--presence-penalty is inf, a number from -1e6 to 1e6 is needed"),
+        ("--frequency-penalty -", "--frequency-penalty is -, a number from -1e6 to 1e6 is needed"),
         ("--top-nsigma -2", "--top-nsigma is -2, a number from 0 up, or -1 (off) is needed"),
         ("--top-n-sigma x", "--top-nsigma is x, a number from 0 up, or -1 (off) is needed"),
         ("--typical 1.5", "--typical is 1.5, a number from 0 to 1 (off) is needed"),

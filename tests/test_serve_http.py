@@ -267,3 +267,47 @@ def test_a_connection_that_is_cut_while_the_body_comes(server: Running) -> None:
     with socket.create_connection((host, port or 0)) as raw:
         raw.sendall(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert server.http.get("/health").status_code == 200
+
+
+THINKING: str = (
+    "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    "{% if enable_thinking is defined and not enable_thinking %}brief {% endif %}"
+    "{% if reasoning_effort is defined %}{{ reasoning_effort }} {% endif %}{% if x is defined %}{{ x }} {% endif %}"
+    "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
+)
+
+
+def test_what_the_template_is_told_and_the_budget_of_thoughts() -> None:
+    with serving_http(chat={"chat_template": THINKING, "reasoning_budget": 3}) as server:
+
+        def prompt(**more: Any) -> str:
+            body = {"messages": [{"role": "user", "content": "Hi"}], **more}
+            return str(server.http.post("/apply-template", json=body).json()["prompt"])
+
+        assert prompt() == "Hi\n<think>"
+        assert prompt(reasoning_effort="low") == "Hi\nlow <think>"
+        assert prompt(reasoning_effort="none") == "Hi\nbrief <think>"
+        assert prompt(chat_template_kwargs={"x": 1, "enable_thinking": False}) == "Hi\nbrief 1 <think>"
+
+        def text(**more: Any) -> str:
+            body = {"messages": CHAT, "max_tokens": 20, **more}
+            message = server.http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+            return str(message.get("reasoning_content", "")) + str(message["content"])
+
+        free = text(reasoning_budget_tokens=-1)
+        assert "</think>" not in free
+        assert text() != free
+
+
+def test_timings_of_each_part(server: Running) -> None:
+    body = {"messages": CHAT, "max_tokens": 5, "stream": True, "timings_per_token": True}
+    lines = server.http.post("/v1/chat/completions", json=body).text.splitlines()
+    parts = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    told = [part["timings"]["predicted_n"] for part in parts if "timings" in part]
+    assert told == sorted(told)
+    assert told[-1] == 5
+    assert parts[-1]["timings"]["prompt_n"] >= 1
+    own = server.http.post("/completion", json={"prompt": TEXT, "n_predict": 3, "stream": True}).text
+    assert [json.loads(line[6:]).get("timings", {}).get("predicted_n") for line in own.splitlines() if line][
+        -1
+    ] == 3

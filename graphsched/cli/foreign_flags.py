@@ -52,8 +52,7 @@ UNUSED: Final[Mapping[str, str]] = {
         -kvu --kv-unified
         -no-kvu --no-kv-unified
         --kv-unified-per-slot N
-        --ui --webui [NAME]
-        --no-ui --no-webui
+        --webui [NAME]
         --ui-config --webui-config JSON
         --ui-config-file --webui-config-file FILE
         --ui-mcp-proxy --webui-mcp-proxy

@@ -105,6 +105,7 @@ class ServerOptions(Options):
     body_limit: int = option("--body-limit", 16, low=1, high=4096, help="MiB that a request may have")
     metrics: bool = option("--metrics", False, off="--no-metrics", help="/metrics for Prometheus")
     slots: bool = option("--slots", True, off="--no-slots", help="/slots tells what the slots do")
+    ui: bool = option("--ui", True, off="--no-ui --no-webui", help="a page at /")
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from graphsched.text.sampling_values import (
     typed,
 )
 
-_ANY: Final = "a finite number"
+_MOST: Final = 1e6  # more, times a count, is no number of 32 bits any more
+_ANY: Final = "a number from -1e6 to 1e6"
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,20 @@ class SamplingOptions(Options):
         shown="-1, another each time",
     )
     presence_penalty: float = option(
-        "--presence-penalty", 0.0, needed=_ANY, help="taken off tokens that came, 0 is off"
+        "--presence-penalty",
+        0.0,
+        low=-_MOST,
+        high=_MOST,
+        needed=_ANY,
+        help="taken off tokens that came, 0 is off",
     )
     frequency_penalty: float = option(
-        "--frequency-penalty", 0.0, needed=_ANY, help="the same for each time they came, 0 is off"
+        "--frequency-penalty",
+        0.0,
+        low=-_MOST,
+        high=_MOST,
+        needed=_ANY,
+        help="the same for each time they came, 0 is off",
     )
     top_n_sigma: float = option(
         "--top-nsigma --top-n-sigma",

@@ -21,6 +21,7 @@ from graphsched.serve.api import (
     metrics,
     models,
     openapi,
+    page,
     props,
     slots,
     tokens,
@@ -48,6 +49,7 @@ _MODULES: Final = (
     slots,
     props,
     metrics,
+    page,
 )
 ENDPOINTS: Final[tuple[Endpoint, ...]] = tuple(e for module in _MODULES for e in module.ENDPOINTS)
 _DEFAULTS: Final = Defaults()

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,41 +11,14 @@ from starlette.responses import JSONResponse, Response
 
 from graphsched import __version__
 from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Delta, Text, Thought
+from graphsched.serve.api.chat_fields import FIELDS, TEMPLATE, conversation
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.events import DONE, data
-from graphsched.serve.api.failures import refused
-from graphsched.serve.api.fields import Field, table
-from graphsched.serve.api.figures import FINISH, logprobs, summed, timings, usage
-from graphsched.serve.api.generation import GENERATION, LIMIT, MAX_ANSWERS
-from graphsched.serve.api.kinds import AnyObject, Flag, integer
-from graphsched.serve.api.messages import MESSAGES, plain_messages
+from graphsched.serve.api.figures import FINISH, Pace, logprobs, summed, timings, usage
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
-from graphsched.serve.api.turns import (
-    Conversation,
-    Ended,
-    Said,
-    Turn,
-    Whole,
-    answered,
-    prompt_of,
-    turn_of,
-    whole,
-)
+from graphsched.serve.api.turns import Ended, Said, Turn, Whole, answered, prompt_of, turn_of, whole
 from graphsched.serve.request import Chosen, Done
-
-MAX_TOP: Final = 20
-FIELDS: Final = table(
-    MESSAGES,
-    GENERATION,
-    Field("max_completion_tokens", LIMIT, "n_predict", help="tokens of an answer, thoughts included"),
-    Field("n", integer(1, MAX_ANSWERS), help="answers"),
-    Field("logprobs", Flag(), help="tell the log probability of each token"),
-    Field("top_logprobs", integer(0, MAX_TOP), help="and so many of the likeliest ones"),
-    Field("stream_options", table(Field("include_usage", Flag())), help="usage at the end of a stream"),
-    Field("chat_template_kwargs", AnyObject(), help="further values for the template"),
-)
-TEMPLATE: Final = table(MESSAGES, Field("chat_template_kwargs", AnyObject()))
 
 
 @dataclass(frozen=True)
@@ -82,19 +55,10 @@ async def complete(call: Call) -> Response:
 async def reply_to(call: Call) -> Reply:
     """What is asked for. Failure for values that do not go together."""
     v, id = call.values, f"chatcmpl-{secrets.token_hex(12)}"
-    has_probs = v.get("logprobs", False)
-    if v.get("top_logprobs") and not has_probs:
-        raise refused("top_logprobs", "needs logprobs: true")
     turn = await turn_of(call.served, conversation(v), id)
     has_usage = v.get("stream_options", {}).get("include_usage", False)
-    return Reply(call.served, turn, id, has_probs, has_usage, v.get("timings_per_token", False))
-
-
-def conversation(v: Mapping[str, Any]) -> Conversation:
-    """What is to be answered."""
-    n_probs = max(1, v.get("top_logprobs", 0)) if v.get("logprobs") else 0
-    return Conversation(
-        plain_messages(v["messages"]), v, v.get("n", 1), n_probs, v.get("chat_template_kwargs", {})
+    return Reply(
+        call.served, turn, id, v.get("logprobs", False), has_usage, v.get("timings_per_token", False)
     )
 
 
@@ -141,6 +105,7 @@ async def chunks(reply: Reply) -> AsyncGenerator[bytes, None]:
     """The events of a stream."""
     ends: list[Done] = []
     started: set[int] = set()
+    pace = Pace() if reply.has_timings else None
     async with aclosing(answered(reply.served, reply.turn)) as parts:
         async for part in parts:
             if part.index not in started:
@@ -148,20 +113,24 @@ async def chunks(reply: Reply) -> AsyncGenerator[bytes, None]:
                 yield _chunk(reply, part.index, {"role": "assistant", "content": ""})
             if isinstance(part, Ended):
                 ends.append(part.done)
-                yield _last(reply, part, summed(ends) if len(ends) == reply.turn.request.n else None)
-            else:
-                for chunk in _said(reply, part):
-                    yield chunk
+                is_last = len(ends) == reply.turn.request.n
+                yield _last(reply, part, timings(summed(ends)) if is_last else None)
+                continue
+            told = pace.after(part.n_tokens) if pace else None
+            for chunk in _said(reply, part, told):
+                yield chunk
     if reply.has_usage:
         head = reply.head("chat.completion.chunk")
         yield data(head | {"choices": [], "usage": usage(summed(ends)), "timings": timings(summed(ends))})
     yield DONE
 
 
-def _said(reply: Reply, said: Said) -> list[bytes]:
+def _said(reply: Reply, said: Said, told: dict[str, Any] | None) -> list[bytes]:
     """A chunk for each part; the first one has the probabilities of all tokens."""
     deltas = [delta(part) for part in said.parts] or ([{}] if said.chosen and reply.has_probs else [])
-    return [_chunk(reply, said.index, d, () if i else said.chosen) for i, d in enumerate(deltas)]
+    return [
+        _chunk(reply, said.index, d, () if i else said.chosen, timings=told) for i, d in enumerate(deltas)
+    ]
 
 
 def delta(part: Delta) -> dict[str, Any]:
@@ -185,15 +154,18 @@ def _chunk(
     delta: dict[str, Any],
     chosen: tuple[Chosen, ...] = (),
     reason: str | None = None,
+    timings: dict[str, Any] | None = None,
 ) -> bytes:
     probs = _probs(reply, chosen) if chosen else None
     choice = {"index": index, "delta": delta, "logprobs": probs, "finish_reason": reason}
     body = reply.head("chat.completion.chunk") | {"choices": [choice]}
-    return data(body | ({"usage": None} if reply.has_usage else {}))
+    return data(
+        body | ({"usage": None} if reply.has_usage else {}) | ({"timings": timings} if timings else {})
+    )
 
 
-def _last(reply: Reply, end: Ended, total: Any) -> bytes:
-    return _chunk(reply, end.index, {}, (), finish(end.done, end.has_calls))
+def _last(reply: Reply, end: Ended, timings: dict[str, Any] | None) -> bytes:
+    return _chunk(reply, end.index, {}, (), finish(end.done, end.has_calls), timings)
 
 
 async def apply_template(call: Call) -> Response:
@@ -202,6 +174,7 @@ async def apply_template(call: Call) -> Response:
     return JSONResponse({"prompt": prompt})
 
 
+__all__ = ["ENDPOINTS", "FIELDS", "conversation"]
 ENDPOINTS: Final = (
     Endpoint(
         "POST",

@@ -1,4 +1,4 @@
-"""What goes wrong with a request: one value, which each dialect of the interfaces writes in its own form."""
+"""What goes wrong with a request: one value, which each interface writes in its own form."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
+from time import perf_counter
 from typing import Any, Final
 
 from graphsched.serve.request import Chosen, Done, Likely, Reason, Request, RequestTimings
@@ -65,6 +66,19 @@ def _rates(name: str, n: int, ms: float) -> dict[str, Any]:
         f"{name}_per_token_ms": ms / n if n else 0.0,
         f"{name}_per_second": n / ms * 1e3 if ms > 0 else 0.0,
     }
+
+
+class Pace:
+    """What has been generated so far, for timings in each part of a stream: the clock begins with the first part."""
+
+    def __init__(self) -> None:
+        self._n, self._begin = 0, 0.0
+
+    def after(self, n_tokens: int) -> dict[str, Any]:
+        """The timings once so many more tokens have come."""
+        self._begin = self._begin or perf_counter()
+        self._n += n_tokens
+        return _rates("predicted", self._n, (perf_counter() - self._begin) * 1e3)
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> tuple[str, list[int]]:

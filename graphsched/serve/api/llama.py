@@ -14,7 +14,7 @@ from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.events import data
 from graphsched.serve.api.failures import llama_form
 from graphsched.serve.api.fields import Field, table
-from graphsched.serve.api.figures import logprobs, timings
+from graphsched.serve.api.figures import Pace, logprobs, timings
 from graphsched.serve.api.generation import GENERATION, MAX_ANSWERS, MAX_PROBS, request_of
 from graphsched.serve.api.kinds import Flag, integer
 from graphsched.serve.api.many import Finished, answers_of, finished
@@ -126,6 +126,7 @@ def settings(served: Served, request: Request) -> dict[str, Any]:
 async def chunks(reply: Reply) -> AsyncGenerator[bytes, None]:
     """The events of a stream; the last one of each answer has `stop`."""
     count: dict[int, int] = {}
+    pace = Pace() if reply.has_timings else None
     broken: set[int] = set()
     async with aclosing(answers_of(reply.served, reply.requests)) as events:
         async for index, event in events:
@@ -135,7 +136,8 @@ async def chunks(reply: Reply) -> AsyncGenerator[bytes, None]:
             count[index] = count.get(index, 0) + len(event.tokens)
             broken |= {index} if "\n" in event.text else set()
             if event.text or event.chosen:
-                yield data(_part(reply, index, event, count[index]))
+                told = {"timings": pace.after(len(event.tokens))} if pace else {}
+                yield data(_part(reply, index, event, count[index]) | told)
 
 
 def _part(reply: Reply, index: int, piece: Piece, n: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all dialects of chats share."""
+"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. All interfaces to chats share it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -10,17 +10,20 @@ from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallB
 from graphsched.serve.api.failures import unavailable
 from graphsched.serve.api.generation import events, request_of
 from graphsched.serve.api.served import Served
+from graphsched.serve.api.structure import Tools, unsupported
 from graphsched.serve.request import Chosen, Done, Request
+from graphsched.text.thinking import Budget
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is to be answered, as templates take it, whatever dialect it came in.
+    """What is to be answered, as templates take it, whatever interface it came by.
 
     messages: with `role` and `content`, a text; of assistants also `reasoning_content` and `tool_calls`, whose
-    arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`, and further ones of `Request`.
+    arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`. template_values: what the
+    template is told besides. budget: tokens of thoughts, -1 for any number, None for as many as the server gives.
     """
 
     messages: Sequence[Message]
@@ -28,6 +31,8 @@ class Conversation:
     n: int = 1
     n_probs: int = 0
     template_values: Mapping[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
 def prompt_of(served: Served, asked: Conversation) -> str:
     """The prompt that the template makes of a conversation. Error if it refuses."""
     dialect = served.dialect
+    if asked.tools is not None and asked.tools.must:
+        raise unsupported("tools")
     if asked.template_values:
         dialect = replace(dialect, more={**dialect.more, **asked.template_values})
     return dialect.render(asked.messages)
@@ -66,8 +73,16 @@ async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
 def _turn(served: Served, asked: Conversation, name: str) -> Turn:
     prompt = prompt_of(served, asked)
     ids = prompt_tokens(served, prompt)
-    request = request_of(asked.values, served, ids, n=asked.n, n_probs=asked.n_probs, name=name)
-    return Turn(request, served.dialect.marks.opens(prompt))
+    in_thoughts = served.dialect.marks.opens(prompt)
+    more = {"n": asked.n, "n_probs": asked.n_probs, "budget": _budget(served, asked, in_thoughts)}
+    return Turn(request_of(asked.values, served, ids, name=name, **more), in_thoughts)
+
+
+def _budget(served: Served, asked: Conversation, in_thoughts: bool) -> Budget | None:
+    """How long the answer may think, if there is a limit and the model marks its thoughts."""
+    limit = served.defaults.chat.reasoning_budget if asked.budget is None else asked.budget
+    marks = served.dialect.marks
+    return Budget(limit, marks, in_thoughts) if limit >= 0 and marks.ending else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
 
-from graphsched.serve.api import chat
+from graphsched.serve.api import chat_fields
 from graphsched.serve.api.anthropic import replies
 from graphsched.serve.api.anthropic.conversation import chat_values
 from graphsched.serve.api.anthropic.fields import COUNTED, FIELDS
@@ -32,7 +32,7 @@ async def create(call: Call) -> Response:
 
 def conversation(call: Call) -> Conversation:
     """What is to be answered."""
-    return chat.conversation({**call.values, **chat.FIELDS.read(chat_values(call.values))})
+    return chat_fields.conversation({**call.values, **chat_fields.FIELDS.read(chat_values(call.values))})
 
 
 async def _message(served: Served, turn: Turn, id: str) -> dict[str, Any]:

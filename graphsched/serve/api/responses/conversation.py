@@ -133,11 +133,5 @@ def _format(v: Values) -> dict[str, Any]:
 
 
 def _effort(v: Values) -> dict[str, Any]:
-    """The effort by the names that templates have for it."""
     effort = v.get("reasoning", {}).get("effort")
-    if effort is None:
-        return {}
-    thinks = (
-        {"enable_thinking": False, "thinking": False} if effort == "none" else {"reasoning_effort": effort}
-    )
-    return {"chat_template_kwargs": thinks}
+    return {} if effort is None else {"reasoning_effort": effort}

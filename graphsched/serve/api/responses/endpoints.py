@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
 
-from graphsched.serve.api import chat
+from graphsched.serve.api import chat_fields
 from graphsched.serve.api.answer_parts import Thought
 from graphsched.serve.api.blocks import Blocks
 from graphsched.serve.api.endpoint import Call, Endpoint
@@ -61,8 +61,8 @@ async def reply_to(call: Call) -> Reply:
     """What is asked for. Failure for values that cannot be used, and a response that is not kept any more."""
     v, id = call.values, f"resp_{secrets.token_hex(12)}"
     before = _stored(call.served, v["previous_response_id"]).messages if "previous_response_id" in v else ()
-    read = chat.FIELDS.read(chat_values(v, before))
-    turn = await turn_of(call.served, chat.conversation({**v, **read}), id)
+    read = chat_fields.FIELDS.read(chat_values(v, before))
+    turn = await turn_of(call.served, chat_fields.conversation({**v, **read}), id)
     response = items.response(id, call.served.name, call.served.now(), v)
     return Reply(call.served, turn, response, (*before, *asked(v["input"])), Blocks())
 

@@ -38,7 +38,7 @@ _FORMAT: Final = table(
     Field("schema", AnyObject()),
     Field("strict", Flag()),
 )
-_EFFORT: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh"))
+_EFFORT: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 FIELDS: Final = table(
     Field("model", Text(), help="any"),
     Field("input", Either((Text(), ListOf(_ITEM, MAX_MESSAGES))), required=True, help="a text, or items"),
