@@ -10,6 +10,8 @@ from graphsched.text.spoken import Spoken, Text, Thought, first_mark, half
 from graphsched.text.tool_calls.formats import Format
 from graphsched.text.tool_calls.reading import Call, Tools, read_section
 
+__all__ = ["AnswerStream", "CallArguments", "CallBegins", "Delta", "Text", "Thought"]
+
 
 @dataclass(frozen=True)
 class CallBegins:

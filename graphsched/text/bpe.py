@@ -18,6 +18,7 @@ def _byte_characters() -> list[str]:
 
 BYTE_CHARACTERS: Final = _byte_characters()
 _TO_BYTE: Final = {ord(c): chr(b) for b, c in enumerate(BYTE_CHARACTERS)}
+_NORMAL: Final = int(TokenType.NORMAL)
 _ALPHABET: Final = frozenset(BYTE_CHARACTERS)
 
 
@@ -49,7 +50,7 @@ class BpeCoder:
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""
         text = self._vocab.tokens[token]
-        if self._vocab.types[token] == TokenType.NORMAL and _ALPHABET.issuperset(text):
+        if self._vocab.kinds[token] == _NORMAL and _ALPHABET.issuperset(text):
             return text.translate(_TO_BYTE).encode("latin-1")
         return text.encode("utf-8", "surrogateescape")
 

@@ -76,8 +76,12 @@ class Constrained:
         behind = (
             self._tail[place:] if self._is_included else self._tail[place + len(self._waits_for) :].lstrip()
         )
+        tokens = self._encoded(behind) if behind else []
+        if not self._matcher.can_accept(tokens):  # it only looks like the beginning
+            self._tail = self._tail[place + 1 :]
+            return
         self._waits_for = ""
-        for token in self._encoded(behind) if behind else ():
+        for token in tokens:
             self._begin_with(token)
 
     def _encoded(self, text: str) -> list[int]:

@@ -5,7 +5,7 @@ The library llguidance compiles a grammar and says which tokens may follow; it i
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -22,6 +22,8 @@ MOST_CHARACTERS: Final = 1 << 18  # of a grammar's text
 LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MOST_DEPTH: Final = 64  # objects and lists inside of each other, of a schema
 _LIMITS: Final = {"initial_lexer_fuel": 4_000_000, "step_lexer_fuel": 400_000, "max_grammar_size": 200_000}
+_CONVERTING: Final = "Failed to convert the grammar from GBNF to Lark: "
+_NOTHING_FOLLOWS: Final = "there is no text that it describes"
 _TOKENIZERS: "WeakKeyDictionary[Tokenizer, Any]" = WeakKeyDictionary()
 
 
@@ -107,6 +109,10 @@ class Matcher:
             raise Error("no token of this vocabulary can go on with the grammar")
         return np.where(allowed, logits, np.float32(-np.inf))
 
+    def can_accept(self, tokens: Sequence[int]) -> bool:
+        """Whether these may follow, one behind the other."""
+        return bool(self._matcher.validate_tokens(list(tokens)) == len(tokens))
+
     def accept(self, token: int) -> None:
         """Goes on by a chosen token; ends are no part of the text."""
         if token not in self._ends and not self.is_done:
@@ -140,6 +146,7 @@ def _checked(kind: str, text: str, what: str) -> Grammar:
 def _reason(text: str) -> str:
     """The first line of a message, without what is only for its makers."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "it is none")
+    line = _NOTHING_FOLLOWS if line == "NoExtensionBias" else line.removeprefix(_CONVERTING)
     return line if len(line) <= 200 else f"{line[:199]}…"
 
 

@@ -10,6 +10,7 @@ from graphsched.text.merge import merge, per_word
 from graphsched.text.vocab import Fields, TokenType, Vocab
 
 _SPACE: Final = "▁"
+_NORMAL, _BYTE_KIND = int(TokenType.NORMAL), int(TokenType.BYTE)
 _WORDS: Final = re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
 _JOINS_WORDS: Final = re.compile(f"[^{_SPACE}\0]{_SPACE}")
 _BYTE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -38,10 +39,10 @@ class SpmCoder:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, ▁ as a space."""
-        text, kind = self._vocab.tokens[token], self._vocab.types[token]
-        if kind == TokenType.BYTE and (match := _BYTE.fullmatch(text)):
+        text, kind = self._vocab.tokens[token], self._vocab.kinds[token]
+        if kind == _BYTE_KIND and (match := _BYTE.fullmatch(text)):
             return bytes.fromhex(match[1])
-        if kind == TokenType.NORMAL:
+        if kind == _NORMAL:
             text = text.replace(_SPACE, " ")
         return text.encode("utf-8", "surrogateescape")
 

@@ -13,7 +13,7 @@ from graphsched.text.chat_templates import template_for
 from graphsched.text.spm import SpmCoder
 from graphsched.text.vocab import Fields, TokenType, Vocab, read_vocab
 
-_VISIBLE: Final = (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.BYTE)
+_VISIBLE: Final = tuple(map(int, (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.BYTE)))
 _ASCII_SPACE: Final = " \t\n\v\f\r"
 # U+DC80 to U+DCFF stand for bytes that are not UTF-8 (surrogateescape), the other surrogates for nothing
 _NO_CHARACTER: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -121,7 +121,7 @@ class Tokenizer:
     def _bytes(self, token: int, special: bool = False) -> bytes:
         if not 0 <= token < self.n_vocab:
             raise Error(f"token {token} is outside the vocabulary of {self.n_vocab} tokens")
-        return self._coder.piece(token) if special or self._vocab.types[token] in _VISIBLE else b""
+        return self._coder.piece(token) if special or self._vocab.kinds[token] in _VISIBLE else b""
 
     def _pieces(self, text: str, parse_special: bool) -> list[str | int]:
         """The text cut at special tokens, the longest first wherever they are."""

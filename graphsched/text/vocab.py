@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -126,6 +127,11 @@ class Vocab:
     unk: int | None
     eot: int | None
     eog: frozenset[int]
+
+    @cached_property
+    def kinds(self) -> list[int]:
+        """The types as Python's integers, which compare fast."""
+        return list(self.types.tolist())
 
     def of_type(self, *types: TokenType) -> list[int]:
         """Ids of all tokens of these types, ascending."""

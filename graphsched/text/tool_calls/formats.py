@@ -17,8 +17,9 @@ class Format:
     objects: JSON objects (or lists of them) with name and arguments.
     named: `head` matches up to the arguments, which are JSON, and has the group `name`; `tail` follows them.
     parameters: `head` as before; then `parameter` matches each, with groups `key` and `value`, and `tail` ends a call.
-    write: a call, with {name} and {arguments}; of parameters each is a write_parameter, with {key} and {value}. first,
-    last and between: what stands in front of, behind and between the calls of a section.
+    write: a call, with {name}, {arguments} and {n}, its number; of parameters each is a write_parameter, with {key} and
+    {value}. first, last and between: what stands in front of, behind and between the calls of a section. is_alone: a
+    call ends the answer.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Format:
     first: str = ""
     last: str = ""
     between: str = ""
+    is_alone: bool = False
 
 
 def _re(text: str) -> re.Pattern[str]:
@@ -93,7 +95,8 @@ GPT_OSS: Final = Format(
     "named",
     _re(r"(?P<name>[\w.-]+)[^<]*(?:<\|constrain\|>json)?\s*<\|message\|>"),
     "<|call|>",
-    write="{name} <|constrain|>json<|message|>{arguments}<|call|>",
+    write="{name} <|constrain|>json<|message|>{arguments}",  # the mark behind it ends the answer
+    is_alone=True,
 )
 # What a template, or the vocabulary, has to name; the first that is found counts, so that the special ones come first.
 FORMATS: Final[tuple[tuple[Callable[[str], bool], Format], ...]] = (
@@ -146,7 +149,7 @@ FORMATS: Final[tuple[tuple[Callable[[str], bool], Format], ...]] = (
                 r"<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[\w.-]+?)(?::\d+)?\s*<\|tool_call_argument_begin\|>"
             ),
             "<|tool_call_end|>",
-            write="<|tool_call_begin|>functions.{name}:0<|tool_call_argument_begin|>{arguments}<|tool_call_end|>",
+            write="<|tool_call_begin|>functions.{name}:{n}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>",
         ),
     ),
     (
@@ -159,6 +162,7 @@ FORMATS: Final[tuple[tuple[Callable[[str], bool], Format], ...]] = (
             _re(r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?(?P<name>[^<\n]+)\n```json\n"),
             "<｜tool▁call▁end｜>",
             write="<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>",
+            between="\n",
         ),
     ),
     (
@@ -196,7 +200,7 @@ FORMATS: Final[tuple[tuple[Callable[[str], bool], Format], ...]] = (
             "<|START_ACTION|>",
             "<|END_ACTION|>",
             "objects",
-            write='    {"tool_call_id": "0", "tool_name": "{name}", "parameters": {arguments}}',
+            write='    {"tool_call_id": "{n}", "tool_name": "{name}", "parameters": {arguments}}',
             first="[\n",
             last="\n]",
             between=",\n",

@@ -10,6 +10,7 @@ from graphsched.text.tool_calls.formats import Format
 from graphsched.text.tool_calls.reading import Tools
 
 _ANY: Final = {"type": "object"}
+_NUMBER: Final = "/[0-9]+/"
 
 
 def grammar_of(format: Format, tools: Tools, tokenizer: Tokenizer, *, parallel: bool = True) -> Grammar:
@@ -30,6 +31,7 @@ class _Rules:
         """All rules."""
         f = self._format
         opening, closing = ("" if f.is_part else f.opening), f.closing
+        parallel = parallel and not f.is_alone
         more = f" ({self._text(f.between)} call)*" if parallel else ""
         if f.is_each:
             one = f"{self._text(opening)} call {self._text(closing)}"
@@ -40,7 +42,8 @@ class _Rules:
         yield "call: " + " | ".join(f"tool_{i}" for i in range(len(tools)))
         for i, (name, schema) in enumerate(tools.items()):
             before, _, after = f.write.replace("{name}", name).partition("{arguments}")
-            yield f"tool_{i}: {self._text(before)} args_{i} {self._text(after)}"
+            head = f" {_NUMBER} ".join(map(self._text, before.split("{n}")))
+            yield f"tool_{i}: {head} args_{i} {self._text(after)}"
             yield from self._arguments(i, schema)
 
     def _arguments(self, i: int, schema: Mapping[str, Any]) -> Iterable[str]:
