@@ -89,4 +89,4 @@ def test_any_value_in_any_field(server: Running, name: int, value: Any) -> None:
     ]
     field = sorted(fields)[name % len(fields)]
     answer = server.http.post(path, json=good | {field: value})
-    assert answer.status_code in (200, 400), (field, value, answer.text)
+    assert answer.status_code in (200, 400, 501), (field, value, answer.text)

@@ -316,3 +316,43 @@ def test_pings_of_a_silent_stream() -> None:
         with server.http.stream("POST", "/v1/chat/completions", json=body) as answer:
             lines = answer.iter_lines()
             assert next(line for line in lines if line.startswith(":")) == ": ping"
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "what"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "tools[0].function is missing"),
+        ({"tools": [TOOL], "tool_choice": "must"}, "tool_choice", 'tool_choice is "must", one of auto, none'),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+            "tool_choice.function.name",
+            "is x, which is no name in tools",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice is required, tools are needed"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", 'is "xml", one of text, json_object'),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema.schema",
+            "response_format.json_schema.schema is missing",
+        ),
+        (
+            {"grammar": 'root ::= "a"', "json_schema": {}},
+            "grammar",
+            "grammar and json_schema are both given, an answer is held to one of them",
+        ),
+        ({"grammar": "x" * 70_000}, "grammar", "grammar has 70000 characters, 65536 are possible"),
+    ],
+)
+def test_what_an_answer_is_held_to_is_one_sentence(server: Running, more: Any, param: str, what: str) -> None:
+    answer = server.http.post("/v1/chat/completions", json={"messages": HI, **more})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert what in error["message"]
+
+
+def test_no_tools_and_any_text_are_nothing_to_be_held_to(server: Running) -> None:
+    body = {"messages": HI, "tools": [TOOL], "tool_choice": "none", "response_format": {"type": "text"}}
+    assert server.http.post("/v1/chat/completions", json=body).status_code == 200

@@ -8,6 +8,7 @@ from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.generation import GENERATION, LIMIT, MAX_ANSWERS
 from graphsched.serve.api.kinds import AnyObject, Choice, Flag, integer
 from graphsched.serve.api.messages import MESSAGES, plain_messages
+from graphsched.serve.api.structure import RESPONSE_FORMAT, TOOLS, tools_of
 from graphsched.serve.api.turns import Conversation
 from graphsched.text.chat_templates import budget_values
 
@@ -29,6 +30,8 @@ FIELDS: Final = table(
     Field("top_logprobs", integer(0, MAX_TOP), help="and so many of the likeliest ones"),
     Field("stream_options", table(Field("include_usage", Flag())), help="usage at the end of a stream"),
     TEMPLATE_FIELDS,
+    TOOLS,
+    RESPONSE_FORMAT,
     Field(
         "thinking_budget_tokens",
         _BUDGET,
@@ -37,7 +40,7 @@ FIELDS: Final = table(
     ),
     Field("reasoning_budget_tokens", _BUDGET, help="the same"),
 )
-TEMPLATE: Final = table(MESSAGES, TEMPLATE_FIELDS)
+TEMPLATE: Final = table(MESSAGES, TEMPLATE_FIELDS, TOOLS)
 
 
 def conversation(v: Mapping[str, Any]) -> Conversation:
@@ -51,6 +54,7 @@ def conversation(v: Mapping[str, Any]) -> Conversation:
         max(1, v.get("top_logprobs", 0)) if v.get("logprobs") else 0,
         template_values(v),
         v.get("reasoning_budget_tokens"),
+        tools_of(v),
     )
 
 

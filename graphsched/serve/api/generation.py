@@ -8,6 +8,7 @@ from graphsched.serve.api.fields import Field
 from graphsched.serve.api.kinds import Either, Flag, ListOf, Text, integer
 from graphsched.serve.api.sampling import SAMPLING, sampling_of
 from graphsched.serve.api.served import Served
+from graphsched.serve.api.structure import GRAMMARS, structure_of, unsupported
 from graphsched.serve.request import Event, Request
 
 MAX_STOPS: Final = 64
@@ -21,6 +22,7 @@ GENERATION: Final = (
     Field("stop", Either((_STOP, ListOf(_STOP, MAX_STOPS))), help="texts that end an answer"),
     Field("n_predict", LIMIT, help="tokens of an answer, -1 for any number"),
     Field("max_tokens", LIMIT, "n_predict", help="the same"),
+    *GRAMMARS,
     Field("stream", Flag(), help="send the answer as it comes, as server-sent events"),
     Field("ignore_eos", Flag(), help="go on behind the model's end token"),
     Field("id_slot", integer(-1, 1023), help="the slot to use, -1 for any"),
@@ -39,6 +41,8 @@ def request_of(values: Mapping[str, Any], served: Served, prompt: tuple[int, ...
     slot = values.get("id_slot", -1)
     if slot >= service.n_slots:
         raise refused("id_slot", f"is {slot}, there are slots 0 to {service.n_slots - 1}")
+    if structure_of(values) is not None:
+        raise unsupported("grammars")
     return Request(
         prompt,
         n_predict=values.get("n_predict", defaults.n_predict),

@@ -1,4 +1,4 @@
-"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. What all interfaces to chats share."""
+"""A turn of a chat: the prompt of a conversation, and the answers to it in parts. All interfaces to chats share it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -10,6 +10,7 @@ from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallB
 from graphsched.serve.api.failures import unavailable
 from graphsched.serve.api.generation import events, request_of
 from graphsched.serve.api.served import Served
+from graphsched.serve.api.structure import Tools, unsupported
 from graphsched.serve.request import Chosen, Done, Request
 from graphsched.text.thinking import Budget
 
@@ -31,6 +32,7 @@ class Conversation:
     n_probs: int = 0
     template_values: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
 def prompt_of(served: Served, asked: Conversation) -> str:
     """The prompt that the template makes of a conversation. Error if it refuses."""
     dialect = served.dialect
+    if asked.tools is not None and asked.tools.must:
+        raise unsupported("tools")
     if asked.template_values:
         dialect = replace(dialect, more={**dialect.more, **asked.template_values})
     return dialect.render(asked.messages)
