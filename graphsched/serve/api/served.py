@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphsched.serve.api.auth import Guard, guard
-from graphsched.serve.api.responses.kept import Kept
+from graphsched.serve.api.kept_responses import Kept
 from graphsched.serve.http_options import ServerOptions
 from graphsched.text.chat_options import ChatOptions
 from graphsched.text.dialect import Dialect, dialect_of
