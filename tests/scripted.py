@@ -13,7 +13,7 @@ from http_servers import running
 
 from graphsched.serve.api import turns
 from graphsched.serve.api.answer_parts import Delta
-from graphsched.serve.api.app import make_app
+from graphsched.serve.app.make import make_app
 from graphsched.serve.http_options import ServerOptions
 from graphsched.serve.load import Counters
 from graphsched.serve.request import Done, Event, Piece, Reason, Request, RequestTimings

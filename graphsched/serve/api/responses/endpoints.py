@@ -13,10 +13,10 @@ from graphsched.serve.api.answer_parts import Thought
 from graphsched.serve.api.blocks import Blocks
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import not_found
+from graphsched.serve.api.kept_responses import Stored
 from graphsched.serve.api.responses import items
 from graphsched.serve.api.responses.conversation import asked, chat_values
 from graphsched.serve.api.responses.fields import FIELDS
-from graphsched.serve.api.responses.kept import Stored
 from graphsched.serve.api.responses.stream import Numbered, error_form
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
