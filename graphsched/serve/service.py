@@ -167,7 +167,7 @@ class Service:
 
     def recent(self) -> tuple[RequestRecord, ...]:
         """The last requests that have ended, the oldest first."""
-        return tuple(self._scheduler.load.recent)
+        return self._scheduler.load.recent
 
     async def save(self, slot: int, path: Path) -> SavedFile:
         """Saves what an idle slot holds to a file.
