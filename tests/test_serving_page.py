@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from http_servers import Running, serving_http
 
-from graphsched.serve.api.app import ENDPOINTS
+from graphsched.serve.app.make import ENDPOINTS
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "serving.md"
 URL: Final = "http://127.0.0.1:8080"
