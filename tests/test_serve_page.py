@@ -71,6 +71,15 @@ def test_the_profile_of_the_last_seconds(server: Running) -> None:
     assert json.loads(text)["profile"]["phases"][0]["ops"]
 
 
+def test_copies_of_sequences_are_in_the_profile() -> None:
+    with serving_http("qwen35moe") as server:  # its answers fork a state
+        asked: Any = {"model": "x", "prompt": "One day", "n": 3, "max_tokens": 4}
+        server.openai.completions.create(**asked)
+        answer = server.http.get("/profile", params={"seconds": 30, "format": "json"})
+        assert answer.status_code == 200
+        assert answer.json()["phases"][0]["tokens"] > 12
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "1e9", "", "61"])
 def test_how_far_back_is_bounded(server: Running, seconds: str) -> None:
     answer = server.http.get("/profile", params={"seconds": seconds})
