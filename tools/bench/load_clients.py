@@ -114,8 +114,11 @@ def _add(seen: Seen, event: dict[str, Any], begin: float) -> int:
 
 
 async def _events(answer: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:
+    """Up to the last one: some servers keep the stream open behind it."""
     async for line in answer.aiter_lines():
-        if line.startswith("data: ") and line != "data: [DONE]":
+        if line == "data: [DONE]":
+            return
+        if line.startswith("data: "):
             yield json.loads(line[6:])
 
 

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, quantiles
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 from load_clients import Prompt, Seen, Work, alone, first_beside_long, load, prompts
@@ -94,10 +96,15 @@ async def leaked(url: str, key: str = "", seconds: float = 5.0) -> int:
         end = time.monotonic() + seconds
         while True:
             answer = await http.get("/slots")
-            busy = sum(slot["is_processing"] for slot in answer.json()) if answer.status_code == 200 else 0
+            busy = sum(map(is_busy, answer.json())) if answer.status_code == 200 else 0
             if not busy or time.monotonic() > end:
                 return busy
             await asyncio.sleep(0.05)
+
+
+def is_busy(slot: Mapping[str, Any]) -> bool:
+    """Whether a slot is at work, as llama.cpp tells it, or ik_llama.cpp, whose 0 is idle."""
+    return bool(slot.get("is_processing", slot.get("state", 0)))
 
 
 def memory(pid: int) -> float:
@@ -115,7 +122,11 @@ def started(command: str, **values: object) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = shlex.split(command.format(port=port, **values))
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with (
+        TemporaryDirectory() as folder,
+        subprocess.Popen(argv, cwd=folder, **quiet) as process,
+    ):  # some write logs there
         url = f"http://127.0.0.1:{port}"
         try:
             wait_for(url, process, argv[0])
@@ -144,7 +155,9 @@ def sweep(options: argparse.Namespace) -> None:
     for _ in range(options.rounds):
         for n in slots:
             for name, command in servers.items():
-                with started(command, model=options.model, slots=n, ctx=options.ctx * n) as url:
+                with started(
+                    command, model=Path(options.model).resolve(), slots=n, ctx=options.ctx * n
+                ) as url:
                     work = work_of(options, n)
                     asyncio.run(load(url, Work(n, 1.0, work.words, work.answers)))
                     result = asyncio.run(report(url, work))
