@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.serve.api.failures import unavailable
@@ -12,9 +12,11 @@ from graphsched.serve.api.generation import events, request_of
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.structure import Tools, unsupported
 from graphsched.serve.request import Chosen, Done, Request
+from graphsched.text.answers import Marks
 from graphsched.text.thinking import Budget
 
 Message = Mapping[str, Any]
+NO_MARKS: Final = Marks()
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Conversation:
     messages: with `role` and `content`, a text; of assistants also `reasoning_content` and `tool_calls`, whose
     arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`. template_values: what the
     template is told besides. budget: tokens of thoughts, -1 for any number, None for as many as the server gives.
+    splits: thoughts are apart from the text.
     """
 
     messages: Sequence[Message]
@@ -33,6 +36,7 @@ class Conversation:
     template_values: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = None
     tools: Tools | None = None
+    splits: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Turn:
     """A conversation that became a request."""
 
     request: Request
+    marks: Marks = NO_MARKS
     in_thoughts: bool = False
 
     def stream(self) -> AnswerStream:
         """What takes an answer apart; each answer needs its own."""
-        return AnswerStream()
+        return AnswerStream(self.marks, in_thoughts=self.in_thoughts)
 
 
 def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
@@ -75,7 +80,8 @@ def _turn(served: Served, asked: Conversation, name: str) -> Turn:
     ids = prompt_tokens(served, prompt)
     in_thoughts = served.dialect.marks.opens(prompt)
     more = {"n": asked.n, "n_probs": asked.n_probs, "budget": _budget(served, asked, in_thoughts)}
-    return Turn(request_of(asked.values, served, ids, name=name, **more), in_thoughts)
+    request = request_of(asked.values, served, ids, name=name, **more)
+    return Turn(request, served.dialect.marks, in_thoughts) if asked.splits else Turn(request)
 
 
 def _budget(served: Served, asked: Conversation, in_thoughts: bool) -> Budget | None:
