@@ -184,3 +184,27 @@ def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
         assert (again["timings"]["prompt_n"], said["timings"]["cache_n"]) == (1, 0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+THINKS: Final = (
+    "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
+)
+
+
+def test_thoughts_have_a_budget() -> None:
+    budget: Any = {"type": "enabled", "budget_tokens": 6}
+    with (
+        serving_http(chat={"chat_template": THINKS}) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0, timeout=60) as claude,
+    ):
+        message: Any = claude.messages.create(model="x", max_tokens=40, messages=HI, thinking=budget)
+        thoughts, text = message.content
+        assert (thoughts.type, text.type) == ("thinking", "text")
+        assert 0 < len(server.service.tokenizer.encode(thoughts.thinking, add_special=False)) <= 8
+        assert text.text
+        assert "think" not in text.text + thoughts.thinking
+        asked: Any = {"model": "x", "input": "Tell me about Lily.", "max_output_tokens": 4}
+        response: Any = server.openai.responses.create(**asked)
+        assert [item.type for item in response.output] == ["reasoning"]
+        assert response.usage.output_tokens_details.reasoning_tokens == 4
