@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from graphsched.serve.likelihood import chosen
 from graphsched.serve.request import Chosen, Done, Piece, Reason, Request, RequestTimings
 from graphsched.serve.stops import Stops
+from graphsched.text.constrained import Constrained
 from graphsched.text.sampling import Sampler
 from graphsched.text.thinking import Chooser, Thinking
 from graphsched.text.tokenizer import Tokenizer
@@ -113,4 +114,5 @@ def _chooser(index: int, request: Request, tokenizer: Tokenizer) -> Chooser:
     sampler = Sampler(sampling, tokenizer)
     for token in request.prompt:  # penalties look back over the prompt, too
         sampler.accept(token)
-    return sampler if request.budget is None else Thinking(sampler, request.budget, tokenizer)
+    chooser: Chooser = sampler if request.rules is None else Constrained(sampler, request.rules, tokenizer)
+    return chooser if request.budget is None else Thinking(chooser, request.budget, tokenizer)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from graphsched.errors import Error
+from graphsched.text.constrained import Rules
 from graphsched.text.options import SamplingOptions
 from graphsched.text.thinking import Budget
 
@@ -24,7 +25,7 @@ class Request:
 
     n_predict: tokens at most, any number below 0. stop: texts that end an answer and are no part of it. n_probs: the
     likeliest tokens that are reported with each chosen one. n: answers, which share the prompt. slot: the one to use,
-    None for any. keeps: whether what other requests have read may be used again.
+    None for any. keeps: whether what other requests have read may be used again. rules: a grammar that answers follow.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +36,7 @@ class Request:
     n_probs: int = 0
     n: int = 1
     budget: Budget | None = None
+    rules: Rules | None = None
     slot: int | None = None
     keeps: bool = True
     special: bool = False

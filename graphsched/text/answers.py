@@ -22,7 +22,7 @@ _TAGS: Final = (
     ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 # Around the text behind the thoughts, with some models.
-_WRAPPERS: Final = (
+WRAPPERS: Final = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<response>", "</response>"),
     ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
@@ -101,7 +101,7 @@ def _thoughts(said: str, marks: Marks, in_thoughts: bool) -> tuple[str, str]:
 
 
 def _unwrapped(text: str) -> str:
-    for opening, closing in _WRAPPERS:
+    for opening, closing in WRAPPERS:
         text = text.replace(opening, "").replace(closing, "")
     return text
 

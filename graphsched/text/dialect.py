@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol
 from graphsched.errors import Error
 from graphsched.text import chat
 from graphsched.text.answers import Answer, Marks, marks_of, parse_answer
+from graphsched.text.tool_calls.formats import HERMES, Format, format_of, names_tools
+from graphsched.text.tool_calls.told import told, with_texts
 
 Message = Mapping[str, Any]
 _USER, _SYSTEM, _SAID, _AGAIN = "markuser", "marksystem", "marksaid", "markagain"
@@ -58,8 +60,41 @@ class Dialect:
     more: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for a conversation of plain messages; Error for what the template refuses."""
+    @property
+    def format(self) -> Format:
+        """How the model writes calls of tools."""
+        return format_of(self.template or "") if self.knows_tools else HERMES
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template itself tells the model about tools."""
+        return names_tools(self.template or "")
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """The prompt for a conversation of plain messages; Error for what the template refuses.
+
+        tools: functions that the model may call, as OpenAI's interface has them. Messages may have the role tool, and
+        tool_calls, whose arguments are objects; what the template does not know of that is told as text.
+        """
+        if not self.knows_tools:
+            has_any = tools or any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
+            messages, tools = (told(messages, tools, HERMES) if has_any else messages), ()
+        try:
+            return self._rendered(messages, tools, add_generation_prompt)
+        except chat.TemplateFailure:
+            if not any(m.get("tool_calls") for m in messages):
+                raise
+            return self._rendered(with_texts(messages), tools, add_generation_prompt)
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], add_generation_prompt: bool
+    ) -> str:
         adapted = [self._adapted(m) for m in (_merged(messages) if self.merges_system else messages)]
         return chat.render(
             self.template,
@@ -67,7 +102,7 @@ class Dialect:
             bos=self.bos,
             eos=self.eos,
             add_generation_prompt=add_generation_prompt,
-            tools=self.tools,
+            tools=list(tools) or self.tools,
             more=self.more,
         )
 

@@ -1,0 +1,149 @@
+"""Reads calls of tools out of a text that is still being written."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from graphsched.text.tool_calls.formats import Format
+from graphsched.text.tool_calls.json_text import members, skipped, value_end
+
+_NAMES, _ARGUMENTS = ("name", "tool_name", "function"), ("arguments", "parameters")
+Tools = Mapping[str, Mapping[str, Any]]  # the schemas of the arguments by the name of the tool
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call so far: its arguments as JSON text, of which more is only ever added at the end."""
+
+    name: str
+    arguments: str
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """The calls of a section, and the place behind its closing mark; None while there is none."""
+
+    calls: tuple[Call, ...]
+    end: int | None
+
+
+def read_section(format: Format, text: str, tools: Tools, *, is_final: bool = False) -> Section:
+    """The calls of a text that follows an opening mark; is_final: no more of it comes."""
+    found: list[Call] = []
+    at = 0
+    reader = {"objects": _object, "named": _named, "parameters": _parameters}[format.style]
+    while True:
+        at = skipped(text, at, ",;[]" if format.style == "objects" else "")
+        if format.closing and text.startswith(format.closing, at):
+            return Section(tuple(found), at + len(format.closing))
+        read = reader(format, text, at, tools)
+        if read is None:
+            break
+        call, behind = read
+        found.append(call)
+        if behind is None:
+            break
+        at = behind
+    closing = text.find(format.closing, at) if format.closing else -1
+    if closing >= 0 and (not found or found[-1].is_whole):  # what stands in front of it is no call
+        return Section(tuple(found), closing + len(format.closing))
+    return Section(tuple(found), len(text) if is_final else None)
+
+
+def _object(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int | None] | None:
+    """A call as an object with a name and arguments."""
+    if not text.startswith("{", at):
+        return None
+    name, arguments = "", ""
+    is_known = False
+    for member in members(text, at):
+        value = text[member.start : member.end]
+        if member.key in _NAMES and member.end is not None:
+            name, is_known = _text(value), True
+        elif member.key in _ARGUMENTS:
+            arguments = value
+    end = value_end(text, at)
+    if not is_known or not name:
+        return None if end is None else (Call("", "", True), end)
+    return Call(name, _as_object(arguments) if end is not None else arguments, end is not None), end
+
+
+def _as_object(arguments: str) -> str:
+    """Arguments that were written as a text of JSON are the JSON."""
+    text = _text(arguments) if arguments.startswith('"') else arguments
+    return text.strip() or "{}"
+
+
+def _text(value: str) -> str:
+    with suppress(ValueError, RecursionError):
+        found = json.loads(value)
+        return found if isinstance(found, str) else value
+    return value
+
+
+def _named(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int | None] | None:
+    """A call with its name in front of the arguments."""
+    assert format.head is not None
+    head = format.head.search(text, at)
+    if head is None:
+        return None
+    start = skipped(text, head.end())
+    end = value_end(text, start)
+    if end is None:
+        return Call(head["name"].strip(), text[start:]), None
+    tail = text.find(format.tail, end) if format.tail else end
+    call = Call(head["name"].strip(), text[start:end], True)
+    return call, None if tail < 0 else tail + len(format.tail)
+
+
+def _parameters(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int | None] | None:
+    """A call with a mark around each parameter, of which those are told that are whole."""
+    assert format.head is not None
+    assert format.parameter is not None
+    head = format.head.search(text, at)
+    if head is None:
+        return None
+    tail = format.tail or format.closing
+    name, place, pairs = head["name"].strip(), head.end(), []
+    while (match := format.parameter.match(text, skipped(text, place))) is not None:
+        pairs.append(match)
+        place = match.end()
+    is_whole = text.startswith(tail, skipped(text, place))
+    schema = tools.get(name, {}).get("properties", {})
+    written = ", ".join(
+        _pair(match.groupdict(), schema if isinstance(schema, Mapping) else {}) for match in pairs
+    )
+    end = skipped(text, place) + len(format.tail) if is_whole else None
+    if not written and not is_whole:
+        return Call(name, ""), end
+    return Call(name, "{" + written + ("}" if is_whole else ""), is_whole), end
+
+
+def _pair(groups: Mapping[str, str | None], schema: Mapping[str, Any]) -> str:
+    key, value = groups["key"] or "", groups["value"] or ""
+    about = schema.get(key, {})
+    is_text = groups.get("text") == "true" or (groups.get("text") is None and _is_text(about, value))
+    written = json.dumps(value, ensure_ascii=False) if is_text else value.strip()
+    return f"{json.dumps(key, ensure_ascii=False)}: {written}"
+
+
+def _is_text(schema: Any, value: str) -> bool:
+    """Whether a parameter is a text: by its schema, and without one unless it is JSON."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if kind == "string" or (isinstance(schema, Mapping) and "enum" in schema and kind is None):
+        return True
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return True
+    if isinstance(kind, list) and "string" in kind:
+        return not isinstance(found, bool | int | float | list | dict | None.__class__)
+    return kind is None and isinstance(found, str)
+
+
+def names_of(section: Section) -> Iterator[str]:
+    """The names of the tools that a section calls."""
+    return (call.name for call in section.calls if call.name)
