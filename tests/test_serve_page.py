@@ -11,8 +11,9 @@ from http_servers import Running, serving_http
 from needs import needs_chromium
 from scripted import scripted
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Text, Thought
 from graphsched.serve.api.page import PAGE
+from graphsched.text.answer_stream import CallArguments, CallBegins
+from graphsched.text.spoken import Text, Thought
 
 
 @pytest.fixture(scope="module")

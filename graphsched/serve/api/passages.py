@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Delta, Text, Thought
+from graphsched.text.answer_stream import CallArguments, CallBegins, Delta
+from graphsched.text.spoken import Text, Thought
 
 Kind = Literal["thoughts", "text", "call"]
 

@@ -4,19 +4,20 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
-from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.serve.api.failures import unavailable
 from graphsched.serve.api.generation import events, request_of
+from graphsched.serve.api.grammars import chat_rules
+from graphsched.serve.api.reading import Parts, Reading, has_control_tokens, reading_of
 from graphsched.serve.api.served import Served
-from graphsched.serve.api.structure import Tools, unsupported
+from graphsched.serve.api.structure import Tools, structure_of
 from graphsched.serve.request import Chosen, Done, Request
-from graphsched.text.answers import Marks
+from graphsched.text.answer_stream import CallArguments, CallBegins, Delta
+from graphsched.text.spoken import Text, Thought
 from graphsched.text.thinking import Budget
 
 Message = Mapping[str, Any]
-NO_MARKS: Final = Marks()
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,11 @@ class Turn:
     """A conversation that became a request."""
 
     request: Request
-    marks: Marks = NO_MARKS
-    in_thoughts: bool = False
+    reading: Reading
 
-    def stream(self) -> AnswerStream:
+    def stream(self) -> Parts:
         """What takes an answer apart; each answer needs its own."""
-        return AnswerStream(self.marks, in_thoughts=self.in_thoughts)
+        return self.reading.parts()
 
 
 def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
@@ -63,11 +63,9 @@ def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
 def prompt_of(served: Served, asked: Conversation) -> str:
     """The prompt that the template makes of a conversation. Error if it refuses."""
     dialect = served.dialect
-    if asked.tools is not None and asked.tools.must:
-        raise unsupported("tools")
     if asked.template_values:
         dialect = replace(dialect, more={**dialect.more, **asked.template_values})
-    return dialect.render(asked.messages)
+    return dialect.render(asked.messages, tools=asked.tools.functions if asked.tools else ())
 
 
 async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
@@ -78,10 +76,20 @@ async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
 def _turn(served: Served, asked: Conversation, name: str) -> Turn:
     prompt = prompt_of(served, asked)
     ids = prompt_tokens(served, prompt)
-    in_thoughts = served.dialect.marks.opens(prompt)
-    more = {"n": asked.n, "n_probs": asked.n_probs, "budget": _budget(served, asked, in_thoughts)}
-    request = request_of(asked.values, served, ids, name=name, **more)
-    return Turn(request, served.dialect.marks, in_thoughts) if asked.splits else Turn(request)
+    tokenizer, in_thoughts = served.service.tokenizer, served.dialect.marks.opens(prompt)
+    reading = reading_of(served.dialect, tokenizer, asked.tools, in_thoughts=in_thoughts, splits=asked.splits)
+    request = request_of(
+        asked.values,
+        served,
+        ids,
+        chat_rules(structure_of(asked.values), asked.tools, reading, tokenizer),
+        name=name,
+        n=asked.n,
+        n_probs=asked.n_probs,
+        budget=_budget(served, asked, in_thoughts),
+        special=has_control_tokens(reading, tokenizer),
+    )
+    return Turn(request, reading)
 
 
 def _budget(served: Served, asked: Conversation, in_thoughts: bool) -> Budget | None:

@@ -9,7 +9,6 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from graphsched.serve.api import chat_fields
-from graphsched.serve.api.answer_parts import Thought
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import not_found
 from graphsched.serve.api.kept_responses import Stored
@@ -22,6 +21,7 @@ from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
 from graphsched.serve.api.turns import Ended, Said, Turn, answered, turn_of
 from graphsched.serve.request import Done
+from graphsched.text.spoken import Thought
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 import pytest
 
-from graphsched.serve.api.answer_parts import AnswerStream, Text, Thought
+from graphsched.text.answer_stream import AnswerStream
 from graphsched.text.answers import Marks
+from graphsched.text.spoken import Text, Thought
 
 TAGS = Marks("<think>\n", "</think>")
 
@@ -21,7 +22,7 @@ def parts(said: str, size: int, marks: Marks = TAGS, *, in_thoughts: bool = Fals
 @pytest.mark.parametrize(
     ("said", "in_thoughts", "expected"),
     [
-        ("<think>\nWhy not?\n</think>\n\nYes.\n", False, ("Why not?", "Yes.\n")),
+        ("<think>\nWhy not?\n</think>\n\nYes.\n", False, ("Why not?", "Yes.")),
         ("Why  not?\n\n</think>\n\nYes, 1 < 2", True, ("Why  not?", "Yes, 1 < 2")),
         ("Never ending ", True, ("Never ending", "")),
         ("No thoughts <thin", False, ("", "No thoughts <thin")),
