@@ -9,10 +9,10 @@ from graphsched.errors import OptionError
 from graphsched.serve.api.failures import Failure, refused
 from graphsched.serve.api.reading import Reading
 from graphsched.serve.api.structure import Structure, Tools
+from graphsched.text.call_grammar import grammar_of
 from graphsched.text.constrained import Rules
 from graphsched.text.grammar import Grammar
 from graphsched.text.tokenizer import Tokenizer
-from graphsched.text.tool_calls.rules import grammar_of
 
 _MADE: Final[dict[str, Callable[[Any], Grammar]]] = {
     "json": lambda value: Grammar.from_json(),
