@@ -12,8 +12,8 @@ import openai
 import uvicorn
 from serving import opened
 
-from graphsched.serve.api.app import make_app
 from graphsched.serve.api.served import Defaults
+from graphsched.serve.app.make import make_app
 from graphsched.serve.http_options import ServerOptions
 from graphsched.serve.options import ServiceOptions
 from graphsched.serve.service import Service

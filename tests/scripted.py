@@ -12,12 +12,12 @@ import pytest
 from http_servers import running
 
 from graphsched.serve.api import turns
-from graphsched.serve.api.answer_parts import Delta
-from graphsched.serve.api.app import make_app
+from graphsched.serve.app.make import make_app
 from graphsched.serve.http_options import ServerOptions
 from graphsched.serve.load import Counters
 from graphsched.serve.request import Done, Event, Piece, Reason, Request, RequestTimings
 from graphsched.session.model import open_default_or
+from graphsched.text.answer_stream import Delta
 
 TIMINGS = RequestTimings(1.0, 7, 4, 30.0, 2, 20.0)
 
@@ -27,7 +27,7 @@ class Script:
 
     def __init__(self) -> None:
         self.model = open_default_or(None)
-        self.tokenizer, self.n_ctx, self.n_slots = self.model.tokenizer, 256, 4
+        self.tokenizer, self.n_ctx, self.n_slots = self.model.tokenizer, 1024, 4
         self.said: Sequence[Sequence[Delta] | Exception] = ()
         self.reason: Reason = "eog"
         self.stopped_by = ""

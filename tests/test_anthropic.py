@@ -8,10 +8,11 @@ import anthropic
 import pytest
 from scripted import scripted
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Text, Thought
 from graphsched.serve.api.anthropic.conversation import chat_values
 from graphsched.serve.api.anthropic.fields import FIELDS
 from graphsched.serve.request import Busy
+from graphsched.text.answer_stream import CallArguments, CallBegins
+from graphsched.text.spoken import Text, Thought
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 WEATHER: dict[str, Any] = {
@@ -216,8 +217,8 @@ def test_errors_are_those_of_its_client(server: SimpleNamespace, stream: bool) -
     server.script.said = [Busy("the queue of 2 requests is full", 3)]
     with pytest.raises(anthropic.RateLimitError, match="the queue of 2 requests is full"):
         ask(server, stream=stream)
-    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 256 maximum"):
-        ask(server, messages=[{"role": "user", "content": "Once upon a time " * 200}], stream=stream)
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 1024 maximum"):
+        ask(server, messages=[{"role": "user", "content": "Once upon a time " * 400}], stream=stream)
 
 
 def test_an_error_in_a_stream_is_an_event(server: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:

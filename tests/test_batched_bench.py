@@ -21,6 +21,7 @@ from graphsched.measure import bench
 from graphsched.measure.batched import Load, Point, measure
 from graphsched.measure.readers import some_tokens
 from graphsched.session.engine import Engine
+from graphsched.session.model import Head
 from graphsched.session.rows import Aborted, Logits, Rows
 from graphsched.types.extents import CELL_BLOCK
 
@@ -44,9 +45,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found: Seen = []
     forward = Engine.forward
 
-    def noted(self: Engine, rows: Rows) -> Logits:
+    def noted(self: Engine, rows: Rows, head: Head = "logits") -> Logits:
         found.append((len(np.unique(rows.sequence)), rows.position.tolist()))
-        return forward(self, rows)
+        return forward(self, rows, head)
 
     monkeypatch.setattr(Engine, "forward", noted)
     return found
@@ -190,7 +191,7 @@ def test_bad_input(run: Run, args: str, sentence: str) -> None:
 
 
 def test_ctrl_c_ends_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended(self: Engine, rows: Rows) -> Logits:
+    def ended(self: Engine, rows: Rows, head: Head = "logits") -> Logits:
         raise Aborted
 
     monkeypatch.setattr(Engine, "forward", ended)

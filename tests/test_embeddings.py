@@ -10,7 +10,7 @@ from serving import GREEDY, opened, run, serving, tokens_of_answer
 
 from graphsched.errors import ContextError, OptionError
 from graphsched.serve.embedding import pooling_of
-from graphsched.serve.request import Request
+from graphsched.serve.request import Busy, Request
 from graphsched.session.engine import Engine
 from graphsched.session.model import open_default_or
 from graphsched.session.options import session_options
@@ -63,6 +63,19 @@ def test_embeddings_beside_answers() -> None:
             assert again == said
             for a, b in zip(alone, found, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+    run(main())
+
+
+def test_closing_ends_embeddings() -> None:
+    async def main() -> None:
+        async with serving(opened(n_parallel=1)) as service:
+            asked = asyncio.create_task(service.embed([LONG] * 50))
+            while not service.counters().steps:
+                await asyncio.sleep(0)
+            service.close()
+            with pytest.raises(Busy, match="is ending"):
+                await asked
 
     run(main())
 

@@ -36,6 +36,7 @@ def test_every_folder_with_code_is_a_package() -> None:
     [
         ("graphsched", "data/stories.gguf"),
         ("graphsched", "data/machines/rtx4090.toml"),
+        ("graphsched", "data/serve.html"),
         ("graphsched", "py.typed"),
         ("graphsched.backends.cuda", "kernels/common.cuh"),
         ("graphsched.backends.cuda", "kernels/matmul.cu"),

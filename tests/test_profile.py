@@ -5,7 +5,6 @@ import importlib
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from chrome_traces import assert_is_chrome_trace
+from chromium import chromium
+from needs import needs_chromium
 from running import model_path
 
 from graphsched.cli import main as cli
@@ -251,13 +252,7 @@ def test_page_is_self_contained(page: Path) -> None:
         assert "split" in timeline["plan"].lower()
 
 
-def browser() -> str:
-    """A Chromium on this machine; skips the test without one."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    return found or pytest.skip("no Chromium on this machine")
-
-
+@needs_chromium
 def test_page_in_a_browser(page: Path) -> None:
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]
     flags += [
@@ -265,7 +260,8 @@ def test_page_in_a_browser(page: Path) -> None:
         "--window-size=1200,1400",
         "--virtual-time-budget=2000",
     ]
-    program = browser()
+    program = chromium()
+    assert program is not None
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

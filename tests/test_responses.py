@@ -8,11 +8,12 @@ import openai
 import pytest
 from scripted import scripted
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Text, Thought
+from graphsched.serve.api.kept_responses import Kept, Stored
 from graphsched.serve.api.responses.conversation import asked, chat_values
 from graphsched.serve.api.responses.fields import FIELDS
-from graphsched.serve.api.responses.kept import Kept, Stored
 from graphsched.serve.request import Busy
+from graphsched.text.answer_stream import CallArguments, CallBegins
+from graphsched.text.spoken import Text, Thought
 
 WEATHER: dict[str, Any] = {
     "type": "function",

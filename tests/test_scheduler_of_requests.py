@@ -177,7 +177,7 @@ class RecurrentRequests(Requests):
 TestRequests = Requests.TestCase
 TestRequests.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
 TestRecurrentRequests = RecurrentRequests.TestCase
-TestRecurrentRequests.settings = settings(max_examples=5, stateful_step_count=20, deadline=None)
+TestRecurrentRequests.settings = settings(max_examples=4, stateful_step_count=20, deadline=None)
 
 
 @pytest.mark.parametrize("n_ubatch", [8, 64, 512])

@@ -311,3 +311,21 @@ def test_timings_of_each_part(server: Running) -> None:
     assert [json.loads(line[6:]).get("timings", {}).get("predicted_n") for line in own.splitlines() if line][
         -1
     ] == 3
+
+
+def test_thoughts_are_apart() -> None:
+    with serving_http(chat={"chat_template": THINKING, "reasoning_budget": 4}) as server:
+        create = server.openai.chat.completions.create
+        message = create(model="s", messages=CHAT, max_tokens=24).choices[0].message
+        assert message.reasoning_content
+        assert message.content
+        assert "</think>" not in message.reasoning_content + message.content
+        chunks = list(create(model="s", messages=CHAT, max_tokens=24, stream=True))
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+        assert (thoughts, "".join(delta.content or "" for delta in deltas)) == (
+            message.reasoning_content,
+            message.content,
+        )
+        raw = create(model="s", messages=CHAT, max_tokens=24, extra_body={"reasoning_format": "none"})
+        assert "</think>" in raw.choices[0].message.content

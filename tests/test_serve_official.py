@@ -1,6 +1,7 @@
 """Official clients against whole servers, of a model with attention and of a recurrent one."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -107,6 +108,104 @@ def test_many_at_once_of_both_clients(server: Running, alone: str) -> None:
     asyncio.run(asyncio.wait_for(main(), 120))
 
 
+CITY: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Bern", "Oslo"]},
+        "days": {"type": "integer", "maximum": 9, "minimum": 1},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+OF_CLAUDE: Final[Any] = {"name": "weather", "description": "tells it", "input_schema": CITY}
+OF_RESPONSES: Final[Any] = {"type": "function", "name": "weather", "parameters": CITY, "strict": True}
+OF_CHATS: Final[Any] = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+
+
+def follows(arguments: Any) -> bool:
+    """Whether arguments are those of the schema."""
+    return arguments.keys() == CITY["properties"].keys() and arguments["city"] in ("Bern", "Oslo")
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
+def test_a_tool_is_called_and_its_result_is_read(
+    server: Running, claude: anthropic.Anthropic, choice: Any
+) -> None:
+    other: Any = {"name": "other", "input_schema": CITY}
+    choice = choice | {"disable_parallel_tool_use": True}
+    tools = [OF_CLAUDE, other] if "name" in choice else [OF_CLAUDE]
+    asked: Any = {"model": "x", "max_tokens": 200, "messages": HI, "tools": tools, "tool_choice": choice}
+    message: Any = claude.messages.create(**asked)
+    (call,) = message.content
+    assert (message.stop_reason, call.type, call.name) == ("tool_use", "tool_use", "weather")
+    assert follows(call.input)
+    with claude.messages.stream(**asked) as stream:
+        deltas = [event.partial_json for event in stream if event.type == "input_json"]
+        final: Any = stream.get_final_message()
+    assert len(deltas) > 1
+    assert json.loads("".join(deltas)) == final.content[0].input == call.input
+    result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
+    turns = [*HI, {"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
+    auto: Any = {"messages": turns, "max_tokens": 4, "tool_choice": {"type": "auto"}}
+    cached = claude.messages.create(**asked | auto).usage.cache_read_input_tokens or 0
+    used = message.usage
+    assert cached >= used.input_tokens + (used.cache_read_input_tokens or 0) - 1
+
+
+def test_tools_of_openais_interfaces(server: Running) -> None:
+    asked: Any = {"model": "x", "messages": HI, "tools": [OF_CHATS], "tool_choice": "required"}
+    chat = server.openai.chat.completions.create(**asked, max_tokens=300, parallel_tool_calls=False)
+    (call,) = chat.choices[0].message.tool_calls
+    assert chat.choices[0].finish_reason == "tool_calls"
+    assert follows(json.loads(call.function.arguments))
+    given: Any = {"tools": [OF_RESPONSES], "tool_choice": {"type": "function", "name": "weather"}}
+    response = server.openai.responses.create(model="x", input="Hi", max_output_tokens=300, **given)
+    (item,) = response.output
+    assert (item.type, item.name) == ("function_call", "weather")
+    assert follows(json.loads(item.arguments))
+
+
+def test_tools_that_are_not_called_change_nothing_of_the_form(
+    server: Running, claude: anthropic.Anthropic
+) -> None:
+    message: Any = claude.messages.create(model="x", max_tokens=N, messages=HI, tools=[OF_CLAUDE])
+    assert [block.type for block in message.content] == ["text"]
+    n = claude.messages.count_tokens(model="x", messages=HI, tools=[OF_CLAUDE]).input_tokens
+    assert n == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+
+
+def test_answers_follow_a_schema(server: Running, claude: anthropic.Anthropic) -> None:
+    form: Any = {"format": {"type": "json_schema", "name": "city", "schema": CITY, "strict": True}}
+    response = server.openai.responses.create(model="x", input="Hi", max_output_tokens=200, text=form)
+    assert follows(json.loads(response.output_text))
+    body = {"output_config": {"format": {"type": "json_schema", "schema": CITY}}}
+    message = claude.messages.create(model="x", max_tokens=200, messages=HI, extra_body=body)
+    assert follows(json.loads(text_of(message)))
+
+
+@pytest.mark.parametrize(
+    "held", [{"grammar": 'root ::= "Lily" | "Tom"'}, {"json_schema": {"enum": ["Lily"]}}]
+)
+def test_completions_follow_grammars(server: Running, held: Any) -> None:
+    found = server.http.post("/completion", json={"prompt": "Her name was", "n_predict": 20} | held).json()
+    assert found["content"] in ("Lily", "Tom", '"Lily"')
+    assert found["stop_type"] == "eos"
+    bad = server.http.post("/completion", json={"prompt": "Hi", "grammar": "root ::= ("})
+    assert bad.status_code == 400
+    assert bad.json()["error"]["message"].startswith("the grammar cannot be used")
+
+
+def test_what_no_grammar_can_follow_is_one_sentence(server: Running, claude: anthropic.Anthropic) -> None:
+    bad: Any = {"name": "w", "input_schema": {"type": "nothing"}}
+    asked: Any = {"model": "x", "max_tokens": 4, "messages": HI, "tools": [bad]}
+    with pytest.raises(anthropic.BadRequestError, match="cannot be used"):
+        claude.messages.create(**asked, tool_choice={"type": "any"})
+    assert claude.messages.create(**asked).role == "assistant"  # it may be called, and need not
+    form: Any = {"format": {"type": "json_schema", "name": "c", "schema": CITY}}
+    with pytest.raises(openai.BadRequestError, match="and tools are both given"):
+        server.openai.responses.create(model="x", input="Hi", text=form, tools=[OF_RESPONSES])
+
+
 def is_idle(server: Running) -> bool:
     return not any(slot.is_processing for slot in server.service.slots())
 
@@ -184,3 +283,33 @@ def test_what_was_saved_outlives_a_kill(tmp_path: Path) -> None:
         assert (again["timings"]["prompt_n"], said["timings"]["cache_n"]) == (1, 0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+THINKS: Final = (
+    "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<think>{% endif %}{# </think> #}"
+)
+
+
+def test_thoughts_have_a_budget() -> None:
+    budget: Any = {"type": "enabled", "budget_tokens": 6}
+    with (
+        serving_http(chat={"chat_template": THINKS}) as server,
+        anthropic.Anthropic(base_url=server.url, api_key="k", max_retries=0, timeout=60) as claude,
+    ):
+        message: Any = claude.messages.create(model="x", max_tokens=40, messages=HI, thinking=budget)
+        thoughts, text = message.content
+        assert (thoughts.type, text.type) == ("thinking", "text")
+        assert 0 < len(server.service.tokenizer.encode(thoughts.thinking, add_special=False)) <= 8
+        assert text.text
+        assert "think" not in text.text + thoughts.thinking
+        asked: Any = {"model": "x", "input": "Tell me about Lily.", "max_output_tokens": 4}
+        response: Any = server.openai.responses.create(**asked)
+        assert [item.type for item in response.output] == ["reasoning"]
+        assert response.usage.output_tokens_details.reasoning_tokens == 4
+        body: Any = {"output_config": {"format": {"type": "json_schema", "schema": CITY}}}
+        message = claude.messages.create(
+            model="x", max_tokens=200, messages=HI, thinking=budget, extra_body=body
+        )
+        thoughts, text = message.content
+        assert (thoughts.type, follows(json.loads(text.text))) == ("thinking", True)

@@ -11,8 +11,9 @@ from http_servers import Running, serving_http
 from needs import needs_chromium
 from scripted import scripted
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Text, Thought
 from graphsched.serve.api.page import PAGE
+from graphsched.text.answer_stream import CallArguments, CallBegins
+from graphsched.text.spoken import Text, Thought
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,15 @@ def test_the_profile_of_the_last_seconds(server: Running) -> None:
     page = server.http.get("/profile", params={"seconds": 30}).text
     text = page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
     assert json.loads(text)["profile"]["phases"][0]["ops"]
+
+
+def test_copies_of_sequences_are_in_the_profile() -> None:
+    with serving_http("qwen35moe") as server:  # its answers fork a state
+        asked: Any = {"model": "x", "prompt": "One day", "n": 3, "max_tokens": 4}
+        server.openai.completions.create(**asked)
+        answer = server.http.get("/profile", params={"seconds": 30, "format": "json"})
+        assert answer.status_code == 200
+        assert answer.json()["phases"][0]["tokens"] > 12
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "x", "nan", "1e9", "", "61"])

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from serving import GREEDY, TEXT, collected, opened, run, serving, tokens_of_answer
 
@@ -13,6 +14,7 @@ from graphsched.errors import ContextError, OptionError
 from graphsched.report.profile_page import html_page
 from graphsched.serve.answer import Answer
 from graphsched.serve.job import Job
+from graphsched.serve.kept import Kept
 from graphsched.serve.outbox import Outbox
 from graphsched.serve.request import Busy, Piece, Request
 from graphsched.serve.service import Service
@@ -151,13 +153,13 @@ def test_bad_requests_are_refused_at_once() -> None:
 
 def test_a_full_context_ends_an_answer_and_a_full_pool_makes_wait() -> None:
     async def main() -> None:
-        async with serving(opened(n_ctx=128, deterministic=True)) as service:
+        async with serving(opened(n_ctx=96, deterministic=True)) as service:
             request = Request(prompt(service), -1, GREEDY, ignore_eos=True)
-            seeds = [replace(request, sampling=SamplingOptions(seed=i)) for i in range(4)]
+            seeds = [replace(request, sampling=SamplingOptions(seed=i)) for i in range(3)]
             found = await asyncio.gather(*(collected(service, each) for each in seeds))
             for each, ((text,), (end,)) in zip(seeds, found, strict=True):
                 assert end.reason == "context"
-                assert text == alone(each, n_ctx=128, deterministic=True)
+                assert text == alone(each, n_ctx=96, deterministic=True)
 
     run(main())
 
@@ -248,7 +250,7 @@ def test_nothing_is_left_of_many_requests() -> None:
                         break
                 await events.aclose()  # type: ignore[attr-defined]
 
-            for first in range(0, 300, 30):
+            for first in range(0, 150, 30):
                 await asyncio.gather(*(one(i) for i in range(first, first + 30)))
             await service.drain()
             gc.collect()
@@ -299,3 +301,23 @@ def test_closing_aborts() -> None:
             assert end.reason == "abort"
 
     run(main())
+
+
+def test_so_many_are_kept_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphsched.serve.kept.MOST", 20)
+    session = opened(n_parallel=1, n_ctx=128)
+    kept = Kept(float("inf"))
+    first = np.arange(3, 43, dtype=np.int32)
+    for i in range(25):
+        session.reset()
+        session.eval(first + i)
+        kept.keep(session.sequence, ())
+    assert len(kept) == 20
+    assert kept.longest(first + 4) == (0, None)
+    n, saved = kept.longest(np.append(first + 5, 9))
+    assert (n, saved is not None) == (40, True)
+    session.reset()
+    session.eval((first + 9)[:35])
+    kept.keep(session.sequence, ())  # another one begins with it
+    assert len(kept) == 20
+    session.close()

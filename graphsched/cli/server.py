@@ -16,9 +16,9 @@ import uvicorn
 
 from graphsched.cli.screen import Screen
 from graphsched.errors import OptionError
-from graphsched.serve.api.app import make_app
 from graphsched.serve.api.auth import is_loopback
 from graphsched.serve.api.served import Defaults
+from graphsched.serve.app.make import make_app
 from graphsched.serve.http_options import ServerOptions
 from graphsched.serve.options import ServiceOptions
 from graphsched.serve.service import Service

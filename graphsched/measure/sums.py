@@ -140,7 +140,7 @@ class _Costs:
 
 
 def _group(run: Run) -> Hashable:
-    return id(run.schedule), run.lengths["n_tokens"]
+    return id(run.schedule), run.lengths.get("n_tokens")  # copies of sequences have none
 
 
 def _mean_lengths(runs: Iterable[Run]) -> Mapping[str, int]:

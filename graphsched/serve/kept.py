@@ -1,15 +1,18 @@
 """Sequences that no slot has any more, in the host's memory: the oldest go when there is no room for another."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from graphsched.serve.prefixes import common
 from graphsched.session.rows import Tokens
 from graphsched.session.saved import Saved
 from graphsched.session.sequence import Sequence
 
+MOST: Final = 512  # sequences: a prompt is compared with all of them
+
 
 class Kept:
-    """Saved sequences, of at most `most` bytes together; the oldest are first."""
+    """Saved sequences, MOST of them and of `most` bytes together at most; the oldest are first."""
 
     def __init__(self, most: float) -> None:
         self._most = most
@@ -33,8 +36,9 @@ class Kept:
         self._saved = [s for s in self._saved if not _begins(tokens, s.tokens)]
         if saved.nbytes > self._most:
             return
-        while self.nbytes + saved.nbytes > self._most:
-            self._saved.pop(0)
+        nbytes = self.nbytes
+        while len(self._saved) >= MOST or nbytes + saved.nbytes > self._most:
+            nbytes -= self._saved.pop(0).nbytes
         self._saved.append(saved)
 
     def longest(self, tokens: Tokens) -> tuple[int, Saved | None]:

@@ -1,7 +1,6 @@
 """What a service has done so far: counters, the last requests, and how long a further one would wait."""
 
 import math
-from collections import deque
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Final
@@ -47,7 +46,7 @@ class Load:
         self.steps = self.requests = 0
         self.prompt_tokens = self.cached = self.generated_tokens = 0
         self.prompt_ns = self.generate_ns = self.busy_ns = 0
-        self.recent: deque[RequestRecord] = deque(maxlen=_RECENT)
+        self.recent: tuple[RequestRecord, ...] = ()  # never changed, as other threads read it
 
     now = staticmethod(perf_counter_ns)
 
@@ -59,7 +58,8 @@ class Load:
         n = sum(len(answer.tokens) for answer in job.answers)
         sampling = sum(answer.sampling_ns for answer in job.answers) / 1e6
         timings = replace(last, generated_tokens=n, sampling_ms=sampling)
-        self.recent.append(RequestRecord(job.request.name, job.slot, job.queued, timings, reason))
+        record = RequestRecord(job.request.name, job.slot, job.queued, timings, reason)
+        self.recent = (*self.recent[-_RECENT + 1 :], record)
 
     def counters(self, running: int, waiting: int) -> Counters:
         """The sums as they are now."""

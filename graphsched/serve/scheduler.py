@@ -15,7 +15,7 @@ from graphsched.serve.options import ServiceOptions
 from graphsched.serve.pieces import Piece, pieces
 from graphsched.serve.places import Places, idlest
 from graphsched.serve.prefixes import FEWEST, as_tokens, turning_points
-from graphsched.serve.request import Event, Reason
+from graphsched.serve.request import Busy, Event, Reason
 from graphsched.serve.slot import Slot
 from graphsched.session.engine import Engine
 from graphsched.session.model import Head
@@ -64,6 +64,8 @@ class Scheduler:
         jobs += [slot.task.job for slot in self.slots if slot.task]
         for job in dict.fromkeys(jobs):
             self.remove(job)
+            if job.embedding is not None:
+                job.emit([Busy("the server is ending", 1)])
             for answer in job.answers:
                 if answer.reason is None:
                     self._end(job, answer, "abort")
@@ -89,7 +91,11 @@ class Scheduler:
             if len(free) < task.n_slots or not self._has_cells(task):
                 return
             self.waiting.remove(task)
-            self._seat(task, free)
+            try:
+                self._seat(task, free)
+            except Exception as error:
+                self.remove(task.job)
+                task.job.emit([error])
 
     def _has_cells(self, task: Task) -> bool:
         """Whether a task fits beside those that have a slot; idle sequences give way."""

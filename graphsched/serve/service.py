@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
@@ -23,26 +22,12 @@ from graphsched.serve.request import Busy, Done, Event, Request
 from graphsched.serve.scheduler import Scheduler
 from graphsched.serve.slot import Slot
 from graphsched.serve.slot_files import SavedFile
+from graphsched.serve.slot_state import SlotState, state_of
 from graphsched.serve.worker import Worker
 from graphsched.session.session import Session
 from graphsched.text.dialect import Dialect, dialect_of
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """A slot as others see it. cached: tokens of its prompt that were not read again; rates are of its last answer."""
-
-    id: int
-    is_processing: bool
-    name: str
-    n_past: int
-    n_ctx: int
-    prompt_tokens: int
-    generated_tokens: int
-    tokens_per_second: float
-    cached: int
 
 
 class Service:
@@ -65,7 +50,7 @@ class Service:
         self._scheduler = Scheduler(engine, self.tokenizer, options)
         self._post = Post()
         self._worker = Worker(self._scheduler, self._post.send)
-        self._jobs: set[Job] = set()
+        self._outboxes: set[Outbox] = set()  # of requests that somebody waits for
         self._drains = False
         self._idle = asyncio.Event()
 
@@ -81,9 +66,13 @@ class Service:
         """
         self._check(request)
         outbox = Outbox(self._post)
-        job = Job(request, list(answers(request, self.tokenizer)), outbox.put)
-        self._submit(job)
+        self._outboxes.add(outbox)
+        job = Job(request, [], outbox.put)
         try:
+            # Samplers look at the whole prompt, some at the whole vocabulary: nothing for this thread.
+            job.answers += await asyncio.to_thread(lambda: list(answers(request, self.tokenizer)))
+            self._check_open()
+            self._worker.call(lambda: self._scheduler.add(job))
             left = request.n
             while left:
                 event = await outbox.take()
@@ -91,7 +80,7 @@ class Service:
                 left -= isinstance(event, Done)
                 yield event
         finally:
-            self._forget(job)
+            self._forget(job, outbox)
 
     async def embed(self, prompts: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
         """Hidden states of the tokens of texts, pooled (`--pooling`), not normalised: float32 [n_embd] of each.
@@ -119,23 +108,20 @@ class Service:
     async def _embedded(self, request: Request) -> NDArray[np.float32]:
         outbox = Outbox(self._post)
         job = Job(request, [], outbox.put, Embedding(len(request.prompt), self._pooling))
-        self._submit(job)
+        self._outboxes.add(outbox)
         try:
+            self._worker.call(lambda: self._scheduler.add(job))
             embedding = await outbox.take()
             assert isinstance(embedding, Embedding)
             return embedding.values
         finally:
-            self._forget(job)
+            self._forget(job, outbox)
 
-    def _submit(self, job: Job) -> None:
-        self._jobs.add(job)
-        self._worker.call(lambda: self._scheduler.add(job))
-
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: Job, outbox: Outbox) -> None:
         """Nobody waits for a request any more: what there is left of it ends."""
         self._worker.call(lambda: self._scheduler.remove(job))
-        self._jobs.discard(job)
-        if not self._jobs:
+        self._outboxes.discard(outbox)
+        if not self._outboxes:
             self._idle.set()
 
     def _check(self, request: Request) -> None:
@@ -161,24 +147,27 @@ class Service:
 
     def _check_queue(self) -> None:
         waiting = len(self._scheduler.waiting)
-        if self._drains:
-            raise Busy("the server is ending and takes no more requests", 1)
-        if len(self._jobs) >= self.n_slots + self.options.n_queue:
+        self._check_open()
+        if len(self._outboxes) >= self.n_slots + self.options.n_queue:
             after = self._scheduler.load.retry_after(waiting, self.n_slots)
             raise Busy(f"{waiting} requests are waiting, and there is no room for more", after)
 
+    def _check_open(self) -> None:
+        if self._drains:
+            raise Busy("the server is ending and takes no more requests", 1)
+
     def slots(self) -> list[SlotState]:
         """All slots as they are now."""
-        return [_state(slot, self.n_ctx) for slot in self._scheduler.slots]
+        return [state_of(slot, self.n_ctx) for slot in self._scheduler.slots]
 
     def counters(self) -> Counters:
         """Sums since the service began."""
         waiting = len(self._scheduler.waiting)
-        return self._scheduler.load.counters(max(len(self._jobs) - waiting, 0), waiting)
+        return self._scheduler.load.counters(max(len(self._outboxes) - waiting, 0), waiting)
 
     def recent(self) -> tuple[RequestRecord, ...]:
         """The last requests that have ended, the oldest first."""
-        return tuple(self._scheduler.load.recent)
+        return self._scheduler.load.recent
 
     async def save(self, slot: int, path: Path) -> SavedFile:
         """Saves what an idle slot holds to a file.
@@ -228,7 +217,7 @@ class Service:
     async def drain(self) -> None:
         """Takes no more requests; returns when all that there are have ended."""
         self._drains = True
-        while self._jobs:
+        while self._outboxes:
             self._idle.clear()
             await self._idle.wait()
         await self._called(lambda: None)  # behind the calls that freed slots
@@ -239,16 +228,3 @@ class Service:
         self._worker.close()
         self._scheduler.end_all()
         self._post.send()
-
-
-def _state(slot: Slot, n_ctx: int) -> SlotState:
-    task, n_past = slot.task, slot.sequence.n_past
-    if task is None:
-        return SlotState(slot.id, False, "", n_past, n_ctx, 0, 0, 0.0, 0)
-    job, timings = task.job, task.job.timings()
-    n = sum(len(answer.tokens) for answer in task.answers)
-    rate = n * 1e3 / timings.generate_ms if n and timings.generate_ms else 0.0
-    name = job.request.name
-    return SlotState(
-        slot.id, True, name, n_past, n_ctx, timings.prompt_tokens, n, rate, timings.cached_tokens
-    )

@@ -10,7 +10,6 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from graphsched import __version__
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.serve.api.chat_fields import FIELDS, TEMPLATE, conversation
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.events import DONE, data
@@ -19,6 +18,8 @@ from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
 from graphsched.serve.api.turns import Ended, Said, Turn, Whole, answered, prompt_of, turn_of, whole
 from graphsched.serve.request import Chosen, Done
+from graphsched.text.answer_stream import CallArguments, CallBegins, Delta
+from graphsched.text.spoken import Text, Thought
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from graphsched.text.chat_templates import budget_values
 
 MAX_TOP: Final = 20
 _EFFORTS: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
+_FORMATS: Final = Choice(("auto", "none", "deepseek", "deepseek-legacy"))
 _BUDGET: Final = integer(-1, 1 << 31)
 TEMPLATE_FIELDS: Final = (
     Field("chat_template_kwargs", AnyObject(), help="further values for the template"),
@@ -32,6 +33,7 @@ FIELDS: Final = table(
     TEMPLATE_FIELDS,
     TOOLS,
     RESPONSE_FORMAT,
+    Field("reasoning_format", _FORMATS, help="none leaves thoughts in the text"),
     Field(
         "thinking_budget_tokens",
         _BUDGET,
@@ -55,6 +57,7 @@ def conversation(v: Mapping[str, Any]) -> Conversation:
         template_values(v),
         v.get("reasoning_budget_tokens"),
         tools_of(v),
+        v.get("reasoning_format", "auto") != "none",
     )
 
 

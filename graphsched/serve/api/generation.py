@@ -5,11 +5,13 @@ from typing import Any, Final, cast
 
 from graphsched.serve.api.failures import Failure, refused, too_long
 from graphsched.serve.api.fields import Field
+from graphsched.serve.api.grammars import structure_rules
 from graphsched.serve.api.kinds import Either, Flag, ListOf, Text, integer
 from graphsched.serve.api.sampling import SAMPLING, sampling_of
 from graphsched.serve.api.served import Served
-from graphsched.serve.api.structure import GRAMMARS, structure_of, unsupported
+from graphsched.serve.api.structure import GRAMMARS, structure_of
 from graphsched.serve.request import Event, Request
+from graphsched.text.constrained import Rules
 
 MAX_STOPS: Final = 64
 MAX_STOP: Final = 1024  # characters
@@ -31,8 +33,17 @@ GENERATION: Final = (
 )
 
 
-def request_of(values: Mapping[str, Any], served: Served, prompt: tuple[int, ...], **more: Any) -> Request:
-    """The request of a prompt, with what its fields say. Failure for a prompt that does not fit, and bad options."""
+def request_of(
+    values: Mapping[str, Any],
+    served: Served,
+    prompt: tuple[int, ...],
+    rules: Rules | None = None,
+    **more: Any,
+) -> Request:
+    """The request of a prompt, with what its fields say. Failure for a prompt that does not fit, and bad options.
+
+    rules: what the answer follows; if there are none what the fields hold it to, from the beginning.
+    """
     service, defaults = served.service, served.defaults
     if not prompt:
         raise Failure(400, "the prompt is empty and this model has no token that begins a text")
@@ -41,8 +52,6 @@ def request_of(values: Mapping[str, Any], served: Served, prompt: tuple[int, ...
     slot = values.get("id_slot", -1)
     if slot >= service.n_slots:
         raise refused("id_slot", f"is {slot}, there are slots 0 to {service.n_slots - 1}")
-    if structure_of(values) is not None:
-        raise unsupported("grammars")
     return Request(
         prompt,
         n_predict=values.get("n_predict", defaults.n_predict),
@@ -51,8 +60,14 @@ def request_of(values: Mapping[str, Any], served: Served, prompt: tuple[int, ...
         ignore_eos=values.get("ignore_eos", defaults.ignore_eos),
         slot=None if slot < 0 else slot,
         keeps=values.get("cache_prompt", True),
+        rules=_structured(values) if rules is None else rules,
         **more,
     )
+
+
+def _structured(values: Mapping[str, Any]) -> Rules | None:
+    structure = structure_of(values)
+    return None if structure is None else structure_rules(structure)
 
 
 def stops(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The model by its names."""
 
+from math import prod
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
@@ -37,7 +38,13 @@ def entry(served: Served, name: str) -> dict[str, Any]:
 def meta(served: Served) -> dict[str, Any]:
     """What llama.cpp tells of a model's size."""
     model = served.service.model
-    return {"n_vocab": model.n_vocab, "n_ctx": served.service.n_ctx}
+    return {
+        "n_vocab": model.n_vocab,
+        "n_ctx": served.service.n_ctx,
+        "n_ctx_train": model.n_ctx_train,
+        "n_params": sum(prod(type.shape) for type in model.types.values()),
+        "size": sum(type.nbytes for type in model.types.values()),
+    }
 
 
 ENDPOINTS: Final = (

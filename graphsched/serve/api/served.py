@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graphsched.serve.api.auth import Guard, guard
-from graphsched.serve.api.responses.kept import Kept
+from graphsched.serve.api.kept_responses import Kept
 from graphsched.serve.http_options import ServerOptions
 from graphsched.text.chat_options import ChatOptions
 from graphsched.text.dialect import Dialect, dialect_of
@@ -62,5 +62,5 @@ def served(service: "Service", options: ServerOptions, defaults: Defaults) -> Se
     tokenizer, chat = service.tokenizer, defaults.chat
     given = tokenizer.chat_template if chat.given_template is None else chat.given_template
     dialect = dialect_of(given, tokenizer, more=chat.all_values)
-    names = options.alias or (service.model.name,)
+    names = options.alias or (service.model.source.removesuffix(".gguf"),)
     return Served(service, options, defaults, dialect, names, guard(options.keys, options.host, options.cors))

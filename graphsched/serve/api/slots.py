@@ -10,7 +10,7 @@ from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import Failure, llama_form, not_found, refused, unavailable
 from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.kinds import Choice, Text
-from graphsched.serve.service import SlotState
+from graphsched.serve.slot_state import SlotState
 
 _LONGEST: Final = 200  # bytes of a file's name
 _NOT_IN_NAMES: Final = frozenset('/\\:*?"<>|')

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from graphsched.serve.api.failures import Failure, refused
+from graphsched.serve.api.failures import refused
 from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.kinds import AnyObject, Choice, Either, Flag, ListOf, Text
 
@@ -62,6 +62,21 @@ class Tools:
     only: str = ""
     is_parallel: bool = True
 
+    @property
+    def schemas(self) -> dict[str, Mapping[str, Any]]:
+        """The schemas of the arguments by the functions' names."""
+        return {f["function"]["name"]: f["function"]["parameters"] for f in self.functions}
+
+    @property
+    def callable_schemas(self) -> dict[str, Mapping[str, Any]]:
+        """Those of the functions that the choice leaves."""
+        return {name: schema for name, schema in self.schemas.items() if self.only in ("", name)}
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a function promises arguments that follow its schema."""
+        return any(f["function"].get("strict") for f in self.functions)
+
 
 def structure_of(v: Mapping[str, Any]) -> Structure | None:
     """What the fields hold an answer to. Failure for several that do."""
@@ -103,8 +118,3 @@ def tools_of(v: Mapping[str, Any]) -> Tools | None:
         return None
     functions = tuple({"type": "function", "function": _ANY | tool["function"]} for tool in given)
     return Tools(functions, choice != "auto", only, v.get("parallel_tool_calls", True))
-
-
-def unsupported(what: str) -> Failure:
-    """What answers cannot be held to yet."""
-    return Failure(501, f"{what} are not supported yet", kind="not_supported_error", code="not_supported")

@@ -6,12 +6,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphsched.serve.api.answer_parts import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.serve.api.failures import unavailable
 from graphsched.serve.api.generation import events, request_of
+from graphsched.serve.api.grammars import chat_rules
+from graphsched.serve.api.reading import Parts, Reading, has_control_tokens, reading_of
 from graphsched.serve.api.served import Served
-from graphsched.serve.api.structure import Tools, unsupported
+from graphsched.serve.api.structure import Tools, structure_of
 from graphsched.serve.request import Chosen, Done, Request
+from graphsched.text.answer_stream import CallArguments, CallBegins, Delta
+from graphsched.text.spoken import Text, Thought
 from graphsched.text.thinking import Budget
 
 Message = Mapping[str, Any]
@@ -24,6 +27,7 @@ class Conversation:
     messages: with `role` and `content`, a text; of assistants also `reasoning_content` and `tool_calls`, whose
     arguments are objects; of tools `tool_call_id`. values: the fields of `GENERATION`. template_values: what the
     template is told besides. budget: tokens of thoughts, -1 for any number, None for as many as the server gives.
+    splits: thoughts are apart from the text.
     """
 
     messages: Sequence[Message]
@@ -33,6 +37,7 @@ class Conversation:
     template_values: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = None
     tools: Tools | None = None
+    splits: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,11 @@ class Turn:
     """A conversation that became a request."""
 
     request: Request
-    in_thoughts: bool = False
+    reading: Reading
 
-    def stream(self) -> AnswerStream:
+    def stream(self) -> Parts:
         """What takes an answer apart; each answer needs its own."""
-        return AnswerStream()
+        return self.reading.parts()
 
 
 def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
@@ -58,11 +63,9 @@ def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
 def prompt_of(served: Served, asked: Conversation) -> str:
     """The prompt that the template makes of a conversation. Error if it refuses."""
     dialect = served.dialect
-    if asked.tools is not None and asked.tools.must:
-        raise unsupported("tools")
     if asked.template_values:
         dialect = replace(dialect, more={**dialect.more, **asked.template_values})
-    return dialect.render(asked.messages)
+    return dialect.render(asked.messages, tools=asked.tools.functions if asked.tools else ())
 
 
 async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
@@ -73,9 +76,20 @@ async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
 def _turn(served: Served, asked: Conversation, name: str) -> Turn:
     prompt = prompt_of(served, asked)
     ids = prompt_tokens(served, prompt)
-    in_thoughts = served.dialect.marks.opens(prompt)
-    more = {"n": asked.n, "n_probs": asked.n_probs, "budget": _budget(served, asked, in_thoughts)}
-    return Turn(request_of(asked.values, served, ids, name=name, **more), in_thoughts)
+    tokenizer, in_thoughts = served.service.tokenizer, served.dialect.marks.opens(prompt)
+    reading = reading_of(served.dialect, tokenizer, asked.tools, in_thoughts=in_thoughts, splits=asked.splits)
+    request = request_of(
+        asked.values,
+        served,
+        ids,
+        chat_rules(structure_of(asked.values), asked.tools, reading, tokenizer),
+        name=name,
+        n=asked.n,
+        n_probs=asked.n_probs,
+        budget=_budget(served, asked, in_thoughts),
+        special=has_control_tokens(reading, tokenizer),
+    )
+    return Turn(request, reading)
 
 
 def _budget(served: Served, asked: Conversation, in_thoughts: bool) -> Budget | None:

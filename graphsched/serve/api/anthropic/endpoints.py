@@ -13,8 +13,8 @@ from graphsched.serve.api import chat_fields
 from graphsched.serve.api.anthropic import replies
 from graphsched.serve.api.anthropic.conversation import chat_values
 from graphsched.serve.api.anthropic.fields import COUNTED, FIELDS
-from graphsched.serve.api.blocks import Blocks
 from graphsched.serve.api.endpoint import Call, Endpoint
+from graphsched.serve.api.passages import Passages
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
 from graphsched.serve.api.turns import Conversation, Ended, Turn, answered, prompt_of, prompt_tokens, turn_of
@@ -36,27 +36,27 @@ def conversation(call: Call) -> Conversation:
 
 
 async def _message(served: Served, turn: Turn, id: str) -> dict[str, Any]:
-    blocks = Blocks()
+    passages = Passages()
     async with aclosing(answered(served, turn)) as parts:
         async for part in parts:
             if isinstance(part, Ended):
-                return replies.message(id, served.name, blocks.all, part.done)
-            list(blocks.push(part.parts))
+                return replies.message(id, served.name, passages.all, part.done)
+            list(passages.push(part.parts))
     raise AssertionError("an answer has an end")
 
 
 async def stream(served: Served, turn: Turn, id: str) -> AsyncGenerator[bytes, None]:
     """The events of an answer. The first one waits for the service, which may refuse the request."""
-    blocks, has_begun = Blocks(), False
+    passages, has_begun = Passages(), False
     async with aclosing(answered(served, turn)) as parts:
         async for part in parts:
             if not has_begun:
                 has_begun = True
                 yield replies.start(id, served.name, len(turn.request.prompt))
             if isinstance(part, Ended):
-                changes, last = blocks.finish(), replies.end(part.done, has_calls=part.has_calls)
+                changes, last = passages.finish(), replies.end(part.done, has_calls=part.has_calls)
             else:
-                changes, last = blocks.push(part.parts), iter(())
+                changes, last = passages.push(part.parts), iter(())
             for event in chain(replies.changed(changes), last):
                 yield event
 

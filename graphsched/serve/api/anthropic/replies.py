@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from graphsched.serve.api.blocks import Begins, Block, Change, Grows
 from graphsched.serve.api.events import data
 from graphsched.serve.api.failures import Failure
+from graphsched.serve.api.passages import Begins, Change, Grows, Passage
 from graphsched.serve.request import Done, Reason, RequestTimings
 
 _STOPS: Final[dict[Reason, str]] = {
@@ -57,10 +57,10 @@ def why(done: Done, *, has_calls: bool) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": done.stopped_by or None}
 
 
-def message(id: str, model: str, blocks: Iterable[Block], done: Done) -> dict[str, Any]:
+def message(id: str, model: str, passages: Iterable[Passage], done: Done) -> dict[str, Any]:
     """A whole answer."""
-    found = [_whole(block) for block in blocks]
-    has_calls = any(block["type"] == "tool_use" for block in found)
+    found = [_whole(passage) for passage in passages]
+    has_calls = any(passage["type"] == "tool_use" for passage in found)
     return _head(id, model, found) | why(done, has_calls=has_calls) | {"usage": usage(done.timings)}
 
 
@@ -68,12 +68,12 @@ def _head(id: str, model: str, content: list[dict[str, Any]]) -> dict[str, Any]:
     return {"id": id, "type": "message", "role": "assistant", "model": model, "content": content}
 
 
-def _whole(block: Block) -> dict[str, Any]:
-    if block.kind == "text":
-        return {"type": "text", "text": block.text}
-    if block.kind == "thoughts":
-        return {"type": "thinking", "thinking": block.text, "signature": ""}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": _input(block.text)}
+def _whole(passage: Passage) -> dict[str, Any]:
+    if passage.kind == "text":
+        return {"type": "text", "text": passage.text}
+    if passage.kind == "thoughts":
+        return {"type": "thinking", "thinking": passage.text, "signature": ""}
+    return {"type": "tool_use", "id": passage.id, "name": passage.name, "input": _input(passage.text)}
 
 
 def _input(text: str) -> dict[str, Any]:
@@ -96,29 +96,29 @@ def start(id: str, model: str, n_prompt: int) -> bytes:
 
 
 def changed(changes: Iterable[Change]) -> Iterator[bytes]:
-    """The events that tell how blocks change."""
+    """The events that tell how passages change."""
     for change in changes:
-        index = change.block.index
+        index = change.passage.index
         if isinstance(change, Begins):
-            yield _event("content_block_start", index=index, content_block=_empty(change.block))
+            yield _event("content_block_start", index=index, content_block=_empty(change.passage))
         elif isinstance(change, Grows):
             yield _event("content_block_delta", index=index, delta=_delta(change))
         else:
             yield _event("content_block_stop", index=index)
 
 
-def _empty(block: Block) -> dict[str, Any]:
-    if block.kind == "text":
+def _empty(passage: Passage) -> dict[str, Any]:
+    if passage.kind == "text":
         return {"type": "text", "text": ""}
-    if block.kind == "thoughts":
+    if passage.kind == "thoughts":
         return {"type": "thinking", "thinking": "", "signature": ""}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": {}}
+    return {"type": "tool_use", "id": passage.id, "name": passage.name, "input": {}}
 
 
 def _delta(grows: Grows) -> dict[str, Any]:
-    if grows.block.kind == "text":
+    if grows.passage.kind == "text":
         return {"type": "text_delta", "text": grows.text}
-    if grows.block.kind == "thoughts":
+    if grows.passage.kind == "thoughts":
         return {"type": "thinking_delta", "thinking": grows.text}
     return {"type": "input_json_delta", "partial_json": grows.text}
 

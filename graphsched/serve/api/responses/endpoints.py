@@ -9,19 +9,19 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from graphsched.serve.api import chat_fields
-from graphsched.serve.api.answer_parts import Thought
-from graphsched.serve.api.blocks import Blocks
 from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.failures import not_found
+from graphsched.serve.api.kept_responses import Stored
+from graphsched.serve.api.passages import Passages
 from graphsched.serve.api.responses import items
 from graphsched.serve.api.responses.conversation import asked, chat_values
 from graphsched.serve.api.responses.fields import FIELDS
-from graphsched.serve.api.responses.kept import Stored
 from graphsched.serve.api.responses.stream import Numbered, error_form
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
 from graphsched.serve.api.turns import Ended, Said, Turn, answered, turn_of
 from graphsched.serve.request import Done
+from graphsched.text.spoken import Thought
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Reply:
     turn: Turn
     response: dict[str, Any]
     messages: tuple[dict[str, Any], ...]
-    blocks: Blocks
+    passages: Passages
     n_thoughts: int = 0
 
     def count(self, said: Said) -> None:
@@ -42,9 +42,9 @@ class Reply:
 
     def ended(self, done: Done) -> dict[str, Any]:
         """The response at its end, which is kept unless the client does not want that."""
-        found = items.ended(self.response, self.blocks.all, done, self.n_thoughts)
+        found = items.ended(self.response, self.passages.all, done, self.n_thoughts)
         if found["store"]:
-            messages = (*self.messages, items.said(self.blocks.all))
+            messages = (*self.messages, items.said(self.passages.all))
             self.served.responses.put(Stored(found, messages))
         return found
 
@@ -64,7 +64,7 @@ async def reply_to(call: Call) -> Reply:
     read = chat_fields.FIELDS.read(chat_values(v, before))
     turn = await turn_of(call.served, chat_fields.conversation({**v, **read}), id)
     response = items.response(id, call.served.name, call.served.now(), v)
-    return Reply(call.served, turn, response, (*before, *asked(v["input"])), Blocks())
+    return Reply(call.served, turn, response, (*before, *asked(v["input"])), Passages())
 
 
 def _stored(served: Served, id: str) -> Stored:
@@ -79,7 +79,7 @@ async def _whole(reply: Reply) -> dict[str, Any]:
             if isinstance(part, Ended):
                 return reply.ended(part.done)
             reply.count(part)
-            list(reply.blocks.push(part.parts))
+            list(reply.passages.push(part.parts))
     raise AssertionError("an answer has an end")
 
 
@@ -93,10 +93,10 @@ async def stream(reply: Reply) -> AsyncGenerator[bytes, None]:
                 yield numbered.event("response.created", response=reply.response)
                 yield numbered.event("response.in_progress", response=reply.response)
             if isinstance(part, Ended):
-                changes, last = reply.blocks.finish(), reply.ended(part.done)
+                changes, last = reply.passages.finish(), reply.ended(part.done)
             else:
                 reply.count(part)
-                changes, last = reply.blocks.push(part.parts), None
+                changes, last = reply.passages.push(part.parts), None
             for event in numbered.changed(changes):
                 yield event
             if last is not None:

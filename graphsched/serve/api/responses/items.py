@@ -3,49 +3,49 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from graphsched.serve.api.blocks import Block
+from graphsched.serve.api.passages import Passage
 from graphsched.serve.request import Done, RequestTimings
 
 Values = Mapping[str, Any]
 _PREFIXES: Final = {"thoughts": "rs", "text": "msg", "call": "fc"}
 
 
-def item_id(id: str, block: Block) -> str:
+def item_id(id: str, passage: Passage) -> str:
     """The name of an item; `id`: that of the response."""
-    return f"{_PREFIXES[block.kind]}_{id.partition('_')[2]}{block.index:x}"
+    return f"{_PREFIXES[passage.kind]}_{id.partition('_')[2]}{passage.index:x}"
 
 
-def part(block: Block, text: str) -> dict[str, Any]:
+def part(passage: Passage, text: str) -> dict[str, Any]:
     """The content of an item that has one."""
-    if block.kind == "thoughts":
+    if passage.kind == "thoughts":
         return {"type": "reasoning_text", "text": text}
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def item(id: str, block: Block, status: str) -> dict[str, Any]:
+def item(id: str, passage: Passage, status: str) -> dict[str, Any]:
     """An item, empty while it is in progress."""
-    name, is_begun = item_id(id, block), status == "in_progress"
-    if block.kind == "call":
-        arguments = "" if is_begun else block.text
-        call = {"call_id": block.id, "name": block.name, "arguments": arguments}
+    name, is_begun = item_id(id, passage), status == "in_progress"
+    if passage.kind == "call":
+        arguments = "" if is_begun else passage.text
+        call = {"call_id": passage.id, "name": passage.name, "arguments": arguments}
         return {"type": "function_call", "id": name, "status": status, **call}
-    content = [] if is_begun else [part(block, block.text)]
-    if block.kind == "thoughts":
+    content = [] if is_begun else [part(passage, passage.text)]
+    if passage.kind == "thoughts":
         return {"type": "reasoning", "id": name, "status": status, "summary": [], "content": content}
     return {"type": "message", "id": name, "status": status, "role": "assistant", "content": content}
 
 
-def said(blocks: Iterable[Block]) -> dict[str, Any]:
+def said(passages: Iterable[Passage]) -> dict[str, Any]:
     """The same answer as a message of a chat, for the conversation that goes on."""
     found: dict[str, Any] = {"role": "assistant", "content": ""}
-    for block in blocks:
-        if block.kind == "text":
-            found["content"] += block.text
-        elif block.kind == "thoughts":
-            found["reasoning_content"] = found.get("reasoning_content", "") + block.text
+    for passage in passages:
+        if passage.kind == "text":
+            found["content"] += passage.text
+        elif passage.kind == "thoughts":
+            found["reasoning_content"] = found.get("reasoning_content", "") + passage.text
         else:
-            function = {"name": block.name, "arguments": block.text}
-            call = {"id": block.id, "type": "function", "function": function}
+            function = {"name": passage.name, "arguments": passage.text}
+            call = {"id": passage.id, "type": "function", "function": function}
             found.setdefault("tool_calls", []).append(call)
     return found
 
@@ -78,7 +78,7 @@ def response(id: str, model: str, created: int, v: Values) -> dict[str, Any]:
     }
 
 
-def ended(begun: Values, blocks: Iterable[Block], done: Done, n_thoughts: int) -> dict[str, Any]:
+def ended(begun: Values, passages: Iterable[Passage], done: Done, n_thoughts: int) -> dict[str, Any]:
     """The response at its end; n_thoughts: tokens of thoughts."""
     is_cut = done.reason not in ("eog", "stop")
     status = "incomplete" if is_cut else "completed"
@@ -86,7 +86,7 @@ def ended(begun: Values, blocks: Iterable[Block], done: Done, n_thoughts: int) -
         **begun,
         "status": status,
         "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-        "output": [item(begun["id"], block, "completed") for block in blocks],
+        "output": [item(begun["id"], passage, "completed") for passage in passages],
         "usage": usage(done.timings, n_thoughts),
     }
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
-from graphsched.serve.api.blocks import Begins, Block, Change, Grows
 from graphsched.serve.api.events import data
 from graphsched.serve.api.failures import Failure
+from graphsched.serve.api.passages import Begins, Change, Grows, Passage
 from graphsched.serve.api.responses.items import item, item_id, part
 
 
@@ -22,46 +22,48 @@ class Numbered:
         return data({"type": kind, "sequence_number": next(self._numbers)} | fields, kind)
 
     def changed(self, changes: Iterable[Change]) -> Iterator[bytes]:
-        """The events that tell how blocks change."""
+        """The events that tell how passages change."""
         for change in changes:
             if isinstance(change, Begins):
-                yield from self._begins(change.block)
+                yield from self._begins(change.passage)
             elif isinstance(change, Grows):
                 yield self._grows(change)
             else:
-                yield from self._ends(change.block)
+                yield from self._ends(change.passage)
 
-    def _begins(self, block: Block) -> Iterator[bytes]:
-        added = item(self._id, block, "in_progress")
-        yield self.event("response.output_item.added", output_index=block.index, item=added)
-        if block.kind != "call":
-            yield self.event("response.content_part.added", **self._at(block), part=part(block, ""))
+    def _begins(self, passage: Passage) -> Iterator[bytes]:
+        added = item(self._id, passage, "in_progress")
+        yield self.event("response.output_item.added", output_index=passage.index, item=added)
+        if passage.kind != "call":
+            yield self.event("response.content_part.added", **self._at(passage), part=part(passage, ""))
 
     def _grows(self, grows: Grows) -> bytes:
         more: dict[str, Any] = {"delta": grows.text} | (
-            {"logprobs": []} if grows.block.kind == "text" else {}
+            {"logprobs": []} if grows.passage.kind == "text" else {}
         )
-        return self.event(f"{_name(grows.block)}.delta", **self._at(grows.block), **more)
+        return self.event(f"{_name(grows.passage)}.delta", **self._at(grows.passage), **more)
 
-    def _ends(self, block: Block) -> Iterator[bytes]:
-        at, name = self._at(block), f"{_name(block)}.done"
-        if block.kind == "call":
-            yield self.event(name, **at, name=block.name, arguments=block.text)
+    def _ends(self, passage: Passage) -> Iterator[bytes]:
+        at, name = self._at(passage), f"{_name(passage)}.done"
+        if passage.kind == "call":
+            yield self.event(name, **at, name=passage.name, arguments=passage.text)
         else:
-            more: dict[str, Any] = {"text": block.text} | ({"logprobs": []} if block.kind == "text" else {})
+            more: dict[str, Any] = {"text": passage.text} | (
+                {"logprobs": []} if passage.kind == "text" else {}
+            )
             yield self.event(name, **at, **more)
-            yield self.event("response.content_part.done", **at, part=part(block, block.text))
-        done = item(self._id, block, "completed")
-        yield self.event("response.output_item.done", output_index=block.index, item=done)
+            yield self.event("response.content_part.done", **at, part=part(passage, passage.text))
+        done = item(self._id, passage, "completed")
+        yield self.event("response.output_item.done", output_index=passage.index, item=done)
 
-    def _at(self, block: Block) -> dict[str, Any]:
-        where = {"item_id": item_id(self._id, block), "output_index": block.index}
-        return where | ({} if block.kind == "call" else {"content_index": 0})
+    def _at(self, passage: Passage) -> dict[str, Any]:
+        where = {"item_id": item_id(self._id, passage), "output_index": passage.index}
+        return where | ({} if passage.kind == "call" else {"content_index": 0})
 
 
-def _name(block: Block) -> str:
+def _name(passage: Passage) -> str:
     names = {"text": "output_text", "thoughts": "reasoning_text", "call": "function_call_arguments"}
-    return f"response.{names[block.kind]}"
+    return f"response.{names[passage.kind]}"
 
 
 def error_form(failure: Failure) -> dict[str, Any]:

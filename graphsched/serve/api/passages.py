@@ -1,17 +1,18 @@
-"""The parts of an answer as blocks one behind the other: of thoughts, of text, or a tool call."""
+"""The parts of an answer as passages, one behind the other: Anthropic's content blocks, the items of responses."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from graphsched.serve.api.answer_parts import CallArguments, CallBegins, Delta, Text, Thought
+from graphsched.text.answer_stream import CallArguments, CallBegins, Delta
+from graphsched.text.spoken import Text, Thought
 
 Kind = Literal["thoughts", "text", "call"]
 
 
 @dataclass
-class Block:
-    """A part of an answer that is of one kind; id and name: of a call. text: arguments, of a call."""
+class Passage:
+    """Parts of one kind that follow each other. id, name: of a call, whose text is its arguments."""
 
     index: int
     kind: Kind
@@ -27,41 +28,41 @@ class Block:
 
 @dataclass(frozen=True)
 class Begins:
-    """A block begins."""
+    """A passage begins."""
 
-    block: Block
+    passage: Passage
 
 
 @dataclass(frozen=True)
 class Grows:
-    """More of a block."""
+    """More of a passage."""
 
-    block: Block
+    passage: Passage
     text: str
 
 
 @dataclass(frozen=True)
 class Ends:
-    """A block has ended."""
+    """A passage has ended."""
 
-    block: Block
+    passage: Passage
 
 
 Change = Begins | Grows | Ends
 
 
-class Blocks:
-    """Sorts parts into blocks. One block is open at a time, another part ends it."""
+class Passages:
+    """Sorts parts into passages. One passage is open at a time, another part ends it."""
 
     def __init__(self) -> None:
-        self.all: list[Block] = []
-        self._open: Block | None = None
+        self.all: list[Passage] = []
+        self._open: Passage | None = None
 
     def push(self, parts: Iterable[Delta]) -> Iterator[Change]:
         """What more parts change."""
         for part in parts:
             if isinstance(part, CallBegins):
-                yield from self._begin(Block(len(self.all), "call", part.id, part.name))
+                yield from self._begin(Passage(len(self.all), "call", part.id, part.name))
             else:
                 yield from self._more(_kind(part), part.text)
 
@@ -69,16 +70,16 @@ class Blocks:
         if not text:
             return
         if self._open is None or self._open.kind != kind:
-            yield from self._begin(Block(len(self.all), kind))
+            yield from self._begin(Passage(len(self.all), kind))
         assert self._open is not None
         self._open.pieces.append(text)
         yield Grows(self._open, text)
 
-    def _begin(self, block: Block) -> Iterator[Change]:
+    def _begin(self, passage: Passage) -> Iterator[Change]:
         yield from self.finish()
-        self._open = block
-        self.all.append(block)
-        yield Begins(block)
+        self._open = passage
+        self.all.append(passage)
+        yield Begins(passage)
 
     def finish(self) -> Iterator[Change]:
         """What the end of the answer changes."""

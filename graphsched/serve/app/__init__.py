@@ -1,0 +1,1 @@
+"""The application of a server: all endpoints of all interfaces."""
