@@ -26,9 +26,9 @@ from graphsched.text.chat_templates import (
     budget_values,
     parse_template,
     parse_values,
-    read_template,
 )
 from graphsched.text.dialect import Dialect, dialect_of, unprinted
+from graphsched.text.plain import read_plain
 from graphsched.text.tokenizer import Tokenizer, from_metadata
 
 STRINGS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -468,13 +468,13 @@ def test_every_name_holds_a_conversation() -> None:
 def test_a_template_as_text_or_file(tmp_path: Path) -> None:
     assert parse_template("--chat-template", STRINGS) == STRINGS
     (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\r\n{{ x }}\r\n")
-    assert read_template("--chat-template-file", str(tmp_path / "t")) == "a\n{{ x }}"
+    assert read_plain("--chat-template-file", str(tmp_path / "t")) == "a\n{{ x }}"
     for content, sentence in {b"": "is empty", b" \r\n": "is empty", b"\xff\xff\xff": "is no text"}.items():
         (tmp_path / "t").write_bytes(content)
         with pytest.raises(Error, match=f"^--chat-template-file .*t: {sentence}$"):
-            read_template("--chat-template-file", str(tmp_path / "t"))
+            read_plain("--chat-template-file", str(tmp_path / "t"))
     with pytest.raises(Error, match="no: no such file or directory"):
-        read_template("--chat-template-file", str(tmp_path / "no"))
+        read_plain("--chat-template-file", str(tmp_path / "no"))
     for text in ("chatm", "", "llama 2"):
         with pytest.raises(
             Error, match=r"is neither a template nor the name of one; there are bitnet, chatml"

@@ -201,15 +201,15 @@ BYTES = tokenizer("<|im_end|>", *THINK)
 YES = Grammar.from_regex("(yes|no)!")
 
 
-def said_by(chooser: Chooser, n: int = 60) -> str:
+def said_by(chooser: Chooser, n: int = 100, vocabulary: Tokenizer = BYTES) -> str:
     """What is chosen until an end, control tokens with their texts; all is allowed but what a chooser takes away."""
     said = ""
     for _ in range(n):
-        token = chooser.sample(np.zeros(BYTES.n_vocab, np.float32))
+        token = chooser.sample(np.zeros(vocabulary.n_vocab, np.float32))
         chooser.accept(token)
-        if token in BYTES.eog:
+        if token in vocabulary.eog:
             return said
-        said += BYTES.piece(token, special=True).decode()
+        said += vocabulary.piece(token, special=True).decode()
     return said + "…"
 
 
@@ -281,3 +281,20 @@ def test_logits_are_left_as_they_are() -> None:
     assert sorted(bytes([b]).decode() for b in b"yn") == sorted(
         BYTES.piece(int(t)).decode() for t in np.flatnonzero(np.isfinite(masked))
     )
+
+
+CHANNELS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
+
+
+@pytest.mark.parametrize("wanted", ["<|channel|>analysis<|message|>hm<|end|><|start|>assistant", ""])
+def test_in_channels_it_begins_with_what_is_for_users(wanted: str) -> None:
+    channels = tokenizer(*CHANNELS)
+    rules = Rules(YES).behind_thoughts(Marks(has_channels=True))
+    head = f"{wanted}<|channel|>final<|message|>"
+    chooser = Constrained(Always(channels, f"{head}no!<|return|>"), rules, channels)
+    said = said_by(chooser, vocabulary=channels)
+    assert said == f"{head}no!"
+
+
+def test_an_empty_schema_is_any_object() -> None:
+    assert Grammar.from_schema({}) == Grammar.from_json()

@@ -264,7 +264,7 @@ def test_other_names_of_our_flags(args: str, same: str) -> None:
             "--rpc: devices are in this machine, none over a network; -fmoe is 7, 0 or 1 is needed; -v takes no value; "
             "no such options --frob, -nlg (did you mean -ngl?)",
         ),
-        ("--grammar x --grammar y", "--grammar: text is not held to a grammar"),
+        ("-bf x -bf y", "-bf: the prompt is text, -f FILE"),
         ("-bf x.bin", "-bf: the prompt is text, -f FILE"),
         ("--frob -ngl", "-ngl needs a value; no such option --frob"),
     ],

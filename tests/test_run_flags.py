@@ -478,3 +478,54 @@ def test_options_of_a_chat_as_values() -> None:
     assert options.given == ("chat_template", "chat_template_kwargs", "reasoning_budget")
     assert ChatOptions().given == ()
     assert ChatOptions().given_template is None
+
+
+# ---- grammars ----
+
+AGE = '{"type": "object", "properties": {"age": {"enum": [3, 4]}}, "required": ["age"], "additionalProperties": false}'
+
+
+@pytest.mark.parametrize("ends", [(), ("--ignore-eos",)])
+def test_json_of_a_schema(run: Run, tmp_path: Path, ends: tuple[str, ...]) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "a.json").write_text(AGE + "\n")
+    args = ("run", "-p", "Once", "-n", "30", *QUIET, "--no-display-prompt", *ends)
+    for flags in (("-j", AGE), ("--json-schema-file", str(tmp_path / "a.json"))):
+        code, out, err = run(*args, *flags)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["age"] in (3, 4)
+
+
+def test_a_grammar_in_a_chat_begins_behind_thoughts(
+    run: Run, say: Callable[[str], None], tmp_path: Path
+) -> None:
+    pytest.importorskip("llguidance")
+    (tmp_path / "a.gbnf").write_text('root ::= "yes" | "no"\n')
+    for flags in (("--grammar", 'root ::= "yes" | "no"'), ("--grammar-file", str(tmp_path / "a.gbnf"))):
+        say("")
+        args = ("-i", "-st", "-p", "Hi", "--chat-template", THINKS, "--reasoning-budget", "4")
+        code, out, _ = run("run", *args, *QUIET, *flags)
+        thoughts, mark, answer = out.partition("</think>")
+        assert (code, mark) == (0, "</think>")
+        assert thoughts.strip()
+        assert answer.split() in (["yes"], ["no"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ("--grammar", "root ::= foo"),
+            "--grammar root ::= foo: the grammar cannot be used: Rule 'foo' not found",
+        ),
+        (("-j", "3"), '-j 3: a JSON object is needed, as in {"type": "object"}'),
+        (("-jf", "no.json"), "-jf no.json: no such file or directory"),
+        (
+            ("-j", "{}", "--grammar", 'root ::= "a"'),
+            "--grammar and --json-schema are both given, a text is held to one of them",
+        ),
+    ],
+)
+def test_grammars_that_cannot_be_used(run: Run, flags: tuple[str, ...], sentence: str) -> None:
+    pytest.importorskip("llguidance")
+    assert run("run", "-n", "1", *flags) == (2, "", f"graphsched: {sentence}\n")

@@ -14,9 +14,9 @@ from tool_formats import FAMILIES, PARIS, SUM, TOOLS
 from graphsched.errors import Error
 from graphsched.text.answer_stream import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.text.answers import Marks, parse_answer
+from graphsched.text.call_grammar import grammar_of
 from graphsched.text.channel_stream import ChannelStream
 from graphsched.text.tool_calls.formats import Format, format_of
-from graphsched.text.tool_calls.rules import grammar_of
 
 THINK = Marks("<think>", "</think>")
 Parts = tuple[str, str, list[tuple[str, str]]]

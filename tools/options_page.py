@@ -12,6 +12,7 @@ from graphsched.serve.options import ServiceOptions
 from graphsched.session.options import SessionOptions
 from graphsched.session.switches import SWITCHES, field
 from graphsched.text.chat_options import ChatOptions
+from graphsched.text.grammar_options import GrammarOptions
 from graphsched.text.options import SamplingOptions
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "options.md"
@@ -38,6 +39,9 @@ def page() -> str:
             "Switches", switches, "Each is on: attention as one op, fusions, improvements of the scheduler."
         ),
         _table("Sampling", declarations(SamplingOptions), "Keywords of `graphsched.SamplingOptions`."),
+        _table(
+            "Grammars", declarations(GrammarOptions), "Flags of `run`; the server's requests have fields."
+        ),
         _table(
             "Chats",
             declarations(ChatOptions),

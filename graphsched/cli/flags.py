@@ -19,6 +19,7 @@ from graphsched.serve.options import ServiceOptions
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.switches import SWITCHES, field
 from graphsched.text.chat_options import ChatOptions
+from graphsched.text.grammar_options import GrammarOptions
 from graphsched.text.options import SamplingOptions
 from graphsched.types.devices import gpu_number
 
@@ -35,6 +36,7 @@ SESSION: Final[Mapping[str, Option]] = {"model": MODEL, **OPTIONS}
 ONE_SEQUENCE: Final = {name: option for name, option in SESSION.items() if name != "n_parallel"}
 SAMPLING: Final = declarations(SamplingOptions)
 CHAT: Final = declarations(ChatOptions)
+GRAMMAR: Final = declarations(GrammarOptions)
 SERVER: Final = declarations(ServerOptions)
 SERVICE: Final = declarations(ServiceOptions)
 # Slots of a server are sequences; there are several if nothing is said.
@@ -110,6 +112,11 @@ def sampling(command: Function) -> Function:
     return _with_set(command, "sampling", SamplingOptions)
 
 
+def grammar(command: Function) -> Function:
+    """Adds the flags of what a text is held to; the command receives `grammar: GrammarOptions`."""
+    return _with_set(command, "grammar", GrammarOptions)
+
+
 def chat(command: Function) -> Function:
     """Adds the flags of a chat's template; the command receives `chat: ChatOptions`."""
     return _with_set(command, "chat", ChatOptions)
@@ -159,7 +166,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flag_of(name: str) -> str:
     """What a command line calls an option."""
-    found = {**SERVICE, **SERVER, **CHAT, **SAMPLING, **OPTIONS}.get(name)
+    found = {**SERVICE, **SERVER, **CHAT, **GRAMMAR, **SAMPLING, **OPTIONS}.get(name)
     return found.flag if found else name
 
 

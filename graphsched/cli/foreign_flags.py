@@ -386,12 +386,6 @@ REFUSED: Final[Mapping[str, str]] = {
         --allowlist-keyword-delay N
         --expiring-logit-bias-file FILE
     """,
-    "text is not held to a grammar": """
-        --grammar TEXT
-        --grammar-file FILE
-        -j --json-schema JSON
-        -jf --json-schema-file FILE
-    """,
     "the prompt is text, -f FILE": """
         -bf --binary-file FILE
         --context-file FILE

@@ -15,6 +15,8 @@ from graphsched.errors import OptionError
 if TYPE_CHECKING:
     from graphsched.session.session import Session, Timings
     from graphsched.text.chat_options import ChatOptions
+    from graphsched.text.constrained import Rules
+    from graphsched.text.grammar import Grammar
     from graphsched.text.options import SamplingOptions
 
 
@@ -25,6 +27,7 @@ class Request:
     n_predict: int
     sampling: "SamplingOptions"
     chat: "ChatOptions"
+    grammar: "Grammar | None" = None
     system_prompt: str | None = None
     is_single: bool = False
     reverse_prompts: tuple[str, ...] = ()
@@ -44,7 +47,15 @@ class Request:
             "stop_on_eog": not self.ignore_eos,
             "stop": self.reverse_prompts,
             "special": self.special,
+            "rules": self.rules,
         }
+
+    @property
+    def rules(self) -> "Rules | None":
+        """What the text is held to."""
+        from graphsched.text.constrained import Rules
+
+        return None if self.grammar is None else Rules(self.grammar)
 
 
 def with_seed(sampling: "SamplingOptions") -> tuple["SamplingOptions", bool]:

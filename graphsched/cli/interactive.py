@@ -13,6 +13,7 @@ from graphsched.errors import ContextError
 from graphsched.session.session import Session, Timings
 from graphsched.text.chat import TemplateFailure
 from graphsched.text.chat_templates import budget_values
+from graphsched.text.constrained import Rules
 from graphsched.text.dialect import dialect_of, unprinted
 from graphsched.text.thinking import Budget
 
@@ -24,8 +25,9 @@ class Chat:
 
     The model reads the whole conversation as its template writes it, each time; what the cache holds of that, the
     unchanged beginning, is not computed again. Answers go into it without thoughts, or with these apart, as the
-    template wants them. `template` takes the place of the file's, `template_values` are further values for it, and
-    `reasoning_budget` the tokens that thoughts may take, -1 for any number. `on_prompt` gets the ids of each prompt.
+    template wants them, and follow `rules`. `template` takes the place of the file's, `template_values` are further
+    values for it, and `reasoning_budget` the tokens that thoughts may take, -1 for any number. `on_prompt` gets the ids
+    of each prompt.
     Raises Error for a template that refuses, or never prints, what a user says.
     """
 
@@ -37,11 +39,12 @@ class Chat:
         template: str | None = None,
         template_values: Mapping[str, Any] | None = None,
         reasoning_budget: int = -1,
+        rules: Rules | None = None,
         on_prompt: Callable[[list[int]], None] = lambda ids: None,
         **generation: Any,
     ) -> None:
         self.session, self._generation = session, generation
-        self._budget, self._on_prompt = reasoning_budget, on_prompt
+        self._budget, self._rules, self._on_prompt = reasoning_budget, rules, on_prompt
         given = session.tokenizer.chat_template if template is None else template
         self.dialect = dialect_of(given, session.tokenizer, more=template_values)
         self.timings = Timings(session.timings.load_ms, session.timings.compile_ms)
@@ -66,7 +69,7 @@ class Chat:
         self._on_prompt(ids)
         new = ids[self._keep(ids) :]
         pieces = []
-        for piece in self.session.generate(new, **self._generation | self._limit(prompt)):
+        for piece in self.session.generate(new, **self._generation | self._limits(prompt)):
             pieces.append(piece)
             yield piece
         self._count()
@@ -74,12 +77,14 @@ class Chat:
             answer = self.dialect.remembered(self._said(pieces), prompt)
             self._messages = self._messages if answer is None else [*messages, answer]
 
-    def _limit(self, prompt: str) -> dict[str, Any]:
-        """The budget of thoughts for an answer to a prompt, if there is one."""
+    def _limits(self, prompt: str) -> dict[str, Any]:
+        """The budget of thoughts, and the rules, for an answer to a prompt, if there are any."""
         marks = self.dialect.marks
-        if self._budget < 0 or not marks.ending:
-            return {}
-        return {"budget": Budget(self._budget, marks, marks.opens(prompt))}
+        is_open, has_budget = marks.opens(prompt), self._budget >= 0 and marks.ending
+        return {
+            "budget": Budget(self._budget, marks, is_open) if has_budget else None,
+            "rules": None if self._rules is None else self._rules.behind_thoughts(marks, is_open=is_open),
+        }
 
     def _said(self, pieces: Sequence[str]) -> str:
         """The answer without the texts of control tokens, which `special` shows."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from graphsched.serve.likelihood import chosen
 from graphsched.serve.request import Chosen, Done, Piece, Reason, Request, RequestTimings
 from graphsched.serve.stops import Stops
-from graphsched.text.constrained import Constrained
+from graphsched.text.constrained import chooser_of
 from graphsched.text.sampling import Sampler
-from graphsched.text.thinking import Chooser, Thinking
+from graphsched.text.thinking import Chooser
 from graphsched.text.tokenizer import Tokenizer
 
 
@@ -22,7 +22,7 @@ class Answer:
     def __init__(self, index: int, request: Request, tokenizer: Tokenizer) -> None:
         self.index, self._request = index, request
         self._chooser = _chooser(index, request, tokenizer)
-        self._eog = frozenset[int]() if request.ignore_eos else tokenizer.eog
+        self._eog = frozenset[int]() if request.ignore_eos and request.rules is None else tokenizer.eog
         self._stream = tokenizer.stream(continuing=True, special=request.special)
         self._stops = Stops(request.stop)
         self._pending: list[
@@ -114,5 +114,4 @@ def _chooser(index: int, request: Request, tokenizer: Tokenizer) -> Chooser:
     sampler = Sampler(sampling, tokenizer)
     for token in request.prompt:  # penalties look back over the prompt, too
         sampler.accept(token)
-    chooser: Chooser = sampler if request.rules is None else Constrained(sampler, request.rules, tokenizer)
-    return chooser if request.budget is None else Thinking(chooser, request.budget, tokenizer)
+    return chooser_of(sampler, tokenizer, request.rules, request.budget)

@@ -21,8 +21,9 @@ from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
 from graphsched.session.planner import Planner
 from graphsched.session.rows import Aborted, Logits, checked
+from graphsched.text.constrained import Rules, chooser_of
 from graphsched.text.sampling import Sampler, SamplingOptions
-from graphsched.text.thinking import Budget, Thinking
+from graphsched.text.thinking import Budget
 from graphsched.text.tokenizer import Tokenizer
 from graphsched.types.dtypes import DType
 
@@ -134,12 +135,14 @@ class Session:
         stop: str | Tokens[str] = (),
         special: bool = False,
         budget: Budget | None = None,
+        rules: Rules | None = None,
     ) -> Iterator[str]:
         """Text that continues the prompt, in pieces as it is generated; `stop_reason` says why it ended.
 
         A text prompt gets the model's special tokens when the session is empty. n_predict < 0: until an
         end-of-generation token or a full context. A prompt that does not fit raises ContextError. stop: texts that end
         it, too, and are the end of what is generated. special: control tokens show as texts. budget: of thoughts.
+        rules: a grammar that the text follows, whose end is one whatever stop_on_eog says.
         """
         begin, tokenizer = perf_counter_ns(), self.tokenizer
         self.engine.clear_abort()
@@ -159,9 +162,9 @@ class Session:
         self._generation = Generation(
             self.eval,
             lambda: self.sequence.is_full,
-            sampler if budget is None else Thinking(sampler, budget, tokenizer),
+            chooser_of(sampler, tokenizer, rules, budget),
             n_predict,
-            tokenizer.eog if stop_on_eog else frozenset(),
+            tokenizer.eog if stop_on_eog or rules is not None else frozenset(),
             self.timings,
             self.recorder,
             stop,

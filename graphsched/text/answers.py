@@ -28,6 +28,7 @@ WRAPPERS: Final = (
     ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
 )
 _CHANNEL, _MESSAGE = "<|channel|>", "<|message|>"
+CHANNEL_OF_ANSWERS: Final = f"{_CHANNEL}final{_MESSAGE}"  # behind it is what a user reads
 _PART: Final = re.compile(
     r"(?:<\|start\|>(?P<role>[^<]*))?<\|channel\|>(?P<head>.*?)<\|message\|>"
     r"(?P<body>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
@@ -60,7 +61,7 @@ class Marks:
     def ending(self) -> str:
         """What is put behind unfinished thoughts so that the answer proper begins."""
         if self.has_channels:
-            return "<|end|><|start|>assistant<|channel|>final<|message|>"
+            return f"<|end|><|start|>assistant{CHANNEL_OF_ANSWERS}"
         return f"\n{self.closing}\n\n" if self.closing else ""
 
     def opens(self, prompt: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from graphsched.errors import OptionError
 from graphsched.option import Options, Parsed, option, shown
+from graphsched.text.plain import read_plain
 
 
 def _template(given: Any) -> str | None:
@@ -15,9 +16,7 @@ def _template(given: Any) -> str | None:
 
 
 def _template_file(given: Any) -> str | None:
-    from graphsched.text.chat_templates import read_template
-
-    return None if given is None else read_template("", str(given))
+    return None if given is None else read_plain("", str(given))
 
 
 def _values(given: Any) -> Mapping[str, Any]:

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from graphsched.errors import OptionError
-from graphsched.gguf.format import printable, shown
+from graphsched.gguf.format import shown
 
 # BitNet b1.58 2B-4T, as its own program (ChatFormat of bitnet.cpp's gpu folder) writes a conversation.
 BITNET: Final = (
@@ -147,21 +146,6 @@ def parse_template(flag: str, text: str) -> str:
         what = f"is neither a template nor the name of one; there are {', '.join(BUILT_IN)}"
         raise OptionError(f"{shown(text)}: {what}", flag)
     return BUILT_IN[text]
-
-
-def read_template(flag: str, path: str) -> str:
-    """`--chat-template-file FILE`: the text of a file. OptionError if it cannot be read, or is empty."""
-    from graphsched.text.plain import decoded
-
-    try:
-        text = decoded(Path(path).read_bytes()).removesuffix("\n")
-    except OSError as e:
-        raise OptionError(f"{printable(path)}: {(e.strerror or str(e)).lower()}", flag) from None
-    except ValueError:
-        raise OptionError(f"{printable(path)}: is no text", flag) from None
-    if not text.strip():
-        raise OptionError(f"{printable(path)}: is empty", flag)
-    return text
 
 
 def parse_values(flag: str, text: str) -> dict[str, Any]:

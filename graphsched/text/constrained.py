@@ -1,12 +1,13 @@
 """A chooser that follows a grammar: from the beginning, behind thoughts, or from a text on that calls for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphsched.text.answers import CHANNEL_OF_ANSWERS, Marks
 from graphsched.text.grammar import Grammar
-from graphsched.text.thinking import Chooser
+from graphsched.text.thinking import Budget, Chooser, Thinking
 from graphsched.text.tokenizer import Tokenizer
 
 
@@ -24,6 +25,19 @@ class Rules:
     opening: str = ""
     closing: str = ""
     lazy_from: str = ""
+
+    def behind_thoughts(self, marks: Marks, *, is_open: bool = False) -> "Rules":
+        """The same for an answer that may have thoughts in front of it; is_open: the prompt has begun them."""
+        if marks.has_channels:
+            return replace(self, behind=CHANNEL_OF_ANSWERS)
+        opening, closing = marks.opening.strip(), marks.closing.strip()
+        return replace(self, behind=closing if is_open else "", opening=opening, closing=closing)
+
+
+def chooser_of(sampler: Chooser, tokenizer: Tokenizer, rules: Rules | None, budget: Budget | None) -> Chooser:
+    """What chooses by a sampler, held to rules and to a budget of thoughts, if there are any."""
+    chooser = sampler if rules is None else Constrained(sampler, rules, tokenizer)
+    return chooser if budget is None else Thinking(chooser, budget, tokenizer)
 
 
 class Constrained:

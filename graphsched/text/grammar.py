@@ -22,6 +22,7 @@ MOST_CHARACTERS: Final = 1 << 18  # of a grammar's text
 LAYOUT: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 MOST_DEPTH: Final = 64  # objects and lists inside of each other, of a schema
 _LIMITS: Final = {"initial_lexer_fuel": 4_000_000, "step_lexer_fuel": 400_000, "max_grammar_size": 200_000}
+_ANY: Final[Mapping[str, Any]] = {"type": "object"}
 _CONVERTING: Final = "Failed to convert the grammar from GBNF to Lark: "
 _NOTHING_FOLLOWS: Final = "there is no text that it describes"
 _TOKENIZERS: "WeakKeyDictionary[Tokenizer, Any]" = WeakKeyDictionary()
@@ -35,19 +36,22 @@ class Grammar:
 
     @classmethod
     def from_schema(cls, schema: Mapping[str, Any]) -> "Grammar":
-        """JSON that a schema describes. OptionError for one that is none, is too large, or cannot be followed."""
+        """JSON that a schema describes, any object for an empty one.
+
+        OptionError for one that is none, is too large, or cannot be followed.
+        """
         if _depth(schema) > MOST_DEPTH:
             raise OptionError(
                 f"the JSON schema has more than {MOST_DEPTH} objects and lists inside of each other"
             )
-        text = json.dumps({**schema, "x-guidance": LAYOUT})
+        text = json.dumps({**(schema or _ANY), "x-guidance": LAYOUT})
         _check_size(text, "JSON schema")
         return _checked("json_schema", text, "JSON schema")
 
     @classmethod
     def from_json(cls) -> "Grammar":
         """Any JSON object."""
-        return cls.from_schema({"type": "object"})
+        return cls.from_schema(_ANY)
 
     @classmethod
     def from_regex(cls, text: str) -> "Grammar":

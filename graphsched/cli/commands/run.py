@@ -19,6 +19,8 @@ from graphsched.errors import OptionError
 if TYPE_CHECKING:
     from graphsched.session.options import SessionOptions
     from graphsched.text.chat_options import ChatOptions
+    from graphsched.text.grammar import Grammar
+    from graphsched.text.grammar_options import GrammarOptions
     from graphsched.text.options import SamplingOptions
 
 DEFAULT_PROMPT: Final = "Once upon a time"
@@ -77,6 +79,7 @@ NO_CHOICE: Final = "as the likeliest token is taken"
 @flags.chat
 @flags.session
 @flags.sampling
+@flags.grammar
 @click.option("-v", "--verbose", is_flag=True, help="say more about model and options")
 @click.option("-q", "--quiet", is_flag=True, help="only the text: no hints, progress and times")
 @click.option("--no-progress", is_flag=True, help="do not show what takes long")
@@ -86,6 +89,7 @@ def command(
     options: "SessionOptions",
     sampling: "SamplingOptions",
     chat: "ChatOptions",
+    grammar: "GrammarOptions",
     interactive: bool,
     **values: Any,
 ) -> None:
@@ -96,7 +100,7 @@ def command(
     screen = Screen(quiet=values["quiet"], verbose=values["verbose"], progress=not values["no_progress"])
     values["system_prompt"] = system_prompt(values, interactive)
     text = prompt_text(values, None if interactive else DEFAULT_PROMPT, screen)
-    request = request_of(values, sampling, chat)
+    request = request_of(values, sampling, chat, grammar.chosen)
     with Interrupts() as interrupts:
         session = open_session(model, options, screen, interrupts, needs_text=True)
         for_chats = () if interactive else (*chat.given, *(["-st"] if values["single"] else []))
@@ -111,13 +115,16 @@ def command(
         run.chat(text) if interactive else run.complete(text or "")
 
 
-def request_of(values: dict[str, Any], sampling: "SamplingOptions", chat: "ChatOptions") -> Request:
+def request_of(
+    values: dict[str, Any], sampling: "SamplingOptions", chat: "ChatOptions", grammar: "Grammar | None"
+) -> Request:
     """What is asked for, with a seed that is drawn now if none is given. OptionError for an empty -r."""
     sampling, has_drawn_seed = with_seed(sampling)
     return Request(
         values["n_predict"],
         sampling,
         chat,
+        grammar,
         values["system_prompt"],
         values["single"],
         reverse_prompts(values),

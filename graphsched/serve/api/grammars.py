@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, Final
 
 from graphsched.errors import OptionError
@@ -34,7 +33,7 @@ def chat_rules(
     if structure is not None:
         if tools is not None:
             raise refused(structure.at, "and tools are both given, an answer is held to one of them")
-        return _behind_thoughts(structure_rules(structure), reading)
+        return structure_rules(structure).behind_thoughts(reading.marks, is_open=reading.in_thoughts)
     return None if tools is None else _tool_rules(tools, reading, tokenizer)
 
 
@@ -47,17 +46,13 @@ def _tool_rules(tools: Tools, reading: Reading, tokenizer: Tokenizer) -> Rules |
             made = grammar_of(
                 format, tools.callable_schemas, tokenizer, parallel=tools.is_parallel and not tools.only
             )
-            return _behind_thoughts(Rules(made), reading)
+            if reading.marks.has_channels:
+                return Rules(made)  # a call has a channel of its own
+            return Rules(made).behind_thoughts(reading.marks, is_open=reading.in_thoughts)
     with _field("tools") if tools.is_strict else suppress(OptionError):
         made = grammar_of(format, tools.schemas, tokenizer, parallel=tools.is_parallel)
         return Rules(made, lazy_from=format.opening)
     return None
-
-
-def _behind_thoughts(rules: Rules, reading: Reading) -> Rules:
-    """The same, but that thoughts may be in front of it, or have begun with the prompt."""
-    opening, closing = reading.marks.opening.strip(), reading.marks.closing.strip()
-    return replace(rules, behind=closing if reading.in_thoughts else "", opening=opening, closing=closing)
 
 
 @contextmanager
