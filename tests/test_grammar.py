@@ -1,8 +1,10 @@
 """Texts that follow grammars: what may be given, what comes out of the embedded model, where grammars begin."""
 
+import gc
 import json
 import re
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -298,3 +300,12 @@ def test_in_channels_it_begins_with_what_is_for_users(wanted: str) -> None:
 
 def test_an_empty_schema_is_any_object() -> None:
     assert Grammar.from_schema({}) == Grammar.from_json()
+
+
+def test_a_tokenizer_is_not_kept() -> None:
+    own = with_words("w")
+    YES.matcher(own).mask(np.zeros(own.n_vocab, np.float32))
+    kept = weakref.ref(own)
+    del own
+    gc.collect()
+    assert kept() is None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,12 +183,13 @@ class _Vocabulary:
         self.special_token_ids = [i for i, piece in enumerate(pieces) if not piece]
         self.tokens = [piece or tokenizer.piece(i, special=True) for i, piece in enumerate(pieces)]
         self.bos_token_id, self.eos_token_id = tokenizer.bos, min(tokenizer.eog, default=0)
-        self._tokenizer = tokenizer
+        self._tokenizer = ref(tokenizer)  # or what is made for it once would keep it for ever
 
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._tokenizer.encode(text, add_special=False, continuing=True)
+        tokenizer = self._tokenizer()
+        return [] if tokenizer is None else tokenizer.encode(text, add_special=False, continuing=True)
 
 
 def _tokenizer_of(tokenizer: Tokenizer) -> Any:
