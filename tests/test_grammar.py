@@ -303,7 +303,7 @@ def test_an_empty_schema_is_any_object() -> None:
 
 
 def test_a_tokenizer_is_not_kept() -> None:
-    own = with_words("w")
+    own = with_words("apricot")
     YES.matcher(own).mask(np.zeros(own.n_vocab, np.float32))
     kept = weakref.ref(own)
     del own
