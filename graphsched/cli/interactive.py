@@ -81,10 +81,9 @@ class Chat:
         """The budget of thoughts, and the rules, for an answer to a prompt, if there are any."""
         marks = self.dialect.marks
         is_open, has_budget = marks.opens(prompt), self._budget >= 0 and marks.ending
-        return {
-            "budget": Budget(self._budget, marks, is_open) if has_budget else None,
-            "rules": None if self._rules is None else self._rules.behind_thoughts(marks, is_open=is_open),
-        }
+        rules = None if self._rules is None else self._rules.behind_thoughts(marks, is_open=is_open)
+        limits = {"budget": Budget(self._budget, marks, is_open) if has_budget else None, "rules": rules}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def _said(self, pieces: Sequence[str]) -> str:
         """The answer without the texts of control tokens, which `special` shows."""

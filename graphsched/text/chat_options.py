@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from graphsched.errors import OptionError
 from graphsched.option import Options, Parsed, option, shown
-from graphsched.text.plain import read_plain
 
 
 def _template(given: Any) -> str | None:
@@ -16,6 +15,8 @@ def _template(given: Any) -> str | None:
 
 
 def _template_file(given: Any) -> str | None:
+    from graphsched.text.plain import read_plain
+
     return None if given is None else read_plain("", str(given))
 
 

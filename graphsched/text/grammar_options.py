@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from graphsched.errors import OptionError
-from graphsched.gguf.format import printable, shown
 from graphsched.option import Options, Parsed, declarations, option
-from graphsched.text.plain import read_plain
 
 if TYPE_CHECKING:
     from graphsched.text.grammar import Grammar
@@ -38,6 +36,9 @@ def _given(make: Callable[[str], "Grammar"], *, is_file: bool = False) -> Callab
     def read(given: Any) -> Any:
         if not isinstance(given, str):
             return given
+        from graphsched.gguf.format import printable, shown
+        from graphsched.text.plain import read_plain
+
         text, name = (read_plain("", given), printable(given)) if is_file else (given, shown(given))
         try:
             return make(text)
