@@ -11,7 +11,7 @@ import pytest
 from graphsched.errors import OptionError
 from graphsched.graph import ops
 from graphsched.graph.cost import Cost, cost_of
-from graphsched.graph.tensor import TensorType, f32, i32, input_tensor, weight
+from graphsched.graph.tensor import Extent, TensorType, f32, i32, input_tensor, weight
 from graphsched.machine import kept
 from graphsched.machine.changes import changed, parse_changes
 from graphsched.machine.description import load, read, text_of
@@ -74,6 +74,17 @@ def test_products_by_their_matrices_and_rows() -> None:
     joined = ops.mul_mat_qkv(x, w, w, w)
     assert cost_of(joined, {}).product == "MUL_MAT Q4_0"
     assert cost_of(joined, {}).rows == pytest.approx(6)
+
+
+def test_a_product_of_no_rows_costs_nothing() -> None:
+    experts = weight("e", TensorType(dtypes.Q4_0, (8, 64, 128)))
+    none = ops.mul_mat_id(
+        experts,
+        input_tensor("y", f32(Extent(4, "n_outputs"), 1, 128)),
+        input_tensor("i", i32(Extent(4, "n_outputs"), 2)),
+    )
+    assert cost_of(none, {"n_outputs": 0}).flops == 0
+    assert cost_of(none, {"n_outputs": 0}).rows == 0
 
 
 def test_a_description_is_read_as_it_was_written(described: Path) -> None:

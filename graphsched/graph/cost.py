@@ -52,7 +52,8 @@ def _product(node: Tensor, types: list[TensorType], flops: float) -> tuple[str, 
     if traits.chosen_by:
         numel *= used_share(matrices[0].shape[0], by_name[traits.chosen_by].shape)
     op = node.op if traits.rate else Op.MUL_MAT
-    return product_name(op.name, matrices[0].dtype), flops / (2 * numel)
+    # Of a run that wants no logits some nodes have no rows.
+    return product_name(op.name, matrices[0].dtype), flops / (2 * numel) if numel else 0.0
 
 
 def product_name(op: str, dtype: DType) -> str:
