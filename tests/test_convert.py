@@ -334,7 +334,7 @@ def test_chat_of_2b_4t(
     assert convert(tmp_path, tmp_path / "out.gguf") == 0
     session = graphsched.load(tmp_path / "out.gguf", n_ctx=128)
     chat = Chat(session, system="Be brief.")
-    ids = chat.tokens(chat.dialect.render([{"role": "user", "content": " hello "}]))
+    ids = chat.session.tokenizer.encode_prompt(chat.dialect.render([{"role": "user", "content": " hello "}]))
     assert ids[0] == session.tokenizer.bos
     assert ids.count(session.tokenizer.eot or -1) == 1
     text = "".join(session.tokenizer.piece(i, special=True).decode() for i in ids)

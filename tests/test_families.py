@@ -206,7 +206,7 @@ def ids_of(tokenizer: Tokenizer) -> list[int]:
     """The prompt that a chat hands to its session."""
     session: Any = SimpleNamespace(tokenizer=tokenizer, timings=Timings())
     chat = Chat(session)
-    return chat.tokens(chat.dialect.render(MESSAGES))
+    return chat.session.tokenizer.encode_prompt(chat.dialect.render(MESSAGES))
 
 
 def test_conversation(family: Family) -> None:

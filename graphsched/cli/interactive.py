@@ -65,7 +65,7 @@ class Chat:
         messages = [*self._messages, {"role": "user", "content": text}]
         prompt = self.dialect.render(messages)
         self.unprinted = tuple(messages[i]["role"] for i in unprinted(prompt, messages))
-        ids = self.tokens(prompt)
+        ids = self.session.tokenizer.encode_prompt(prompt)
         self._on_prompt(ids)
         new = ids[self._keep(ids) :]
         pieces = []
@@ -100,13 +100,6 @@ class Chat:
             yield f"hint: the chat template does not ask for {', '.join(strange)}"
         if self._budget >= 0 and not self.dialect.marks.ending:
             yield "hint: --reasoning-budget has no effect, neither template nor vocabulary have marks of thoughts"
-
-    def tokens(self, prompt: str) -> list[int]:
-        """The ids of a prompt that the template wrote, BOS in front where the model wants it."""
-        tokenizer = self.session.tokenizer
-        ids = tokenizer.encode(prompt, add_special=False, parse_special=True)
-        begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
-        return [tokenizer.bos or 0, *ids] if begins else ids
 
     def _keep(self, ids: list[int]) -> int:
         """Rewinds the session to the ids that it has in common with these; how many that are."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from graphsched.text.answers import WRAPPERS, Marks
-from graphsched.text.spoken import Spoken, Text, Thought, first_mark, half
+from graphsched.text.spoken import Spoken, Text, Thought
 from graphsched.text.tool_calls.formats import Format
 from graphsched.text.tool_calls.reading import Call, Tools, read_section
+from graphsched.text.unread import Unread
 
 __all__ = ["AnswerStream", "CallArguments", "CallBegins", "Delta", "Text", "Thought"]
 
@@ -90,13 +91,13 @@ class AnswerStream:
     ) -> None:
         self._marks, self._format, self._tools = marks, format, tools or {}
         self._mode: Mode = "thought" if in_thoughts and marks.closing else "text"
-        self._spoken, self._left = Spoken(is_split=in_thoughts), ""
+        self._spoken, self._unread = Spoken(is_split=in_thoughts), Unread()
         self._ends = tuple(filter(None, ends))
         self._calls = CallsSoFar(make_id)
 
     def push(self, text: str) -> list[Delta]:
         """The parts that more text makes."""
-        self._left += text
+        self._unread.push(text)
         return list(self._steps(is_final=False))
 
     def finish(self) -> list[Delta]:
@@ -113,15 +114,11 @@ class AnswerStream:
         """Text, or a thought, up to the next mark."""
         assert self._mode != "calls"
         marks = tuple(filter(None, self._marks_now()))
-        if (found := first_mark(self._left, marks)) is None:
-            kept = 0 if is_final else half(self._left, marks)
-            text, self._left = self._left[: len(self._left) - kept], self._left[len(self._left) - kept :]
-            return [*self._spoken.more(self._mode, text)], False
-        at, mark = found
-        text, self._left = self._left[:at], self._left[at + len(mark) :]
+        text, mark = self._unread.until(marks, is_final=is_final)
         told = self._spoken.more(self._mode, text)
-        self._turn(mark)
-        return [*told], True
+        if mark:
+            self._turn(mark)
+        return [*told], bool(mark)
 
     def _marks_now(self) -> tuple[str, ...]:
         """What may end this part."""
@@ -138,7 +135,7 @@ class AnswerStream:
         self._spoken.begin()
         if self._format and mark == self._format.opening and self._tools and self._mode == "text":
             self._mode = "calls"
-            self._left = mark + self._left if self._format.is_part else self._left
+            self._unread.text = (mark if self._format.is_part else "") + self._unread.text
         elif mark == self._marks.opening.strip():
             self._mode = "thought"
         else:
@@ -146,12 +143,14 @@ class AnswerStream:
 
     def _called(self, is_final: bool) -> Step:
         assert self._format is not None
-        section = read_section(self._format, self._left, self._tools, is_final=is_final)
+        text = self._unread.text
+        section = read_section(self._format, text, self._tools, is_final=is_final)
         found = list(self._calls.more(section.calls))
         if section.end is None:
             return found, False
-        if is_final and not self._calls.n and section.end == len(self._left):
-            found.append(Text(self._left if self._format.is_part else self._format.opening + self._left))
-        self._left, self._mode = self._left[section.end :], "text"
+        if is_final and not self._calls.n and section.end == len(text):
+            found.append(Text(text if self._format.is_part else self._format.opening + text))
+        self._unread.take(section.end)
+        self._mode = "text"
         self._calls.close()
-        return found, bool(self._left)
+        return found, section.end < len(text)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from graphsched.text.answer_stream import CallsSoFar, Delta, new_id
-from graphsched.text.spoken import Spoken, first_mark, half
+from graphsched.text.spoken import Spoken
 from graphsched.text.tool_calls.reading import Call
+from graphsched.text.unread import Unread
 
 _CHANNEL, _MESSAGE, _START = "<|channel|>", "<|message|>", "<|start|>"
 _ENDS: Final = ("<|end|>", "<|return|>", "<|call|>")
@@ -20,14 +21,14 @@ class ChannelStream:
     """Takes such an answer apart, as `AnswerStream` does others."""
 
     def __init__(self, make_id: Callable[[], str] = new_id) -> None:
-        self._left, self._spoken = "", Spoken()
+        self._unread, self._spoken = Unread(), Spoken()
         self._mode = "text"  # head, or what a body is: thought, text, call, or nothing (between)
         self._name, self._arguments = "", ""
         self._calls = CallsSoFar(make_id)
 
     def push(self, text: str) -> list[Delta]:
         """The parts that more text makes."""
-        self._left += text
+        self._unread.push(text)
         return list(self._steps(is_final=False))
 
     def finish(self) -> list[Delta]:
@@ -35,19 +36,18 @@ class ChannelStream:
         return [*self._steps(is_final=True), *self._spoken.finish()]
 
     def _steps(self, *, is_final: bool) -> Iterator[Delta]:
-        goes_on = True
-        while goes_on:
+        mark = _START
+        while mark and not self._is_in_head:
             marks = (_MESSAGE,) if self._mode == "head" else (_CHANNEL, _START, *_ENDS)
-            found = first_mark(self._left, marks)
-            if goes_on := found is not None:
-                at, mark = found
-                text, self._left = self._left[:at], self._left[at + len(mark) :]
-                yield from self._body(text)
+            text, mark = self._unread.until(marks, is_final=is_final)
+            yield from self._body(text)
+            if mark:
                 self._turn(mark, text)
-            elif self._mode != "head":
-                kept = 0 if is_final else half(self._left, marks)
-                text, self._left = self._left[: len(self._left) - kept], self._left[len(self._left) - kept :]
-                yield from self._body(text)
+
+    @property
+    def _is_in_head(self) -> bool:
+        """Whether a head has not ended, which says nothing before."""
+        return self._mode == "head" and _MESSAGE not in self._unread.text
 
     def _body(self, text: str) -> Iterator[Delta]:
         if self._mode == "thought":

@@ -1,10 +1,9 @@
 """The parts of an answer that are spoken: thoughts and text, without the white space around them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-SPACE: Final = " \t\r\n"
+_SPACE: Final = " \t\r\n"
 Kind = Literal["thought", "text"]
 
 
@@ -41,8 +40,8 @@ class Spoken:
         """What is certain of a part when there is more of it."""
         whole = self._space + text
         if self.is_split and not self._is_begun:
-            whole = whole.lstrip(SPACE)
-        told = whole.rstrip(SPACE)
+            whole = whole.lstrip(_SPACE)
+        told = whole.rstrip(_SPACE)
         self._space = whole[len(told) :]
         self._is_begun = self._is_begun or bool(told)
         if not told:
@@ -53,21 +52,3 @@ class Spoken:
         """What is left at the end."""
         space, self._space = self._space, ""
         return [Text(space)] if space and not self.is_split else []
-
-
-def half(text: str, marks: Sequence[str]) -> int:
-    """Characters at the end of a text with which a mark may begin."""
-    longest = max((len(mark) for mark in marks), default=1) - 1
-    for n in range(min(longest, len(text)), 0, -1):
-        if any(mark.startswith(text[-n:]) for mark in marks):
-            return n
-    return 0
-
-
-def first_mark(text: str, marks: Sequence[str]) -> tuple[int, str] | None:
-    """The place and the text of the first mark, the longest of those that begin there."""
-    places = [(at, -len(mark), mark) for mark in marks if (at := text.find(mark)) >= 0]
-    if not places:
-        return None
-    at, _, mark = min(places)
-    return at, mark

@@ -95,6 +95,12 @@ class Tokenizer:
             after_special = isinstance(part, int)
         return ids
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """The ids of a prompt that a chat template wrote, BOS in front where the model wants it."""
+        ids = self.encode(prompt, add_special=False, parse_special=True)
+        begins = self.add_bos and self.bos is not None and ids[:1] != [self.bos]
+        return [self.bos or 0, *ids] if begins else ids
+
     def begins_twice(self, ids: Sequence[int]) -> bool:
         """Whether a text that brings its own BOS got a second one."""
         return self.bos is not None and list(ids[:2]) == [self.bos, self.bos]

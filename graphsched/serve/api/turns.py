@@ -52,14 +52,6 @@ class Turn:
         return self.reading.parts()
 
 
-def prompt_tokens(served: Served, prompt: str) -> tuple[int, ...]:
-    """The ids of a prompt that a template wrote, BOS in front where the model wants it."""
-    tokenizer = served.service.tokenizer
-    ids = tokenizer.encode(prompt, add_special=False, parse_special=True)
-    begins = tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]
-    return (tokenizer.bos or 0, *ids) if begins else tuple(ids)
-
-
 def prompt_of(served: Served, asked: Conversation) -> str:
     """The prompt that the template makes of a conversation. Error if it refuses."""
     dialect = served.dialect
@@ -75,8 +67,8 @@ async def turn_of(served: Served, asked: Conversation, name: str = "") -> Turn:
 
 def _turn(served: Served, asked: Conversation, name: str) -> Turn:
     prompt = prompt_of(served, asked)
-    ids = prompt_tokens(served, prompt)
     tokenizer, in_thoughts = served.service.tokenizer, served.dialect.marks.opens(prompt)
+    ids = tuple(tokenizer.encode_prompt(prompt))
     reading = reading_of(served.dialect, tokenizer, asked.tools, in_thoughts=in_thoughts, splits=asked.splits)
     request = request_of(
         asked.values,

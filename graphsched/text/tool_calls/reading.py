@@ -1,7 +1,7 @@
 """Reads calls of tools out of a text that is still being written."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -142,8 +142,3 @@ def _is_text(schema: Any, value: str) -> bool:
     if isinstance(kind, list) and "string" in kind:
         return not isinstance(found, bool | int | float | list | dict | None.__class__)
     return kind is None and isinstance(found, str)
-
-
-def names_of(section: Section) -> Iterator[str]:
-    """The names of the tools that a section calls."""
-    return (call.name for call in section.calls if call.name)

@@ -17,7 +17,7 @@ from graphsched.serve.api.endpoint import Call, Endpoint
 from graphsched.serve.api.passages import Passages
 from graphsched.serve.api.served import Served
 from graphsched.serve.api.streams import streamed
-from graphsched.serve.api.turns import Conversation, Ended, Turn, answered, prompt_of, prompt_tokens, turn_of
+from graphsched.serve.api.turns import Conversation, Ended, Turn, answered, prompt_of, turn_of
 
 
 async def create(call: Call) -> Response:
@@ -64,7 +64,8 @@ async def stream(served: Served, turn: Turn, id: str) -> AsyncGenerator[bytes, N
 async def count(call: Call) -> Response:
     """The tokens that a conversation has as a prompt."""
     asked = conversation(call)
-    n = await asyncio.to_thread(lambda: len(prompt_tokens(call.served, prompt_of(call.served, asked))))
+    encode = call.served.service.tokenizer.encode_prompt
+    n = await asyncio.to_thread(lambda: len(encode(prompt_of(call.served, asked))))
     return JSONResponse({"input_tokens": n})
 
 
