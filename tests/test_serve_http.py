@@ -216,6 +216,7 @@ def test_no_file_but_those_of_the_folder(
 
 
 def test_properties_and_metrics(server: Running) -> None:
+    server.http.post("/completion", json={"prompt": "Once", "n_predict": 2})
     props = server.http.get("/props").json()
     assert (props["total_slots"], props["model_alias"]) == (4, "stories")
     assert props["default_generation_settings"]["params"]["temperature"] == 0

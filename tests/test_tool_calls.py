@@ -159,6 +159,13 @@ def test_parts(said: str, parts: Parts) -> None:
     assert joined(pushed(stream_of(format), list(said))) == parts
 
 
+def test_arguments_that_were_written_as_a_text_come_once_it_has_ended() -> None:
+    written = json.dumps(PARIS)
+    said = f'<tool_call>{{"name": "weather", "arguments": {written}}}</tool_call>'
+    format = format_of(FAMILIES["hermes"].template)
+    assert joined(pushed(stream_of(format), list(said))) == ("", "", [("weather", PARIS)])
+
+
 def test_without_tools_marks_of_calls_are_text() -> None:
     said = 'Write <tool_call>{"name": "a"}</tool_call>'
     assert joined(pushed(AnswerStream(THINK, format_of("<tool_call>")), list(said))) == ("", said, [])

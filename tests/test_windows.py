@@ -185,6 +185,9 @@ class Letters:
     def encode(self, text: str, **_: bool) -> list[int]:
         return [3 + ord(c) % 500 for c in text]
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        return self.encode(prompt)
+
     def stream(self, **_: bool) -> "Letters":
         return self
 

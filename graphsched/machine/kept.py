@@ -1,6 +1,7 @@
 """The descriptions of this machine that `graphsched measure` keeps, one for each number of threads."""
 
 import platform
+from functools import cache
 from pathlib import Path
 
 from graphsched import disk_cache, env
@@ -9,6 +10,7 @@ from graphsched.machine.description import read
 from graphsched.machine.machine import Machine
 
 
+@cache
 def cpu_name() -> str:
     """What the system calls the CPU."""
     try:

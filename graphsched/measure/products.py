@@ -16,7 +16,7 @@ from graphsched.graph.graph import from_outputs
 from graphsched.graph.tensor import Tensor, TensorType, f32, i32, input_tensor, weight
 from graphsched.run.device import Setup
 from graphsched.run.runtime import Runtime, open_runtime
-from graphsched.synth.weights import chunks
+from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types.dtypes import DType
 from graphsched.types.extents import CELL_BLOCK
 
@@ -28,6 +28,7 @@ SECONDS: Final = 0.12  # of a measurement
 _FEWEST: Final = 3  # runs
 _SINGLE: Final = 8  # rows up to which operands come from memory
 _DEFAULT_CACHE: Final = 32 << 20
+_MOST_CACHE: Final = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def product_speed(dtype: DType, rows: int, n_threads: int) -> Speed:
     """Of one matrix of a type with so many rows."""
     type = TensorType(dtype, MATRIX)
     leaves = [weight(f"blk.{i}.ffn_up.weight", type) for i in range(_copies(type.nbytes, rows))]
-    raw: Mapping[str, Bytes] = {leaf.name: made_up(leaf) for leaf in leaves}
+    raw: Mapping[str, Bytes] = {leaf.name: made_up(leaf.name, type) for leaf in leaves}
     x = input_tensor("x", f32(rows, MATRIX[1]))
     return _speed([ops.mul_mat(leaf, x) for leaf in leaves], raw, n_threads, 1.0)
 
@@ -82,13 +83,14 @@ def _chained(x: Tensor, y: Tensor, n: int) -> list[Tensor]:
 
 def _copies(nbytes: int, rows: int) -> int:
     """Operands of their own so that each comes from memory; with many rows the time goes into arithmetic anyway."""
-    return max(1, -(-3 * last_level_cache() // nbytes)) if rows <= _SINGLE else 2
+    cache = min(last_level_cache(), _MOST_CACHE)  # for time's sake
+    return max(1, -(-3 * cache // nbytes)) if rows <= _SINGLE else 2
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest cache, a common size where the system does not tell; at most half a GB, for time's sake."""
+    """Bytes of the largest cache; 32 MiB where the system does not tell."""
     sizes = [_cache_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return min(max(sizes, default=0) or _DEFAULT_CACHE, 1 << 29)
+    return max(sizes, default=0) or _DEFAULT_CACHE
 
 
 def _cache_size(path: Path) -> int:
@@ -100,10 +102,10 @@ def _cache_size(path: Path) -> int:
     return int(number) << {"K": 10, "M": 20, "G": 30}.get(unit, 0) if number.isdecimal() else 0
 
 
-def made_up(leaf: Tensor) -> Bytes:
-    """Bytes of a weight that decode to noise."""
-    parts = [c.reshape(-1).view(np.uint8) for c in chunks(leaf.name, leaf.type, 1, False)]
-    return np.concatenate(parts)
+def made_up(name: str, type: TensorType) -> Bytes:
+    """Bytes of a weight that decode to noise. OptionError for a type of which none can be made."""
+    check_encodable(type.dtype)
+    return np.concatenate([c.reshape(-1).view(np.uint8) for c in chunks(name, type, 1, False)])
 
 
 def _speed(nodes: list[Tensor], raw: Mapping[str, Bytes], n_threads: int, seen: float) -> Speed:

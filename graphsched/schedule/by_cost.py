@@ -4,14 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from graphsched.graph.cost import used_share
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
-from graphsched.schedule.costs import Costs
+from graphsched.schedule.costs import Costs, share_of_experts
 from graphsched.schedule.policy import MinBatch
 from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV, N_OUTPUTS, N_SEQUENCES, N_TOKENS
-from graphsched.types.shapes import Lengths
 
 MOST_ROWS: Final = 1 << 16  # up to which one looks where a decision flips
 
@@ -122,9 +120,5 @@ def work_beside(
 
 def uploaded_bytes(node: Tensor, lengths: dict[str, int]) -> float:
     """Bytes of the weights of a node that are uploaded for it: of experts those that are expected to be used."""
-    weights = [s for s in node.sources if s.kind == "weight"]
-    total = float(sum(w.type.nbytes for w in weights))
-    if not node.traits.chosen_by:
-        return total
-    ids = Lengths(lengths).shape(node.operand(node.traits.chosen_by).shape)
-    return total * used_share(int(weights[0].shape[0]), ids)
+    nbytes = sum(s.type.nbytes for s in node.sources if s.kind == "weight")
+    return nbytes * share_of_experts(node, lengths)

@@ -56,12 +56,14 @@ def expert_ids(node: Tensor, lengths: Mapping[str, int]) -> Tensor | None:
     if not node.traits.chosen_by:
         return None
     ids = node.operand(node.traits.chosen_by)
-    return ids if _share(node, ids, lengths) < WORTH_WAITING else None
+    return ids if share_of_experts(node, lengths) < WORTH_WAITING else None
 
 
-def _share(node: Tensor, ids: Tensor, lengths: Mapping[str, int]) -> float:
-    """Expected share of its experts that a node uses."""
-    matrix = node.operand(node.traits.product[0])
+def share_of_experts(node: Tensor, lengths: Mapping[str, int]) -> float:
+    """Expected share of its experts that a node uses; 1 without any."""
+    if not node.traits.chosen_by:
+        return 1.0
+    matrix, ids = node.operand(node.traits.product[0]), node.operand(node.traits.chosen_by)
     return used_share(matrix.shape[0], _actual(ids, lengths).shape)
 
 
@@ -101,5 +103,5 @@ def _upload(node: Tensor, weight: Tensor, device: str, target: "Target") -> floa
     if ids is None:
         return target.costs.copy(weight.type.nbytes, target.home(weight), device)
     waiting = target.costs.copy(_actual(ids, target.lengths).nbytes, device, HOST)
-    nbytes = weight.type.nbytes * _share(node, ids, target.lengths)
+    nbytes = weight.type.nbytes * share_of_experts(node, target.lengths)
     return waiting + target.costs.copy(nbytes, target.home(weight), device)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.errors import Error, OptionError
+from graphsched.text.depth import is_deeper
 from graphsched.text.tokenizer import Tokenizer
 
 MOST_CHARACTERS: Final = 1 << 18  # of a grammar's text
@@ -40,7 +41,7 @@ class Grammar:
 
         OptionError for one that is none, is too large, or cannot be followed.
         """
-        if _depth(schema) > MOST_DEPTH:
+        if is_deeper(schema, MOST_DEPTH):
             raise OptionError(
                 f"the JSON schema has more than {MOST_DEPTH} objects and lists inside of each other"
             )
@@ -159,20 +160,6 @@ def _check_size(text: str, what: str) -> None:
         raise OptionError(f"the {what} has {len(text)} characters, {MOST_CHARACTERS} are possible")
     if not text.strip():
         raise OptionError(f"the {what} is empty")
-
-
-def _depth(value: Any) -> int:
-    """Objects and lists inside of each other; no more than one beyond the limit is counted."""
-    level, depth = [value], 0
-    while level and depth <= MOST_DEPTH:
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, Mapping | list | tuple)
-        ]
-        depth += 1
-    return depth
 
 
 class _Vocabulary:

@@ -43,15 +43,6 @@ def _memory_gb() -> str:
         return "?"
 
 
-def last_level_cache() -> int:
-    """Bytes of the largest cache; 32 MiB where the system does not tell."""
-    sizes = []
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        digits, unit = file.read_text().strip()[:-1], file.read_text().strip()[-1:]
-        sizes.append(int(digits) << {"K": 10, "M": 20}.get(unit, 0))
-    return max(sizes, default=0) or 32 << 20
-
-
 def commit() -> str:
     """The checkout's commit, with a mark if files differ from it."""
     try:

@@ -8,7 +8,6 @@ from math import ceil
 from typing import Any, Final
 
 import numpy as np
-from bench_report import last_level_cache
 from numpy.typing import NDArray
 from ops_cases import Shape
 
@@ -18,10 +17,11 @@ from graphsched.graph.graph import from_outputs
 from graphsched.graph.opdef import OPS, Op, flops, lowering_for, nbytes
 from graphsched.graph.ops.several import results
 from graphsched.graph.tensor import Tensor, TensorType, input_tensor, weight
+from graphsched.measure import products
+from graphsched.measure.products import last_level_cache
 from graphsched.run.device import Setup
 from graphsched.run.executable import Executable
 from graphsched.run.runtime import Runtime, open_runtime
-from graphsched.synth.weights import check_encodable, chunks
 from graphsched.types import dtypes
 
 Bytes = NDArray[np.uint8]
@@ -116,9 +116,7 @@ def _leaf(shape: Shape, name: str, type: TensorType, i: int, copies: int) -> Ten
 def made_up(type: TensorType) -> Bytes:
     """Bytes that decode to noise; any bytes where nothing here makes such."""
     try:
-        check_encodable(type.dtype)
-        parts = [c.reshape(-1).view(np.uint8) for c in chunks("blk.0.ffn_up.weight", type, 1, False)]
-        return np.concatenate(parts)
+        return products.made_up("blk.0.ffn_up.weight", type)
     except Error:
         return np.random.default_rng(0).integers(0, 256, type.nbytes, np.uint8)
 

@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from bench_report import NONE, last_level_cache, middle, number, percent, table
+from bench_report import NONE, middle, number, percent, table
+
+from graphsched.measure.products import last_level_cache
 
 Speeds = dict[str, list[float]]  # by program, one a round
 ABOUT: Final = "≈"

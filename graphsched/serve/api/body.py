@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from graphsched.serve.api.failures import Failure
+from graphsched.text.depth import is_deeper
 
 MAX_DEPTH: Final = 64  # objects and lists inside of each other
 _MAYBE_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -50,7 +51,7 @@ def parsed(body: bytes) -> Mapping[str, Any]:
         raise Failure(400, f"the body is no JSON: {_reason(e)}") from None
     if not isinstance(found, dict):
         raise Failure(400, "the body is no JSON object")
-    if _is_deep(found):
+    if is_deeper(found, MAX_DEPTH):
         raise _too_deep()
     if _MAYBE_HALF.search(body) and _has_half(found):
         raise Failure(400, "the body has half of a surrogate pair, which is no character")
@@ -69,20 +70,6 @@ def _reason(e: Exception) -> str:
 
 def _too_deep() -> Failure:
     return Failure(400, f"the body has more than {MAX_DEPTH} objects and lists inside of each other")
-
-
-def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _has_half(value: Any) -> bool:

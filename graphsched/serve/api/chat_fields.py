@@ -13,14 +13,12 @@ from graphsched.serve.api.turns import Conversation
 from graphsched.text.chat_templates import budget_values
 
 MAX_TOP: Final = 20
-_EFFORTS: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
+EFFORTS: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 _FORMATS: Final = Choice(("auto", "none", "deepseek", "deepseek-legacy"))
 _BUDGET: Final = integer(-1, 1 << 31)
 TEMPLATE_FIELDS: Final = (
     Field("chat_template_kwargs", AnyObject(), help="further values for the template"),
-    Field(
-        "reasoning_effort", _EFFORTS, help="how much the template has the model think, none for not at all"
-    ),
+    Field("reasoning_effort", EFFORTS, help="how much the template has the model think, none for not at all"),
 )
 FIELDS: Final = table(
     MESSAGES,

@@ -60,6 +60,13 @@ def refused(at: str, what: str) -> Failure:
     return Failure(400, f"{at} {what}" if at else what, param=at or None)
 
 
+def needed(values: Mapping[str, Any], name: str, at: str) -> Any:
+    """A field of an object at a place. Failure if it is not there."""
+    if name not in values:
+        raise refused(f"{at}.{name}", "is missing")
+    return values[name]
+
+
 def not_found(what: str) -> Failure:
     """There is no such thing here."""
     return Failure(404, what, kind="not_found_error", code="not_found")

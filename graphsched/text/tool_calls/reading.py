@@ -68,7 +68,9 @@ def _object(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int
     end = value_end(text, at)
     if not is_known or not name:
         return None if end is None else (Call("", "", True), end)
-    return Call(name, _as_object(arguments) if end is not None else arguments, end is not None), end
+    if end is None:  # of a text of JSON nothing can be told before it ends
+        return Call(name, "" if arguments.startswith('"') else arguments), None
+    return Call(name, _as_object(arguments), True), end
 
 
 def _as_object(arguments: str) -> str:

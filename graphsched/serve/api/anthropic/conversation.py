@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from graphsched.serve.api.failures import refused
+from graphsched.serve.api.failures import needed, refused
 from graphsched.serve.api.messages import text_of
 
 Values = Mapping[str, Any]
@@ -52,7 +52,7 @@ def _asked(blocks: Sequence[Values], at: str) -> Iterator[dict[str, Any]]:
 def _result(block: Values, at: str) -> dict[str, Any]:
     text = text_of(block.get("content", ""), f"{at}.content")
     text = f"Error: {text}" if block.get("is_error") else text
-    return {"role": "tool", "tool_call_id": _needed(block, "tool_use_id", at), "content": text}
+    return {"role": "tool", "tool_call_id": needed(block, "tool_use_id", at), "content": text}
 
 
 def _said(blocks: Sequence[Values], at: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _said(blocks: Sequence[Values], at: str) -> dict[str, Any]:
     for i, block in enumerate(blocks):
         here = f"{at}[{i}]"
         if block["type"] == "thinking":
-            thoughts.append(_needed(block, "thinking", here))
+            thoughts.append(needed(block, "thinking", here))
         elif block["type"] == "tool_use":
             calls.append(_call(block, here))
         elif block["type"] != "redacted_thinking":
@@ -72,21 +72,15 @@ def _said(blocks: Sequence[Values], at: str) -> dict[str, Any]:
 
 
 def _call(block: Values, at: str) -> dict[str, Any]:
-    function = {"name": _needed(block, "name", at), "arguments": json.dumps(block.get("input", {}))}
-    return {"id": _needed(block, "id", at), "type": "function", "function": function}
+    function = {"name": needed(block, "name", at), "arguments": json.dumps(block.get("input", {}))}
+    return {"id": needed(block, "id", at), "type": "function", "function": function}
 
 
 def _only(block: Values, kind: str, at: str) -> Values:
     """The block, if it is of a kind that is read here."""
     if block["type"] != kind:
         raise refused(f"{at}.type", f"is {json.dumps(block['type'])}, which is not read here")
-    return {**block, "text": _needed(block, "text", at)}
-
-
-def _needed(block: Values, name: str, at: str) -> Any:
-    if name not in block:
-        raise refused(f"{at}.{name}", "is missing")
-    return block[name]
+    return {**block, "text": needed(block, "text", at)}
 
 
 def _tools(v: Values) -> dict[str, Any]:
@@ -104,7 +98,7 @@ def _tools(v: Values) -> dict[str, Any]:
 def _tool(tool: Values, at: str) -> dict[str, Any]:
     if tool.get("type", "custom") != "custom":
         raise refused(f"{at}.type", f"is {json.dumps(tool['type'])}, only tools of the client are called")
-    function = {"name": tool["name"], "parameters": _needed(tool, "input_schema", at)}
+    function = {"name": tool["name"], "parameters": needed(tool, "input_schema", at)}
     function |= {"description": tool["description"]} if "description" in tool else {}
     return {"type": "function", "function": function}
 
@@ -113,7 +107,7 @@ def _choice(choice: Values, v: Values) -> Any:
     kind = choice["type"]
     if kind != "tool":
         return {"auto": "auto", "any": "required", "none": "none"}[kind]
-    name = _needed(choice, "name", "tool_choice")
+    name = needed(choice, "name", "tool_choice")
     if name not in {tool["name"] for tool in v.get("tools", ())}:
         raise refused("tool_choice.name", f"is {json.dumps(name)}, which is no name in tools")
     return {"type": "function", "function": {"name": name}}
@@ -128,7 +122,7 @@ def _thinking(v: Values) -> dict[str, Any]:
     template = {"enable_thinking": is_on, "thinking": is_on} | v.get("chat_template_kwargs", {})
     found: dict[str, Any] = {"chat_template_kwargs": template}
     if is_on:
-        found["reasoning_budget_tokens"] = _needed(thinking, "budget_tokens", "thinking")
+        found["reasoning_budget_tokens"] = needed(thinking, "budget_tokens", "thinking")
     return found
 
 

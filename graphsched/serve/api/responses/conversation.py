@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from graphsched.serve.api.failures import refused
+from graphsched.serve.api.failures import needed, refused
 
 Values = Mapping[str, Any]
 Message = dict[str, Any]
@@ -45,8 +45,8 @@ def _add(messages: list[Message], item: Values, at: str) -> None:
     """Adds an item; those of one assistant's turn are one message."""
     kind = item.get("type", "message")
     if kind == "function_call_output":
-        text = _text(_needed(item, "output", at), f"{at}.output")
-        messages.append({"role": "tool", "tool_call_id": _needed(item, "call_id", at), "content": text})
+        text = _text(needed(item, "output", at), f"{at}.output")
+        messages.append({"role": "tool", "tool_call_id": needed(item, "call_id", at), "content": text})
     elif kind == "function_call":
         _assistant(messages, starts=False).setdefault("tool_calls", []).append(_call(item, at))
     elif kind == "reasoning":
@@ -60,7 +60,7 @@ def _add(messages: list[Message], item: Values, at: str) -> None:
 
 
 def _say(messages: list[Message], item: Values, at: str) -> None:
-    role, text = _needed(item, "role", at), _text(_needed(item, "content", at), f"{at}.content")
+    role, text = needed(item, "role", at), _text(needed(item, "content", at), f"{at}.content")
     if role == "assistant":
         message = _assistant(messages, starts=True)
         message["content"] += text
@@ -77,8 +77,8 @@ def _assistant(messages: list[Message], *, starts: bool) -> Message:
 
 
 def _call(item: Values, at: str) -> dict[str, Any]:
-    function = {"name": _needed(item, "name", at), "arguments": item.get("arguments", "{}")}
-    return {"id": _needed(item, "call_id", at), "type": "function", "function": function}
+    function = {"name": needed(item, "name", at), "arguments": item.get("arguments", "{}")}
+    return {"id": needed(item, "call_id", at), "type": "function", "function": function}
 
 
 def _text(content: "str | Sequence[Values]", at: str) -> str:
@@ -88,12 +88,6 @@ def _text(content: "str | Sequence[Values]", at: str) -> str:
         if part["type"] not in _TEXTS:
             raise refused(f"{at}[{i}].type", f"is {json.dumps(part['type'])}, only text is read")
     return "".join(part.get("text", part.get("refusal", "")) for part in content)
-
-
-def _needed(item: Values, name: str, at: str) -> Any:
-    if name not in item:
-        raise refused(f"{at}.{name}", "is missing")
-    return item[name]
 
 
 def _tools(v: Values) -> dict[str, Any]:
@@ -109,7 +103,7 @@ def _tool(tool: Values, at: str) -> dict[str, Any]:
     if tool["type"] != "function":
         raise refused(f"{at}.type", f"is {json.dumps(tool['type'])}, only functions of the client are called")
     names = ("name", "description", "parameters", "strict")
-    _needed(tool, "name", at)
+    needed(tool, "name", at)
     return {"type": "function", "function": {name: tool[name] for name in names if name in tool}}
 
 
@@ -128,7 +122,7 @@ def _format(v: Values) -> dict[str, Any]:
         return {}
     if wanted["type"] == "json_object":
         return {"response_format": {"type": "json_object"}}
-    schema = {"name": wanted.get("name", "answer"), "schema": _needed(wanted, "schema", "text.format")}
+    schema = {"name": wanted.get("name", "answer"), "schema": needed(wanted, "schema", "text.format")}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 

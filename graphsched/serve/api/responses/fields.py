@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from graphsched.serve.api.chat_fields import EFFORTS
 from graphsched.serve.api.fields import Field, table
 from graphsched.serve.api.generation import LIMIT
 from graphsched.serve.api.kinds import AnyObject, Choice, Either, Flag, ListOf, Text
@@ -38,7 +39,6 @@ _FORMAT: Final = table(
     Field("schema", AnyObject()),
     Field("strict", Flag()),
 )
-_EFFORT: Final = Choice(("none", "minimal", "low", "medium", "high", "xhigh", "max"))
 FIELDS: Final = table(
     Field("model", Text(), help="any"),
     Field("input", Either((Text(), ListOf(_ITEM, MAX_MESSAGES))), required=True, help="a text, or items"),
@@ -49,7 +49,7 @@ FIELDS: Final = table(
     Field("tool_choice", Either((_WORD, _NAMED)), help="whether it has to"),
     Field("parallel_tool_calls", Flag(), help="whether it may call several at once"),
     Field("text", table(Field("format", _FORMAT)), help="a text, any JSON object, or a JSON schema"),
-    Field("reasoning", table(Field("effort", _EFFORT)), help="how much it thinks first"),
+    Field("reasoning", table(Field("effort", EFFORTS)), help="how much it thinks first"),
     Field("store", Flag(), help="keep it for previous_response_id; true if nothing is said"),
     Field("previous_response_id", Text(256), help="the response that this one goes on from"),
     Field("metadata", AnyObject(), help="comes back as it is"),
