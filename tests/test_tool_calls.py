@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dialect import dialect, tokenizer
-from tool_formats import FAMILIES, PARIS, SUM, TOOLS
+from tool_formats import FAMILIES, NS, PARIS, SUM, TOOLS
 
 from graphsched.errors import Error
 from graphsched.text.answer_stream import AnswerStream, CallArguments, CallBegins, Delta, Text, Thought
 from graphsched.text.answers import Marks, parse_answer
 from graphsched.text.call_grammar import grammar_of
 from graphsched.text.channel_stream import ChannelStream
-from graphsched.text.tool_calls.formats import Format, format_of
+from graphsched.text.tool_calls.families import format_of
+from graphsched.text.tool_calls.formats import Format
+from graphsched.text.tool_calls.told import written
 
 THINK = Marks("<think>", "</think>")
 Parts = tuple[str, str, list[tuple[str, str]]]
@@ -121,7 +123,7 @@ def test_whatever_a_grammar_allows_is_read_as_calls(name: str, seed: int) -> Non
     tools = {key: {**schema, "additionalProperties": False} for key, schema in tools.items()}
     matcher = grammar_of(format, tools, vocabulary).matcher(vocabulary)
     said = b""
-    for _ in range(900):
+    for _ in range(3000):
         allowed = np.flatnonzero(np.isfinite(matcher.mask(np.zeros(vocabulary.n_vocab, np.float32)))).tolist()
         if vocabulary.eog & {*allowed}:
             break
@@ -164,6 +166,74 @@ def test_arguments_that_were_written_as_a_text_come_once_it_has_ended() -> None:
     said = f'<tool_call>{{"name": "weather", "arguments": {written}}}</tool_call>'
     format = format_of(FAMILIES["hermes"].template)
     assert joined(pushed(stream_of(format), list(said))) == ("", "", [("weather", PARIS)])
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "arguments"),
+    [
+        (
+            "lfm2",
+            "f(a='it\\'s', b=[1, {'c': None}], d=True, e=-1.5e3)",
+            {"a": "it's", "b": [1, {"c": None}], "d": True, "e": -1500.0},
+        ),
+        ("lfm2", 'f(a="x, y) z", b=(1, 2), c=[])', {"a": "x, y) z", "b": [1, 2], "c": []}),
+        (
+            "gemma-4",
+            'call:f{a:<|"|>x}, "y<|"|>,b:{c:[true,null],<|"|>d e<|"|>:2},e:{}}',
+            {"a": 'x}, "y', "b": {"c": [True, None], "d e": 2}, "e": {}},
+        ),
+        (
+            "minimax-m3",
+            f'{NS}<invoke name="f">{NS}<a>{NS}<item>1{NS}</item>'
+            f"{NS}<item>{NS}<b>x{NS}</b>{NS}</item>{NS}</a>{NS}</invoke>",
+            {"a": [1, {"b": "x"}]},
+        ),
+        (
+            "minicpm-5",
+            '<function name="f"><param name="a"><![CDATA[x < "y"]]></param></function>',
+            {"a": 'x < "y"'},
+        ),
+        ("apertus", '[{"f": {"name": "a", "b": [1]}}]', {"name": "a", "b": [1]}),
+    ],
+)
+def test_values_of_each_kind(name: str, said: str, arguments: dict[str, Any]) -> None:
+    format = format_of(FAMILIES[name].template)
+    text = ("" if format.is_part else format.opening) + said + format.closing
+    for pieces in ([text], list(text)):
+        _, rest, calls = joined(pushed(stream_of(format), pieces))
+        assert (rest, [(f, json.loads(a)) for f, a in calls]) == ("", [("f", arguments)])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_written_for_a_template_without_calls_is_read(name: str) -> None:
+    format = format_of(FAMILIES[name].template)
+    if format.name == "gpt-oss":  # its template writes calls
+        return
+    given = [
+        {"function": {"name": n, "arguments": json.loads(a)}} for n, a in (("weather", PARIS), ("add", SUM))
+    ]
+    calls = given[: 1 if format.is_alone else 2]
+    told = joined(pushed(stream_of(format), [written(calls, format)]))[2]
+    assert [{"function": {"name": n, "arguments": json.loads(a)}} for n, a in told] == calls
+
+
+def test_a_template_without_calls_has_them_in_texts() -> None:
+    template = FAMILIES["lfm2"].template.partition("{% for c")[0] + "{% endfor %}"
+    prompt = dialect(template).render(CONVERSATION, tools=FUNCTIONS)
+    assert '<assistant><|tool_call_start|>[weather(city="Paris")]<|tool_call_end|>' in prompt
+    assert "<tool>sunny" in prompt
+
+
+@pytest.mark.parametrize(
+    "head",
+    [" to=functions.weather<|channel|>commentary json", "<|channel|>commentary to=functions.weather json"],
+)
+def test_to_whom_a_call_is_may_stand_in_front_of_its_channel(head: str) -> None:
+    said = f"{head}<|message|>{PARIS}<|call|>"
+    for pieces in ([said], list(said)):
+        assert joined(pushed(ChannelStream(), pieces)) == ("", "", [("weather", PARIS)])
+    for plain in (" to be or not", "t", "plain"):
+        assert joined(pushed(ChannelStream(), list(plain))) == ("", plain, [])
 
 
 def test_without_tools_marks_of_calls_are_text() -> None:

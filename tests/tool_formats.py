@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 DSML: Final = "｜DSML｜"
+NS: Final = "]<]minimax[>["
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,33 @@ def _oss(name: str, arguments: str) -> str:
 
 def _action(name: str, arguments: str, n: int) -> str:
     return f'    {{"tool_call_id": "{n}", "tool_name": "{name}", "parameters": {arguments}}}'
+
+
+def _gemma(name: str, arguments: str) -> str:
+    return f"<|tool_call>call:{name}{{{arguments}}}<tool_call|>"
+
+
+def _tags(name: str, **values: Any) -> str:
+    inner = "".join(f"{NS}<{k}>{v}{NS}</{k}>" for k, v in values.items())
+    return f'{NS}<invoke name="{name}">{inner}{NS}</invoke>\n'
+
+
+def _hunyuan(name: str, **values: Any) -> str:
+    inner = "".join(
+        f"<arg_key:opensource>{k}</arg_key:opensource>\n<arg_value:opensource>{v}</arg_value:opensource>\n"
+        for k, v in values.items()
+    )
+    return f"<tool_call:opensource>{name}<tool_sep:opensource>\n{inner}</tool_call:opensource>\n"
+
+
+def _function(name: str, **values: Any) -> str:
+    inner = "".join(f'<param name="{k}">{v}</param>' for k, v in values.items())
+    return f'<function name="{name}">{inner}</function>'
+
+
+def _solar(name: str, arguments: str, n: int) -> str:
+    head = f"<|tool_call:begin|>call{n}<|tool_call:name|>{name}"
+    return f"{head}<|tool_call:args|>{arguments}<|tool_call:end|>"
 
 
 def _template(marks: str) -> str:
@@ -188,6 +216,73 @@ FAMILIES: Final = {
         ("<|python_tag|>",),
         f"Well {_json('weather', PARIS, 'parameters')}",
         f"Well {_json('weather', PARIS, 'parameters')}; {_json('add', SUM, 'parameters')}",
+    ),
+    "gemma-4": Family(
+        _template("<|tool_call><tool_call|>"),
+        ("<|tool_call>", "<tool_call|>", '<|"|>'),
+        "Well" + _gemma("weather", 'city:<|"|>Paris<|"|>'),
+        "Well" + _gemma("weather", 'city:<|"|>Paris<|"|>') + _gemma("add", "a:2,b:3"),
+    ),
+    "lfm2": Family(
+        _template("List of tools: <|tool_list_start|>"),
+        ("<|tool_call_start|>", "<|tool_call_end|>"),
+        'Well<|tool_call_start|>[weather(city="Paris")]<|tool_call_end|>',
+        'Well<|tool_call_start|>[weather(city="Paris"), add(a=2, b=3)]<|tool_call_end|>',
+    ),
+    "apertus": Family(
+        _template("<|tools_prefix|>"),
+        ("<|tools_prefix|>", "<|tools_suffix|>"),
+        f'Well<|tools_prefix|>[{{"weather": {PARIS}}}]<|tools_suffix|>',
+        f'Well<|tools_prefix|>[{{"weather": {PARIS}}}, {{"add": {SUM}}}]<|tools_suffix|>',
+    ),
+    "minimax-m3": Family(
+        _template(NS),
+        (NS,),
+        f"Well{NS}<tool_call>\n{_tags('weather', city='Paris')}{NS}</tool_call>",
+        f"Well{NS}<tool_call>\n{_tags('weather', city='Paris')}{_tags('add', a=2, b=3)}{NS}</tool_call>",
+    ),
+    "hunyuan-3": Family(
+        _template("<tool_sep HYTK"),
+        ("<tool_calls:opensource>", "</tool_calls:opensource>", "<tool_sep:opensource>"),
+        f"Well<tool_calls:opensource>\n{_hunyuan('weather', city='Paris')}</tool_calls:opensource>",
+        f"Well<tool_calls:opensource>\n{_hunyuan('weather', city='Paris')}{_hunyuan('add', a=2, b=3)}"
+        "</tool_calls:opensource>",
+    ),
+    "minicpm-5": Family(
+        _template('<function name="<param name="'),
+        (),
+        "Well" + _function("weather", city="Paris"),
+        "Well" + _function("weather", city="Paris") + "\n" + _function("add", a=2, b=3),
+    ),
+    "solar-open": Family(
+        _template("<|tool_call:begin|>"),
+        ("<|tool_calls|>", "<|tool_call:begin|>", "<|tool_call:args|>"),
+        f"Well<|tool_calls|>{_solar('weather', PARIS, 0)}",
+        f"Well<|tool_calls|>{_solar('weather', PARIS, 0)}{_solar('add', SUM, 1)}",
+    ),
+    "gigachat-3.1": Family(
+        _template("<|function_call|>"),
+        ("<|function_call|>",),
+        f"Well<|function_call|>{_json('weather', PARIS)}",
+        f"Well<|function_call|>{_json('weather', PARIS)};{_json('add', SUM)}",
+    ),
+    "tool-calls": Family(
+        _template("<tool_calls>"),
+        (),
+        f"Well<tool_calls>[{_json('weather', PARIS)}]</tool_calls>",
+        f"Well<tool_calls>[{_json('weather', PARIS)}, {_json('add', SUM)}]</tool_calls>",
+    ),
+    "granite-3": Family(
+        _template("<|tool_call|>"),
+        ("<|tool_call|>",),
+        f"Well<|tool_call|>[{_json('weather', PARIS)}]",
+        f"Well<|tool_call|>[{_json('weather', PARIS)}, {_json('add', SUM)}]",
+    ),
+    "functionary-3.1": Family(
+        _template("<function="),
+        (),
+        f"Well<function=weather>{PARIS}</function>",
+        f"Well<function=weather>{PARIS}</function><function=add>{SUM}</function>",
     ),
     "gpt-oss": Family(
         _template("<|channel|><|message|>"),

@@ -15,6 +15,8 @@ _TAGS: Final = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel>thought\n", "<channel|>"),
+    ("<think:opensource>", "</think:opensource>"),
+    ("<mm:think>", "</mm:think>"),
     ("◁think▷", "◁/think▷"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),

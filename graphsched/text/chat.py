@@ -1,10 +1,11 @@
 """Chat messages to the text a model was trained on, by the Jinja2 template in its file."""
 
+import copy
 import json
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
@@ -45,7 +46,8 @@ def render(
     `more` are further values that a template may ask for, such as enable_thinking. Raises TemplateFailure, one
     sentence, for whatever the template does wrong: it comes with a file and is not trusted.
     """
-    values = {**(more or {}), "messages": messages, "tools": tools, "bos_token": bos, "eos_token": eos}
+    own = copy.deepcopy({**(more or {}), "messages": messages, "tools": tools})  # a template may change them
+    values = {**own, "bos_token": bos, "eos_token": eos}
     text = template if template and template.strip() else DEFAULT_TEMPLATE
     _deadline.at = time.thread_time() + MAX_SECONDS + len(messages) * _SECONDS_OF_MESSAGE
     try:
@@ -107,6 +109,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
         del self.globals["lipsum"]
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Lists may grow by one element at a time, as Kimi's template has them do: loops have an end."""
+        return (isinstance(obj, list) and attr == "append") or super().is_safe_attribute(obj, attr, value)
+
     def check_time(self) -> None:
         """Called by the template itself in each pass of a loop and each call of a macro."""
         if time.thread_time() > _deadline.at:
@@ -148,4 +154,5 @@ def _now(format: str) -> str:
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """Unlike Jinja2's filter of that name it escapes nothing for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    plain = list(value) if isinstance(value, Iterator) else value
+    return json.dumps(plain, ensure_ascii=ensure_ascii, indent=indent, **options)

@@ -10,8 +10,9 @@ from typing import Any, Final, Protocol
 from graphsched.errors import Error
 from graphsched.text import chat
 from graphsched.text.answers import Answer, Marks, marks_of, parse_answer
-from graphsched.text.tool_calls.formats import HERMES, Format, format_of, names_tools
-from graphsched.text.tool_calls.told import told, with_texts
+from graphsched.text.tool_calls.families import HERMES, format_of, names_tools
+from graphsched.text.tool_calls.formats import Format
+from graphsched.text.tool_calls.told import told, with_texts, without_calls
 
 Message = Mapping[str, Any]
 _USER, _SYSTEM, _SAID, _AGAIN = "markuser", "marksystem", "marksaid", "markagain"
@@ -85,6 +86,8 @@ class Dialect:
         if not self.knows_tools:
             has_any = tools or any(m["role"] == "tool" or m.get("tool_calls") for m in messages)
             messages, tools = (told(messages, tools, HERMES) if has_any else messages), ()
+        elif "tool_calls" not in (self.template or ""):
+            messages = [without_calls(m, self.format) for m in messages]
         try:
             return self._rendered(messages, tools, add_generation_prompt)
         except chat.TemplateFailure:

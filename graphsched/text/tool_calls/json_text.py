@@ -29,13 +29,13 @@ def value_end(text: str, start: int) -> int | None:
     if start >= len(text):
         return None
     if text[start] == '"':
-        return _string_end(text, start)
+        return string_end(text, start)
     if text[start] not in "{[":
         return next((i for i in range(start, len(text)) if text[i] in ",]}" + _SPACE), None)
     depth, at = 0, start
     while at < len(text):
         if text[at] == '"':
-            end = _string_end(text, at)
+            end = string_end(text, at)
             if end is None:
                 return None
             at = end
@@ -47,12 +47,13 @@ def value_end(text: str, start: int) -> int | None:
     return None
 
 
-def _string_end(text: str, start: int) -> int | None:
+def string_end(text: str, start: int) -> int | None:
+    """The place behind a text in quotes that begins at `start`; None if it has not ended."""
     at = start + 1
     while at < len(text):
         if text[at] == "\\":
             at += 1
-        elif text[at] == '"':
+        elif text[at] == text[start]:
             return at + 1
         at += 1
     return None
@@ -62,7 +63,7 @@ def members(text: str, start: int) -> Iterator[Member]:
     """The members of the object that begins at `start`, as far as their values have begun."""
     at = skipped(text, start + 1)
     while at < len(text) and text[at] == '"':
-        end = _string_end(text, at)
+        end = string_end(text, at)
         colon = len(text) if end is None else skipped(text, end)
         value = skipped(text, colon + 1)
         if end is None or value >= len(text) or text[colon] != ":":

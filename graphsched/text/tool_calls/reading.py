@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from graphsched.text.tool_calls.formats import Format
 from graphsched.text.tool_calls.json_text import members, skipped, value_end
+from graphsched.text.tool_calls.literals import read_literal
 
 _NAMES, _ARGUMENTS = ("name", "tool_name", "function"), ("arguments", "parameters")
 Tools = Mapping[str, Mapping[str, Any]]  # the schemas of the arguments by the name of the tool
@@ -34,9 +35,9 @@ def read_section(format: Format, text: str, tools: Tools, *, is_final: bool = Fa
     """The calls of a text that follows an opening mark; is_final: no more of it comes."""
     found: list[Call] = []
     at = 0
-    reader = {"objects": _object, "named": _named, "parameters": _parameters}[format.style]
+    reader = _READERS[format.style]
     while True:
-        at = skipped(text, at, ",;[]" if format.style == "objects" else "")
+        at = skipped(text, at, "" if format.style in ("named", "parameters") else ",;[]")
         if format.closing and text.startswith(format.closing, at):
             return Section(tuple(found), at + len(format.closing))
         read = reader(format, text, at, tools)
@@ -101,35 +102,85 @@ def _named(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int 
     return call, None if tail < 0 else tail + len(format.tail)
 
 
+def _keyed(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int | None] | None:
+    """A call as an object whose only key is the name."""
+    if not text.startswith("{", at):
+        return None
+    found, end = next(members(text, at), None), value_end(text, at)
+    if found is None or not text.startswith("{", found.start):
+        return None if end is None else (Call("", "", True), end)
+    return Call(found.key, text[found.start : found.end], end is not None), end
+
+
 def _parameters(format: Format, text: str, at: int, tools: Tools) -> tuple[Call, int | None] | None:
-    """A call with a mark around each parameter, of which those are told that are whole."""
+    """A call with marks around each parameter, or literals, of which those are told that are whole."""
     assert format.head is not None
-    assert format.parameter is not None
     head = format.head.search(text, at)
     if head is None:
         return None
-    tail = format.tail or format.closing
-    name, place, pairs = head["name"].strip(), head.end(), []
-    while (match := format.parameter.match(text, skipped(text, place))) is not None:
-        pairs.append(match)
-        place = match.end()
-    is_whole = text.startswith(tail, skipped(text, place))
-    schema = tools.get(name, {}).get("properties", {})
-    written = ", ".join(
-        _pair(match.groupdict(), schema if isinstance(schema, Mapping) else {}) for match in pairs
-    )
-    end = skipped(text, place) + len(format.tail) if is_whole else None
-    if not written and not is_whole:
+    name, tail = head["name"].strip(), format.tail or format.closing
+    pairs, place = _pairs(format, text, head.end(), _properties(tools.get(name, {})))
+    is_whole = text.startswith(tail, place)
+    end = place + len(format.tail) if is_whole else None
+    if not pairs and not is_whole:
         return Call(name, ""), end
-    return Call(name, "{" + written + ("}" if is_whole else ""), is_whole), end
+    return Call(name, "{" + ", ".join(pairs) + ("}" if is_whole else ""), is_whole), end
 
 
-def _pair(groups: Mapping[str, str | None], schema: Mapping[str, Any]) -> str:
-    key, value = groups["key"] or "", groups["value"] or ""
-    about = schema.get(key, {})
-    is_text = groups.get("text") == "true" or (groups.get("text") is None and _is_text(about, value))
-    written = json.dumps(value, ensure_ascii=False) if is_text else value.strip()
-    return f"{json.dumps(key, ensure_ascii=False)}: {written}"
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = schema.get("properties", {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _pairs(format: Format, text: str, at: int, about: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The parameters from a place on that are whole, as members of a JSON object, and the place behind them."""
+    assert format.parameter is not None
+    found, at = list[str](), skipped(text, at)
+    while (match := format.parameter.match(text, at)) is not None:
+        if format.style == "literals":
+            value = read_literal(text, skipped(text, match.end()), format.quote)
+            if value is None:
+                break
+            found.append(_member(match["key"], _of_type(value[0], about.get(match["key"]))))
+            at = skipped(text, value[1], ",")
+        else:
+            found.append(_pair(format, match.groupdict(), about))
+            at = skipped(text, match.end())
+    return found, at
+
+
+def _of_type(value: Any, schema: Any) -> Any:
+    """A literal that is a text by its schema, but was written without quotes."""
+    is_text = isinstance(schema, Mapping) and schema.get("type") == "string"
+    return json.dumps(value) if is_text and not isinstance(value, str) else value
+
+
+def _member(key: str, value: Any) -> str:
+    return f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def _pair(format: Format, groups: Mapping[str, str | None], about: Mapping[str, Any]) -> str:
+    key, value = groups["key"] or "", groups.get("whole") or groups["value"] or ""
+    written = json.dumps(key, ensure_ascii=False)
+    if groups.get("text") is None and (inner := _inner(format, value, about.get(key, {}))):
+        return f"{written}: {inner}"
+    if groups.get("text") == "true" or (groups.get("text") is None and _is_text(about.get(key, {}), value)):
+        return _member(key, value)
+    return f"{written}: {value.strip()}"
+
+
+def _inner(format: Format, value: str, schema: Any) -> str:
+    """The JSON of a value that is itself made of parameters, a list where all of them are named item; else ""."""
+    assert format.parameter is not None
+    if format.parameter.match(value, skipped(value, 0)) is None:
+        return ""
+    schema = schema if isinstance(schema, Mapping) else {}
+    about = {"item": schema["items"]} if "items" in schema else _properties(schema)
+    pairs, _ = _pairs(format, value, 0, about)
+    item = '"item": '
+    if all(pair.startswith(item) for pair in pairs):
+        return "[" + ", ".join(pair.removeprefix(item) for pair in pairs) + "]"
+    return "{" + ", ".join(pairs) + "}"
 
 
 def _is_text(schema: Any, value: str) -> bool:
@@ -144,3 +195,12 @@ def _is_text(schema: Any, value: str) -> bool:
     if isinstance(kind, list) and "string" in kind:
         return not isinstance(found, bool | int | float | list | dict | None.__class__)
     return kind is None and isinstance(found, str)
+
+
+_READERS: Final = {
+    "objects": _object,
+    "keyed": _keyed,
+    "named": _named,
+    "parameters": _parameters,
+    "literals": _parameters,
+}

@@ -34,20 +34,49 @@ def told(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], format
 def _plain(message: Message, format: Format) -> Message:
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    return without_calls(message, format)
+
+
+def without_calls(message: Message, format: Format) -> Message:
+    """A message whose calls are part of its text."""
     calls = message.get("tool_calls", ())
     if not calls:
         return message
-    texts = [message.get("content") or "", *(written(call, format) for call in calls)]
+    texts = [message.get("content") or "", written(calls, format)]
     return {"role": "assistant", "content": "\n".join(filter(None, texts))}
 
 
-def written(call: Mapping[str, Any], format: Format) -> str:
-    """A call as the model would write it."""
-    function = call["function"]
-    arguments = function.get("arguments", {})
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    text = format.write.replace("{name}", function["name"]).replace("{arguments}", text)
-    return f"{format.opening}{text}{format.closing}"
+def written(calls: Sequence[Mapping[str, Any]], format: Format) -> str:
+    """Calls as the model would write them."""
+    texts = [_written(call["function"], format).replace("{n}", str(i)) for i, call in enumerate(calls)]
+    opening = "" if format.is_part else format.opening
+    if format.is_each:
+        return "\n".join(f"{opening}{text}{format.closing}" for text in texts)
+    return f"{opening}{format.first}{format.between.join(texts)}{format.last}{format.closing}"
+
+
+def _written(function: Mapping[str, Any], format: Format) -> str:
+    given = function.get("arguments", {})
+    if format.style not in ("parameters", "literals"):
+        arguments = _text(given)
+    else:
+        pairs = (_as_object(given)).items()
+        arguments = format.write_between.join(_parameter(key, value, format) for key, value in pairs)
+    return format.write.replace("{name}", function["name"]).replace("{arguments}", arguments)
+
+
+def _parameter(key: str, value: Any, format: Format) -> str:
+    is_text = isinstance(value, str)
+    text = value if is_text and format.style == "parameters" else json.dumps(value, ensure_ascii=False)
+    if is_text and format.quote:
+        text = f"{format.quote}{value}{format.quote}"
+    pattern = format.write_parameter.replace("{text}", str(is_text).lower())
+    return pattern.replace("{key}", key).replace("{value}", text)
+
+
+def _as_object(arguments: Any) -> Mapping[str, Any]:
+    found = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+    return found if isinstance(found, Mapping) else {}
 
 
 def with_texts(messages: Sequence[Message]) -> list[Message]:
