@@ -24,5 +24,9 @@ class OptionError(Error):
         self.what, self.option = what, option
 
 
+class StoreError(Error):
+    """A file that could not be written: the disk is full, or writing is not allowed."""
+
+
 class ContextError(Error):
     """More tokens than the session's context holds."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from graphsched.errors import Error, OptionError
+from graphsched.errors import OptionError, StoreError
 from graphsched.gguf.format import printable
 
 
@@ -28,7 +28,7 @@ def replacing(out: Path) -> Iterator[BinaryIO]:
                 _name(file, part)
         os.replace(part, out)
     except OSError as e:
-        raise Error(f"{printable(str(out))}: {(e.strerror or str(e)).lower()}") from None
+        raise StoreError(f"{printable(str(out))}: {(e.strerror or str(e)).lower()}") from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

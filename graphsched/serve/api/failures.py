@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from graphsched.errors import ContextError, Error, OptionError
+from graphsched.errors import ContextError, Error, OptionError, StoreError
 from graphsched.serve.request import Busy
 
 LOG: Final = logging.getLogger("graphsched.serve")
@@ -93,6 +93,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure(429, str(error), kind=kind, code=code, retry_after=error.retry_after)
     if isinstance(error, ContextError):
         return Failure(400, str(error), kind="exceed_context_size_error", code="context_length_exceeded")
+    if isinstance(error, StoreError):
+        return Failure(507, str(error), kind="server_error", code="insufficient_storage")
     if isinstance(error, OptionError):
         return refused(error.option, error.what)
     if isinstance(error, Error):
