@@ -147,11 +147,11 @@ def test_the_line_is_a_hint(run: Run) -> None:
         ("-thp", ["-thp"]),
         ("-thp 1", ["-thp"]),  # a switch as llama-bench has it
         ("-sas 0,1 -mqkv", ["-sas"]),
-        ("--fit off --fit-margin 512", ["--fit", "--fit-margin"]),
-        ("--fit --jinja", ["--fit", "--jinja"]),
+        ("--fit off --fit-margin 512", ["--fit-margin"]),
+        ("--fit --jinja", ["--jinja"]),
         ("--context-shift on", ["--context-shift"]),
         ("--webui llamacpp", ["--webui"]),
-        ("--webui --fit on --color", ["--webui", "--fit", "--color"]),
+        ("--webui --fit on --color", ["--webui", "--color"]),
         ("--spec-replace a b", ["--spec-replace"]),  # takes two
         ("--log_colors off", ["--log-colors"]),
         ("--color auto --simple-io", ["--color", "--simple-io"]),

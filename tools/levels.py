@@ -21,7 +21,7 @@ LEVELS = (
     ("synth", "check", "machine"),
     ("session",),
     ("predict", "convert"),
-    ("measure", "library"),
+    ("fit", "measure", "library"),
     ("report",),
     ("serve",),
     ("cli",),

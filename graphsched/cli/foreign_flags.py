@@ -156,8 +156,6 @@ UNUSED: Final[Mapping[str, str]] = {
         -mtprot --mtp-requantize-output-tensor TYPE
     """,
     "memory that others fill by themselves": """
-        -fit --fit [MODE]
-        -fitt --fit-target MIB
         -fitc --fit-ctx N
         --fit-margin MIB
         -gfm --gpu-fit-margin PAIRS

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from graphsched.cli import flags
 from graphsched.cli.details import details
+from graphsched.cli.fitting import with_fit
 from graphsched.cli.hints import check_session, threads_hint
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.screen import Screen
@@ -50,6 +51,9 @@ def open_session(
     loaded = model if isinstance(model, Model) else open_default_or(model, options.override_kv)
     if needs_text:
         hint_at_text(loaded, screen)
+    options, found = with_fit(loaded, options, screen)
+    if found is not None:
+        screen.hint(f"fit: {found.flags}")
     check_session(loaded, options, screen)
     session = opened(loaded, options, progress, started, observer)
     screen.clear()

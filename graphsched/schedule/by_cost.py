@@ -6,7 +6,7 @@ from typing import Final
 
 from graphsched.graph.graph import Graph
 from graphsched.graph.tensor import Tensor
-from graphsched.schedule.costs import Costs, share_of_experts
+from graphsched.schedule.costs import Costs, expert_ids, share_of_experts
 from graphsched.schedule.policy import MinBatch
 from graphsched.types.devices import HOST
 from graphsched.types.extents import N_KV, N_OUTPUTS, N_SEQUENCES, N_TOKENS
@@ -57,7 +57,9 @@ class ByCost:
         lengths = {N_TOKENS: rows, N_OUTPUTS: rows, N_SEQUENCES: 1}
         upload = self.costs.copy(uploaded_bytes(node, lengths), HOST, self.device)
         device, host = (self.costs.compute(on, node, lengths) for on in (self.device, HOST))
-        return Margin(upload, device, host, upload * self.beside(rows))
+        # What waits for the ids of experts cannot begin earlier, nor can more run behind other work than there is.
+        beside = 0.0 if expert_ids(node, lengths) is not None else min(self.beside(rows), 1.0)
+        return Margin(upload, device, host, upload * beside)
 
     def flips_at(self, node: Tensor, rows: int) -> int | None:
         """The fewest rows for which weights are uploaded, if these are not all or none; None otherwise."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphsched.machine.changes import Change
     from graphsched.schedule.policy import Policy
     from graphsched.types.dtypes import DType
+    from graphsched.types.goal import Goal
 
 MAX_THREADS: Final = 1024
 KV_TYPES: Final = one_of("TYPE", "f32", "f16", "bf16", "q8_0", "q4_0", "q5_1", "iq4_nl", "q8_KV")
@@ -49,6 +50,12 @@ def _changes(given: Any) -> "tuple[Change, ...]":
     from graphsched.machine.changes import parse_changes
 
     return parse_changes(given)
+
+
+def _goal(given: Any) -> "Goal":
+    from graphsched.types.goal import read_goal
+
+    return read_goal(given)
 
 
 def _shown_changes(given: "tuple[Change, ...]") -> str:
@@ -214,6 +221,18 @@ class SessionOptions(Options):
         values=Parsed("NAME=VALUE,...", _changes, _shown_changes),
         help="predict another machine: link=2x,sync=0,vram=+8GB",
         shown="",
+    )
+    fit: bool = option(
+        "-fit --fit", False, help="place the model anew, to be fast in the memory that there is"
+    )
+    fit_target: int = option(
+        "-fitt --fit-target", 1024, low=0, high=1 << 24, help="MiB of each device that --fit leaves free"
+    )
+    fit_for: Annotated[Any, "Goal"] = option(
+        "--for",
+        "chat",
+        values=Parsed("GOAL", _goal, str),
+        help="what --fit is for: chat, prompt or pp=512,tg=256,slots=1",
     )
     offload_policy: Annotated[Any, "frozenset[int] | Policy"] = option(
         "-op --offload-policy",

@@ -13,6 +13,7 @@ import click
 
 from graphsched.cli import flags
 from graphsched.cli.arguments import Command
+from graphsched.cli.fitting import with_fit
 from graphsched.cli.hints import say_hints
 from graphsched.cli.interrupts import Interrupts
 from graphsched.cli.model_command import ModelCommand
@@ -22,6 +23,7 @@ from graphsched.cli.values import FileName, ListOf, Number, OneOf
 from graphsched.errors import OptionError
 
 if TYPE_CHECKING:
+    from graphsched.fit.fit import Fit
     from graphsched.predict.plan import Plan
     from graphsched.predict.session import SessionPlan
     from graphsched.session.model import Model
@@ -80,6 +82,7 @@ def command(
     asked = Asked(loaded, phase, n_prompt, Screen())
     if plot and not sweep:
         raise OptionError("--plot draws the lengths of --sweep N,...")
+    options, fit = with_fit(loaded, options, asked.screen)
     if sweep:
         return show(*swept(asked, options, sweep, plot, checks), as_json)
     made = asked.plan(options)
@@ -90,12 +93,25 @@ def command(
         behind = with_flags(vs, flags.sequences)
         if behind.override_kv != options.override_kv:
             loaded = open_default_or(model, behind.override_kv, header_only=True)
+        behind, _ = with_fit(loaded, behind, asked.screen)
         found = compared(made, replace(asked, model=loaded).plan(behind))
     elif options.what_if:
         found = compared(asked.plan(replace(options, what_if=())), made)
     else:
         found = alone(*made, nodes, critical)
-    return show(*found, as_json)
+    return show(*fitted(found, fit), as_json)
+
+
+def fitted(shown: Shown, fit: "Fit | None") -> Shown:
+    """A plan with what --fit chose in front of it."""
+    if fit is None:
+        return shown
+    from rich.console import Group
+
+    from graphsched.report.fit import render
+
+    data, rendered = shown
+    return data | {"fit": fit.as_json()}, lambda: Group(render(fit), rendered())
 
 
 def alone(plan: "Plan", about: "SessionPlan", nodes: bool, critical: bool) -> Shown:
