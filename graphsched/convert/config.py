@@ -50,6 +50,20 @@ class HfConfig:
             raise LoadError(f"{self.where}: key {key} {state}, a positive integer is needed")
         return value
 
+    def whole(self, key: str) -> int:
+        """An integer from 0 up. LoadError for all else."""
+        value = self.values.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+            raise LoadError(f"{self.where}: key {key} is {shown(str(value))}, an integer from 0 up is needed")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """A truth value. LoadError for all else."""
+        value = self.values.get(key)
+        if not isinstance(value, bool):
+            raise LoadError(f"{self.where}: key {key} is {shown(str(value))}, true or false is needed")
+        return value
+
     def number(self, key: str, default: Any = _MISSING) -> float:
         """A finite number. LoadError for all else, and for a missing key without a default."""
         value = self.values.get(key)
@@ -79,49 +93,84 @@ class HfConfig:
         """The rotary parameters, wherever this version of transformers has them."""
         for key in ("rope_scaling", "rope_parameters"):
             if isinstance(self.values.get(key), dict):
-                return self.nested(key)
+                found = self.nested(key)
+                return found.nested("full_attention") if "full_attention" in found.values else found
         return HfConfig({}, self.where)
+
+    @property
+    def near_rope(self) -> "HfConfig":
+        """Those of layers that see a window, where they are said apart."""
+        return self.nested("rope_parameters").nested("sliding_attention")
 
 
 def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     """Keys of the architecture."""
     for key in NEEDED:
         config.count(key)
-    heads = config.count("num_attention_heads")
     keys: dict[str, MetaValue] = {
         gguf: config.count(key) for key, gguf in COUNTS.items() if config.values.get(key) is not None
     }
-    keys.setdefault("attention.head_count_kv", heads)
-    theta = config.rope.number("rope_theta", config.number("rope_theta", 10000.0))
-    keys |= {
-        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
-        "rope.freq_base": theta,
-        "rope.dimension_count": config.head_dim,
-    }
+    keys.setdefault("attention.head_count_kv", config.count("num_attention_heads"))
+    eps, gguf_eps = family.eps
+    keys |= {gguf_eps: config.number(eps, 1e-6)} | _rotation(config, family)
     if config.values.get("head_dim") is not None:
         keys |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    keys |= _scaling(config.rope)
-    if family.arch == "qwen3moe" and config.values.get("norm_topk_prob") is False:
-        raise LoadError(f"{config.where}: norm_topk_prob is false, which {family.arch} has no key for")
+    keys |= _own(config, family) | _scaling(config.rope)
     return {f"{family.arch}.{key}": value for key, value in keys.items()}
+
+
+def _rotation(config: HfConfig, family: Family) -> dict[str, MetaValue]:
+    """The base, and as much of a head as turns."""
+    part = _rotary_part(config) if family.is_partial else 1.0
+    n = config.count("rotary_dim", int(config.head_dim * part)) if family.is_partial else config.head_dim
+    theta = config.rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    found: dict[str, MetaValue] = {"rope.freq_base": theta, "rope.dimension_count": n}
+    if "rope_theta" in config.near_rope.values:
+        found["rope.freq_base_swa"] = config.near_rope.number("rope_theta")
+    return found
+
+
+def _rotary_part(config: HfConfig) -> float:
+    return config.rope.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
+
+
+def _own(config: HfConfig, family: Family) -> dict[str, MetaValue]:
+    """What a family's config has beside that of all."""
+    there = {key for key, value in config.values.items() if value is not None}
+    found: dict[str, MetaValue] = dict(family.fixed)
+    found |= {gguf: config.whole(key) for key, gguf in family.counts.items() if key in there}
+    found |= {gguf: config.number(key) for key, gguf in family.numbers.items() if key in there}
+    found |= {gguf: config.flag(key) for key, gguf in family.flags.items() if key in there}
+    return found | (family.more(config) if family.more else {})
 
 
 def check_plain(config: HfConfig, family: Family) -> tuple[str, ...]:
     """LoadError for what the architecture computes otherwise; sentences for what it leaves out."""
     act = config.values.get("hidden_act") or config.values.get("hidden_activation")
-    own = ("relu2",) if family.arch == "bitnet-b1.58" else ("silu", "swish")
-    if act is not None and act not in own:
+    if act is not None and act not in family.acts:
         raise LoadError(
-            f"{config.where}: hidden_act is {shown(str(act))}, {family.arch} models have {own[0]}"
+            f"{config.where}: hidden_act is {shown(str(act))}, {family.arch} models have {family.acts[0]}"
         )
-    for holder in (config, config.rope):
-        if (part := holder.number("partial_rotary_factor", 1.0)) != 1:
+    last = config.values.get("num_hidden_layers", 0)
+    for key, needed in family.refused.items():
+        value = config.values.get(key, needed)
+        if value != needed and not (key.endswith("_end_index") and value == last - 1):
             raise LoadError(
-                f"{holder.where}: partial_rotary_factor is {part:g}, {family.arch} models turn all"
+                f"{config.where}: {key} is {shown(json.dumps(value))}, {family.arch} models have {json.dumps(needed)}"
             )
+    part = _rotary_part(config)
+    if part != 1 and not family.is_partial:
+        raise LoadError(f"{config.where}: partial_rotary_factor is {part:g}, {family.arch} models turn all")
+    return _left_out(config, family)
+
+
+def _left_out(config: HfConfig, family: Family) -> tuple[str, ...]:
+    """A sentence about a window that the architecture does not have."""
     window = config.values.get("sliding_window")
     is_used = window is not None and config.values.get("use_sliding_window") is not False
-    if is_used and config.count("sliding_window") < config.count("max_position_embeddings", 1 << 30):
+    if family.windows or not is_used:
+        return ()
+    if config.count("sliding_window") < config.count("max_position_embeddings", 1 << 30):
         return (f"{config.where}: sliding_window {window} is left out, every layer sees the whole context",)
     return ()
 

@@ -9,8 +9,9 @@ from typing import Final
 from graphsched.convert import gpu, recipes
 from graphsched.convert.checkpoint import Checkpoint, open_checkpoint
 from graphsched.convert.config import HfConfig, check_plain, metadata, read_json
+from graphsched.convert.families import FAMILIES, of_architecture
 from graphsched.convert.files import weight_files
-from graphsched.convert.names import FAMILIES, Family, of_architecture
+from graphsched.convert.names import Family
 from graphsched.convert.quantized import Scheme, scheme_of
 from graphsched.convert.recipes import Recipe
 from graphsched.convert.scaled import Scaled
@@ -140,9 +141,9 @@ def _checked(found: Iterator[Recipe], config: HfConfig, where: str) -> Iterator[
     """The recipes in a file's order, with shapes that a GGUF file can have, and none missing that all models have."""
     by_name = {r.name: r for r in found}
     layers = config.count("num_hidden_layers")
-    norms = (f"blk.{i}.attn_norm.weight" for i in range(layers))
-    for name in chain(("token_embd.weight", "output_norm.weight"), norms):
-        if name not in by_name:
+    there = {name.rsplit(".", 2)[0] for name in by_name}
+    for name in chain(("token_embd",), (f"blk.{i}" for i in range(layers))):
+        if name not in there and f"{name}.weight" not in by_name:
             raise LoadError(f"{where}: there is nothing that becomes {name}")
     if by_name["token_embd.weight"].shape != (config.count("vocab_size"), config.count("hidden_size")):
         raise LoadError(

@@ -1,41 +1,54 @@
 """Hugging Face's architectures and tensor names -> GGUF's."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from graphsched.gguf.format import MetaValue
+
+if TYPE_CHECKING:
+    from graphsched.convert.config import HfConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    """A GGUF architecture.
+    """A GGUF architecture, and how its Hugging Face checkpoints differ from Llama's.
 
-    `is_permuted`: rows of queries and keys change their order. Hugging Face rotates the halves of a head against
-    each other (element j with j + d/2), and so do all GGUF architectures but `llama`, whose rotation takes neighbours
+    is_permuted: rows of queries and keys change their order. Hugging Face rotates the halves of a head against
+    each other (element j with j + d/2), and so do most GGUF architectures; `llama` and its relatives take neighbours
     (2 j with 2 j + 1): the original Llama weights had that order, and files keep it.
+    parts: names of parts of a layer that are not as in `IN_LAYER`. adds_one: norms multiply with one more than what is
+    stored. acts: names of its activation. is_partial: a head may turn in part. windows: layers may see a window.
+    counts, numbers, flags: keys of the config and what they are in a file, beside those of all. fixed: keys that all
+    models of it have. eps: of norms, in the config and in a file. more: further keys, out of the config. refused: keys
+    that must have a value, as the architecture computes nothing else.
     """
 
     arch: str
     is_permuted: bool = False
     is_ternary: bool = False
+    parts: Mapping[str, str] = field(default_factory=dict)
+    adds_one: bool = False
+    acts: tuple[str, ...] = ("silu", "swish")
+    is_partial: bool = False
+    windows: bool = False
+    counts: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, MetaValue] = field(default_factory=dict)
+    eps: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+    more: "Callable[[HfConfig], dict[str, MetaValue]] | None" = None
+    refused: Mapping[str, Any] = field(default_factory=dict)
 
 
-FAMILIES: Final = {
-    "LlamaForCausalLM": Family("llama", is_permuted=True),
-    "MistralForCausalLM": Family("llama", is_permuted=True),
-    "MixtralForCausalLM": Family("llama", is_permuted=True),
-    "Qwen2ForCausalLM": Family("qwen2"),
-    "Qwen3ForCausalLM": Family("qwen3"),
-    "Qwen3MoeForCausalLM": Family("qwen3moe"),
-    "BitnetForCausalLM": Family("bitnet", is_ternary=True),
-    "BitNetForCausalLM": Family("bitnet-b1.58", is_ternary=True),
-}
 _WHOLE: Final = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
+    "model.embedding_norm": "token_embd_norm",
     "lm_head": "output",
 }
-_IN_LAYER: Final = {
+IN_LAYER: Final = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -53,7 +66,22 @@ _IN_LAYER: Final = {
     "mlp.ffn_layernorm": "ffn_sub_norm",
     "mlp.gate": "ffn_gate_inp",
     "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.gate_up_proj": "ffn_up",  # both in one, the gate first
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
 }
+# Vectors that some checkpoints keep as a matrix of one row.
+VECTORS: Final = ("ffn_gate_inp_shexp.weight", "exp_probs_b.bias")
+# The bias on the choice of experts, wherever a family has it.
+_CHOICE: Final = re.compile(
+    r"model\.layers\.(\d{1,4})\.(?:mlp|block_sparse_moe)\.(?:gate\.|moe_statics\.)?e_score_correction_bias"
+)
 _OF_EXPERT: Final = {
     "gate_proj": "ffn_gate_exps",
     "up_proj": "ffn_up_exps",
@@ -66,12 +94,17 @@ _OF_EXPERT: Final = {
 _FUSED: Final = {
     "gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"),
     "down_proj": ("ffn_down_exps",),
+    "input_linear.weight": ("ffn_gate_exps", "ffn_up_exps"),
+    "output_linear.weight": ("ffn_down_exps",),
 }
 # Computed anew by every engine.
 _COMPUTED: Final = re.compile(r".*rotary_emb\.inv_freq")
 _LAYER: Final = re.compile(r"model\.layers\.(\d{1,4})\.(.+)\.(weight|bias)")
 _EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d{1,4})\.(\w+)")
-_ALL_EXPERTS: Final = re.compile(r"model\.layers\.(\d{1,4})\.mlp\.experts\.(gate_up_proj|down_proj)")
+_ALL_EXPERTS: Final = re.compile(
+    r"model\.layers\.(\d{1,4})\.(?:mlp\.experts\.(gate_up_proj|down_proj)"
+    r"|block_sparse_moe\.((?:input|output)_linear\.weight))"
+)
 
 # config.json -> the GGUF key behind the architecture's prefix; all are positive integers
 COUNTS: Final = {
@@ -90,17 +123,19 @@ COUNTS: Final = {
 NEEDED: Final = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")
 
 
-def gguf_name(name: str) -> tuple[str, int] | None:
+def gguf_name(name: str, family: Family) -> tuple[str, int] | None:
     """GGUF's name of a tensor and the expert that it belongs to (0 of none); None if there is no such tensor."""
     stem, _, kind = name.rpartition(".")
     if stem in _WHOLE:
         return f"{_WHOLE[stem]}.{kind}", 0
+    if choice := _CHOICE.fullmatch(name):
+        return f"blk.{int(choice[1])}.exp_probs_b.bias", 0
     match = _LAYER.fullmatch(name)
     if match is None:
         return None
     layer, part, kind = match.groups()
-    if part in _IN_LAYER:
-        return f"blk.{int(layer)}.{_IN_LAYER[part]}.{kind}", 0
+    if found := family.parts.get(part, IN_LAYER.get(part)):
+        return f"blk.{int(layer)}.{found}.{kind}", 0
     expert = _EXPERT.fullmatch(part)
     if expert is None or expert[2] not in _OF_EXPERT:
         return None
@@ -110,22 +145,12 @@ def gguf_name(name: str) -> tuple[str, int] | None:
 def fused_names(name: str) -> tuple[str, ...]:
     """GGUF's names for the tensors stacked in one tensor of all experts, in order; () for any other."""
     match = _ALL_EXPERTS.fullmatch(name)
-    return () if match is None else tuple(f"blk.{int(match[1])}.{n}.weight" for n in _FUSED[match[2]])
+    if match is None:
+        return ()
+    return tuple(f"blk.{int(match[1])}.{n}.weight" for n in _FUSED[match[2] or match[3]])
 
 
 def is_ignored(name: str, family: Family) -> bool:
     """Whether a tensor is computed anew by every engine, or is read with the ternary weight that it scales."""
     is_scale = family.is_ternary and name.endswith(".weight_scale")
     return is_scale or _COMPUTED.fullmatch(name) is not None
-
-
-def of_architecture(names: object, where: str, known: Mapping[str, Family] = FAMILIES) -> Family:
-    """The family that `architectures` of a config names."""
-    from graphsched.errors import LoadError
-    from graphsched.gguf.format import shown
-
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    if name not in known:
-        what = f"architecture {shown(name)}" if name else "no architecture"
-        raise LoadError(f"{where}: {what}; convert knows {', '.join(known)}")
-    return known[name]

@@ -52,7 +52,7 @@ def from_hugging_face(source: Checkpoint, config: HfConfig, family: Family) -> I
         if fused := names.fused_names(name):
             yield from _fused(source, config, name, fused)
             continue
-        if (found := names.gguf_name(name)) is None:
+        if (found := names.gguf_name(name, family)) is None:
             raise LoadError(f"{source.where}: tensor {shown(name)} has no place in a {family.arch} model")
         if not (is_tied and found[0] == "output.weight"):
             experts.setdefault(found[0], {})[found[1]] = name
@@ -120,7 +120,21 @@ def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, par
         make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
     else:
         make = [piece for name in ordered for piece in pieces(source, name)]
+    if gguf.endswith(names.VECTORS) or (shape[1:2] == (1,) and len(shape) == 3):
+        shape = tuple(n for n in shape if n != 1)
+        make = [partial(_reshaped, piece, shape) for piece in make[:1]]
+    if family.adds_one and gguf.endswith("norm.weight"):
+        make = [partial(_one_more, piece) for piece in make]
     return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
+
+
+def _reshaped(piece: Callable[[], Floats], shape: tuple[int, ...]) -> Floats:
+    return piece().reshape(shape)
+
+
+def _one_more(piece: Callable[[], Floats]) -> Floats:
+    """Of norms whose checkpoints have what is added to one."""
+    return piece() + np.float32(1)
 
 
 def _shape(source: Checkpoint, name: str) -> tuple[int, ...]:

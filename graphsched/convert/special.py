@@ -96,6 +96,8 @@ def special_keys(folder: Path, texts: Sequence[str]) -> tuple[dict[str, MetaValu
             raise LoadError(f"{file}: eos_token {shown(text)} is no token of this vocabulary")
         else:
             notes.append(f"{file}: {name}_token {shown(text)} is no token of this vocabulary and left out")
+    for name, i in zip(("eot", "eom"), _further_ends(folder, ids.get("eos"), len(texts)), strict=False):
+        ids.setdefault(name, i)
     for name, text in {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>"}.items():
         if name not in ids and text in texts:
             ids[name] = texts.index(text)
@@ -108,6 +110,13 @@ def special_keys(folder: Path, texts: Sequence[str]) -> tuple[dict[str, MetaValu
         where = printable(folder.name)
         notes.append(f"{where}: the chat template is none, {wrong}; run -i needs --chat-template NAME")
     return keys | ({} if template is None else {"tokenizer.chat_template": template}), tuple(notes)
+
+
+def _further_ends(folder: Path, eos: int | None, n_vocab: int) -> list[int]:
+    """The ends beside the first one that the configs list: of turns, say."""
+    listed = (_read(folder, name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
+    ids = [i for found in listed if isinstance(found, list) for i in found]
+    return [i for i in dict.fromkeys(ids) if type(i) is int and 0 <= i < n_vocab and i != eos]
 
 
 def _named(folder: Path) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,254 @@
+"""The families that convert knows: each as its differences from Llama."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from graphsched.convert.config import HfConfig
+from graphsched.convert.names import Family
+from graphsched.errors import LoadError
+from graphsched.gguf.format import MetaValue, shown
+
+_GELU: Final = ("gelu_pytorch_tanh",)
+_WINDOW: Final = {"sliding_window": "attention.sliding_window"}
+_SOFTMAX, _SIGMOID = 1, 2  # of expert_gating_func
+# Norms in front of and behind attention and feed-forward.
+_AROUND: Final = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_BEHIND: Final = {name: part for name, part in _AROUND.items() if part != "ffn_norm"}
+_GLM: Final = {
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
+}
+_GRANITE: Final = {
+    "embedding_multiplier": "embedding_scale",
+    "residual_multiplier": "residual_scale",
+    "attention_multiplier": "attention.scale",
+    "logits_scaling": "logit_scale",
+}
+_HUNYUAN: Final = {
+    "self_attn.query_layernorm": "attn_q_norm",
+    "self_attn.key_layernorm": "attn_k_norm",
+    "mlp.gate.wg": "ffn_gate_inp",
+    "mlp.shared_mlp.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_mlp.up_proj": "ffn_up_shexp",
+    "mlp.shared_mlp.down_proj": "ffn_down_shexp",
+}
+_SHARED: Final = {
+    "n_routed_experts": "expert_count",
+    "n_shared_experts": "expert_shared_count",
+    "first_k_dense_replace": "leading_dense_block_count",
+}
+_ROUTED: Final = {"routed_scaling_factor": "expert_weights_scale"}
+_NORMED: Final = {"norm_topk_prob": "expert_weights_norm"}
+_ONE_GROUP: Final = {"n_group": 1, "topk_group": 1}
+_LAYER_NORM: Final = ("layer_norm_eps", "attention.layer_norm_epsilon")
+
+_LATENT: Final = {
+    "self_attn.q_a_proj": "attn_q_a",
+    "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+    "self_attn.kv_b_proj": "attn_kv_b",
+}
+_LATENT_COUNTS: Final = {
+    "q_lora_rank": "attention.q_lora_rank",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "n_group": "expert_group_count",
+    "topk_group": "expert_group_used_count",
+}
+_LFM2: Final = {
+    "operator_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "self_attn.out_proj": "attn_output",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+    "conv.conv": "shortconv.conv",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
+}
+
+
+def _latent(config: HfConfig) -> dict[str, MetaValue]:
+    """Heads of latent attention, of which a part turns, and the factor of a stretched context."""
+    nope, turned = config.count("qk_nope_head_dim"), config.count("qk_rope_head_dim")
+    found: dict[str, MetaValue] = {
+        "attention.key_length": nope + turned,
+        "attention.value_length": config.count("v_head_dim"),
+        "rope.dimension_count": turned,
+        "attention.head_count_kv": config.count("num_attention_heads"),
+    }
+    rope = config.rope
+    if "mscale_all_dim" in rope.values:
+        factor = rope.number("mscale_all_dim")
+        if rope.number("mscale", factor) != factor:
+            raise LoadError(f"{rope.where}: mscale and mscale_all_dim differ, which no file can say")
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * factor
+    return found
+
+
+def _short_convolutions(config: HfConfig) -> dict[str, MetaValue]:
+    """Layers without attention have no heads of keys; the width of the feed-forward may follow from a rule."""
+    kinds = config.values.get("layer_types")
+    if not isinstance(kinds, list) or len(kinds) != config.count("num_hidden_layers"):
+        raise LoadError(f"{config.where}: key layer_types is no list with an entry for each layer")
+    heads = config.count("num_key_value_heads")
+    found: dict[str, MetaValue] = {
+        "attention.head_count_kv": np.array([heads * (kind == "full_attention") for kind in kinds], np.int32),
+        "shortconv.l_cache": config.count("conv_L_cache"),
+    }
+    if config.values.get("block_auto_adjust_ff_dim") is not False:
+        multiple = config.count("block_multiple_of", 256)
+        width = int(
+            config.number("block_ffn_dim_multiplier", 1.0) * int(2 * config.count("intermediate_size") / 3)
+        )
+        found["feed_forward_length"] = multiple * -(-width // multiple)
+    return found
+
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "LlamaForCausalLM": Family(arch="llama", is_permuted=True),
+    "MistralForCausalLM": Family(arch="llama", is_permuted=True),
+    "MixtralForCausalLM": Family(arch="llama", is_permuted=True),
+    "Qwen2ForCausalLM": Family(arch="qwen2"),
+    "Qwen3ForCausalLM": Family(arch="qwen3"),
+    "Qwen3MoeForCausalLM": Family(arch="qwen3moe", refused={"norm_topk_prob": True}),
+    "Qwen2MoeForCausalLM": Family(
+        arch="qwen2moe",
+        counts={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
+        refused={"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    ),
+    "BitnetForCausalLM": Family(arch="bitnet", is_ternary=True),
+    "BitNetForCausalLM": Family(arch="bitnet-b1.58", is_ternary=True, acts=("relu2",)),
+    "GemmaForCausalLM": Family(arch="gemma", adds_one=True, acts=(*_GELU, "gelu")),
+    "Gemma2ForCausalLM": Family(
+        arch="gemma2",
+        parts=_AROUND,
+        adds_one=True,
+        acts=_GELU,
+        windows=True,
+        counts=_WINDOW,
+        numbers={
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+    ),
+    "Gemma3ForCausalLM": Family(
+        arch="gemma3",
+        parts=_AROUND,
+        adds_one=True,
+        acts=_GELU,
+        windows=True,
+        counts=_WINDOW | {"sliding_window_pattern": "attention.sliding_window_pattern"},
+        numbers={"rope_local_base_freq": "rope.freq_base_swa"},
+    ),
+    "Phi3ForCausalLM": Family(arch="phi3", windows=True, counts=_WINDOW, is_partial=True),
+    "Olmo2ForCausalLM": Family(arch="olmo2", parts=_BEHIND),
+    "OlmoeForCausalLM": Family(arch="olmoe", refused={"norm_topk_prob": False, "clip_qkv": None}),
+    "GraniteForCausalLM": Family(arch="granite", is_permuted=True, numbers=_GRANITE),
+    "GraniteMoeForCausalLM": Family(
+        arch="granitemoe",
+        is_permuted=True,
+        numbers=_GRANITE,
+        parts={"block_sparse_moe.router.layer": "ffn_gate_inp"},
+    ),
+    "SmolLM3ForCausalLM": Family(arch="smollm3", is_permuted=True, refused={"no_rope_layer_interval": 4}),
+    "SeedOssForCausalLM": Family(arch="seed_oss", parts={"post_attention_layernorm": "post_attention_norm"}),
+    "ArceeForCausalLM": Family(arch="arcee", is_permuted=True, acts=("relu2",)),
+    "Glm4ForCausalLM": Family(arch="glm4", parts=_GLM, is_partial=True),
+    "Glm4MoeForCausalLM": Family(
+        arch="glm4moe",
+        parts={"post_attention_layernorm": "post_attention_norm"},
+        is_partial=True,
+        counts=_SHARED,
+        numbers=_ROUTED,
+        flags=_NORMED,
+        fixed={"expert_gating_func": _SIGMOID},
+        refused=_ONE_GROUP,
+    ),
+    "Dots1ForCausalLM": Family(
+        arch="dots1",
+        counts=_SHARED,
+        numbers=_ROUTED,
+        flags=_NORMED,
+        fixed={"expert_gating_func": _SIGMOID},
+        refused=_ONE_GROUP,
+    ),
+    "Ernie4_5ForCausalLM": Family(arch="ernie4_5"),
+    "Ernie4_5_MoeForCausalLM": Family(
+        arch="ernie4_5-moe",
+        counts={
+            "moe_num_experts": "expert_count",
+            "moe_k": "expert_used_count",
+            "moe_num_shared_experts": "expert_shared_count",
+            "moe_layer_start_index": "leading_dense_block_count",
+            "moe_layer_interval": "interleave_moe_layer_step",
+        },
+        refused={"moe_layer_end_index": -1},
+    ),
+    "CohereForCausalLM": Family(arch="command-r", eps=_LAYER_NORM, numbers={"logit_scale": "logit_scale"}),
+    "Cohere2ForCausalLM": Family(
+        arch="cohere2",
+        eps=_LAYER_NORM,
+        windows=True,
+        counts=_WINDOW | {"sliding_window_pattern": "attention.sliding_window_pattern"},
+        numbers={"logit_scale": "logit_scale"},
+    ),
+    "Exaone4ForCausalLM": Family(arch="exaone4", parts=_BEHIND, windows=True, counts=_WINDOW),
+    "HunYuanDenseV1ForCausalLM": Family(arch="hunyuan-dense", parts=_HUNYUAN),
+    "HunYuanMoEV1ForCausalLM": Family(
+        arch="hunyuan-moe",
+        parts=_HUNYUAN,
+        counts={"moe_topk": "expert_used_count", "num_shared_expert": "expert_shared_count"},
+    ),
+    "DeepseekV2ForCausalLM": Family(
+        arch="deepseek2",
+        parts=_LATENT,
+        counts=_SHARED | {name: _LATENT_COUNTS[name] for name in ("q_lora_rank", "kv_lora_rank")},
+        numbers=_ROUTED,
+        flags=_NORMED,
+        fixed={"expert_gating_func": _SOFTMAX},
+        more=_latent,
+        refused={"topk_method": "greedy"},
+    ),
+    "DeepseekV3ForCausalLM": Family(
+        arch="deepseek2",
+        parts=_LATENT,
+        counts=_SHARED | _LATENT_COUNTS,
+        numbers=_ROUTED,
+        flags=_NORMED,
+        fixed={"expert_gating_func": _SIGMOID},
+        more=_latent,
+    ),
+    "Lfm2ForCausalLM": Family(
+        arch="lfm2",
+        parts=_LFM2,
+        eps=("norm_eps", "attention.layer_norm_rms_epsilon"),
+        more=_short_convolutions,
+        refused={"conv_bias": False},
+    ),
+    "MiniMaxM2ForCausalLM": Family(
+        arch="minimax-m2",
+        is_partial=True,
+        counts={"intermediate_size": "expert_feed_forward_length"},
+        fixed={"expert_gating_func": _SIGMOID},
+    ),
+}
+
+
+def of_architecture(names: object, where: str, known: Mapping[str, Family] = FAMILIES) -> Family:
+    """The family that `architectures` of a config names."""
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    if name not in known:
+        what = f"architecture {shown(name)}" if name else "no architecture"
+        raise LoadError(f"{where}: {what}; convert knows {', '.join(known)}")
+    return known[name]
