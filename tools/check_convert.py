@@ -127,6 +127,32 @@ CASES: Final[Mapping[str, Mapping[str, Any]]] = {
         "rotary_dim": 16,
     },
 }
+_TOWER: Final = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "num_heads": 2,
+    "depth": 1,
+    "out_hidden_size": 64,
+    "deepstack_visual_indexes": [0],
+    "num_position_embeddings": 16,
+}
+_SECTIONS: Final = {
+    "rope_type": "default",
+    "mrope_section": [6, 5, 5],
+    "rope_theta": 5e6,
+    "mrope_interleaved": True,
+}
+# Models with towers: the config of their text; the class is given a small tower.
+TOWERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "Gemma3ForConditionalGeneration": CASES["Gemma3ForCausalLM"],
+    "Mistral3ForConditionalGeneration": {"model_type": "mistral", "head_dim": 32},
+    "Qwen3VLForConditionalGeneration": {"head_dim": 32, "rope_parameters": _SECTIONS},
+    "Qwen3VLMoeForConditionalGeneration": {**_MOE, "head_dim": 32, "rope_parameters": _SECTIONS},
+}
 
 
 def nmse(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
@@ -141,7 +167,9 @@ def made(name: str, folder: Path) -> Any:
 
     torch.manual_seed(3)
     kind = getattr(transformers, name)
-    values = {**COMMON, **CASES.get(name, {})}
+    values: dict[str, Any] = {**COMMON, **CASES.get(name, TOWERS.get(name, {}))}
+    if name in TOWERS:
+        values = {"text_config": values, "vision_config": dict(_TOWER), "tie_word_embeddings": False}
     config = kind.config_class(**values)
     config.torch_dtype = "float32"
     model = kind(config).float().eval()
@@ -188,7 +216,7 @@ def main(args: Sequence[str] = ()) -> None:
     warnings.simplefilter("ignore")
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["TQDM_DISABLE"] = "1"
     for name in args or FAMILIES:
-        if name not in CASES and not args:
+        if name not in {**CASES, **TOWERS} and not args:
             continue
         try:
             found = list(errors(name))

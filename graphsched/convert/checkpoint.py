@@ -1,11 +1,12 @@
 """Tensors of a checkpoint by name, mapped from its files: safetensors or what torch.save writes."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from graphsched.convert.floats import STORED, widened
 from graphsched.convert.torch_file import TorchFile
 from graphsched.errors import LoadError
 from graphsched.gguf.format import printable, shown
+
+# In front of the names of a model's text part, in one of the ways that checkpoints have.
+_TEXT: Final = re.compile(r"(?:model\.language_model|language_model(?:\.model)?)\.")
 
 
 class Rows(Protocol):
@@ -108,6 +112,35 @@ class TorchFiles:
     def stored(self, name: str) -> NDArray[Any]:
         """The array as stored, read from the file that has it."""
         return self._files[name].stored(name)
+
+
+class OfText:
+    """The text part of a checkpoint that has towers for images, too: its tensors by the names that they have alone.
+
+    left_out: the names of all others.
+    """
+
+    def __init__(self, source: Checkpoint) -> None:
+        self._source = source
+        self._names = {_TEXT.sub("", name): name for name in source.shapes if _is_text(name)}
+        self._names = {
+            n if n.startswith("lm_head.") else f"model.{n}": name for n, name in self._names.items()
+        }
+        self.left_out = tuple(name for name in source.shapes if not _is_text(name))
+        self.where = source.where
+        self.shapes = {plain: source.shapes[name] for plain, name in self._names.items()}
+
+    def kind(self, name: str) -> str:
+        """The type of a tensor by safetensors' name."""
+        return self._source.kind(self._names[name])
+
+    def stored(self, name: str) -> Any:
+        """The array as stored."""
+        return self._source.stored(self._names[name])
+
+
+def _is_text(name: str) -> bool:
+    return name.startswith("lm_head.") or _TEXT.match(name) is not None
 
 
 def open_checkpoint(folder: Path, found: WeightFiles) -> Checkpoint:

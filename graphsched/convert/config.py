@@ -80,6 +80,15 @@ class HfConfig:
         return HfConfig(value if isinstance(value, dict) else {}, f"{self.where}: {key}")
 
     @property
+    def of_text(self) -> "HfConfig":
+        """The config of a model's text part, where one has further parts; what is said of all of them holds for it."""
+        text = self.values.get("text_config")
+        if not isinstance(text, dict):
+            return self
+        whole = {key: self.values[key] for key in ("tie_word_embeddings",) if key in self.values}
+        return HfConfig({**self.values, **text, **whole}, self.where)
+
+    @property
     def head_dim(self) -> int:
         """Dimensions of a head; hidden_size / num_attention_heads unless the config says otherwise."""
         heads = self.count("num_attention_heads")

@@ -1,6 +1,7 @@
 """The families that convert knows: each as its differences from Llama."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -115,7 +116,15 @@ def _short_convolutions(config: HfConfig) -> dict[str, MetaValue]:
     return found
 
 
-FAMILIES: Final[Mapping[str, Family]] = {
+def _sections(config: HfConfig) -> dict[str, MetaValue]:
+    """How many pairs of a head turn by each of an image's positions."""
+    found = config.rope.values.get("mrope_section")
+    if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found) or len(found) > 4:
+        raise LoadError(f"{config.rope.where}: key mrope_section is no list of up to four numbers")
+    return {"rope.dimension_sections": np.array([*found, *[0] * (4 - len(found))], np.int32)}
+
+
+TEXTS: Final[dict[str, Family]] = {
     "LlamaForCausalLM": Family(arch="llama", is_permuted=True),
     "MistralForCausalLM": Family(arch="llama", is_permuted=True),
     "MixtralForCausalLM": Family(arch="llama", is_permuted=True),
@@ -241,6 +250,18 @@ FAMILIES: Final[Mapping[str, Family]] = {
         is_partial=True,
         counts={"intermediate_size": "expert_feed_forward_length"},
         fixed={"expert_gating_func": _SIGMOID},
+    ),
+}
+
+
+FAMILIES: Final[Mapping[str, Family]] = TEXTS | {
+    "Gemma3ForConditionalGeneration": replace(TEXTS["Gemma3ForCausalLM"], has_towers=True),
+    "Mistral3ForConditionalGeneration": replace(
+        TEXTS["MistralForCausalLM"], has_towers=True, refused={"model_type": "mistral"}
+    ),
+    "Qwen3VLForConditionalGeneration": Family(arch="qwen3vl", has_towers=True, more=_sections),
+    "Qwen3VLMoeForConditionalGeneration": Family(
+        arch="qwen3vlmoe", has_towers=True, more=_sections, refused={"norm_topk_prob": True}
     ),
 }
 

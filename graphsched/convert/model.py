@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from graphsched.convert import gpu, recipes
-from graphsched.convert.checkpoint import Checkpoint, open_checkpoint
+from graphsched.convert.checkpoint import Checkpoint, OfText, open_checkpoint
 from graphsched.convert.config import HfConfig, check_plain, metadata, read_json
 from graphsched.convert.families import FAMILIES, of_architecture
 from graphsched.convert.files import weight_files
@@ -115,11 +115,16 @@ def _opened(path: Path, folder: Path) -> _Opened:
 
 
 def _hugging_face(folder: Path, config: HfConfig) -> _Opened:
-    family = of_architecture(config.values.get("architectures"), config.where)
+    family, config = of_architecture(config.values.get("architectures"), config.where), config.of_text
     scheme = scheme_of(config)
     files = weight_files(folder)
     source, ignored = open_checkpoint(folder, files), files.ignored
     notes = [f"{source.where}: {named(ignored)} is not read"] if ignored else []
+    if family.has_towers:
+        source = text = OfText(source)
+        notes += [f"{text.where}: {named(text.left_out)} is left out, only text is read"] * bool(
+            text.left_out
+        )
     if scheme is not None and scheme.method == "bitnet":
         if not family.is_ternary:
             raise LoadError(

@@ -21,7 +21,8 @@ class Family:
     parts: names of parts of a layer that are not as in `IN_LAYER`. adds_one: norms multiply with one more than what is
     stored. acts: names of its activation. is_partial: a head may turn in part. windows: layers may see a window.
     counts, numbers, flags: keys of the config and what they are in a file, beside those of all. fixed: keys that all
-    models of it have. eps: of norms, in the config and in a file. more: further keys, out of the config. refused: keys
+    models of it have. eps: of norms, in the config and in a file. has_towers: it reads images,
+    too, which is left out. more: further keys, out of the config. refused: keys
     that must have a value, as the architecture computes nothing else.
     """
 
@@ -38,6 +39,7 @@ class Family:
     flags: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, MetaValue] = field(default_factory=dict)
     eps: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
+    has_towers: bool = False
     more: "Callable[[HfConfig], dict[str, MetaValue]] | None" = None
     refused: Mapping[str, Any] = field(default_factory=dict)
 
