@@ -107,12 +107,37 @@ def _short_convolutions(config: HfConfig) -> dict[str, MetaValue]:
         "attention.head_count_kv": np.array([heads * (kind == "full_attention") for kind in kinds], np.int32),
         "shortconv.l_cache": config.count("conv_L_cache"),
     }
-    if config.values.get("block_auto_adjust_ff_dim") is not False:
+    if config.values.get("block_auto_adjust_ff_dim") is True:
         multiple = config.count("block_multiple_of", 256)
         width = int(
             config.number("block_ffn_dim_multiplier", 1.0) * int(2 * config.count("intermediate_size") / 3)
         )
         found["feed_forward_length"] = multiple * -(-width // multiple)
+    return found
+
+
+def _leading_dense(config: HfConfig) -> dict[str, MetaValue]:
+    """How many layers without experts come first, out of a list of all layers' kinds."""
+    kinds = config.values.get("mlp_layer_types")
+    n = kinds.count("dense") if isinstance(kinds, list) else -1
+    if not isinstance(kinds, list) or kinds != ["dense"] * n + ["sparse"] * (len(kinds) - n):
+        raise LoadError(
+            f"{config.where}: key mlp_layer_types is no list of dense layers in front of sparse ones"
+        )
+    return {"leading_dense_block_count": n}
+
+
+def _sharpened(config: HfConfig) -> dict[str, MetaValue]:
+    """Queries that grow with the position, and the numbers of a stretched context."""
+    rope, found = config.rope, dict[str, MetaValue]()
+    names = {
+        "llama_4_scaling_beta": "attention.temperature_scale",
+        "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+    }
+    names |= {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
+    for name, key in names.items():
+        if rope.values.get(name) is not None:
+            found[key] = rope.number(name)
     return found
 
 
@@ -245,6 +270,58 @@ TEXTS: Final[dict[str, Family]] = {
         more=_short_convolutions,
         refused={"conv_bias": False},
     ),
+    "Lfm2MoeForCausalLM": Family(
+        arch="lfm2moe",
+        parts=_LFM2 | {"feed_forward.gate": "ffn_gate_inp"},
+        eps=("norm_eps", "attention.layer_norm_rms_epsilon"),
+        counts={"num_dense_layers": "leading_dense_block_count"},
+        fixed={"expert_gating_func": _SIGMOID},
+        more=_short_convolutions,
+        refused={"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
+    ),
+    "AfmoeForCausalLM": Family(
+        arch="afmoe",
+        parts={
+            "post_attention_layernorm": "post_attention_norm",
+            "pre_mlp_layernorm": "ffn_norm",
+            "post_mlp_layernorm": "post_ffw_norm",
+            "self_attn.gate_proj": "attn_gate",
+            "mlp.router.gate": "ffn_gate_inp",
+        },
+        windows=True,
+        counts={
+            **_WINDOW,
+            "global_attn_every_n_layers": "attention.sliding_window_pattern",
+            "num_dense_layers": "leading_dense_block_count",
+            "num_shared_experts": "expert_shared_count",
+        },
+        numbers={"route_scale": "expert_weights_scale"},
+        fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
+        refused=_ONE_GROUP | {"mup_enabled": True, "score_func": "sigmoid", "route_norm": True},
+    ),
+    "ExaoneMoeForCausalLM": Family(
+        arch="exaone-moe",
+        windows=True,
+        counts={
+            **_WINDOW,
+            "sliding_window_pattern": "attention.sliding_window_pattern",
+            "num_shared_experts": "expert_shared_count",
+            "first_k_dense_replace": "leading_dense_block_count",
+        },
+        numbers=_ROUTED,
+        flags=_NORMED,
+        fixed={"expert_gating_func": _SIGMOID},
+        refused=_ONE_GROUP,
+    ),
+    "HYV3ForCausalLM": Family(
+        arch="hy_v3",
+        parts=_HUNYUAN | {"mlp.router.gate": "ffn_gate_inp"},
+        counts={"num_shared_experts": "expert_shared_count"},
+        numbers={"router_scaling_factor": "expert_weights_scale"},
+        fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
+        more=_leading_dense,
+    ),
+    "Ministral3ForCausalLM": Family(arch="mistral3", is_permuted=True, more=_sharpened),
     "MiniMaxM2ForCausalLM": Family(
         arch="minimax-m2",
         is_partial=True,

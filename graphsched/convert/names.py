@@ -82,7 +82,8 @@ IN_LAYER: Final = {
 VECTORS: Final = ("ffn_gate_inp_shexp.weight", "exp_probs_b.bias")
 # The bias on the choice of experts, wherever a family has it.
 _CHOICE: Final = re.compile(
-    r"model\.layers\.(\d{1,4})\.(?:mlp|block_sparse_moe)\.(?:gate\.|moe_statics\.)?e_score_correction_bias"
+    r"model\.layers\.(\d{1,4})\.(?:mlp|block_sparse_moe|feed_forward)\.(?:(?:gate|moe_statics|experts)\.)?"
+    r"(?:e_score_correction_bias|expert_bias)"
 )
 _OF_EXPERT: Final = {
     "gate_proj": "ffn_gate_exps",
@@ -102,7 +103,7 @@ _FUSED: Final = {
 # Computed anew by every engine.
 _COMPUTED: Final = re.compile(r".*rotary_emb\.inv_freq")
 _LAYER: Final = re.compile(r"model\.layers\.(\d{1,4})\.(.+)\.(weight|bias)")
-_EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d{1,4})\.(\w+)")
+_EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d{1,4})\.(\w+)")
 _ALL_EXPERTS: Final = re.compile(
     r"model\.layers\.(\d{1,4})\.(?:mlp\.experts\.(gate_up_proj|down_proj)"
     r"|block_sparse_moe\.((?:input|output)_linear\.weight))"
