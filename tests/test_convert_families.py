@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hf_folders import CONFIG, N_VOCAB, WIDTH, Floats, drawn, folder_of
 
+from graphsched.convert.checkpoint import OfText
 from graphsched.convert.config import HfConfig, check_plain, metadata
 from graphsched.convert.families import FAMILIES, of_architecture
 from graphsched.convert.names import IN_LAYER, Family, fused_names, gguf_name
@@ -206,7 +207,8 @@ def test_further_ends_are_kept(tmp_path: Path, where: str) -> None:
 
 
 def test_short_convolutions() -> None:
-    found = keys("Lfm2ForCausalLM", layer_types=["conv", "full_attention"], conv_L_cache=3, norm_eps=1e-5)
+    kinds = ["conv", "full_attention"]
+    found = keys("Lfm2ForCausalLM", layer_types=kinds, conv_L_cache=3, block_auto_adjust_ff_dim=True)
     assert list(found["attention.head_count_kv"]) == [0, 2]
     assert (found["shortconv.l_cache"], found["feed_forward_length"]) == (3, 256)
     with pytest.raises(LoadError, match="layer_types is no list with an entry for each layer"):
@@ -225,3 +227,64 @@ def test_latent_heads() -> None:
         keys("DeepseekV3ForCausalLM", **latent, rope_scaling=scaling | {"mscale": 1.0, "mscale_all_dim": 0.5})
     with pytest.raises(LoadError, match='topk_method is "group_limited_greedy", deepseek2 models have'):
         check_plain(config(topk_method="group_limited_greedy"), FAMILIES["DeepseekV2ForCausalLM"])
+
+
+# --- the gated delta rule ---
+
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 3,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+
+
+def test_value_heads_stand_so_that_key_heads_take_turns() -> None:
+    heads = np.arange(6, dtype=np.float32)  # 0, 1, 2 share the first key head
+    made = FAMILIES["Qwen3_5ForCausalLM"].made
+    order = [0, 3, 1, 4, 2, 5]
+    assert made["ssm_dt.bias"](config(**DELTA), heads).tolist() == order
+    assert made["ssm_a"](config(**DELTA), heads).tolist() == pytest.approx([-np.exp(i) for i in order])
+    gate: Floats = (np.repeat(heads, 3)[:, None] + np.arange(5) / 10).astype(np.float32)
+    assert (made["attn_gate.weight"](config(**DELTA), gate)[::3, 0]).tolist() == order
+    assert (made["ssm_out.weight"](config(**DELTA), gate.T)[0, ::3]).tolist() == order
+    qkv = np.concatenate([np.full((16, 5), -1, np.float32), gate])
+    found = made["attn_qkv.weight"](config(**DELTA), qkv)
+    assert (found[:16] == -1).all()
+    assert found[16::3, 0].tolist() == order
+    assert made["ssm_conv1d.weight"](config(**DELTA), qkv[:, None, :4]).shape == (34, 4)
+
+
+def test_keys_of_the_delta_rule() -> None:
+    found = keys("Qwen3_5ForCausalLM", **DELTA, rope_parameters={"partial_rotary_factor": 0.5})
+    assert (found["ssm.group_count"], found["ssm.time_step_rank"], found["ssm.inner_size"]) == (2, 6, 18)
+    assert found["full_attention_interval"] == 2
+    assert sum(found["rope.dimension_sections"]) == WIDTH // 4 // 4
+    with pytest.raises(LoadError, match="layer_types has not one full_attention in so many layers"):
+        keys("Qwen3_5ForCausalLM", **DELTA | {"layer_types": ["full_attention", "linear_attention"]})
+    with pytest.raises(LoadError, match="4 key heads do not divide 6 value heads"):
+        FAMILIES["Qwen3_5ForCausalLM"].made["ssm_a"](
+            config(**DELTA | {"linear_num_key_heads": 4}), np.zeros(6, np.float32)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("language_model.model.norm.weight", "model.norm.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+        ("vision_tower.encoder.weight", None),
+        ("model.visual.blocks.0.weight", None),
+    ],
+)
+def test_the_text_of_a_model_with_towers(name: str, expected: str | None) -> None:
+    class Source:
+        where, shapes = "hf", {name: (2, 3)}
+
+    found = OfText(Source())  # type: ignore[arg-type]  # nothing is read
+    assert list(found.shapes) == ([] if expected is None else [expected])
+    assert found.left_out == ((name,) if expected is None else ())

@@ -58,6 +58,15 @@ _LATENT: Final = {
     "v_head_dim": 16,
     "num_key_value_heads": 4,
 }
+_DELTA: Final = {
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "head_dim": 32,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+}
 _LAYERS: Final = ["sliding_attention"] * 3 + ["full_attention"]
 CASES: Final[Mapping[str, Mapping[str, Any]]] = {
     "LlamaForCausalLM": {},
@@ -162,6 +171,8 @@ CASES: Final[Mapping[str, Mapping[str, Any]]] = {
             "beta_slow": 1.0,
         },
     },
+    "Qwen3_5ForCausalLM": _DELTA,
+    "Qwen3_5MoeForCausalLM": {**_DELTA, **_MOE, "shared_expert_intermediate_size": 48},
     "MiniMaxM2ForCausalLM": {
         "head_dim": 32,
         "num_local_experts": 8,

@@ -115,7 +115,8 @@ class HfConfig:
 def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     """Keys of the architecture."""
     for key in NEEDED:
-        config.count(key)
+        if key != "intermediate_size" or config.values.get("moe_intermediate_size") is None:
+            config.count(key)
     keys: dict[str, MetaValue] = {
         gguf: config.count(key) for key, gguf in COUNTS.items() if config.values.get(key) is not None
     }
@@ -130,7 +131,7 @@ def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
 
 def _rotation(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     """The base, and as much of a head as turns."""
-    part = _rotary_part(config) if family.is_partial else 1.0
+    part = rotary_part(config) if family.is_partial else 1.0
     n = config.count("rotary_dim", int(config.head_dim * part)) if family.is_partial else config.head_dim
     theta = config.rope.number("rope_theta", config.number("rope_theta", 10000.0))
     found: dict[str, MetaValue] = {"rope.freq_base": theta, "rope.dimension_count": n}
@@ -139,7 +140,8 @@ def _rotation(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     return found
 
 
-def _rotary_part(config: HfConfig) -> float:
+def rotary_part(config: HfConfig) -> float:
+    """The share of a head that turns."""
     return config.rope.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
 
 
@@ -167,7 +169,7 @@ def check_plain(config: HfConfig, family: Family) -> tuple[str, ...]:
             raise LoadError(
                 f"{config.where}: {key} is {shown(json.dumps(value))}, {family.arch} models have {json.dumps(needed)}"
             )
-    part = _rotary_part(config)
+    part = rotary_part(config)
     if part != 1 and not family.is_partial:
         raise LoadError(f"{config.where}: partial_rotary_factor is {part:g}, {family.arch} models turn all")
     return _left_out(config, family)

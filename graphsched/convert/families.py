@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from graphsched.convert.config import HfConfig
+from graphsched.convert import delta
+from graphsched.convert.config import HfConfig, rotary_part
 from graphsched.convert.names import Family
 from graphsched.errors import LoadError
 from graphsched.gguf.format import MetaValue, shown
@@ -141,6 +142,22 @@ def _sharpened(config: HfConfig) -> dict[str, MetaValue]:
     return found
 
 
+def _delta(config: HfConfig) -> dict[str, MetaValue]:
+    """Layers of the gated delta rule, and the positions of images, which are all the same in texts."""
+    has_sections = "mrope_section" in config.rope.values
+    third = (
+        int(config.head_dim * rotary_part(config)) // 6
+    )  # as these models have it: the first a little wider
+    sections = _sections(config) if has_sections else {}
+    plain = np.array([_half(config) - 2 * third, third, third, 0], np.int32)
+    return delta.keys(config) | (sections or {"rope.dimension_sections": plain})
+
+
+def _half(config: HfConfig) -> int:
+    """Pairs of a head that turn."""
+    return int(config.head_dim * rotary_part(config)) // 2
+
+
 def _sections(config: HfConfig) -> dict[str, MetaValue]:
     """How many pairs of a head turn by each of an image's positions."""
     found = config.rope.values.get("mrope_section")
@@ -149,6 +166,16 @@ def _sections(config: HfConfig) -> dict[str, MetaValue]:
     return {"rope.dimension_sections": np.array([*found, *[0] * (4 - len(found))], np.int32)}
 
 
+_QWEN35: Final = Family(
+    arch="qwen35",
+    parts=delta.NAMES,
+    adds_one=True,
+    keeps_one=("ssm_norm.weight",),
+    is_partial=True,
+    exact=delta.EXACT,
+    made=delta.MADE,
+    more=_delta,
+)
 TEXTS: Final[dict[str, Family]] = {
     "LlamaForCausalLM": Family(arch="llama", is_permuted=True),
     "MistralForCausalLM": Family(arch="llama", is_permuted=True),
@@ -321,6 +348,13 @@ TEXTS: Final[dict[str, Family]] = {
         fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
         more=_leading_dense,
     ),
+    "Qwen3_5ForCausalLM": _QWEN35,
+    "Qwen3_5MoeForCausalLM": replace(
+        _QWEN35,
+        arch="qwen35moe",
+        counts={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
+        refused={"norm_topk_prob": True},
+    ),
     "Ministral3ForCausalLM": Family(arch="mistral3", is_permuted=True, more=_sharpened),
     "MiniMaxM2ForCausalLM": Family(
         arch="minimax-m2",
@@ -336,6 +370,8 @@ FAMILIES: Final[Mapping[str, Family]] = TEXTS | {
     "Mistral3ForConditionalGeneration": replace(
         TEXTS["MistralForCausalLM"], has_towers=True, refused={"model_type": "mistral"}
     ),
+    "Qwen3_5ForConditionalGeneration": replace(_QWEN35, has_towers=True),
+    "Qwen3_5MoeForConditionalGeneration": replace(TEXTS["Qwen3_5MoeForCausalLM"], has_towers=True),
     "Qwen3VLForConditionalGeneration": Family(arch="qwen3vl", has_towers=True, more=_sections),
     "Qwen3VLMoeForConditionalGeneration": Family(
         arch="qwen3vlmoe", has_towers=True, more=_sections, refused={"norm_topk_prob": True}

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from graphsched.gguf.format import MetaValue
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from graphsched.convert.config import HfConfig
 
 
@@ -18,12 +21,13 @@ class Family:
     is_permuted: rows of queries and keys change their order. Hugging Face rotates the halves of a head against
     each other (element j with j + d/2), and so do most GGUF architectures; `llama` and its relatives take neighbours
     (2 j with 2 j + 1): the original Llama weights had that order, and files keep it.
-    parts: names of parts of a layer that are not as in `IN_LAYER`. adds_one: norms multiply with one more than what is
-    stored. acts: names of its activation. is_partial: a head may turn in part. windows: layers may see a window.
-    counts, numbers, flags: keys of the config and what they are in a file, beside those of all. fixed: keys that all
-    models of it have. eps: of norms, in the config and in a file. has_towers: it reads images,
-    too, which is left out. more: further keys, out of the config. refused: keys
-    that must have a value, as the architecture computes nothing else.
+    parts: names of parts of a layer that are not as in `IN_LAYER`; exact: of parts whose names have an end of their
+    own. adds_one: norms multiply with one more than what is stored, but for those that keeps_one names. made: what
+    whole tensors become, by their part in a file. acts: names of its activation. is_partial: a head may turn in part.
+    windows: layers may see a window. counts, numbers, flags: keys of the config and what they are in a file, beside
+    those of all; more: further ones, out of the config. fixed: keys that all models of it have. eps: of norms, in the
+    config and in a file. has_towers: it reads images, too, which is left out. refused: keys that must have a value, as
+    the architecture computes nothing else.
     """
 
     arch: str
@@ -40,6 +44,11 @@ class Family:
     fixed: Mapping[str, MetaValue] = field(default_factory=dict)
     eps: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
     has_towers: bool = False
+    exact: Mapping[str, str] = field(default_factory=dict)
+    made: "Mapping[str, Callable[[HfConfig, NDArray[np.float32]], NDArray[np.float32]]]" = field(
+        default_factory=dict
+    )
+    keeps_one: tuple[str, ...] = ()
     more: "Callable[[HfConfig], dict[str, MetaValue]] | None" = None
     refused: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,6 +112,7 @@ _FUSED: Final = {
 # Computed anew by every engine.
 _COMPUTED: Final = re.compile(r".*rotary_emb\.inv_freq")
 _LAYER: Final = re.compile(r"model\.layers\.(\d{1,4})\.(.+)\.(weight|bias)")
+_ANY: Final = re.compile(r"model\.layers\.(\d{1,4})\.(.+)")
 _EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe|feed_forward)\.experts\.(\d{1,4})\.(\w+)")
 _ALL_EXPERTS: Final = re.compile(
     r"model\.layers\.(\d{1,4})\.(?:mlp\.experts\.(gate_up_proj|down_proj)"
@@ -133,6 +143,8 @@ def gguf_name(name: str, family: Family) -> tuple[str, int] | None:
         return f"{_WHOLE[stem]}.{kind}", 0
     if choice := _CHOICE.fullmatch(name):
         return f"blk.{int(choice[1])}.exp_probs_b.bias", 0
+    if (exact := _ANY.fullmatch(name)) and exact[2] in family.exact:
+        return f"blk.{int(exact[1])}.{family.exact[exact[2]]}", 0
     match = _LAYER.fullmatch(name)
     if match is None:
         return None

@@ -123,9 +123,19 @@ def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, par
     if gguf.endswith(names.VECTORS) or (shape[1:2] == (1,) and len(shape) == 3):
         shape = tuple(n for n in shape if n != 1)
         make = [partial(_reshaped, piece, shape) for piece in make[:1]]
-    if family.adds_one and gguf.endswith("norm.weight"):
+    part = gguf.split(".", 2)[-1]
+    if whole := family.made.get(part):
+        shape = tuple(n for n in shape if n != 1)
+        make = [partial(_whole, source, config, ordered[0], whole)]
+    if family.adds_one and gguf.endswith("norm.weight") and part not in family.keeps_one:
         make = [partial(_one_more, piece) for piece in make]
     return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
+
+
+def _whole(
+    source: Checkpoint, config: HfConfig, name: str, make: Callable[[HfConfig, Floats], Floats]
+) -> Floats:
+    return make(config, values(source, name))
 
 
 def _reshaped(piece: Callable[[], Floats], shape: tuple[int, ...]) -> Floats:
