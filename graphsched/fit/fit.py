@@ -35,8 +35,11 @@ class Fit:
     @property
     def flags(self) -> str:
         """The flags that ask for it."""
-        policy = str(self.options.policy)
-        return " ".join(filter(None, (typed(self.options.placement), f"-op {policy}" if policy else "")))
+        policy, n_ubatch = str(self.options.policy), self.options.n_ubatch
+        found = [typed(self.options.placement)]
+        found += [f"-ub {n_ubatch}"] if n_ubatch != SessionOptions.n_ubatch else []
+        found += [f"-op {policy}"] if policy else []
+        return " ".join(filter(None, found))
 
     def as_json(self) -> dict[str, Any]:
         """The choice, its flags, and what it was chosen from."""

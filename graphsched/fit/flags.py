@@ -52,8 +52,13 @@ def _rules(dealt: Mapping[int, Pattern], rests: Sequence[str]) -> list[str]:
             s for (p, d), found in apart.items() if d == device and tuple(found) == layers for s in PARTS[p]
         ]
         named = f"({'|'.join(stems)})" if len(stems) > 1 else stems[0]
-        rules.append(rf"blk\.{_numbers(layers)}\.{named}\.={device}")
+        rules.append(rf"blk\.{_numbers(layers)}\.{named}\.={_named(device)}")
     return rules
+
+
+def _named(device: str) -> str:
+    """The name by which every engine knows a device: of a simulated one that of the card that it stands for."""
+    return device.replace("sim", "CUDA")
 
 
 def _numbers(layers: Sequence[int]) -> str:
@@ -86,7 +91,7 @@ def typed(options: PlacementOptions) -> str:
         value = getattr(options, name)
         if value == getattr(PlacementOptions, name):
             continue
-        text = str(option.values.show(value)).replace("/", ",")
+        text = str(option.values.show(value))
         is_switch = isinstance(option.values, Words) and option.values.is_switch
         found.append(
             (option.off[0] if option.off else option.flag)
