@@ -227,6 +227,57 @@ def test_gpt_oss_messages_end_without_ending_the_answer() -> None:
     assert t.decode([ids["<|channel|>"], 0, ids["<|end|>"], ids["<|return|>"]]) == "<|channel|>!<|end|>"
 
 
+# by huggingface/tokenizers 0.23 with these tokens and merges, spaces as ▁ and bytes for what is no token
+LISTED_TOKENS = [
+    *("<pad>", "<eos>", "<bos>", "<unk>"),
+    *(f"<0x{i:02X}>" for i in range(256)),
+    *"▁abehlo\n",
+    *("he", "ll", "hell", "hello", "▁hello", "▁a", "\n\n", "▁▁"),
+]
+LISTED = from_metadata(
+    {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": LISTED_TOKENS,
+        "tokenizer.ggml.token_type": [*[CONTROL] * 3, UNKNOWN, *[BYTE] * 256, *[NORMAL] * 16],
+        "tokenizer.ggml.merges": ["h e", "l l", "he ll", "hell o", "▁ hello", "▁ a", "\n \n", "▁ ▁"],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("hello hello", [271, 272]),
+        ("a  hello\n\n\nhel é", [261, 260, 272, 274, 267, 268, 265, 260, 199, 173]),
+        ("  ab", [260, 273, 262]),
+        ("\n hello", [267, 272]),
+        ("x", [124]),
+    ],
+)
+def test_gemma4_merges_listed_pairs_of_characters(text: str, ids: list[int]) -> None:
+    assert LISTED.encode(text) == [2, *ids]
+    assert LISTED.decode(ids) == text
+
+
+@given(st.text())
+def test_gemma4_there_and_back(text: str) -> None:
+    assert LISTED.decode(LISTED.encode(text)) == text.replace("▁", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("afmoe", "a| |1|234|567| |12|x| ab"),
+        ("tiny_aya", "1|234|567"),
+        ("glm5", "don|'t|123|4"),
+    ],
+)
+def test_numbers_are_cut_from_their_end(name: str, words: str) -> None:
+    assert KNOWN[name].split(words.replace("|", "")) == words.split("|")
+
+
 # by huggingface/tokenizers 0.23 with each model's own expressions
 WORDS = {
     "llama-bpe": "I|'LL| don|'t|\t| €|123|4½|…\n\n| | x|÷yZ| 世の|\u3000ok|/\r\n|µÄé|`_|b",
@@ -260,10 +311,10 @@ GOOD = bpe_metadata(["a b"])
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model": None}, "key tokenizer.ggml.model is missing, known are llama and gpt2"),
+        ({"model": None}, "key tokenizer.ggml.model is missing, known are llama, gpt2 and gemma4"),
         (
             {"model": "rwkv"},
-            "key tokenizer.ggml.model is the unknown tokenizer rwkv, known are llama and gpt2",
+            "key tokenizer.ggml.model is the unknown tokenizer rwkv, known are llama, gpt2 and gemma4",
         ),
         ({"model": 3}, "key tokenizer.ggml.model is not a string"),
         (

@@ -42,6 +42,10 @@ _YOUTU_CJK: Final = (
     "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c"
     "\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 )
+_AFMOE_SCRIPTS: Final = (
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f"
+    "\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
+)
 _NO_PUNCTUATION: Final = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 # white space in pieces of these lengths at most, where no word follows
 _FEWER_SPACES: Final = "|".join(
@@ -89,6 +93,7 @@ _FAMILIES: Final[dict[str, PreTokenizer]] = {
         (_LLAMA3,), True, True
     ),
     "dbrx smaug-bpe glm4 chatglm-bpe": PreTokenizer((_LLAMA3,)),
+    "glm5": PreTokenizer((_LLAMA3,), ignore_merges=True),
     "qwen2 stablelm2 hunyuan megrez deepseek-r1-qwen grok-2 solar-open kormo f2llmv2": PreTokenizer(
         (_QWEN2,)
     ),
@@ -120,6 +125,9 @@ _FAMILIES: Final[dict[str, PreTokenizer]] = {
     "gpt-4o llama4 kanana2 talkie minimax-m2": PreTokenizer(
         (rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}",)
     ),
+    "cohere2moe tiny_aya": PreTokenizer(
+        (r"\d{1,3}(?=(?:\d{3})*\b)", rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}")
+    ),
     "granite-embed-multi-97m": PreTokenizer(
         (rf"{_cased('', f'{_ENDINGS}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}",), ignore_merges=True
     ),
@@ -137,6 +145,8 @@ _FAMILIES: Final[dict[str, PreTokenizer]] = {
     ),
     "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4": PreTokenizer((r"\p{N}{1,3}", _DEEPSEEK3_CJK, _DEEPSEEK3)),
+    # digits in threes from the end of a number
+    "afmoe": PreTokenizer((r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))", _AFMOE_SCRIPTS, _DEEPSEEK3)),
     "spark2_5": PreTokenizer(
         (r"\p{N}{1,3}", _DEEPSEEK3_CJK, _DEEPSEEK3.replace(r"[\r\n]*|\s*[\r\n]+", r"|[\r\n]"), r"\p{N}")
     ),

@@ -1,4 +1,7 @@
-"""SentencePiece BPE vocabularies (`tokenizer.ggml.model = llama`): pairs merge by their union's score."""
+"""Vocabularies in SentencePiece's manner, spaces as ▁ and bytes as tokens of their own.
+
+`tokenizer.ggml.model = llama`: pairs merge by their union's score; `gemma4`: pairs that are listed merge, as in a BPE.
+"""
 
 import re
 from functools import cached_property
@@ -13,6 +16,7 @@ _SPACE: Final = "▁"
 _NORMAL, _BYTE_KIND = int(TokenType.NORMAL), int(TokenType.BYTE)
 _WORDS: Final = re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
 _JOINS_WORDS: Final = re.compile(f"[^{_SPACE}\0]{_SPACE}")
+_LINES: Final = re.compile(r"[^\n]+|\n+")
 _BYTE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -56,13 +60,12 @@ class SpmCoder:
         return _JOINS_WORDS.search("\0".join(self._vocab.tokens)) is None
 
     def _word(self, word: str) -> list[int]:
-        ids, scores = self._ids, self._scores
+        return [i for symbol in merge(list(word), self._rank) for i in self._symbol(symbol)]
 
-        def rank(left: str, right: str) -> float | None:
-            token = ids.get(left + right)
-            return None if token is None else -scores[token]
-
-        return [i for symbol in merge(list(word), rank) for i in self._symbol(symbol)]
+    def _rank(self, left: str, right: str) -> float | None:
+        """What merges first has the least; None if it does not merge."""
+        token = self._ids.get(left + right)
+        return None if token is None else -self._scores[token]
 
     def _symbol(self, symbol: str) -> list[int]:
         if (token := self._ids.get(symbol)) is not None:
@@ -72,3 +75,25 @@ class SpmCoder:
             for b in symbol.encode("utf-8", "surrogateescape")
         ]
         return [i for i in found if i is not None]
+
+
+class ListedCoder(SpmCoder):
+    """The same with a list of pairs, as Gemma 4 has it; lines are cut before."""
+
+    def __init__(self, vocab: Vocab, fields: Fields) -> None:
+        super().__init__(vocab, fields)
+        self.add_bos, self.add_space_prefix = False, fields.flag("ggml.add_space_prefix", False)
+        merges = fields.strings("ggml.merges")
+        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+
+    def encode(self, text: str, after_special: bool) -> list[int]:
+        """Ids of a text, line by line, runs of line ends apart."""
+        lines = _LINES.findall(text)
+        return [
+            i
+            for n, line in enumerate(lines)
+            for i in super(ListedCoder, self).encode(line, after_special and not n)
+        ]
+
+    def _rank(self, left: str, right: str) -> float | None:
+        return self._ranks.get(f"{left} {right}")

@@ -10,7 +10,7 @@ from graphsched.errors import Error, LoadError
 from graphsched.gguf.format import shown
 from graphsched.text.bpe import BpeCoder
 from graphsched.text.chat_templates import template_for
-from graphsched.text.spm import SpmCoder
+from graphsched.text.spm import ListedCoder, SpmCoder
 from graphsched.text.vocab import Fields, TokenType, Vocab, read_vocab
 
 _VISIBLE: Final = tuple(map(int, (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.BYTE)))
@@ -198,5 +198,8 @@ def from_metadata(metadata: Mapping[str, object], source: str = "model.gguf") ->
     if model == "gpt2":
         vocab = read_vocab(fields, {})
         return Tokenizer(vocab, BpeCoder(vocab, fields), fields)
+    if model == "gemma4":
+        vocab = read_vocab(fields, {})
+        return Tokenizer(vocab, ListedCoder(vocab, fields), fields)
     what = "is missing" if model is None else f"is the unknown tokenizer {shown(model)}"
-    raise fields.fail("ggml.model", f"{what}, known are llama and gpt2")
+    raise fields.fail("ggml.model", f"{what}, known are llama, gpt2 and gemma4")
