@@ -536,8 +536,8 @@ def test_a_torch_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "config.json: architecture GPT2LMHeadModel; convert knows "),
-        ({"architectures": 3}, "config.json: no architecture; convert knows Llama"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "config.json: architecture GPT2LMHeadModel; of the "),
+        ({"architectures": 3}, "config.json: no architecture; of the "),
         ({"hidden_size": "x"}, "config.json: key hidden_size is x, a positive integer is needed"),
         (
             {"num_hidden_layers": None},

@@ -170,9 +170,11 @@ def test_values_of_another_kind_are_refused(values: Mapping[str, Any]) -> None:
         keys("Glm4MoeForCausalLM", **values)
 
 
-def test_an_unknown_class_is_told_the_known_ones() -> None:
-    with pytest.raises(LoadError, match="architecture NewForCausalLM; convert knows LlamaForCausalLM"):
-        of_architecture(["NewForCausalLM"], "config.json")
+def test_an_unknown_class_is_told_the_nearest_ones() -> None:
+    with pytest.raises(
+        LoadError, match=r"architecture Qwen3NewForCausalLM; .* nearest are Qwen3\w*ForCausalLM, "
+    ):
+        of_architecture(["Qwen3NewForCausalLM"], "config.json")
 
 
 def test_norms_of_gemma_have_their_one(tmp_path: Path) -> None:
@@ -270,6 +272,16 @@ def test_keys_of_the_delta_rule() -> None:
         )
 
 
+def test_qwen_3_next_keeps_the_order_of_its_heads() -> None:
+    family = FAMILIES["Qwen3NextForCausalLM"]
+    assert gguf_name("model.layers.0.linear_attn.A_log", family) == ("blk.0.ssm_a", 0)
+    assert gguf_name("model.layers.0.linear_attn.in_proj_qkvz.weight", family) == ("blk.0.ssm_in.weight", 0)
+    heads = np.arange(6, dtype=np.float32)
+    assert family.made["ssm_a"](config(**DELTA), heads).tolist() == pytest.approx(-np.exp(heads))
+    assert family.made["ssm_conv1d.weight"](config(**DELTA), heads.reshape(2, 1, 3)).shape == (2, 3)
+    assert "ssm_dt.bias" not in family.made
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -288,3 +300,35 @@ def test_the_text_of_a_model_with_towers(name: str, expected: str | None) -> Non
     found = OfText(Source())  # type: ignore[arg-type]  # nothing is read
     assert list(found.shapes) == ([] if expected is None else [expected])
     assert found.left_out == ((name,) if expected is None else ())
+
+
+def test_windows_that_a_file_cannot_say() -> None:
+    assert (
+        keys("ExaoneMoeForCausalLM", sliding_window_pattern="LLLG")["attention.sliding_window_pattern"] == 4
+    )
+    assert keys("ExaoneMoeForCausalLM", sliding_window_pattern=3)["attention.sliding_window_pattern"] == 3
+    assert "attention.sliding_window_pattern" not in keys("ExaoneMoeForCausalLM")
+    with pytest.raises(LoadError, match="sliding_window_pattern is GLLL, as in LLLG is needed"):
+        keys("ExaoneMoeForCausalLM", sliding_window_pattern="GLLL")
+    assert keys("Exaone4ForCausalLM", sliding_window=None)
+    assert (
+        keys("Exaone4ForCausalLM", sliding_window=16, num_hidden_layers=64)["attention.sliding_window"] == 16
+    )
+    with pytest.raises(LoadError, match="sliding_window is of models with 64 layers"):
+        keys("Exaone4ForCausalLM", sliding_window=16)
+
+
+def test_dense_layers_come_first() -> None:
+    kinds = ["dense", "sparse", "sparse"]
+    assert keys("HYV3ForCausalLM", mlp_layer_types=kinds)["leading_dense_block_count"] == 1
+    for wrong in (None, ["sparse", "dense"]):
+        with pytest.raises(LoadError, match="mlp_layer_types is no list of dense layers in front"):
+            keys("HYV3ForCausalLM", mlp_layer_types=wrong)
+
+
+def test_queries_that_sharpen() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "beta_fast": 32}
+    found = keys("Ministral3ForCausalLM", rope_parameters=scaling | {"llama_4_scaling_beta": 0.1})
+    assert found["attention.temperature_scale"] == 0.1
+    assert found["rope.scaling.yarn_beta_fast"] == 32.0
+    assert found["rope.scaling.type"] == "yarn"

@@ -173,6 +173,7 @@ CASES: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "Qwen3_5ForCausalLM": _DELTA,
     "Qwen3_5MoeForCausalLM": {**_DELTA, **_MOE, "shared_expert_intermediate_size": 48},
+    "Qwen3NextForCausalLM": {**_DELTA, **_MOE, "shared_expert_intermediate_size": 48},
     "MiniMaxM2ForCausalLM": {
         "head_dim": 32,
         "num_local_experts": 8,

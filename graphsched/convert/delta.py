@@ -1,4 +1,4 @@
-"""Qwen 3.5's gated delta rule: tensors whose value heads a file has in another order than a checkpoint.
+"""Qwen's gated delta rule: tensors whose value heads a file of Qwen 3.5 has in another order than a checkpoint.
 
 A checkpoint keeps the value heads together that share a key head; in a file value head j has key head j mod n_key.
 """
@@ -67,7 +67,7 @@ def _rows(config: HfConfig, w: Floats) -> Floats:
 
 def _behind_keys(config: HfConfig, w: Floats) -> Floats:
     """Rows of queries and keys, then of values; of a convolution without its axis of one."""
-    w = w.reshape(w.shape[0], w.shape[-1])
+    w = _squeezed(config, w)
     n = 2 * config.count("linear_num_key_heads") * config.count("linear_key_head_dim")
     return np.concatenate([w[:n], _rows(config, w[n:])])
 
@@ -77,10 +77,29 @@ def _columns(config: HfConfig, w: Floats) -> Floats:
 
 
 def _decay(config: HfConfig, w: Floats) -> Floats:
+    return _exponent(config, _heads(config, w))
+
+
+def _squeezed(config: HfConfig, w: Floats) -> Floats:
+    """A convolution without its axis of one."""
+    return w.reshape(w.shape[0], w.shape[-1])
+
+
+def _exponent(config: HfConfig, w: Floats) -> Floats:
     """The factor of the exponent, of which a checkpoint has the logarithm."""
-    return -np.exp(_heads(config, w))
+    return -np.exp(w)
 
 
+# Qwen 3 Next, whose files keep the checkpoint's order
+GROUPED_NAMES: Final = {
+    "linear_attn.in_proj_qkvz": "ssm_in",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    **{name: part for name, part in NAMES.items() if "in_proj" not in name},
+}
+GROUPED: Final[dict[str, Callable[[HfConfig, Floats], Floats]]] = {
+    "ssm_conv1d.weight": _squeezed,
+    "ssm_a": _exponent,
+}
 MADE: Final[dict[str, Callable[[HfConfig, Floats], Floats]]] = {
     "attn_qkv.weight": _behind_keys,
     "ssm_conv1d.weight": _behind_keys,

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Final
 
-import numpy as np
-
-from graphsched.convert import delta
-from graphsched.convert.config import HfConfig, rotary_part
+from graphsched.convert import computed, delta
 from graphsched.convert.names import Family
 from graphsched.errors import LoadError
-from graphsched.gguf.format import MetaValue, shown
+from graphsched.gguf.format import shown
 
 _GELU: Final = ("gelu_pytorch_tanh",)
 _WINDOW: Final = {"sliding_window": "attention.sliding_window"}
@@ -80,92 +78,6 @@ _LFM2: Final = {
 }
 
 
-def _latent(config: HfConfig) -> dict[str, MetaValue]:
-    """Heads of latent attention, of which a part turns, and the factor of a stretched context."""
-    nope, turned = config.count("qk_nope_head_dim"), config.count("qk_rope_head_dim")
-    found: dict[str, MetaValue] = {
-        "attention.key_length": nope + turned,
-        "attention.value_length": config.count("v_head_dim"),
-        "rope.dimension_count": turned,
-        "attention.head_count_kv": config.count("num_attention_heads"),
-    }
-    rope = config.rope
-    if "mscale_all_dim" in rope.values:
-        factor = rope.number("mscale_all_dim")
-        if rope.number("mscale", factor) != factor:
-            raise LoadError(f"{rope.where}: mscale and mscale_all_dim differ, which no file can say")
-        found["rope.scaling.yarn_log_multiplier"] = 0.1 * factor
-    return found
-
-
-def _short_convolutions(config: HfConfig) -> dict[str, MetaValue]:
-    """Layers without attention have no heads of keys; the width of the feed-forward may follow from a rule."""
-    kinds = config.values.get("layer_types")
-    if not isinstance(kinds, list) or len(kinds) != config.count("num_hidden_layers"):
-        raise LoadError(f"{config.where}: key layer_types is no list with an entry for each layer")
-    heads = config.count("num_key_value_heads")
-    found: dict[str, MetaValue] = {
-        "attention.head_count_kv": np.array([heads * (kind == "full_attention") for kind in kinds], np.int32),
-        "shortconv.l_cache": config.count("conv_L_cache"),
-    }
-    if config.values.get("block_auto_adjust_ff_dim") is True:
-        multiple = config.count("block_multiple_of", 256)
-        width = int(
-            config.number("block_ffn_dim_multiplier", 1.0) * int(2 * config.count("intermediate_size") / 3)
-        )
-        found["feed_forward_length"] = multiple * -(-width // multiple)
-    return found
-
-
-def _leading_dense(config: HfConfig) -> dict[str, MetaValue]:
-    """How many layers without experts come first, out of a list of all layers' kinds."""
-    kinds = config.values.get("mlp_layer_types")
-    n = kinds.count("dense") if isinstance(kinds, list) else -1
-    if not isinstance(kinds, list) or kinds != ["dense"] * n + ["sparse"] * (len(kinds) - n):
-        raise LoadError(
-            f"{config.where}: key mlp_layer_types is no list of dense layers in front of sparse ones"
-        )
-    return {"leading_dense_block_count": n}
-
-
-def _sharpened(config: HfConfig) -> dict[str, MetaValue]:
-    """Queries that grow with the position, and the numbers of a stretched context."""
-    rope, found = config.rope, dict[str, MetaValue]()
-    names = {
-        "llama_4_scaling_beta": "attention.temperature_scale",
-        "mscale_all_dim": "rope.scaling.yarn_log_multiplier",
-    }
-    names |= {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
-    for name, key in names.items():
-        if rope.values.get(name) is not None:
-            found[key] = rope.number(name)
-    return found
-
-
-def _delta(config: HfConfig) -> dict[str, MetaValue]:
-    """Layers of the gated delta rule, and the positions of images, which are all the same in texts."""
-    has_sections = "mrope_section" in config.rope.values
-    third = (
-        int(config.head_dim * rotary_part(config)) // 6
-    )  # as these models have it: the first a little wider
-    sections = _sections(config) if has_sections else {}
-    plain = np.array([_half(config) - 2 * third, third, third, 0], np.int32)
-    return delta.keys(config) | (sections or {"rope.dimension_sections": plain})
-
-
-def _half(config: HfConfig) -> int:
-    """Pairs of a head that turn."""
-    return int(config.head_dim * rotary_part(config)) // 2
-
-
-def _sections(config: HfConfig) -> dict[str, MetaValue]:
-    """How many pairs of a head turn by each of an image's positions."""
-    found = config.rope.values.get("mrope_section")
-    if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found) or len(found) > 4:
-        raise LoadError(f"{config.rope.where}: key mrope_section is no list of up to four numbers")
-    return {"rope.dimension_sections": np.array([*found, *[0] * (4 - len(found))], np.int32)}
-
-
 _QWEN35: Final = Family(
     arch="qwen35",
     parts=delta.NAMES,
@@ -174,7 +86,7 @@ _QWEN35: Final = Family(
     is_partial=True,
     exact=delta.EXACT,
     made=delta.MADE,
-    more=_delta,
+    more=computed.delta,
 )
 TEXTS: Final[dict[str, Family]] = {
     "LlamaForCausalLM": Family(arch="llama", is_permuted=True),
@@ -264,7 +176,9 @@ TEXTS: Final[dict[str, Family]] = {
         counts=_WINDOW | {"sliding_window_pattern": "attention.sliding_window_pattern"},
         numbers={"logit_scale": "logit_scale"},
     ),
-    "Exaone4ForCausalLM": Family(arch="exaone4", parts=_BEHIND, windows=True, counts=_WINDOW),
+    "Exaone4ForCausalLM": Family(
+        arch="exaone4", parts=_BEHIND, windows=True, counts=_WINDOW, more=computed.window_of_64_layers
+    ),
     "HunYuanDenseV1ForCausalLM": Family(arch="hunyuan-dense", parts=_HUNYUAN),
     "HunYuanMoEV1ForCausalLM": Family(
         arch="hunyuan-moe",
@@ -278,7 +192,7 @@ TEXTS: Final[dict[str, Family]] = {
         numbers=_ROUTED,
         flags=_NORMED,
         fixed={"expert_gating_func": _SOFTMAX},
-        more=_latent,
+        more=computed.latent,
         refused={"topk_method": "greedy"},
     ),
     "DeepseekV3ForCausalLM": Family(
@@ -288,13 +202,13 @@ TEXTS: Final[dict[str, Family]] = {
         numbers=_ROUTED,
         flags=_NORMED,
         fixed={"expert_gating_func": _SIGMOID},
-        more=_latent,
+        more=computed.latent,
     ),
     "Lfm2ForCausalLM": Family(
         arch="lfm2",
         parts=_LFM2,
         eps=("norm_eps", "attention.layer_norm_rms_epsilon"),
-        more=_short_convolutions,
+        more=computed.short_convolutions,
         refused={"conv_bias": False},
     ),
     "Lfm2MoeForCausalLM": Family(
@@ -303,7 +217,7 @@ TEXTS: Final[dict[str, Family]] = {
         eps=("norm_eps", "attention.layer_norm_rms_epsilon"),
         counts={"num_dense_layers": "leading_dense_block_count"},
         fixed={"expert_gating_func": _SIGMOID},
-        more=_short_convolutions,
+        more=computed.short_convolutions,
         refused={"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
     ),
     "AfmoeForCausalLM": Family(
@@ -331,13 +245,13 @@ TEXTS: Final[dict[str, Family]] = {
         windows=True,
         counts={
             **_WINDOW,
-            "sliding_window_pattern": "attention.sliding_window_pattern",
             "num_shared_experts": "expert_shared_count",
             "first_k_dense_replace": "leading_dense_block_count",
         },
         numbers=_ROUTED,
         flags=_NORMED,
         fixed={"expert_gating_func": _SIGMOID},
+        more=computed.pattern_of_windows,
         refused=_ONE_GROUP,
     ),
     "HYV3ForCausalLM": Family(
@@ -346,7 +260,7 @@ TEXTS: Final[dict[str, Family]] = {
         counts={"num_shared_experts": "expert_shared_count"},
         numbers={"router_scaling_factor": "expert_weights_scale"},
         fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
-        more=_leading_dense,
+        more=computed.leading_dense,
     ),
     "Qwen3_5ForCausalLM": _QWEN35,
     "Qwen3_5MoeForCausalLM": replace(
@@ -355,7 +269,16 @@ TEXTS: Final[dict[str, Family]] = {
         counts={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
         refused={"norm_topk_prob": True},
     ),
-    "Ministral3ForCausalLM": Family(arch="mistral3", is_permuted=True, more=_sharpened),
+    "Qwen3NextForCausalLM": replace(
+        _QWEN35,
+        arch="qwen3next",
+        parts=delta.GROUPED_NAMES,
+        made=delta.GROUPED,
+        counts={"shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
+        more=delta.keys,
+        refused={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+    ),
+    "Ministral3ForCausalLM": Family(arch="mistral3", is_permuted=True, more=computed.sharpened),
     "MiniMaxM2ForCausalLM": Family(
         arch="minimax-m2",
         is_partial=True,
@@ -372,9 +295,9 @@ FAMILIES: Final[Mapping[str, Family]] = TEXTS | {
     ),
     "Qwen3_5ForConditionalGeneration": replace(_QWEN35, has_towers=True),
     "Qwen3_5MoeForConditionalGeneration": replace(TEXTS["Qwen3_5MoeForCausalLM"], has_towers=True),
-    "Qwen3VLForConditionalGeneration": Family(arch="qwen3vl", has_towers=True, more=_sections),
+    "Qwen3VLForConditionalGeneration": Family(arch="qwen3vl", has_towers=True, more=computed.sections),
     "Qwen3VLMoeForConditionalGeneration": Family(
-        arch="qwen3vlmoe", has_towers=True, more=_sections, refused={"norm_topk_prob": True}
+        arch="qwen3vlmoe", has_towers=True, more=computed.sections, refused={"norm_topk_prob": True}
     ),
 }
 
@@ -384,5 +307,6 @@ def of_architecture(names: object, where: str, known: Mapping[str, Family] = FAM
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     if name not in known:
         what = f"architecture {shown(name)}" if name else "no architecture"
-        raise LoadError(f"{where}: {what}; convert knows {', '.join(known)}")
+        nearest = ", ".join(get_close_matches(name, known, 3, 0.0))
+        raise LoadError(f"{where}: {what}; of the {len(known)} that convert knows the nearest are {nearest}")
     return known[name]
