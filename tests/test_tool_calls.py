@@ -204,6 +204,15 @@ def test_values_of_each_kind(name: str, said: str, arguments: dict[str, Any]) ->
         assert (rest, [(f, json.loads(a)) for f, a in calls]) == ("", [("f", arguments)])
 
 
+def test_a_text_that_looks_like_parameters_stays_one() -> None:
+    format, city = format_of(NS), f"{NS}<b>1{NS}</b>"
+    said = f'{NS}<tool_call>\n{NS}<invoke name="weather">{NS}<city>{city}{NS}</city>{NS}</invoke>\n{NS}</tool_call>'
+    assert joined(pushed(stream_of(format), [said]))[2] == [("weather", json.dumps({"city": city}))]
+    deep = f"{NS}<a>" * 400 + "1" + f"{NS}</a>" * 400
+    said = f'{NS}<tool_call>\n{NS}<invoke name="f">{deep}{NS}</invoke>\n{NS}</tool_call>'
+    assert joined(pushed(stream_of(format), [said]))[2][0][0] == "f"
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_written_for_a_template_without_calls_is_read(name: str) -> None:
     format = format_of(FAMILIES[name].template)

@@ -10,6 +10,7 @@ from graphsched.text.tool_calls.formats import Format
 from graphsched.text.tool_calls.json_text import members, skipped, value_end
 from graphsched.text.tool_calls.literals import read_literal
 
+_MAX_DEPTH: Final = 16  # values inside of each other
 _NAMES, _ARGUMENTS = ("name", "tool_name", "function"), ("arguments", "parameters")
 Tools = Mapping[str, Mapping[str, Any]]  # the schemas of the arguments by the name of the tool
 
@@ -132,7 +133,9 @@ def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _pairs(format: Format, text: str, at: int, about: Mapping[str, Any]) -> tuple[list[str], int]:
+def _pairs(
+    format: Format, text: str, at: int, about: Mapping[str, Any], depth: int = 0
+) -> tuple[list[str], int]:
     """The parameters from a place on that are whole, as members of a JSON object, and the place behind them."""
     assert format.parameter is not None
     found, at = list[str](), skipped(text, at)
@@ -144,7 +147,7 @@ def _pairs(format: Format, text: str, at: int, about: Mapping[str, Any]) -> tupl
             found.append(_member(match["key"], _of_type(value[0], about.get(match["key"]))))
             at = skipped(text, value[1], ",")
         else:
-            found.append(_pair(format, match.groupdict(), about))
+            found.append(_pair(format, match.groupdict(), about, depth))
             at = skipped(text, match.end())
     return found, at
 
@@ -159,24 +162,29 @@ def _member(key: str, value: Any) -> str:
     return f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
 
 
-def _pair(format: Format, groups: Mapping[str, str | None], about: Mapping[str, Any]) -> str:
+def _pair(format: Format, groups: Mapping[str, str | None], about: Mapping[str, Any], depth: int) -> str:
     key, value = groups["key"] or "", groups.get("whole") or groups["value"] or ""
+    said, schema = groups.get("text"), about.get(key, {})
     written = json.dumps(key, ensure_ascii=False)
-    if groups.get("text") is None and (inner := _inner(format, value, about.get(key, {}))):
+    if said is None and (inner := _inner(format, value, schema, depth + 1)):
         return f"{written}: {inner}"
-    if groups.get("text") == "true" or (groups.get("text") is None and _is_text(about.get(key, {}), value)):
+    if said == "true" or (said is None and _is_text(schema, value)):
         return _member(key, value)
     return f"{written}: {value.strip()}"
 
 
-def _inner(format: Format, value: str, schema: Any) -> str:
-    """The JSON of a value that is itself made of parameters, a list where all of them are named item; else ""."""
+def _inner(format: Format, value: str, schema: Any, depth: int) -> str:
+    """The JSON of a value that is itself made of parameters, a list where all of them are named item; else "".
+
+    A text that only looks like that stays one, if its schema says so.
+    """
     assert format.parameter is not None
-    if format.parameter.match(value, skipped(value, 0)) is None:
-        return ""
     schema = schema if isinstance(schema, Mapping) else {}
+    is_text = schema.get("type") == "string" or depth > _MAX_DEPTH
+    if is_text or format.parameter.match(value, skipped(value, 0)) is None:
+        return ""
     about = {"item": schema["items"]} if "items" in schema else _properties(schema)
-    pairs, _ = _pairs(format, value, 0, about)
+    pairs, _ = _pairs(format, value, 0, about, depth)
     item = '"item": '
     if all(pair.startswith(item) for pair in pairs):
         return "[" + ", ".join(pair.removeprefix(item) for pair in pairs) + "]"
