@@ -204,6 +204,14 @@ def test_values_of_each_kind(name: str, said: str, arguments: dict[str, Any]) ->
         assert (rest, [(f, json.loads(a)) for f, a in calls]) == ("", [("f", arguments)])
 
 
+@given(st.text(alphabet="[](){}:,=ab1 '\"\n", max_size=30))
+def test_whatever_is_written_as_a_literal_has_an_end(written: str) -> None:
+    for format in (format_of(FAMILIES["lfm2"].template), format_of(FAMILIES["gemma-4"].template)):
+        head = "f(a=" if format.name == "lfm2" else "call:f{a:"
+        _, _, calls = joined(pushed(stream_of(format), [format.opening + head + written + format.closing]))
+        assert [name for name, _ in calls][:1] == ["f"]
+
+
 def test_a_text_that_looks_like_parameters_stays_one() -> None:
     format, city = format_of(NS), f"{NS}<b>1{NS}</b>"
     said = f'{NS}<tool_call>\n{NS}<invoke name="weather">{NS}<city>{city}{NS}</city>{NS}</invoke>\n{NS}</tool_call>'

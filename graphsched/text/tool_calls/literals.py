@@ -14,7 +14,10 @@ _MAX_DEPTH: Final = 32
 
 
 def read_literal(text: str, at: int, quote: str = "", depth: int = 0) -> tuple[Any, int] | None:
-    """A value and the place behind it, None if it has not ended; `quote` stands around texts beside ' and "."""
+    """A value and the place behind it, None if it has not ended, or is none.
+
+    `quote` stands around texts, as ' and " do.
+    """
     if at >= len(text) or depth > _MAX_DEPTH:
         return None
     if quote and quote.startswith(text[at : at + len(quote)]):
@@ -26,7 +29,7 @@ def read_literal(text: str, at: int, quote: str = "", depth: int = 0) -> tuple[A
     if text[at] in _CLOSING:
         return _many(text, at, quote, depth)
     end = next((i for i in range(at, len(text)) if text[i] in ",]})\n"), -1)
-    return None if end < 0 else (_word(text[at:end].strip()), end)
+    return None if end <= at else (_word(text[at:end].strip()), end)  # nothing at all is no value
 
 
 def _many(text: str, at: int, quote: str, depth: int) -> tuple[Any, int] | None:
