@@ -153,7 +153,7 @@ def test_flags_make_the_placement_again() -> None:
 
 
 def homes(model: Model, options: SessionOptions) -> Mapping[str, str]:
-    found = judged("", model, options, Goal(64, 8), 0).step.planner.homes.placement.homes
+    found = judged("", model, replace(options, fit_for=Goal(64, 8))).step.planner.homes.placement.homes
     return {name: home.device for name, home in found.items()}
 
 
@@ -175,7 +175,7 @@ def others(model: Model, asked: SessionOptions) -> list[Judged]:
         for p in placed
         for policy in ((), "auto")
     ]
-    return [judged("", model, o, o.fit_for, 64 << 20) for o in options]
+    return [judged("", model, o) for o in options]
 
 
 CASES = [

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from graphsched.predict.memory import Need, needs
 from graphsched.predict.plan import Plan, make_plan
@@ -15,7 +15,7 @@ from graphsched.session.planner import Planner
 from graphsched.types.devices import HOST
 from graphsched.types.goal import Goal
 
-MIB = 1 << 20
+MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,17 @@ def _wall(plan: Plan) -> float:
     return plan.timeline.wall if plan.timeline else 0.0
 
 
-def judged(name: str, model: Model, options: SessionOptions, goal: Goal, margin: int) -> Judged:
+def judged(name: str, model: Model, options: SessionOptions) -> Judged:
     """A candidate with its plans: of a step, of the micro-batches of the goal's prompt, and of a full one."""
-    reading, n = model.batching(options), goal.slots
-    goal = goal.within(reading.n_each)
+    reading = model.batching(options)
+    goal = options.fit_for.within(reading.n_each)
+    n = goal.slots
     reading.check_room(goal.pp, goal.tg)
     step = make_plan(model, options, n, n, reading.n_each, n_sequences=n)
     sizes = dict.fromkeys((reading.n_ubatch, *(size for _, size in reading.pieces(goal.pp))))
     known = step.planner.capacities
     batches = {size: make_plan(model, options, size, 1, reading.n_each, known) for size in sizes}
-    return Judged(name, options, goal, step, batches, margin)
+    return Judged(name, options, goal, step, batches, options.fit_target * MIB)
 
 
 def planner_of(model: Model, options: SessionOptions) -> Planner:

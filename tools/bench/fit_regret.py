@@ -21,7 +21,7 @@ from graphsched.cli.main import run
 from graphsched.errors import OptionError
 from graphsched.fit.fit import fit
 from graphsched.fit.flags import typed
-from graphsched.fit.judge import MIB, Judged, judged, overflows
+from graphsched.fit.judge import Judged, judged, overflows
 from graphsched.session.model import Model, open_default_or
 from graphsched.session.options import SessionOptions, session_options
 
@@ -61,12 +61,12 @@ def others(model: Model, asked: SessionOptions) -> Iterator[Judged]:
         fitting = [p for p in placed if not overflows(model, _placed(asked, p))]
         found = 0
         for p in fitting:
-            some = [judged("", model, o, o.fit_for, asked.fit_target * MIB) for o in _policies(asked, p)]
+            some = [judged("", model, o) for o in _policies(asked, p)]
             found += any(one.fits for one in some)
             yield from (one for one in some if one.fits)
             if found == 2:
                 break
-    yield from (judged("", model, o, o.fit_for, 0) for o in _policies(asked, {"n_gpu_layers": 0})[:1])
+    yield from (judged("", model, o) for o in _policies(asked, {"n_gpu_layers": 0})[:1])
 
 
 def _placed(asked: SessionOptions, placed: dict[str, int]) -> SessionOptions:
