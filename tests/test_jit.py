@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import pytest
+from llvmlite import ir
 
 import graphsched
 from graphsched.backends.cpu.language.jit import helper, kernel
 from graphsched.backends.cpu.language.signature import KernelError, parse
+from graphsched.backends.cpu.language.vector import as_they_are
 from graphsched.graph.tensor import TensorType
 from graphsched.run.operand import Buffer, Operand, Out, dense
 from graphsched.types import dtypes
@@ -259,3 +262,16 @@ def test_a_missing_argument_is_named() -> None:
         parse("own", "x", each="a").bind({"x": buffer("x")}, [{"a": buffer("a")}, {}])
     with pytest.raises(KernelError, match="kernel own has no repeated arguments"):
         parse("own", "x").bind({"x": buffer("x")}, [{}])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_vectors_that_stay_in_registers_are_code_for_any_number_of_them(n: int) -> None:
+    """One is no struct: a machine with wide registers has one where others have two."""
+    kind = ir.VectorType(ir.IntType(8), 16)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(kind, [kind] * n), "f")
+    builder = ir.IRBuilder(function.append_basic_block())
+    kept = as_they_are(builder, list(function.args))
+    assert len(kept) == n
+    builder.ret(kept[-1])
+    llvm.parse_assembly(str(module)).verify()

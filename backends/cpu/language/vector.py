@@ -205,9 +205,9 @@ def as_they_are(builder: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value
         return vectors
     kinds, n = [v.type for v in vectors], len(vectors)
     constraints = ",".join(["=v" if target.has("avx512vl") else "=x"] * n + [str(i) for i in range(n)])
-    assembly = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
-    out = builder.asm(assembly, "", constraints, vectors, side_effect=False)
-    return [builder.extract_value(out, i) for i in range(n)]
+    result = kinds[0] if n == 1 else ir.LiteralStructType(kinds)  # one output is no struct
+    out = builder.asm(ir.FunctionType(result, kinds), "", constraints, vectors, side_effect=False)
+    return [out] if n == 1 else [builder.extract_value(out, i) for i in range(n)]
 
 
 def by_row(args: tuple[types.Type, ...], emit: Callable[..., ir.Value], out: Vec | None = None) -> Any:
