@@ -332,3 +332,10 @@ def test_queries_that_sharpen() -> None:
     assert found["attention.temperature_scale"] == 0.1
     assert found["rope.scaling.yarn_beta_fast"] == 32.0
     assert found["rope.scaling.type"] == "yarn"
+
+
+def test_a_config_may_know_the_width_of_experts_only() -> None:
+    values = {key: value for key, value in CONFIG.items() if key != "intermediate_size"}
+    assert HfConfig(values | {"moe_intermediate_size": 24}, "config.json").expert_width == 24
+    with pytest.raises(LoadError, match="key intermediate_size is missing"):
+        metadata(HfConfig(values, "config.json"), FAMILIES["LlamaForCausalLM"])

@@ -98,6 +98,12 @@ class HfConfig:
         return found
 
     @property
+    def expert_width(self) -> int:
+        """Of each expert's feed-forward, or of the only one, where nothing is said of experts."""
+        found = self.count("moe_intermediate_size", None)
+        return int(self.count("intermediate_size") if found is None else found)
+
+    @property
     def rope(self) -> "HfConfig":
         """The rotary parameters, wherever this version of transformers has them."""
         for key in ("rope_scaling", "rope_parameters"):
@@ -115,8 +121,8 @@ class HfConfig:
 def metadata(config: HfConfig, family: Family) -> dict[str, MetaValue]:
     """Keys of the architecture."""
     for key in NEEDED:
-        if key != "intermediate_size" or config.values.get("moe_intermediate_size") is None:
-            config.count(key)
+        config.count(key)
+    _ = config.expert_width  # one of two keys is there
     keys: dict[str, MetaValue] = {
         gguf: config.count(key) for key, gguf in COUNTS.items() if config.values.get(key) is not None
     }

@@ -3,13 +3,13 @@
 A checkpoint keeps the value heads together that share a key head; in a file value head j has key head j mod n_key.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphsched.convert.config import HfConfig
+from graphsched.convert.names import Make
 from graphsched.errors import LoadError
 from graphsched.gguf.format import MetaValue
 
@@ -96,11 +96,11 @@ GROUPED_NAMES: Final = {
     "linear_attn.in_proj_ba": "ssm_ba",
     **{name: part for name, part in NAMES.items() if "in_proj" not in name},
 }
-GROUPED: Final[dict[str, Callable[[HfConfig, Floats], Floats]]] = {
+GROUPED: Final[dict[str, Make]] = {
     "ssm_conv1d.weight": _squeezed,
     "ssm_a": _exponent,
 }
-MADE: Final[dict[str, Callable[[HfConfig, Floats], Floats]]] = {
+MADE: Final[dict[str, Make]] = {
     "attn_qkv.weight": _behind_keys,
     "ssm_conv1d.weight": _behind_keys,
     "attn_gate.weight": _rows,

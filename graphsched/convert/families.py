@@ -5,6 +5,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
+from graphsched.arch.blocks.moe import SIGMOID, SOFTMAX
 from graphsched.convert import computed, delta
 from graphsched.convert.names import Family
 from graphsched.errors import LoadError
@@ -12,7 +13,6 @@ from graphsched.gguf.format import shown
 
 _GELU: Final = ("gelu_pytorch_tanh",)
 _WINDOW: Final = {"sliding_window": "attention.sliding_window"}
-_SOFTMAX, _SIGMOID = 1, 2  # of expert_gating_func
 # Norms in front of and behind attention and feed-forward.
 _AROUND: Final = {
     "post_attention_layernorm": "post_attention_norm",
@@ -145,7 +145,7 @@ TEXTS: Final[dict[str, Family]] = {
         counts=_SHARED,
         numbers=_ROUTED,
         flags=_NORMED,
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
         refused=_ONE_GROUP,
     ),
     "Dots1ForCausalLM": Family(
@@ -153,7 +153,7 @@ TEXTS: Final[dict[str, Family]] = {
         counts=_SHARED,
         numbers=_ROUTED,
         flags=_NORMED,
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
         refused=_ONE_GROUP,
     ),
     "Ernie4_5ForCausalLM": Family(arch="ernie4_5"),
@@ -191,7 +191,7 @@ TEXTS: Final[dict[str, Family]] = {
         counts=_SHARED | {name: _LATENT_COUNTS[name] for name in ("q_lora_rank", "kv_lora_rank")},
         numbers=_ROUTED,
         flags=_NORMED,
-        fixed={"expert_gating_func": _SOFTMAX},
+        fixed={"expert_gating_func": SOFTMAX},
         more=computed.latent,
         refused={"topk_method": "greedy"},
     ),
@@ -201,7 +201,7 @@ TEXTS: Final[dict[str, Family]] = {
         counts=_SHARED | _LATENT_COUNTS,
         numbers=_ROUTED,
         flags=_NORMED,
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
         more=computed.latent,
     ),
     "Lfm2ForCausalLM": Family(
@@ -216,7 +216,7 @@ TEXTS: Final[dict[str, Family]] = {
         parts=_LFM2 | {"feed_forward.gate": "ffn_gate_inp"},
         eps=("norm_eps", "attention.layer_norm_rms_epsilon"),
         counts={"num_dense_layers": "leading_dense_block_count"},
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
         more=computed.short_convolutions,
         refused={"conv_bias": False, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
     ),
@@ -237,7 +237,7 @@ TEXTS: Final[dict[str, Family]] = {
             "num_shared_experts": "expert_shared_count",
         },
         numbers={"route_scale": "expert_weights_scale"},
-        fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
+        fixed={"expert_gating_func": SIGMOID, "expert_weights_norm": True},
         refused=_ONE_GROUP | {"mup_enabled": True, "score_func": "sigmoid", "route_norm": True},
     ),
     "ExaoneMoeForCausalLM": Family(
@@ -250,7 +250,7 @@ TEXTS: Final[dict[str, Family]] = {
         },
         numbers=_ROUTED,
         flags=_NORMED,
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
         more=computed.pattern_of_windows,
         refused=_ONE_GROUP,
     ),
@@ -259,7 +259,7 @@ TEXTS: Final[dict[str, Family]] = {
         parts=_HUNYUAN | {"mlp.router.gate": "ffn_gate_inp"},
         counts={"num_shared_experts": "expert_shared_count"},
         numbers={"router_scaling_factor": "expert_weights_scale"},
-        fixed={"expert_gating_func": _SIGMOID, "expert_weights_norm": True},
+        fixed={"expert_gating_func": SIGMOID, "expert_weights_norm": True},
         more=computed.leading_dense,
     ),
     "Qwen3_5ForCausalLM": _QWEN35,
@@ -283,7 +283,7 @@ TEXTS: Final[dict[str, Family]] = {
         arch="minimax-m2",
         is_partial=True,
         counts={"intermediate_size": "expert_feed_forward_length"},
-        fixed={"expert_gating_func": _SIGMOID},
+        fixed={"expert_gating_func": SIGMOID},
     ),
 }
 

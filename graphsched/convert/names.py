@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from graphsched.convert.config import HfConfig
 
+Make = Callable[["HfConfig", "NDArray[np.float32]"], "NDArray[np.float32]"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
@@ -45,9 +47,7 @@ class Family:
     eps: tuple[str, str] = ("rms_norm_eps", "attention.layer_norm_rms_epsilon")
     has_towers: bool = False
     exact: Mapping[str, str] = field(default_factory=dict)
-    made: "Mapping[str, Callable[[HfConfig, NDArray[np.float32]], NDArray[np.float32]]]" = field(
-        default_factory=dict
-    )
+    made: "Mapping[str, Make]" = field(default_factory=dict)
     keeps_one: tuple[str, ...] = ()
     more: "Callable[[HfConfig], dict[str, MetaValue]] | None" = None
     refused: Mapping[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ COUNTS: Final = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
-NEEDED: Final = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")
+NEEDED: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def gguf_name(name: str, family: Family) -> tuple[str, int] | None:

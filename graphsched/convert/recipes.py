@@ -83,10 +83,7 @@ def _check_kind(source: Checkpoint, family: Family, name: str) -> None:
 
 def _fused(source: Checkpoint, config: HfConfig, name: str, ggufs: tuple[str, ...]) -> Iterator[Recipe]:
     """The tensors in one of all experts [experts, rows, columns]: the parts lie below each other in each expert."""
-    shape, inner = (
-        source.shapes[name],
-        config.count("moe_intermediate_size", config.count("intermediate_size")),
-    )
+    shape, inner = source.shapes[name], config.expert_width
     rows, columns = config.count("hidden_size"), inner
     if len(ggufs) > 1:
         rows, columns = inner, rows
@@ -120,26 +117,22 @@ def _recipe(source: Checkpoint, config: HfConfig, family: Family, gguf: str, par
         make = [partial(_made, source, config, name, is_ternary, heads) for name in ordered]
     else:
         make = [piece for name in ordered for piece in pieces(source, name)]
-    if gguf.endswith(names.VECTORS) or (shape[1:2] == (1,) and len(shape) == 3):
-        shape = tuple(n for n in shape if n != 1)
-        make = [partial(_reshaped, piece, shape) for piece in make[:1]]
     part = gguf.split(".", 2)[-1]
-    if whole := family.made.get(part):
+    whole = family.made.get(part)
+    if whole or gguf.endswith(names.VECTORS) or (shape[1:2] == (1,) and len(shape) == 3):
         shape = tuple(n for n in shape if n != 1)
-        make = [partial(_whole, source, config, ordered[0], whole)]
+        make = [partial(_whole, source, config, ordered[0], whole, shape)]
     if family.adds_one and gguf.endswith("norm.weight") and part not in family.keeps_one:
         make = [partial(_one_more, piece) for piece in make]
     return Recipe(gguf, (len(parts), *shape) if "_exps." in gguf else shape, tuple(make))
 
 
 def _whole(
-    source: Checkpoint, config: HfConfig, name: str, make: Callable[[HfConfig, Floats], Floats]
+    source: Checkpoint, config: HfConfig, name: str, make: names.Make | None, shape: tuple[int, ...]
 ) -> Floats:
-    return make(config, values(source, name))
-
-
-def _reshaped(piece: Callable[[], Floats], shape: tuple[int, ...]) -> Floats:
-    return piece().reshape(shape)
+    """A tensor in one piece, without axes of one; `make`: what a family makes of it."""
+    w = values(source, name)
+    return (make(config, w) if make else w).reshape(shape)
 
 
 def _one_more(piece: Callable[[], Floats]) -> Floats:

@@ -27,10 +27,24 @@ class Judged:
 
     name: str
     options: SessionOptions
-    goal: Goal
     step: Plan
     batches: Mapping[int, Plan]
-    margin: int
+
+    @property
+    def goal(self) -> Goal:
+        """What it is judged by."""
+        return self.options.fit_for.within(self.step.planner.batching.n_each)
+
+    @property
+    def margin(self) -> int:
+        """Bytes that each device is to have left."""
+        return self.options.fit_target * MIB
+
+    @property
+    def token(self) -> Plan:
+        """A step halfway through the answer."""
+        depth = self.goal.pp + self.goal.tg // 2 + 1
+        return self.step.at(min(depth, self.step.planner.batching.n_each))
 
     @cached_property
     def needs(self) -> Mapping[str, Need]:
@@ -66,8 +80,7 @@ class Judged:
     @cached_property
     def token_seconds(self) -> float:
         """Predicted seconds of a step of generation, halfway through the answer."""
-        depth = min(self.goal.pp + self.goal.tg // 2 + 1, self.step.planner.batching.n_each)
-        return _wall(self.step.at(depth))
+        return _wall(self.token)
 
     @property
     def seconds(self) -> float:
@@ -100,7 +113,7 @@ def judged(name: str, model: Model, options: SessionOptions) -> Judged:
     sizes = dict.fromkeys((reading.n_ubatch, *(size for _, size in reading.pieces(goal.pp))))
     known = step.planner.capacities
     batches = {size: make_plan(model, options, size, 1, reading.n_each, known) for size in sizes}
-    return Judged(name, options, goal, step, batches, options.fit_target * MIB)
+    return Judged(name, options, step, batches)
 
 
 def planner_of(model: Model, options: SessionOptions) -> Planner:

@@ -136,7 +136,7 @@ def _fixed(homes: Mapping[str, Home], name: str) -> str | None:
 def _runs(first: Judged) -> Sequence[Run]:
     """What a request consists of: steps of its answer, and micro-batches of its prompt."""
     goal = first.goal
-    runs = [Run(first.step.at(min(goal.pp + goal.tg // 2 + 1, first.step.n_kv)), goal.tg)] if goal.tg else []
+    runs = [Run(first.token, goal.tg)] if goal.tg else []
     n = max(first.batches) if goal.pp else 0
     if n:
         depth = min(max(goal.pp // 2, n), first.step.n_kv)

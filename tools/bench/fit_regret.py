@@ -89,8 +89,7 @@ def case(model: Model, layout: str, machine: str, goal: str) -> Case | None:
         print(f"{layout} on {machine}: {e}", file=sys.stderr)
         return None
     seconds = time.perf_counter() - started
-    others_ = [replace(one) for one in others(model, asked) if one.fits]
-    best = min(others_, key=lambda one: one.seconds, default=None)
+    best = min((one for one in others(model, asked) if one.fits), key=lambda one: one.seconds, default=None)
     return Case(layout, machine, goal, found.chosen, best, seconds)
 
 
